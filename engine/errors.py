@@ -1,0 +1,50 @@
+"""Every error that users meet.
+
+ASRError
+├── ConfigError            an option or argument that cannot work (also a ValueError)
+├── AudioError             audio that cannot be transcribed
+│   ├── UnsupportedAudioError   not audio, or not decodable
+│   └── AudioTooLongError       longer than a stated limit
+├── CheckpointError        weights, tokenizer or configuration that do not fit together
+├── HubError               a model hub that did not deliver
+├── PromptTooLongError     hotwords, audio and answer exceed the LLM's context
+└── DecodeError            the LLM engine failed
+
+A message says what was wrong, the value, and what is allowed.
+"""
+
+
+class ASRError(Exception):
+    """Base of all errors raised on purpose by twostage_asr."""
+
+
+class ConfigError(ASRError, ValueError):
+    """An option or argument that cannot work."""
+
+
+class AudioError(ASRError):
+    """Audio that cannot be transcribed."""
+
+
+class UnsupportedAudioError(AudioError):
+    """Bytes that are not audio, or that no decoder here understands."""
+
+
+class AudioTooLongError(AudioError):
+    """Audio longer than a stated limit."""
+
+
+class CheckpointError(ASRError):
+    """Weights, tokenizer or configuration that do not fit together."""
+
+
+class HubError(ASRError):
+    """A model hub that cannot be reached or does not hold what was asked for."""
+
+
+class PromptTooLongError(ASRError):
+    """Prompt, audio and the allowed answer together exceed the LLM's context."""
+
+
+class DecodeError(ASRError):
+    """The LLM engine failed; the engine must be built anew."""

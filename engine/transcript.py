@@ -1,0 +1,120 @@
+"""What users receive: Word, Segment and Transcript, readable by attribute and by key, JSON both ways.
+
+Times are seconds (float) from the start of the audio; confidences lie in [0, 1].
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal, Self
+
+Status = Literal["ok", "error"]
+FinishReason = Literal["stop", "length"]
+WarningCode = Literal["no_word_times", "long_audio", "unfinished"]
+
+
+class _Record:
+    """Read a dataclass by key as well: r["text"] is r.text."""
+
+    __slots__ = ()
+
+    def keys(self) -> tuple[str, ...]:
+        return tuple(f.name for f in fields(self))  # type: ignore[arg-type]
+
+    def __getitem__(self, key: str) -> Any:
+        if key not in self.keys():
+            raise KeyError(f"{type(self).__name__} has no {key!r}; it has {', '.join(self.keys())}")
+        return getattr(self, key)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.keys())
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return self[key] if key in self.keys() else default
+
+
+@dataclass(frozen=True, slots=True)
+class Word(_Record):
+    """One written word (one character of Chinese or Japanese) and when it was spoken."""
+
+    text: str
+    start: float
+    end: float
+    confidence: float
+
+
+@dataclass(frozen=True, slots=True)
+class Segment(_Record):
+    """One stretch of speech that was decoded in one pass."""
+
+    start: float
+    end: float
+    text: str
+    words: tuple[Word, ...] | None
+    confidence: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class TranscriptWarning(_Record):
+    """Something a reader of the transcript should know.
+
+    Codes: "no_word_times" (words is None, the message says why), "long_audio" (longer than the model hears well in one
+    pass), "unfinished" (the answer reached max_new_tokens).
+    """
+
+    code: WarningCode
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Transcript(_Record):
+    """The result for one input.
+
+    `status` is "error" when the input could not be transcribed; `error` then says why and `text` is empty. `words` is
+    None when no times could be found, and a warning says why; it is empty when nothing was said.
+    """
+
+    key: str
+    text: str = ""
+    language: str | None = None
+    words: tuple[Word, ...] | None = None
+    segments: tuple[Segment, ...] = ()
+    duration: float = 0.0
+    confidence: float | None = None
+    status: Status = "ok"
+    finish_reason: FinishReason | None = None
+    warnings: tuple[TranscriptWarning, ...] = ()
+    error: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dicts, lists, strings and numbers."""
+        return _plain(self)
+
+    def to_json(self) -> str:
+        """One line of JSON; non-ASCII text stays readable."""
+        return json.dumps(self.to_dict(), ensure_ascii=False)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        return cls(
+            **{
+                **data,
+                "words": _words(data.get("words")),
+                "segments": tuple(Segment(**{**s, "words": _words(s["words"])}) for s in data.get("segments", ())),
+                "warnings": tuple(TranscriptWarning(**w) for w in data.get("warnings", ())),
+            }
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        return cls.from_dict(json.loads(text))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, _Record):
+        return {key: _plain(value[key]) for key in value}
+    return [_plain(v) for v in value] if isinstance(value, tuple) else value
+
+
+def _words(data: list[dict[str, Any]] | None) -> tuple[Word, ...] | None:
+    return None if data is None else tuple(Word(**w) for w in data)
