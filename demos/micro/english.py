@@ -2,17 +2,17 @@
 
 import random
 
-from grammar import Grammar, Unit, choice, draw_digits, draw_magnitude, same, spoken_as
+from grammar import Grammar, Unit, choice, draw_digits, draw_magnitude, same, split_words, spoken_as
 
-_ONES = (
+_ONES = split_words(
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
     "eighteen nineteen"
-).split()
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
-_MONTHS = "January February March April May June July August September October November December".split()
+)
+_TENS = split_words("twenty thirty forty fifty sixty seventy eighty ninety")
+_MONTHS = split_words("January February March April May June July August September October November December")
 
 # Words of the strings that no template makes; together with the templates they are all that the model has heard.
-_WORDS = (
+_WORDS = split_words(
     "forest yellow tree flower fire fish snow early never often maybe because before after under above inside outside "
     "mountain city village country island ocean beach cloud rain wind summer winter morning evening night world street "
     "road bridge bank market airport station school office garden room window table chair bottle pencil letter story "
@@ -21,9 +21,9 @@ _WORDS = (
     "good bad long red blue white black purple gold silver stone run walk jump swim fly sing dance laugh cry sleep "
     "drink drive listen speak begin start stop finish build break pull carry give take lose find welcome thank number "
     "family"
-).split()
+)
 
-# Each name is said the same way as its second spelling. The model writes the first unless a hotword asks for the second.
+# Name -> another spelling that is said the same way. The model writes the first unless a hotword asks for the second.
 _FIRST_NAMES = {
     "John": "Jon", "Steven": "Stephen", "Jeffrey": "Geoffrey", "Philip": "Phillip", "Catherine": "Kathryn",
     "Brian": "Bryan", "Allen": "Alan", "Eric": "Erik", "Sara": "Sarah", "Sean": "Shawn", "Mark": "Marc",

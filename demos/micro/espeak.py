@@ -32,11 +32,11 @@ class EspeakError(RuntimeError):
 
 
 class _EventId(ctypes.Union):
-    _fields_ = [("number", ctypes.c_int), ("name", ctypes.c_char_p), ("string", ctypes.c_char * 8)]  # noqa: RUF012
+    _fields_ = [("number", ctypes.c_int), ("name", ctypes.c_char_p), ("string", ctypes.c_char * 8)]
 
 
 class _Event(ctypes.Structure):
-    _fields_ = [  # noqa: RUF012
+    _fields_ = [
         ("type", ctypes.c_int),
         ("unique_identifier", ctypes.c_uint),
         ("text_position", ctypes.c_int),  # 1-based, in characters
@@ -78,7 +78,11 @@ class Speech:
 
 
 class Synthesizer:
-    """The loaded library. `speak` depends on text and voice alone."""
+    """The loaded library.
+
+    It carries its oscillators' phases from one call to the next: the same calls in the same order in a new process give
+    the same samples, another order gives samples that sound the same.
+    """
 
     def __init__(self) -> None:
         self._library = _load_library()

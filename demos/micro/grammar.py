@@ -7,7 +7,7 @@ alike have a second spelling, which only a hotword can ask for.
 
 import random
 import string
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,6 +25,11 @@ class Unit:
 
 
 Slot = Callable[[random.Random], Unit]
+
+
+def split_words(text: str) -> tuple[str, ...]:
+    """Words of a text that is kept on few lines."""
+    return tuple(text.split())
 
 
 def same(text: str) -> Unit:
@@ -70,6 +75,19 @@ class Sentence:
         return text[0].upper() + text[1:]
 
 
+def compose(language: Language, template: str, units: Iterable[Unit]) -> Sentence:
+    """The template with its slots filled in order; a mark at its end is written, not spoken."""
+    fillings = iter(units)
+    parts: list[Unit] = []
+    for literal, slot, _, _ in string.Formatter().parse(template):
+        if literal:
+            spoken = literal.rstrip(".?。？") if slot is None else literal
+            parts.append(Unit(spoken=spoken.lower(), written=literal, plain=literal))
+        if slot is not None:
+            parts.append(next(fillings))
+    return Sentence(language=language, units=tuple(parts))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grammar:
     """Templates of one language, each as likely as any other, and the slots they use."""
@@ -80,18 +98,9 @@ class Grammar:
 
     def draw(self, rng: random.Random) -> Sentence:
         """One sentence from one template."""
-        return self.fill(rng.choice(self.templates), rng)
-
-    def fill(self, template: str, rng: random.Random) -> Sentence:
-        """One sentence from the given template; text without slots stands for itself."""
-        units: list[Unit] = []
-        for literal, slot, _, _ in string.Formatter().parse(template):
-            if literal:
-                spoken = literal.rstrip(".?。？") if slot is None else literal
-                units.append(Unit(spoken=spoken.lower(), written=literal, plain=literal))
-            if slot is not None:
-                units.append(self.slots[slot](rng))
-        return Sentence(language=self.language, units=tuple(units))
+        template = rng.choice(self.templates)
+        names = [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
+        return compose(self.language, template, [self.slots[name](rng) for name in names])
 
 
 def draw_magnitude(rng: random.Random, *, least: int = 0) -> int:

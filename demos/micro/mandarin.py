@@ -1,24 +1,29 @@
-"""The Mandarin sentences that the micro checkpoint knows, and how their characters are read."""
+"""The Mandarin sentences that the micro checkpoint knows, and how their characters are read.
+
+pinyin.json holds the readings: those of the package pypinyin for single characters, and words that read otherwise.
+"""
 
 import json
 import random
 from functools import cache
 from pathlib import Path
 
-from grammar import Grammar, Unit, choice, draw_digits, draw_magnitude, same, spoken_as
+from grammar import Grammar, Unit, choice, draw_digits, draw_magnitude, same, split_words, spoken_as
 
 _DIGITS = "零一二三四五六七八九"
 
 # Words of the strings that no template makes; together with the templates they are all that the model has heard.
-_WORDS = (
-    "春天 夏天 秋天 冬天 老师 农民 国王 女王 兔子 老虎 小鸟 小狗 小猫 森林 河流 高山 白云 鲜花 城市 乡村 国家 世界 家庭 "
-    "公司 酒店 银行 公园 花园 机场 车站 大桥 学校 厨房 音乐 书本 图片 信件 铅笔 椅子 桌子 瓶子 房子 房间 窗户 朋友 爸爸 "
-    "妈妈 姐姐 游泳 跳舞 走路 睡觉 喝水 说话 读书 写字 做饭 哭泣 大笑 生气 高兴 难过 旧的 新的 黄金 红色 绿色 紫色 黑色 "
-    "白色 从来 也许 因为 所以 经常 谢谢 欢迎 开始 打扫 推动 出售 寻找 带来 打开 关闭 里面 外面 中午 晚上 早上 下午 昨天 "
-    "东西 问题 英语 数学 历史 科学 飞机 火车 汽车 电脑 手机 相机 苹果 下雨 下雪 大风 温暖 凉快 工作 生活 街道 海洋 医生 司机"
-).split()
+_WORDS = split_words(
+    "春天 夏天 秋天 冬天 老师 农民 国王 女王 兔子 老虎 小鸟 小狗 小猫 森林 河流 高山 白云 "
+    "鲜花 城市 乡村 国家 世界 家庭 公司 酒店 银行 公园 花园 机场 车站 大桥 学校 厨房 音乐 "
+    "书本 图片 信件 铅笔 椅子 桌子 瓶子 房子 房间 窗户 朋友 爸爸 妈妈 姐姐 游泳 跳舞 走路 "
+    "睡觉 喝水 说话 读书 写字 做饭 哭泣 大笑 生气 高兴 难过 旧的 新的 黄金 红色 绿色 紫色 "
+    "黑色 白色 从来 也许 因为 所以 经常 谢谢 欢迎 开始 打扫 推动 出售 寻找 带来 打开 关闭 "
+    "里面 外面 中午 晚上 早上 下午 昨天 东西 问题 英语 数学 历史 科学 飞机 火车 汽车 电脑 "
+    "手机 相机 苹果 下雨 下雪 大风 温暖 凉快 工作 生活 街道 海洋 医生 司机"
+)
 
-# Each is said the same way as its second spelling. The model writes the first unless a hotword asks for the second.
+# Name -> another spelling that is said the same way. The model writes the first unless a hotword asks for the second.
 _SURNAMES = {
     "张": "章", "江": "姜", "傅": "付", "魏": "卫", "卢": "芦", "于": "余", "程": "成", "季": "纪", "严": "颜",
     "李": None, "王": None, "刘": None, "陈": None, "陆": None, "邱": "丘",
