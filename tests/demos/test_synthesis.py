@@ -58,12 +58,13 @@ def test_sentences_without_normalisation_are_written_as_they_are_spoken(seed: in
         assert sentence == grammar.draw(random.Random(seed))
 
 
-@given(SEEDS)
-def test_every_character_of_a_mandarin_sentence_has_a_reading(seed: int) -> None:
-    words = MANDARIN.draw(random.Random(seed)).words
-    syllables = read_characters("".join(words))
-    assert len(syllables) == len(words)
-    assert all(syllable[:-1].isalpha() and syllable[-1] in "12345" for syllable in syllables)
+def test_every_character_of_a_mandarin_sentence_has_a_reading() -> None:
+    rng = random.Random(0)
+    for _ in range(3000):  # some 60 sentences of each template
+        words = MANDARIN.draw(rng).words
+        syllables = read_characters("".join(words))
+        assert len(syllables) == len(words)
+        assert all(syllable[:-1].isalpha() and syllable[-1] in "12345" for syllable in syllables)
 
 
 def test_words_with_another_reading_than_their_characters_are_known() -> None:
