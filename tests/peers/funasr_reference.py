@@ -27,9 +27,10 @@ OUT_DIR/<tensors>, safetensors, float32:
     adaptor_out    (T, llm_dim) all frames; the LLM reads the first audio_count
     ctc_log_probs  (T, vocab) if there is a CTC head
 
-Two habits of FunASR that this script deals with: the encoder scales its input in place, so features are copied on
-the way in; and the first `generate` builds its embeddings in bfloat16, the later ones in float32, so one clip is spent
-on a first call. All numbers are observed in a later call, not computed beside it.
+Habits of FunASR that this script deals with: the encoder scales its input in place, so features are copied on the way
+in; the first `generate` builds its embeddings in bfloat16, the later ones in float32, so one clip is spent on a first
+call; and every `generate` goes back to a private copy of the frontend, so the dither must be switched off when the
+model is built. All numbers are observed in a later `generate`, not computed beside it.
 """
 
 import argparse
@@ -113,9 +114,13 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(args.threads)
     auto = AutoModel(
-        model=str(args.checkpoint), device="cpu", ncpu=args.threads, disable_update=True, log_level="ERROR"
+        model=str(args.checkpoint),
+        device="cpu",
+        ncpu=args.threads,
+        disable_update=True,
+        log_level="ERROR",
+        frontend_conf={"dither": 0.0},
     )
-    auto.kwargs["frontend"].dither = 0.0
     observer = Observer(auto.model)
     generate(auto, clips[0], max_new_tokens=1)
     with (args.out / "results.jsonl").open("w", encoding="utf-8") as results:
