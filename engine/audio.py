@@ -9,10 +9,10 @@ A file that holds less than it promises is an error, not a short text. What coun
 - WAV: the length of the data chunk. 0 and lengths from 0x7FFF0000 up are what tools write that stream to a pipe and
   cannot go back; they promise nothing, and everything up to the end of the file is read.
 - MP3: the length in the Xing tag, if the tag fits the file's size (it does not in joined files).
-- containers that store a length (MP4, Matroska, Ogg, FLAC, AIFF, ...): that length.
-- streams that store none (ADTS AAC, AC-3, AMR, MPEG-TS, MP3 without a tag) promise nothing and end where the file ends,
-  and so do W64, CAF and Ogg, where FFmpeg takes the end of the file for the end of the audio. Bytes in streams without a
-  promise that do not decode count as audio lost.
+- containers that store a length (MP4, Matroska, FLAC, AIFF, ...): that length; of Ogg, the position of the last page.
+- streams that store none (ADTS AAC, AC-3, AMR, MPEG-TS, MP3 without a tag) promise nothing and end where the file
+  ends, and so do W64 and CAF, whose lengths FFmpeg takes from the size of the file. Bytes in them that do not decode
+  count as audio lost.
 Up to LOSS_TOLERANCE_S may be missing. Samples are joined end to end: time stamps inside a container are not followed.
 
 Limits hold before decoding (file size, declared length) and while decoding, which goes block by block, so that memory
