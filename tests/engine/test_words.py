@@ -5,7 +5,6 @@ import unicodedata
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from twostage_asr.engine.words import split_words
 
 TEXTS = {
