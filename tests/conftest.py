@@ -1,15 +1,14 @@
 """Shared checkpoints, clips and engines. vLLM starts once per session; FunASR never shares its process."""
 
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 
+from tests.pipeline import Clip, read_manifest
 from twostage_asr.convert.export import ensure_converted
 from twostage_asr.engine import AutoModelVLLM
 
@@ -31,10 +30,9 @@ def engine_dirs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="session")
-def clips() -> list[dict[str, Any]]:
+def clips() -> list[Clip]:
     """The test clips: source (absolute path), key, text, language, hotwords, itn, words."""
-    lines = [json.loads(line) for line in CLIPS.read_text(encoding="utf-8").splitlines()]
-    return [line | {"source": str(CLIPS.parent / line["source"])} for line in lines]
+    return read_manifest(CLIPS)
 
 
 @pytest.fixture(scope="session")

@@ -7,14 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.pipeline import GREEDY, Clip, decode, prompt_embeds, token_ids
 from twostage_asr.engine import AutoModelVLLM, DecodeError, PromptTooLongError
 from twostage_asr.engine.decoder.base import Decoder, DecodeParams, Hypothesis
 from twostage_asr.engine.families.base import Request
-from twostage_asr.engine.inputs import expand_inputs, load
-from twostage_asr.engine.audio import AudioLimits
 from twostage_asr.engine.transcriber import Transcriber
-
-GREEDY = DecodeParams(max_new_tokens=100)
 
 
 @pytest.fixture(scope="module")
@@ -23,16 +20,8 @@ def reference(torch_models: dict[str, AutoModelVLLM]) -> Transcriber:
 
 
 @pytest.fixture(scope="module")
-def prompts(reference: Transcriber, clips: list[dict[str, Any]]) -> list[Tensor]:
-    """Prompt embeddings of the test clips as the model reads them."""
-    items = expand_inputs([clip["source"] for clip in clips])
-    prompts = []
-    for item, clip in zip(items, clips, strict=True):
-        waveform = load(item, limits=AudioLimits(), allow_urls=False)
-        request = Request(language=clip["language"], hotwords=tuple(clip["hotwords"]), itn=clip["itn"])
-        prompt = reference.embedder.embed(reference.family.prompt_text(request))
-        prompts.append(prompt.around(reference.acoustic.encode([waveform], with_ctc=False)[0].audio_embeds))
-    return prompts
+def prompts(reference: Transcriber, clips: list[Clip]) -> list[Tensor]:
+    return prompt_embeds(reference, clips)
 
 
 @pytest.fixture(params=["vllm", "torch"])
@@ -40,24 +29,12 @@ def decoder(request: pytest.FixtureRequest, vllm_model: AutoModelVLLM, reference
     return reference.decoder if request.param == "torch" else vllm_model.transcriber.decoder
 
 
-def decode(decoder: Decoder, prompts: list[Tensor], params: DecodeParams = GREEDY) -> list[Hypothesis]:
-    ids = [decoder.submit(prompt, params) for prompt in prompts]
-    done: dict[int, Hypothesis] = {}
-    while decoder.num_pending:
-        done.update(decoder.poll())
-    return [done[i] for i in ids]
-
-
-def tokens(hypotheses: list[Hypothesis]) -> list[tuple[int, ...]]:
-    return [hypothesis.token_ids for hypothesis in hypotheses]
-
-
 def test_vllm_writes_what_transformers_writes(
     vllm_model: AutoModelVLLM, reference: Transcriber, prompts: list[Tensor]
 ) -> None:
     ours, theirs = decode(vllm_model.transcriber.decoder, prompts), decode(reference.decoder, prompts)
-    assert tokens(ours) == tokens(theirs)
-    assert sum(map(len, tokens(ours))) > 3 * len(prompts)
+    assert token_ids(ours) == token_ids(theirs)
+    assert sum(map(len, token_ids(ours))) > 3 * len(prompts)
     for a, b in zip(ours, theirs, strict=True):
         assert a.log_probs == pytest.approx(b.log_probs, abs=1e-3)
         assert a.finish_reason == b.finish_reason == "stop"
@@ -66,15 +43,15 @@ def test_vllm_writes_what_transformers_writes(
 def test_batch_equals_single(decoder: Decoder, prompts: list[Tensor]) -> None:
     together = decode(decoder, prompts)
     alone = [decode(decoder, [prompt])[0] for prompt in prompts]
-    assert tokens(together) == tokens(alone)
+    assert token_ids(together) == token_ids(alone)
 
 
 def test_order_does_not_matter(decoder: Decoder, prompts: list[Tensor]) -> None:
-    assert tokens(decode(decoder, prompts[::-1]))[::-1] == tokens(decode(decoder, prompts))
+    assert token_ids(decode(decoder, prompts[::-1]))[::-1] == token_ids(decode(decoder, prompts))
 
 
 def test_prompts_may_join_while_others_are_decoded(decoder: Decoder, prompts: list[Tensor]) -> None:
-    expected = tokens(decode(decoder, prompts))
+    expected = token_ids(decode(decoder, prompts))
     ids: list[int] = []
     done: dict[int, Hypothesis] = {}
     waiting = iter(prompts)
@@ -111,10 +88,10 @@ def test_a_bad_prompt_is_refused_and_the_engine_lives(decoder: Decoder, prompts:
         prompt = prompt[None]
     else:
         prompt[3, 5] = float(bad.replace("infinity", "inf"))
-    expected = tokens(decode(decoder, prompts[:1]))
+    expected = token_ids(decode(decoder, prompts[:1]))
     with pytest.raises(DecodeError):
         decoder.submit(prompt, GREEDY)
-    assert tokens(decode(decoder, prompts[:1])) == expected
+    assert token_ids(decode(decoder, prompts[:1])) == expected
 
 
 def test_a_prompt_without_room_for_its_answer_is_refused(decoder: Decoder, prompts: list[Tensor]) -> None:
@@ -136,24 +113,24 @@ def test_ignore_eos_writes_to_the_end(decoder: Decoder, prompts: list[Tensor]) -
 
 
 def test_cancel_drops_what_is_pending(decoder: Decoder, prompts: list[Tensor]) -> None:
-    expected = tokens(decode(decoder, prompts[:2]))
+    expected = token_ids(decode(decoder, prompts[:2]))
     for prompt in prompts:
         decoder.submit(prompt, GREEDY)
     decoder.cancel()
     assert (decoder.num_pending, decoder.poll()) == (0, [])
-    assert tokens(decode(decoder, prompts[:2])) == expected
+    assert token_ids(decode(decoder, prompts[:2])) == expected
 
 
 def test_a_repetition_penalty_sees_no_other_request(decoder: Decoder, prompts: list[Tensor]) -> None:
     """vLLM would read the prompt ids of whoever had the slot before."""
     params = DecodeParams(max_new_tokens=30, repetition_penalty=5.0)
-    first = tokens(decode(decoder, prompts[:4], params))
+    first = token_ids(decode(decoder, prompts[:4], params))
     decode(decoder, prompts)
-    assert tokens(decode(decoder, prompts[:4], params)) == first
+    assert token_ids(decode(decoder, prompts[:4], params)) == first
 
 
 def test_sampling_repeats_with_its_seed(decoder: Decoder, prompts: list[Tensor]) -> None:
     params = DecodeParams(max_new_tokens=30, temperature=3.0, top_p=0.95, seed=7, ignore_eos=True)
     other = DecodeParams(max_new_tokens=30, temperature=3.0, top_p=0.95, seed=8, ignore_eos=True)
-    assert tokens(decode(decoder, prompts[:1], params)) == tokens(decode(decoder, prompts[:1], params))
-    assert tokens(decode(decoder, prompts[:1], params)) != tokens(decode(decoder, prompts[:1], other))
+    assert token_ids(decode(decoder, prompts[:1], params)) == token_ids(decode(decoder, prompts[:1], params))
+    assert token_ids(decode(decoder, prompts[:1], params)) != token_ids(decode(decoder, prompts[:1], other))
