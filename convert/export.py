@@ -22,7 +22,7 @@ from ..engine.manifest import (
 from .families import find_family
 from .layout import Family, Plan
 from .llm import CONFIG_NAME
-from .publish import check_free_space, exclusive, is_writable, publish, replace_file
+from .publish import check_free_space, exclusive, is_writable, publish, replace_file, sweep
 from .safetensors_file import Advance, list_model_files, write_safetensors, write_sharded
 from .sources import Sources
 from .weights import DTYPES
@@ -73,6 +73,7 @@ def ensure_converted(
     for candidate in () if force else candidates:
         manifest = _find_current(candidate, family, sources, dtype)
         if manifest is not None:
+            sweep(candidate)
             _record_new_times(candidate, manifest, sources)
             return candidate
     destination = next((candidate for candidate in candidates if is_writable(candidate)), None)

@@ -222,7 +222,7 @@ def _lora_notes(config: ConfigFile, tensors: Mapping[str, Tensor]) -> list[str]:
     if set(ranks) != {rank}:
         found = ", ".join(map(str, sorted(set(ranks))))
         raise CheckpointError(f"{config.path}: llm_conf.lora_conf.r is {rank}, but the LoRA tensors have rank {found}")
-    notes = [f"{len(ranks)} LoRA updates (r {rank}, lora_alpha {alpha}) were merged into their weights."]
+    notes = [f"LoRA updates merged into their weights: {len(ranks)} (r {rank}, lora_alpha {alpha})."]
     if config.find("llm_conf.use_lora") is not True:
         notes.append("config.yaml has llm_conf.use_lora false although model.pt holds LoRA tensors; they were merged.")
     return notes

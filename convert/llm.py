@@ -94,17 +94,25 @@ def _written_config(config: Mapping[str, Any], *, dtype: torch.dtype, tied: bool
 
 
 def _eos_token_ids(directory: Path, config: Mapping[str, Any]) -> tuple[int, ...]:
-    """Tokens that end an answer: those of config.json, then those that only generation_config.json names."""
+    """Tokens that end an answer: config.json's, then what only generation_config.json names, else the tokenizer's."""
     path = directory / GENERATION_CONFIG_NAME
     generation = read_json(path) if path.is_file() else {}
     named = [ids for c in (config, generation) if (ids := c.get("eos_token_id")) is not None]
-    flat = [token for ids in named for token in (ids if isinstance(ids, list) else [ids])]
-    wrong = [token for token in flat if type(token) is not int or not 0 <= token < config["vocab_size"]]
-    if wrong or not flat:
-        raise CheckpointError(
-            f"{directory}: eos_token_id is {wrong or 'missing'}; ids below {config['vocab_size']} are needed"
-        )
-    return tuple(dict.fromkeys(flat))
+    tokens = [token for ids in named for token in (ids if isinstance(ids, list) else [ids])]
+    tokens = tokens or [_tokenizer_eos(directory)]
+    wrong = [token for token in tokens if type(token) is not int or not 0 <= token < config["vocab_size"]]
+    if wrong:
+        raise CheckpointError(f"{directory}: eos_token_id is {wrong}; ids below {config['vocab_size']} are needed")
+    return tuple(dict.fromkeys(tokens))
+
+
+def _tokenizer_eos(directory: Path) -> object:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(directory, local_files_only=True).eos_token_id
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{directory}: no eos_token_id, and the tokenizer cannot be read: {error}") from error
 
 
 def bits(tensor: Tensor) -> Tensor:
@@ -113,4 +121,4 @@ def bits(tensor: Tensor) -> Tensor:
 
 
 def _bit_equal(a: Weight, b: Weight) -> bool:
-    return a.source.dtype == b.source.dtype and a.shape == b.shape and torch.equal(bits(a.value()), bits(b.value()))
+    return a.source.dtype == b.source.dtype and a.shape == b.shape and torch.equal(bits(a.merged()), bits(b.merged()))

@@ -7,11 +7,11 @@ Beside `output` there may be, while or after somebody writes:
 A process that is killed leaves the last two to the next one, which removes them under the lock.
 """
 
+import contextlib
 import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -27,7 +27,7 @@ def is_writable(output: Path) -> bool:
     return os.access(ancestor, os.W_OK | os.X_OK)
 
 
-@contextmanager
+@contextlib.contextmanager
 def exclusive(output: Path) -> Iterator[None]:
     """Hold the lock on `output`; what killed processes left behind is gone inside."""
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -38,13 +38,18 @@ def exclusive(output: Path) -> Iterator[None]:
         logger.info("another process is converting into %s; waiting for it", output)
         lock.acquire()
     try:
-        for kind in ("partial", "old"):
-            leftover = _beside(output, kind)
-            if leftover.is_dir():
-                shutil.rmtree(leftover)
+        _remove_leftovers(output)
         yield
     finally:
         lock.release()
+
+
+def sweep(output: Path) -> None:
+    """Remove what killed processes left beside a finished `output`, unless somebody is at work there right now."""
+    if not any(leftover.exists() for leftover in _leftovers(output)) or not is_writable(output):
+        return
+    with contextlib.suppress(Timeout), FileLock(_beside(output, "lock"), timeout=0):
+        _remove_leftovers(output)
 
 
 def publish(output: Path, fill: Callable[[Path], None]) -> None:
@@ -52,7 +57,7 @@ def publish(output: Path, fill: Callable[[Path], None]) -> None:
 
     Until the rename `output` is what it was before; what is there then is replaced.
     """
-    partial, old = _beside(output, "partial"), _beside(output, "old")
+    partial, old = _leftovers(output)
     partial.mkdir()
     try:
         fill(partial)
@@ -88,6 +93,16 @@ def check_free_space(output: Path, needed_bytes: int) -> None:
             f"{output} needs {needed_bytes / 1e9:.2f} GB of free space, but its disk has {free_bytes / 1e9:.2f} GB; "
             "free some, or name another --output"
         )
+
+
+def _leftovers(output: Path) -> tuple[Path, Path]:
+    return _beside(output, "partial"), _beside(output, "old")
+
+
+def _remove_leftovers(output: Path) -> None:
+    for leftover in _leftovers(output):
+        if leftover.exists():
+            shutil.rmtree(leftover)
 
 
 def _beside(output: Path, kind: str) -> Path:

@@ -6,13 +6,12 @@ header of that length, then the tensors' bytes without gaps (https://github.com/
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
 import torch
 from huggingface_hub import split_state_dict_into_shards_factory
-from torch import Tensor
 
 from ..engine.errors import CheckpointError
 from .weights import Weight
@@ -21,13 +20,12 @@ MODEL_NAME, INDEX_NAME = "model.safetensors", "model.safetensors.index.json"
 SHARD_BYTES = 5_000_000_000  # largest file of an LLM, as transformers writes it
 _DTYPE_NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 _ALIGNMENT = 8  # bytes; the header is padded with spaces
-_CHUNK_BYTES = 16 << 20  # written between two reports of progress
 
 Advance = Callable[[int], object]  # is told how many bytes were dealt with
 
 
 def write_safetensors(path: Path, weights: Mapping[str, Weight], advance: Advance) -> None:
-    """Write one file. Peak memory: the largest tensor, if it is cast or merged.
+    """Write one file. Memory: a few megabytes, and one whole tensor where a LoRA update is merged.
 
     Raises CheckpointError, naming the tensor, if a value does not fit in its dtype.
     """
@@ -76,14 +74,7 @@ def _header(weights: Mapping[str, Weight]) -> bytes:
 
 def _write_tensor(file: BinaryIO, name: str, weight: Weight, advance: Advance) -> None:
     try:
-        value = weight.value()
+        for piece in weight.pieces():
+            advance(file.write(piece.view(torch.uint8).numpy().data))
     except CheckpointError as error:
         raise CheckpointError(f"{name}: {error}") from error
-    for chunk in _chunks(value):
-        file.write(chunk)
-        advance(len(chunk))
-
-
-def _chunks(tensor: Tensor) -> Iterator[memoryview]:
-    raw = tensor.reshape(-1).view(torch.uint8).numpy().data
-    return (raw[start : start + _CHUNK_BYTES] for start in range(0, len(raw), _CHUNK_BYTES))

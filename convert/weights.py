@@ -1,9 +1,9 @@
 """One tensor of the output: where its values come from, and what is done to them on the way.
 
-Nothing is computed or copied before `Weight.value` is called, so a plan over 2 GB of weights costs no memory.
+Nothing is computed or copied before `Weight.pieces` is read, so a plan over 2 GB of weights costs no memory.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +19,7 @@ DTYPES: Mapping[str, torch.dtype | None] = {  # what a user may ask for; None ke
     "fp32": torch.float32,
 }
 LORA_A, LORA_B = ".lora_A", ".lora_B"
+_PIECE_ELEMENTS = 4 << 20
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,15 +51,28 @@ class Weight:
     def nbytes(self) -> int:
         return self.source.numel() * self.dtype.itemsize
 
+    def merged(self) -> Tensor:
+        """The tensor in its own dtype; the source itself, not a copy, where there is no LoRA update."""
+        return self.source if self.lora is None else self.lora.merged_into(self.source)
+
+    def pieces(self) -> Iterator[Tensor]:
+        """What is to be written, flat, a few megabytes at a time, so that a cast never doubles the memory.
+
+        Raises CheckpointError if finite values do not fit in the dtype.
+        """
+        flat = self.merged().reshape(-1)
+        for start in range(0, flat.numel(), _PIECE_ELEMENTS):
+            piece = flat[start : start + _PIECE_ELEMENTS]
+            cast = piece.to(self.dtype)
+            # Only float16 has a smaller range than the dtypes a checkpoint may have.
+            if self.dtype is torch.float16 and bool((cast.isinf() & ~piece.isinf()).any()):
+                largest = float(piece.float().abs().max())
+                raise CheckpointError(f"a weight of magnitude {largest:g} does not fit in float16; use bf16 or fp32")
+            yield cast
+
     def value(self) -> Tensor:
-        """The tensor to write, contiguous. Raises CheckpointError if finite values do not fit in the dtype."""
-        tensor = self.source if self.lora is None else self.lora.merged_into(self.source)
-        cast = tensor.to(self.dtype)
-        # Only float16 has a smaller range than the dtypes a checkpoint may have.
-        if self.dtype is torch.float16 and bool((cast.isinf() & ~tensor.isinf()).any()):
-            largest = float(tensor.float().abs().max())
-            raise CheckpointError(f"a weight of magnitude {largest:g} does not fit in float16; convert to bf16 or fp32")
-        return cast.contiguous()
+        """The whole tensor as it is to be written."""
+        return torch.cat(list(self.pieces())).view(self.shape)
 
 
 def plan_weights(tensors: Mapping[str, Tensor], dtype: torch.dtype | None, scale: float | None) -> dict[str, Weight]:

@@ -42,7 +42,7 @@ def resolve_model(model: str | Path, *, hub: HubName = "ms", revision: str | Non
         HubError: the hub's library is missing, or the hub cannot be reached, does not hold the model, or refuses it.
     """
     path = Path(model).expanduser()
-    if path.is_dir():
+    if model and path.is_dir():  # "" would be the working directory
         return path
     if hub not in HUBS:
         raise ConfigError(f"hub is {hub!r}; one of {', '.join(HUBS)} is needed")
@@ -55,7 +55,7 @@ def resolve_model(model: str | Path, *, hub: HubName = "ms", revision: str | Non
 
 
 def _checked_id(model: str | Path, path: Path) -> str:
-    if path.exists():
+    if path.is_file():
         raise ConfigError(f"{path} is a file; a model directory is needed")
     text = str(model)
     separators = sum(text.count(separator) for separator in {"/", os.sep})
@@ -87,10 +87,11 @@ def _model_scope(model_id: str, revision: str | None) -> _Hub:
             f"{model_id} is not a directory, and ModelScope's library is not installed: "
             "pip install \"twostage-asr[modelscope]\", or use hub='hf'"
         ) from error
+    endpoint = os.environ.get("MODELSCOPE_ENDPOINT", "https://www.modelscope.cn").rstrip("/")
     return _Hub(
         title="ModelScope (hub='ms')",
-        endpoint=os.environ.get("MODELSCOPE_ENDPOINT", "https://www.modelscope.cn").rstrip("/"),
-        download=lambda: str(snapshot_download(model_id, revision=revision)),
+        endpoint=endpoint,
+        download=lambda: str(snapshot_download(model_id, revision=revision, endpoint=endpoint)),
         failures=_exceptions_in(errors),
     )
 
