@@ -57,7 +57,7 @@ FORMATS = {
     "m4a aac 6 channels": ("mp4", "aac", 48_000, 6, (0.25, 0.1), 0.0),  # one channel is for low frequencies
     "mkv aac 8 channels": ("matroska", "aac", 48_000, 8, (0.25, 0.1), 0.0),
     "mkv flac 8 channels": ("matroska", "flac", 48_000, 8, EXACT, 0.0),
-    "mkv 64 bit": ("matroska", "pcm_s64le", 16_000, 1, EXACT, 0.0),
+    "w64 64 bit": ("w64", "pcm_s64le", 16_000, 1, EXACT, 0.0),
     "m4a alac": ("mp4", "alac", 44_100, 2, EXACT, 0.0),
     "aac adts": ("adts", "aac", 44_100, 1, LOSSY, 1024 / 44_100),
     "mpeg ts": ("mpegts", "aac", 44_100, 1, LOSSY, 1024 / 44_100),
