@@ -58,6 +58,8 @@ _FORMATS_WITH_LENGTH = {
     "aiff", "ape", "asf", "au", "flac", "matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2", "ogg", "tta", "wv",
 }  # fmt: skip
 
+_FRAME_FORMATS = {"u8", "s16", "s32", "flt", "dbl"}  # of FFmpeg, that PyAV makes arrays of; s64 it does not
+
 _INTEGER_FULL_SCALE = {np.int16: 2.0**15, np.int32: 2.0**31, np.uint8: 2.0**7}
 _FLOATS = (np.float16, np.float32, np.float64)
 
@@ -279,11 +281,20 @@ def _read_with_ffmpeg(file: BinaryIO, joiner: _Joiner) -> None:
         stream = container.streams.best("audio")
         if stream is None:
             found = ", ".join(sorted({s.type or "unknown" for s in container.streams})) or "none"
-            raise UnsupportedAudioError(f"{joiner.name}: has no audio stream that can be decoded (streams: {found})")
+            raise UnsupportedAudioError(f"{joiner.name}: has no audio stream (streams: {found})")
+        if stream.codec_context is None:  # PyAV 18 crashes the process when asked to decode such a stream
+            raise UnsupportedAudioError(f"{joiner.name}: its {container.format.name} audio codec is not known here")
         promised_s = _promised_s(container, stream, is_counted)
         joiner.require_duration(promised_s or 0.0)
-        lost_s = _push_packets(container.demux(stream), joiner)
+        lost_s = _push_packets(_packets(container, stream), joiner)
         joiner.require_complete(joiner.duration_s + lost_s if promised_s is None else promised_s)
+
+
+def _packets(container: Any, stream: Any) -> Iterator[Any]:
+    try:
+        yield from container.demux(stream)
+    except IndexError:  # PyAV 18 stumbles, after our last packet, over streams that begin in the middle of a file
+        return
 
 
 def _push_packets(packets: Iterator[Any], joiner: _Joiner) -> float:
@@ -315,8 +326,12 @@ def _promised_s(container: Any, stream: Any, is_counted: bool) -> float | None:
 
 def _planes(frame: Any) -> npt.NDArray[Any]:
     """An FFmpeg audio frame as (channels, N)."""
+    num_channels = frame.layout.nb_channels
+    reads_past_planes = frame.format.is_planar and num_channels >= 8  # in PyAV 18, which crashes the process
+    if reads_past_planes or frame.format.packed.name not in _FRAME_FORMATS:
+        (frame,) = av.AudioResampler(format="flt").resample(frame)
     array: npt.NDArray[Any] = frame.to_ndarray()
-    return array if frame.format.is_planar else array.reshape(-1, frame.layout.nb_channels).T
+    return array if frame.format.is_planar else array.reshape(-1, num_channels).T
 
 
 def _mix(planes: npt.NDArray[Any]) -> Waveform:
@@ -369,6 +384,7 @@ def _audio_decoders() -> str:
 
 
 def _reason(error: Exception) -> str:
+    """What a library says is wrong, without the file's name and error numbers."""
     if isinstance(error, soundfile.LibsndfileError):
-        return str(error.error_string)
+        return f"not a readable WAV file ({error.error_string})"
     return str(getattr(error, "strerror", None) or error)

@@ -133,9 +133,9 @@ def _one_input(item: Any, *, default_key: str) -> AudioInput:
         return AudioInput(key=default_key, source=item)
     if isinstance(item, tuple):
         match item:
-            case (str(key), samples, rate) if _is_samples(samples):
+            case (str(key), samples, rate) if _is_samples(samples) and rate is not None:
                 return AudioInput(key=key, source=samples, sample_rate=rate)
-            case (samples, rate) if _is_samples(samples):
+            case (samples, rate) if _is_samples(samples) and rate is not None:
                 return AudioInput(key=default_key, source=samples, sample_rate=rate)
     names = [type(part).__name__ for part in item] if isinstance(item, tuple) else []
     kind = f"({', '.join(names)})" if names else type(item).__name__
