@@ -16,6 +16,7 @@ can be rebuilt around its words: `split_words` of the same text gives the same w
 
 import re
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -27,6 +28,7 @@ class WrittenWord:
     start: int
     end: int
     is_character: bool  # of a script that is divided by character: no space parts it from its neighbours
+    has_numerals: bool  # digits or signs, which are said in words that the text does not show
 
 
 def split_words(text: str) -> list[WrittenWord]:
@@ -34,10 +36,52 @@ def split_words(text: str) -> list[WrittenWord]:
     classes = text.translate(_CLASS_OF)
     return [
         WrittenWord(
-            text=text[m.start() : m.end()], start=m.start(), end=m.end(), is_character=m.lastgroup == "character"
+            text=text[place.start() : place.end()],
+            start=place.start(),
+            end=place.end(),
+            is_character=place.lastgroup == "character",
+            has_numerals=not _NUMERALS.isdisjoint(place.group()),
         )
-        for m in _WORD.finditer(classes)
+        for place in _WORD.finditer(classes)
     ]
+
+
+def spoken_form(text: str, words: Sequence[WrittenWord]) -> tuple[str, list[tuple[int, int]]]:
+    """What an aligner for spoken text should look for: only what is said, in lower case, without full-width forms.
+
+    Signs are left out, even those that are spoken: "$20" is said in another order than it is written. Words have a
+    space between them where `text` has one, or where only a sign parts two words of a script that needs spaces.
+
+    Returns:
+        The spoken form, and the place (start, end) of each word in it, in bytes of UTF-8. No place is empty.
+    """
+    pieces: list[str] = []
+    places: list[tuple[int, int]] = []
+    size = 0
+    for i, word in enumerate(words):
+        if i and _needs_space(text, words[i - 1], word):
+            pieces.append(" ")
+            size += 1
+        pieces.append(_spoken_word(word.text))
+        places.append((size, size + len(pieces[-1].encode())))
+        size = places[-1][1]
+    return "".join(pieces), places
+
+
+def _needs_space(text: str, previous: WrittenWord, word: WrittenWord) -> bool:
+    between = text[previous.end : word.start]
+    return any(c.isspace() for c in between) or not (previous.is_character or word.is_character)
+
+
+def _spoken_word(written: str) -> str:
+    if written.isascii() and written.isalpha():
+        return written.lower()
+    text = unicodedata.normalize("NFKC", written).lower().replace("’", "'")
+    kept = (
+        c if k in _SAID or c == "'" else "" if c == "," else " "
+        for c, k in zip(text, text.translate(_CLASS_OF), strict=True)
+    )
+    return " ".join("".join(kept).split()) or text
 
 
 # One class per character, so that one pattern over the string of classes finds words at their places in the text.
@@ -50,6 +94,8 @@ _HYPHEN = "H"
 _BINDER = "B"  # binds letters and digits on its both sides
 _NUMBER_BINDER = "N"  # binds digits only
 _OTHER = " "
+_NUMERALS = {_DIGIT, _SPOKEN}
+_SAID = _CHARACTER + _LETTER + _DIGIT + _MARK
 
 _SIGNS = {
     **dict.fromkeys("%‰％&＆@＠#＃№°℃℉+＋−×÷=＝±", _SPOKEN),
