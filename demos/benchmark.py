@@ -2,9 +2,9 @@
 
     python demos/benchmark.py CHECKPOINT_DIR [--timestamps] [--clips 512]
 
-For random weights: every clip decodes the same number of tokens, 4 for each second of the mean clip, as Mandarin speech
-would. Durations are log-normal (mean about 9.5 s, 1.5 to 30 s) from seed 0. Prints one JSON line a repetition; the clock
-covers everything from waveforms in memory to transcripts.
+For random weights: every clip decodes the same number of tokens, 4 for each second of the mean clip, as Mandarin
+speech would. Durations are log-normal (mean about 9.5 s, 1.5 to 30 s) from seed 0. Prints one JSON line a repetition;
+the clock covers everything from waveforms in memory to transcripts.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """Transcribe files with both stages: text, word times, speed, and a JSONL and SRT files.
 
-    python demos/demo_vllm.py                          # the bundled clips, with the bundled micro checkpoint
-    python demos/demo_vllm.py --model-dir FunAudioLLM/Fun-ASR-Nano-2512 --input talk.wav --language 中文
+python demos/demo_vllm.py                          # the bundled clips, with the bundled micro checkpoint
+python demos/demo_vllm.py --model-dir FunAudioLLM/Fun-ASR-Nano-2512 --input talk.wav --language 中文
 """
 
 import argparse
@@ -33,7 +33,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--hotwords", nargs="+", default=[])
     parser.add_argument("--no-itn", action="store_true", help="write numbers as they are spoken")
     parser.add_argument("--batch-size", type=int, default=64, help="most clips encoded together")
-    parser.add_argument("--output", type=Path, default=HERE / "out" / "transcripts.jsonl", help="SRT files go beside it")
+    parser.add_argument(
+        "--output", type=Path, default=HERE / "out" / "transcripts.jsonl", help="SRT files go beside it"
+    )
     return parser.parse_args()
 
 
@@ -81,8 +83,10 @@ def main() -> None:
     write(results, args.output)
     audio = sum(result.duration for result in results)
     failed = sum(result.status == "error" for result in results)
-    print(f"\n{len(results)} clips, {audio:.1f} s of audio in {wall:.2f} s: RTFx {audio / wall:.1f}; "
-          f"loading took {loaded - started:.1f} s; {failed} failed")
+    print(
+        f"\n{len(results)} clips, {audio:.1f} s of audio in {wall:.2f} s: RTFx {audio / wall:.1f}; "
+        f"loading took {loaded - started:.1f} s; {failed} failed"
+    )
     print(f"wrote {args.output} and {len(results)} SRT files beside it")
 
 

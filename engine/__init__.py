@@ -39,7 +39,7 @@ _HOMES = {
     **dict.fromkeys(("Segment", "Transcript", "TranscriptWarning", "Word"), "transcript"),
 }
 
-__all__ = [  # noqa: PLE0604
+__all__ = [
     "ASRError",
     "AudioError",
     "AudioLimits",

@@ -13,14 +13,14 @@ from tqdm import tqdm
 
 from ..convert.export import ensure_converted
 from .audio import AudioLimits
-from .config import DEFAULT_MODEL_LEN, Backend, EngineConfig, Hub, refuse_unknown
-from .decoder.base import Decoder, DecodeParams, LLMSource
+from .config import DEFAULT_MODEL_LEN, Backend, EngineConfig, refuse_unknown
+from .decoder.base import DecodeParams, Decoder, LLMSource
 from .errors import ConfigError
 from .families import family_named
 from .families.base import Request, StageOneOptions
-from .hub import resolve_model
+from .hub import HubName, resolve_model
 from .inputs import expand_inputs
-from .manifest import MANIFEST_NAME, EngineManifest
+from .manifest import EngineManifest
 from .prompt import PromptEmbedder
 from .text import LLMTokenizer
 from .transcriber import TranscribeOptions, Transcriber
@@ -41,7 +41,7 @@ class AutoModelVLLM:
         self,
         model: str | Path,
         *,
-        hub: Hub = "ms",
+        hub: HubName = "ms",
         revision: str | None = None,
         device: str = "auto",
         dtype: str = "auto",
@@ -89,7 +89,7 @@ class AutoModelVLLM:
             dither=dither,
             vllm=vllm or {},
         )
-        engine_dir = find_engine_dir(model, hub=hub, revision=revision)
+        engine_dir = ensure_converted(resolve_model(model, hub=hub, revision=revision))
         self._transcriber: Transcriber | None = load_transcriber(engine_dir, config)
 
     def generate(
@@ -172,12 +172,6 @@ class FunASRNanoVLLM(AutoModelVLLM):
     def from_pretrained(cls, model: str | Path, **options: Any) -> Self:
         """The arguments of AutoModelVLLM."""
         return cls(model, **options)
-
-
-def find_engine_dir(model: str | Path, *, hub: Hub, revision: str | None) -> Path:
-    """The converted model: `model` itself if it is one, else the conversion of the checkpoint it names."""
-    directory = resolve_model(model, hub=hub, revision=revision)
-    return directory if (directory / MANIFEST_NAME).is_file() else ensure_converted(directory)
 
 
 def load_transcriber(engine_dir: Path, config: EngineConfig) -> Transcriber:

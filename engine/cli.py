@@ -5,6 +5,7 @@ import os
 import sys
 
 from .errors import ASRError
+from .hub import HUBS, HubName
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -13,7 +14,7 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     verify = commands.add_parser("verify", help="prove a published model on this machine, and print a report")
     verify.add_argument("--model", required=True, help="hub id or directory")
-    verify.add_argument("--hub", choices=["ms", "hf"], default="ms")
+    verify.add_argument("--hub", choices=HUBS, default="ms")
     args = parser.parse_args(arguments)
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # before vLLM is imported
     try:
@@ -23,12 +24,11 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
 
 
-def _verify(model: str, hub: str) -> int:
-    from .config import checked_hub
-    from .verification import verify_model
+def _verify(model: str, hub: HubName) -> int:
+    from .verification import verify_model  # imports torch
 
     failed = 0
-    for finding in verify_model(model, checked_hub(hub)):
+    for finding in verify_model(model, hub):
         print(finding, flush=True)
         failed += finding.outcome == "fail"
     print(f"{failed} failed" if failed else "all that could be checked holds")

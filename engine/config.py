@@ -11,7 +11,6 @@ import torch
 from .errors import ConfigError
 
 Backend = Literal["auto", "vllm", "torch"]
-Hub = Literal["ms", "hf"]
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 DEFAULT_MODEL_LEN = 4096
@@ -62,7 +61,9 @@ class EngineConfig:
         """`name` is the value of `dtype` or `encoder_dtype`."""
         if name != "auto":
             return DTYPES[name]
-        has_bf16 = device.type == "npu" or (device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0))
+        has_bf16 = device.type == "npu" or (
+            device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+        )
         return torch.bfloat16 if has_bf16 else torch.float32
 
 

@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -49,7 +50,8 @@ class EmbeddingTable:
     """Rows of the LLM's embedding table, read from its safetensors as they are needed."""
 
     def __init__(self, llm_dir: Path, dtype: torch.dtype) -> None:
-        self._rows = safe_open(_file_of(llm_dir, EMBEDDING_NAME), framework="pt").get_slice(EMBEDDING_NAME)
+        file: Any = safe_open(_file_of(llm_dir, EMBEDDING_NAME), framework="pt")
+        self._rows = file.get_slice(EMBEDDING_NAME)
         self._dtype = dtype
 
     def __call__(self, token_ids: Sequence[int]) -> Tensor:

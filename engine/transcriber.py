@@ -20,7 +20,7 @@ from ..encoders.fbank import SAMPLE_RATE
 from .alignment import Alignment, WordAligner
 from .audio import AudioLimits
 from .batching import plan_batches
-from .decoder.base import Decoder, DecodeParams, Hypothesis
+from .decoder.base import DecodeParams, Decoder, Hypothesis
 from .errors import AudioError, ConfigError, DecodeError, PromptTooLongError
 from .families.base import AcousticModel, ModelFamily, Request
 from .inputs import AudioInput, load
@@ -179,9 +179,7 @@ class Transcriber:
         for (clip, hypothesis), text, alignment in zip(finished, texts, alignments, strict=True):
             yield clip.index, self._transcript(clip, hypothesis, text, alignment)
 
-    def _align(
-        self, clips: Sequence[_Clip], texts: Sequence[str], options: TranscribeOptions
-    ) -> Iterable[Alignment]:
+    def _align(self, clips: Sequence[_Clip], texts: Sequence[str], options: TranscribeOptions) -> Iterable[Alignment]:
         if not options.timestamps:
             return [Alignment(None, None)] * len(clips)
         if self.aligner is None:
@@ -215,7 +213,8 @@ class Transcriber:
             )
         if hypothesis.finish_reason == "length":
             yield TranscriptWarning(
-                "unfinished", f"the text stops after {len(hypothesis.token_ids)} tokens (max_new_tokens), not at its end"
+                "unfinished",
+                f"the text stops after {len(hypothesis.token_ids)} tokens (max_new_tokens), not at its end",
             )
         if alignment.reason is not None:
             yield TranscriptWarning("no_word_times", alignment.reason)

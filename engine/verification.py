@@ -5,7 +5,7 @@ example clips on every backend that can run here, and compares the texts with th
 """
 
 import importlib.util
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,9 +13,8 @@ from typing import Literal
 from ..convert.export import ensure_converted
 from ..convert.verify import verify_conversion
 from .auto import AutoModelVLLM
-from .config import Hub
 from .errors import ASRError
-from .hub import resolve_model
+from .hub import HubName, resolve_model
 from .manifest import EngineManifest
 from .transcript import Transcript
 
@@ -57,7 +56,7 @@ _NANO_EXAMPLES = (
     Example(source="example/zh.mp3", text="开饭时间早上九点至下午五点。"),
     Example(source="example/zh.mp3", text="开放时间", hotwords=("开放时间",)),
 )
-RELEASES: dict[tuple[Hub, str], Release] = {
+RELEASES: dict[tuple[HubName, str], Release] = {
     ("hf", "FunAudioLLM/Fun-ASR-Nano-2512"): Release(
         sha256={"model.pt": "55ae0d2fee369f0f11cce0795f6927934ad17cf11b278a7e56a51272074160bb"},
         examples=_NANO_EXAMPLES,
@@ -72,7 +71,9 @@ RELEASES: dict[tuple[Hub, str], Release] = {
 }
 
 
-def verify_model(model: str, hub: Hub, releases: Mapping[tuple[Hub, str], Release] = RELEASES) -> Iterator[Finding]:
+def verify_model(
+    model: str, hub: HubName, releases: Mapping[tuple[HubName, str], Release] = RELEASES
+) -> Iterator[Finding]:
     """Yield findings as they are made; ends at the first step that the following ones stand on and that failed."""
     try:
         directory = resolve_model(model, hub=hub)
@@ -88,8 +89,16 @@ def verify_model(model: str, hub: Hub, releases: Mapping[tuple[Hub, str], Releas
     yield from _check_digests(manifest, release)
     for note in (*manifest.notes, *manifest.missing.values()):
         yield Finding("info", "conversion", note)
-    yield _checked("conversion", lambda: verify_conversion(directory, engine_dir), "tensors and logits are the source's")
+    yield _check_conversion(directory, engine_dir)
     yield from _check_transcripts(directory, engine_dir, release)
+
+
+def _check_conversion(directory: Path, engine_dir: Path) -> Finding:
+    try:
+        done = verify_conversion(directory, engine_dir)
+    except ASRError as error:
+        return Finding("fail", "conversion", str(error))
+    return Finding("pass", "conversion", f"{done.num_tensors} tensors and {done.num_logits} logits are bit-equal")
 
 
 def _check_digests(manifest: EngineManifest, release: Release) -> Iterator[Finding]:
@@ -134,13 +143,5 @@ def _text(result: Transcript) -> str:
     return result.text if result.status == "ok" else f"error: {result.error}"
 
 
-def _checked(subject: str, check: Callable[[], None], passed: str) -> Finding:
-    try:
-        check()
-    except ASRError as error:
-        return Finding("fail", subject, str(error))
-    return Finding("pass", subject, passed)
-
-
-def _known(releases: Mapping[tuple[Hub, str], Release]) -> str:
+def _known(releases: Mapping[tuple[HubName, str], Release]) -> str:
     return ", ".join(f"{model} on {hub!r}" for hub, model in releases)

@@ -8,9 +8,10 @@ import pytest
 
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 
-from tests.pipeline import Clip, read_manifest
 from twostage_asr.convert.export import ensure_converted
 from twostage_asr.engine import AutoModelVLLM
+
+from tests.pipeline import Clip, read_manifest
 
 ROOT = Path(__file__).parent.parent
 CHECKPOINTS = {
@@ -24,9 +25,7 @@ CLIPS = ROOT / "tests" / "data" / "clips" / "manifest.jsonl"
 def engine_dirs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Both micro checkpoints, converted."""
     base = tmp_path_factory.mktemp("converted")
-    return {
-        name: ensure_converted(path, output=base / name, progress=False) for name, path in CHECKPOINTS.items()
-    }
+    return {name: ensure_converted(path, output=base / name, progress=False) for name, path in CHECKPOINTS.items()}
 
 
 @pytest.fixture(scope="session")

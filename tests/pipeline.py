@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 from twostage_asr.engine.audio import AudioLimits
-from twostage_asr.engine.decoder.base import Decoder, DecodeParams, Hypothesis
+from twostage_asr.engine.decoder.base import DecodeParams, Decoder, Hypothesis
 from twostage_asr.engine.families.base import Request
 from twostage_asr.engine.inputs import expand_inputs, load
 from twostage_asr.engine.prompt import EmbeddedPrompt

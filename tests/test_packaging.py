@@ -42,5 +42,5 @@ def test_encoders_stand_alone() -> None:
 
 
 def test_numba_stays_out_of_the_run_time() -> None:
-    code = "import sys; import twostage_asr.engine.auto; print(sorted({'numba', 'librosa', 'funasr'} & set(sys.modules)))"
+    code = "import sys, twostage_asr.engine.auto; print(sorted({'numba', 'librosa', 'funasr'} & set(sys.modules)))"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"

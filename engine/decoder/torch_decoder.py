@@ -95,9 +95,7 @@ class TorchDecoder:
         return Hypothesis(tuple(token_ids[:end]), tuple(log_probs[:end]), "length" if end is None else "stop")
 
 
-def choose_tokens(
-    logits: Tensor, token_ids: Tensor, params: DecodeParams, generator: torch.Generator | None
-) -> Tensor:
+def choose_tokens(logits: Tensor, token_ids: Tensor, params: DecodeParams, generator: torch.Generator | None) -> Tensor:
     """Next tokens (B, 1) from logits (B, V) float32 and the tokens written so far (B, n)."""
     if params.repetition_penalty != 1 and token_ids.shape[1]:
         seen = logits.gather(1, token_ids)

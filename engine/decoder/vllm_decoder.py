@@ -159,7 +159,7 @@ def _start_engine(arguments: Mapping[str, Any], own_process: bool) -> Any:
         return LLMEngine.from_engine_args(EngineArgs(**arguments), usage_context=UsageContext.LLM_CLASS)
 
 
-def _checked_options(options: Mapping[str, Any]) -> Mapping[str, Any]:
+def _checked_options(options: Mapping[str, Any]) -> dict[str, Any]:
     from vllm import EngineArgs
 
     known = EngineArgs.__dataclass_fields__
@@ -170,7 +170,7 @@ def _checked_options(options: Mapping[str, Any]) -> Mapping[str, Any]:
             raise ConfigError(f"vllm={{{name!r}: ...}}: use the argument {name}")
         if name in FIXED_ARGUMENTS:
             raise ConfigError(f"vllm={{{name!r}: ...}}: the engine stands on this and cannot change it")
-    return options
+    return dict(options)
 
 
 @contextmanager

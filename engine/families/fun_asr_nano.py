@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 from ...encoders.adaptor import audio_token_count
 from ...encoders.fbank import num_lfr_frames
 from ...encoders.fun_asr_nano import FunASRNanoAcoustic, FunASRNanoAcousticConfig
-from ..alignment import CTCTokenizer, WordAligner
+from ..alignment import WordAligner
+from ..ctc_tokenizer import CTCTokenizer
 from ..errors import CheckpointError, ConfigError
 from ..manifest import ACOUSTIC_NAME, CTC_VOCABULARY_NAME, EngineManifest
 from ..prompt import PromptText
@@ -86,9 +87,7 @@ ENGLISH_NAMES = {
     "slovenian": "sl",
     "swedish": "sv",
 }
-HOTWORD_HEADER = (
-    "请结合上下文信息，更加准确地完成语音转写任务。如果没有相关信息，我们会留空。\n\n\n**上下文信息：**\n\n\n热词列表：[{}]\n"
-)
+HOTWORD_HEADER = "请结合上下文信息，更加准确地完成语音转写任务。如果没有相关信息，我们会留空。\n\n\n**上下文信息：**\n\n\n热词列表：[{}]\n"
 
 
 class FunASRNano:

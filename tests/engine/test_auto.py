@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile as sf
+from twostage_asr.engine import AutoModelVLLM, ConfigError, FunASRNanoVLLM, Transcript
 
 from tests.hostile import hostile_inputs
-from twostage_asr.engine import AutoModelVLLM, ConfigError, FunASRNanoVLLM, Transcript
 
 
 def transcribe(model: AutoModelVLLM, clips: list[dict[str, Any]], tmp_path: Path, **options: Any) -> list[Transcript]:
@@ -22,9 +22,7 @@ def transcribe(model: AutoModelVLLM, clips: list[dict[str, Any]], tmp_path: Path
     return model.generate(path, **options)
 
 
-def test_the_test_clips_are_understood(
-    vllm_model: AutoModelVLLM, clips: list[dict[str, Any]], tmp_path: Path
-) -> None:
+def test_the_test_clips_are_understood(vllm_model: AutoModelVLLM, clips: list[dict[str, Any]], tmp_path: Path) -> None:
     results = transcribe(vllm_model, clips, tmp_path)
     assert [(r.key, r.text) for r in results] == [(c["key"], c["text"]) for c in clips]
     assert all(r.status == "ok" and r.finish_reason == "stop" and not r.warnings for r in results)

@@ -1,7 +1,6 @@
 """Options: wrong values are refused with the value and what is allowed; misspelt names with the nearest known one."""
 
 import pytest
-
 from twostage_asr.engine import AutoModelVLLM, ConfigError
 from twostage_asr.engine.config import EngineConfig, refuse_unknown
 from twostage_asr.engine.decoder.base import DecodeParams
@@ -36,7 +35,8 @@ def test_npu_without_torch_npu_says_what_is_missing() -> None:
 
 
 @pytest.mark.parametrize(
-    "params", [{"max_new_tokens": 0}, {"temperature": -0.1}, {"top_p": 0.0}, {"top_p": 1.1}, {"repetition_penalty": 0.0}]
+    "params",
+    [{"max_new_tokens": 0}, {"temperature": -0.1}, {"top_p": 0.0}, {"top_p": 1.1}, {"repetition_penalty": 0.0}],
 )
 def test_wrong_decode_params_are_refused(params: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=next(iter(params))):

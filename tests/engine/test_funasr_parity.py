@@ -1,14 +1,13 @@
 """Our prompts and greedy tokens are FunASR 1.4.16's, float32, on the same weights and clips."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
+from twostage_asr.engine import AutoModelVLLM
 
 from tests.conftest import CHECKPOINTS, CLIPS
 from tests.peers.compare_with_funasr import compare, funasr_results
 from tests.pipeline import Clip
-from twostage_asr.engine import AutoModelVLLM
 
 
 @pytest.fixture(scope="module")

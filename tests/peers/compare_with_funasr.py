@@ -20,10 +20,11 @@ from typing import Any
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from tests.pipeline import Clip, decode, embedded_prompt, prompt_embeds, read_manifest
 from twostage_asr.engine import AutoModelVLLM
 from twostage_asr.engine.text import clean_text
 from twostage_asr.engine.transcriber import Transcriber
+
+from tests.pipeline import Clip, decode, embedded_prompt, prompt_embeds, read_manifest
 
 PEER = Path(__file__).with_name("funasr_reference.py")
 
@@ -48,9 +49,7 @@ def funasr_results(checkpoint: Path, clips: Path, out: Path) -> list[dict[str, A
     return [json.loads(line) for line in (out / "results.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
-def compare(
-    transcriber: Transcriber, clips: Sequence[Clip], results: Sequence[dict[str, Any]]
-) -> Iterator[Comparison]:
+def compare(transcriber: Transcriber, clips: Sequence[Clip], results: Sequence[dict[str, Any]]) -> Iterator[Comparison]:
     prompts = prompt_embeds(transcriber, clips)
     end_tokens = _end_tokens(results)
     for clip, prompt, hypothesis, theirs in zip(
@@ -83,7 +82,9 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as out:
         results = funasr_results(args.checkpoint, args.clips, Path(out))
-    with AutoModelVLLM(args.checkpoint, backend=args.backend, dtype="fp32", encoder_dtype="fp32", device="cpu") as model:
+    with AutoModelVLLM(
+        args.checkpoint, backend=args.backend, dtype="fp32", encoder_dtype="fp32", device="cpu"
+    ) as model:
         rows = list(compare(model.transcriber, read_manifest(args.clips), results))
     for row in rows:
         if not (row.prompts_agree and row.tokens_agree):
