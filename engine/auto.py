@@ -12,7 +12,7 @@ import torch
 from tqdm import tqdm
 
 from ..convert.export import ensure_converted
-from .audio import AudioLimits
+from .audio import DEFAULT_LIMITS, AudioLimits
 from .config import DEFAULT_MODEL_LEN, Backend, EngineConfig, refuse_unknown
 from .decoder.base import DecodeParams, Decoder, LLMSource
 from .errors import ConfigError
@@ -37,7 +37,7 @@ class AutoModelVLLM:
     such processes by importing the script again.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the public facade
         self,
         model: str | Path,
         *,
@@ -92,7 +92,7 @@ class AutoModelVLLM:
         engine_dir = ensure_converted(resolve_model(model, hub=hub, revision=revision))
         self._transcriber: Transcriber | None = load_transcriber(engine_dir, config)
 
-    def generate(
+    def generate(  # noqa: PLR0913 - the public facade
         self,
         inputs: Any,
         *,
@@ -103,7 +103,7 @@ class AutoModelVLLM:
         max_new_tokens: int = 512,
         temperature: float = 0.0,
         batch_size: int = 64,
-        limits: AudioLimits | None = None,
+        limits: AudioLimits = DEFAULT_LIMITS,
         progress: bool = False,
         **unknown: Any,
     ) -> list[Transcript]:
@@ -134,7 +134,7 @@ class AutoModelVLLM:
             params=DecodeParams(max_new_tokens=max_new_tokens, temperature=temperature),
             timestamps=timestamps,
             batch_size=batch_size,
-            limits=limits or AudioLimits(),
+            limits=limits,
         )
         results: dict[int, Transcript] = {}
         with tqdm(total=len(items), unit="clip", disable=not progress) as bar:

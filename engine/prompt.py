@@ -1,6 +1,7 @@
 """The text around the audio, embedded once: prompt_embeds = [prefix | audio | suffix].
 
-What the text says belongs to the model's family (`families/`); this file turns it into rows of the LLM's embedding table.
+What the text says belongs to the model's family (`families/`); this file turns it into rows of the LLM's embedding
+table.
 """
 
 import json

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..encoders.fbank import SAMPLE_RATE
 from .alignment import Alignment, WordAligner
-from .audio import AudioLimits
+from .audio import DEFAULT_LIMITS, AudioLimits
 from .batching import plan_batches
 from .decoder.base import DecodeParams, Decoder, Hypothesis
 from .errors import AudioError, ConfigError, DecodeError, PromptTooLongError
@@ -42,7 +42,7 @@ class TranscribeOptions:
     params: DecodeParams
     timestamps: bool = True
     batch_size: int = 64  # most clips in one stage 1 batch
-    limits: AudioLimits = AudioLimits()
+    limits: AudioLimits = DEFAULT_LIMITS
     allow_urls: bool = True
 
     def __post_init__(self) -> None:
@@ -207,10 +207,8 @@ class Transcriber:
 
     def _warnings(self, clip: _Clip, hypothesis: Hypothesis, alignment: Alignment) -> Iterator[TranscriptWarning]:
         if clip.duration > self.family.best_length_s:
-            yield TranscriptWarning(
-                "long_audio",
-                f"{clip.duration:.1f} s of audio; the model hears up to {self.family.best_length_s:g} s well in one pass",
-            )
+            best = f"the model hears up to {self.family.best_length_s:g} s well in one pass"
+            yield TranscriptWarning("long_audio", f"{clip.duration:.1f} s of audio; {best}")
         if hypothesis.finish_reason == "length":
             yield TranscriptWarning(
                 "unfinished",

@@ -1,7 +1,8 @@
 """`twostage-asr verify`: everything that can be proved of a published model on this machine.
 
-Downloads it, compares digests, converts it with every tensor and the LLM's logits compared, transcribes the repository's
-example clips on every backend that can run here, and compares the texts with the published ones and with each other.
+Downloads it, compares digests, converts it with every tensor and the LLM's logits compared, transcribes the
+repository's example clips on every backend that can run here, and compares the texts with the published ones and with
+each other.
 """
 
 import importlib.util
@@ -56,7 +57,8 @@ _NANO_EXAMPLES = (
     Example(source="example/zh.mp3", text="开饭时间早上九点至下午五点。"),
     Example(source="example/zh.mp3", text="开放时间", hotwords=("开放时间",)),
 )
-RELEASES: dict[tuple[HubName, str], Release] = {
+Releases = Mapping[tuple[HubName, str], Release]  # by hub and model id
+RELEASES: Releases = {
     ("hf", "FunAudioLLM/Fun-ASR-Nano-2512"): Release(
         sha256={"model.pt": "55ae0d2fee369f0f11cce0795f6927934ad17cf11b278a7e56a51272074160bb"},
         examples=_NANO_EXAMPLES,
@@ -71,9 +73,7 @@ RELEASES: dict[tuple[HubName, str], Release] = {
 }
 
 
-def verify_model(
-    model: str, hub: HubName, releases: Mapping[tuple[HubName, str], Release] = RELEASES
-) -> Iterator[Finding]:
+def verify_model(model: str, hub: HubName, releases: Releases = RELEASES) -> Iterator[Finding]:
     """Yield findings as they are made; ends at the first step that the following ones stand on and that failed."""
     try:
         directory = resolve_model(model, hub=hub)
@@ -143,5 +143,5 @@ def _text(result: Transcript) -> str:
     return result.text if result.status == "ok" else f"error: {result.error}"
 
 
-def _known(releases: Mapping[tuple[HubName, str], Release]) -> str:
+def _known(releases: Releases) -> str:
     return ", ".join(f"{model} on {hub!r}" for hub, model in releases)

@@ -1,4 +1,4 @@
-"""The whole engine on real vLLM: right words, input order, honest errors, and nothing that depends on the neighbours."""
+"""The whole engine on real vLLM: right words, input order, honest errors, nothing that depends on the neighbours."""
 
 import json
 import subprocess

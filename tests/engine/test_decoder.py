@@ -1,4 +1,4 @@
-"""Both decoders: the same tokens from the same prompts, whatever else is decoded beside them, and no prompt that kills."""
+"""Both decoders: the same tokens from the same prompts, whatever else is decoded beside them; no prompt kills."""
 
 import itertools
 from typing import Any

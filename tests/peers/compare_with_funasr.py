@@ -2,8 +2,8 @@
 
     python tests/peers/compare_with_funasr.py CHECKPOINT_DIR CLIPS.jsonl [--backend vllm]
 
-Prints how many clips agree, and each that does not. CLIPS.jsonl is described in funasr_reference.py, which this runs in a
-process of its own.
+Prints how many clips agree, and each that does not. CLIPS.jsonl is described in funasr_reference.py, which this runs in
+a process of its own.
 """
 
 import argparse
