@@ -85,7 +85,7 @@ def test_features(reference: list[dict[str, Any]], batch: tuple[Tensor, Tensor])
     assert_rows_close(features, reference, "features", 2e-3)
 
 
-def test_each_module_on_the_references_own_input(acoustic: FunASRNanoAcoustic, reference: list[dict[str, Any]]) -> None:
+def test_modules_on_the_references_features(acoustic: FunASRNanoAcoustic, reference: list[dict[str, Any]]) -> None:
     features = torch.nn.utils.rnn.pad_sequence([clip["features"] for clip in reference], batch_first=True)
     lens = torch.tensor([len(clip["features"]) for clip in reference])
     encoder_out = acoustic.audio_encoder(features, lens)

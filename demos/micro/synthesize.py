@@ -1,0 +1,84 @@
+"""Make the clips that the micro checkpoint can hear, each with its text and the times of its words.
+
+    python demos/micro/synthesize.py --set demo                # demos/micro/clips
+    python demos/micro/synthesize.py --set tests               # tests/data/clips
+    python demos/micro/synthesize.py --set eval --out DIR      # DIR/tune and DIR/test, en/ and zh/, 100 clips each
+
+Speech comes from espeak-ng; its library must be installed (see espeak.py). A set always has the same samples, given the
+same espeak-ng (1.51 made the bundled clips). Every folder gets a manifest.jsonl with one line per clip:
+
+    source    file, relative to the manifest; clips that differ in the prompt alone share one
+    key       name of the clip
+    text      what the model should write
+    spoken    the words as they are said: lower case, no punctuation
+    language  named in the prompt: "英文", "中文" or null
+    hotwords  for the prompt
+    itn       true: "25" for "twenty five"
+    voice     espeak-ng voice file and settings
+    words     [[word or character, start, end], ...] in seconds from the start of the clip
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import soundfile
+from clip_sets import evaluation_sets, test_clips
+from demo_clips import DEMO_CLIPS
+from espeak import SAMPLE_RATE, Synthesizer
+from render import Recipe, Words, render
+
+HERE = Path(__file__).parent
+DEMO_DIR = HERE / "clips"
+TESTS_DIR = HERE.parents[1] / "tests" / "data" / "clips"
+
+
+def write_set(synthesizer: Synthesizer, recipes: Sequence[Recipe], folder: Path, *, suffix: str) -> None:
+    """Write 16-bit audio files (`suffix` ".wav" or ".flac") and the manifest that lists them into `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = []
+    words_of: dict[str, Words] = {}
+    for recipe in recipes:
+        if recipe.stem not in words_of:
+            clip, words_of[recipe.stem] = render(synthesizer, recipe)
+            soundfile.write(folder / (recipe.stem + suffix), clip, SAMPLE_RATE, subtype="PCM_16")
+        lines.append(json.dumps(manifest_line(recipe, words_of[recipe.stem], suffix), ensure_ascii=False))
+    (folder / "manifest.jsonl").write_text("\n".join(lines) + "\n", "utf-8")
+
+
+def manifest_line(recipe: Recipe, words: Words, suffix: str) -> dict[str, object]:
+    """The clip's line in manifest.jsonl."""
+    voice = recipe.voice
+    return {
+        "source": recipe.stem + suffix,
+        "key": recipe.key,
+        "text": recipe.text,
+        "spoken": recipe.spoken,
+        "language": recipe.hint,
+        "hotwords": list(recipe.hotwords),
+        "itn": recipe.itn,
+        "voice": f"{voice.name} rate={voice.rate} pitch={voice.pitch} range={voice.pitch_range}",
+        "words": [[word, round(start, 3), round(end, 3)] for word, start, end in words],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--set", choices=["demo", "tests", "eval"], required=True)
+    parser.add_argument("--out", type=Path, help="folder; by default where the bundled clips are; needed for eval")
+    arguments = parser.parse_args()
+    if arguments.set == "eval" and arguments.out is None:
+        parser.error("--set eval needs --out DIR")
+    synthesizer = Synthesizer()
+    if arguments.set == "demo":
+        write_set(synthesizer, DEMO_CLIPS, arguments.out or DEMO_DIR, suffix=".flac")
+    elif arguments.set == "tests":
+        write_set(synthesizer, test_clips(), arguments.out or TESTS_DIR, suffix=".flac")
+    else:
+        for folder, recipes in evaluation_sets(synthesizer):
+            write_set(synthesizer, recipes, arguments.out / folder, suffix=".wav")
+
+
+if __name__ == "__main__":
+    main()
