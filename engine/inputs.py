@@ -69,6 +69,7 @@ class AudioInput:
     sample_rate: int | None = None  # Hz, of samples
     language: str | None = None  # None: as the request says
     hotwords: tuple[str, ...] | None = None  # None: as the request says
+    itn: bool | None = None  # None: as the request says
 
 
 def expand_inputs(inputs: object) -> list[AudioInput]:
@@ -223,11 +224,15 @@ def _jsonl_line(line: str, path: Path) -> AudioInput:
             raise ValueError(f"{name!r} must be a string, got {value!r}")
     if hotwords is not None and not (isinstance(hotwords, list) and all(isinstance(word, str) for word in hotwords)):
         raise ValueError(f'"hotwords" must be a list of strings, got {hotwords!r}')
+    itn = data.get("itn")
+    if itn is not None and not isinstance(itn, bool):
+        raise ValueError(f'"itn" must be true or false, got {itn!r}')
     return AudioInput(
         key=key or _key_of(source) or "audio",
         source=source,
         language=language,
         hotwords=None if hotwords is None else tuple(hotwords),
+        itn=itn,
     )
 
 

@@ -13,15 +13,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
-import numpy as np
 from torch import Tensor
 
 from ..encoders.fbank import SAMPLE_RATE
 from .alignment import Alignment, WordAligner
-from .audio import DEFAULT_LIMITS, AudioLimits
+from .audio import DEFAULT_LIMITS, AudioLimits, Waveform
 from .batching import plan_batches
 from .decoder.base import DecodeParams, Decoder, Hypothesis
-from .errors import AudioError, ConfigError, DecodeError, PromptTooLongError
+from .errors import ASRError, AudioError, ConfigError, DecodeError, PromptTooLongError
 from .families.base import AcousticModel, ModelFamily, Request
 from .inputs import AudioInput, load
 from .prompt import EmbeddedPrompt, PromptEmbedder
@@ -56,7 +55,7 @@ class _Clip:
 
     index: int
     item: AudioInput
-    waveform: np.ndarray
+    waveform: Waveform
     language: str | None
     prompt: EmbeddedPrompt
     ctc_hidden: Tensor | None = None
@@ -89,6 +88,7 @@ class Transcriber:
             ConfigError: a language that the family does not know.
             DecodeError: the LLM's engine failed; it must be built anew.
         """
+        self.family.prompt_text(options.request)  # refuses an unknown language before any work
         with self.lock:
             in_flight: dict[int, _Clip] = {}
             finished: list[tuple[_Clip, Hypothesis]] = []
@@ -114,9 +114,9 @@ class Transcriber:
 
     def _windows(
         self, inputs: Sequence[AudioInput], options: TranscribeOptions
-    ) -> Iterator[list[tuple[int, AudioInput, np.ndarray | AudioError]]]:
+    ) -> Iterator[list[tuple[int, AudioInput, Waveform | AudioError]]]:
         """Inputs with their audio, in pieces of a few batches."""
-        window: list[tuple[int, AudioInput, np.ndarray | AudioError]] = []
+        window: list[tuple[int, AudioInput, Waveform | AudioError]] = []
         frames = 0
         for index, audio in enumerate(_read_ahead(inputs, options)):
             window.append((index, inputs[index], audio))
@@ -128,7 +128,7 @@ class Transcriber:
             yield window
 
     def _prepare(
-        self, index: int, item: AudioInput, audio: np.ndarray | AudioError, options: TranscribeOptions
+        self, index: int, item: AudioInput, audio: Waveform | AudioError, options: TranscribeOptions
     ) -> _Clip | Transcript:
         """A clip ready for stage 1, or the error result that says why not."""
         if isinstance(audio, AudioError):
@@ -136,17 +136,15 @@ class Transcriber:
         request = Request(
             language=options.request.language if item.language is None else item.language,
             hotwords=options.request.hotwords if item.hotwords is None else item.hotwords,
-            itn=options.request.itn,
+            itn=options.request.itn if item.itn is None else item.itn,
         )
-        prompt = self.embedder.embed(self.family.prompt_text(request))
-        clip = _Clip(index, item, audio, request.language, prompt)
         try:
-            self.decoder.limits.check_length(
-                len(prompt) + self.acoustic.num_audio_tokens(len(audio)), options.params.max_new_tokens
-            )
-        except PromptTooLongError as error:
-            return _failed(clip, error)
-        return clip
+            prompt = self.embedder.embed(self.family.prompt_text(request))
+            num_positions = len(prompt) + self.acoustic.num_audio_tokens(len(audio))
+            self.decoder.limits.check_length(num_positions, options.params.max_new_tokens)
+        except (ConfigError, PromptTooLongError) as error:
+            return _failed(item, audio, error)
+        return _Clip(index, item, audio, request.language, prompt)
 
     def _encode(
         self, clips: Sequence[_Clip], in_flight: dict[int, _Clip], options: TranscribeOptions
@@ -158,7 +156,7 @@ class Transcriber:
             try:
                 prompt_id = self.decoder.submit(clip.prompt.around(utterance.audio_embeds), options.params)
             except (DecodeError, PromptTooLongError) as error:
-                yield clip.index, _failed(clip, error)
+                yield clip.index, _failed(clip.item, clip.waveform, error)
             else:
                 in_flight[prompt_id] = clip
 
@@ -218,17 +216,17 @@ class Transcriber:
             yield TranscriptWarning("no_word_times", alignment.reason)
 
 
-def _read_ahead(inputs: Sequence[AudioInput], options: TranscribeOptions) -> Iterator[np.ndarray | AudioError]:
+def _read_ahead(inputs: Sequence[AudioInput], options: TranscribeOptions) -> Iterator[Waveform | AudioError]:
     """Waveforms, or what was wrong with them, in input order; decoded in threads a little before they are needed."""
 
-    def read(item: AudioInput) -> np.ndarray | AudioError:
+    def read(item: AudioInput) -> Waveform | AudioError:
         try:
             return load(item, limits=options.limits, allow_urls=options.allow_urls)
         except AudioError as error:
             return error
 
     with ThreadPoolExecutor(min(os.cpu_count() or 1, READ_AHEAD), thread_name_prefix="read-audio") as pool:
-        ahead: deque[Future[np.ndarray | AudioError]] = deque()
+        ahead: deque[Future[Waveform | AudioError]] = deque()
         try:
             for item in inputs:
                 ahead.append(pool.submit(read, item))
@@ -240,8 +238,8 @@ def _read_ahead(inputs: Sequence[AudioInput], options: TranscribeOptions) -> Ite
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _failed(clip: _Clip, error: Exception) -> Transcript:
-    return Transcript(clip.item.key, duration=clip.duration, status="error", error=str(error))
+def _failed(item: AudioInput, waveform: Waveform, error: ASRError) -> Transcript:
+    return Transcript(item.key, duration=len(waveform) / SAMPLE_RATE, status="error", error=str(error))
 
 
 def _confidence(hypothesis: Hypothesis) -> float | None:

@@ -135,7 +135,7 @@ class VLLMDecoder:
             repetition_penalty=params.repetition_penalty,
             seed=params.seed,
             max_tokens=params.max_new_tokens,
-            stop_token_ids=sorted(self._eos_token_ids),
+            stop_token_ids=[] if params.ignore_eos else sorted(self._eos_token_ids),
             ignore_eos=params.ignore_eos,
             logprobs=0,  # of the chosen token alone
             detokenize=False,
@@ -145,9 +145,9 @@ class VLLMDecoder:
     def _hypothesis(self, completion: Any) -> Hypothesis:
         token_ids = tuple(completion.token_ids)
         log_probs = tuple(step[token].logprob for token, step in zip(token_ids, completion.logprobs, strict=True))
-        if token_ids and token_ids[-1] in self._eos_token_ids:
-            token_ids, log_probs = token_ids[:-1], log_probs[:-1]
-        return Hypothesis(token_ids, log_probs, "length" if completion.finish_reason == "length" else "stop")
+        if completion.finish_reason == "length":
+            return Hypothesis(token_ids, log_probs, "length")
+        return Hypothesis(token_ids[:-1], log_probs[:-1], "stop")  # without the end token
 
 
 def _start_engine(arguments: Mapping[str, Any], own_process: bool) -> Any:

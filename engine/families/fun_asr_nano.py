@@ -87,8 +87,10 @@ ENGLISH_NAMES = {
     "slovenian": "sl",
     "swedish": "sv",
 }
-HOTWORD_HEADER = "请结合上下文信息，更加准确地完成语音转写任务。如果没有相关信息，我们会留空。"
+HOTWORD_HEADER = (
+    "请结合上下文信息，更加准确地完成语音转写任务。如果没有相关信息，我们会留空。"
     "\n\n\n**上下文信息：**\n\n\n热词列表：[{}]\n"
+)
 
 
 class FunASRNano:

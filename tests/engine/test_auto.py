@@ -112,6 +112,14 @@ def test_wrong_arguments_are_refused(vllm_model: AutoModelVLLM, options: dict[st
         vllm_model.generate([], **options)
 
 
+def test_an_unknown_language_of_one_line_is_one_error(
+    vllm_model: AutoModelVLLM, clips: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    bad, good = transcribe(vllm_model, [clips[0] | {"language": "Klingon", "key": "bad"}, clips[0]], tmp_path)
+    assert (bad.status, good.status) == ("error", "ok")
+    assert "'Klingon' is unknown" in (bad.error or "")
+
+
 def test_nothing_in_gives_nothing_out(vllm_model: AutoModelVLLM) -> None:
     assert vllm_model.generate([]) == []
 
@@ -211,4 +219,4 @@ def test_a_missing_main_guard_gives_a_message_not_a_recursion(engine_dirs: dict[
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 1
     assert 'if __name__ == "__main__":' in done.stderr
-    assert done.stderr.count("ConfigError") == 1
+    assert done.stderr.count("ConfigError: a child process") == 1
