@@ -35,7 +35,7 @@ import numpy.typing as npt
 import soundfile
 import soxr
 
-from .audio_length import has_fitting_xing_tag, is_wave, missing_wav_data_s
+from .audio_length import has_fitting_xing_tag, read_wav_header
 from .errors import AudioTooLongError, ConfigError, UnsupportedAudioError
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ Waveform: TypeAlias = npt.NDArray[np.float32]
 
 _BLOCK_SAMPLES = 1 << 20  # samples of all channels that are converted at a time
 
-_WAV_SUBTYPES = {"PCM_U8", "PCM_S8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW"}
+_PCM_TAGS = (1, 3, 6, 7)  # WAV's integers, floats, A-law and mu-law
 
 # FFmpeg's demuxers that may run. Playlists (hls, concat, dash) are not here: they open other files and addresses.
 _FORMATS = "aac,ac3,aiff,amr,ape,asf,au,avi,caf,eac3,flac,flv,matroska,mov,mp3,mpeg,mpegts,ogg,tta,w64,wav,wv"
@@ -102,7 +102,7 @@ def decode_audio(source: bytes | Path, *, limits: AudioLimits = DEFAULT_LIMITS, 
     joiner = _Joiner(name, limits)
     try:
         with _open_source(source, name, limits) as file:
-            if not (is_wave(file) and _read_wave(file, joiner)):
+            if not _read_wave(file, joiner):
                 _read_with_ffmpeg(file, joiner)
     except (OSError, av.error.FFmpegError, soundfile.LibsndfileError) as error:
         raise UnsupportedAudioError(f"{name}: {_reason(error)}") from error
@@ -249,14 +249,18 @@ def _open_source(source: bytes | Path, name: str, limits: AudioLimits) -> Binary
 
 
 def _read_wave(file: BinaryIO, joiner: _Joiner) -> bool:
-    """Push a PCM WAV's samples; False if FFmpeg should read this one: compressed, or a data chunk of length 0."""
-    missing_s = missing_wav_data_s(file)
-    if missing_s > LOSS_TOLERANCE_S:
-        raise UnsupportedAudioError(f"{joiner.name}: truncated: {missing_s:.2f} s of its data chunk are not there")
+    """Push a WAV's samples; False if FFmpeg should read this: no WAV, compressed, or a data chunk of length 0."""
+    header = read_wav_header(file)
+    if header is None:
+        return False
+    if header.missing_s > LOSS_TOLERANCE_S:
+        raise UnsupportedAudioError(f"{joiner.name}: truncated: {header.missing_s:.2f} s of its data are not there")
+    if header.format_tag not in _PCM_TAGS:
+        return False
     file.seek(0)
     handle = file if isinstance(file, io.BytesIO) else file.fileno()  # by its number, libsndfile reads without the GIL
     with soundfile.SoundFile(handle, closefd=False) as wave:
-        if wave.subtype not in _WAV_SUBTYPES or not wave.frames:
+        if not wave.frames:
             return False
         joiner.require_format(wave.samplerate, wave.channels)
         joiner.require_duration(wave.frames / wave.samplerate)
@@ -336,7 +340,7 @@ def _planes(frame: Any) -> npt.NDArray[Any]:
 
 def _mix(planes: npt.NDArray[Any]) -> Waveform:
     """(channels, N) of any allowed dtype -> (N,) float32, the mean; integers scaled by their full range."""
-    with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite, which is reported
+    with np.errstate(over="ignore", invalid="ignore"):  # what becomes infinite or NaN here is counted and reported
         samples = planes.astype(np.float32, copy=False)
         mono: Waveform = samples[0] if len(samples) == 1 else samples.mean(axis=0, dtype=np.float32)
     if scale := _INTEGER_FULL_SCALE.get(planes.dtype.type):

@@ -6,49 +6,52 @@ audio.py compares it with what the file turns out to hold, so that a file cut of
 import functools
 import io
 import struct
+from dataclasses import dataclass
 from typing import BinaryIO
 
 _PLACEHOLDER_LENGTH = 0x7FFF_0000  # bytes; a data chunk said to be longer stands for "until the end of the file"
+_EXTENSIBLE = 0xFFFE  # WAV format tag: the real one is in the first two bytes of the sub-format, at 24
 _MAX_WAV_CHUNKS = 1_000  # before the data chunk; a forged file has millions
 _XING_WINDOW = 64  # bytes from the first MP3 frame that hold the tag: header 4, CRC 2, side information up to 32
 
 
-def is_wave(file: BinaryIO) -> bool:
-    file.seek(0)
-    head = file.read(12)
-    return head[:4] in (b"RIFF", b"RIFX", b"RF64") and head[8:] == b"WAVE"
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WavHeader:
+    """What decides how a WAV file is read."""
+
+    format_tag: int  # 1 integers, 3 floats, 6 A-law, 7 mu-law, others are compressed; 0 if there is no such chunk
+    missing_s: float  # seconds that the data chunk falls short of its length; 0.0 if that promises nothing definite
 
 
-def missing_wav_data_s(file: BinaryIO) -> float:
-    """Seconds by which a WAV file falls short of the length of its data chunk; 0.0 if that promises nothing definite.
+def read_wav_header(file: BinaryIO) -> WavHeader | None:
+    """None if this is not a WAV file.
 
     Tools that write to a pipe cannot go back to fill in the length: they leave 0, or something near 2 or 4 GiB.
     """
     file.seek(0)
-    order = ">" if file.read(4) == b"RIFX" else "<"
-    position, bytes_per_s, long_length = 12, 0, None
+    head = file.read(12)
+    if head[:4] not in (b"RIFF", b"RIFX", b"RF64") or head[8:] != b"WAVE":
+        return None
+    order = ">" if head[:4] == b"RIFX" else "<"
+    position, format_tag, bytes_per_s, long_length = 12, 0, 0, 0
     for _ in range(_MAX_WAV_CHUNKS):
         file.seek(position)
-        header = file.read(8)
-        if len(header) < 8:
-            return 0.0  # no data chunk: libsndfile says so
-        chunk: bytes
-        length: int
-        chunk, length = struct.unpack(order + "4sI", header)
-        if chunk == b"data":
+        chunk, length, body = file.read(4), file.read(4), file.read(26)
+        if len(length) < 4:
             break
-        body = file.read(16)
-        if chunk == b"fmt " and len(body) == 16:
-            (bytes_per_s,) = struct.unpack_from(order + "I", body, 8)
-        elif chunk == b"ds64" and len(body) == 16:  # RF64: the data chunk itself says 0xFFFFFFFF
+        (num_bytes,) = struct.unpack(order + "I", length)
+        if chunk == b"fmt " and len(body) >= 12:
+            format_tag, _, _, bytes_per_s = struct.unpack_from(order + "HHII", body)
+            if format_tag == _EXTENSIBLE and len(body) == 26:
+                (format_tag,) = struct.unpack_from(order + "H", body, 24)
+        elif chunk == b"ds64" and len(body) >= 16:  # RF64: the data chunk itself says 0xFFFFFFFF
             (long_length,) = struct.unpack_from("<Q", body, 8)
-        position += 8 + length + length % 2
-    else:
-        return 0.0
-    if length >= _PLACEHOLDER_LENGTH:
-        length = long_length or 0
-    held = file.seek(0, io.SEEK_END) - position - 8
-    return max(0, length - held) / max(bytes_per_s, 1)
+        elif chunk == b"data":
+            promised = num_bytes if num_bytes < _PLACEHOLDER_LENGTH else long_length
+            held = file.seek(0, io.SEEK_END) - position - 8
+            return WavHeader(format_tag=format_tag, missing_s=max(0, promised - held) / max(bytes_per_s, 1))
+        position += 8 + num_bytes + num_bytes % 2
+    return WavHeader(format_tag=format_tag, missing_s=0.0)  # without data; the decoder says so
 
 
 def has_fitting_xing_tag(file: BinaryIO) -> bool:

@@ -21,9 +21,11 @@ not cost the others.
 import base64
 import binascii
 import codecs
+import functools
 import json
 import os
 import re
+import ssl
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -197,10 +199,10 @@ def _numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 def _scp_line(line: str, path: Path) -> AudioInput:
     """`key path`. Raises ValueError."""
-    key, _, target = line.partition(" ") if " " in line else line.partition("\t")
-    target = target.strip()
-    if not target:
-        raise ValueError(f"needs a key and a path, got {line!r}")
+    try:
+        key, target = re.split(r"[ \t]+", line, maxsplit=1)
+    except ValueError:
+        raise ValueError(f"needs a key and a path, got {line!r}") from None
     if target.startswith("|") or target.endswith("|"):
         raise ValueError(f"pipes are not run, a path is needed, got {target!r}")
     return AudioInput(key=key, source=_from_list_file(target, path))
@@ -272,7 +274,9 @@ def _shown(url: str) -> str:
 def _download(url: str, limits: AudioLimits) -> bytes:
     """Follows redirects to http and https only. Raises AudioError."""
     name, deadline = _shown(url), time.monotonic() + DOWNLOAD_TIMEOUT_S
-    client = httpx.Client(follow_redirects=True, max_redirects=MAX_REDIRECTS, timeout=HTTP_TIMEOUT_S)
+    client = httpx.Client(
+        follow_redirects=True, max_redirects=MAX_REDIRECTS, timeout=HTTP_TIMEOUT_S, verify=_ssl_context()
+    )
     content = bytearray()
     try:
         with client, client.stream("GET", url, headers={"Accept-Encoding": "identity"}) as response:
@@ -287,6 +291,12 @@ def _download(url: str, limits: AudioLimits) -> bytes:
     except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:  # UnicodeError: a host name that IDNA refuses
         raise UnsupportedAudioError(f"{name}: cannot be fetched: {str(error) or type(error).__name__}") from error
     return bytes(content)
+
+
+@functools.cache
+def _ssl_context() -> ssl.SSLContext:
+    """Reading the certificates takes 30 ms: once is enough."""
+    return httpx.create_ssl_context()
 
 
 def _require_size(num_bytes: int, name: str, limits: AudioLimits) -> None:

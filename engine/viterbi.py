@@ -9,9 +9,10 @@ The model is that of Graves et al., "Connectionist temporal classification" (ICM
 steps to the next one, or jumps over a blank that lies between two different targets. A clip can therefore be aligned
 when it has at least `min_frames(targets)` frames, which callers make sure of.
 
-Two searches find paths of the same probability, and the same path wherever the best one is unique. torchaudio's runs
-clip by clip in C++, ours runs all clips at once in six tensor operations per frame. Which one is faster where is what
-demos/benchmark_alignment.py prints.
+Two searches find the same path wherever the best one is unique. torchaudio's runs clip by clip in C++, ours runs all
+clips at once in six tensor operations per frame; demos/benchmark_alignment.py prints which one is faster where. Where
+paths tie exactly, as float32 log-probabilities hardly ever do, torchaudio 2.11 may take a worse one
+(github.com/pytorch/audio/issues/4221); ours does not.
 """
 
 import itertools

@@ -76,11 +76,9 @@ def _needs_space(text: str, previous: WrittenWord, word: WrittenWord) -> bool:
 def _spoken_word(written: str) -> str:
     if written.isascii() and written.isalpha():
         return written.lower()
-    text = unicodedata.normalize("NFKC", written).lower().replace("’", "'")
-    kept = (
-        c if k in _SAID or c == "'" else "" if c == "," else " "
-        for c, k in zip(text, text.translate(_CLASS_OF), strict=True)
-    )
+    text = unicodedata.normalize("NFKC", written).lower().replace("’", "'").replace(",", "")
+    text = _THOUSANDS.sub("0", text)
+    kept = (c if k in _SAID or c == "'" else " " for c, k in zip(text, text.translate(_CLASS_OF), strict=True))
     return " ".join("".join(kept).split()) or text
 
 
@@ -122,6 +120,8 @@ _CHARACTER_RANGES = (
     (0x20000, 0x3FFFF),  # Chinese characters, extensions B and later
 )
 
+# Three zeros at the end of a number are one word: thousand, million, ...
+_THOUSANDS = re.compile(r"(?<=[0-9])000(?=(?:000)*(?![0-9]))")
 _WORD = re.compile(
     r"""(?P<character> C M*)
       | (?: (?<![CLDSM]) H (?=D) )?          # a minus sign

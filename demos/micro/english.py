@@ -1,4 +1,4 @@
-"""The English sentences that the micro checkpoint knows."""
+"""English sentences that the micro checkpoint knows."""
 
 import random
 
@@ -11,7 +11,7 @@ _ONES = split_words(
 _TENS = split_words("twenty thirty forty fifty sixty seventy eighty ninety")
 _MONTHS = split_words("January February March April May June July August September October November December")
 
-# Words of the strings that no template makes; together with the templates they are all that the model has heard.
+# For strings of words that no template makes: only the ear helps there.
 _WORDS = split_words(
     "forest yellow tree flower fire fish snow early never often maybe because before after under above inside outside "
     "mountain city village country island ocean beach cloud rain wind summer winter morning evening night world street "

@@ -1,4 +1,4 @@
-"""The Mandarin sentences that the micro checkpoint knows, and how their characters are read.
+"""Mandarin sentences that the micro checkpoint knows, and how their characters are read.
 
 pinyin.json holds the readings: those of the package pypinyin for single characters, and words that read otherwise.
 """
@@ -12,7 +12,7 @@ from grammar import Grammar, Unit, choice, draw_digits, draw_magnitude, same, sp
 
 _DIGITS = "零一二三四五六七八九"
 
-# Words of the strings that no template makes; together with the templates they are all that the model has heard.
+# For strings of words that no template makes: only the ear helps there.
 _WORDS = split_words(
     "春天 夏天 秋天 冬天 老师 农民 国王 女王 兔子 老虎 小鸟 小狗 小猫 森林 河流 高山 白云 "
     "鲜花 城市 乡村 国家 世界 家庭 公司 酒店 银行 公园 花园 机场 车站 大桥 学校 厨房 音乐 "
@@ -36,7 +36,8 @@ _GIVEN_NAMES = {
 
 @cache
 def _pinyin() -> dict[str, str]:
-    return json.loads(Path(__file__).with_name("pinyin.json").read_text("utf-8"))
+    readings: dict[str, str] = json.loads(Path(__file__).with_name("pinyin.json").read_text("utf-8"))
+    return readings
 
 
 def read_characters(text: str) -> tuple[str, ...]:

@@ -107,7 +107,8 @@ def add_noise(clip: FloatArray, snr_db: float, *, seed: int) -> FloatArray:
     power = float(np.mean(np.square(clip[clip != 0])))
     noise = np.random.default_rng(seed).standard_normal(len(clip)).astype(np.float32)
     noisy = clip + noise * np.float32(np.sqrt(power / 10 ** (snr_db / 10)))
-    return noisy / max(1.0, float(np.abs(noisy).max()))
+    loudest = float(np.abs(noisy).max())
+    return noisy if loudest <= 1 else (noisy / loudest).astype(np.float32)
 
 
 def _silence(seconds: float) -> FloatArray:

@@ -40,6 +40,7 @@ FORMATS = {
     "wav 6 channels": ("WAV", "PCM_24", 48_000, 6, EXACT, 0.0),
     "wav 8 kHz": ("WAV", "PCM_16", 8_000, 1, EXACT, 0.0),
     "wav 192 kHz": ("WAV", "PCM_16", 192_000, 1, EXACT, 0.0),
+    "wav extensible": ("WAVEX", "PCM_24", 16_000, 2, EXACT, 0.0),
     "rf64": ("RF64", "PCM_16", 16_000, 1, EXACT, 0.0),
     "w64": ("W64", "PCM_16", 16_000, 1, EXACT, 0.0),
     "aiff": ("AIFF", "PCM_16", 16_000, 1, EXACT, 0.0),

@@ -1,11 +1,12 @@
 """Words of written text, in many scripts."""
 
+import itertools
 import unicodedata
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from twostage_asr.engine.words import split_words
+from twostage_asr.engine.words import split_words, spoken_form
 
 TEXTS = {
     "": [],
@@ -67,3 +68,37 @@ def test_the_text_is_its_words_and_what_is_not_spoken(text: str) -> None:
 @given(st.text())
 def test_a_word_split_again_is_itself(text: str) -> None:
     assert all([w.text for w in split_words(word.text)] == [word.text] for word in split_words(text))
+
+
+SPOKEN = {
+    "Set the volume to 25.": "set the volume to 25",
+    "把音量调到25%，好吗？": "把音量调到25好吗",
+    "北京，上海 广州": "北京上海 广州",
+    "Yes,no;maybe": "yes no maybe",
+    "l’été don't 'n'": "l'été don't n",
+    "$3.50 10:30 e-mail R&D": "3 50 10 30 e mail r d",
+    "1,000,000 20000 000 1000.": "100 200 000 10",
+    "3 + 4": "3 + 4",
+    "ＡＢＣ　ｶﾞ": "abc ガ",
+    "。": "",
+}
+
+
+@pytest.mark.parametrize(("text", "spoken"), SPOKEN.items())
+def test_spoken_form_of_written_text(text: str, spoken: str) -> None:
+    assert spoken_form(text, split_words(text))[0] == spoken
+
+
+@given(st.text())
+def test_words_have_places_in_order_in_the_spoken_form(text: str) -> None:
+    words = split_words(text)
+    spoken, places = spoken_form(text, words)
+    edges = [edge for place in places for edge in place]
+    assert edges == sorted(edges)
+    assert len(places) == len(words)
+    for (start, end), word in zip(places, words, strict=True):
+        piece = spoken.encode()[start:end].decode()
+        assert piece.strip() == piece != ""
+        assert spoken_form(word.text, split_words(word.text))[0] == piece
+    between = [spoken.encode()[a[1] : b[0]] for a, b in itertools.pairwise(places)]
+    assert set(between) <= {b"", b" "}

@@ -1,0 +1,199 @@
+"""Character error rate of a model, or of hypotheses that anything else wrote, on clips with known text.
+
+    python demos/micro/evaluate.py MANIFEST.jsonl ... --model DIR [--save HYPOTHESES.jsonl]
+    python demos/micro/evaluate.py MANIFEST.jsonl ... --hypotheses HYPOTHESES.jsonl
+
+A manifest is as synthesize.py writes it; its language, hotwords and itn go into each clip's prompt. Hypotheses are
+lines with "key" and "text". Printed per language: CER = edits / characters of the reference, spaces counted, and the
+share of clips without an error; once as written, once with case folded and Unicode punctuation removed.
+"""
+
+import argparse
+import json
+import os
+import sys
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import soundfile
+
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # before vLLM is imported; its start prints pages otherwise
+
+TABLE_HEAD = (
+    "| | clips | CER % | exact % | CER %, no punctuation | exact %, no punctuation |",
+    "|---|---|---|---|---|---|",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clip:
+    """A line of a manifest."""
+
+    path: Path
+    key: str
+    text: str
+    spoken: str
+    language: str | None
+    hotwords: tuple[str, ...]
+    itn: bool
+
+    @property
+    def spoken_language(self) -> str:
+        """By its letters, because the manifest's language is what the prompt says, which may be nothing."""
+        if any("\u4e00" <= character <= "\u9fff" for character in self.spoken):
+            return "Mandarin"
+        return "English" if self.spoken else "silence"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """Counts over a set of clips."""
+
+    errors: int
+    characters: int
+    exact: int
+    clips: int
+
+    @property
+    def cer(self) -> float | None:
+        """Fraction; None where the references are empty."""
+        return self.errors / self.characters if self.characters else None
+
+
+def edit_distance(reference: str, hypothesis: str) -> int:
+    """Least number of inserted, deleted and replaced characters (Levenshtein, 1966)."""
+    previous = list(range(len(hypothesis) + 1))
+    for row, expected in enumerate(reference, start=1):
+        current = [row]
+        for column, heard in enumerate(hypothesis, start=1):
+            replaced = previous[column - 1] + (expected != heard)
+            current.append(min(previous[column] + 1, current[-1] + 1, replaced))
+        previous = current
+    return previous[-1]
+
+
+def without_punctuation(text: str) -> str:
+    """Case folded, characters of Unicode's punctuation classes removed, spaces in a row joined."""
+    kept = "".join(character for character in text if not unicodedata.category(character).startswith("P"))
+    return " ".join(kept.casefold().split())
+
+
+def score(pairs: Iterable[tuple[str, str]]) -> Score:
+    """(reference, hypothesis) pairs -> counts."""
+    pairs = list(pairs)
+    return Score(
+        errors=sum(edit_distance(reference, hypothesis) for reference, hypothesis in pairs),
+        characters=sum(len(reference) for reference, _ in pairs),
+        exact=sum(reference == hypothesis for reference, hypothesis in pairs),
+        clips=len(pairs),
+    )
+
+
+def read_manifest(path: Path) -> list[Clip]:
+    """Clips in order; the sources are found beside the manifest."""
+    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    return [
+        Clip(
+            path=path.parent / row["source"],
+            key=row["key"],
+            text=row["text"],
+            spoken=row["spoken"],
+            language=row["language"],
+            hotwords=tuple(row["hotwords"]),
+            itn=row["itn"],
+        )
+        for row in rows
+    ]
+
+
+def read_hypotheses(path: Path) -> dict[str, str]:
+    """Text by key."""
+    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    return {row["key"]: row["text"] for row in rows}
+
+
+def transcribe(clips: Sequence[Clip], model_dir: str, *, dtype: str, backend: str) -> dict[str, str]:
+    """Text by key, from this package's engine; one call per combination of prompt options."""
+    from twostage_asr.engine import AutoModelVLLM
+
+    groups: dict[tuple[str | None, tuple[str, ...], bool], list[Clip]] = defaultdict(list)
+    for clip in clips:
+        groups[clip.language, clip.hotwords, clip.itn].append(clip)
+    texts: dict[str, str] = {}
+    with AutoModelVLLM(model=model_dir, dtype=dtype, encoder_dtype=dtype, backend=backend) as model:
+        for (language, hotwords, itn), group in groups.items():
+            inputs = [(clip.key, *soundfile.read(clip.path, dtype="float32")) for clip in group]
+            for result in model.generate(inputs, language=language, hotwords=hotwords, itn=itn, timestamps=False):
+                if result.status == "error":
+                    raise SystemExit(f"{result.key}: {result.error}")
+                texts[result.key] = result.text
+    return texts
+
+
+def table(clips: Sequence[Clip], texts: Mapping[str, str]) -> str:
+    """Markdown, one line per language."""
+    groups: dict[str, list[Clip]] = defaultdict(list)
+    for clip in clips:
+        groups[clip.spoken_language].append(clip)
+    lines = [
+        "| | clips | CER % | exact % | CER %, no punctuation | exact %, no punctuation |",
+        "|---|---|---|---|---|---|",
+    ]
+    for language, group in sorted(groups.items()):
+        scores = [
+            score((normalise(clip.text), normalise(texts[clip.key])) for clip in group)
+            for normalise in (str, without_punctuation)
+        ]
+        cells = [cell for each in scores for cell in (_percent(each.cer), _percent(each.exact / each.clips, digits=1))]
+        lines.append(f"| {language} | {len(group)} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _percent(fraction: float | None, *, digits: int = 2) -> str:
+    return "-" if fraction is None else f"{100 * fraction:.{digits}f}"
+
+
+def save_hypotheses(clips: Sequence[Clip], texts: Mapping[str, str], path: Path) -> None:
+    """Write what read_hypotheses reads."""
+    lines = [json.dumps({"key": clip.key, "text": texts[clip.key]}, ensure_ascii=False) for clip in clips]
+    path.write_text("\n".join(lines) + "\n", "utf-8")
+
+
+def show_errors(clips: Sequence[Clip], texts: Mapping[str, str]) -> None:
+    """Print what differs to stderr."""
+    for clip in clips:
+        if clip.text != texts[clip.key]:
+            print(f"{clip.key}\n    expected {clip.text}\n    written  {texts[clip.key]}", file=sys.stderr)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("manifests", nargs="+", type=Path, metavar="MANIFEST")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--model", help="directory of a checkpoint or a converted model")
+    source.add_argument("--hypotheses", type=Path, help="JSON lines with key and text")
+    parser.add_argument("--dtype", default="fp32", choices=["fp32", "bf16"], help="of both stages")
+    parser.add_argument("--backend", default="auto", choices=["auto", "vllm", "torch"])
+    parser.add_argument("--save", type=Path, help="write the hypotheses")
+    parser.add_argument("--show-errors", action="store_true", help="print what differs")
+    arguments = parser.parse_args()
+    clips = [clip for manifest in arguments.manifests for clip in read_manifest(manifest)]
+    if arguments.hypotheses:
+        texts = read_hypotheses(arguments.hypotheses)
+    else:
+        texts = transcribe(clips, arguments.model, dtype=arguments.dtype, backend=arguments.backend)
+    missing = [clip.key for clip in clips if clip.key not in texts]
+    if missing:
+        raise SystemExit(f"no hypothesis for {len(missing)} of {len(clips)} clips, first {missing[0]!r}")
+    if arguments.save:
+        save_hypotheses(clips, texts, arguments.save)
+    if arguments.show_errors:
+        show_errors(clips, texts)
+    print(table(clips, texts))
+
+
+if __name__ == "__main__":
+    main()
