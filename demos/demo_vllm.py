@@ -6,13 +6,15 @@ python demos/demo_vllm.py --model-dir FunAudioLLM/Fun-ASR-Nano-2512 --input talk
 
 import argparse
 import os
+import re
+import sys
 import time
 from pathlib import Path
 
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # before vLLM is imported; its start prints pages otherwise
 
 from twostage_asr.engine import AutoModelVLLM, Transcript
-from twostage_asr.engine.writers import JsonlWriter, srt_text
+from twostage_asr.engine.writers import write_jsonl, write_srt
 
 HERE = Path(__file__).parent
 MICRO = HERE / "micro"
@@ -49,13 +51,13 @@ def show(result: Transcript) -> None:
 
 def write(results: list[Transcript], output: Path) -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
-    with JsonlWriter(output) as jsonl:
-        for result in results:
-            jsonl.write(result)
-            (output.parent / f"{result.key}.srt").write_text(srt_text(result), encoding="utf-8")
+    write_jsonl(results, output)
+    for result in results:
+        name = re.sub(r"[/\\\0]", "_", result.key)  # keys may hold anything
+        write_srt(result, output.parent / f"{name}.srt")
 
 
-def main() -> None:
+def main() -> int:
     args = parse_arguments()
     started = time.perf_counter()
     with AutoModelVLLM(
@@ -88,7 +90,8 @@ def main() -> None:
         f"loading took {loaded - started:.1f} s; {failed} failed"
     )
     print(f"wrote {args.output} and {len(results)} SRT files beside it")
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -29,7 +29,7 @@ class Example:
 
     source: str  # relative to the repository
     text: str  # as much of the text, from its beginning, as is published
-    language: str = "中文"
+    language: str | None = "中文"
     hotwords: tuple[str, ...] = ()
 
 
