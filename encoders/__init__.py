@@ -1,1 +1,1 @@
-""""""
+"""Stage 1: nn.Modules and tensor functions that turn waveforms into what the LLM and the CTC head read."""

@@ -88,7 +88,7 @@ class Transcript(_Record):
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dicts, lists, strings and numbers."""
-        return _plain(self)
+        return {key: _plain(self[key]) for key in self}
 
     def to_json(self) -> str:
         """One line of JSON; non-ASCII text stays readable."""

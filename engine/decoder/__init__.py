@@ -1,1 +1,1 @@
-""""""
+"""Stage 2: prompt embeddings -> hypotheses."""

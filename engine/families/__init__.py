@@ -1,1 +1,14 @@
-""""""
+"""The model families that the engine knows."""
+
+from ..errors import CheckpointError
+from .base import ModelFamily
+from .fun_asr_nano import FunASRNano
+
+FAMILIES: dict[str, ModelFamily] = {family.name: family for family in (FunASRNano(),)}
+
+
+def family_named(name: str) -> ModelFamily:
+    """Raises CheckpointError for a family that this version does not know."""
+    if name not in FAMILIES:
+        raise CheckpointError(f"the converted model is of family {name!r}; this version knows {', '.join(FAMILIES)}")
+    return FAMILIES[name]

@@ -1,0 +1,95 @@
+"""A checkpoint file -> its tensors by name; nothing that the file contains is executed.
+
+The file is mapped, not read: a tensor's bytes reach memory when they are used, and leave it again under pressure.
+"""
+
+import pickle
+import re
+import struct
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..engine.errors import CheckpointError
+from .wording import enumerate_names
+
+WRAPPERS = ("state_dict", "model_state_dict", "model")  # keys under which trainers put the weights
+DDP_PREFIX = "module."  # what torch's DistributedDataParallel puts before every name
+WEIGHT_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+GIT_LFS_POINTER = b"version https://git-lfs"
+
+# What torch.load was seen or is documented to raise on bytes that are no checkpoint.
+_UNREADABLE = (
+    *(ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, MemoryError, OSError, RuntimeError),
+    *(TypeError, ValueError, pickle.UnpicklingError, struct.error, zipfile.BadZipFile),
+)
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """Tensors of `path`, flat or under one of WRAPPERS, without a DDP_PREFIX that all names share.
+
+    Raises CheckpointError if the file is no checkpoint, contains code, or has a value among its weights that is not a
+    dense floating point tensor.
+    """
+    weights = _unwrap(_load(path))
+    if not weights:
+        raise CheckpointError(f"{path} holds no weights")
+    strangers = [f"{name} ({_describe(value)})" for name, value in weights.items() if not _is_weight(value)]
+    if strangers:
+        allowed = "dense tensors of float32, bfloat16 or float16"
+        raise CheckpointError(f"{path} is refused: among its weights are {enumerate_names(strangers)}; {allowed} only")
+    prefix = DDP_PREFIX if all(name.startswith(DDP_PREFIX) for name in weights) else ""
+    return {name.removeprefix(prefix): value for name, value in weights.items() if isinstance(value, Tensor)}
+
+
+def _load(path: Path) -> object:
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(GIT_LFS_POINTER))
+        is_zip = zipfile.is_zipfile(path)
+        if is_zip:
+            _refuse_compression(path)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    if start == GIT_LFS_POINTER:
+        raise CheckpointError(f"{path} is a git-lfs pointer, not the weights: run `git lfs pull` beside it")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+    except _UNREADABLE as error:
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        if found:
+            raise CheckpointError(
+                f"{path} is refused: unpickling it would run {found[1]}, and a checkpoint may hold tensors only"
+            ) from error
+        raise CheckpointError(f"{path} is not a checkpoint of tensors only, or is damaged") from error
+
+
+def _refuse_compression(path: Path) -> None:
+    """torch.save stores; mapping a compressed entry would yield its compressed bytes as weights."""
+    with zipfile.ZipFile(path) as archive:
+        compressed = [i.filename for i in archive.infolist() if i.compress_type != zipfile.ZIP_STORED]
+    if compressed:
+        raise CheckpointError(f"{path} has compressed entries ({enumerate_names(compressed)}); save it with torch.save")
+
+
+def _unwrap(loaded: object) -> dict[str, object]:
+    """The innermost mapping behind WRAPPERS."""
+    if not isinstance(loaded, Mapping):
+        raise CheckpointError(f"the checkpoint holds a {type(loaded).__name__}; a dict of named tensors is needed")
+    for key in WRAPPERS:
+        if isinstance(loaded.get(key), Mapping):
+            return _unwrap(loaded[key])
+    return {str(name): value for name, value in loaded.items()}
+
+
+def _is_weight(value: object) -> bool:
+    return isinstance(value, Tensor) and value.layout is torch.strided and value.dtype in WEIGHT_DTYPES
+
+
+def _describe(value: object) -> str:
+    if not isinstance(value, Tensor):
+        return type(value).__name__
+    return f"tensor of {str(value.dtype).removeprefix('torch.')}, {str(value.layout).removeprefix('torch.')}"

@@ -1,0 +1,81 @@
+"""config.yaml and its JSON neighbours, read with types; every error names the file and the key."""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, Self, TypeVar
+
+import yaml
+
+from ..engine.errors import CheckpointError
+
+T = TypeVar("T")
+_ABSENT: Final = object()
+_REFERENCE = re.compile(r"\$\{([\w.]+)\}")  # OmegaConf's reference to another key, as in ${llm_conf.init_param_path}
+_MAX_REFERENCES = 8
+
+
+class ConfigFile:
+    """A YAML file whose values are asked for by dotted key. A null counts as absent."""
+
+    def __init__(self, path: Path, values: Mapping[str, Any]) -> None:
+        self.path = path
+        self._values = values
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Raises CheckpointError if the file is not a YAML mapping."""
+        try:
+            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            raise CheckpointError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+        if not isinstance(values, dict):
+            raise CheckpointError(f"{path} holds a {type(values).__name__}; a mapping is needed")
+        return cls(path, values)
+
+    def find(self, key: str) -> object:
+        """The value, references resolved, or None. Raises CheckpointError for a reference that leads nowhere."""
+        value = self._look_up(key)
+        for _ in range(_MAX_REFERENCES):
+            if not isinstance(value, str) or "${" not in value:
+                return value
+            reference = _REFERENCE.fullmatch(value)
+            if reference is None or self._look_up(reference[1]) is None:
+                break
+            value = self._look_up(reference[1])
+        raise CheckpointError(f"{self.path}: {key} is {value!r}, a reference that cannot be resolved")
+
+    def get(self, key: str, kind: type[T], default: T | object = _ABSENT) -> T:
+        """The value, which must be of `kind` exactly (a bool is no int). Raises CheckpointError."""
+        value = self.find(key)
+        value = default if value is None else value
+        if value is _ABSENT:
+            raise CheckpointError(f"{self.path} lacks {key}; a value of type {kind.__name__} is needed")
+        if type(value) is not kind:
+            raise CheckpointError(f"{self.path}: {key} is {value!r}; a value of type {kind.__name__} is needed")
+        return value
+
+    def require(self, key: str, allowed: object, default: object) -> None:
+        """Raises CheckpointError if the value, or its default where absent, is not the one that is implemented."""
+        value = self.find(key)
+        value = default if value is None else value
+        if value != allowed or isinstance(value, bool) is not isinstance(allowed, bool):
+            raise CheckpointError(f"{self.path}: {key} is {value!r}; only {allowed!r} is implemented")
+
+    def _look_up(self, key: str) -> object:
+        value: object = self._values
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        return value
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object. Raises CheckpointError if the file is not one."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path} holds a {type(values).__name__}; an object is needed")
+    return values

@@ -1,0 +1,83 @@
+"""What every model family tells the converter: which checkpoints are its own, what is read, and what is written."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from ..engine.errors import CheckpointError
+from ..engine.manifest import FrameClock, LLMInfo
+from .weights import Weight
+from .wording import enumerate_names
+
+Part = Literal["acoustic", "llm"]
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LLMPlan:
+    """The directory llm/."""
+
+    config: Mapping[str, Any]  # config.json as it is to be written
+    weights: Mapping[str, Weight]
+    files: tuple[Path, ...]  # copied as they are: tokenizer and generation_config.json
+    info: LLMInfo
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """One conversion, decided but not begun."""
+
+    acoustic: Mapping[str, Weight]
+    acoustic_config: Mapping[str, Any]
+    frame_clock: FrameClock
+    ctc_vocabulary: Path | None
+    llm: LLMPlan
+    missing: Mapping[str, str]
+    notes: tuple[str, ...]
+
+    @property
+    def copied_files(self) -> tuple[Path, ...]:
+        return self.llm.files if self.ctc_vocabulary is None else (*self.llm.files, self.ctc_vocabulary)
+
+    @property
+    def weight_bytes(self) -> int:
+        return sum(weight.nbytes for weight in (*self.acoustic.values(), *self.llm.weights.values()))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Family:
+    """A model family. `plan` takes the checkpoint's directory and the dtype of the output (None: each tensor's own)."""
+
+    name: str  # in engine.json
+    model_class: str  # `model:` in the checkpoints' config.yaml
+    examples: str  # published models, for messages
+    weights_name: str  # file, relative to the checkpoint
+    name_table: Mapping[str, tuple[Part, str]]  # prefix of a source tensor -> part of the output, prefix there
+    list_sources: Callable[[Path], dict[str, Path]]  # every file that a conversion reads, by relative name
+    plan: Callable[[Path, torch.dtype | None], Plan]
+
+
+def destination(name: str, table: Mapping[str, tuple[Part, str]]) -> tuple[Part, str] | None:
+    """Where a source tensor goes; None if the family knows no such tensor."""
+    for prefix, (part, renamed) in table.items():
+        if name.startswith(prefix):
+            return part, renamed + name.removeprefix(prefix)
+    return None
+
+
+def check_fit(source: Path, *, needed: Shapes, found: Shapes) -> None:
+    """Raises CheckpointError unless the checkpoint has exactly the tensors that its configuration calls for."""
+    missing = sorted(needed.keys() - found.keys())
+    unknown = sorted(found.keys() - needed.keys())
+    misshapen = [
+        f"{name} is {found[name]} and should be {needed[name]}"
+        for name in sorted(needed.keys() & found.keys())
+        if needed[name] != found[name]
+    ]
+    faults = {"missing": missing, "not used by any part of the model": unknown, "of another shape": misshapen}
+    described = [f"{len(names)} {fault}: {enumerate_names(names)}" for fault, names in faults.items() if names]
+    if described:
+        raise CheckpointError(f"{source} does not fit its configuration: tensors {'; '.join(described)}")

@@ -1,0 +1,124 @@
+"""The LLM inside a checkpoint -> an ordinary Hugging Face directory: config.json, tokenizer, weights."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..engine.errors import CheckpointError
+from ..engine.manifest import LLMInfo
+from .config_file import read_json
+from .layout import LLMPlan
+from .weights import Weight
+
+CONFIG_NAME = "config.json"
+GENERATION_CONFIG_NAME = "generation_config.json"
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+COPIED_NAMES = (  # where present; weights and Python files never are
+    *(GENERATION_CONFIG_NAME, "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt"),
+    *("special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
+)
+TOKENIZER_NAMES = ({"tokenizer.json"}, {"vocab.json", "merges.txt"})  # either set makes a tokenizer
+MODEL_TYPE = "qwen3"
+_SIZES = (
+    *("hidden_size", "vocab_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
+    *("intermediate_size", "max_position_embeddings"),
+)
+_DTYPE_KEYS = ("torch_dtype", "dtype")  # the older and the newer name; vLLM and transformers read both
+
+
+def list_llm_files(directory: Path) -> tuple[Path, ...]:
+    """The files of the LLM's directory that a conversion reads. Raises CheckpointError if there is no tokenizer."""
+    files = tuple(directory / name for name in COPIED_NAMES if (directory / name).is_file())
+    if not any(names <= {file.name for file in files} for names in TOKENIZER_NAMES):
+        raise CheckpointError(f"{directory} holds no tokenizer; tokenizer.json or vocab.json and merges.txt is needed")
+    return (directory / CONFIG_NAME, *files)
+
+
+def read_llm_config(directory: Path) -> dict[str, Any]:
+    """config.json. Raises CheckpointError if it is not that of a Qwen3 model."""
+    path = directory / CONFIG_NAME
+    config = read_json(path)
+    if config.get("model_type") != MODEL_TYPE:
+        raise CheckpointError(f"{path}: model_type is {config.get('model_type')!r}; only {MODEL_TYPE!r} is implemented")
+    for key in _SIZES:
+        if type(config.get(key)) is not int or config[key] < 1:
+            raise CheckpointError(f"{path}: {key} is {config.get(key)!r}; a positive whole number is needed")
+    return config
+
+
+def llm_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of all tensors of the model that transformers builds from a config.json, HEAD included."""
+    from transformers import Qwen3Config, Qwen3ForCausalLM  # here: seconds that an up-to-date conversion need not spend
+
+    with torch.device("meta"):
+        model = Qwen3ForCausalLM(Qwen3Config(**config))
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def plan_llm(directory: Path, config: Mapping[str, Any], weights: Mapping[str, Weight]) -> tuple[LLMPlan, list[str]]:
+    """Decide what llm/ holds, and say what had to be decided.
+
+    An output layer that repeats the embedding bit for bit is dropped; one that differs is kept, and untied.
+    """
+    head, embedding = weights.get(HEAD), weights[EMBEDDING]
+    tied = head is None or _bit_equal(head, embedding)
+    notes = [] if bool(config.get("tie_word_embeddings")) is tied else [_tie_note(tied)]
+    plan = LLMPlan(
+        config=_written_config(config, dtype=embedding.dtype, tied=tied),
+        weights={name: weight for name, weight in weights.items() if not (tied and name == HEAD)},
+        files=tuple(file for file in list_llm_files(directory) if file.name != CONFIG_NAME),
+        info=LLMInfo(
+            hidden_size=config["hidden_size"],
+            vocab_size=config["vocab_size"],
+            max_position_embeddings=config["max_position_embeddings"],
+            eos_token_ids=_eos_token_ids(directory, config),
+            tied=tied,
+        ),
+    )
+    return plan, notes
+
+
+def _tie_note(tied: bool) -> str:
+    if tied:
+        return "config.json unties lm_head, but it equals embed_tokens bit for bit: tie_word_embeddings is now true."
+    return "lm_head differs from embed_tokens although config.json ties them: both kept, tie_word_embeddings false."
+
+
+def _written_config(config: Mapping[str, Any], *, dtype: torch.dtype, tied: bool) -> dict[str, Any]:
+    dtype_keys = [key for key in _DTYPE_KEYS if key in config] or _DTYPE_KEYS[:1]
+    stated = dict.fromkeys(dtype_keys, str(dtype).removeprefix("torch."))
+    return {**config, **stated, "architectures": ["Qwen3ForCausalLM"], "tie_word_embeddings": tied}
+
+
+def _eos_token_ids(directory: Path, config: Mapping[str, Any]) -> tuple[int, ...]:
+    """Tokens that end an answer: config.json's, then what only generation_config.json names, else the tokenizer's."""
+    path = directory / GENERATION_CONFIG_NAME
+    generation = read_json(path) if path.is_file() else {}
+    named = [ids for c in (config, generation) if (ids := c.get("eos_token_id")) is not None]
+    tokens = [token for ids in named for token in (ids if isinstance(ids, list) else [ids])]
+    tokens = tokens or [_tokenizer_eos(directory)]
+    wrong = [token for token in tokens if type(token) is not int or not 0 <= token < config["vocab_size"]]
+    if wrong:
+        raise CheckpointError(f"{directory}: eos_token_id is {wrong}; ids below {config['vocab_size']} are needed")
+    return tuple(dict.fromkeys(tokens))
+
+
+def _tokenizer_eos(directory: Path) -> object:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(directory, local_files_only=True).eos_token_id
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{directory}: no eos_token_id, and the tokenizer cannot be read: {error}") from error
+
+
+def bits(tensor: Tensor) -> Tensor:
+    """The same bytes as integers, for comparisons that tell -0.0 from 0.0 and find NaN equal to itself."""
+    return tensor.contiguous().view({2: torch.int16, 4: torch.int32}[tensor.dtype.itemsize])
+
+
+def _bit_equal(a: Weight, b: Weight) -> bool:
+    return a.source.dtype == b.source.dtype and a.shape == b.shape and torch.equal(bits(a.merged()), bits(b.merged()))

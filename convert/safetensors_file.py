@@ -1,0 +1,80 @@
+"""Write safetensors files one tensor at a time.
+
+The library's own writer needs every tensor of a file at once, and since a cast or a LoRA merge makes a new tensor, that
+would be a second copy of the model in memory. The format is small: an unsigned 64-bit little-endian length, a JSON
+header of that length, then the tensors' bytes without gaps (https://github.com/huggingface/safetensors#format).
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+from huggingface_hub import split_state_dict_into_shards_factory
+
+from ..engine.errors import CheckpointError
+from .weights import Weight
+
+MODEL_NAME, INDEX_NAME = "model.safetensors", "model.safetensors.index.json"
+SHARD_BYTES = 5_000_000_000  # largest file of an LLM, as transformers writes it
+_DTYPE_NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
+_ALIGNMENT = 8  # bytes; the header is padded with spaces
+
+Advance = Callable[[int], object]  # is told how many bytes were dealt with
+
+
+def write_safetensors(path: Path, weights: Mapping[str, Weight], advance: Advance) -> None:
+    """Write one file. Memory: a few megabytes, and one whole tensor where a LoRA update is merged.
+
+    Raises CheckpointError, naming the tensor, if a value does not fit in its dtype.
+    """
+    # Wider dtypes first: every tensor then starts at a multiple of its element size.
+    names = sorted(weights, key=lambda name: (-weights[name].dtype.itemsize, name))
+    with path.open("wb") as file:
+        file.write(_header({name: weights[name] for name in names}))
+        for name in names:
+            _write_tensor(file, name, weights[name], advance)
+
+
+def write_sharded(directory: Path, weights: Mapping[str, Weight], advance: Advance) -> None:
+    """Write an LLM's weights: MODEL_NAME, or numbered files and INDEX_NAME if they exceed SHARD_BYTES."""
+    split = split_state_dict_into_shards_factory(
+        dict(weights),
+        get_storage_size=lambda weight: weight.nbytes,
+        filename_pattern="model{suffix}.safetensors",
+        max_shard_size=SHARD_BYTES,
+    )
+    for filename, names in split.filename_to_tensors.items():
+        write_safetensors(directory / filename, {name: weights[name] for name in names}, advance)
+    if split.is_sharded:
+        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+        (directory / INDEX_NAME).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def list_model_files(directory: Path) -> list[Path]:
+    """The files that hold an LLM's weights. Raises OSError, ValueError or LookupError if the index is damaged."""
+    index = directory / INDEX_NAME
+    if not index.is_file():
+        return [directory / MODEL_NAME]
+    return [directory / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+
+
+def _header(weights: Mapping[str, Weight]) -> bytes:
+    entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    start = 0
+    for name, weight in weights.items():
+        end = start + weight.nbytes
+        entries[name] = {"dtype": _DTYPE_NAMES[weight.dtype], "shape": weight.shape, "data_offsets": (start, end)}
+        start = end
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % _ALIGNMENT)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _write_tensor(file: BinaryIO, name: str, weight: Weight, advance: Advance) -> None:
+    try:
+        for piece in weight.pieces():
+            advance(file.write(piece.view(torch.uint8).numpy().data))
+    except CheckpointError as error:
+        raise CheckpointError(f"{name}: {error}") from error

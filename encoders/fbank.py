@@ -1,0 +1,162 @@
+"""Waveforms -> log-mel filterbank features -> low frame rate (LFR) features, batched on the waveforms' device.
+
+Numbers are Kaldi's (as in FunASR's WavFrontend): samples x 32768, DC removal, pre-emphasis 0.97, Hamming window, power
+spectrum, 80 triangular mel filters from 20 Hz to Nyquist, natural logarithm with a floor, frames only where a whole
+window fits. A clip shorter than one window gives one frame from a window, and an FFT, of its own size.
+A clip's features depend neither on its padding nor on the other clips.
+"""
+
+import math
+from collections.abc import Iterator
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+SAMPLE_RATE = 16_000  # Hz
+WINDOW_SAMPLES = 400  # 25 ms
+HOP_SAMPLES = 160  # 10 ms
+MIN_SAMPLES = 2  # shorter audio has no spectrum
+NUM_MELS = 80
+LFR_M = 7  # neighbouring frames that one LFR frame joins
+LFR_N = 6  # frames between two LFR frames: 60 ms
+
+_INT16_SCALE = 32_768.0  # the models were trained on the value range of 16-bit samples
+_PREEMPHASIS = 0.97
+_LOWEST_HZ = 20.0
+_POWER_FLOOR = torch.finfo(torch.float32).eps
+_MAX_FRAMES_AT_ONCE = 32_768  # bounds the working memory: about 0.3 GB, however many clips there are
+
+
+def num_fbank_frames(num_samples: int) -> int:
+    """Frames of 10 ms that `num_samples` samples give. Raises ValueError below MIN_SAMPLES."""
+    if num_samples < MIN_SAMPLES:
+        raise ValueError(f"audio must have at least {MIN_SAMPLES} samples, got {num_samples}")
+    return 1 + max(num_samples - WINDOW_SAMPLES, 0) // HOP_SAMPLES
+
+
+def num_lfr_frames(num_samples: int) -> int:
+    """LFR frames of 60 ms that `num_samples` samples give. Raises ValueError below MIN_SAMPLES."""
+    return -(-num_fbank_frames(num_samples) // LFR_N)
+
+
+def fbank_frame_lens(sample_lens: Tensor) -> Tensor:
+    """`num_fbank_frames` of many clips: (B,) int64 -> (B,) int64."""
+    return 1 + (sample_lens - WINDOW_SAMPLES).clamp(min=0) // HOP_SAMPLES
+
+
+def lfr_frame_lens(fbank_lens: Tensor, lfr_n: int = LFR_N) -> Tensor:
+    """Frames after `stack_frames`: (B,) int64 -> (B,) int64."""
+    return -(-fbank_lens // lfr_n)
+
+
+def log_mel_fbank(waveforms: Tensor, sample_lens: Tensor, *, dither: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Log-mel features of B clips.
+
+    Args:
+        waveforms: (B, N) float32 in [-1, 1], 16 kHz; what lies beyond a clip's length is ignored.
+        sample_lens: (B,) int64; on the CPU it spares a wait for the device.
+        dither: standard deviation, in 16-bit steps, of the noise added to every frame. FunASR adds 1.0 when it
+            transcribes; 0.0 gives the same features in every run.
+
+    Returns:
+        fbank (B, T, 80) float32 with T = num_fbank_frames(N), zero beyond a clip's frames; fbank_lens (B,) int64.
+
+    Raises:
+        ValueError: a wrong shape or dtype, or a length outside 2..N.
+    """
+    _check_waveforms(waveforms, sample_lens)
+    num_clips, num_samples = waveforms.shape
+    num_frames = num_fbank_frames(num_samples)
+    fbank = waveforms.new_empty(num_clips, num_frames, NUM_MELS)
+    if num_samples >= WINDOW_SAMPLES:
+        windows = waveforms.unfold(1, WINDOW_SAMPLES, HOP_SAMPLES)
+        for part in _parts(num_frames, _MAX_FRAMES_AT_ONCE // num_clips):
+            fbank[:, part] = _log_mel(windows[:, part], dither)
+    for clip in (sample_lens < WINDOW_SAMPLES).nonzero().flatten().tolist():
+        fbank[clip, :1] = _log_mel(waveforms[clip : clip + 1, : int(sample_lens[clip])], dither)
+    fbank_lens = fbank_frame_lens(sample_lens).to(waveforms.device, non_blocking=True)
+    return _zero_padding(fbank, fbank_lens), fbank_lens
+
+
+def stack_frames(fbank: Tensor, fbank_lens: Tensor, *, lfr_m: int = LFR_M, lfr_n: int = LFR_N) -> tuple[Tensor, Tensor]:
+    """Low frame rate: row t joins the lfr_m frames from lfr_n * t - (lfr_m - 1) // 2 on, clamped to the clip's own.
+
+    Args:
+        fbank: (B, T, num_mels), one frame per 10 ms.
+        fbank_lens: (B,) int64, each at least 1.
+
+    Returns:
+        (B, ceil(T / lfr_n), num_mels * lfr_m), zero beyond a clip's frames; lens (B,) int64 = ceil(fbank_lens / lfr_n).
+    """
+    num_clips, num_frames, _ = fbank.shape
+    fbank_lens = fbank_lens.to(fbank.device, non_blocking=True)
+    first = torch.arange(-(-num_frames // lfr_n), device=fbank.device) * lfr_n - (lfr_m - 1) // 2
+    index = first[:, None] + torch.arange(lfr_m, device=fbank.device)
+    own = index.clamp(min=0).minimum(fbank_lens[:, None, None] - 1)  # (B, rows, lfr_m)
+    clips = torch.arange(num_clips, device=fbank.device)[:, None, None]
+    lens = lfr_frame_lens(fbank_lens, lfr_n)
+    return _zero_padding(fbank[clips, own].flatten(2), lens), lens
+
+
+def _check_waveforms(waveforms: Tensor, sample_lens: Tensor) -> None:
+    if waveforms.ndim != 2 or waveforms.dtype != torch.float32:
+        raise ValueError(f"waveforms must be (B, N) float32, got {tuple(waveforms.shape)} {waveforms.dtype}")
+    if sample_lens.shape != waveforms.shape[:1]:
+        raise ValueError(f"sample_lens must be ({len(waveforms)},), got {tuple(sample_lens.shape)}")
+    shortest, longest = (int(bound) for bound in torch.aminmax(sample_lens))
+    if shortest < MIN_SAMPLES or longest > waveforms.shape[1]:
+        raise ValueError(f"sample_lens must be in {MIN_SAMPLES}..{waveforms.shape[1]}, got {shortest}..{longest}")
+
+
+def _parts(total: int, size: int) -> Iterator[slice]:
+    size = max(size, 1)
+    return (slice(start, start + size) for start in range(0, total, size))
+
+
+def _log_mel(windows: Tensor, dither: float) -> Tensor:
+    """(..., W) samples in [-1, 1] -> (..., 80) log-mel energies; the window and the FFT follow from W."""
+    num_samples = windows.shape[-1]
+    fft_size = 1 << (num_samples - 1).bit_length()
+    samples = windows * _INT16_SCALE
+    if dither:
+        samples.add_(torch.randn_like(samples), alpha=dither)
+    samples.sub_(samples.mean(-1, keepdim=True))
+    previous = torch.cat([samples[..., :1], samples[..., :-1]], -1)
+    samples.sub_(previous, alpha=_PREEMPHASIS).mul_(_hamming(num_samples, windows.device))
+    power = torch.fft.rfft(samples, n=fft_size).abs().square_()
+    energies: Tensor = power @ _mel_filters(fft_size, windows.device)
+    return energies.clamp_(min=_POWER_FLOOR).log_()
+
+
+def _zero_padding(rows: Tensor, lens: Tensor) -> Tensor:
+    """Set rows (B, T, D) beyond `lens` to zero, in place."""
+    padding = torch.arange(rows.shape[1], device=rows.device) >= lens[:, None]
+    return rows.masked_fill_(padding[..., None], 0.0)
+
+
+@lru_cache(maxsize=64)
+@torch.inference_mode(False)  # cached, so it must be usable in every mode
+def _hamming(size: int, device: torch.device) -> Tensor:
+    return torch.hamming_window(size, periodic=False, dtype=torch.float32).to(device)
+
+
+@lru_cache(maxsize=64)
+@torch.inference_mode(False)
+def _mel_filters(fft_size: int, device: torch.device) -> Tensor:
+    """Kaldi's triangular filters, equally spaced on the mel scale: (fft_size // 2 + 1, 80) float32."""
+    hz_per_bin = SAMPLE_RATE / fft_size
+    low, high = _mel(_LOWEST_HZ), _mel(SAMPLE_RATE / 2)
+    width = (high - low) / (NUM_MELS + 1)
+    left = low + torch.arange(NUM_MELS) * width
+    centre = low + (torch.arange(NUM_MELS) + 1.0) * width
+    right = low + (torch.arange(NUM_MELS) + 2.0) * width
+    mel = 1127.0 * (1.0 + hz_per_bin * torch.arange(fft_size // 2, dtype=torch.float32)[:, None] / 700.0).log()
+    rising, falling = (mel - left) / (centre - left), (right - mel) / (right - centre)
+    filters = torch.minimum(rising, falling).clamp(min=0.0)
+    nyquist = torch.zeros(1, NUM_MELS)  # Kaldi leaves the last bin out
+    return torch.cat([filters, nyquist]).to(device)
+
+
+def _mel(hz: float) -> float:
+    return 1127.0 * math.log(1.0 + hz / 700.0)

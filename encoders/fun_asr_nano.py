@@ -1,0 +1,143 @@
+"""Stage 1 of Fun-ASR-Nano: waveforms -> encoder_out (for the CTC head) and audio_embeds (for the LLM)."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Self, TypeVar
+
+from torch import Tensor, nn
+
+from .adaptor import AdaptorConfig, TransformerAdaptor, audio_token_count
+from .ctc import CTCConfig, CTCHead
+from .fbank import fbank_frame_lens, lfr_frame_lens, log_mel_fbank, stack_frames
+from .sensevoice import SenseVoiceConfig, SenseVoiceEncoder
+
+_Config = TypeVar("_Config", SenseVoiceConfig, AdaptorConfig)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FunASRNanoAcousticConfig:
+    """Everything that stage 1 must know besides its weights. Raises ValueError if the parts do not fit together."""
+
+    encoder: SenseVoiceConfig
+    adaptor: AdaptorConfig
+    ctc: CTCConfig | None  # None: the checkpoint has no (whole) CTC head
+    low_frame_rate: bool  # the LLM gets the first ceil(T / 8) adaptor frames instead of all T
+
+    def __post_init__(self) -> None:
+        readers = {"adaptor": self.adaptor} | ({"ctc.decoder": self.ctc.decoder} if self.ctc else {})
+        for name, reader in readers.items():
+            if reader.encoder_dim != self.encoder.output_dim:
+                raise ValueError(
+                    f"{name}.encoder_dim is {reader.encoder_dim}, but encoder.output_dim is {self.encoder.output_dim}"
+                )
+        if self.low_frame_rate and self.adaptor.downsample_rate != 1:
+            raise ValueError(
+                f"low_frame_rate needs adaptor.downsample_rate 1, got {self.adaptor.downsample_rate}: "
+                "no published model combines them"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested dict of plain values, for JSON; `from_dict` reads it back."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, mapping: Mapping[str, Any]) -> Self:
+        """Raises ValueError for an unknown or missing key, a value of the wrong type, or sizes that cannot work."""
+        _check_keys(cls, mapping, "acoustic")
+        ctc = None if mapping["ctc"] is None else _read_ctc(mapping["ctc"])
+        if type(mapping["low_frame_rate"]) is not bool:
+            raise ValueError(f"acoustic.low_frame_rate must be true or false, got {mapping['low_frame_rate']!r}")
+        return cls(
+            encoder=_read_sizes(SenseVoiceConfig, mapping["encoder"], "acoustic.encoder"),
+            adaptor=_read_sizes(AdaptorConfig, mapping["adaptor"], "acoustic.adaptor"),
+            ctc=ctc,
+            low_frame_rate=mapping["low_frame_rate"],
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class AcousticBatch:
+    """Output of stage 1 for B clips, padded to the longest. Rows beyond a clip's length are meaningless."""
+
+    encoder_out: Tensor  # (B, T, encoder_dim), one frame per 60 ms, in the encoder's dtype
+    encoder_lens: Tensor  # (B,) int64, on the device of the sample_lens given
+    audio_embeds: Tensor  # (B, A, llm_dim), what the LLM reads, in the adaptor's dtype; A = max(audio_lens)
+    audio_lens: Tensor  # (B,) int64, on the device of the sample_lens given
+
+
+class FunASRNanoAcoustic(nn.Module):
+    """Encoder, adaptor and, where the checkpoint has one, CTC head.
+
+    Its state dict has the checkpoint's keys: `audio_encoder.*`, `audio_adaptor.*`, `ctc_decoder.*`, `ctc.ctc_lo.*`.
+    """
+
+    def __init__(self, config: FunASRNanoAcousticConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.audio_encoder = SenseVoiceEncoder(config.encoder)
+        self.audio_adaptor = TransformerAdaptor(config.adaptor)
+        # In a tuple the head is no submodule of its own: its parts are, under the names that the checkpoint gives them.
+        self._ctc_heads: tuple[CTCHead, ...] = ()
+        if config.ctc is not None:
+            head = CTCHead(config.ctc)
+            self._ctc_heads = (head,)
+            self.ctc_decoder = head.ctc_decoder
+            self.ctc = head.ctc
+
+    @property
+    def ctc_head(self) -> CTCHead | None:
+        """The CTC head over this model's own weights, or None."""
+        return self._ctc_heads[0] if self._ctc_heads else None
+
+    def encode(self, waveforms: Tensor, sample_lens: Tensor, dither: float = 0.0) -> AcousticBatch:
+        """Run stage 1. Gradients are the caller's business: wrap in `torch.inference_mode()`.
+
+        Args:
+            waveforms: (B, N) float32 in [-1, 1], 16 kHz, on the model's device; padding is ignored.
+            sample_lens: (B,) int64 in 2..N. On the CPU they let a GPU run without a single wait.
+            dither: see `log_mel_fbank`.
+
+        Raises:
+            ValueError: a wrong shape or dtype, or a length outside 2..N.
+        """
+        features, _ = stack_frames(*log_mel_fbank(waveforms, sample_lens, dither=dither))
+        lens = lfr_frame_lens(fbank_frame_lens(sample_lens))
+        encoder_out = self.audio_encoder(features, lens)
+        # All frames attend to each other first; what the LLM does not read is cut off afterwards.
+        adapted, adapted_lens = self.audio_adaptor(encoder_out, lens)
+        audio_lens = audio_token_count(lens) if self.config.low_frame_rate else adapted_lens
+        return AcousticBatch(
+            encoder_out=encoder_out,
+            encoder_lens=lens,
+            audio_embeds=adapted[:, : int(audio_lens.max())],
+            audio_lens=audio_lens,
+        )
+
+
+def _read_ctc(mapping: Mapping[str, Any]) -> CTCConfig:
+    _check_keys(CTCConfig, mapping, "acoustic.ctc")
+    decoder = _read_sizes(AdaptorConfig, mapping["decoder"], "acoustic.ctc.decoder")
+    sizes = {key: value for key, value in mapping.items() if key != "decoder"}
+    _check_integers(sizes, "acoustic.ctc")
+    return CTCConfig(decoder=decoder, **sizes)
+
+
+def _read_sizes(cls: type[_Config], mapping: Mapping[str, Any], where: str) -> _Config:
+    _check_keys(cls, mapping, where)
+    _check_integers(mapping, where)
+    return cls(**mapping)
+
+
+def _check_keys(cls: type[Any], mapping: Mapping[str, Any], where: str) -> None:
+    if not isinstance(mapping, Mapping):
+        raise ValueError(f"{where} must be a mapping, got {mapping!r}")
+    expected = {field.name for field in fields(cls)}
+    missing, unknown = sorted(expected - mapping.keys()), sorted(mapping.keys() - expected)
+    if missing or unknown:
+        raise ValueError(f"{where}: missing keys {missing}, unknown keys {unknown}; it needs {sorted(expected)}")
+
+
+def _check_integers(sizes: Mapping[str, Any], where: str) -> None:
+    for key, value in sizes.items():
+        if type(value) is not int:
+            raise ValueError(f"{where}.{key} must be a whole number, got {value!r}")

@@ -1,0 +1,142 @@
+"""SenseVoice's audio encoder: pre-norm self-attention with an FSMN memory (SANM), full context.
+
+LFR features (B, T, 560) float32 -> encoder_out (B, T, output_dim), one frame per 60 ms, in the weights' dtype.
+The layout of the weights is FunASR's `SenseVoiceEncoderSmall`, without the prefix `audio_encoder.`.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .transformer import FeedForward, attend, attention_bias, valid_frames
+
+_LONGEST_WAVELENGTH = 10_000.0  # of the positional encoding, in frames / 2 pi
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SenseVoiceConfig:
+    """Sizes of the encoder; FunASR's names where they differ are input_size and output_size."""
+
+    input_dim: int = 560
+    output_dim: int
+    attention_heads: int
+    linear_units: int  # width of the feed-forward layers
+    num_blocks: int  # layers before `after_norm`, the first of which maps input_dim to output_dim
+    tp_blocks: int  # layers after it
+    kernel_size: int  # of the FSMN memory, in frames
+
+    def __post_init__(self) -> None:
+        if self.output_dim % self.attention_heads:
+            raise ValueError(
+                f"output_dim must be a multiple of attention_heads ({self.attention_heads}), got {self.output_dim}"
+            )
+        if self.input_dim % 2 or self.input_dim < 4 or self.input_dim == self.output_dim:
+            raise ValueError(
+                f"input_dim must be even, at least 4, and not output_dim ({self.output_dim}), got {self.input_dim}"
+            )
+        if self.num_blocks < 1 or self.tp_blocks < 0 or self.kernel_size < 1:
+            raise ValueError(
+                "num_blocks and kernel_size must be at least 1, tp_blocks at least 0, "
+                f"got {self.num_blocks}, {self.kernel_size}, {self.tp_blocks}"
+            )
+
+
+class SenseVoiceEncoder(nn.Module):
+    """Stack of `num_blocks` + `tp_blocks` SANM layers with a LayerNorm after each of the two groups."""
+
+    def __init__(self, config: SenseVoiceConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.output_dim
+        self.encoders0 = nn.ModuleList([_SANMLayer(config, config.input_dim)])
+        self.encoders = nn.ModuleList([_SANMLayer(config, width) for _ in range(config.num_blocks - 1)])
+        self.tp_encoders = nn.ModuleList([_SANMLayer(config, width) for _ in range(config.tp_blocks)])
+        self.after_norm = nn.LayerNorm(width)
+        self.tp_norm = nn.LayerNorm(width)
+
+    def forward(self, features: Tensor, lens: Tensor) -> Tensor:
+        """Encode a padded batch; the input is left as it is.
+
+        Args:
+            features: (B, T, input_dim) float32 LFR features; padding may hold any finite value.
+            lens: (B,) frames of each clip, also those of the output.
+
+        Returns:
+            (B, T, output_dim) in the weights' dtype. Rows beyond a clip's length are meaningless, but finite.
+        """
+        valid = valid_frames(lens, features.shape[1], features.device)
+        bias = attention_bias(valid, self.after_norm.weight.dtype)
+        padding = None if valid is None else ~valid[..., None]
+        # Raw log-mel energies are large: scaled and encoded in float32, rounded only after the first LayerNorm.
+        x = features.float() * math.sqrt(self.config.output_dim)
+        x += _positional_encoding(features.shape[1], self.config.input_dim, features.device)
+        for layer in (*self.encoders0, *self.encoders):
+            x = layer(x, bias, padding)
+        x = self.after_norm(x)
+        for layer in self.tp_encoders:
+            x = layer(x, bias, padding)
+        encoder_out: Tensor = self.tp_norm(x)
+        return encoder_out
+
+
+class _InputNorm(nn.LayerNorm):
+    """LayerNorm in float32 whatever its weights' dtype; the result has the weights' dtype."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, bias = self.weight, self.bias
+        return F.layer_norm(x, self.normalized_shape, weight.float(), bias.float(), self.eps).to(weight.dtype)
+
+
+class _SANMLayer(nn.Module):
+    """x + SANM(norm1(x)), then x + feed_forward(norm2(x)); no first residual where the width changes."""
+
+    def __init__(self, config: SenseVoiceConfig, input_dim: int) -> None:
+        super().__init__()
+        self.is_first = input_dim != config.output_dim
+        self.norm1 = _InputNorm(input_dim) if self.is_first else nn.LayerNorm(input_dim)
+        self.self_attn = _SANM(config, input_dim)
+        self.norm2 = nn.LayerNorm(config.output_dim)
+        self.feed_forward = FeedForward(config.output_dim, config.linear_units)
+
+    def forward(self, x: Tensor, bias: Tensor | None, padding: Tensor | None) -> Tensor:
+        attended = self.self_attn(self.norm1(x), bias, padding)
+        x = attended if self.is_first else x + attended
+        out: Tensor = x + self.feed_forward(self.norm2(x))
+        return out
+
+
+class _SANM(nn.Module):
+    """Multi-head self-attention plus, past the output projection, a depthwise convolution over the values."""
+
+    def __init__(self, config: SenseVoiceConfig, input_dim: int) -> None:
+        super().__init__()
+        width = config.output_dim
+        self.num_heads = config.attention_heads
+        self.linear_q_k_v = nn.Linear(input_dim, 3 * width)
+        self.linear_out = nn.Linear(width, width)
+        self.fsmn_block = nn.Conv1d(width, width, config.kernel_size, padding="same", groups=width, bias=False)
+
+    def forward(self, x: Tensor, bias: Tensor | None, padding: Tensor | None) -> Tensor:
+        q, k, value = self.linear_q_k_v(x).chunk(3, dim=-1)
+        context = attend(q, k, value, num_heads=self.num_heads, bias=bias)
+        out: Tensor = self.linear_out(context) + self._memory(value, padding)
+        return out
+
+    def _memory(self, value: Tensor, padding: Tensor | None) -> Tensor:
+        """FSMN: each frame's value plus a learned sum of its neighbours', (B, T, width)."""
+        if padding is not None:
+            value = value.masked_fill(padding, 0.0)
+        memory: Tensor = self.fsmn_block(value.transpose(1, 2)).transpose(1, 2)
+        return memory + value
+
+
+def _positional_encoding(num_frames: int, width: int, device: torch.device) -> Tensor:
+    """(num_frames, width) float32: sines, then cosines, of positions 1..num_frames."""
+    count = width // 2
+    step = math.log(_LONGEST_WAVELENGTH) / (count - 1)
+    frequency = torch.exp(torch.arange(count, device=device, dtype=torch.float32) * -step)
+    angle = torch.arange(1, num_frames + 1, device=device, dtype=torch.float32)[:, None] * frequency
+    return torch.cat([angle.sin(), angle.cos()], dim=-1)

@@ -1,0 +1,283 @@
+"""Word times: when each word of a transcript was spoken, by CTC forced alignment.
+
+    hidden states of the CTC head + text  ->  Alignment: Words with start, end and confidence, or the reason why none
+
+text -> words (words.py) -> tokens of what is said (ctc_tokenizer.py) -> in which frames the head emits them
+(viterbi.py) -> when they are spoken (token_times.py) -> words again.
+
+- `Word.text` is the word as the transcript writes it, without punctuation; words.py says how to rebuild the text.
+- Words do not overlap, lie inside the clip and last at least 20 ms (or an equal share of a clip too short for that).
+- `Word.confidence` is the geometric mean, over the word's tokens, of the highest probability that the head gives the
+  token in the frames where it is emitted. What the text writes with digits or signs ("20%") the head may spell out, so
+  for such words it is the highest probability that anything at all is said there.
+- It is all words or none. A text without words has none and needs no reason.
+
+Frame t is built from seven 25 ms windows around the one that begins at t * 60 ms: its centre is 12.5 ms later.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from ..encoders.ctc import CTCHead
+from ..encoders.fbank import SAMPLE_RATE, WINDOW_SAMPLES
+from .ctc_tokenizer import CTCTokenizer
+from .errors import CheckpointError
+from .manifest import FrameClock
+from .token_times import token_times
+from .transcript import Word
+from .viterbi import BLANK, best_paths, min_frames, path_log_probs
+from .words import WrittenWord, split_words, spoken_form
+
+HALF_WINDOW_S = WINDOW_SAMPLES / SAMPLE_RATE / 2
+MIN_TOKEN_S = 0.02
+# Length of text is counted in bytes of UTF-8, which is about fair across scripts: speakers of English say 14 letters a
+# second, speakers of Mandarin 4.5 characters of 3 bytes. A digit or a sign counts like such a syllable.
+TYPICAL_BYTES_PER_S = 13.5
+_SYLLABLE_BYTES = 3
+_MAX_CELLS = 4_000_000  # clips x frames x states searched at once: about 80 MB
+_MAX_PADDING = 0.25  # of a batch's longest clip
+
+_LEAST_PROB = 1e-12
+
+_LENGTH_OF_BYTE = np.ones(256)
+_LENGTH_OF_BYTE[:128] = [1.0 if chr(b).isalpha() or chr(b) == "'" else _SYLLABLE_BYTES for b in range(128)]
+_LENGTH_OF_BYTE[ord(" ")] = 0.0
+
+IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Alignment:
+    """The words of one text in order, or None and the reason."""
+
+    words: tuple[Word, ...] | None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class AlignmentTarget:
+    """A text as forced alignment looks for it: tokens, and where in them each of its W words begins and ends."""
+
+    words: list[WrittenWord]
+    token_ids: list[int]
+    token_lengths: FloatArray  # (S,), see TYPICAL_BYTES_PER_S; above 0
+    start_tokens: IntArray  # (W,) the token in which the word begins
+    start_fractions: FloatArray  # (W,) how far in that token, [0, 1): a token may hold several words
+    end_tokens: IntArray  # (W,) the token in which the word ends
+    end_fractions: FloatArray  # (W,), (0, 1]
+
+    @classmethod
+    def from_text(cls, text: str, tokenizer: CTCTokenizer) -> "AlignmentTarget":
+        """Tokens that hold nothing but spaces are left out."""
+        words = split_words(text)
+        spoken, places = spoken_form(text, words)
+        token_ids = tokenizer.encode(spoken)
+        # Places in the text, from bytes to lengths.
+        length_at = np.concatenate([[0.0], _LENGTH_OF_BYTE[np.frombuffer(spoken.encode(), np.uint8)].cumsum()])
+        edges = length_at[np.cumsum([0, *tokenizer.byte_lengths(token_ids)])]
+        is_kept = edges[1:] > edges[:-1]
+        starts, lengths = edges[:-1][is_kept], np.diff(edges)[is_kept]
+        word_starts, word_ends = length_at[np.array(places, np.int64).reshape(-1, 2)].T
+        start_tokens = starts.searchsorted(word_starts, side="right") - 1
+        end_tokens = starts.searchsorted(word_ends, side="left") - 1
+        return cls(
+            words=words,
+            token_ids=[token_id for token_id, kept in zip(token_ids, is_kept, strict=True) if kept],
+            token_lengths=lengths,
+            start_tokens=start_tokens,
+            start_fractions=(word_starts - starts[start_tokens]) / lengths[start_tokens],
+            end_tokens=end_tokens,
+            end_fractions=(word_ends - starts[end_tokens]) / lengths[end_tokens],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Task:
+    """One clip that can be aligned."""
+
+    index: int  # in the caller's order
+    hidden: Tensor  # (T, D)
+    target: AlignmentTarget
+    duration_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Emissions:
+    """What the best paths of B clips say of each of their S tokens; on the CPU, float64."""
+
+    centres: Tensor  # (B, S) mean frame of the token's emission
+    token_probs: Tensor  # (B, S) highest probability of the token in those frames
+    speech_probs: Tensor  # (B, S) highest probability of any token in those frames
+    frame_log_probs: Tensor  # (B,) mean log-probability per frame of the whole path
+
+
+class WordAligner:
+    """Finds word times with one CTC head."""
+
+    def __init__(self, tokenizer: CTCTokenizer, head: CTCHead, clock: FrameClock) -> None:
+        """Raises CheckpointError if tokenizer and head do not belong together."""
+        if len(tokenizer) > head.config.blank_id:
+            raise CheckpointError(
+                f"the CTC vocabulary has {len(tokenizer)} tokens, but the head's blank is token "
+                f"{head.config.blank_id}; it must come after them"
+            )
+        self._tokenizer = tokenizer
+        self._head = head
+        self._clock = clock
+
+    @torch.inference_mode()
+    def align(self, hidden: Sequence[Tensor], texts: Sequence[str], durations: Sequence[float]) -> list[Alignment]:
+        """Times of the words of many clips, in the clips' order.
+
+        Args:
+            hidden: per clip (T, D), what `CTCHead.hidden` gives for the clip's own frames; all on one device.
+            texts: what was said in each clip, as it is to be shown.
+            durations: seconds of audio in each clip; no word ends later.
+        """
+        alignments = [Alignment(words=())] * len(texts)
+        tasks: list[_Task] = []
+        for i, (clip, text, duration_s) in enumerate(zip(hidden, texts, durations, strict=True)):
+            target = AlignmentTarget.from_text(text, self._tokenizer)
+            needed = min_frames(target.token_ids)
+            if needed > len(clip):
+                frames = f"{needed} frames of {self._clock.frame_s * 1000:.0f} ms"
+                alignments[i] = Alignment(
+                    words=None, reason=f"the text takes at least {frames}, the audio has {len(clip)}"
+                )
+            elif target.words:
+                tasks.append(_Task(index=i, hidden=clip, target=target, duration_s=duration_s))
+        for batch in _batches(tasks):
+            for task, alignment in zip(batch, self._align_batch(batch), strict=True):
+                alignments[task.index] = alignment
+        return alignments
+
+    def _align_batch(self, batch: Sequence[_Task]) -> list[Alignment]:
+        emissions = self._emissions(batch)
+        num_tokens = torch.tensor([len(task.target.token_ids) for task in batch])
+        lengths = pad_sequence([torch.from_numpy(task.target.token_lengths) for task in batch], batch_first=True)
+        typical_rate = 1.0 / (TYPICAL_BYTES_PER_S * self._clock.frame_s)
+        onsets, ends = token_times(emissions.centres, lengths, num_tokens, typical_rate)
+        durations = torch.tensor([task.duration_s for task in batch], dtype=torch.float64)
+        starts, ends = _settle(self._seconds(onsets), self._seconds(ends), num_tokens, durations)
+        alignments = []
+        for i, task in enumerate(batch):
+            reason = self._doubt(float(emissions.frame_log_probs[i]))
+            probs = emissions.token_probs[i].numpy(), emissions.speech_probs[i].numpy()
+            words = None if reason else _timed_words(task, starts[i].numpy(), ends[i].numpy(), *probs)
+            alignments.append(Alignment(words=words, reason=reason))
+        return alignments
+
+    def _emissions(self, batch: Sequence[_Task]) -> _Emissions:
+        columns, targets = _columns_and_targets([t.target.token_ids for t in batch], self._head.config.blank_id)
+        emissions = self._head.emissions(pad_sequence([t.hidden for t in batch], batch_first=True), columns)
+        targets = targets.to(emissions.device)
+        frame_lens = torch.tensor([len(task.hidden) for task in batch])
+        states = best_paths(emissions, targets, frame_lens, torch.tensor([len(t.target.token_ids) for t in batch]))
+        return _read_paths(emissions, targets, states, frame_lens.to(emissions.device))
+
+    def _seconds(self, frames: Tensor) -> Tensor:
+        return frames * self._clock.frame_s + HALF_WINDOW_S
+
+    def _doubt(self, frame_log_prob: float) -> str | None:
+        """Why a path with this mean log-probability per frame says nothing, if so."""
+        if not math.isfinite(frame_log_prob):
+            return "the CTC head gave probabilities that are not finite numbers"
+        chance = -math.log(self._head.config.vocab_size)
+        if frame_log_prob < chance / 2:
+            return (
+                "the CTC head does not hear this text in the audio: the mean log-probability of a frame is "
+                f"{frame_log_prob:.1f}, nearer to chance ({chance:.1f}) than to certainty (0)"
+            )
+        return None
+
+
+def _batches(tasks: Sequence[_Task]) -> Iterator[list[_Task]]:
+    """Clips of similar length together, as many as memory allows."""
+    batch: list[_Task] = []
+    most_states = 0
+    for task in sorted(tasks, key=lambda task: -len(task.hidden)):
+        most_states = max(most_states, 2 * len(task.target.token_ids) + 1)
+        longest = len(batch[0].hidden) if batch else 0
+        too_short = len(task.hidden) < (1 - _MAX_PADDING) * longest
+        if batch and (too_short or (len(batch) + 1) * longest * most_states > _MAX_CELLS):
+            yield batch
+            batch, most_states = [], 2 * len(task.target.token_ids) + 1
+        batch.append(task)
+    if batch:
+        yield batch
+
+
+def _columns_and_targets(token_ids: Sequence[Sequence[int]], blank_id: int) -> tuple[Tensor, Tensor]:
+    """Per clip the distinct tokens that alignment looks at, blank first: (B, K); and its targets among them: (B, S)."""
+    columns, targets = [], []
+    for clip in token_ids:
+        column_of = {token_id: column for column, token_id in enumerate([blank_id, *dict.fromkeys(clip)])}
+        columns.append(torch.tensor(list(column_of)))
+        targets.append(torch.tensor([column_of[token_id] for token_id in clip]))
+    return pad_sequence(columns, batch_first=True, padding_value=blank_id), pad_sequence(targets, batch_first=True)
+
+
+def _read_paths(emissions: Tensor, targets: Tensor, states: Tensor, frame_lens: Tensor) -> _Emissions:
+    num_clips, num_tokens = targets.shape
+    log_probs = path_log_probs(emissions, targets, states)
+    # Frames that emit blank, or are padding, go to one token more.
+    token = torch.where(states % 2 == 1, states // 2, num_tokens)
+    frames = torch.arange(states.shape[1], dtype=torch.float32, device=states.device).expand(num_clips, -1)
+    nothing = emissions.new_zeros(num_clips, num_tokens + 1)
+    num_frames = nothing.scatter_add(1, token, torch.ones_like(frames)).clamp(min=1.0)
+    centres = nothing.scatter_add(1, token, frames) / num_frames
+    token_probs = nothing.scatter_reduce(1, token, log_probs.exp(), "amax")
+    speech_probs = nothing.scatter_reduce(1, token, -emissions[:, :, BLANK].expm1(), "amax")
+    of_tokens = torch.stack([centres, token_probs, speech_probs])[:, :, :num_tokens].double().cpu()
+    padding = frames >= frame_lens[:, None]
+    return _Emissions(
+        centres=of_tokens[0],
+        token_probs=of_tokens[1],
+        speech_probs=of_tokens[2],
+        frame_log_probs=(log_probs.masked_fill(padding, 0.0).sum(1) / frame_lens).double().cpu(),
+    )
+
+
+def _settle(starts: Tensor, ends: Tensor, num_tokens: Tensor, durations: Tensor) -> tuple[Tensor, Tensor]:
+    """Move times (B, S), in seconds, as little as rising order, the clip's bounds and the least duration ask for."""
+    least = (durations / num_tokens).clamp(max=MIN_TOKEN_S)[:, None]
+    position = torch.arange(starts.shape[1])
+    starts = (starts.clamp(min=0.0) - position * least).cummax(1).values + position * least
+    starts = starts.minimum(durations[:, None] - (num_tokens[:, None] - position) * least)
+    is_last = position == num_tokens[:, None] - 1
+    following = torch.where(is_last, durations[:, None], starts.roll(-1, 1))
+    return starts, ends.maximum(starts + least).minimum(following)
+
+
+def _timed_words(
+    task: _Task, starts: FloatArray, ends: FloatArray, token_probs: FloatArray, speech_probs: FloatArray
+) -> tuple[Word, ...]:
+    target = task.target
+
+    def seconds(tokens: IntArray, fractions: FloatArray) -> list[float]:
+        within = starts[tokens] + fractions * (ends[tokens] - starts[tokens])
+        return [round(second, 3) for second in within.tolist()]
+
+    def means(probs: FloatArray) -> FloatArray:
+        """Geometric, over the tokens of each word."""
+        logs = np.concatenate([[0.0], np.log(probs.clip(min=_LEAST_PROB)).cumsum()])
+        total = logs[target.end_tokens + 1] - logs[target.start_tokens]
+        mean: FloatArray = np.exp(total / (target.end_tokens + 1 - target.start_tokens))
+        return mean
+
+    has_numerals = np.array([word.has_numerals for word in target.words])
+    confidences = np.where(has_numerals, means(speech_probs), means(token_probs)).tolist()
+    word_starts = seconds(target.start_tokens, target.start_fractions)
+    word_ends = seconds(target.end_tokens, target.end_fractions)
+    return tuple(
+        Word(text=word.text, start=start, end=min(end, task.duration_s), confidence=confidence)
+        for word, start, end, confidence in zip(target.words, word_starts, word_ends, confidences, strict=True)
+    )

@@ -1,0 +1,75 @@
+"""How much audio a file promises, read from its header; nothing is decoded here.
+
+audio.py compares it with what the file turns out to hold, so that a file cut off is an error and not a short text.
+"""
+
+import functools
+import io
+import struct
+from dataclasses import dataclass
+from typing import BinaryIO
+
+_PLACEHOLDER_LENGTH = 0x7FFF_0000  # bytes; a data chunk said to be longer stands for "until the end of the file"
+_EXTENSIBLE = 0xFFFE  # WAV format tag: the real one is in the first two bytes of the sub-format, at 24
+_MAX_WAV_CHUNKS = 1_000  # before the data chunk; a forged file has millions
+_XING_WINDOW = 64  # bytes from the first MP3 frame that hold the tag: header 4, CRC 2, side information up to 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WavHeader:
+    """What decides how a WAV file is read."""
+
+    format_tag: int  # 1 integers, 3 floats, 6 A-law, 7 mu-law, others are compressed; 0 if there is no such chunk
+    missing_s: float  # seconds that the data chunk falls short of its length; 0.0 if that promises nothing definite
+
+
+def read_wav_header(file: BinaryIO) -> WavHeader | None:
+    """None if this is not a WAV file.
+
+    Tools that write to a pipe cannot go back to fill in the length: they leave 0, or something near 2 or 4 GiB.
+    """
+    file.seek(0)
+    head = file.read(12)
+    if head[:4] not in (b"RIFF", b"RIFX", b"RF64") or head[8:] != b"WAVE":
+        return None
+    order = ">" if head[:4] == b"RIFX" else "<"
+    position, format_tag, bytes_per_s, long_length = 12, 0, 0, 0
+    for _ in range(_MAX_WAV_CHUNKS):
+        file.seek(position)
+        chunk, length, body = file.read(4), file.read(4), file.read(26)
+        if len(length) < 4:
+            break
+        (num_bytes,) = struct.unpack(order + "I", length)
+        if chunk == b"fmt " and len(body) >= 12:
+            format_tag, _, _, bytes_per_s = struct.unpack_from(order + "HHII", body)
+            if format_tag == _EXTENSIBLE and len(body) == 26:
+                (format_tag,) = struct.unpack_from(order + "H", body, 24)
+        elif chunk == b"ds64" and len(body) >= 16:  # RF64: the data chunk itself says 0xFFFFFFFF
+            (long_length,) = struct.unpack_from("<Q", body, 8)
+        elif chunk == b"data":
+            promised = num_bytes if num_bytes < _PLACEHOLDER_LENGTH else long_length
+            held = file.seek(0, io.SEEK_END) - position - 8
+            return WavHeader(format_tag=format_tag, missing_s=max(0, promised - held) / max(bytes_per_s, 1))
+        position += 8 + num_bytes + num_bytes % 2
+    return WavHeader(format_tag=format_tag, missing_s=0.0)  # without data; the decoder says so
+
+
+def has_fitting_xing_tag(file: BinaryIO) -> bool:
+    """Whether an MP3's first frame counts its bytes and the file is not longer, as it is when several were joined.
+
+    The tag: "Xing" or "Info", flags (32 bits), then the number of frames if flag 1, the number of bytes if flag 2.
+    """
+    file.seek(0)
+    head = file.read(10)
+    start = 0
+    if len(head) == 10 and head[:3] == b"ID3":  # its size is four times 7 bits
+        start = 10 + functools.reduce(lambda size, byte: size << 7 | byte & 0x7F, head[6:], 0)
+    file.seek(start)
+    frame = file.read(_XING_WINDOW)
+    tag = max(frame.find(b"Xing"), frame.find(b"Info"))
+    if tag < 0 or len(frame) < tag + 16:
+        return False
+    flags, first, second = struct.unpack_from(">III", frame, tag + 4)
+    num_bytes = second if flags & 1 else first
+    held = file.seek(0, io.SEEK_END) - start
+    return bool(flags & 2) and held - num_bytes <= num_bytes // 16  # FFmpeg's own test for joined files

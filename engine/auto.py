@@ -1,0 +1,249 @@
+"""AutoModelVLLM: the one object that users build, and FunASR's name for it."""
+
+import importlib.util
+import multiprocessing
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from tqdm import tqdm
+
+from ..convert.export import ensure_converted
+from .audio import DEFAULT_LIMITS, AudioLimits
+from .config import DEFAULT_MODEL_LEN, Backend, EngineConfig, refuse_unknown
+from .decoder.base import DecodeParams, Decoder, LLMSource
+from .errors import ConfigError
+from .families import family_named
+from .families.base import Request, StageOneOptions
+from .hub import HubName, resolve_model
+from .inputs import expand_inputs
+from .manifest import EngineManifest
+from .prompt import PromptEmbedder
+from .text import LLMTokenizer
+from .transcriber import TranscribeOptions, Transcriber
+from .transcript import Transcript
+
+BATCH_FRAMES = {"cpu": 4_000, "cuda": 40_000, "npu": 40_000}  # encoder frames (60 ms) of a stage 1 batch
+
+
+class AutoModelVLLM:
+    """A speech recognition model with an LLM decoder, loaded and ready.
+
+    Usable as a context manager; `close()` frees the GPU and ends vLLM. A script that builds one in a process of its own
+    (`own_process=True`, or several GPUs) must keep its work under `if __name__ == "__main__":`, because Python starts
+    such processes by importing the script again.
+    """
+
+    def __init__(  # noqa: PLR0913 - the public facade
+        self,
+        model: str | Path,
+        *,
+        hub: HubName = "ms",
+        revision: str | None = None,
+        device: str = "auto",
+        dtype: str = "auto",
+        encoder_dtype: str = "auto",
+        backend: Backend = "auto",
+        tensor_parallel_size: int = 1,
+        gpu_memory_utilization: float = 0.8,
+        max_model_len: int | None = None,
+        own_process: bool = False,
+        dither: float = 0.0,
+        vllm: Mapping[str, Any] | None = None,
+        **unknown: Any,
+    ) -> None:
+        """Find the model, convert it on first use, and load both stages.
+
+        Args:
+            model: the directory of a checkpoint or of a converted model, or a checkpoint's id on the hub.
+            hub: "ms" (ModelScope) or "hf" (Hugging Face).
+            revision: branch, tag or commit on the hub.
+            device: "auto", "cpu", "cuda", "cuda:1" or "npu:0".
+            dtype: "bf16" or "fp32" for the LLM; "auto" is bf16 where the device computes in it.
+            encoder_dtype: the same for stage 1.
+            backend: "vllm", "torch" (transformers, any torch device), or "auto": vllm where it can run.
+            tensor_parallel_size: GPUs that share the LLM.
+            gpu_memory_utilization: share of the GPU's memory that vLLM may take.
+            max_model_len: positions of prompt and answer together; None is 4096, or less if the LLM has fewer.
+            own_process: run vLLM in a child process.
+            dither: standard deviation of noise added to the 16-bit samples.
+            vllm: further vLLM EngineArgs by name.
+
+        Raises:
+            ConfigError, HubError, CheckpointError.
+        """
+        refuse_unknown(AutoModelVLLM.__init__, unknown)
+        _refuse_unguarded_child()
+        config = EngineConfig(
+            device=device,
+            dtype=dtype,
+            encoder_dtype=encoder_dtype,
+            backend=backend,
+            tensor_parallel_size=tensor_parallel_size,
+            gpu_memory_utilization=gpu_memory_utilization,
+            max_model_len=max_model_len,
+            own_process=own_process,
+            dither=dither,
+            vllm=vllm or {},
+        )
+        engine_dir = ensure_converted(resolve_model(model, hub=hub, revision=revision))
+        self._transcriber: Transcriber | None = load_transcriber(engine_dir, config)
+
+    def generate(  # noqa: PLR0913 - the public facade
+        self,
+        inputs: Any,
+        *,
+        language: str | None = None,
+        hotwords: Sequence[str] = (),
+        itn: bool = True,
+        timestamps: bool = True,
+        max_new_tokens: int = 512,
+        temperature: float = 0.0,
+        batch_size: int = 64,
+        limits: AudioLimits = DEFAULT_LIMITS,
+        progress: bool = False,
+        **unknown: Any,
+    ) -> list[Transcript]:
+        """Transcribe everything; results come in input order.
+
+        Args:
+            inputs: a path, URL, `wav.scp`, `.jsonl`, bytes, array or tensor (16 kHz), `(key, array, rate)`, or a list.
+            language: a name ("中文", "Chinese") or ISO code ("zh"); None or "auto" leaves it to the model.
+            hotwords: words that the model shall prefer where it hears them.
+            itn: write numbers, dates and amounts in figures.
+            timestamps: find word times.
+            max_new_tokens: longest answer, in tokens.
+            temperature: 0 is greedy.
+            batch_size: most clips encoded together.
+            limits: how long and large an input may be.
+            progress: show a progress bar on stderr.
+
+        Returns:
+            One Transcript an input. One that could not be transcribed has status "error".
+
+        Raises:
+            ConfigError: an unknown argument or language. DecodeError: the LLM's engine failed.
+        """
+        refuse_unknown(AutoModelVLLM.generate, unknown)
+        items = expand_inputs(inputs)
+        options = TranscribeOptions(
+            request=Request(language=language, hotwords=checked_hotwords(hotwords), itn=itn),
+            params=DecodeParams(max_new_tokens=max_new_tokens, temperature=temperature),
+            timestamps=timestamps,
+            batch_size=batch_size,
+            limits=limits,
+        )
+        results: dict[int, Transcript] = {}
+        with tqdm(total=len(items), unit="clip", disable=not progress) as bar:
+            for index, transcript in self.transcriber.run(items, options):
+                results[index] = transcript
+                bar.update()
+        return [results[index] for index in range(len(items))]
+
+    def close(self) -> None:
+        """End vLLM and free the memory; idempotent."""
+        transcriber, self._transcriber = self._transcriber, None
+        if transcriber is not None:
+            transcriber.decoder.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def transcriber(self) -> Transcriber:
+        """Both stages, for callers that want results as they finish."""
+        if self._transcriber is None:
+            raise ConfigError("this model is closed; build a new one")
+        return self._transcriber
+
+
+class FunASRNanoVLLM(AutoModelVLLM):
+    """FunASR's name for the same engine."""
+
+    @classmethod
+    def from_pretrained(cls, model: str | Path, **options: Any) -> Self:
+        """The arguments of AutoModelVLLM."""
+        return cls(model, **options)
+
+
+def load_transcriber(engine_dir: Path, config: EngineConfig) -> Transcriber:
+    """Both stages of a converted model."""
+    manifest = EngineManifest.read(engine_dir)
+    family = family_named(manifest.family)
+    device = config.torch_device()
+    llm_dtype = config.torch_dtype(config.dtype, device)
+    max_model_len = config.max_model_len or min(DEFAULT_MODEL_LEN, manifest.llm.max_position_embeddings)
+    source = LLMSource.from_engine_dir(engine_dir, dtype=llm_dtype, max_model_len=max_model_len)
+    stage_one = StageOneOptions(
+        device=device,
+        dtype=config.torch_dtype(config.encoder_dtype, device),
+        embeds_dtype=llm_dtype,
+        dither=config.dither,
+    )
+    decoder = build_decoder(source, config, device)
+    acoustic, aligner = family.build_acoustic_model(engine_dir, manifest, stage_one)
+    tokenizer = LLMTokenizer(source.directory)
+    return Transcriber(
+        family=family,
+        acoustic=acoustic,
+        aligner=aligner,
+        no_times_reason=manifest.missing.get("ctc", "this model cannot time words"),
+        tokenizer=tokenizer,
+        embedder=PromptEmbedder(source.directory, tokenizer, llm_dtype),
+        decoder=decoder,
+        max_batch_frames=BATCH_FRAMES[device.type],
+        lock=threading.Lock(),
+    )
+
+
+def build_decoder(source: LLMSource, config: EngineConfig, device: torch.device) -> Decoder:
+    """Raises ConfigError where the asked backend cannot run."""
+    has_vllm = importlib.util.find_spec("vllm") is not None
+    backend = config.backend
+    if backend == "auto":
+        backend = "vllm" if has_vllm and device.type in ("cpu", "cuda") else "torch"
+    if backend == "torch":
+        if config.vllm or config.tensor_parallel_size > 1 or config.own_process:
+            raise ConfigError("vllm=..., tensor_parallel_size and own_process have no meaning with backend='torch'")
+        from .decoder.torch_decoder import TorchDecoder
+
+        return TorchDecoder(source, device=device)
+    if not has_vllm:
+        raise ConfigError('backend="vllm" needs vLLM: pip install "twostage-asr[cuda]" or "twostage-asr[cpu]"')
+    from .decoder.vllm_decoder import VLLMDecoder
+
+    return VLLMDecoder(
+        source,
+        device=device,
+        tensor_parallel_size=config.tensor_parallel_size,
+        gpu_memory_utilization=config.gpu_memory_utilization,
+        own_process=config.own_process,
+        options=config.vllm,
+    )
+
+
+def checked_hotwords(hotwords: Sequence[str]) -> tuple[str, ...]:
+    """Raises ConfigError unless `hotwords` is a list of non-empty words."""
+    if isinstance(hotwords, str):
+        raise ConfigError(f"hotwords must be a list of words, got the string {hotwords!r}")
+    for word in hotwords:
+        if not isinstance(word, str) or not word.strip():
+            raise ConfigError(f"each hotword must be a non-empty string, got {word!r}")
+    return tuple(hotwords)
+
+
+def _refuse_unguarded_child() -> None:
+    """Raise ConfigError where a child process re-runs a script that lacks its `__main__` guard."""
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise ConfigError(
+            "a child process is importing the script that started it, and would build the engine once more. Put the "
+            'script\'s own work under  if __name__ == "__main__":'
+        )

@@ -1,0 +1,96 @@
+"""Every option of the engine and of a request, with its default and unit: the only place where a default exists."""
+
+import difflib
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+
+from .errors import ConfigError
+
+Backend = Literal["auto", "vllm", "torch"]
+
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+DEFAULT_MODEL_LEN = 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """How the engine runs."""
+
+    device: str = "auto"  # "auto", "cpu", "cuda", "cuda:1", "npu:0"
+    dtype: str = "auto"  # of the LLM: "bf16" or "fp32"; "auto" is bf16 on a GPU that computes in it, else fp32
+    encoder_dtype: str = "auto"  # of stage 1, likewise
+    backend: Backend = "auto"  # "auto" is vllm where it can run, else torch
+    tensor_parallel_size: int = 1
+    gpu_memory_utilization: float = 0.8
+    max_model_len: int | None = None  # positions of prompt and answer; None is 4096 or the LLM's own limit
+    own_process: bool = False  # run vLLM in a child process
+    dither: float = 0.0  # noise on the 16-bit samples; FunASR's own default of 1.0 makes results differ between runs
+    vllm: Mapping[str, Any] = field(default_factory=dict)  # vLLM's EngineArgs by name
+
+    def __post_init__(self) -> None:
+        check_choice("backend", self.backend, ("auto", "vllm", "torch"))
+        for name, value in (("dtype", self.dtype), ("encoder_dtype", self.encoder_dtype)):
+            if value == "fp16":
+                raise ConfigError(f"{name}='fp16' makes these LLMs write '!!!!' or nothing; use 'bf16' or 'fp32'")
+            check_choice(name, value, ("auto", *DTYPES))
+        if self.tensor_parallel_size < 1:
+            raise ConfigError(f"tensor_parallel_size must be at least 1, got {self.tensor_parallel_size}")
+        if not 0 < self.gpu_memory_utilization <= 1:
+            raise ConfigError(f"gpu_memory_utilization must be in (0, 1], got {self.gpu_memory_utilization}")
+        if self.dither < 0:
+            raise ConfigError(f"dither must be 0 or positive, got {self.dither}")
+
+    def torch_device(self) -> torch.device:
+        """Raises ConfigError for a device that this machine lacks."""
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if self.device.startswith("npu"):
+            _load_npu()
+        try:
+            device = torch.device(self.device)
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError) as error:
+            raise ConfigError(f"device {self.device!r} cannot be used here: {error}") from error
+        return device
+
+    def torch_dtype(self, name: str, device: torch.device) -> torch.dtype:
+        """`name` is the value of `dtype` or `encoder_dtype`."""
+        if name != "auto":
+            return DTYPES[name]
+        has_bf16 = device.type == "npu" or (
+            device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+        )
+        return torch.bfloat16 if has_bf16 else torch.float32
+
+
+def check_choice(name: str, value: object, allowed: Iterable[object]) -> None:
+    """Raises ConfigError if `value` is not among `allowed`."""
+    allowed = tuple(allowed)
+    if value not in allowed:
+        raise ConfigError(f"{name} must be one of {', '.join(map(repr, allowed))}; got {value!r}")
+
+
+def refuse_unknown(function: Callable[..., Any], unknown: Mapping[str, Any]) -> None:
+    """Raises ConfigError naming each unknown keyword and the known one nearest to it."""
+    if not unknown:
+        return
+    known = [name for name in inspect.signature(function).parameters if name not in ("self", "unknown")]
+    sentences = []
+    for name in unknown:
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        sentences.append(f"unknown argument {name!r}" + (f" (did you mean {near[0]!r}?)" if near else ""))
+    raise ConfigError(f"{'; '.join(sentences)}; known: {', '.join(known)}")
+
+
+def _load_npu() -> None:
+    try:
+        import torch_npu  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(
+            "device 'npu' needs torch_npu, which is not installed; install the release that matches "
+            f"torch {torch.__version__}"
+        ) from error

@@ -1,0 +1,69 @@
+"""The CTC head's vocabulary: text -> token ids, and the bytes behind each id.
+
+The file is in tiktoken's format, one "base64 rank" pair a line. Ids are the ranks; the special tokens that a checkpoint
+keeps after them (<|endoftext|>, languages, <|0.00|>, ...) are never produced here: "<|zh|>" in a transcript is text.
+"""
+
+import base64
+import binascii
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+import tiktoken
+
+from .errors import CheckpointError
+
+# GPT-2's split into pieces that merges never cross: contractions, letters, digits, other signs, spaces.
+SPLIT_PATTERN = r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
+
+
+class CTCTokenizer:
+    """Byte-level BPE as the CTC head was trained with it."""
+
+    def __init__(self, pieces: Sequence[bytes], *, name: str = "ctc") -> None:
+        """`pieces`: the bytes of each token, in the order of their ids; all 256 single bytes must be among them."""
+        self._pieces = tuple(pieces)
+        ranks = {piece: rank for rank, piece in enumerate(self._pieces)}
+        missing = [byte for byte in range(256) if bytes([byte]) not in ranks]
+        if len(ranks) != len(self._pieces) or missing:
+            raise CheckpointError(
+                f"a byte-level vocabulary holds each token once and all 256 bytes; this one of {len(self._pieces)} "
+                f"tokens has {len(self._pieces) - len(ranks)} repeated and {len(missing)} bytes missing"
+            )
+        self._encoding = tiktoken.Encoding(name, pat_str=SPLIT_PATTERN, mergeable_ranks=ranks, special_tokens={})
+
+    @classmethod
+    def from_file(cls, path: Path) -> Self:
+        """Raises CheckpointError if the file cannot be read or is not a vocabulary in tiktoken's format."""
+        try:
+            lines = path.read_bytes().split(b"\n")
+        except OSError as error:
+            raise CheckpointError(f"cannot read the CTC vocabulary {path}: {error}") from error
+        tokens = sorted(_parse_line(line, f"{path}, line {i}") for i, line in enumerate(lines, 1) if line.strip())
+        if [rank for rank, _ in tokens] != list(range(len(tokens))):
+            raise CheckpointError(
+                f"{path}: the ranks of its {len(tokens)} tokens must be 0 ... {len(tokens) - 1}, each once"
+            )
+        return cls([piece for _, piece in tokens], name=path.name)
+
+    def __len__(self) -> int:
+        """Number of ordinary tokens; their ids are 0 ... len - 1."""
+        return len(self._pieces)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of `text`; what looks like a special token is text. `text` must be valid Unicode."""
+        token_ids: list[int] = self._encoding.encode_ordinary(text)
+        return token_ids
+
+    def byte_lengths(self, token_ids: Sequence[int]) -> list[int]:
+        """Bytes of UTF-8 text that each token stands for; they need not end where a character ends."""
+        return [len(self._pieces[token_id]) for token_id in token_ids]
+
+
+def _parse_line(line: bytes, place: str) -> tuple[int, bytes]:
+    try:
+        piece, rank = line.split()
+        return int(rank), base64.b64decode(piece, validate=True)
+    except (ValueError, binascii.Error) as error:
+        raise CheckpointError(f"{place}: expected a base64 token and its rank, got {line[:60]!r}") from error

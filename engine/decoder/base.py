@@ -1,0 +1,127 @@
+"""Stage 2's seam: prompt embeddings in, hypotheses out, many at a time.
+
+A decoder takes prompts at any moment (`submit`) and hands back whatever has finished (`poll`); prompts submitted while
+others are being decoded join them in the same batch. Both decoders take the same prompts and check them here, because
+vLLM does not: a wrong width or a NaN would stop its engine or turn into words.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, Self
+
+import torch
+from torch import Tensor
+
+from ..errors import ConfigError, DecodeError, PromptTooLongError
+from ..manifest import LLM_DIR_NAME, EngineManifest, LLMInfo
+from ..transcript import FinishReason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodeParams:
+    """How to choose tokens. The default is greedy, as the models are meant to be read."""
+
+    max_new_tokens: int = 512
+    temperature: float = 0.0  # 0 is greedy
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0  # on the answer alone: embedding prompts have no token ids
+    seed: int | None = None  # of sampling, when temperature > 0
+    ignore_eos: bool = False  # always write max_new_tokens; for measuring speed
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise ConfigError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
+        if not 0 <= self.temperature <= 2:
+            raise ConfigError(f"temperature must be in [0, 2] (0 is greedy), got {self.temperature}")
+        if not 0 < self.top_p <= 1:
+            raise ConfigError(f"top_p must be in (0, 1], got {self.top_p}")
+        if self.repetition_penalty <= 0:
+            raise ConfigError(f"repetition_penalty must be positive (1 is off), got {self.repetition_penalty}")
+
+
+@dataclass(frozen=True, slots=True)
+class Hypothesis:
+    """What the LLM wrote. Neither tuple holds the end-of-sentence token."""
+
+    token_ids: tuple[int, ...]
+    log_probs: tuple[float, ...]  # natural logarithm, one per token
+    finish_reason: FinishReason
+
+
+class Decoder(Protocol):
+    """Decodes prompt embeddings with continuous batching."""
+
+    @property
+    def limits(self) -> "PromptLimits": ...
+
+    @property
+    def num_pending(self) -> int:
+        """Prompts submitted and not yet handed back."""
+
+    def submit(self, prompt_embeds: Tensor, params: DecodeParams) -> int:
+        """Queue (P, hidden_size) prompt embeddings; returns the id that `poll` will name.
+
+        Raises PromptTooLongError or DecodeError for a prompt that cannot be decoded; the engine stays usable.
+        """
+
+    def poll(self) -> list[tuple[int, Hypothesis]]:
+        """Decode one more step and return what it finished; empty and at once when nothing is pending."""
+
+    def cancel(self) -> None:
+        """Drop everything that is pending."""
+
+    def close(self) -> None:
+        """Free the model; idempotent. No call may follow."""
+
+
+@dataclass(frozen=True, slots=True)
+class PromptLimits:
+    """What every prompt must fit into."""
+
+    hidden_size: int
+    max_model_len: int  # positions: prompt and answer together
+    dtype: torch.dtype
+
+    def check(self, prompt_embeds: Tensor, params: DecodeParams) -> None:
+        """Raises PromptTooLongError or DecodeError."""
+        if prompt_embeds.dim() != 2 or prompt_embeds.shape[1] != self.hidden_size:
+            raise DecodeError(
+                f"prompt embeddings must be (positions, {self.hidden_size}), got {tuple(prompt_embeds.shape)}"
+            )
+        self.check_length(prompt_embeds.shape[0], params.max_new_tokens)
+        if not torch.isfinite(prompt_embeds).all():
+            raise DecodeError("prompt embeddings hold NaN or infinity: the encoder failed on this audio")
+
+    def check_length(self, num_positions: int, max_new_tokens: int) -> None:
+        """Raises PromptTooLongError if prompt and answer do not fit."""
+        if num_positions + max_new_tokens > self.max_model_len:
+            raise PromptTooLongError(
+                f"the prompt takes {num_positions} positions and max_new_tokens={max_new_tokens} more, together "
+                f"{num_positions + max_new_tokens}; the model length is {self.max_model_len}. Give fewer or shorter "
+                f"hotwords, shorter audio, a smaller max_new_tokens, or a larger max_model_len"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class LLMSource:
+    """The converted LLM that a decoder loads."""
+
+    directory: Path
+    info: LLMInfo
+    dtype: torch.dtype
+    max_model_len: int
+
+    @classmethod
+    def from_engine_dir(cls, engine_dir: Path, *, dtype: torch.dtype, max_model_len: int) -> Self:
+        """Raises ConfigError if `max_model_len` is more than the LLM was made for."""
+        info = EngineManifest.read(engine_dir).llm
+        if not 1 < max_model_len <= info.max_position_embeddings:
+            raise ConfigError(
+                f"max_model_len must be between 2 and {info.max_position_embeddings} (the LLM's positions), "
+                f"got {max_model_len}"
+            )
+        return cls(engine_dir / LLM_DIR_NAME, info, dtype, max_model_len)
+
+    @property
+    def limits(self) -> PromptLimits:
+        return PromptLimits(self.info.hidden_size, self.max_model_len, self.dtype)

@@ -1,0 +1,187 @@
+"""Stage 2 with vLLM. This is the only file that imports vllm.
+
+By default the engine runs in this process: embeddings need no serialisation and nothing is spawned. In a process of its
+own (`own_process=True`, and always with several GPUs) it does not share Python's lock with stage 1.
+"""
+
+import itertools
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import ConfigError, DecodeError
+from .base import DecodeParams, Hypothesis, LLMSource, PromptLimits
+
+# vLLM's names of what has a named argument here, or what this decoder stands on.
+OWN_ARGUMENTS = frozenset({"dtype", "gpu_memory_utilization", "max_model_len", "model", "tensor_parallel_size"})
+FIXED_ARGUMENTS = frozenset({"enable_prompt_embeds", "skip_tokenizer_init"})
+CPU_KV_CACHE_BYTES = 1 << 30
+
+
+class VLLMDecoder:
+    """Decodes with vLLM's continuous batching."""
+
+    def __init__(
+        self,
+        source: LLMSource,
+        *,
+        device: torch.device,
+        tensor_parallel_size: int = 1,
+        gpu_memory_utilization: float = 0.8,
+        own_process: bool = False,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Start the engine.
+
+        Args:
+            source: the converted LLM.
+            device: cpu or cuda.
+            tensor_parallel_size: GPUs that share the LLM.
+            gpu_memory_utilization: share of the GPU's memory that vLLM may take for weights and KV cache.
+            own_process: run the engine in a child process.
+            options: vLLM EngineArgs by name, over the defaults chosen here.
+
+        Raises:
+            ConfigError: an option that vLLM does not know, or that has a named argument here.
+        """
+        own_process = own_process or tensor_parallel_size > 1
+        arguments: dict[str, Any] = {
+            "model": str(source.directory),
+            "dtype": str(source.dtype).removeprefix("torch."),
+            "max_model_len": source.max_model_len,
+            "tensor_parallel_size": tensor_parallel_size,
+            "gpu_memory_utilization": gpu_memory_utilization,
+            "enable_prompt_embeds": True,
+            "skip_tokenizer_init": True,
+            "enable_prefix_caching": False,  # no two clips share a prefix worth its hashing
+            "disable_log_stats": True,
+            "seed": 0,
+        }
+        if device.type == "cpu":
+            # Compilation needs a C++ compiler and more time than these models repay on a CPU.
+            arguments |= {"enforce_eager": True, "kv_cache_memory_bytes": CPU_KV_CACHE_BYTES}
+        self._engine = _start_engine(arguments | _checked_options(options or {}), own_process)
+        self._own_process = own_process
+        self._limits = source.limits
+        self._eos_token_ids = frozenset(source.info.eos_token_ids)
+        self._pending: set[int] = set()
+        self._ids = itertools.count()
+
+    @property
+    def limits(self) -> PromptLimits:
+        return self._limits
+
+    @property
+    def num_pending(self) -> int:
+        return len(self._pending)
+
+    def submit(self, prompt_embeds: Tensor, params: DecodeParams) -> int:
+        self._limits.check(prompt_embeds, params)
+        num_positions = prompt_embeds.shape[0]
+        prompt = {
+            "prompt_embeds": prompt_embeds.to(self._limits.dtype),
+            # Without ids of its own, a prompt's penalties would read those of the slot's last occupant.
+            "prompt_token_ids": [0] * num_positions,
+            "prompt_is_token_ids": [False] * num_positions,
+        }
+        prompt_id = next(self._ids)
+        self._engine.add_request(str(prompt_id), prompt, self._sampling_params(params))
+        self._pending.add(prompt_id)
+        return prompt_id
+
+    def poll(self) -> list[tuple[int, Hypothesis]]:
+        if not self._pending:
+            return []
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        try:
+            outputs = self._engine.step()
+        except (EngineDeadError, RuntimeError) as error:
+            self._pending.clear()
+            raise DecodeError(f"vLLM's engine stopped: {error}") from error
+        done = [(int(output.request_id), self._hypothesis(output.outputs[0])) for output in outputs if output.finished]
+        self._pending.difference_update(prompt_id for prompt_id, _ in done)
+        return done
+
+    def cancel(self) -> None:
+        self._engine.abort_request([str(prompt_id) for prompt_id in self._pending])
+        self._pending.clear()
+
+    def close(self) -> None:
+        engine, self._engine = self._engine, None
+        if engine is None:
+            return
+        engine.engine_core.shutdown()
+        del engine
+        from vllm.distributed import destroy_distributed_environment, destroy_model_parallel
+
+        if not self._own_process:
+            destroy_model_parallel()
+            destroy_distributed_environment()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _sampling_params(self, params: DecodeParams) -> Any:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        return SamplingParams(
+            temperature=params.temperature,
+            top_p=params.top_p,
+            repetition_penalty=params.repetition_penalty,
+            seed=params.seed,
+            max_tokens=params.max_new_tokens,
+            stop_token_ids=[] if params.ignore_eos else sorted(self._eos_token_ids),
+            ignore_eos=params.ignore_eos,
+            logprobs=0,  # of the chosen token alone
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+
+    def _hypothesis(self, completion: Any) -> Hypothesis:
+        token_ids = tuple(completion.token_ids)
+        log_probs = tuple(step[token].logprob for token, step in zip(token_ids, completion.logprobs, strict=True))
+        if completion.finish_reason == "length":
+            return Hypothesis(token_ids, log_probs, "length")
+        return Hypothesis(token_ids[:-1], log_probs[:-1], "stop")  # without the end token
+
+
+def _start_engine(arguments: Mapping[str, Any], own_process: bool) -> Any:
+    from vllm import EngineArgs
+    from vllm.usage.usage_lib import UsageContext
+    from vllm.v1.engine.llm_engine import LLMEngine
+
+    with _environment("VLLM_ENABLE_V1_MULTIPROCESSING", "1" if own_process else "0"):
+        return LLMEngine.from_engine_args(EngineArgs(**arguments), usage_context=UsageContext.LLM_CLASS)
+
+
+def _checked_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    from vllm import EngineArgs
+
+    known = EngineArgs.__dataclass_fields__
+    for name in options:
+        if name not in known:
+            raise ConfigError(f"vllm={{{name!r}: ...}}: vLLM has no such engine argument")
+        if name in OWN_ARGUMENTS:
+            raise ConfigError(f"vllm={{{name!r}: ...}}: use the argument {name}")
+        if name in FIXED_ARGUMENTS:
+            raise ConfigError(f"vllm={{{name!r}: ...}}: the engine stands on this and cannot change it")
+    return dict(options)
+
+
+@contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    """vLLM reads this choice from the environment alone."""
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before

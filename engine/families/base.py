@@ -1,0 +1,72 @@
+"""The seams of a model family: how it hears (AcousticModel) and how it is asked (ModelFamily).
+
+A family is one file here, its modules in `encoders/`, and its name table in `convert/`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..alignment import WordAligner
+from ..manifest import EngineManifest
+from ..prompt import PromptText
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """How one clip shall be transcribed."""
+
+    language: str | None = None  # a name or ISO code; None or "auto" leaves it to the model
+    hotwords: tuple[str, ...] = ()
+    itn: bool = True  # numbers, dates and amounts as they are written ("25"), not as they are spoken
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EncodedUtterance:
+    """Stage 1's result for one clip."""
+
+    audio_embeds: Tensor  # (A, hidden_size) on the CPU, in the LLM's dtype
+    ctc_hidden: Tensor | None  # (T, D) on stage 1's device, one frame per encoder frame; None unless asked for
+
+
+@dataclass(frozen=True, slots=True)
+class StageOneOptions:
+    """How stage 1 computes."""
+
+    device: torch.device
+    dtype: torch.dtype  # of the encoder's weights
+    embeds_dtype: torch.dtype  # of what the LLM receives
+    dither: float = 0.0  # standard deviation of the noise added to 16-bit samples
+
+
+class AcousticModel(Protocol):
+    """Stage 1: waveforms -> embeddings."""
+
+    def num_frames(self, num_samples: int) -> int:
+        """Encoder frames of a clip: what its encoding costs."""
+
+    def num_audio_tokens(self, num_samples: int) -> int:
+        """LLM positions that a clip will take."""
+
+    def encode(self, waveforms: Sequence[np.ndarray], *, with_ctc: bool) -> list[EncodedUtterance]:
+        """Encode one batch of (N,) float32 waveforms, 16 kHz."""
+
+
+class ModelFamily(Protocol):
+    """What the engine must know of one family of checkpoints."""
+
+    name: str
+    best_length_s: float  # longer audio is heard less well in one pass
+
+    def build_acoustic_model(
+        self, engine_dir: Path, manifest: EngineManifest, options: StageOneOptions
+    ) -> tuple[AcousticModel, WordAligner | None]:
+        """Load stage 1, strictly, and what finds word times, where the checkpoint has it."""
+
+    def prompt_text(self, request: Request) -> PromptText:
+        """The family's one prompt. Raises ConfigError for a language it does not know."""

@@ -1,0 +1,177 @@
+"""Fun-ASR-Nano and Fun-ASR-MLT-Nano: SenseVoice encoder, Transformer adaptor, Qwen3-0.6B, CTC for the times."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+from ...encoders.adaptor import audio_token_count
+from ...encoders.fbank import num_lfr_frames
+from ...encoders.fun_asr_nano import FunASRNanoAcoustic, FunASRNanoAcousticConfig
+from ..alignment import WordAligner
+from ..ctc_tokenizer import CTCTokenizer
+from ..errors import CheckpointError, ConfigError
+from ..manifest import ACOUSTIC_NAME, CTC_VOCABULARY_NAME, EngineManifest
+from ..prompt import PromptText
+from .base import EncodedUtterance, Request, StageOneOptions
+
+# ISO 639-1 code (ISO 639-3 where there is none) -> the name that the prompt uses. The first three are Nano's languages.
+LANGUAGES = {
+    "zh": "中文",
+    "en": "英文",
+    "ja": "日文",
+    "yue": "粤语",
+    "ko": "韩文",
+    "vi": "越南语",
+    "id": "印尼语",
+    "th": "泰语",
+    "ms": "马来语",
+    "fil": "菲律宾语",
+    "ar": "阿拉伯语",
+    "hi": "印地语",
+    "bg": "保加利亚语",
+    "hr": "克罗地亚语",
+    "cs": "捷克语",
+    "da": "丹麦语",
+    "nl": "荷兰语",
+    "et": "爱沙尼亚语",
+    "fi": "芬兰语",
+    "el": "希腊语",
+    "hu": "匈牙利语",
+    "ga": "爱尔兰语",
+    "lv": "拉脱维亚语",
+    "lt": "立陶宛语",
+    "mt": "马耳他语",
+    "pl": "波兰语",
+    "pt": "葡萄牙语",
+    "ro": "罗马尼亚语",
+    "sk": "斯洛伐克语",
+    "sl": "斯洛文尼亚语",
+    "sv": "瑞典语",
+}
+ENGLISH_NAMES = {
+    "chinese": "zh",
+    "mandarin": "zh",
+    "english": "en",
+    "japanese": "ja",
+    "cantonese": "yue",
+    "korean": "ko",
+    "vietnamese": "vi",
+    "indonesian": "id",
+    "thai": "th",
+    "malay": "ms",
+    "filipino": "fil",
+    "tagalog": "fil",
+    "tl": "fil",
+    "arabic": "ar",
+    "hindi": "hi",
+    "bulgarian": "bg",
+    "croatian": "hr",
+    "czech": "cs",
+    "danish": "da",
+    "dutch": "nl",
+    "estonian": "et",
+    "finnish": "fi",
+    "greek": "el",
+    "hungarian": "hu",
+    "irish": "ga",
+    "latvian": "lv",
+    "lithuanian": "lt",
+    "maltese": "mt",
+    "polish": "pl",
+    "portuguese": "pt",
+    "romanian": "ro",
+    "slovak": "sk",
+    "slovenian": "sl",
+    "swedish": "sv",
+}
+HOTWORD_HEADER = (
+    "请结合上下文信息，更加准确地完成语音转写任务。如果没有相关信息，我们会留空。"
+    "\n\n\n**上下文信息：**\n\n\n热词列表：[{}]\n"
+)
+
+
+class FunASRNano:
+    """The family of FunAudioLLM/Fun-ASR-Nano-2512 and Fun-ASR-MLT-Nano-2512."""
+
+    name = "fun_asr_nano"
+    best_length_s = 30.0  # longer audio loses text or repeats it: FunASR issues 3031, 3033, 2786
+
+    def build_acoustic_model(
+        self, engine_dir: Path, manifest: EngineManifest, options: StageOneOptions
+    ) -> tuple["FunASRNanoAcousticModel", WordAligner | None]:
+        config = FunASRNanoAcousticConfig.from_dict(manifest.acoustic)
+        module = _load_module(engine_dir / ACOUSTIC_NAME, config).eval().to(options.device, options.dtype)
+        model = FunASRNanoAcousticModel(module, options)
+        if module.ctc_head is None:
+            return model, None
+        tokenizer = CTCTokenizer.from_file(engine_dir / CTC_VOCABULARY_NAME)
+        return model, WordAligner(tokenizer, module.ctc_head, manifest.frame_clock)
+
+    def prompt_text(self, request: Request) -> PromptText:
+        language = language_name(request.language)
+        header = HOTWORD_HEADER.format(", ".join(request.hotwords)) if request.hotwords else ""
+        instruction = "语音转写" + (f"成{language}" if language else "") + ("" if request.itn else "，不进行文本规整")
+        return PromptText(
+            prefix="<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+            f"<|im_start|>user\n{header}{instruction}：",
+            suffix="<|im_end|>\n<|im_start|>assistant\n",
+        )
+
+
+def language_name(language: str | None) -> str | None:
+    """A name or ISO code in any case -> the Chinese name in the prompt; None and "auto" -> None."""
+    if language is None or language.lower() == "auto":
+        return None
+    if language in LANGUAGES.values():
+        return language
+    code = ENGLISH_NAMES.get(language.lower(), language.lower())
+    if code not in LANGUAGES:
+        known = ", ".join(f"{name} ({iso})" for iso, name in LANGUAGES.items())
+        raise ConfigError(f'language {language!r} is unknown; allowed: None, "auto", {known}, and their English names')
+    return LANGUAGES[code]
+
+
+class FunASRNanoAcousticModel:
+    """Stage 1 of one loaded checkpoint."""
+
+    def __init__(self, module: FunASRNanoAcoustic, options: StageOneOptions) -> None:
+        self._module = module
+        self._options = options
+
+    def num_frames(self, num_samples: int) -> int:
+        return num_lfr_frames(num_samples)
+
+    def num_audio_tokens(self, num_samples: int) -> int:
+        frames = num_lfr_frames(num_samples)
+        return audio_token_count(frames) if self._module.config.low_frame_rate else frames
+
+    @torch.inference_mode()
+    def encode(self, waveforms: Sequence[np.ndarray], *, with_ctc: bool) -> list[EncodedUtterance]:
+        device = self._options.device
+        sample_lens = torch.tensor([len(w) for w in waveforms])  # stays on the CPU, so that nothing waits for the GPU
+        padded = torch.zeros(len(waveforms), int(sample_lens.max()), pin_memory=device.type == "cuda")
+        for row, waveform in zip(padded, waveforms, strict=True):
+            row[: len(waveform)] = torch.from_numpy(waveform)
+        batch = self._module.encode(padded.to(device, non_blocking=True), sample_lens, dither=self._options.dither)
+        hidden: Sequence[torch.Tensor | None] = [None] * len(waveforms)
+        head = self._module.ctc_head
+        if with_ctc and head is not None:
+            rows = head.hidden(batch.encoder_out, batch.encoder_lens)
+            hidden = [row[:n] for row, n in zip(rows, batch.encoder_lens.tolist(), strict=True)]
+        embeds = batch.audio_embeds.to(self._options.embeds_dtype).cpu()
+        return [
+            EncodedUtterance(row[:n], h) for row, n, h in zip(embeds, batch.audio_lens.tolist(), hidden, strict=True)
+        ]
+
+
+def _load_module(path: Path, config: FunASRNanoAcousticConfig) -> FunASRNanoAcoustic:
+    with torch.device("meta"):
+        module = FunASRNanoAcoustic(config)
+    try:
+        module.load_state_dict(load_file(path), strict=True, assign=True)
+    except (OSError, RuntimeError) as error:
+        raise CheckpointError(f"{path} does not hold the tensors that engine.json promises: {error}") from error
+    return module

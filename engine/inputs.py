@@ -1,0 +1,304 @@
+"""What users pass -> AudioInput list -> waveforms. expand_inputs() reads list files, never audio; load() reads audio.
+
+One input is
+- a path (str or Path) of an audio or video file; whether it exists is found out by load()
+- a list file, which stands for several inputs:
+    *.scp    one `key path` per line, as Kaldi writes it; pipes (`sox ... |`) are refused, they would run commands
+    *.jsonl  one object per line: "source" (required), "key", "language", "hotwords" (list of strings); other fields,
+             such as the "target" and "text" of FunASR's training lists, are ignored
+  Both are UTF-8; empty lines are skipped. A relative path is looked for beside the list file, then in the current
+  directory. http, https and data URLs may stand in place of paths.
+- a URL: http:, https: or data:
+- bytes: the content of an audio file
+- samples: an array or tensor (16 kHz), (samples, sample_rate), or (key, samples, sample_rate); see audio.as_waveform
+A Python list of any mix of these is a list of inputs; a tuple is always one input.
+
+A list file that cannot be understood is a ConfigError: nothing has been done yet. Anything else that cannot be
+transcribed becomes an input all the same, and its load() raises an AudioError that says why, so that one bad input does
+not cost the others.
+"""
+
+import base64
+import binascii
+import codecs
+import functools
+import json
+import os
+import re
+import ssl
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
+from urllib.parse import unquote, unquote_to_bytes
+
+import httpx
+import numpy as np
+import numpy.typing as npt
+
+from .audio import DEFAULT_LIMITS, SAMPLE_RATE, AudioLimits, Waveform, as_waveform, decode_audio, is_tensor
+from .errors import AudioTooLongError, ConfigError, UnsupportedAudioError
+
+if TYPE_CHECKING:
+    import torch
+
+_LIST_SUFFIXES = (".scp", ".jsonl")
+_ALLOWED = "a path, URL, bytes, samples, (samples, sample_rate) or (key, samples, sample_rate)"
+
+HTTP_TIMEOUT_S = 20.0  # to connect, and between two pieces of an answer
+DOWNLOAD_TIMEOUT_S = 600.0  # for the whole of it
+MAX_REDIRECTS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """In place of a source: why it cannot be one."""
+
+    reason: str
+
+
+Samples: TypeAlias = "npt.NDArray[Any] | torch.Tensor"
+Source: TypeAlias = "Path | str | bytes | Samples | Refused"  # a str is a URL
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class AudioInput:
+    """One thing to transcribe, not yet read."""
+
+    key: str  # unique among the inputs it was expanded with; may hold any character, so it is not a file name
+    source: Source
+    sample_rate: int | None = None  # Hz, of samples
+    language: str | None = None  # None: as the request says
+    hotwords: tuple[str, ...] | None = None  # None: as the request says
+    itn: bool | None = None  # None: as the request says
+
+
+def expand_inputs(inputs: object) -> list[AudioInput]:
+    """One input, or a list of any mix of them -> AudioInputs in the same order; see the module's docstring.
+
+    Keys are those of a list file or tuple, the stem of a path or URL, or else audio_<position>. A key that occurs again
+    gets the first free of the suffixes _1, _2, ...
+
+    Raises:
+        ConfigError: a list file that does not exist or has a line that cannot be understood.
+    """
+    found: list[AudioInput] = []
+    for item in inputs if isinstance(inputs, list) else [inputs]:
+        if _is_list_file(item):
+            found += _read_list_file(Path(item))
+        else:
+            found.append(_one_input(item, default_key=f"audio_{len(found)}"))
+    return _with_unique_keys(found)
+
+
+def load(item: AudioInput, *, limits: AudioLimits = DEFAULT_LIMITS, allow_urls: bool = True) -> Waveform:
+    """Read and decode one input: (N,) float32, mono, 16 kHz.
+
+    `allow_urls=False` refuses http and https, which let a client reach whatever this machine can reach.
+
+    Raises:
+        AudioError: and nothing else, whatever the source is.
+    """
+    source = item.source
+    if isinstance(source, Refused):
+        raise UnsupportedAudioError(source.reason)
+    if isinstance(source, Path | bytes):
+        return decode_audio(source, limits=limits)
+    if isinstance(source, str):
+        if _is_data_url(source):
+            return decode_audio(_data_url_content(source, limits), limits=limits, name="data URL")
+        if not allow_urls:
+            raise UnsupportedAudioError(f"{_shown(source)}: fetching URLs is off; send the audio itself")
+        return decode_audio(_download(source, limits), limits=limits, name=_shown(source))
+    return as_waveform(source, SAMPLE_RATE if item.sample_rate is None else item.sample_rate, limits=limits)
+
+
+def _is_url(text: str) -> bool:
+    return re.match(r"https?://|data:|[a-z][a-z0-9+.-]+://", text, re.IGNORECASE) is not None
+
+
+def _is_samples(value: object) -> bool:
+    return isinstance(value, np.ndarray) or is_tensor(value)
+
+
+def _is_list_file(item: object) -> TypeGuard[str | Path]:
+    return isinstance(item, str | Path) and not _is_url(str(item)) and Path(item).suffix.lower() in _LIST_SUFFIXES
+
+
+def _one_input(item: Any, *, default_key: str) -> AudioInput:
+    if isinstance(item, str | Path):
+        source = item if isinstance(item, str) and _is_url(item) else Path(item)
+        return AudioInput(key=_key_of(source) or default_key, source=source)
+    if isinstance(item, bytes | bytearray | memoryview):
+        return AudioInput(key=default_key, source=bytes(item))
+    if _is_samples(item):
+        return AudioInput(key=default_key, source=item)
+    if isinstance(item, tuple):
+        match item:
+            case (str(key), samples, rate) if _is_samples(samples) and rate is not None:
+                return AudioInput(key=key, source=samples, sample_rate=rate)
+            case (samples, rate) if _is_samples(samples) and rate is not None:
+                return AudioInput(key=default_key, source=samples, sample_rate=rate)
+    names = [type(part).__name__ for part in item] if isinstance(item, tuple) else []
+    kind = f"({', '.join(names)})" if names else type(item).__name__
+    return AudioInput(key=default_key, source=Refused(f"{kind} is not an input; allowed are {_ALLOWED}"))
+
+
+def _key_of(source: Path | str) -> str:
+    """The stem of a path or URL; empty if there is none."""
+    if isinstance(source, Path):
+        return source.stem
+    if _is_data_url(source):
+        return ""
+    _, _, path = _shown(source).partition("://")[2].partition("/")
+    return PurePosixPath(unquote(path)).stem
+
+
+def _with_unique_keys(items: list[AudioInput]) -> list[AudioInput]:
+    taken = {item.key for item in items}  # whoever has a key first keeps it, also against suffixed ones
+    seen: dict[str, int] = {}  # key -> last suffix given
+    unique = []
+    for item in items:
+        if item.key not in seen:
+            seen[item.key] = 0
+            unique.append(item)
+            continue
+        suffix = seen[item.key] + 1
+        while f"{item.key}_{suffix}" in taken:
+            suffix += 1
+        seen[item.key] = suffix
+        taken.add(f"{item.key}_{suffix}")
+        unique.append(replace(item, key=f"{item.key}_{suffix}"))
+    return unique
+
+
+def _read_list_file(path: Path) -> list[AudioInput]:
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such list file")
+    parse = _scp_line if path.suffix.lower() == ".scp" else _jsonl_line
+    items = []
+    for number, line in _numbered_lines(path):
+        try:
+            items.append(parse(line, path))
+        except ValueError as error:
+            raise ConfigError(f"{path}, line {number}: {error}") from error
+    return items
+
+
+def _numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """(number from 1, line) of every line that is not blank."""
+    for number, raw in enumerate(path.read_bytes().removeprefix(codecs.BOM_UTF8).splitlines(), start=1):
+        try:
+            line = raw.decode("utf-8").strip()
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{path}, line {number}: not UTF-8: {error}") from error
+        if line:
+            yield number, line
+
+
+def _scp_line(line: str, path: Path) -> AudioInput:
+    """`key path`. Raises ValueError."""
+    try:
+        key, target = re.split(r"[ \t]+", line, maxsplit=1)
+    except ValueError:
+        raise ValueError(f"needs a key and a path, got {line!r}") from None
+    if target.startswith("|") or target.endswith("|"):
+        raise ValueError(f"pipes are not run, a path is needed, got {target!r}")
+    return AudioInput(key=key, source=_from_list_file(target, path))
+
+
+def _jsonl_line(line: str, path: Path) -> AudioInput:
+    """One JSON object. Raises ValueError."""
+    try:
+        data = json.loads(line)
+    except RecursionError as error:
+        raise ValueError("JSON nested too deeply") from error
+    if not isinstance(data, dict):
+        raise ValueError(f"needs a JSON object, got {type(data).__name__}")
+    target = data.get("source")
+    if not isinstance(target, str) or not target:
+        raise ValueError(f'"source" must be a path or URL, got {target!r}')
+    source = _from_list_file(target, path)
+    key, language, hotwords = data.get("key"), data.get("language"), data.get("hotwords")
+    for name, value in (("key", key), ("language", language)):
+        if value is not None and not isinstance(value, str):
+            raise ValueError(f"{name!r} must be a string, got {value!r}")
+    if hotwords is not None and not (isinstance(hotwords, list) and all(isinstance(word, str) for word in hotwords)):
+        raise ValueError(f'"hotwords" must be a list of strings, got {hotwords!r}')
+    itn = data.get("itn")
+    if itn is not None and not isinstance(itn, bool):
+        raise ValueError(f'"itn" must be true or false, got {itn!r}')
+    return AudioInput(
+        key=key or _key_of(source) or "audio",
+        source=source,
+        language=language,
+        hotwords=None if hotwords is None else tuple(hotwords),
+        itn=itn,
+    )
+
+
+def _from_list_file(target: str, list_file: Path) -> Path | str:
+    """A URL as it is; a relative path beside the list file if it exists there or nowhere, else from here."""
+    if _is_url(target):
+        return target
+    beside = list_file.parent / target
+    return Path(target) if os.path.exists(target) and not os.path.exists(beside) else beside
+
+
+def _is_data_url(url: str) -> bool:
+    return url[:5].lower() == "data:"
+
+
+def _data_url_content(url: str, limits: AudioLimits) -> bytes:
+    """data:[media type][;base64],content"""
+    head, comma, text = url.partition(",")
+    if not comma:
+        raise UnsupportedAudioError(f"data URL without a comma before its content: {url[:40]!r}")
+    if len(text) > 3 * limits.max_bytes:  # percent-encoding takes three characters for a byte, base64 fewer
+        raise AudioTooLongError(f"data URL: {len(text):,} characters, at most {limits.max_bytes:,} bytes allowed")
+    content = unquote_to_bytes(text.encode("utf-8", "replace"))
+    if not head.lower().endswith(";base64"):
+        return content
+    try:
+        return base64.b64decode(b"".join(content.split()), validate=True)
+    except binascii.Error as error:
+        raise UnsupportedAudioError(f"data URL: its content is not base64: {error}") from error
+
+
+def _shown(url: str) -> str:
+    """A URL without what may be secret: user, password, query."""
+    return re.sub(r"//[^/]*@", "//", re.split(r"[?#]", url, maxsplit=1)[0])
+
+
+def _download(url: str, limits: AudioLimits) -> bytes:
+    """Follows redirects to http and https only. Raises AudioError."""
+    name, deadline = _shown(url), time.monotonic() + DOWNLOAD_TIMEOUT_S
+    client = httpx.Client(
+        follow_redirects=True, max_redirects=MAX_REDIRECTS, timeout=HTTP_TIMEOUT_S, verify=_ssl_context()
+    )
+    content = bytearray()
+    try:
+        with client, client.stream("GET", url, headers={"Accept-Encoding": "identity"}) as response:
+            if not response.is_success:
+                raise UnsupportedAudioError(f"{name}: HTTP status {response.status_code} {response.reason_phrase}")
+            _require_size(int(response.headers.get("Content-Length", 0)), name, limits)
+            for piece in response.iter_bytes():
+                content += piece
+                _require_size(len(content), name, limits)
+                if time.monotonic() > deadline:
+                    raise UnsupportedAudioError(f"{name}: not fetched within {DOWNLOAD_TIMEOUT_S:.0f} s")
+    except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:  # UnicodeError: a host name that IDNA refuses
+        raise UnsupportedAudioError(f"{name}: cannot be fetched: {str(error) or type(error).__name__}") from error
+    return bytes(content)
+
+
+@functools.cache
+def _ssl_context() -> ssl.SSLContext:
+    """Reading the certificates takes 30 ms: once is enough."""
+    return httpx.create_ssl_context()
+
+
+def _require_size(num_bytes: int, name: str, limits: AudioLimits) -> None:
+    if num_bytes > limits.max_bytes:
+        raise AudioTooLongError(f"{name}: {num_bytes:,} bytes or more, at most {limits.max_bytes:,} allowed")

@@ -1,0 +1,96 @@
+"""The text around the audio, embedded once: prompt_embeds = [prefix | audio | suffix].
+
+What the text says belongs to the model's family (`families/`); this file turns it into rows of the LLM's embedding
+table.
+"""
+
+import json
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from .errors import CheckpointError
+from .text import LLMTokenizer
+
+EMBEDDING_NAME = "model.embed_tokens.weight"
+PROMPT_CACHE_SIZE = 256  # distinct requests whose embedded prompts are kept
+
+
+@dataclass(frozen=True, slots=True)
+class PromptText:
+    """What the LLM reads before and after the audio."""
+
+    prefix: str
+    suffix: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EmbeddedPrompt:
+    """A PromptText as token ids and as rows of the embedding table."""
+
+    prefix_ids: tuple[int, ...]
+    suffix_ids: tuple[int, ...]
+    prefix: Tensor  # (P, hidden_size)
+    suffix: Tensor  # (S, hidden_size)
+
+    def __len__(self) -> int:
+        return len(self.prefix_ids) + len(self.suffix_ids)
+
+    def around(self, audio_embeds: Tensor) -> Tensor:
+        """(A, hidden_size) -> (P + A + S, hidden_size)."""
+        return torch.cat([self.prefix, audio_embeds, self.suffix])
+
+
+class EmbeddingTable:
+    """Rows of the LLM's embedding table, read from its safetensors as they are needed."""
+
+    def __init__(self, llm_dir: Path, dtype: torch.dtype) -> None:
+        file: Any = safe_open(_file_of(llm_dir, EMBEDDING_NAME), framework="pt")
+        self._rows = file.get_slice(EMBEDDING_NAME)
+        self._dtype = dtype
+
+    def __call__(self, token_ids: Sequence[int]) -> Tensor:
+        """Token ids -> (len(token_ids), hidden_size) on the CPU."""
+        distinct = sorted(set(token_ids))
+        rows = {token: self._rows[token : token + 1] for token in distinct}
+        if not rows:
+            return torch.empty(0, self._rows.get_shape()[1], dtype=self._dtype)
+        return torch.cat([rows[token] for token in token_ids]).to(self._dtype)
+
+
+class PromptEmbedder:
+    """Embeds each distinct prompt once."""
+
+    def __init__(self, llm_dir: Path, tokenizer: LLMTokenizer, dtype: torch.dtype) -> None:
+        self._tokenizer = tokenizer
+        self._table = EmbeddingTable(llm_dir, dtype)
+        self._cache: OrderedDict[PromptText, EmbeddedPrompt] = OrderedDict()
+
+    def embed(self, text: PromptText) -> EmbeddedPrompt:
+        """Prefix and suffix are tokenised apart, as the models were trained."""
+        if text in self._cache:
+            self._cache.move_to_end(text)
+            return self._cache[text]
+        prefix_ids, suffix_ids = (tuple(self._tokenizer.encode(part)) for part in (text.prefix, text.suffix))
+        prompt = EmbeddedPrompt(prefix_ids, suffix_ids, self._table(prefix_ids), self._table(suffix_ids))
+        self._cache[text] = prompt
+        if len(self._cache) > PROMPT_CACHE_SIZE:
+            self._cache.popitem(last=False)
+        return prompt
+
+
+def _file_of(llm_dir: Path, tensor: str) -> Path:
+    """The safetensors file that holds `tensor`, sharded or not."""
+    index = llm_dir / "model.safetensors.index.json"
+    name = "model.safetensors"
+    if index.is_file():
+        name = json.loads(index.read_text(encoding="utf-8"))["weight_map"].get(tensor, name)
+    if not (llm_dir / name).is_file():
+        raise CheckpointError(f"{llm_dir / name}, which should hold {tensor}, does not exist; convert the model again")
+    return llm_dir / name

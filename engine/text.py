@@ -1,0 +1,35 @@
+"""Token ids -> text, and text -> token ids, with the converted LLM's own tokenizer."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from .errors import CheckpointError
+
+_SILENCE_LABEL = re.compile(r"/sil")  # a label left in the training text
+_WHITESPACE = re.compile(r"\s+")
+
+
+class LLMTokenizer:
+    """The LLM's tokenizer, special tokens recognised in text."""
+
+    def __init__(self, llm_dir: Path) -> None:
+        path = llm_dir / "tokenizer.json"
+        if not path.is_file():
+            raise CheckpointError(f"{path} does not exist; the converter puts it beside the LLM's weights")
+        self._tokenizer = Tokenizer.from_file(str(path))
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of `text`; nothing is put before or after it."""
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Text without special tokens."""
+        return self._tokenizer.decode(list(token_ids), skip_special_tokens=True)
+
+
+def clean_text(text: str) -> str:
+    """The two light rules of FunASR's PyTorch path, and no other: nothing a speaker may have said is deleted."""
+    return _WHITESPACE.sub(" ", _SILENCE_LABEL.sub(" ", text)).strip()

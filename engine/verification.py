@@ -1,0 +1,147 @@
+"""`twostage-asr verify`: everything that can be proved of a published model on this machine.
+
+Downloads it, compares digests, converts it with every tensor and the LLM's logits compared, transcribes the
+repository's example clips on every backend that can run here, and compares the texts with the published ones and with
+each other.
+"""
+
+import importlib.util
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ..convert.export import ensure_converted
+from ..convert.verify import verify_conversion
+from .auto import AutoModelVLLM
+from .errors import ASRError
+from .hub import HubName, resolve_model
+from .manifest import EngineManifest
+from .transcript import Transcript
+
+Outcome = Literal["pass", "fail", "info"]
+EXAMPLE_SUFFIXES = (".mp3", ".wav", ".flac")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    """A clip of the repository and the text that its publishers give for it."""
+
+    source: str  # relative to the repository
+    text: str  # as much of the text, from its beginning, as is published
+    language: str | None = "中文"
+    hotwords: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Release:
+    """What is published about one repository on one hub."""
+
+    sha256: Mapping[str, str]  # file -> digest
+    examples: tuple[Example, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report."""
+
+    outcome: Outcome
+    subject: str
+    detail: str
+
+    def __str__(self) -> str:
+        return f"[{self.outcome.upper()}] {self.subject}: {self.detail}"
+
+
+_NANO_EXAMPLES = (
+    Example(source="example/zh.mp3", text="开饭时间早上九点至下午五点。"),
+    Example(source="example/zh.mp3", text="开放时间", hotwords=("开放时间",)),
+)
+Releases = Mapping[tuple[HubName, str], Release]  # by hub and model id
+RELEASES: Releases = {
+    ("hf", "FunAudioLLM/Fun-ASR-Nano-2512"): Release(
+        sha256={"model.pt": "55ae0d2fee369f0f11cce0795f6927934ad17cf11b278a7e56a51272074160bb"},
+        examples=_NANO_EXAMPLES,
+    ),
+    ("ms", "FunAudioLLM/Fun-ASR-Nano-2512"): Release(
+        sha256={"model.pt": "81fec8616083c69377f3ceef36aba3655660ee0ca69a5d4a1e9810cd340ca499"},
+        examples=_NANO_EXAMPLES,
+    ),
+    ("ms", "FunAudioLLM/Fun-ASR-MLT-Nano-2512"): Release(
+        sha256={"model.pt": "f7ddbef5ff8c57254e6a045f0b316501b704fe2b774f962efc6e402364e8fe37"},
+    ),
+}
+
+
+def verify_model(model: str, hub: HubName, releases: Releases = RELEASES) -> Iterator[Finding]:
+    """Yield findings as they are made; ends at the first step that the following ones stand on and that failed."""
+    try:
+        directory = resolve_model(model, hub=hub)
+        engine_dir = ensure_converted(directory)
+    except ASRError as error:
+        yield Finding("fail", "download and conversion", str(error))
+        return
+    manifest = EngineManifest.read(engine_dir)
+    release = releases.get((hub, model))
+    if release is None:
+        yield Finding("info", model, f"no digests or texts are known for it on {hub!r}; known: {_known(releases)}")
+        release = Release(sha256={})
+    yield from _check_digests(manifest, release)
+    for note in (*manifest.notes, *manifest.missing.values()):
+        yield Finding("info", "conversion", note)
+    yield _check_conversion(directory, engine_dir)
+    yield from _check_transcripts(directory, engine_dir, release)
+
+
+def _check_conversion(directory: Path, engine_dir: Path) -> Finding:
+    try:
+        done = verify_conversion(directory, engine_dir)
+    except ASRError as error:
+        return Finding("fail", "conversion", str(error))
+    return Finding("pass", "conversion", f"{done.num_tensors} tensors and {done.num_logits} logits are bit-equal")
+
+
+def _check_digests(manifest: EngineManifest, release: Release) -> Iterator[Finding]:
+    for name, file in manifest.source.items():
+        expected = release.sha256.get(name)
+        if expected is None:
+            yield Finding("info", name, f"sha256 {file.sha256}, {file.size} bytes; no published digest is known")
+        elif expected == file.sha256:
+            yield Finding("pass", name, f"sha256 {file.sha256} as published")
+        else:
+            yield Finding("fail", name, f"sha256 {file.sha256}; published: {expected}")
+
+
+def _check_transcripts(directory: Path, engine_dir: Path, release: Release) -> Iterator[Finding]:
+    published = {example.source for example in release.examples}
+    found = sorted(p for p in directory.glob("example/*") if p.suffix in EXAMPLE_SUFFIXES)
+    others = [str(p.relative_to(directory)) for p in found if str(p.relative_to(directory)) not in published]
+    texts: dict[str, list[str]] = {}
+    for backend in ("vllm", "torch"):
+        if backend == "vllm" and importlib.util.find_spec("vllm") is None:
+            yield Finding("info", backend, "not installed, so not compared")
+            continue
+        with AutoModelVLLM(engine_dir, backend=backend) as model:
+            for example in release.examples:
+                (result,) = model.generate(
+                    directory / example.source, language=example.language, hotwords=example.hotwords
+                )
+                yield _compared(f"{backend}, {example.source}, hotwords {list(example.hotwords)}", result, example.text)
+            texts[backend] = [_text(result) for result in model.generate([directory / other for other in others])]
+    for i, other in enumerate(others):
+        said = {backend: lines[i] for backend, lines in texts.items()}
+        agree = len(set(said.values())) == 1
+        yield Finding("info" if agree else "fail", other, f"{'' if agree else 'backends differ: '}{said}")
+
+
+def _compared(subject: str, result: Transcript, expected: str) -> Finding:
+    said = _text(result)
+    return Finding("pass" if said.startswith(expected) else "fail", subject, f"{said!r}; published: {expected!r}")
+
+
+def _text(result: Transcript) -> str:
+    return result.text if result.status == "ok" else f"error: {result.error}"
+
+
+def _known(releases: Releases) -> str:
+    return ", ".join(f"{model} on {hub!r}" for hub, model in releases)

@@ -1,0 +1,157 @@
+"""Written text -> its words, the units that get times.
+
+    split_words("把音量调到25%，OK?")  ->  把 音 量 调 到 25% OK
+
+A word is
+- one character of a script that is written without spaces between words and has a unit of speech per character (Chinese
+  characters, kana, bopomofo), with the marks that modify it;
+- otherwise a run of letters, digits and marks of any other script: Korean by its spaces, and Thai, Lao, Khmer and
+  Burmese, which only dictionaries can divide, as long as their phrases run without a space.
+Within a run, signs that are spoken or bind belong to it: don't, e-mail, 3.14, 1,000, 10:30, 20%, $3.50, -5, R&D.
+A spoken sign between spaces is a word of its own (3 + 4 = 7). Everything else (punctuation, spaces, emoji) is no word.
+
+The words of a text are substrings of it in order, and no letter, digit or spoken sign lies between them. So the text
+can be rebuilt around its words: `split_words` of the same text gives the same words again, each with its place.
+"""
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WrittenWord:
+    """text[start:end], characters."""
+
+    text: str
+    start: int
+    end: int
+    is_character: bool  # of a script that is divided by character: no space parts it from its neighbours
+    has_numerals: bool  # digits or signs, which are said in words that the text does not show
+
+
+def split_words(text: str) -> list[WrittenWord]:
+    """The words of `text` in order; see the top of this file for what a word is."""
+    classes = text.translate(_CLASS_OF)
+    return [
+        WrittenWord(
+            text=text[place.start() : place.end()],
+            start=place.start(),
+            end=place.end(),
+            is_character=place.lastgroup == "character",
+            has_numerals=not _NUMERALS.isdisjoint(place.group()),
+        )
+        for place in _WORD.finditer(classes)
+    ]
+
+
+def spoken_form(text: str, words: Sequence[WrittenWord]) -> tuple[str, list[tuple[int, int]]]:
+    """What an aligner for spoken text should look for: only what is said, in lower case, without full-width forms.
+
+    Signs are left out, even those that are spoken: "$20" is said in another order than it is written. Words have a
+    space between them where `text` has one, or where only a sign parts two words of a script that needs spaces.
+
+    Returns:
+        The spoken form, and the place (start, end) of each word in it, in bytes of UTF-8. No place is empty.
+    """
+    pieces: list[str] = []
+    places: list[tuple[int, int]] = []
+    size = 0
+    for i, word in enumerate(words):
+        if i and _needs_space(text, words[i - 1], word):
+            pieces.append(" ")
+            size += 1
+        pieces.append(_spoken_word(word.text))
+        places.append((size, size + len(pieces[-1].encode())))
+        size = places[-1][1]
+    return "".join(pieces), places
+
+
+def _needs_space(text: str, previous: WrittenWord, word: WrittenWord) -> bool:
+    between = text[previous.end : word.start]
+    return any(c.isspace() for c in between) or not (previous.is_character or word.is_character)
+
+
+def _spoken_word(written: str) -> str:
+    if written.isascii() and written.isalpha():
+        return written.lower()
+    text = unicodedata.normalize("NFKC", written).lower().replace("’", "'").replace(",", "")
+    text = _THOUSANDS.sub("0", text)
+    kept = (c if k in _SAID or c == "'" else " " for c, k in zip(text, text.translate(_CLASS_OF), strict=True))
+    return " ".join("".join(kept).split()) or text
+
+
+# One class per character, so that one pattern over the string of classes finds words at their places in the text.
+_CHARACTER = "C"  # of a script that is divided by character
+_LETTER = "L"
+_DIGIT = "D"
+_MARK = "M"  # modifies what stands before it, or joins it to what follows
+_SPOKEN = "S"  # a sign that is read aloud
+_HYPHEN = "H"
+_BINDER = "B"  # binds letters and digits on its both sides
+_NUMBER_BINDER = "N"  # binds digits only
+_OTHER = " "
+_NUMERALS = {_DIGIT, _SPOKEN}
+_SAID = _CHARACTER + _LETTER + _DIGIT + _MARK
+
+_SIGNS = {
+    **dict.fromkeys("%‰％&＆@＠#＃№°℃℉+＋−×÷=＝±", _SPOKEN),
+    **dict.fromkeys("-‐‑－", _HYPHEN),
+    **dict.fromkeys("'’＇._/·．", _BINDER),
+    **dict.fromkeys(",:–：", _NUMBER_BINDER),
+    **dict.fromkeys("\u200c\u200d", _MARK),  # zero width (non-)joiner
+    **dict.fromkeys("々〆〇ー", _CHARACTER),
+    **dict.fromkeys("\uff9e\uff9f", _MARK),  # half-width (semi-)voiced sound marks
+}
+_CHARACTER_RANGES = (
+    (0x3041, 0x3096),  # Hiragana
+    (0x309D, 0x309F),
+    (0x30A1, 0x30FA),  # Katakana
+    (0x30FD, 0x30FF),
+    (0x3105, 0x312F),  # Bopomofo
+    (0x31A0, 0x31BF),
+    (0x31F0, 0x31FF),  # Katakana, small
+    (0x3400, 0x4DBF),  # Chinese characters, extension A
+    (0x4E00, 0x9FFF),
+    (0xF900, 0xFAFF),
+    (0xFF66, 0xFF9D),  # Katakana, half-width
+    (0x1AFF0, 0x1B16F),  # Kana, supplements
+    (0x20000, 0x3FFFF),  # Chinese characters, extensions B and later
+)
+
+# Three zeros at the end of a number are one word: thousand, million, ...
+_THOUSANDS = re.compile(r"(?<=[0-9])000(?=(?:000)*(?![0-9]))")
+_WORD = re.compile(
+    r"""(?P<character> C M*)
+      | (?: (?<![CLDSM]) H (?=D) )?          # a minus sign
+        [LDS] M*
+        (?: [LDS] M*                         # what is spoken,
+          | (?<=[LDM]) [HB] (?=[LD])         # what binds it,
+          | (?<=D) N (?=D) )*                # and what binds digits
+    """,
+    re.VERBOSE,
+)
+
+
+class _ClassOf(dict[int, str]):
+    """Code point -> class, worked out at its first use, for str.translate."""
+
+    def __missing__(self, code_point: int) -> str:
+        self[code_point] = _classify(code_point)
+        return self[code_point]
+
+
+_CLASS_OF = _ClassOf()
+
+
+def _classify(code_point: int) -> str:
+    character = chr(code_point)
+    if character in _SIGNS:
+        return _SIGNS[character]
+    category = unicodedata.category(character)
+    if category == "Sc":
+        return _SPOKEN
+    if category[0] == "L" and any(first <= code_point <= last for first, last in _CHARACTER_RANGES):
+        return _CHARACTER
+    return {"L": _LETTER, "N": _DIGIT, "M": _MARK}.get(category[0], _OTHER)

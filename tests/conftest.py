@@ -1,0 +1,53 @@
+"""Shared checkpoints, clips and engines. vLLM starts once per session; FunASR never shares its process."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+
+from twostage_asr.convert.export import ensure_converted
+from twostage_asr.engine import AutoModelVLLM
+
+from tests.pipeline import Clip, read_manifest
+
+ROOT = Path(__file__).parent.parent
+CHECKPOINTS = {
+    "low_frame_rate": ROOT / "demos" / "micro" / "checkpoint",
+    "full_rate": ROOT / "tests" / "data" / "full_rate",
+}
+CLIPS = ROOT / "tests" / "data" / "clips" / "manifest.jsonl"
+
+
+@pytest.fixture(scope="session")
+def engine_dirs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Both micro checkpoints, converted."""
+    base = tmp_path_factory.mktemp("converted")
+    return {name: ensure_converted(path, output=base / name, progress=False) for name, path in CHECKPOINTS.items()}
+
+
+@pytest.fixture(scope="session")
+def clips() -> list[Clip]:
+    """The test clips: source (absolute path), key, text, language, hotwords, itn, words."""
+    return read_manifest(CLIPS)
+
+
+@pytest.fixture(scope="session")
+def vllm_model(engine_dirs: dict[str, Path]) -> Iterator[AutoModelVLLM]:
+    """The low-frame-rate checkpoint on real vLLM, fp32: the one vLLM engine of the test session."""
+    with AutoModelVLLM(engine_dirs["low_frame_rate"], backend="vllm", dtype="fp32", encoder_dtype="fp32") as model:
+        yield model
+
+
+@pytest.fixture(scope="session")
+def torch_models(engine_dirs: dict[str, Path]) -> Iterator[dict[str, AutoModelVLLM]]:
+    """Both checkpoints on transformers, fp32."""
+    models = {
+        name: AutoModelVLLM(path, backend="torch", dtype="fp32", encoder_dtype="fp32")
+        for name, path in engine_dirs.items()
+    }
+    yield models
+    for model in models.values():
+        model.close()

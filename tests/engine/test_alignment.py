@@ -1,0 +1,236 @@
+"""Word times from a CTC head whose probabilities the test chooses: its hidden states are its logits."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from twostage_asr.encoders.adaptor import AdaptorConfig
+from twostage_asr.encoders.ctc import CTCConfig, CTCHead
+from twostage_asr.engine import alignment
+from twostage_asr.engine.alignment import HALF_WINDOW_S, TYPICAL_BYTES_PER_S, Alignment, AlignmentTarget, WordAligner
+from twostage_asr.engine.ctc_tokenizer import CTCTokenizer
+from twostage_asr.engine.errors import CheckpointError
+from twostage_asr.engine.manifest import FrameClock
+from twostage_asr.engine.words import split_words
+
+MERGES = ["th", "the", " the", "se", "set", "你", "好", "你好", "世"]  # 界 and 𠮷 stay in bytes
+BLANK_ID = 300
+VOCAB_SIZE = BLANK_ID + 4  # a multiple of the decoder's heads
+FRAME_S = 0.06
+
+
+def byte_tokenizer() -> CTCTokenizer:
+    """256 bytes, MERGES, and what it takes to merge them two by two."""
+    pieces = [bytes([byte]) for byte in range(256)]
+    for merge in MERGES:
+        data = merge.encode()
+        pieces += [data[:n] for n in range(2, len(data) + 1) if data[:n] not in pieces]
+    return CTCTokenizer(pieces)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> CTCTokenizer:
+    return byte_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def aligner(tokenizer: CTCTokenizer) -> WordAligner:
+    decoder = AdaptorConfig(encoder_dim=8, llm_dim=VOCAB_SIZE, ffn_dim=8, n_layer=0)
+    head = CTCHead(CTCConfig(decoder=decoder, vocab_size=VOCAB_SIZE, blank_id=BLANK_ID))
+    torch.nn.init.eye_(head.ctc.ctc_lo.weight)
+    torch.nn.init.zeros_(head.ctc.ctc_lo.bias)
+    return WordAligner(tokenizer, head, FrameClock())
+
+
+def emitting(tokens: dict[int, int], num_frames: int, sureness: float = 12.0) -> Tensor:
+    """Logits (T, vocab) of a head that hears `tokens` (frame -> token id) and blank in all other frames."""
+    logits = torch.zeros(num_frames, VOCAB_SIZE)
+    logits[:, BLANK_ID] = sureness
+    for frame, token_id in tokens.items():
+        logits[frame, BLANK_ID] = 0.0
+        logits[frame, token_id] = sureness
+    return logits
+
+
+def spoken_evenly(tokenizer: CTCTokenizer, text: str, first: int = 4, step: int = 4) -> Tensor:
+    """Every token of the text's spoken form, `step` frames apart."""
+    token_ids = AlignmentTarget.from_text(text, tokenizer).token_ids
+    return emitting({first + step * i: t for i, t in enumerate(token_ids)}, first + step * len(token_ids) + 6)
+
+
+def align_one(aligner: WordAligner, hidden: Tensor, text: str) -> Alignment:
+    return aligner.align([hidden], [text], [len(hidden) * FRAME_S])[0]
+
+
+def test_words_come_in_order_around_their_emissions(aligner: WordAligner, tokenizer: CTCTokenizer) -> None:
+    result = align_one(aligner, spoken_evenly(tokenizer, "Set the 你好, the set!"), "Set the 你好, the set!")
+    assert result.reason is None
+    assert result.words is not None
+    assert [word.text for word in result.words] == ["Set", "the", "你", "好", "the", "set"]
+    for word, frame in zip(result.words, [4, 8, 12, 12, 16, 20], strict=True):
+        assert word.start < frame * FRAME_S + 0.1
+        assert word.end > frame * FRAME_S - 0.1
+        assert word.confidence == pytest.approx(1.0, abs=0.01)
+
+
+def test_a_frame_s_time_is_the_centre_of_its_windows(aligner: WordAligner, tokenizer: CTCTokenizer) -> None:
+    """One token: it lies around the centre of its frame, half of its typical length to the left."""
+    (word,) = align_one(aligner, emitting({20: tokenizer.encode("set")[0]}, 40), "set").words or ()
+    assert HALF_WINDOW_S == 0.0125
+    assert word.start == pytest.approx(20 * FRAME_S + HALF_WINDOW_S - 3 / TYPICAL_BYTES_PER_S / 2, abs=0.001)
+
+
+def test_words_that_share_a_token_share_its_time(aligner: WordAligner, tokenizer: CTCTokenizer) -> None:
+    assert len(tokenizer.encode("你好")) == 1
+    first, second = align_one(aligner, spoken_evenly(tokenizer, "你好"), "你好").words or ()
+    assert first.end == second.start
+    assert first.end - first.start == pytest.approx(second.end - second.start, abs=0.002)
+
+
+def test_a_character_split_over_tokens_is_one_word(aligner: WordAligner, tokenizer: CTCTokenizer) -> None:
+    assert len(tokenizer.encode("𠮷")) == 4
+    words = align_one(aligner, spoken_evenly(tokenizer, "𠮷世", step=2), "𠮷世").words or ()
+    assert [word.text for word in words] == ["𠮷", "世"]
+    assert words[0].end == words[1].start
+    assert words[0].start < 4 * FRAME_S
+    assert words[1].start > 10 * FRAME_S
+
+
+@pytest.mark.parametrize("text", ["", " ", "。，！", "... -- ?", "🙂"])
+def test_a_text_without_words_has_no_words_and_needs_no_reason(aligner: WordAligner, text: str) -> None:
+    assert align_one(aligner, torch.zeros(5, VOCAB_SIZE), text) == Alignment((), None)
+    assert align_one(aligner, torch.zeros(0, VOCAB_SIZE), text) == Alignment((), None)
+
+
+def test_the_fewest_frames_are_enough_and_one_less_is_not(aligner: WordAligner, tokenizer: CTCTokenizer) -> None:
+    text = "set the the"  # the second " the" needs a blank before it
+    token_ids = AlignmentTarget.from_text(text, tokenizer).token_ids
+    hidden = emitting({0: token_ids[0], 1: token_ids[1], 3: token_ids[2]}, 4)
+    assert [word.text for word in align_one(aligner, hidden, text).words or ()] == ["set", "the", "the"]
+    refused = align_one(aligner, hidden[:3], text)
+    assert refused == Alignment(None, "the text takes at least 4 frames of 60 ms, the audio has 3")
+
+
+def test_probabilities_that_are_not_numbers_give_no_words(aligner: WordAligner, tokenizer: CTCTokenizer) -> None:
+    good = spoken_evenly(tokenizer, "set the")
+    broken = good.clone()
+    broken[5, 7] = math.nan
+    texts, durations = ["set the"] * 2, [len(good) * FRAME_S] * 2
+    refused, fine = aligner.align([broken, good], texts, durations)
+    assert refused == Alignment(None, "the CTC head gave probabilities that are not finite numbers")
+    assert fine == align_one(aligner, good, "set the")
+
+
+def test_a_head_at_chance_gives_no_words(aligner: WordAligner) -> None:
+    untrained = torch.randn(40, VOCAB_SIZE, generator=torch.Generator().manual_seed(0)) * 0.3
+    result = align_one(aligner, untrained, "set the")
+    assert result.words is None
+    assert "nearer to chance" in (result.reason or "")
+
+
+def test_confidence_tells_heard_words_from_others(aligner: WordAligner, tokenizer: CTCTokenizer) -> None:
+    words = align_one(aligner, spoken_evenly(tokenizer, "set the 世"), "set 你 世").words or ()
+    confidences = [word.confidence for word in words]
+    assert confidences[0] > 0.99
+    assert confidences[1] < 0.01
+    assert confidences[2] > 0.99
+
+
+def test_a_number_counts_as_heard_where_anything_is_said(aligner: WordAligner, tokenizer: CTCTokenizer) -> None:
+    """The head spells "twenty" (here: "the"); the text says 20%."""
+    words = align_one(aligner, spoken_evenly(tokenizer, "set the 世"), "set 20% 世").words or ()
+    assert [word.text for word in words] == ["set", "20%", "世"]
+    assert words[1].confidence > 0.99
+    assert words[0].start < words[1].start < 8 * FRAME_S + 0.1 < words[2].start
+
+
+def test_a_vocabulary_of_another_head_is_refused(tokenizer: CTCTokenizer) -> None:
+    decoder = AdaptorConfig(encoder_dim=8, llm_dim=8, ffn_dim=8, n_layer=0)
+    head = CTCHead(CTCConfig(decoder=decoder, vocab_size=256, blank_id=255))
+    with pytest.raises(CheckpointError, match="the head's blank is token 255"):
+        WordAligner(tokenizer, head, FrameClock())
+
+
+TEXTS = st.one_of(st.text(max_size=12), st.text("set 你好世the,.25%'𠮷", max_size=12))
+
+
+@given(st.lists(st.tuples(TEXTS, st.integers(0, 40), st.floats(0.01, 1.0)), max_size=6), st.integers(0, 2**31))
+@settings(deadline=None)
+def test_times_rise_inside_the_clip_whatever_the_head_says(
+    aligner: WordAligner, clips: list[tuple[str, int, float]], seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    hidden = [torch.randn(n, VOCAB_SIZE, generator=generator) * 2 for _, n, _ in clips]
+    for logits in hidden:
+        logits[:, BLANK_ID] += 6.0
+    # The last frame may be cut, but not the 25 ms window that every frame needs.
+    durations = [max(n - 1 + part, 0.5) * FRAME_S for _, n, part in clips]
+    texts = [text for text, _, _ in clips]
+    for text, duration, result in zip(texts, durations, aligner.align(hidden, texts, durations), strict=True):
+        assert (result.words is None) == (result.reason is not None)
+        if result.words is None:
+            continue
+        assert [word.text for word in result.words] == [word.text for word in split_words(text)]
+        edges = [edge for word in result.words for edge in (word.start, word.end)]
+        assert edges == sorted(edges)
+        assert all(0.0 <= edge <= duration for edge in edges)
+        assert all(word.end > word.start for word in result.words)
+        assert all(0.0 <= word.confidence <= 1.0 for word in result.words)
+
+
+@pytest.mark.parametrize("max_cells", [1, 500, 10**9])
+def test_a_clip_in_any_batch_gets_what_it_gets_alone(
+    aligner: WordAligner, monkeypatch: pytest.MonkeyPatch, max_cells: int
+) -> None:
+    monkeypatch.setattr(alignment, "_MAX_CELLS", max_cells)
+    texts = ["set the 你好", "", "a text with far too many tokens", "the", "世界 25%", "set", "你好世", "the set"]
+    lens = [30, 9, 8, 30, 21, 9, 45, 28]
+    generator = torch.Generator().manual_seed(1)
+    hidden = [torch.randn(n, VOCAB_SIZE, generator=generator) for n in lens]
+    for logits in hidden:
+        logits[:, BLANK_ID] += 6.0
+    durations = [n * FRAME_S for n in lens]
+    together = aligner.align(hidden, texts, durations)
+    alone = [aligner.align([h], [t], [d])[0] for h, t, d in zip(hidden, texts, durations, strict=True)]
+    assert [a.reason for a in together] == [a.reason for a in alone]
+    assert [a.words is None for a in together] == [i == 2 for i in range(len(texts))]
+    for ours, theirs in zip(together, alone, strict=True):
+        for word, other in zip(ours.words or (), theirs.words or (), strict=True):
+            assert (word.text, word.start, word.end) == (other.text, other.start, other.end)
+            assert word.confidence == pytest.approx(other.confidence, rel=1e-4)
+
+
+def test_batches_bound_memory_and_padding(monkeypatch: pytest.MonkeyPatch, tokenizer: CTCTokenizer) -> None:
+    monkeypatch.setattr(alignment, "_MAX_CELLS", 3000)
+    target = AlignmentTarget.from_text("set the", tokenizer)
+    lens = [10, 100, 20, 95, 90, 40, 39, 38, 37, 11, 300, 1000]
+    tasks = [
+        alignment._Task(index=i, hidden=torch.zeros(n, 1), target=target, duration_s=1.0) for i, n in enumerate(lens)
+    ]
+    batches = [[len(task.hidden) for task in batch] for batch in alignment._batches(tasks)]
+    assert sorted(n for batch in batches for n in batch) == sorted(lens)
+    for batch in batches:
+        assert len(batch) == 1 or len(batch) * max(batch) * (2 * len(target.token_ids) + 1) <= 3000
+        assert min(batch) >= 0.75 * max(batch)
+    assert len(batches) < len(lens)
+
+
+@given(TEXTS)
+@settings(deadline=None)
+def test_every_word_has_its_own_stretch_of_the_tokens(tokenizer: CTCTokenizer, text: str) -> None:
+    target = AlignmentTarget.from_text(text, tokenizer)
+    edges = target.token_lengths.cumsum() - target.token_lengths
+    starts = edges[target.start_tokens] + target.start_fractions * target.token_lengths[target.start_tokens]
+    ends = edges[target.end_tokens] + target.end_fractions * target.token_lengths[target.end_tokens]
+    assert (target.token_lengths > 0).all()
+    assert (ends > starts).all()
+    assert (starts[1:] >= ends[:-1] - 1e-9).all()
+    assert ((target.start_fractions >= 0) & (target.start_fractions < 1)).all()
+    assert ((target.end_fractions > 0) & (target.end_fractions <= 1)).all()
+    assert len(target.words) == len(starts)
+    if target.words:
+        assert starts[0] == 0.0
+        assert ends[-1] == pytest.approx(target.token_lengths.sum())

@@ -1,0 +1,222 @@
+"""The whole engine on real vLLM: right words, input order, honest errors, nothing that depends on the neighbours."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile as sf
+from twostage_asr.engine import AutoModelVLLM, ConfigError, FunASRNanoVLLM, Transcript
+
+from tests.hostile import hostile_inputs
+
+
+def transcribe(model: AutoModelVLLM, clips: list[dict[str, Any]], tmp_path: Path, **options: Any) -> list[Transcript]:
+    """Every clip with its own language, hotwords and itn."""
+    path = tmp_path / "clips.jsonl"
+    path.write_text("".join(json.dumps(clip) + "\n" for clip in clips), encoding="utf-8")
+    return model.generate(path, **options)
+
+
+def test_the_test_clips_are_understood(vllm_model: AutoModelVLLM, clips: list[dict[str, Any]], tmp_path: Path) -> None:
+    results = transcribe(vllm_model, clips, tmp_path)
+    assert [(r.key, r.text) for r in results] == [(c["key"], c["text"]) for c in clips]
+    assert all(r.status == "ok" and r.finish_reason == "stop" and not r.warnings for r in results)
+
+
+def test_backends_agree_on_everything(
+    vllm_model: AutoModelVLLM, torch_models: dict[str, AutoModelVLLM], clips: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    ours = transcribe(vllm_model, clips, tmp_path)
+    theirs = transcribe(torch_models["low_frame_rate"], clips, tmp_path)
+    for a, b in zip(ours, theirs, strict=True):
+        assert (a.key, a.text, a.words, a.duration) == (b.key, b.text, b.words, b.duration)
+        assert a.confidence == pytest.approx(b.confidence, abs=1e-4)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_batch_size_changes_nothing(
+    vllm_model: AutoModelVLLM, clips: list[dict[str, Any]], tmp_path: Path, batch_size: int
+) -> None:
+    whole = transcribe(vllm_model, clips, tmp_path)
+    for a, b in zip(transcribe(vllm_model, clips, tmp_path, batch_size=batch_size), whole, strict=True):
+        assert (a.key, a.text) == (b.key, b.text)
+        assert [w.text for w in a.words or ()] == [w.text for w in b.words or ()]
+        assert [w.start for w in a.words or ()] == pytest.approx([w.start for w in b.words or ()], abs=0.061)
+
+
+def test_words_are_ordered_inside_the_clip_and_rebuild_the_text(
+    vllm_model: AutoModelVLLM, clips: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    for result in transcribe(vllm_model, clips, tmp_path):
+        assert result.words is not None
+        times = [t for word in result.words for t in (word.start, word.end)]
+        assert times == sorted(times)
+        assert all(0 <= t <= result.duration for t in times)
+        assert all(0 <= word.confidence <= 1 for word in result.words)
+        position = 0
+        for word in result.words:
+            position = result.text.index(word.text, position) + len(word.text)
+
+
+def test_timestamps_false_leaves_words_out(vllm_model: AutoModelVLLM, clips: list[dict[str, Any]]) -> None:
+    (result,) = vllm_model.generate(clips[0]["source"], timestamps=False)
+    assert (result.words, result.warnings) == (None, ())
+
+
+def test_hotwords_bias_the_spelling(vllm_model: AutoModelVLLM, clips: list[dict[str, Any]], tmp_path: Path) -> None:
+    biased = [clip for clip in clips if clip["hotwords"]]
+    assert biased
+    plain = transcribe(vllm_model, [clip | {"hotwords": []} for clip in biased], tmp_path)
+    with_words = transcribe(vllm_model, biased, tmp_path)
+    assert [r.text for r in with_words] == [clip["text"] for clip in biased]
+    assert [r.text for r in plain] != [clip["text"] for clip in biased]
+
+
+@pytest.mark.parametrize("language", ["英文", "English", "en", "EN"])
+def test_language_names_and_codes_mean_the_same(
+    vllm_model: AutoModelVLLM, clips: list[dict[str, Any]], language: str
+) -> None:
+    sources = [clip["source"] for clip in clips[:3]]
+    named = vllm_model.generate(sources, language="英文")
+    assert [r.text for r in vllm_model.generate(sources, language=language)] == [r.text for r in named]
+
+
+def test_auto_is_no_language(vllm_model: AutoModelVLLM, clips: list[dict[str, Any]]) -> None:
+    sources = [clip["source"] for clip in clips[:3]]
+    auto, none = vllm_model.generate(sources, language="auto"), vllm_model.generate(sources)
+    assert [replace(r, language=None) for r in auto] == none
+
+
+def test_an_unknown_language_is_refused_before_any_work(vllm_model: AutoModelVLLM) -> None:
+    with pytest.raises(ConfigError, match=r"language 'Klingon' is unknown; allowed: .*中文 \(zh\)"):
+        vllm_model.generate(["nowhere.wav"], language="Klingon")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"hotwords": "张三"}, "must be a list of words"),
+        ({"hotwords": ["a", ""]}, "non-empty string, got ''"),
+        ({"max_new_tokens": 0}, "max_new_tokens must be at least 1"),
+        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"langauge": "zh"}, "did you mean 'language'"),
+    ],
+)
+def test_wrong_arguments_are_refused(vllm_model: AutoModelVLLM, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        vllm_model.generate([], **options)
+
+
+def test_an_unknown_language_of_one_line_is_one_error(
+    vllm_model: AutoModelVLLM, clips: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    bad, good = transcribe(vllm_model, [clips[0] | {"language": "Klingon", "key": "bad"}, clips[0]], tmp_path)
+    assert (bad.status, good.status) == ("error", "ok")
+    assert "'Klingon' is unknown" in (bad.error or "")
+
+
+def test_nothing_in_gives_nothing_out(vllm_model: AutoModelVLLM) -> None:
+    assert vllm_model.generate([]) == []
+
+
+def test_hostile_inputs_give_one_error_each_and_disturb_nobody(
+    vllm_model: AutoModelVLLM, clips: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    cases = hostile_inputs(tmp_path)
+    good = clips[0]["source"]
+    (expected,) = vllm_model.generate(good)
+    inputs = [source for case in cases for source in (case.source, good)]
+    results = vllm_model.generate(inputs)
+    assert len(cases) >= 30
+    assert len(results) == 2 * len(cases)
+    for case, bad, fine in zip(cases, results[::2], results[1::2], strict=True):
+        assert bad.status == "error", case.name
+        assert bad.error, case.name
+        assert (bad.text, bad.words) == ("", None), case.name
+        assert (fine.status, fine.text, fine.words) == ("ok", expected.text, expected.words), case.name
+
+
+def test_inputs_of_every_kind_give_the_same_text(
+    vllm_model: AutoModelVLLM, clips: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    source = Path(clips[0]["source"])
+    samples, rate = sf.read(source, dtype="float32")
+    scp = tmp_path / "wav.scp"
+    scp.write_text(f"from-scp {source}\n")
+    kinds: list[Any] = [source, str(source), source.read_bytes(), ("array", samples, rate), str(scp)]
+    results = [vllm_model.generate([kind])[0] for kind in kinds]
+    assert {r.text for r in results} == {results[0].text}
+    assert results[0].text
+    assert [r.key for r in results[-2:]] == ["array", "from-scp"]
+
+
+def test_long_audio_is_transcribed_with_a_warning(vllm_model: AutoModelVLLM) -> None:
+    (result,) = vllm_model.generate([("long", np.zeros(31 * 16_000, np.float32), 16_000)])
+    assert result.status == "ok"
+    assert [w.code for w in result.warnings] == ["long_audio"]
+    assert "31.0 s of audio; the model hears up to 30 s" in result.warnings[0].message
+
+
+def test_audio_beyond_the_model_length_is_one_error(vllm_model: AutoModelVLLM) -> None:
+    (result,) = vllm_model.generate([("hour", np.zeros(3600 * 16_000, np.float32), 16_000)])
+    assert result.status == "error"
+    assert "the model length is 4096" in (result.error or "")
+
+
+def test_too_many_hotwords_are_one_clear_error(vllm_model: AutoModelVLLM, clips: list[dict[str, Any]]) -> None:
+    (result,) = vllm_model.generate(clips[0]["source"], hotwords=[f"word{i}" for i in range(2000)])
+    assert result.status == "error"
+    assert "fewer or shorter hotwords" in (result.error or "")
+
+
+def test_an_unfinished_answer_says_so(vllm_model: AutoModelVLLM, clips: list[dict[str, Any]]) -> None:
+    (result,) = vllm_model.generate(clips[0]["source"], max_new_tokens=2)
+    assert result.finish_reason == "length"
+    assert "unfinished" in {w.code for w in result.warnings}
+
+
+def test_silence_gives_empty_text_and_no_words(vllm_model: AutoModelVLLM) -> None:
+    (result,) = vllm_model.generate([("silence", np.zeros(48_000, np.float32), 16_000)])
+    assert (result.text, result.words, result.segments, result.status) == ("", (), (), "ok")
+
+
+def test_a_closed_model_says_so(engine_dirs: dict[str, Path]) -> None:
+    with FunASRNanoVLLM.from_pretrained(engine_dirs["full_rate"], backend="torch") as model:
+        pass
+    model.close()
+    with pytest.raises(ConfigError, match="this model is closed"):
+        model.generate([])
+
+
+def test_vllm_options_are_checked(engine_dirs: dict[str, Path]) -> None:
+    with pytest.raises(ConfigError, match="no such engine argument"):
+        AutoModelVLLM(engine_dirs["full_rate"], vllm={"max_num_seq": 4})
+    with pytest.raises(ConfigError, match="use the argument dtype"):
+        AutoModelVLLM(engine_dirs["full_rate"], vllm={"dtype": "float16"})
+    with pytest.raises(ConfigError, match="no meaning with backend='torch'"):
+        AutoModelVLLM(engine_dirs["full_rate"], backend="torch", vllm={"max_num_seqs": 4})
+
+
+UNGUARDED = """
+import multiprocessing, sys
+from twostage_asr.engine import AutoModelVLLM
+model = AutoModelVLLM({path!r}, backend="torch")
+child = multiprocessing.get_context("spawn").Process(target=print)
+child.start()
+child.join()
+sys.exit(child.exitcode)
+"""
+
+
+def test_a_missing_main_guard_gives_a_message_not_a_recursion(engine_dirs: dict[str, Path], tmp_path: Path) -> None:
+    script = tmp_path / "unguarded.py"
+    script.write_text(UNGUARDED.format(path=str(engine_dirs["full_rate"])))
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    assert 'if __name__ == "__main__":' in done.stderr
+    assert done.stderr.count("ConfigError: a child process") == 1

@@ -1,0 +1,50 @@
+"""Options: wrong values are refused with the value and what is allowed; misspelt names with the nearest known one."""
+
+import pytest
+from twostage_asr.engine import AutoModelVLLM, ConfigError
+from twostage_asr.engine.config import EngineConfig, refuse_unknown
+from twostage_asr.engine.decoder.base import DecodeParams
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dtype": "bf15"}, "dtype must be one of 'auto', 'bf16', 'fp32'; got 'bf15'"),
+        ({"dtype": "fp16"}, "use 'bf16' or 'fp32'"),
+        ({"encoder_dtype": "int8"}, "encoder_dtype must be one of"),
+        ({"backend": "tensorrt"}, "backend must be one of 'auto', 'vllm', 'torch'"),
+        ({"tensor_parallel_size": 0}, "tensor_parallel_size must be at least 1, got 0"),
+        ({"gpu_memory_utilization": 1.5}, r"must be in \(0, 1\], got 1.5"),
+        ({"dither": -1.0}, "dither must be 0 or positive"),
+    ],
+)
+def test_wrong_values_are_refused(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        EngineConfig(**options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "tpu", ""])
+def test_an_unusable_device_is_named(device: str) -> None:
+    with pytest.raises(ConfigError, match=f"device '{device}'"):
+        EngineConfig(device=device).torch_device()
+
+
+def test_npu_without_torch_npu_says_what_is_missing() -> None:
+    with pytest.raises(ConfigError, match="needs torch_npu"):
+        EngineConfig(device="npu:0").torch_device()
+
+
+@pytest.mark.parametrize(
+    "params",
+    [{"max_new_tokens": 0}, {"temperature": -0.1}, {"top_p": 0.0}, {"top_p": 1.1}, {"repetition_penalty": 0.0}],
+)
+def test_wrong_decode_params_are_refused(params: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(params))):
+        DecodeParams(**params)  # type: ignore[arg-type]
+
+
+def test_a_misspelt_argument_names_the_nearest_one() -> None:
+    with pytest.raises(ConfigError, match="'hotword' \\(did you mean 'hotwords'\\?\\)"):
+        refuse_unknown(AutoModelVLLM.generate, {"hotword": ["x"]})
+    with pytest.raises(ConfigError, match="'tensor_paralel_size' \\(did you mean 'tensor_parallel_size'\\?\\)"):
+        AutoModelVLLM("nowhere", tensor_paralel_size=2)

@@ -1,0 +1,170 @@
+"""A model hub on this machine: serves local directories to huggingface_hub and to modelscope.
+
+    with HubMirror({"owner/name": directory}) as mirror:
+        subprocess.run([...], env={**os.environ, **mirror.environment(tmp_path)})
+
+Only what the two libraries ask for when they download a snapshot is implemented; any other request gets a 404.
+"""
+
+import hashlib
+import json
+import re
+import threading
+from collections.abc import Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import TracebackType
+from typing import Any, ClassVar, Self
+from urllib.parse import parse_qs, unquote, urlsplit
+
+HF_BRANCH, MS_BRANCH = "main", "master"
+_MODEL = r"(?P<model>[^/]+/[^/]+)"
+
+
+class HubMirror:
+    """Serve `models` (id -> directory) until the `with` block ends. `refused` ids are answered with 403."""
+
+    def __init__(self, models: Mapping[str, Path], *, refused: frozenset[str] = frozenset()) -> None:
+        self.models = dict(models)
+        self.refused = refused
+        self.requests: list[str] = []  # "GET /path", in the order of arrival
+        handler = type("Handler", (_Handler,), {"mirror": self})
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_port}"
+
+    def environment(self, cache: Path) -> dict[str, str]:
+        """Variables for a child process: both hubs are here, and their caches below `cache`."""
+        return {
+            "HF_ENDPOINT": self.endpoint,
+            "HF_HOME": str(cache / "huggingface"),
+            "HF_HUB_DISABLE_XET": "1",
+            "MODELSCOPE_ENDPOINT": self.endpoint,
+            "MODELSCOPE_CACHE": str(cache / "modelscope"),
+            "MODELSCOPE_HOME": str(cache / "modelscope_home"),
+        }
+
+    def commit(self, model: str) -> str:
+        """The id of a model's one commit."""
+        return hashlib.sha1(model.encode()).hexdigest()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    mirror: ClassVar[HubMirror]
+    protocol_version = "HTTP/1.1"
+    routes: ClassVar[dict[str, str]] = {
+        rf"/api/models/{_MODEL}/revision/(?P<revision>[^/]+)": "hf_info",
+        rf"/api/models/{_MODEL}/tree/(?P<revision>[^/]+)": "hf_tree",
+        rf"/{_MODEL}/resolve/(?P<revision>[^/]+)/(?P<name>.+)": "hf_file",
+        rf"/api/v1/models/{_MODEL}/repo/files": "ms_tree",
+        rf"/api/v1/models/{_MODEL}/repo": "ms_file",
+    }
+
+    def do_GET(self) -> None:
+        self.mirror.requests.append(f"{self.command} {self.path}")
+        url = urlsplit(self.path)
+        for pattern, method in self.routes.items():
+            found = re.fullmatch(pattern, unquote(url.path))
+            if found is not None:
+                query = {key.lower(): values[0] for key, values in parse_qs(url.query).items()}
+                self._serve(method, {**query, **found.groupdict()})
+                return
+        self._send(404, b"")
+
+    do_HEAD = do_GET  # noqa: N815  (http.server's name)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Silence: `requests` holds what was asked."""
+
+    def _serve(self, method: str, asked: dict[str, str]) -> None:
+        model = asked["model"]
+        if model in self.mirror.refused:
+            self._fail(403, "GatedRepo", f"Access to model {model} is restricted")
+        elif model not in self.mirror.models:
+            self._fail(404, "RepoNotFound", "Repository not found")
+        elif asked.get("revision") not in (None, HF_BRANCH, MS_BRANCH, self.mirror.commit(model)):
+            self._fail(404, "RevisionNotFound", "Invalid rev id")
+        else:
+            getattr(self, method)(asked, self.mirror.models[model])
+
+    def hf_info(self, asked: dict[str, str], directory: Path) -> None:
+        siblings = [{"rfilename": name} for name in _list_files(directory)]
+        self._send_json({"id": asked["model"], "sha": self.mirror.commit(asked["model"]), "siblings": siblings})
+
+    def hf_tree(self, asked: dict[str, str], directory: Path) -> None:
+        files = _list_files(directory).items()
+        self._send_json(
+            [{"type": "file", "path": n, "size": f.stat().st_size, "oid": _sha256(f)[:40]} for n, f in files]
+        )
+
+    def hf_file(self, asked: dict[str, str], directory: Path) -> None:
+        self._send_file(asked, directory, asked["name"])
+
+    def ms_tree(self, asked: dict[str, str], directory: Path) -> None:
+        files = [
+            {
+                "Type": "blob",
+                "Path": name,
+                "Name": file.name,
+                "Size": file.stat().st_size,
+                "Sha256": _sha256(file),
+                "Revision": self.mirror.commit(asked["model"]),
+                "CommittedDate": 1_700_000_000,
+            }
+            for name, file in _list_files(directory).items()
+        ]
+        self._send_json({"Code": 200, "Success": True, "Data": {"Files": files}})
+
+    def ms_file(self, asked: dict[str, str], directory: Path) -> None:
+        self._send_file(asked, directory, asked["filepath"])
+
+    def _send_file(self, asked: dict[str, str], directory: Path, name: str) -> None:
+        file = _list_files(directory).get(name)
+        if file is None:
+            self._fail(404, "EntryNotFound", "Entry not found")
+            return
+        content = file.read_bytes()
+        headers = {"ETag": f'"{_sha256(file)}"', "X-Repo-Commit": self.mirror.commit(asked["model"])}
+        span = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        if span is None:
+            self._send(200, content, {**headers, "Accept-Ranges": "bytes"})
+            return
+        start, end = int(span[1]), min(int(span[2] or len(content)), len(content) - 1)
+        self._send(206, content[start : end + 1], {**headers, "Content-Range": f"bytes {start}-{end}/{len(content)}"})
+
+    def _send_json(self, value: object) -> None:
+        self._send(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
+
+    def _fail(self, status: int, code: str, message: str) -> None:
+        body = json.dumps({"Code": status, "Success": False, "Message": message, "error": message}).encode()
+        headers = {"Content-Type": "application/json", "X-Error-Code": code, "X-Error-Message": message}
+        self._send(status, body, headers)
+
+    def _send(self, status: int, body: bytes, headers: Mapping[str, str] | None = None) -> None:
+        self.send_response(status)
+        for key, value in {**(headers or {}), "Content-Length": str(len(body))}.items():
+            self.send_header(key, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+
+def _list_files(directory: Path) -> dict[str, Path]:
+    files = (path for path in sorted(directory.rglob("*")) if path.is_file())
+    return {path.relative_to(directory).as_posix(): path for path in files}
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
