@@ -363,8 +363,25 @@ def test_errors_name_the_file_and_the_reason(tmp_path: Path) -> None:
     path.write_bytes(encode(np.array([0, np.nan, np.inf, 0], np.float32), 16_000, "WAV", "FLOAT"))
     with pytest.raises(UnsupportedAudioError, match=r"talk\.wav: 2 of 4 samples are NaN or infinite"):
         decode_audio(path)
+    os.mkfifo(tmp_path / "fifo.wav")
+    for special in (tmp_path / "fifo.wav", Path("/dev/zero")):
+        with pytest.raises(UnsupportedAudioError, match="not a regular file"):
+            decode_audio(special)
     with pytest.raises(UnsupportedAudioError, match=r"^upload 7: "):
         decode_audio(b"not audio", name="upload 7")
+
+
+def test_playlists_do_not_open_other_files(tmp_path: Path) -> None:
+    """FFmpeg would: a client could have any file of this machine transcribed, or any address fetched."""
+    (tmp_path / "secret.ts").write_bytes(encode(clip(), 16_000, "mpegts", "aac"))
+    playlists = {
+        "a.m3u8": f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:2,\nfile://{tmp_path}/secret.ts\n#EXT-X-ENDLIST\n",
+        "a.ffconcat": "ffconcat version 1.0\nfile secret.ts\n",
+    }
+    for name, text in playlists.items():
+        (tmp_path / name).write_text(text)
+        with pytest.raises(UnsupportedAudioError, match="not audio that can be read here"):
+            decode_audio(tmp_path / name)
 
 
 def test_permission_denied(tmp_path: Path) -> None:
