@@ -50,7 +50,7 @@ Waveform: TypeAlias = npt.NDArray[np.float32]
 
 _BLOCK_SAMPLES = 1 << 20  # samples of all channels that are converted at a time
 
-_PCM_TAGS = (1, 3, 6, 7)  # WAV's integers, floats, A-law and mu-law
+_PCM_TAGS = (1, 3, 6, 7, 0xFFFE)  # WAV's integers, floats, A-law, mu-law, and any of these with a channel layout
 
 # FFmpeg's demuxers that may run. Playlists (hls, concat, dash) are not here: they open other files and addresses.
 _FORMATS = "aac,ac3,aiff,amr,ape,asf,au,avi,caf,eac3,flac,flv,matroska,mov,mp3,mpeg,mpegts,ogg,tta,w64,wav,wv"

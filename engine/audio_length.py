@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 _PLACEHOLDER_LENGTH = 0x7FFF_0000  # bytes; a data chunk said to be longer stands for "until the end of the file"
-_EXTENSIBLE = 0xFFFE  # WAV format tag: the real one is in the first two bytes of the sub-format, at 24
 _MAX_WAV_CHUNKS = 1_000  # before the data chunk; a forged file has millions
 _XING_WINDOW = 64  # bytes from the first MP3 frame that hold the tag: header 4, CRC 2, side information up to 32
 
@@ -19,7 +18,7 @@ _XING_WINDOW = 64  # bytes from the first MP3 frame that hold the tag: header 4,
 class WavHeader:
     """What decides how a WAV file is read."""
 
-    format_tag: int  # 1 integers, 3 floats, 6 A-law, 7 mu-law, others are compressed; 0 if there is no such chunk
+    format_tag: int  # what the format chunk begins with; 0 if there is none
     missing_s: float  # seconds that the data chunk falls short of its length; 0.0 if that promises nothing definite
 
 
@@ -36,14 +35,12 @@ def read_wav_header(file: BinaryIO) -> WavHeader | None:
     position, format_tag, bytes_per_s, long_length = 12, 0, 0, 0
     for _ in range(_MAX_WAV_CHUNKS):
         file.seek(position)
-        chunk, length, body = file.read(4), file.read(4), file.read(26)
+        chunk, length, body = file.read(4), file.read(4), file.read(16)
         if len(length) < 4:
             break
         (num_bytes,) = struct.unpack(order + "I", length)
         if chunk == b"fmt " and len(body) >= 12:
             format_tag, _, _, bytes_per_s = struct.unpack_from(order + "HHII", body)
-            if format_tag == _EXTENSIBLE and len(body) == 26:
-                (format_tag,) = struct.unpack_from(order + "H", body, 24)
         elif chunk == b"ds64" and len(body) >= 16:  # RF64: the data chunk itself says 0xFFFFFFFF
             (long_length,) = struct.unpack_from("<Q", body, 8)
         elif chunk == b"data":

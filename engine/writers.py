@@ -183,5 +183,5 @@ def _one_line(text: str) -> str:
 
 
 def _time(seconds: float) -> str:
-    minutes, ms = divmod(round(max(seconds, 0.0) * 1000), 60_000)
+    minutes, ms = divmod(round(seconds * 1000), 60_000)
     return f"{minutes // 60:02d}:{minutes % 60:02d}:{ms // 1000:02d},{ms % 1000:03d}"

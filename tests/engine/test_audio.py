@@ -154,7 +154,10 @@ def test_wav_may_hold_chunks_around_its_data() -> None:
     pcm = (clip() * 32767).astype("<i2").tobytes()
     header = wav_header(data_length=len(pcm))
     odd_chunk = b"LIST\x03\0\0\0abc\0"
-    assert_is_sweep(decode_audio(header[:36] + odd_chunk + header[36:] + pcm + odd_chunk), max_error=EXACT[0])
+    content = header[:36] + odd_chunk + header[36:] + pcm
+    assert_is_sweep(decode_audio(content + odd_chunk), max_error=EXACT[0])
+    with pytest.raises(UnsupportedAudioError, match="truncated"):
+        decode_audio(content[: len(content) // 2])
 
 
 def test_rf64_keeps_its_promise() -> None:

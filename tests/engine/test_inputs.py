@@ -209,6 +209,15 @@ def test_data_urls(url: str) -> None:
     assert np.array_equal(load(item, allow_urls=False), WAVEFORM)  # it fetches nothing
 
 
+@pytest.mark.parametrize(
+    ("url", "message"), [("data:audio/wav;base64", "without a comma"), ("data:;base64,UklG@@@@", "is not base64")]
+)
+def test_malformed_data_urls(url: str, message: str) -> None:
+    (item,) = expand_inputs(url)
+    with pytest.raises(UnsupportedAudioError, match=message):
+        load(item)
+
+
 def test_data_urls_are_limited() -> None:
     (item,) = expand_inputs("data:audio/wav;base64," + base64.b64encode(WAV).decode())
     for max_bytes in (len(WAV) - 1, 100):
@@ -226,8 +235,8 @@ class Server(BaseHTTPRequestHandler):
         path = self.path.partition("?")[0].removeprefix("/")
         if path == "a.wav":
             self.answer(200, WAV)
-        elif path == "chunked.wav":  # no Content-Length: until the connection closes
-            self.answer(200, WAV * 40, length=None)
+        elif path == "endless.wav":
+            self.endless()
         elif path == "claims_8_exabytes.wav":
             self.answer(200, WAV, length=2**63)
         elif path == "cut_off.wav":
@@ -247,6 +256,14 @@ class Server(BaseHTTPRequestHandler):
             self.send_header("Location", location)
         self.end_headers()
         self.wfile.write(body)
+
+    def endless(self) -> None:
+        self.answer(200, length=None)
+        try:
+            while True:
+                self.wfile.write(WAV)
+        except OSError:
+            return  # the client hung up
 
     def drip(self) -> None:
         self.answer(200, length=1_000_000)
@@ -324,8 +341,9 @@ def test_errors_hide_what_may_be_secret(server: str) -> None:
     assert "missing.wav" in str(caught.value) and "hunter2" not in str(caught.value)
 
 
-def test_downloads_are_limited(server: str) -> None:
-    for path in ("claims_8_exabytes.wav", "chunked.wav"):
+def test_downloads_are_limited(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inputs, "DOWNLOAD_TIMEOUT_S", 5.0)
+    for path in ("claims_8_exabytes.wav", "endless.wav"):
         with pytest.raises(AudioTooLongError, match="bytes"):
             fetch(f"{server}/{path}", limits=AudioLimits(max_bytes=10 * len(WAV)))
 

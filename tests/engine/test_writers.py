@@ -43,8 +43,9 @@ def squeezed(text: str) -> str:
 def test_jsonl_comes_back(tmp_path: Path) -> None:
     given_transcripts = [transcript(segment("你好，world.")), Transcript(key="b", status="error", error="a\nb\u2028c")]
     write_jsonl(iter(given_transcripts), tmp_path / "out.jsonl")
-    lines = (tmp_path / "out.jsonl").read_bytes().split(b"\n")
-    assert lines.pop() == b""
+    content = (tmp_path / "out.jsonl").read_bytes()
+    lines = content.split(b"\n")
+    assert lines.pop() == b"" and b"\r" not in content
     assert [Transcript.from_json(line.decode()) for line in lines] == given_transcripts
     assert "你好，world." in lines[0].decode()
 
@@ -116,6 +117,12 @@ def test_long_sentences_are_cut_at_a_comma() -> None:
     found = cues(transcript(segment(text, re.findall(r"\w", text), word_s=0.15)))
     assert [cue.text for cue in found] == [text[: text.index("，") + 1], text[text.index("，") + 1 :]]
     assert found[0].end == found[1].start == pytest.approx(0.15 * text.index("，"))
+
+
+def test_a_line_of_chinese_is_half_as_many_characters() -> None:
+    text = "今天我们讨论的主要内容是语音识别系统的两个阶段以及它们之间的接口"
+    (block,) = srt_text(transcript(segment(text, list(text), word_s=0.15))).split("\n\n")
+    assert block.splitlines()[2:] == [text[:21], text[21:]]
 
 
 def test_long_sentences_without_a_comma_are_cut_at_a_pause() -> None:
