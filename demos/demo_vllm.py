@@ -5,13 +5,14 @@ python demos/demo_vllm.py --model-dir FunAudioLLM/Fun-ASR-Nano-2512 --input talk
 """
 
 import argparse
-import os
 import re
 import sys
 import time
 from pathlib import Path
 
-os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # before vLLM is imported; its start prints pages otherwise
+from twostage_asr.engine.console import quiet_libraries
+
+quiet_libraries()  # before torch and vLLM are imported
 
 from twostage_asr.engine import AutoModelVLLM, Transcript
 from twostage_asr.engine.writers import write_jsonl, write_srt

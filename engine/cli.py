@@ -1,9 +1,9 @@
 """The command `twostage-asr`."""
 
 import argparse
-import os
 import sys
 
+from .console import quiet_libraries
 from .errors import ASRError
 from .hub import HUBS, HubName
 
@@ -16,7 +16,7 @@ def main(arguments: list[str] | None = None) -> int:
     verify.add_argument("--model", required=True, help="hub id or directory")
     verify.add_argument("--hub", choices=HUBS, default="ms")
     args = parser.parse_args(arguments)
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # before vLLM is imported
+    quiet_libraries()
     try:
         return _verify(args.model, args.hub)
     except ASRError as error:

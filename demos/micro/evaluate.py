@@ -10,7 +10,6 @@ share of clips without an error; once as written, once with case folded and Unic
 
 import argparse
 import json
-import os
 import sys
 import unicodedata
 from collections import defaultdict
@@ -20,7 +19,6 @@ from pathlib import Path
 
 import soundfile
 
-os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # before vLLM is imported; its start prints pages otherwise
 
 TABLE_HEAD = (
     "| | clips | CER % | exact % | CER %, no punctuation | exact %, no punctuation |",
@@ -117,6 +115,9 @@ def read_hypotheses(path: Path) -> dict[str, str]:
 
 def transcribe(clips: Sequence[Clip], model_dir: str, *, dtype: str, backend: str) -> dict[str, str]:
     """Text by key, from this package's engine; one call per combination of prompt options."""
+    from twostage_asr.engine.console import quiet_libraries
+
+    quiet_libraries()  # before torch and vLLM are imported
     from twostage_asr.engine import AutoModelVLLM
 
     groups: dict[tuple[str | None, tuple[str, ...], bool], list[Clip]] = defaultdict(list)

@@ -59,6 +59,7 @@ class VLLMDecoder:
             "skip_tokenizer_init": True,
             "enable_prefix_caching": False,  # no two clips share a prefix worth its hashing
             "disable_log_stats": True,
+            "use_tqdm_on_load": False,
             "seed": 0,
         }
         if device.type == "cpu":
