@@ -17,9 +17,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import soundfile
-
-
 TABLE_HEAD = (
     "| | clips | CER % | exact % | CER %, no punctuation | exact %, no punctuation |",
     "|---|---|---|---|---|---|",
@@ -30,13 +27,9 @@ TABLE_HEAD = (
 class Clip:
     """A line of a manifest."""
 
-    path: Path
     key: str
     text: str
     spoken: str
-    language: str | None
-    hotwords: tuple[str, ...]
-    itn: bool
 
     @property
     def spoken_language(self) -> str:
@@ -91,20 +84,9 @@ def score(pairs: Iterable[tuple[str, str]]) -> Score:
 
 
 def read_manifest(path: Path) -> list[Clip]:
-    """Clips in order; the sources are found beside the manifest."""
+    """What was said in each clip, in order."""
     rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-    return [
-        Clip(
-            path=path.parent / row["source"],
-            key=row["key"],
-            text=row["text"],
-            spoken=row["spoken"],
-            language=row["language"],
-            hotwords=tuple(row["hotwords"]),
-            itn=row["itn"],
-        )
-        for row in rows
-    ]
+    return [Clip(key=row["key"], text=row["text"], spoken=row["spoken"]) for row in rows]
 
 
 def read_hypotheses(path: Path) -> dict[str, str]:
@@ -113,25 +95,19 @@ def read_hypotheses(path: Path) -> dict[str, str]:
     return {row["key"]: row["text"] for row in rows}
 
 
-def transcribe(clips: Sequence[Clip], model_dir: str, *, dtype: str, backend: str) -> dict[str, str]:
-    """Text by key, from this package's engine; one call per combination of prompt options."""
+def transcribe(manifests: Sequence[Path], model_dir: str, *, dtype: str, backend: str) -> dict[str, str]:
+    """Text by key, from this package's engine."""
     from twostage_asr.engine.console import quiet_libraries
 
     quiet_libraries()  # before torch and vLLM are imported
     from twostage_asr.engine import AutoModelVLLM
 
-    groups: dict[tuple[str | None, tuple[str, ...], bool], list[Clip]] = defaultdict(list)
-    for clip in clips:
-        groups[clip.language, clip.hotwords, clip.itn].append(clip)
-    texts: dict[str, str] = {}
     with AutoModelVLLM(model=model_dir, dtype=dtype, encoder_dtype=dtype, backend=backend) as model:
-        for (language, hotwords, itn), group in groups.items():
-            inputs = [(clip.key, *soundfile.read(clip.path, dtype="float32")) for clip in group]
-            for result in model.generate(inputs, language=language, hotwords=hotwords, itn=itn, timestamps=False):
-                if result.status == "error":
-                    raise SystemExit(f"{result.key}: {result.error}")
-                texts[result.key] = result.text
-    return texts
+        results = model.generate(manifests, timestamps=False)
+    for result in results:
+        if result.status == "error":
+            raise SystemExit(f"{result.key}: {result.error}")
+    return {result.key: result.text for result in results}
 
 
 def table(clips: Sequence[Clip], texts: Mapping[str, str]) -> str:
@@ -139,10 +115,7 @@ def table(clips: Sequence[Clip], texts: Mapping[str, str]) -> str:
     groups: dict[str, list[Clip]] = defaultdict(list)
     for clip in clips:
         groups[clip.spoken_language].append(clip)
-    lines = [
-        "| | clips | CER % | exact % | CER %, no punctuation | exact %, no punctuation |",
-        "|---|---|---|---|---|---|",
-    ]
+    lines = list(TABLE_HEAD)
     for language, group in sorted(groups.items()):
         scores = [
             score((normalise(clip.text), normalise(texts[clip.key])) for clip in group)
@@ -185,7 +158,7 @@ def main() -> None:
     if arguments.hypotheses:
         texts = read_hypotheses(arguments.hypotheses)
     else:
-        texts = transcribe(clips, arguments.model, dtype=arguments.dtype, backend=arguments.backend)
+        texts = transcribe(arguments.manifests, arguments.model, dtype=arguments.dtype, backend=arguments.backend)
     missing = [clip.key for clip in clips if clip.key not in texts]
     if missing:
         raise SystemExit(f"no hypothesis for {len(missing)} of {len(clips)} clips, first {missing[0]!r}")

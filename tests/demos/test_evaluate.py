@@ -57,7 +57,7 @@ def test_without_punctuation_keeps_letters_digits_and_signs() -> None:
 
 
 def clip(key: str, text: str, spoken: str) -> Clip:
-    return Clip(path=Path(f"{key}.wav"), key=key, text=text, spoken=spoken, language=None, hotwords=(), itn=True)
+    return Clip(key=key, text=text, spoken=spoken)
 
 
 def test_table_groups_by_what_was_spoken_and_counts_case_and_punctuation_apart() -> None:
