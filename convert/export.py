@@ -64,12 +64,12 @@ def ensure_converted(
     """
     if dtype not in DTYPES:
         raise ConfigError(f"dtype is {dtype!r}; one of {', '.join(DTYPES)} is needed")
-    checkpoint_dir = checkpoint_dir.expanduser().resolve()
+    checkpoint_dir = checkpoint_dir.resolve()
     if (checkpoint_dir / MANIFEST_NAME).is_file():
         return _as_converted(checkpoint_dir, dtype=dtype, force=force)
     family = find_family(checkpoint_dir)
     sources = Sources.snapshot(family.list_sources(checkpoint_dir))
-    candidates = [output.expanduser().resolve()] if output else _default_outputs(checkpoint_dir)
+    candidates = [output.resolve()] if output else _default_outputs(checkpoint_dir)
     for candidate in () if force else candidates:
         manifest = _find_current(candidate, family, sources, dtype)
         if manifest is not None:
@@ -97,9 +97,12 @@ def _as_converted(directory: Path, *, dtype: str, force: bool) -> Path:
 
 
 def _default_outputs(checkpoint_dir: Path) -> list[Path]:
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / CACHE_NAME
-    digest = hashlib.sha256(os.fsencode(checkpoint_dir)).hexdigest()[:16]
-    return [checkpoint_dir / DEFAULT_OUTPUT_NAME, cache / f"{checkpoint_dir.name}-{digest}"]
+    outputs = [checkpoint_dir / DEFAULT_OUTPUT_NAME]
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
+    if cache.is_absolute():  # it is not where the user has no home
+        digest = hashlib.sha256(os.fsencode(checkpoint_dir)).hexdigest()[:16]
+        outputs.append(cache / CACHE_NAME / f"{checkpoint_dir.name}-{digest}")
+    return outputs
 
 
 def _find_current(directory: Path, family: Family, sources: Sources, dtype: str) -> EngineManifest | None:

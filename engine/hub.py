@@ -41,7 +41,7 @@ def resolve_model(model: str | Path, *, hub: HubName = "ms", revision: str | Non
         ConfigError: a path that is not a directory, no valid id, or an unknown hub.
         HubError: the hub's library is missing, or the hub cannot be reached, does not hold the model, or refuses it.
     """
-    path = Path(model).expanduser()
+    path = Path(os.path.expanduser(model))
     if model and path.is_dir():  # "" would be the working directory
         return path
     if hub not in HUBS:

@@ -132,6 +132,20 @@ def test_a_read_only_checkpoint_is_converted_into_the_users_cache(
         ensure_converted(checkpoint, output=checkpoint / "elsewhere", progress=False)
 
 
+def test_without_a_home_only_the_checkpoint_itself_is_tried(
+    edited: EditCheckpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a container whose user has no entry in /etc/passwd."""
+    checkpoint = edited()
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    assert ensure_converted(checkpoint, progress=False) == checkpoint / "twostage"
+    shutil.rmtree(checkpoint / "twostage")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(ConfigError, match=r"^\S*/checkpoint/twostage cannot be written"):
+        ensure_converted(checkpoint, progress=False)
+
+
 def test_a_conversion_that_lies_in_a_read_only_checkpoint_is_used(
     converted: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -153,17 +167,24 @@ def test_too_little_disk_is_said_before_anything_is_written(
     assert ensure_converted(checkpoint, progress=False)
 
 
-@pytest.mark.parametrize("stranger", ["thesis.doc", "engine.json and thesis.doc"])
-def test_somebody_elses_files_are_never_touched(edited: EditCheckpoint, tmp_path: Path, stranger: str) -> None:
+@pytest.mark.parametrize(
+    ("names", "stranger"),
+    [
+        (["thesis.doc"], "thesis.doc"),
+        (["engine.json", "thesis.doc"], "thesis.doc"),
+        (["acoustic.safetensors"], "acoustic.safetensors"),  # ours by name, but there is no engine.json beside it
+    ],
+)
+def test_somebody_elses_files_are_never_touched(
+    edited: EditCheckpoint, tmp_path: Path, names: list[str], stranger: str
+) -> None:
     output = tmp_path / "output"
     output.mkdir()
-    for name in stranger.split(" and "):
+    for name in names:
         (output / name).write_text("mine")
-    with pytest.raises(ConfigError, match=r"holds thesis\.doc, which no conversion wrote"):
+    with pytest.raises(ConfigError, match=f"holds {stranger}, which no conversion wrote"):
         ensure_converted(edited(), output=output, force=True, progress=False)
-    assert {entry.name: entry.read_text() for entry in output.iterdir()} == dict.fromkeys(
-        stranger.split(" and "), "mine"
-    )
+    assert {entry.name: entry.read_text() for entry in output.iterdir()} == dict.fromkeys(names, "mine")
 
 
 def test_an_output_that_is_a_file_is_refused(edited: EditCheckpoint, tmp_path: Path) -> None:
