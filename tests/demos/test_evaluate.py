@@ -74,7 +74,6 @@ def test_manifest_and_hypotheses_are_read(tmp_path: Path) -> None:
     row = {"source": "a.wav", "key": "a", "text": "请联系章三。", "spoken": "请联系张三", "language": "中文"}
     (tmp_path / "m.jsonl").write_text(json.dumps(row | {"hotwords": ["章三"], "itn": False}) + "\n", "utf-8")
     (read,) = read_manifest(tmp_path / "m.jsonl")
-    assert read.path == tmp_path / "a.wav"
-    assert (read.text, read.language, read.hotwords, read.itn) == ("请联系章三。", "中文", ("章三",), False)
+    assert read == Clip(key="a", text="请联系章三。", spoken="请联系张三")
     (tmp_path / "h.jsonl").write_text('{"key": "a", "text": "x", "token_ids": [1]}\n', "utf-8")
     assert read_hypotheses(tmp_path / "h.jsonl") == {"a": "x"}
