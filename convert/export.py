@@ -1,5 +1,6 @@
 """A checkpoint directory -> a converted directory with engine.json, made once and kept up to date."""
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
@@ -73,8 +74,7 @@ def ensure_converted(
     for candidate in () if force else candidates:
         manifest = _find_current(candidate, family, sources, dtype)
         if manifest is not None:
-            sweep(candidate)
-            _record_new_times(candidate, manifest, sources)
+            _keep_house(candidate, manifest, sources)
             return candidate
     destination = next((candidate for candidate in candidates if is_writable(candidate)), None)
     if destination is None:
@@ -115,13 +115,19 @@ def _find_current(directory: Path, family: Family, sources: Sources, dtype: str)
     return manifest if is_same and is_complete(directory, manifest) else None
 
 
-def _record_new_times(directory: Path, manifest: EngineManifest, sources: Sources) -> None:
-    """Sources with new times and old content (a copied checkpoint) need not be read again at every start."""
-    if sources.look_unchanged(manifest.source) or not is_writable(directory):
-        return
-    renewed = manifest.model_copy(update={"source": sources.records()})
-    with exclusive(directory):
-        replace_file(directory, MANIFEST_NAME, renewed.write)
+def _keep_house(directory: Path, manifest: EngineManifest, sources: Sources) -> None:
+    """Remove what killed processes left; note new times of old content, lest it be read again at every start.
+
+    Neither is needed to use the conversion, so a directory that does not allow it is no error.
+    """
+    with contextlib.suppress(OSError):
+        sweep(directory)
+        if sources.look_unchanged(manifest.source) or not is_writable(directory):
+            return
+        renewed = manifest.model_copy(update={"source": sources.records()})
+        with exclusive(directory):
+            if EngineManifest.read(directory) == manifest:  # nobody has converted meanwhile
+                replace_file(directory, MANIFEST_NAME, renewed.write)
 
 
 def is_complete(directory: Path, manifest: EngineManifest) -> bool:

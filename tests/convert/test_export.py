@@ -56,6 +56,17 @@ def test_new_times_with_old_content_are_looked_into_once(converted: Path, monkey
     assert is_kept(converted)
 
 
+def test_a_conversion_that_cannot_be_locked_is_used(converted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where another user owns the lock file."""
+    os.utime(converted.parent / "model.pt", ns=(1, 1))
+    (converted.parent / ".twostage.partial").mkdir()
+    (converted.parent / ".twostage.lock").unlink()
+    (converted.parent / ".twostage.lock").mkdir()  # opening it fails even for root
+    assert ensure_converted(converted.parent, progress=False) == converted
+    with pytest.raises(ConfigError, match=r"cannot convert .*\.twostage\.lock"):
+        ensure_converted(converted.parent, force=True, progress=False)
+
+
 @pytest.mark.parametrize("name", ["model.pt", "config.yaml", "Qwen3-0.6B/tokenizer_config.json"])
 def test_changed_content_is_converted_again(converted: Path, name: str) -> None:
     path = converted.parent / name
