@@ -222,7 +222,7 @@ def _columns_and_targets(token_ids: Sequence[Sequence[int]], blank_id: int) -> t
         column_of = {token_id: column for column, token_id in enumerate([blank_id, *dict.fromkeys(clip)])}
         columns.append(torch.tensor(list(column_of)))
         targets.append(torch.tensor([column_of[token_id] for token_id in clip]))
-    return pad_sequence(columns, batch_first=True, padding_value=blank_id), pad_sequence(targets, batch_first=True)
+    return pad_sequence(columns, batch_first=True), pad_sequence(targets, batch_first=True)
 
 
 def _read_paths(emissions: Tensor, targets: Tensor, states: Tensor, frame_lens: Tensor) -> _Emissions:

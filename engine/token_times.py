@@ -37,17 +37,16 @@ def token_times(centres: Tensor, lengths: Tensor, num_tokens: Tensor, typical_ra
         onsets, ends: (B, S) float64. Neighbours may overlap by parts of a frame.
     """
     position = torch.arange(centres.shape[1])
-    is_token = position < num_tokens[:, None]
     has_next = (position + 1 < num_tokens[:, None])[:, :-1]
-    lengths = lengths.masked_fill(~is_token, 1.0)
+    lengths = lengths.masked_fill(position >= num_tokens[:, None], 1.0)
     expected = lengths * _rates(centres, lengths, has_next, typical_rate)
     middles = centres - expected / 2  # where the emissions alone put the onsets
-    emission_weight = is_token.to(centres)
+    emission_weight = torch.ones_like(centres)
     length_weight = has_next.to(centres)
     for _ in range(_ROUNDS):
         onsets = _solve(middles, expected, emission_weight, length_weight / expected[:, :-1])
         early = (onsets - middles).clamp(min=0.0) / EARLY_SCALE_FRAMES
-        emission_weight = is_token / (1.0 + early.square())
+        emission_weight = 1.0 / (1.0 + early.square())
         surplus = (onsets.diff(dim=1) - expected[:, :-1]).clamp(min=0.0)
         length_weight = has_next / (1.0 + surplus.square() / expected[:, :-1])
     return onsets, _ends(onsets, expected, has_next, length_weight)
@@ -64,9 +63,7 @@ def _solve(middles: Tensor, expected: Tensor, emission_weight: Tensor, length_we
     """Onsets s (B, S) with the least sum of  emission_weight (s - middle)^2 + length_weight (s' - s - expected)^2."""
     to_next, to_last = F.pad(length_weight, (0, 1)), F.pad(length_weight, (1, 0))
     pull = length_weight * expected[:, :-1]
-    # A token beyond the clip's has no weight at all; any diagonal will do.
     diagonal = emission_weight + to_next + to_last
-    diagonal = diagonal + (diagonal == 0.0)
     right = emission_weight * middles - F.pad(pull, (0, 1)) + F.pad(pull, (1, 0))
     return _solve_tridiagonal(-to_last, diagonal, -to_next, right)
 

@@ -14,6 +14,7 @@ from twostage_asr.engine.alignment import HALF_WINDOW_S, TYPICAL_BYTES_PER_S, Al
 from twostage_asr.engine.ctc_tokenizer import CTCTokenizer
 from twostage_asr.engine.errors import CheckpointError
 from twostage_asr.engine.manifest import FrameClock
+from twostage_asr.engine.viterbi import best_paths
 from twostage_asr.engine.words import split_words
 
 MERGES = ["th", "the", " the", "se", "set", "你", "好", "你好", "世"]  # 界 and 𠮷 stay in bytes
@@ -205,17 +206,61 @@ def test_a_clip_in_any_batch_gets_what_it_gets_alone(
 
 def test_batches_bound_memory_and_padding(monkeypatch: pytest.MonkeyPatch, tokenizer: CTCTokenizer) -> None:
     monkeypatch.setattr(alignment, "_MAX_CELLS", 3000)
-    target = AlignmentTarget.from_text("set the", tokenizer)
-    lens = [10, 100, 20, 95, 90, 40, 39, 38, 37, 11, 300, 1000]
+    targets = {text: AlignmentTarget.from_text(text, tokenizer) for text in ("set the set the set the set", "set")}
+    lens = [10, 100, 20, 95, 90, 40, 39, 38, 37, 11, 300, 1000, *[60] * 30]
     tasks = [
-        alignment._Task(index=i, hidden=torch.zeros(n, 1), target=target, duration_s=1.0) for i, n in enumerate(lens)
+        alignment._Task(index=i, hidden=torch.zeros(n, 1), target=targets[text], duration_s=1.0)
+        for i, n in enumerate(lens)
+        for text in targets
     ]
-    batches = [[len(task.hidden) for task in batch] for batch in alignment._batches(tasks)]
-    assert sorted(n for batch in batches for n in batch) == sorted(lens)
-    for batch in batches:
-        assert len(batch) == 1 or len(batch) * max(batch) * (2 * len(target.token_ids) + 1) <= 3000
-        assert min(batch) >= 0.75 * max(batch)
-    assert len(batches) < len(lens)
+    batches = list(alignment._batches(tasks))
+    assert sorted(id(task) for batch in batches for task in batch) == sorted(map(id, tasks))
+    states = [[2 * len(task.target.token_ids) + 1 for task in batch] for batch in batches]
+    frames = [[len(task.hidden) for task in batch] for batch in batches]
+    sizes = [len(batch) * max(f) * max(s) for batch, f, s in zip(batches, frames, states, strict=True)]
+    assert all(size <= 3000 or len(batch) == 1 for size, batch in zip(sizes, batches, strict=True))
+    assert all(min(f) >= 0.75 * max(f) for f in frames)
+    assert max(sizes) > 2700  # and batches are full
+
+
+def test_padding_does_not_count_as_doubt() -> None:
+    emissions = torch.randn(2, 12, 3, generator=torch.Generator().manual_seed(0)).log_softmax(-1)
+    targets = torch.tensor([[1, 2], [2, 1]])
+    frame_lens = torch.tensor([12, 7])
+    states = best_paths(emissions, targets, frame_lens, torch.tensor([2, 2]))
+    both = alignment._read_paths(emissions, targets, states, frame_lens)
+    alone = alignment._read_paths(emissions[1:, :7], targets[1:], states[1:, :7], frame_lens[1:])
+    torch.testing.assert_close(both.frame_log_probs[1:], alone.frame_log_probs)
+    torch.testing.assert_close(both.centres[1:], alone.centres)
+
+
+SECONDS = st.floats(-3, 9)
+
+
+@given(
+    st.lists(st.lists(st.tuples(SECONDS, SECONDS), min_size=1, max_size=6), min_size=1, max_size=3),
+    st.sampled_from([0.03, 0.5, 5.0]),
+)
+@settings(deadline=None)
+def test_any_times_settle_inside_the_clip(clips: list[list[tuple[float, float]]], duration: float) -> None:
+    num_tokens = torch.tensor([len(clip) for clip in clips])
+    times = torch.zeros(len(clips), int(num_tokens.max()), 2, dtype=torch.float64)
+    for row, clip in zip(times, clips, strict=True):
+        row[: len(clip)] = torch.tensor(clip, dtype=torch.float64)
+    durations = torch.full((len(clips),), duration, dtype=torch.float64)
+    starts, ends = alignment._settle(times[:, :, 0], times[:, :, 1], num_tokens, durations)
+    for b, n in enumerate(num_tokens.tolist()):
+        edges = torch.stack([starts[b, :n], ends[b, :n]], dim=1)
+        assert edges.min() >= 0.0
+        assert edges.max() <= duration + 1e-9
+        assert (edges.flatten().diff() >= -1e-9).all()
+        assert (edges.diff(dim=1) >= min(alignment.MIN_TOKEN_S, duration / n) - 1e-9).all()
+
+
+def test_times_that_fit_are_left_alone() -> None:
+    starts, ends = torch.tensor([[0.1, 0.3, 0.9]]).double(), torch.tensor([[0.3, 0.5, 1.2]]).double()
+    settled = alignment._settle(starts, ends, torch.tensor([3]), torch.tensor([1.5]).double())
+    torch.testing.assert_close(settled, (starts, ends))
 
 
 @given(TEXTS)
