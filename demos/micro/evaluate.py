@@ -17,6 +17,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import soundfile
 
@@ -115,7 +116,9 @@ def read_hypotheses(path: Path) -> dict[str, str]:
     return {row["key"]: row["text"] for row in rows}
 
 
-def transcribe(clips: Sequence[Clip], model_dir: str, *, dtype: str, backend: str) -> dict[str, str]:
+def transcribe(
+    clips: Sequence[Clip], model_dir: str, *, dtype: str, backend: Literal["auto", "vllm", "torch"]
+) -> dict[str, str]:
     """Text by key, from this package's engine; one call per combination of prompt options."""
     from twostage_asr.engine import AutoModelVLLM
 
