@@ -184,6 +184,8 @@ def main() -> None:
     parser.add_argument("--show-errors", action="store_true", help="print what differs")
     arguments = parser.parse_args()
     clips = [clip for manifest in arguments.manifests for clip in read_manifest(manifest)]
+    if len({clip.key for clip in clips}) < len(clips):
+        raise SystemExit("a key occurs twice in the manifests; hypotheses are found by key")
     if arguments.hypotheses:
         texts = read_hypotheses(arguments.hypotheses)
     else:
