@@ -16,6 +16,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 TABLE_HEAD = (
     "| | clips | CER % | exact % | CER %, no punctuation | exact %, no punctuation |",
@@ -95,7 +96,9 @@ def read_hypotheses(path: Path) -> dict[str, str]:
     return {row["key"]: row["text"] for row in rows}
 
 
-def transcribe(manifests: Sequence[Path], model_dir: str, *, dtype: str, backend: str) -> dict[str, str]:
+def transcribe(
+    manifests: Sequence[Path], model_dir: str, *, dtype: str, backend: Literal["auto", "vllm", "torch"]
+) -> dict[str, str]:
     """Text by key, from this package's engine."""
     from twostage_asr.engine.console import quiet_libraries
 
@@ -155,6 +158,8 @@ def main() -> None:
     parser.add_argument("--show-errors", action="store_true", help="print what differs")
     arguments = parser.parse_args()
     clips = [clip for manifest in arguments.manifests for clip in read_manifest(manifest)]
+    if len({clip.key for clip in clips}) < len(clips):
+        raise SystemExit("a key occurs twice in the manifests; hypotheses are found by key")
     if arguments.hypotheses:
         texts = read_hypotheses(arguments.hypotheses)
     else:
