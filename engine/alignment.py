@@ -44,7 +44,7 @@ _SYLLABLE_BYTES = 3
 _MAX_CELLS = 4_000_000  # clips x frames x states searched at once: about 80 MB
 _MAX_PADDING = 0.25  # of a batch's longest clip
 
-_LEAST_PROB = 1e-12
+_LEAST_PROB = 1e-12  # float32 sums may also put a probability a little above 1
 
 _LENGTH_OF_BYTE = np.ones(256)
 _LENGTH_OF_BYTE[:128] = [1.0 if chr(b).isalpha() or chr(b) == "'" else _SYLLABLE_BYTES for b in range(128)]
@@ -268,7 +268,7 @@ def _timed_words(
 
     def means(probs: FloatArray) -> FloatArray:
         """Geometric, over the tokens of each word."""
-        logs = np.concatenate([[0.0], np.log(probs.clip(min=_LEAST_PROB)).cumsum()])
+        logs = np.concatenate([[0.0], np.log(probs.clip(_LEAST_PROB, 1.0)).cumsum()])
         total = logs[target.end_tokens + 1] - logs[target.start_tokens]
         mean: FloatArray = np.exp(total / (target.end_tokens + 1 - target.start_tokens))
         return mean

@@ -4,7 +4,7 @@ import base64
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from twostage_asr.engine.ctc_tokenizer import CTCTokenizer
 from twostage_asr.engine.errors import CheckpointError
@@ -22,6 +22,7 @@ def test_reads_every_token(tokenizer: CTCTokenizer) -> None:
 
 
 @given(text=st.text(st.characters(exclude_categories=["Cs"])))
+@settings(deadline=None)
 def test_the_bytes_of_the_tokens_are_the_text(tokenizer: CTCTokenizer, text: str) -> None:
     lines = VOCABULARY.read_text().splitlines()
     token_ids = tokenizer.encode(text)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from twostage_asr.engine.alignment import HALF_WINDOW_S, TYPICAL_BYTES_PER_S
@@ -66,6 +66,7 @@ def test_one_token_takes_the_typical_rate() -> None:
 
 
 @given(st.integers(0, 2**31), st.integers(1, 60))
+@settings(deadline=None)
 def test_a_tridiagonal_system_is_solved(seed: int, size: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     below, above, more, right = torch.rand(4, 2, size, generator=generator, dtype=torch.float64)
@@ -79,6 +80,7 @@ def test_a_tridiagonal_system_is_solved(seed: int, size: int) -> None:
 @given(
     st.lists(st.lists(st.tuples(st.floats(0.1, 30), st.floats(1, 20)), min_size=1, max_size=12), min_size=1, max_size=5)
 )
+@settings(deadline=None)
 def test_a_clip_in_a_batch_gets_the_times_it_gets_alone(clips: list[list[tuple[float, float]]]) -> None:
     longest = max(map(len, clips))
     centres = torch.full((len(clips), longest), 1e4, dtype=torch.float64)

@@ -4,7 +4,7 @@ import itertools
 import unicodedata
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from twostage_asr.engine.words import split_words, spoken_form
 
@@ -53,6 +53,7 @@ def test_words_of_written_text(text: str, words: list[str]) -> None:
 
 
 @given(st.one_of(st.text(), st.text("ab1 2.,'-:%$第か\u3099ー&한नम\u094d")))
+@settings(deadline=None)
 def test_the_text_is_its_words_and_what_is_not_spoken(text: str) -> None:
     words = split_words(text)
     rebuilt, position = "", 0
@@ -66,6 +67,7 @@ def test_the_text_is_its_words_and_what_is_not_spoken(text: str) -> None:
 
 
 @given(st.text())
+@settings(deadline=None)
 def test_a_word_split_again_is_itself(text: str) -> None:
     assert all([w.text for w in split_words(word.text)] == [word.text] for word in split_words(text))
 
@@ -90,6 +92,7 @@ def test_spoken_form_of_written_text(text: str, spoken: str) -> None:
 
 
 @given(st.text())
+@settings(deadline=None)
 def test_words_have_places_in_order_in_the_spoken_form(text: str) -> None:
     words = split_words(text)
     spoken, places = spoken_form(text, words)
