@@ -13,6 +13,7 @@ import time
 
 import numpy as np
 import torch
+
 from twostage_asr.engine import AudioLimits, AutoModelVLLM
 from twostage_asr.engine.decoder.base import DecodeParams
 from twostage_asr.engine.families.base import Request

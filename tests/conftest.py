@@ -8,10 +8,9 @@ import pytest
 
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 
+from tests.pipeline import Clip, read_manifest
 from twostage_asr.convert.export import ensure_converted
 from twostage_asr.engine import AutoModelVLLM
-
-from tests.pipeline import Clip, read_manifest
 
 ROOT = Path(__file__).parent.parent
 CHECKPOINTS = {

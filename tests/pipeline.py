@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
+
 from twostage_asr.engine.audio import AudioLimits
 from twostage_asr.engine.decoder.base import DecodeParams, Decoder, Hypothesis
 from twostage_asr.engine.families.base import Request

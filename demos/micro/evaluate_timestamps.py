@@ -19,6 +19,7 @@ import numpy as np
 import soundfile
 import torch
 from safetensors.torch import load_file
+
 from twostage_asr.convert.export import ensure_converted
 from twostage_asr.encoders.fun_asr_nano import FunASRNanoAcoustic, FunASRNanoAcousticConfig
 from twostage_asr.engine.alignment import WordAligner

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from twostage_asr.convert.export import ensure_converted
 
 from tests.convert.checkpoints import CHECKPOINTS, EditCheckpoint, State
+from twostage_asr.convert.export import ensure_converted
 
 
 @pytest.fixture(params=sorted(CHECKPOINTS))

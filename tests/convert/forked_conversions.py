@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 import transformers.models.qwen3.modeling_qwen3  # noqa: F401  (imported here, so that children need not)
+
 from twostage_asr.convert import export, publish, weights
 from twostage_asr.convert.export import ensure_converted
 from twostage_asr.engine.errors import CheckpointError

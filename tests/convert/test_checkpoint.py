@@ -13,6 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+
 from twostage_asr.convert.checkpoint import read_state_dict
 from twostage_asr.engine.errors import CheckpointError
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 from filelock import FileLock
+
+from tests.convert.checkpoints import EditCheckpoint, read_tensors
 from twostage_asr.convert import export, sources
 from twostage_asr.convert.export import ensure_converted
 from twostage_asr.engine.errors import CheckpointError, ConfigError
 from twostage_asr.engine.manifest import EngineManifest
-
-from tests.convert.checkpoints import EditCheckpoint, read_tensors
 
 
 @pytest.fixture

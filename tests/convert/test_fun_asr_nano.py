@@ -10,13 +10,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+
+from tests.convert.checkpoints import CHECKPOINTS, EditCheckpoint, State, read_tensors
 from twostage_asr.convert.export import ensure_converted
 from twostage_asr.convert.verify import verify_conversion
 from twostage_asr.encoders.fun_asr_nano import FunASRNanoAcoustic, FunASRNanoAcousticConfig
 from twostage_asr.engine.errors import CheckpointError
 from twostage_asr.engine.manifest import EngineManifest
-
-from tests.convert.checkpoints import CHECKPOINTS, EditCheckpoint, State, read_tensors
 
 Q_PROJ = "llm.model.layers.1.self_attn.q_proj"
 

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-from twostage_asr.convert.__main__ import main
 
 from tests.convert.checkpoints import CHECKPOINTS, EditCheckpoint
+from twostage_asr.convert.__main__ import main
 
 
 def test_it_converts_verifies_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+
+from tests.convert.checkpoints import CHECKPOINTS, EditCheckpoint, State
 from twostage_asr.convert import verify
 from twostage_asr.convert.export import ensure_converted
 from twostage_asr.convert.verify import verify_conversion
 from twostage_asr.engine.errors import CheckpointError
-
-from tests.convert.checkpoints import CHECKPOINTS, EditCheckpoint, State
 
 LOW = CHECKPOINTS["low_frame_rate"]
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import Qwen3Config, Qwen3ForCausalLM
+
 from twostage_asr.convert import safetensors_file, weights
 from twostage_asr.convert.safetensors_file import list_model_files, write_safetensors, write_sharded
 from twostage_asr.convert.weights import LoRAUpdate, Weight, plan_weights

@@ -5,10 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from twostage_asr.engine import Transcript
-
 from tests.conftest import ROOT
 from tests.pipeline import read_manifest
+from twostage_asr.engine import Transcript
 
 MANIFEST = ROOT / "demos" / "micro" / "clips" / "manifest.jsonl"
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 import yaml
 from torch import Tensor
+
 from twostage_asr.encoders.adaptor import AdaptorConfig
 from twostage_asr.encoders.ctc import CTCConfig
 from twostage_asr.encoders.fun_asr_nano import FunASRNanoAcoustic, FunASRNanoAcousticConfig

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from twostage_asr.encoders.adaptor import AdaptorConfig, TransformerAdaptor, audio_token_count
 
 

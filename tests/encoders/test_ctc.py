@@ -5,6 +5,7 @@ from itertools import groupby
 import pytest
 import torch
 from torch import Tensor
+
 from twostage_asr.encoders import ctc as ctc_module
 from twostage_asr.encoders.adaptor import AdaptorConfig
 from twostage_asr.encoders.ctc import CTCConfig, CTCHead

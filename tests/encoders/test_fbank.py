@@ -8,6 +8,7 @@ import torchaudio.compliance.kaldi as kaldi
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+
 from twostage_asr.encoders import fbank as fbank_module
 from twostage_asr.encoders.fbank import (
     fbank_frame_lens,

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+
 from twostage_asr.encoders.adaptor import AdaptorConfig, audio_token_count
 from twostage_asr.encoders.ctc import CTCConfig
 from twostage_asr.encoders.fbank import num_lfr_frames

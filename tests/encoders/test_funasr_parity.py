@@ -14,6 +14,7 @@ import soundfile
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+
 from twostage_asr.encoders.fbank import log_mel_fbank, stack_frames
 from twostage_asr.encoders.fun_asr_nano import FunASRNanoAcoustic
 

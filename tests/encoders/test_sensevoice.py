@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
 from twostage_asr.encoders.sensevoice import SenseVoiceConfig, SenseVoiceEncoder
 
 

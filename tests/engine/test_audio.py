@@ -15,13 +15,13 @@ import soxr
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from twostage_asr.engine.audio import SAMPLE_RATE, AudioLimits, as_waveform, decode_audio
-from twostage_asr.engine.errors import AudioError, AudioTooLongError, ConfigError, UnsupportedAudioError
-from twostage_asr.engine.inputs import expand_inputs, load
 
 from tests import audio_clips
 from tests.audio_clips import encode, encode_video, flac_with_total, sweep, wav_header
 from tests.hostile import HostileCase, hostile_inputs
+from twostage_asr.engine.audio import SAMPLE_RATE, AudioLimits, as_waveform, decode_audio
+from twostage_asr.engine.errors import AudioError, AudioTooLongError, ConfigError, UnsupportedAudioError
+from twostage_asr.engine.inputs import expand_inputs, load
 
 DURATION_S = 2.0
 EXACT, LOSSY = (3e-4, 1e-3), (0.1, 0.1)  # relative error (a delay of one sample: 0.6), seconds added at the end

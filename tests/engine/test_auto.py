@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile as sf
-from twostage_asr.engine import AutoModelVLLM, ConfigError, FunASRNanoVLLM, Transcript
 
 from tests.hostile import hostile_inputs
+from twostage_asr.engine import AutoModelVLLM, ConfigError, FunASRNanoVLLM, Transcript
 
 
 def transcribe(model: AutoModelVLLM, clips: list[dict[str, Any]], tmp_path: Path, **options: Any) -> list[Transcript]:

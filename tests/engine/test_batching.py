@@ -2,6 +2,7 @@
 
 from hypothesis import given
 from hypothesis import strategies as st
+
 from twostage_asr.engine.batching import plan_batches
 
 FRAMES = st.lists(st.integers(1, 500), max_size=60)

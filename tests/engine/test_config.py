@@ -1,6 +1,7 @@
 """Options: wrong values are refused with the value and what is allowed; misspelt names with the nearest known one."""
 
 import pytest
+
 from twostage_asr.engine import AutoModelVLLM, ConfigError
 from twostage_asr.engine.config import EngineConfig, refuse_unknown
 from twostage_asr.engine.decoder.base import DecodeParams

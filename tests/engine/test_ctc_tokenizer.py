@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from twostage_asr.engine.ctc_tokenizer import CTCTokenizer
 from twostage_asr.engine.errors import CheckpointError
 

@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+
+from tests.pipeline import GREEDY, Clip, decode, prompt_embeds, token_ids
 from twostage_asr.engine import AutoModelVLLM, DecodeError, PromptTooLongError
 from twostage_asr.engine.decoder.base import DecodeParams, Decoder, Hypothesis
 from twostage_asr.engine.families.base import Request
 from twostage_asr.engine.transcriber import Transcriber
-
-from tests.pipeline import GREEDY, Clip, decode, prompt_embeds, token_ids
 
 
 @pytest.fixture(scope="module")

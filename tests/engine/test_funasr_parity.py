@@ -3,11 +3,11 @@
 from typing import Any
 
 import pytest
-from twostage_asr.engine import AutoModelVLLM
 
 from tests.conftest import CHECKPOINTS, CLIPS
 from tests.peers.compare_with_funasr import compare, funasr_results
 from tests.pipeline import Clip
+from twostage_asr.engine import AutoModelVLLM
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from twostage_asr.engine.errors import ConfigError, HubError
-from twostage_asr.engine.hub import resolve_model
 
 from tests.hub_mirror import HubMirror
+from twostage_asr.engine.errors import ConfigError, HubError
+from twostage_asr.engine.hub import resolve_model
 
 MODEL, GATED = "FunAudioLLM/Micro", "FunAudioLLM/Gated"
 

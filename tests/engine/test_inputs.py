@@ -15,12 +15,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from tests.audio_clips import encode, sweep
 from twostage_asr.engine import inputs
 from twostage_asr.engine.audio import AudioLimits, decode_audio
 from twostage_asr.engine.errors import AudioTooLongError, ConfigError, UnsupportedAudioError
 from twostage_asr.engine.inputs import AudioInput, expand_inputs, load
-
-from tests.audio_clips import encode, sweep
 
 ONE_SECOND = np.zeros(16_000, np.float32)
 WAV = encode(sweep(1.0, 16_000), 16_000, "WAV", "PCM_16")

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+
 from twostage_asr.engine.alignment import HALF_WINDOW_S, TYPICAL_BYTES_PER_S
 from twostage_asr.engine.manifest import FrameClock
 from twostage_asr.engine.token_times import FINAL_LENGTHENING, _solve_tridiagonal, token_times

@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from twostage_asr.engine import Segment, Transcript, TranscriptWarning, Word
 
 SECONDS = st.floats(0, 1e5)

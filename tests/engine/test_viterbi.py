@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+
 from twostage_asr.engine.viterbi import BLANK, batched_paths, min_frames, path_log_probs, torchaudio_paths
 
 SEARCHES = [torchaudio_paths, batched_paths]

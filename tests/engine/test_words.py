@@ -6,6 +6,7 @@ import unicodedata
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from twostage_asr.engine.words import split_words, spoken_form
 
 TEXTS = {

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from twostage_asr.engine.transcript import Segment, Transcript, Word
 from twostage_asr.engine.writers import (
     CUE_MAX_S,

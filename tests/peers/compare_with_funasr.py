@@ -20,11 +20,10 @@ from typing import Any
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from tests.pipeline import Clip, decode, embedded_prompt, prompt_embeds, read_manifest
 from twostage_asr.engine import AutoModelVLLM
 from twostage_asr.engine.text import clean_text
 from twostage_asr.engine.transcriber import Transcriber
-
-from tests.pipeline import Clip, decode, embedded_prompt, prompt_embeds, read_manifest
 
 PEER = Path(__file__).with_name("funasr_reference.py")
 
