@@ -21,7 +21,7 @@ DDP_PREFIX = "module."  # what torch's DistributedDataParallel puts before every
 WEIGHT_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 GIT_LFS_POINTER = b"version https://git-lfs"
 
-# What torch.load was seen or is documented to raise on bytes that are no checkpoint.
+# What torch.load and zipfile were seen or are documented to raise on bytes that are no checkpoint.
 _UNREADABLE = (
     *(ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, MemoryError, OSError, RuntimeError),
     *(TypeError, ValueError, pickle.UnpicklingError, struct.error, zipfile.BadZipFile),
@@ -52,7 +52,7 @@ def _load(path: Path) -> object:
         is_zip = zipfile.is_zipfile(path)
         if is_zip:
             _refuse_compression(path)
-    except (OSError, zipfile.BadZipFile) as error:
+    except _UNREADABLE as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
     if start == GIT_LFS_POINTER:
         raise CheckpointError(f"{path} is a git-lfs pointer, not the weights: run `git lfs pull` beside it")

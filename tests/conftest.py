@@ -8,16 +8,10 @@ import pytest
 
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 
+from tests.paths import CHECKPOINTS, CLIPS
 from tests.pipeline import Clip, read_manifest
 from twostage_asr.convert.export import ensure_converted
 from twostage_asr.engine import AutoModelVLLM
-
-ROOT = Path(__file__).parent.parent
-CHECKPOINTS = {
-    "low_frame_rate": ROOT / "demos" / "micro" / "checkpoint",
-    "full_rate": ROOT / "tests" / "data" / "full_rate",
-}
-CLIPS = ROOT / "tests" / "data" / "clips" / "manifest.jsonl"
 
 
 @pytest.fixture(scope="session")

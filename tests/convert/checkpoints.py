@@ -1,4 +1,4 @@
-"""Where the micro checkpoints are, and the types that the tests of the converter share."""
+"""Types and readers that the tests of the converter share."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,11 +7,6 @@ from typing import Any, Protocol
 from safetensors.torch import load_file
 from torch import Tensor
 
-ROOT = Path(__file__).parents[2]
-CHECKPOINTS = {
-    "low_frame_rate": ROOT / "demos" / "micro" / "checkpoint",
-    "full_rate": ROOT / "tests" / "data" / "full_rate",
-}
 State = dict[str, Tensor]
 
 

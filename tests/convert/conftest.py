@@ -9,7 +9,8 @@ import pytest
 import torch
 import yaml
 
-from tests.convert.checkpoints import CHECKPOINTS, EditCheckpoint, State
+from tests.convert.checkpoints import EditCheckpoint, State
+from tests.paths import CHECKPOINTS, CONVERSIONS
 from twostage_asr.convert.export import ensure_converted
 
 
@@ -39,7 +40,7 @@ def edited(tmp_path: Path) -> EditCheckpoint:
         config: Callable[[dict[str, Any]], object] | None = None,
     ) -> Path:
         directory = tmp_path / "checkpoint"
-        shutil.copytree(CHECKPOINTS["low_frame_rate"], directory)
+        shutil.copytree(CHECKPOINTS["low_frame_rate"], directory, ignore=CONVERSIONS)
         if state is not None:
             tensors = torch.load(directory / "model.pt", weights_only=True)["state_dict"]
             replaced = state(tensors)

@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from tests.convert.checkpoints import CHECKPOINTS, EditCheckpoint, State, read_tensors
+from tests.convert.checkpoints import EditCheckpoint, State, read_tensors
+from tests.paths import CHECKPOINTS
 from twostage_asr.convert.export import ensure_converted
 from twostage_asr.convert.verify import verify_conversion
 from twostage_asr.encoders.fun_asr_nano import FunASRNanoAcoustic, FunASRNanoAcousticConfig

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.convert.checkpoints import CHECKPOINTS, EditCheckpoint
+from tests.convert.checkpoints import EditCheckpoint
+from tests.paths import CHECKPOINTS
 from twostage_asr.convert.__main__ import main
 
 

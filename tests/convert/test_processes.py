@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.convert.checkpoints import CHECKPOINTS
+from tests.paths import CHECKPOINTS
 
 
 @pytest.fixture(scope="module")

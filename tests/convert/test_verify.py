@@ -9,7 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.convert.checkpoints import CHECKPOINTS, EditCheckpoint, State
+from tests.convert.checkpoints import EditCheckpoint, State
+from tests.paths import CHECKPOINTS
 from twostage_asr.convert import verify
 from twostage_asr.convert.export import ensure_converted
 from twostage_asr.convert.verify import verify_conversion

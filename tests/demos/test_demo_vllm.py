@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.conftest import ROOT
+from tests.paths import ROOT
 from tests.pipeline import read_manifest
 from twostage_asr.engine import Transcript
 

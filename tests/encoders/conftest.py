@@ -8,13 +8,11 @@ import torch
 import yaml
 from torch import Tensor
 
+from tests.paths import CHECKPOINTS
 from twostage_asr.encoders.adaptor import AdaptorConfig
 from twostage_asr.encoders.ctc import CTCConfig
 from twostage_asr.encoders.fun_asr_nano import FunASRNanoAcoustic, FunASRNanoAcousticConfig
 from twostage_asr.encoders.sensevoice import SenseVoiceConfig
-
-ROOT = Path(__file__).parents[2]
-STUDY_CHECKPOINTS = {"low_rate": ROOT / "demos/micro/checkpoint", "full_rate": ROOT / "tests/data/full_rate"}
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -22,9 +20,9 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-@pytest.fixture(scope="session", params=STUDY_CHECKPOINTS)
+@pytest.fixture(scope="session", params=CHECKPOINTS)
 def study_dir(request: pytest.FixtureRequest) -> Path:
-    return STUDY_CHECKPOINTS[request.param]
+    return CHECKPOINTS[request.param]
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import CHECKPOINTS, CLIPS
+from tests.paths import CHECKPOINTS, CLIPS
 from tests.peers.compare_with_funasr import compare, funasr_results
 from tests.pipeline import Clip
 from twostage_asr.engine import AutoModelVLLM

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import CHECKPOINTS
 from tests.hub_mirror import HubMirror
+from tests.paths import CHECKPOINTS, CONVERSIONS
 from tests.pipeline import Clip
 
 MODEL = "owner/micro"
@@ -30,7 +30,7 @@ for finding in verify_model({model!r}, "hf", releases):
 def repository(tmp_path_factory: pytest.TempPathFactory, clips: list[Clip]) -> Path:
     """The micro checkpoint with two example clips, as a hub would hold it."""
     directory = tmp_path_factory.mktemp("hub") / "micro"
-    shutil.copytree(CHECKPOINTS["low_frame_rate"], directory, ignore=shutil.ignore_patterns("twostage"))
+    shutil.copytree(CHECKPOINTS["low_frame_rate"], directory, ignore=CONVERSIONS)
     (directory / "example").mkdir()
     for name, clip in zip(("a", "b"), clips, strict=False):
         shutil.copy(clip["source"], directory / "example" / f"{name}.flac")
