@@ -65,8 +65,10 @@ class VLLMDecoder:
         if device.type == "cpu":
             # Compilation needs a C++ compiler and more time than these models repay on a CPU.
             arguments |= {"enforce_eager": True, "kv_cache_memory_bytes": CPU_KV_CACHE_BYTES}
-        self._engine = _start_engine(arguments | _checked_options(options or {}), own_process)
+        arguments |= _checked_options(options or {})
+        self._engine = _start_engine(arguments, own_process)
         self._own_process = own_process
+        self._is_eager = bool(arguments.get("enforce_eager"))
         self._limits = source.limits
         self._eos_token_ids = frozenset(source.info.eos_token_ids)
         self._pending: set[int] = set()
@@ -100,7 +102,9 @@ class VLLMDecoder:
         from vllm.v1.engine.exceptions import EngineDeadError
 
         try:
-            outputs = self._engine.step()
+            # vLLM's sampler compiles a function even when asked not to compile.
+            with torch.compiler.set_stance("force_eager" if self._is_eager else "default"):
+                outputs = self._engine.step()
         except (EngineDeadError, RuntimeError) as error:
             self._pending.clear()
             raise DecodeError(f"vLLM's engine stopped: {error}") from error
@@ -156,7 +160,10 @@ def _start_engine(arguments: Mapping[str, Any], own_process: bool) -> Any:
     from vllm.usage.usage_lib import UsageContext
     from vllm.v1.engine.llm_engine import LLMEngine
 
-    with _environment("VLLM_ENABLE_V1_MULTIPROCESSING", "1" if own_process else "0"):
+    choices = {"VLLM_ENABLE_V1_MULTIPROCESSING": "1" if own_process else "0"}
+    if own_process and arguments.get("enforce_eager"):
+        choices["TORCHDYNAMO_DISABLE"] = "1"  # see poll()
+    with _environment(choices):
         return LLMEngine.from_engine_args(EngineArgs(**arguments), usage_context=UsageContext.LLM_CLASS)
 
 
@@ -175,14 +182,15 @@ def _checked_options(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def _environment(name: str, value: str) -> Iterator[None]:
-    """vLLM reads this choice from the environment alone."""
-    before = os.environ.get(name)
-    os.environ[name] = value
+def _environment(choices: Mapping[str, str]) -> Iterator[None]:
+    """Set what vLLM and its child processes read from the environment alone."""
+    before = {name: os.environ.get(name) for name in choices}
+    os.environ.update(choices)
     try:
         yield
     finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

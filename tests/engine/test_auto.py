@@ -1,8 +1,11 @@
 """The whole engine on real vLLM: right words, input order, honest errors, nothing that depends on the neighbours."""
 
+import contextlib
 import json
+import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -200,6 +203,36 @@ def test_vllm_options_are_checked(engine_dirs: dict[str, Path]) -> None:
         AutoModelVLLM(engine_dirs["full_rate"], vllm={"dtype": "float16"})
     with pytest.raises(ConfigError, match="no meaning with backend='torch'"):
         AutoModelVLLM(engine_dirs["full_rate"], backend="torch", vllm={"max_num_seqs": 4})
+
+
+OWN_PROCESS = """
+import sys
+from twostage_asr.engine import AutoModelVLLM
+if __name__ == "__main__":
+    with AutoModelVLLM({path!r}, dtype="fp32", own_process=True) as model:
+        print("text:", model.generate({clip!r})[0].text)
+"""
+
+
+def test_vllm_in_its_own_process_says_the_same_and_leaves_no_process(
+    vllm_model: AutoModelVLLM, engine_dirs: dict[str, Path], clips: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    (expected,) = vllm_model.generate(clips[0]["source"])
+    script = tmp_path / "own_process.py"
+    script.write_text(OWN_PROCESS.format(path=str(engine_dirs["low_frame_rate"]), clip=clips[0]["source"]))
+    child = subprocess.Popen(
+        [sys.executable, script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    out, err = child.communicate(timeout=300)
+    assert child.returncode == 0, err[-3000:]
+    assert f"text: {expected.text}" in out
+    assert "Traceback" not in err
+    deadline = time.monotonic() + 20  # Python's own helpers end when they notice that their parent has
+    with contextlib.suppress(ProcessLookupError):
+        while True:
+            os.killpg(child.pid, 0)
+            assert time.monotonic() < deadline, "a process of the engine outlives it"
+            time.sleep(0.2)
 
 
 UNGUARDED = """
