@@ -27,7 +27,8 @@ from .prompt import EmbeddedPrompt, PromptEmbedder
 from .text import LLMTokenizer, clean_text
 from .transcript import Segment, Transcript, TranscriptWarning
 
-READ_AHEAD = 64  # clips decoded to waveforms before they are needed
+READERS = os.cpu_count() or 1  # threads that decode audio
+READ_AHEAD = 2 * READERS  # clips decoded before they are needed: an hour of audio takes 230 MB
 MAX_PENDING = 1024  # prompts in stage 2; more would only wait in its queue
 ALIGN_BATCH = 32  # finished texts that are timed together
 WINDOW_BATCHES = 4  # full stage 1 batches whose clips are sorted by length together
@@ -54,15 +55,11 @@ class _Clip:
     """One input on its way."""
 
     index: int
-    item: AudioInput
-    waveform: Waveform
+    key: str
     language: str | None
+    duration: float  # s
     prompt: EmbeddedPrompt
     ctc_hidden: Tensor | None = None
-
-    @property
-    def duration(self) -> float:
-        return len(self.waveform) / SAMPLE_RATE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,16 +91,19 @@ class Transcriber:
             finished: list[tuple[_Clip, Hypothesis]] = []
             try:
                 for window in self._windows(inputs, options):
-                    clips: list[_Clip] = []
+                    ready: list[tuple[_Clip, Waveform]] = []
                     for index, item, audio in window:
-                        prepared = self._prepare(index, item, audio, options)
-                        if isinstance(prepared, Transcript):
-                            yield index, prepared
+                        if isinstance(audio, AudioError):
+                            yield index, _failed(item.key, 0.0, audio)
+                            continue
+                        clip = self._prepare(index, item, audio, options)
+                        if isinstance(clip, Transcript):
+                            yield index, clip
                         else:
-                            clips.append(prepared)
-                    frames = [self.acoustic.num_frames(len(clip.waveform)) for clip in clips]
+                            ready.append((clip, audio))
+                    frames = [self.acoustic.num_frames(len(waveform)) for _, waveform in ready]
                     for batch in plan_batches(frames, max_frames=self.max_batch_frames, max_size=options.batch_size):
-                        yield from self._encode([clips[i] for i in batch], in_flight, options)
+                        yield from self._encode([ready[i] for i in batch], in_flight, options)
                         while self.decoder.num_pending > MAX_PENDING:
                             yield from self._collect(in_flight, finished, options)
                 while in_flight:
@@ -127,12 +127,9 @@ class Transcriber:
         if window:
             yield window
 
-    def _prepare(
-        self, index: int, item: AudioInput, audio: Waveform | AudioError, options: TranscribeOptions
-    ) -> _Clip | Transcript:
+    def _prepare(self, index: int, item: AudioInput, audio: Waveform, options: TranscribeOptions) -> _Clip | Transcript:
         """A clip ready for stage 1, or the error result that says why not."""
-        if isinstance(audio, AudioError):
-            return Transcript(item.key, status="error", error=str(audio))
+        duration = len(audio) / SAMPLE_RATE
         request = Request(
             language=options.request.language if item.language is None else item.language,
             hotwords=options.request.hotwords if item.hotwords is None else item.hotwords,
@@ -143,20 +140,20 @@ class Transcriber:
             num_positions = len(prompt) + self.acoustic.num_audio_tokens(len(audio))
             self.decoder.limits.check_length(num_positions, options.params.max_new_tokens)
         except (ConfigError, PromptTooLongError) as error:
-            return _failed(item, audio, error)
-        return _Clip(index, item, audio, request.language, prompt)
+            return _failed(item.key, duration, error)
+        return _Clip(index, item.key, request.language, duration, prompt)
 
     def _encode(
-        self, clips: Sequence[_Clip], in_flight: dict[int, _Clip], options: TranscribeOptions
+        self, batch: Sequence[tuple[_Clip, Waveform]], in_flight: dict[int, _Clip], options: TranscribeOptions
     ) -> Iterator[tuple[int, Transcript]]:
         """Stage 1 for one batch, handed on to stage 2; yields what stage 2 would not take."""
-        encoded = self.acoustic.encode([clip.waveform for clip in clips], with_ctc=options.timestamps)
-        for clip, utterance in zip(clips, encoded, strict=True):
+        encoded = self.acoustic.encode([waveform for _, waveform in batch], with_ctc=options.timestamps)
+        for (clip, _), utterance in zip(batch, encoded, strict=True):
             clip.ctc_hidden = utterance.ctc_hidden
             try:
                 prompt_id = self.decoder.submit(clip.prompt.around(utterance.audio_embeds), options.params)
             except (DecodeError, PromptTooLongError) as error:
-                yield clip.index, _failed(clip.item, clip.waveform, error)
+                yield clip.index, _failed(clip.key, clip.duration, error)
             else:
                 in_flight[prompt_id] = clip
 
@@ -192,7 +189,7 @@ class Transcriber:
             start, end = (words[0].start, words[-1].end) if words else (0.0, clip.duration)
             segments = (Segment(start, end, text, words, confidence),)
         return Transcript(
-            key=clip.item.key,
+            key=clip.key,
             text=text,
             language=clip.language,
             words=words,
@@ -225,7 +222,7 @@ def _read_ahead(inputs: Sequence[AudioInput], options: TranscribeOptions) -> Ite
         except AudioError as error:
             return error
 
-    with ThreadPoolExecutor(min(os.cpu_count() or 1, READ_AHEAD), thread_name_prefix="read-audio") as pool:
+    with ThreadPoolExecutor(READERS, thread_name_prefix="read-audio") as pool:
         ahead: deque[Future[Waveform | AudioError]] = deque()
         try:
             for item in inputs:
@@ -238,8 +235,8 @@ def _read_ahead(inputs: Sequence[AudioInput], options: TranscribeOptions) -> Ite
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _failed(item: AudioInput, waveform: Waveform, error: ASRError) -> Transcript:
-    return Transcript(item.key, duration=len(waveform) / SAMPLE_RATE, status="error", error=str(error))
+def _failed(key: str, duration: float, error: ASRError) -> Transcript:
+    return Transcript(key, duration=duration, status="error", error=str(error))
 
 
 def _confidence(hypothesis: Hypothesis) -> float | None:
