@@ -11,8 +11,8 @@ A file that holds less than it promises is an error, not a short text. What coun
 - MP3: the length in the Xing tag, if the tag fits the file's size (it does not in joined files).
 - containers that store a length (MP4, Matroska, FLAC, AIFF, ...): that length; of Ogg, the position of the last page.
 - streams that store none (ADTS AAC, AC-3, AMR, MPEG-TS, MP3 without a tag) promise nothing and end where the file
-  ends, and so do W64 and CAF, whose lengths FFmpeg takes from the size of the file. Bytes in them that do not decode
-  count as audio lost.
+  ends, and so do W64 and CAF, whose lengths FFmpeg takes from the size of the file. Packets of theirs that do not
+  decode count as audio lost.
 Up to LOSS_TOLERANCE_S may be missing. Samples are joined end to end: time stamps inside a container are not followed.
 
 Limits hold before decoding (file size, declared length) and while decoding, which goes block by block, so that memory
@@ -137,7 +137,7 @@ def as_waveform(
             f"samples have shape {array.shape}; allowed is (channels, N) with 1 to {MAX_ARRAY_CHANNELS} channels: "
             "transpose an array of (N, channels)"
         )
-    if not isinstance(sample_rate, numbers.Integral) or isinstance(sample_rate, bool):
+    if not isinstance(sample_rate, numbers.Integral):
         raise UnsupportedAudioError(f"sample_rate must be a whole number of Hz, got {sample_rate!r}")
     joiner = _Joiner(f"array {array.shape} {array.dtype}", limits)
     joiner.push(_mix(np.atleast_2d(array)), int(sample_rate))
