@@ -230,6 +230,13 @@ def test_what_does_not_decode_counts_as_lost_where_no_length_is_promised() -> No
         decode_audio(content[:half] + np.random.default_rng(0).bytes(half))
 
 
+@pytest.mark.parametrize(("container", "codec"), [("FLAC", "PCM_16"), ("adts", "aac")])
+def test_a_sample_rate_that_changes_is_an_error(container: str, codec: str) -> None:
+    joined = encode(clip(), 16_000, container, codec) + encode(clip(44_100), 44_100, container, codec)
+    with pytest.raises(UnsupportedAudioError, match="changes from 16000 to 44100 Hz"):
+        decode_audio(joined)
+
+
 # --- limits
 
 
@@ -329,6 +336,11 @@ def test_tensors_of_any_kind() -> None:
             as_waveform(refused, 16_000)
 
 
+def test_strided_samples_become_contiguous() -> None:
+    waveform = as_waveform(np.repeat(clip(), 2)[::2], 16_000)
+    assert waveform.flags.c_contiguous and np.array_equal(waveform, clip())
+
+
 def test_samples_are_left_as_they_were() -> None:
     samples = clip(44_100, 2)
     before = samples.copy()
@@ -366,6 +378,14 @@ def test_every_hostile_input_is_an_audio_error(
                 assert str(error)
     assert not unrefused
     assert capfd.readouterr() == ("", "")  # no decoder prints
+
+
+def test_mp3_in_wav_goes_to_the_decoder_that_does_not_print(capfd: pytest.CaptureFixture[str]) -> None:
+    content = bytearray(encode(clip(), 16_000, "wav", "libmp3lame"))
+    assert len(decode_audio(bytes(content))) / SAMPLE_RATE == pytest.approx(DURATION_S, abs=0.1)
+    content[5_000:5_500] = b"\xff\xfb\x00\x55" * 125  # libsndfile's decoder writes 400 lines about that
+    assert len(decode_audio(bytes(content))) / SAMPLE_RATE > DURATION_S - 0.3
+    assert capfd.readouterr() == ("", "")
 
 
 def test_errors_name_the_file_and_the_reason(tmp_path: Path) -> None:
