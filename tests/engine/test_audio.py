@@ -331,7 +331,7 @@ def test_dtypes_and_layouts_agree(dtype: str) -> None:
 def test_tensors_of_any_kind() -> None:
     tensor = torch.from_numpy(clip())
     assert_is_sweep(as_waveform(tensor.clone().requires_grad_(), 16_000), max_error=EXACT[0])
-    for refused in (tensor.bfloat16(), tensor.to_sparse(), tensor > 0):
+    for refused in (tensor.bfloat16(), tensor.to_sparse(), tensor.to("meta"), (tensor * 1j).conj(), tensor > 0):
         with pytest.raises(UnsupportedAudioError):
             as_waveform(refused, 16_000)
 
