@@ -35,7 +35,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--language", help="name or ISO code; left to the model by default")
     parser.add_argument("--hotwords", nargs="+", default=[])
     parser.add_argument("--no-itn", action="store_true", help="write numbers as they are spoken")
-    parser.add_argument("--batch-size", type=int, default=64, help="most clips encoded together")
+    parser.add_argument("--batch-size", type=int, default=128, help="most clips encoded together")
     parser.add_argument(
         "--output", type=Path, default=HERE / "out" / "transcripts.jsonl", help="SRT files go beside it"
     )

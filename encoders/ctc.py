@@ -42,7 +42,13 @@ class CTCOutput(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., width) -> (..., vocab_size) float32. Logits rounded to bfloat16 would be wrong by some per cent."""
-        return F.linear(hidden.float(), self.ctc_lo.weight.float(), self.ctc_lo.bias.float())
+        weight, bias = self.ctc_lo.weight, self.ctc_lo.bias
+        if hidden.is_cuda and weight.dtype != torch.float32:
+            # Tensor cores add up products of bfloat16 in float32, and need no float32 copy of the weights.
+            rows = hidden.to(weight.dtype).flatten(0, -2)
+            logits = torch.mm(rows, weight.t(), out_dtype=torch.float32).add_(bias)
+            return logits.unflatten(0, hidden.shape[:-1])
+        return F.linear(hidden.float(), weight.float(), bias.float())
 
 
 class CTCHead(nn.Module):

@@ -102,7 +102,7 @@ class AutoModelVLLM:
         timestamps: bool = True,
         max_new_tokens: int = 512,
         temperature: float = 0.0,
-        batch_size: int = 64,
+        batch_size: int = 128,
         limits: AudioLimits = DEFAULT_LIMITS,
         progress: bool = False,
         **unknown: Any,

@@ -20,6 +20,8 @@ from .base import DecodeParams, Hypothesis, LLMSource, PromptLimits
 OWN_ARGUMENTS = frozenset({"dtype", "gpu_memory_utilization", "max_model_len", "model", "tensor_parallel_size"})
 FIXED_ARGUMENTS = frozenset({"enable_prompt_embeds", "skip_tokenizer_init"})
 CPU_KV_CACHE_BYTES = 1 << 30
+# The largest batch that vLLM captures CUDA graphs for: 45 k tokens/s on an H200, against 34 k with its default of 1024.
+GPU_BATCH = 512
 
 
 class VLLMDecoder:
@@ -65,6 +67,8 @@ class VLLMDecoder:
         if device.type == "cpu":
             # Compilation needs a C++ compiler and more time than these models repay on a CPU.
             arguments |= {"enforce_eager": True, "kv_cache_memory_bytes": CPU_KV_CACHE_BYTES}
+        else:
+            arguments |= {"max_num_seqs": GPU_BATCH}
         arguments |= _checked_options(options or {})
         self._engine = _start_engine(arguments, own_process)
         self._own_process = own_process
@@ -143,13 +147,14 @@ class VLLMDecoder:
             stop_token_ids=[] if params.ignore_eos else sorted(self._eos_token_ids),
             ignore_eos=params.ignore_eos,
             logprobs=0,  # of the chosen token alone
+            flat_logprobs=True,
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
 
     def _hypothesis(self, completion: Any) -> Hypothesis:
         token_ids = tuple(completion.token_ids)
-        log_probs = tuple(step[token].logprob for token, step in zip(token_ids, completion.logprobs, strict=True))
+        log_probs = tuple(completion.logprobs.logprobs)
         if completion.finish_reason == "length":
             return Hypothesis(token_ids, log_probs, "length")
         return Hypothesis(token_ids[:-1], log_probs[:-1], "stop")  # without the end token

@@ -1,0 +1,135 @@
+"""A load for measuring speed: a checkpoint of the published sizes with random weights, and random clips.
+
+    python demos/random_load.py DIR        # writes the checkpoint, 2.3 GB, laid out as on a hub
+
+The words are noise. Its tokenizers are stand-ins: 256 byte symbols, and filler up to the real vocabulary sizes.
+"""
+
+import argparse
+import base64
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+from twostage_asr.encoders.adaptor import AdaptorConfig
+from twostage_asr.encoders.ctc import CTCConfig
+from twostage_asr.encoders.fun_asr_nano import FunASRNanoAcoustic, FunASRNanoAcousticConfig
+from twostage_asr.encoders.sensevoice import SenseVoiceConfig
+
+SAMPLE_RATE = 16_000
+TOKENS_PER_SECOND = 4  # of Mandarin speech
+LLM_DIR, LLM_VOCAB, CTC_RANKS, CTC_VOCAB = "Qwen3-0.6B", 151_669, 58_836, 60_515
+ENCODER = SenseVoiceConfig(
+    output_dim=512, attention_heads=4, linear_units=2048, num_blocks=50, tp_blocks=20, kernel_size=11
+)
+ADAPTOR = AdaptorConfig(encoder_dim=512, llm_dim=1024, ffn_dim=2048, n_layer=2)
+CTC_DECODER = AdaptorConfig(encoder_dim=512, llm_dim=512, ffn_dim=2048, n_layer=5)
+
+
+def random_clips(count: int) -> list[np.ndarray]:
+    """Noise of log-normal lengths, mean about 9.5 s, 1.5 to 30 s; the same in every call."""
+    rng = np.random.default_rng(0)
+    seconds = np.clip(rng.lognormal(2.1, 0.6, count), 1.5, 30)
+    return [(rng.standard_normal(int(SAMPLE_RATE * s)) * 0.05).astype(np.float32) for s in seconds]
+
+
+def tokens_per_clip(clips: list[np.ndarray]) -> int:
+    """What every clip is to decode: TOKENS_PER_SECOND of the mean clip."""
+    return round(TOKENS_PER_SECOND * sum(map(len, clips)) / SAMPLE_RATE / len(clips))
+
+
+def write_checkpoint(directory: Path) -> None:
+    torch.manual_seed(0)
+    llm_dir = directory / LLM_DIR
+    llm_dir.mkdir(parents=True, exist_ok=True)
+    _write_tokenizer(llm_dir)
+    _write_ctc_vocabulary(directory / "multilingual.tiktoken")
+    torch.save(_llm_weights(llm_dir) | _acoustic_weights(), directory / "model.pt")
+    (directory / "config.yaml").write_text(yaml.safe_dump(_config()), encoding="utf-8")
+
+
+def _config() -> dict[str, object]:
+    def adaptor(config: AdaptorConfig) -> dict[str, object]:
+        sizes = {name: getattr(config, name) for name in ("encoder_dim", "llm_dim", "ffn_dim", "n_layer")}
+        return sizes | {"downsample_rate": config.downsample_rate}
+
+    encoder = {name: getattr(ENCODER, name) for name in ("attention_heads", "linear_units", "num_blocks", "tp_blocks")}
+    encoder |= {"output_size": ENCODER.output_dim, "kernel_size": ENCODER.kernel_size, "sanm_shfit": 0}
+    encoder |= {"input_layer": "pe", "selfattention_layer_type": "sanm", "normalize_before": True}
+    frontend = {"fs": SAMPLE_RATE, "window": "hamming", "n_mels": 80, "frame_length": 25, "frame_shift": 10}
+    return {
+        "model": "FunASRNano",
+        "model_conf": {},
+        "audio_encoder": "SenseVoiceEncoderSmall",
+        "audio_encoder_conf": encoder,
+        "llm": "Qwen3-0.6b",
+        "llm_conf": {"hub": "hf", "freeze": True, "llm_dtype": "bf16", "init_param_path": LLM_DIR},
+        "audio_adaptor": "Transformer",
+        "audio_adaptor_conf": adaptor(ADAPTOR) | {"use_low_frame_rate": True},
+        "ctc_decoder": "Transformer",
+        "ctc_decoder_conf": adaptor(CTC_DECODER),
+        "ctc_conf": {"dropout_rate": 0.0, "ctc_type": "builtin", "reduce": True, "ignore_nan_grad": True},
+        "frontend": "WavFrontend",
+        "frontend_conf": frontend | {"lfr_m": 7, "lfr_n": 6, "cmvn_file": None},
+        "tokenizer": "HuggingfaceTokenizer",
+        "tokenizer_conf": {"init_param_path": LLM_DIR},
+        "dataset_conf": {
+            "ctc_tokenizer": "SenseVoiceTokenizer",
+            "ctc_tokenizer_conf": {"vocab_path": None, "is_multilingual": True, "num_languages": 8749},
+        },
+    }
+
+
+def _write_tokenizer(directory: Path) -> None:
+    symbols = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocab = {s: i for i, s in enumerate(symbols)} | {f"x{i}": i for i in range(len(symbols), LLM_VOCAB - 26)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    specials = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>", "additional_special_tokens": ["<|im_start|>"]}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **specials).save_pretrained(directory)
+
+
+def _write_ctc_vocabulary(path: Path) -> None:
+    filler = (bytes(t) for t in itertools.product(range(1, 250), repeat=3))
+    tokens = itertools.islice(itertools.chain((bytes([i]) for i in range(256)), filler), CTC_RANKS)
+    path.write_text("".join(f"{base64.b64encode(t).decode()} {rank}\n" for rank, t in enumerate(tokens)))
+
+
+def _llm_weights(directory: Path) -> dict[str, torch.Tensor]:
+    config = Qwen3Config(
+        vocab_size=151_936,
+        hidden_size=1024,
+        intermediate_size=3072,
+        num_hidden_layers=28,
+        num_attention_heads=16,
+        num_key_value_heads=8,
+        head_dim=128,
+        max_position_embeddings=40_960,
+        tie_word_embeddings=True,
+        rope_theta=1e6,
+        dtype="bfloat16",
+    )
+    model = Qwen3ForCausalLM(config).bfloat16()
+    config.save_pretrained(directory)
+    saved = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps(saved | {"architectures": ["Qwen3ForCausalLM"]}))
+    return {f"llm.{name}": tensor for name, tensor in model.state_dict().items()}
+
+
+def _acoustic_weights() -> dict[str, torch.Tensor]:
+    ctc = CTCConfig(decoder=CTC_DECODER, vocab_size=CTC_VOCAB, blank_id=CTC_VOCAB - 1)
+    config = FunASRNanoAcousticConfig(encoder=ENCODER, adaptor=ADAPTOR, ctc=ctc, low_frame_rate=True)
+    return dict(FunASRNanoAcoustic(config).state_dict())
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("directory", type=Path)
+    write_checkpoint(parser.parse_args().directory)
