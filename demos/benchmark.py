@@ -1,10 +1,11 @@
 """Time the engine on random audio held in memory.
 
     python demos/random_load.py DIR
-    python demos/benchmark.py DIR [--timestamps] [--clips 512]
+    python demos/benchmark.py DIR [--clips 512]
 
 The clock covers everything from waveforms in memory to transcripts. Every clip decodes the same number of tokens,
-because random weights never end a sentence. Prints one JSON line a repetition; RTFx = audio seconds / wall seconds.
+because random weights never end a sentence. Prints one JSON line a repetition, without and with word times;
+RTFx = audio seconds / wall seconds.
 `tests/peers/benchmark_funasr.py` measures FunASR's engine on the same clips.
 """
 
@@ -43,16 +44,16 @@ def measure(transcriber: Transcriber, clips: list[np.ndarray], *, timestamps: bo
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint")
-    parser.add_argument("--timestamps", action="store_true")
     parser.add_argument("--clips", type=int, default=512)
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--encoder-dtype", default="auto", choices=["auto", "bf16", "fp32"])
     args = parser.parse_args()
     clips = random_clips(args.clips)
     with AutoModelVLLM(args.checkpoint, encoder_dtype=args.encoder_dtype) as model:
-        for repetition in range(args.repeat):
-            figures = measure(model.transcriber, clips, timestamps=args.timestamps)
-            print(json.dumps({"repetition": repetition, "timestamps": args.timestamps, **figures}), flush=True)
+        for timestamps in (False, True):
+            for repetition in range(args.repeat):
+                figures = measure(model.transcriber, clips, timestamps=timestamps)
+                print(json.dumps({"timestamps": timestamps, "repetition": repetition, **figures}), flush=True)
 
 
 if __name__ == "__main__":

@@ -120,7 +120,8 @@ def _llm_weights(directory: Path) -> dict[str, torch.Tensor]:
     config.save_pretrained(directory)
     saved = json.loads((directory / "config.json").read_text())
     (directory / "config.json").write_text(json.dumps(saved | {"architectures": ["Qwen3ForCausalLM"]}))
-    return {f"llm.{name}": tensor for name, tensor in model.state_dict().items()}
+    # The published file holds lm_head as a copy of its own, too.
+    return {f"llm.{name}": tensor.clone() for name, tensor in model.state_dict().items()}
 
 
 def _acoustic_weights() -> dict[str, torch.Tensor]:
