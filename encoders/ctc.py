@@ -46,8 +46,8 @@ class CTCOutput(nn.Module):
         if hidden.is_cuda and weight.dtype != torch.float32:
             # Tensor cores add up products of bfloat16 in float32, and need no float32 copy of the weights.
             rows = hidden.to(weight.dtype).flatten(0, -2)
-            logits = torch.mm(rows, weight.t(), out_dtype=torch.float32).add_(bias)
-            return logits.unflatten(0, hidden.shape[:-1])
+            logits: Tensor = torch.mm(rows, weight.t(), out_dtype=torch.float32).add_(bias)
+            return logits.view(*hidden.shape[:-1], -1)
         return F.linear(hidden.float(), weight.float(), bias.float())
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -13,8 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile as sf
+import torch
 
 from tests.hostile import hostile_inputs
+from tests.paths import CHECKPOINTS, CONVERSIONS
 from twostage_asr.engine import AutoModelVLLM, ConfigError, FunASRNanoVLLM, Transcript
 
 
@@ -194,6 +197,23 @@ def test_a_closed_model_says_so(engine_dirs: dict[str, Path]) -> None:
     model.close()
     with pytest.raises(ConfigError, match="this model is closed"):
         model.generate([])
+
+
+def test_without_ctc_tensors_the_text_is_the_same_and_a_warning_says_why_there_are_no_times(
+    torch_models: dict[str, AutoModelVLLM], clips: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    directory = tmp_path / "without-ctc"
+    shutil.copytree(CHECKPOINTS["full_rate"], directory, ignore=CONVERSIONS)
+    weights = torch.load(directory / "model.pt", weights_only=True)["state_dict"]
+    torch.save({k: v for k, v in weights.items() if not k.startswith("ctc")}, directory / "model.pt")
+    with AutoModelVLLM(directory, backend="torch", dtype="fp32") as model:
+        results = transcribe(model, clips[:4], tmp_path)
+    expected = transcribe(torch_models["full_rate"], clips[:4], tmp_path)
+    assert [r.text for r in results] == [r.text for r in expected]
+    for result in results:
+        assert result.words is None
+        assert [w.code for w in result.warnings] == ["no_word_times"]
+        assert "holds no ctc_decoder" in result.warnings[0].message
 
 
 def test_vllm_options_are_checked(engine_dirs: dict[str, Path]) -> None:
