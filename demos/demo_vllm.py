@@ -5,6 +5,7 @@ python demos/demo_vllm.py --model-dir FunAudioLLM/Fun-ASR-Nano-2512 --input talk
 """
 
 import argparse
+import os
 import re
 import sys
 import time
@@ -90,7 +91,7 @@ def main() -> int:
         f"\n{len(results)} clips, {audio:.1f} s of audio in {wall:.2f} s: RTFx {audio / wall:.1f}; "
         f"loading took {loaded - started:.1f} s; {failed} failed"
     )
-    print(f"wrote {args.output} and {len(results)} SRT files beside it")
+    print(f"wrote {os.path.relpath(args.output)} and {len(results)} SRT files beside it")
     return 1 if failed else 0
 
 

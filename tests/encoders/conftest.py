@@ -1,4 +1,4 @@
-"""The two study checkpoints as acoustic models, read straight from model.pt."""
+"""The two micro checkpoints as acoustic models, read straight from model.pt."""
 
 from pathlib import Path
 from typing import Any
@@ -21,25 +21,25 @@ def one_thread() -> None:
 
 
 @pytest.fixture(scope="session", params=CHECKPOINTS)
-def study_dir(request: pytest.FixtureRequest) -> Path:
+def micro_dir(request: pytest.FixtureRequest) -> Path:
     return CHECKPOINTS[request.param]
 
 
 @pytest.fixture(scope="session")
-def acoustic_weights(study_dir: Path) -> dict[str, Tensor]:
+def acoustic_weights(micro_dir: Path) -> dict[str, Tensor]:
     """float32 tensors of stage 1 under the checkpoint's names."""
-    stored = torch.load(study_dir / "model.pt", weights_only=True)["state_dict"]
+    stored = torch.load(micro_dir / "model.pt", weights_only=True)["state_dict"]
     return {name: tensor.float() for name, tensor in stored.items() if not name.startswith("llm.")}
 
 
 @pytest.fixture(scope="session")
-def acoustic(study_dir: Path, acoustic_weights: dict[str, Tensor]) -> FunASRNanoAcoustic:
-    model = FunASRNanoAcoustic(_study_config(study_dir)).eval().requires_grad_(False)
+def acoustic(micro_dir: Path, acoustic_weights: dict[str, Tensor]) -> FunASRNanoAcoustic:
+    model = FunASRNanoAcoustic(_micro_config(micro_dir)).eval().requires_grad_(False)
     model.load_state_dict(acoustic_weights)
     return model
 
 
-def _study_config(directory: Path) -> FunASRNanoAcousticConfig:
+def _micro_config(directory: Path) -> FunASRNanoAcousticConfig:
     stored = yaml.safe_load((directory / "config.yaml").read_text(encoding="utf-8"))
     encoder = stored["audio_encoder_conf"]
     shared = {

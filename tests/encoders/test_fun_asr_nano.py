@@ -103,7 +103,7 @@ def test_a_checkpoint_without_ctc_lacks_exactly_those_tensors() -> None:
     assert set(model.state_dict()) == {name for name in nano_shapes() if not name.startswith("ctc")}
 
 
-def test_the_study_checkpoints_fit_exactly(acoustic: FunASRNanoAcoustic, acoustic_weights: dict[str, Tensor]) -> None:
+def test_the_micro_checkpoints_fit_exactly(acoustic: FunASRNanoAcoustic, acoustic_weights: dict[str, Tensor]) -> None:
     stored = {name: tuple(tensor.shape) for name, tensor in acoustic_weights.items()}
     assert {name: tuple(tensor.shape) for name, tensor in acoustic.state_dict().items()} == stored
 

@@ -43,13 +43,13 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def reference(study_dir: Path, clips: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+def reference(micro_dir: Path, clips: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """FunASR's numbers for each clip, with the waveform."""
     out = tmp_path_factory.mktemp("funasr")
     command = [
         sys.executable,
         str(PEER),
-        str(study_dir),
+        str(micro_dir),
         str(clips),
         str(out),
         "--threads",

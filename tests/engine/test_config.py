@@ -1,10 +1,15 @@
 """Options: wrong values are refused with the value and what is allowed; misspelt names with the nearest known one."""
 
-import pytest
+from pathlib import Path
 
-from twostage_asr.engine import AutoModelVLLM, ConfigError
+import pytest
+import torch
+
+from twostage_asr.engine import AutoModelVLLM, ConfigError, auto
+from twostage_asr.engine.auto import build_decoder
 from twostage_asr.engine.config import EngineConfig, refuse_unknown
-from twostage_asr.engine.decoder.base import DecodeParams
+from twostage_asr.engine.decoder.base import DecodeParams, LLMSource
+from twostage_asr.engine.manifest import LLMInfo
 
 
 @pytest.mark.parametrize(
@@ -49,3 +54,22 @@ def test_a_misspelt_argument_names_the_nearest_one() -> None:
         refuse_unknown(AutoModelVLLM.generate, {"hotword": ["x"]})
     with pytest.raises(ConfigError, match="'tensor_paralel_size' \\(did you mean 'tensor_parallel_size'\\?\\)"):
         AutoModelVLLM("nowhere", tensor_paralel_size=2)
+
+
+@pytest.mark.parametrize(
+    ("installed", "device", "message"),
+    [
+        ("cpu", "cuda:0", "backend='vllm' on cuda:0: the installed vLLM runs on cpu"),
+        ("cuda", "cpu", "backend='vllm' on cpu: the installed vLLM runs on cuda"),
+        (None, "cpu", "vLLM is not installed"),
+        ("cuda", "cuda:1", "choose them with CUDA_VISIBLE_DEVICES"),
+    ],
+)
+def test_vllm_is_refused_where_its_build_cannot_run(
+    monkeypatch: pytest.MonkeyPatch, installed: str | None, device: str, message: str
+) -> None:
+    info = LLMInfo(hidden_size=8, vocab_size=8, max_position_embeddings=8, eos_token_ids=(0,), tied=True)
+    source = LLMSource(Path("nowhere"), info, torch.float32, 8)
+    monkeypatch.setattr(auto, "installed_vllm_device", lambda: installed)
+    with pytest.raises(ConfigError, match=message):
+        build_decoder(source, EngineConfig(backend="vllm"), torch.device(device))

@@ -102,7 +102,7 @@ def test_a_clip_in_a_batch_gets_the_times_it_gets_alone(clips: list[list[tuple[f
 
 @pytest.mark.parametrize("clips", json.loads(EMISSIONS.read_text()), ids=lambda clips: clips["name"])
 def test_onsets_agree_with_the_synthesizer(clips: dict) -> None:  # type: ignore[type-arg]
-    """Emissions of both study checkpoints for espeak-ng's voices: within 60 ms as a rule and 150 ms in 95 of 100."""
+    """Emissions of both micro checkpoints for espeak-ng's voices: within 60 ms as a rule and 150 ms in 95 of 100."""
     errors = []
     clock = FrameClock()
     for clip in clips["clips"]:
