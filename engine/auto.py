@@ -16,7 +16,7 @@ from ..convert.export import ensure_converted
 from .audio import DEFAULT_LIMITS, AudioLimits
 from .config import DEFAULT_MODEL_LEN, Backend, EngineConfig, refuse_unknown
 from .decoder.base import DecodeParams, Decoder, LLMSource
-from .errors import ConfigError
+from .errors import ASRError, ConfigError
 from .families import family_named
 from .families.base import Request, StageOneOptions
 from .hub import HubName, resolve_model
@@ -191,7 +191,11 @@ def load_transcriber(engine_dir: Path, config: EngineConfig) -> Transcriber:
         dither=config.dither,
     )
     decoder = build_decoder(source, config, device)
-    acoustic, aligner = family.build_acoustic_model(engine_dir, manifest, stage_one)
+    try:
+        acoustic, aligner = family.build_acoustic_model(engine_dir, manifest, stage_one)
+    except ASRError:
+        decoder.close()
+        raise
     tokenizer = LLMTokenizer(source.directory)
     return Transcriber(
         family=family,
