@@ -19,10 +19,10 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from twostage_asr.encoders.adaptor import AdaptorConfig
 from twostage_asr.encoders.ctc import CTCConfig
+from twostage_asr.encoders.fbank import SAMPLE_RATE
 from twostage_asr.encoders.fun_asr_nano import FunASRNanoAcoustic, FunASRNanoAcousticConfig
 from twostage_asr.encoders.sensevoice import SenseVoiceConfig
 
-SAMPLE_RATE = 16_000
 TOKENS_PER_SECOND = 4  # of Mandarin speech
 LLM_DIR, LLM_VOCAB, CTC_RANKS, CTC_VOCAB = "Qwen3-0.6B", 151_669, 58_836, 60_515
 ENCODER = SenseVoiceConfig(

@@ -21,7 +21,7 @@ from .families import family_named
 from .families.base import Request, StageOneOptions
 from .hub import HubName, resolve_model
 from .inputs import expand_inputs
-from .manifest import EngineManifest
+from .manifest import LLM_DIR_NAME, EngineManifest
 from .prompt import PromptEmbedder
 from .text import LLMTokenizer
 from .transcriber import TranscribeOptions, Transcriber
@@ -183,7 +183,7 @@ def load_transcriber(engine_dir: Path, config: EngineConfig) -> Transcriber:
     device = config.torch_device()
     llm_dtype = config.torch_dtype(config.dtype, device)
     max_model_len = config.max_model_len or min(DEFAULT_MODEL_LEN, manifest.llm.max_position_embeddings)
-    source = LLMSource.from_engine_dir(engine_dir, dtype=llm_dtype, max_model_len=max_model_len)
+    source = LLMSource(engine_dir / LLM_DIR_NAME, manifest.llm, llm_dtype, max_model_len)
     stage_one = StageOneOptions(
         device=device,
         dtype=config.torch_dtype(config.encoder_dtype, device),

@@ -1,4 +1,4 @@
-"""Every option of the engine and of a request, with its default and unit: the only place where a default exists."""
+"""Every option of the engine, with its default and unit, checked; and how wrong options are refused."""
 
 import difflib
 import inspect

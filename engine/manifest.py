@@ -8,7 +8,7 @@ A converted model is a directory:
 """
 
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -65,7 +65,6 @@ class EngineManifest(BaseModel):
     """engine.json. `acoustic` holds the dimensions of stage 1, which the model's family reads."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    file_name: ClassVar[str] = MANIFEST_NAME
 
     format: int = MANIFEST_FORMAT
     family: str

@@ -4,8 +4,8 @@ What the text says belongs to the model's family (`families/`); this file turns 
 table.
 """
 
+import functools
 import json
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,19 +70,15 @@ class PromptEmbedder:
     def __init__(self, llm_dir: Path, tokenizer: LLMTokenizer, dtype: torch.dtype) -> None:
         self._tokenizer = tokenizer
         self._table = EmbeddingTable(llm_dir, dtype)
-        self._cache: OrderedDict[PromptText, EmbeddedPrompt] = OrderedDict()
+        self._embed_once = functools.lru_cache(PROMPT_CACHE_SIZE)(self._embed)
 
     def embed(self, text: PromptText) -> EmbeddedPrompt:
         """Prefix and suffix are tokenised apart, as the models were trained."""
-        if text in self._cache:
-            self._cache.move_to_end(text)
-            return self._cache[text]
+        return self._embed_once(text)
+
+    def _embed(self, text: PromptText) -> EmbeddedPrompt:
         prefix_ids, suffix_ids = (tuple(self._tokenizer.encode(part)) for part in (text.prefix, text.suffix))
-        prompt = EmbeddedPrompt(prefix_ids, suffix_ids, self._table(prefix_ids), self._table(suffix_ids))
-        self._cache[text] = prompt
-        if len(self._cache) > PROMPT_CACHE_SIZE:
-            self._cache.popitem(last=False)
-        return prompt
+        return EmbeddedPrompt(prefix_ids, suffix_ids, self._table(prefix_ids), self._table(suffix_ids))
 
 
 def _file_of(llm_dir: Path, tensor: str) -> Path:

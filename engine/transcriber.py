@@ -15,9 +15,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..encoders.fbank import SAMPLE_RATE
 from .alignment import Alignment, WordAligner
-from .audio import DEFAULT_LIMITS, AudioLimits, Waveform
+from .audio import DEFAULT_LIMITS, SAMPLE_RATE, AudioLimits, Waveform
 from .batching import plan_batches
 from .decoder.base import DecodeParams, Decoder, Hypothesis
 from .errors import ASRError, AudioError, ConfigError, DecodeError, PromptTooLongError

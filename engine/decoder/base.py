@@ -7,13 +7,13 @@ vLLM does not: a wrong width or a NaN would stop its engine or turn into words.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from ..errors import ConfigError, DecodeError, PromptTooLongError
-from ..manifest import LLM_DIR_NAME, EngineManifest, LLMInfo
+from ..manifest import LLMInfo
 from ..transcript import FinishReason
 
 
@@ -51,8 +51,7 @@ class Hypothesis:
 class Decoder(Protocol):
     """Decodes prompt embeddings with continuous batching."""
 
-    @property
-    def limits(self) -> "PromptLimits": ...
+    limits: "PromptLimits"
 
     @property
     def num_pending(self) -> int:
@@ -104,23 +103,19 @@ class PromptLimits:
 
 @dataclass(frozen=True, slots=True)
 class LLMSource:
-    """The converted LLM that a decoder loads."""
+    """The converted LLM that a decoder loads. Raises ConfigError for a max_model_len that the LLM was not made for."""
 
     directory: Path
     info: LLMInfo
     dtype: torch.dtype
     max_model_len: int
 
-    @classmethod
-    def from_engine_dir(cls, engine_dir: Path, *, dtype: torch.dtype, max_model_len: int) -> Self:
-        """Raises ConfigError if `max_model_len` is more than the LLM was made for."""
-        info = EngineManifest.read(engine_dir).llm
-        if not 1 < max_model_len <= info.max_position_embeddings:
+    def __post_init__(self) -> None:
+        most = self.info.max_position_embeddings
+        if not 1 < self.max_model_len <= most:
             raise ConfigError(
-                f"max_model_len must be between 2 and {info.max_position_embeddings} (the LLM's positions), "
-                f"got {max_model_len}"
+                f"max_model_len must be between 2 and {most} (the LLM's positions), got {self.max_model_len}"
             )
-        return cls(engine_dir / LLM_DIR_NAME, info, dtype, max_model_len)
 
     @property
     def limits(self) -> PromptLimits:

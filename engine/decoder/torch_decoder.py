@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM
 
-from .base import DecodeParams, Hypothesis, LLMSource, PromptLimits
+from .base import DecodeParams, Hypothesis, LLMSource
 
 MAX_BATCH = 32  # prompts decoded together
 
@@ -23,21 +23,18 @@ class TorchDecoder:
         model = AutoModelForCausalLM.from_pretrained(source.directory, dtype=source.dtype, local_files_only=True)
         self._model = model.eval().to(device)
         self._device = device
-        self._limits = source.limits
+        self.limits = source.limits
+        self._eos_token_ids = frozenset(source.info.eos_token_ids)
         self._eos = torch.tensor(source.info.eos_token_ids, device=device)
         self._pending: dict[int, tuple[Tensor, DecodeParams]] = {}
         self._ids = itertools.count()
-
-    @property
-    def limits(self) -> PromptLimits:
-        return self._limits
 
     @property
     def num_pending(self) -> int:
         return len(self._pending)
 
     def submit(self, prompt_embeds: Tensor, params: DecodeParams) -> int:
-        self._limits.check(prompt_embeds, params)
+        self.limits.check(prompt_embeds, params)
         prompt_id = next(self._ids)
         self._pending[prompt_id] = (prompt_embeds, params)
         return prompt_id
@@ -64,7 +61,7 @@ class TorchDecoder:
         generator = None
         if params.seed is not None:
             generator = torch.Generator(self._device).manual_seed(params.seed)
-        embeds = pad_sequence([p.to(self._device, self._limits.dtype) for p in prompts], True, padding_side="left")
+        embeds = pad_sequence([p.to(self._device, self.limits.dtype) for p in prompts], True, padding_side="left")
         lens = torch.tensor([p.shape[0] for p in prompts], device=self._device)
         columns = torch.arange(embeds.shape[1], device=self._device)
         mask = columns >= embeds.shape[1] - lens[:, None]  # (B, P)
@@ -90,7 +87,7 @@ class TorchDecoder:
         return [self._hypothesis(t, p, params) for t, p in zip(token_ids.tolist(), log_probs.tolist(), strict=True)]
 
     def _hypothesis(self, token_ids: list[int], log_probs: list[float], params: DecodeParams) -> Hypothesis:
-        eos = set() if params.ignore_eos else set(self._eos.tolist())
+        eos = frozenset() if params.ignore_eos else self._eos_token_ids
         end = next((i for i, token in enumerate(token_ids) if token in eos), None)
         return Hypothesis(tuple(token_ids[:end]), tuple(log_probs[:end]), "length" if end is None else "stop")
 

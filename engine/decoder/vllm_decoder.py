@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError, DecodeError
-from .base import DecodeParams, Hypothesis, LLMSource, PromptLimits
+from .base import DecodeParams, Hypothesis, LLMSource
 
 # vLLM's names of what has a named argument here, or what this decoder stands on.
 OWN_ARGUMENTS = frozenset({"dtype", "gpu_memory_utilization", "max_model_len", "model", "tensor_parallel_size"})
@@ -73,24 +73,20 @@ class VLLMDecoder:
         self._engine = _start_engine(arguments, own_process)
         self._own_process = own_process
         self._is_eager = bool(arguments.get("enforce_eager"))
-        self._limits = source.limits
+        self.limits = source.limits
         self._eos_token_ids = frozenset(source.info.eos_token_ids)
         self._pending: set[int] = set()
         self._ids = itertools.count()
-
-    @property
-    def limits(self) -> PromptLimits:
-        return self._limits
 
     @property
     def num_pending(self) -> int:
         return len(self._pending)
 
     def submit(self, prompt_embeds: Tensor, params: DecodeParams) -> int:
-        self._limits.check(prompt_embeds, params)
+        self.limits.check(prompt_embeds, params)
         num_positions = prompt_embeds.shape[0]
         prompt = {
-            "prompt_embeds": prompt_embeds.to(self._limits.dtype),
+            "prompt_embeds": prompt_embeds.to(self.limits.dtype),
             # Without ids of its own, a prompt's penalties would read those of the slot's last occupant.
             "prompt_token_ids": [0] * num_positions,
             "prompt_is_token_ids": [False] * num_positions,

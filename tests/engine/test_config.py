@@ -1,5 +1,7 @@
 """Options: wrong values are refused with the value and what is allowed; misspelt names with the nearest known one."""
 
+import dataclasses
+import inspect
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,9 @@ from twostage_asr.engine import AutoModelVLLM, ConfigError, auto
 from twostage_asr.engine.auto import build_decoder
 from twostage_asr.engine.config import EngineConfig, refuse_unknown
 from twostage_asr.engine.decoder.base import DecodeParams, LLMSource
+from twostage_asr.engine.families.base import Request
 from twostage_asr.engine.manifest import LLMInfo
+from twostage_asr.engine.transcriber import TranscribeOptions
 
 
 @pytest.mark.parametrize(
@@ -73,3 +77,20 @@ def test_vllm_is_refused_where_its_build_cannot_run(
     monkeypatch.setattr(auto, "installed_vllm_device", lambda: installed)
     with pytest.raises(ConfigError, match=message):
         build_decoder(source, EngineConfig(backend="vllm"), torch.device(device))
+
+
+def test_the_facade_has_the_defaults_of_what_it_builds() -> None:
+    """They stand in two places, because a signature is what users read."""
+
+    def defaults(cls: type) -> dict[str, object]:
+        return {f.name: f.default for f in dataclasses.fields(cls) if f.default is not dataclasses.MISSING}
+
+    for method, parts in (
+        (AutoModelVLLM.__init__, (EngineConfig,)),
+        (AutoModelVLLM.generate, (TranscribeOptions, DecodeParams, Request)),
+    ):
+        shown = inspect.signature(method).parameters
+        for part in parts:
+            shared = {name: value for name, value in defaults(part).items() if name in shown}
+            assert len(shared) >= 2, part
+            assert {name: shown[name].default for name in shared} == shared
