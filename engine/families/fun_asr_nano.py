@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
 from ...encoders.adaptor import audio_token_count
 from ...encoders.fbank import num_lfr_frames
@@ -15,7 +16,7 @@ from ..ctc_tokenizer import CTCTokenizer
 from ..errors import CheckpointError, ConfigError
 from ..manifest import ACOUSTIC_NAME, CTC_VOCABULARY_NAME, EngineManifest
 from ..prompt import PromptText
-from .base import EncodedUtterance, Request, StageOneOptions
+from .base import EncodedBatch, Request, StageOneOptions
 
 # ISO 639-1 code (ISO 639-3 where there is none) -> the name that the prompt uses. The first three are Nano's languages.
 LANGUAGES = {
@@ -149,22 +150,33 @@ class FunASRNanoAcousticModel:
         return audio_token_count(frames) if self._module.config.low_frame_rate else frames
 
     @torch.inference_mode()
-    def encode(self, waveforms: Sequence[np.ndarray], *, with_ctc: bool) -> list[EncodedUtterance]:
+    def encode(self, waveforms: Sequence[np.ndarray], *, with_ctc: bool) -> EncodedBatch:
         device = self._options.device
         sample_lens = torch.tensor([len(w) for w in waveforms])  # stays on the CPU, so that nothing waits for the GPU
         padded = torch.zeros(len(waveforms), int(sample_lens.max()), pin_memory=device.type == "cuda")
         for row, waveform in zip(padded, waveforms, strict=True):
             row[: len(waveform)] = torch.from_numpy(waveform)
         batch = self._module.encode(padded.to(device, non_blocking=True), sample_lens, dither=self._options.dither)
-        hidden: Sequence[torch.Tensor | None] = [None] * len(waveforms)
         head = self._module.ctc_head
-        if with_ctc and head is not None:
-            rows = head.hidden(batch.encoder_out, batch.encoder_lens)
-            hidden = [row[:n] for row, n in zip(rows, batch.encoder_lens.tolist(), strict=True)]
-        embeds = batch.audio_embeds.to(self._options.embeds_dtype).cpu()
-        return [
-            EncodedUtterance(row[:n], h) for row, n, h in zip(embeds, batch.audio_lens.tolist(), hidden, strict=True)
-        ]
+        hidden = head.hidden(batch.encoder_out, batch.encoder_lens) if with_ctc and head is not None else None
+        embeds, done = to_cpu(batch.audio_embeds.to(self._options.embeds_dtype))
+        return EncodedBatch(
+            audio_embeds=embeds,
+            audio_lens=batch.audio_lens.tolist(),
+            ctc_hidden=hidden,
+            encoder_lens=batch.encoder_lens.tolist(),
+            done=done,
+        )
+
+
+def to_cpu(tensor: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
+    """The tensor on the CPU; from a CUDA device without waiting, and the event after which it can be read."""
+    if not tensor.is_cuda:
+        return tensor.cpu(), None
+    copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
+    done = torch.cuda.Event()
+    done.record()
+    return copy, done
 
 
 def _load_module(path: Path, config: FunASRNanoAcousticConfig) -> FunASRNanoAcoustic:
