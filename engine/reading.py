@@ -205,7 +205,7 @@ class _ReadAhead:
     def _begin(self) -> None:
         """Called with the lock held."""
         while self._waiting and self._num_running < self._num_threads:
-            if self._num_running and self._num_bytes >= READ_AHEAD_BYTES:
+            if self._num_bytes >= READ_AHEAD_BYTES and self._waiting[0] is not self._entries[0]:
                 return
             entry = self._waiting.popleft()
             entry.future = self._threads.submit(self._run, entry)
