@@ -205,7 +205,7 @@ def load_transcriber(engine_dir: Path, config: EngineConfig) -> Transcriber:
         tokenizer=tokenizer,
         embedder=PromptEmbedder(source.directory, tokenizer, llm_dtype),
         decoder=decoder,
-        readers=AudioReaders(),
+        readers=AudioReaders(os.cpu_count() or 1),
         max_batch_frames=CPU_BATCH_FRAMES if device.type == "cpu" else GPU_BATCH_FRAMES,
         lock=threading.Lock(),
     )
@@ -219,7 +219,9 @@ def build_decoder(source: LLMSource, config: EngineConfig, device: torch.device)
         backend = "vllm" if vllm_device == device.type else "torch"
     if backend == "torch":
         if config.vllm or config.tensor_parallel_size > 1 or config.decoder_processes:
-            raise ConfigError("vllm=..., tensor_parallel_size and decoder_processes have no meaning with backend='torch'")
+            raise ConfigError(
+                "vllm=..., tensor_parallel_size and decoder_processes have no meaning with backend='torch'"
+            )
         from .decoder.torch_decoder import TorchDecoder
 
         return TorchDecoder(source, device=device)

@@ -42,7 +42,9 @@ class EngineConfig:
         if self.decoder_processes is not None and self.decoder_processes < 0:
             raise ConfigError(f"decoder_processes must be 0 or more, got {self.decoder_processes}")
         if self.tensor_parallel_size > 1 and self.decoder_processes not in (None, 1):
-            raise ConfigError(f"several GPUs share one engine: decoder_processes must be 1, got {self.decoder_processes}")
+            raise ConfigError(
+                f"several GPUs share one engine: decoder_processes must be 1, got {self.decoder_processes}"
+            )
         if not 0 < self.gpu_memory_utilization <= 1:
             raise ConfigError(f"gpu_memory_utilization must be in (0, 1], got {self.gpu_memory_utilization}")
         if self.dither < 0:

@@ -14,7 +14,7 @@ through a memory file (memfd), most of it page faults; for an hour of audio, 0.2
 import functools
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,8 +47,8 @@ class AudioReaders:
 
     def read(
         self, items: Iterable[AudioInput], *, limits: AudioLimits, allow_urls: bool
-    ) -> Iterator[Waveform | AudioError]:
-        """Yield for each input its waveform, (N,) float32, mono, 16 kHz, or what is wrong with it.
+    ) -> Generator[tuple[AudioInput, Waveform | AudioError], None, None]:
+        """Yield each input with its waveform, (N,) float32, mono, 16 kHz, or what is wrong with it.
 
         `items` is iterated in the caller's thread, READ_AHEAD inputs ahead. While READ_AHEAD_BYTES wait to be taken, no
         more is pulled or begun. Closing the iterator drops what is not begun. Several may be open at once.
@@ -186,14 +186,14 @@ class _ReadAhead:
                 self._waiting.append(entry)
             self._begin()
 
-    def take(self) -> Waveform | AudioError:
-        """What became of the oldest input."""
+    def take(self) -> tuple[AudioInput, Waveform | AudioError]:
+        """The oldest input and what became of it."""
         entry = self._entries.popleft()
         audio = self._read_one(entry.item) if entry.future is None else entry.future.result()
         with self._lock:
             self._num_bytes -= entry.num_bytes
             self._begin()
-        return audio
+        return entry.item, audio
 
     def cancel(self) -> None:
         with self._lock:

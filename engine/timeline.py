@@ -23,8 +23,8 @@ class Span:
 class Timeline:
     """Spans in the order in which they ended.
 
-    "read" is the wait for audio and "encode" that for stage 1, a batch a span; "decode" is a clip's time in stage 2, from
-    its prompt's submission to its text, so that these spans overlap; "align" finds the word times of what has finished.
+    "read" is the wait for audio and "encode" that for stage 1, a batch a span; "decode" is a clip's time in stage 2,
+    from its prompt's submission to its text, so that these spans overlap; "align" finds word times.
     """
 
     spans: list[Span] = field(default_factory=list)

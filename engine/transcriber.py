@@ -1,18 +1,17 @@
 """The offline pipeline: inputs -> transcripts, as they finish.
 
-Three things go on at once, each in processes of its own: audio is read ahead of need, stage 1 encodes here, batch by
-batch, and stage 2 decodes. One loop moves the clips on. Stage 1 takes what has been read, sorted by length, as soon as
-stage 2 wants more, so that the first batch is being decoded while the second is encoded; on a GPU the next batch is
-queued before the last one is waited for. Word times are found while stage 2 goes on. Stage 2's `max_pending`, the
-window and what is read ahead bound the memory, however long the list.
+Audio is read ahead of need and decoded by other processes; stage 1 encodes here, batch by batch; stage 2 decodes, on a
+GPU in processes of its own. One loop moves the clips on: it encodes whenever stage 2 wants more, hands over each batch
+(on a GPU when the one after it has been queued, so that the GPU never waits), and finds the word times of what has
+finished meanwhile. The window, stage 2's `max_pending` and what is read ahead bound the memory, however long the list.
 """
 
+import contextlib
 import math
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import count
 
 from torch import Tensor
 
@@ -24,7 +23,7 @@ from .errors import ASRError, AudioError, ConfigError, DecodeError, PromptTooLon
 from .families.base import AcousticModel, EncodedBatch, ModelFamily, Request
 from .inputs import AudioInput
 from .prompt import EmbeddedPrompt, PromptEmbedder
-from .reading import AudioReaders, ReadAhead
+from .reading import AudioReaders
 from .text import LLMTokenizer, clean_text
 from .timeline import Timeline
 from .transcript import Segment, Transcript, TranscriptWarning
@@ -118,29 +117,25 @@ class _Run:
 
     def results(self, inputs: Iterable[AudioInput]) -> Iterator[Result]:
         """The loop over everything."""
-        options, decoder = self.options, self.model.decoder
-        reading = self.model.readers.read(inputs, limits=options.limits, allow_urls=options.allow_urls)
-        with reading:
-            for window in self._windows(reading):
-                if not window:  # stage 1 has nothing to do
-                    yield from self._submit()
+        decoder = self.model.decoder
+        for window in self._windows(inputs):
+            clips: list[_Clip] = []
+            for index, item, audio in window:
+                clip = self._prepare(index, item, audio)
+                if isinstance(clip, _Clip):
+                    clips.append(clip)
+                else:
+                    yield index, clip
+            for batch in self._plan(clips):
+                while decoder.num_pending >= decoder.max_pending:
                     yield from self._collect(wait=True)
-                    continue
-                clips: list[_Clip] = []
-                for index, item, audio in window:
-                    clip = self._prepare(index, item, audio)
-                    if isinstance(clip, _Clip):
-                        clips.append(clip)
-                    else:
-                        yield index, clip
-                for batch in self._plan(clips):
-                    while decoder.num_pending >= decoder.max_pending:
-                        yield from self._collect(wait=True)
-                    yield from self._encode(batch)
-                    yield from self._collect(wait=False)
-            yield from self._submit()
-            while self.decoding:
-                yield from self._collect(wait=True)
+                yield from self._encode(batch)
+                yield from self._collect(wait=False)
+            if not self.decoding:  # stage 2 would have nothing to do while the next window is read
+                yield from self._submit()
+        yield from self._submit()
+        while self.decoding:
+            yield from self._collect(wait=True)
 
     def cancel(self) -> None:
         """Drop what stage 2 still has."""
@@ -148,26 +143,26 @@ class _Run:
             self.decoding.clear()
             self.model.decoder.cancel()
 
-    def _windows(self, reading: ReadAhead) -> Iterator[list[tuple[int, AudioInput, Waveform | AudioError]]]:
-        """What has been read, in pieces of a few batches; an empty piece while there is nothing and stage 2 is busy."""
+    def _windows(self, inputs: Iterable[AudioInput]) -> Iterator[list[tuple[int, AudioInput, Waveform | AudioError]]]:
+        """Inputs with their audio, in pieces that do not depend on how fast they are read.
+
+        The first piece is one batch, so that stage 2 starts early; the others are a few, so that sorting pays.
+        """
+        options, model = self.options, self.model
         window: list[tuple[int, AudioInput, Waveform | AudioError]] = []
-        frames = 0
-        for index in count():
-            while not reading.ready() and (window or self.decoding or self.encoding):
-                yield window
-                window, frames = [], 0
-            with self.timeline.span("read", 1):
-                following = next(reading, None)
-            if following is None:
-                break
-            item, audio = following
-            window.append((index, item, audio))
-            frames += 0 if isinstance(audio, AudioError) else self.model.acoustic.num_frames(len(audio))
-            is_full = len(window) >= WINDOW_BATCHES * self.options.batch_size
-            if is_full or frames >= WINDOW_BATCHES * self.model.max_batch_frames:
-                yield window
-                window, frames = [], 0
-        if window:
+        frames, num_batches = 0, 1
+        reading = model.readers.read(inputs, limits=options.limits, allow_urls=options.allow_urls)
+        with contextlib.closing(reading):
+            started = time.perf_counter()
+            for index, (item, audio) in enumerate(reading):
+                window.append((index, item, audio))
+                frames += 0 if isinstance(audio, AudioError) else model.acoustic.num_frames(len(audio))
+                if frames >= num_batches * model.max_batch_frames or len(window) >= num_batches * options.batch_size:
+                    self.timeline.add("read", started, len(window))
+                    yield window
+                    window, frames, num_batches = [], 0, WINDOW_BATCHES
+                    started = time.perf_counter()
+            self.timeline.add("read", started, len(window))
             yield window
 
     def _plan(self, clips: Sequence[_Clip]) -> Iterator[list[_Clip]]:

@@ -1,8 +1,8 @@
 """Stage 2 in processes of its own: one or several vLLM engines that share a GPU.
 
-With such small models vLLM spends more time in Python than on the GPU. In a process of its own it does not share Python's
-lock with stage 1, and while one engine schedules, the GPU decodes for another. Prompts go to the engine that has the
-fewest; those submitted between two polls travel together.
+With such small models vLLM spends more time in Python than on the GPU. In a process of its own it does not share
+Python's lock with stage 1, and while one engine schedules, the GPU decodes for another. Prompts go to the engine that
+has the fewest; those submitted between two polls travel together.
 """
 
 import contextlib
@@ -132,8 +132,8 @@ class ProcessDecoder:
 def share_of_gpu(source: LLMSource, options: VLLMOptions, num_processes: int) -> VLLMOptions:
     """Options of each of `num_processes` engines.
 
-    Engines that start together cannot measure what memory they may take, as vLLM does where it is alone: each would count
-    what the others have just taken. Their KV caches are given by size instead.
+    Engines that start together cannot measure what memory they may take, as vLLM does where it is alone: each would
+    count what the others have just taken. Their KV caches are given by size instead.
     """
     if num_processes == 1 or options.device.type == "cpu" or "kv_cache_memory_bytes" in options.engine:
         return options

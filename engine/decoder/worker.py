@@ -71,7 +71,8 @@ def serve(parent: socket.socket, decoder: VLLMDecoder, outbox: Outbox) -> None:
                 continue
             ids, num_positions, params, rows = message
             embeds = torch.from_numpy(rows).view(decoder.limits.dtype).view(-1, decoder.limits.hidden_size)
-            for prompt_id, prompt, own in zip(ids, embeds.split(num_positions), params, strict=True):
+            prompts = torch.split(embeds, num_positions)
+            for prompt_id, prompt, own in zip(ids, prompts, params, strict=True):
                 their_id[decoder.submit(prompt, own)] = prompt_id
         done = decoder.poll()
         if done:

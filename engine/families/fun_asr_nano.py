@@ -174,7 +174,7 @@ def to_cpu(tensor: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
     if not tensor.is_cuda:
         return tensor.cpu(), None
     copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
-    done = torch.cuda.Event()
+    done = torch.cuda.Event()  # type: ignore[no-untyped-call]
     done.record()
     return copy, done
 

@@ -1,12 +1,7 @@
 """The whole engine on real vLLM: right words, input order, honest errors, nothing that depends on the neighbours."""
 
-import contextlib
 import json
-import os
 import shutil
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any

@@ -76,7 +76,9 @@ def wait_until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
 
 
 def read(readers: AudioReaders, items: list[AudioInput], **options: bool) -> list[Waveform | AudioError]:
-    return list(readers.read(items, limits=LIMITS, **{"allow_urls": True} | options))
+    pairs = list(readers.read(items, limits=LIMITS, **{"allow_urls": True} | options))
+    assert [item for item, _ in pairs] == items
+    return [audio for _, audio in pairs]
 
 
 def expected(items: list[AudioInput]) -> list[Waveform | AudioError]:
@@ -121,7 +123,7 @@ def test_equal_to_load(where: str, tmp_path: Path, shared: AudioReaders, monkeyp
 
 @pytest.mark.usefixtures("in_processes")
 def test_limits_hold_in_processes(shared: AudioReaders) -> None:
-    (audio,) = shared.read(expand_inputs(ONE_SECOND), limits=AudioLimits(max_duration_s=0.5), allow_urls=False)
+    ((_, audio),) = shared.read(expand_inputs(ONE_SECOND), limits=AudioLimits(max_duration_s=0.5), allow_urls=False)
     assert isinstance(audio, AudioTooLongError)
 
 
@@ -228,7 +230,7 @@ def test_memory_is_bounded(
     (tmp_path / "a.wav").write_bytes(ONE_SECOND)
     seen = begun(monkeypatch)
     items = expand_inputs([tmp_path / "a.wav"] * 200)
-    for num_taken, audio in enumerate(shared.read(items, limits=LIMITS, allow_urls=False), start=1):
+    for num_taken, (_, audio) in enumerate(shared.read(items, limits=LIMITS, allow_urls=False), start=1):
         assert isinstance(audio, np.ndarray)
         if num_taken % 20 == 0:
             time.sleep(0.02)
@@ -250,7 +252,7 @@ def test_closing_early_drops_the_rest(shared: AudioReaders, monkeypatch: pytest.
     items = Counted()
     audio = shared.read(items, limits=LIMITS, allow_urls=False)
     next(audio)
-    audio.close()  # type: ignore[attr-defined]
+    audio.close()
     num_begun = len(seen)
     assert num_begun < items.num_pulled
     assert_same(read(shared, expand_inputs([ONE_SECOND] * 5)), expected(expand_inputs([ONE_SECOND] * 5)))
@@ -262,7 +264,7 @@ def test_two_lists_at_once(shared: AudioReaders, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(reading, "READ_AHEAD_BYTES", 1)
     items = expand_inputs([ONE_SECOND] * 10)
     first, second = (shared.read(items, limits=LIMITS, allow_urls=False) for _ in range(2))
-    assert [len(a) for pair in zip(first, second, strict=True) for a in pair] == [16_000] * 20
+    assert [len(a) for pair in zip(first, second, strict=True) for _, a in pair] == [16_000] * 20
 
 
 # --- processes that die
@@ -276,14 +278,14 @@ def test_a_decoding_process_that_is_killed_costs_one_input(
     readers = AudioReaders(1)
     items = expand_inputs([ONE_SECOND, silence, ONE_SECOND])
     audio = readers.read(items, limits=LIMITS, allow_urls=False)
-    assert isinstance(next(audio), np.ndarray)
+    assert isinstance(next(audio)[1], np.ndarray)
     (victim,) = new_processes()
     time.sleep(0.1)  # it has begun the next
     os.kill(victim, signal.SIGKILL)
-    error = next(audio)
+    _, error = next(audio)
     assert type(error) is AudioError
     assert str(error) == f"{silence}: the process that decoded it died with exit status -9"
-    assert [len(a) for a in audio] == [16_000]
+    assert [len(a) for _, a in audio] == [16_000]
     (replacement,) = new_processes()
     os.kill(replacement, signal.SIGKILL)  # while it has nothing to do: that costs nothing
     wait_until(lambda: not is_running(replacement))
