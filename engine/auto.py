@@ -2,9 +2,10 @@
 
 import contextlib
 import importlib.metadata
+import inspect
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -25,7 +26,7 @@ from .manifest import LLM_DIR_NAME, EngineManifest
 from .prompt import PromptEmbedder
 from .reading import AudioReaders
 from .text import LLMTokenizer
-from .transcriber import TranscribeOptions, Transcriber
+from .transcriber import Results, TranscribeOptions, Transcriber
 from .transcript import Transcript
 
 # Encoder frames (60 ms) of a stage 1 batch: 4 minutes of audio fill two cores, 40 minutes a GPU.
@@ -129,21 +130,43 @@ class AutoModelVLLM:
         Raises:
             ConfigError: an unknown argument or language. DecodeError: the LLM's engine failed.
         """
-        refuse_unknown(AutoModelVLLM.generate, unknown)
-        items = expand_inputs(inputs)
-        options = TranscribeOptions(
-            request=Request(language=language, hotwords=checked_hotwords(hotwords), itn=itn),
-            params=DecodeParams(max_new_tokens=max_new_tokens, temperature=temperature),
+        results = self.generate_iter(
+            inputs,
+            progress=progress,
+            language=language,
+            hotwords=hotwords,
+            itn=itn,
             timestamps=timestamps,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
             batch_size=batch_size,
             limits=limits,
+            **unknown,
         )
-        results: dict[int, Transcript] = {}
-        with tqdm(total=len(items), unit="clip", disable=not progress) as bar:
-            for index, transcript in self.transcriber.run(items, options):
-                results[index] = transcript
-                bar.update()
-        return [results[index] for index in range(len(items))]
+        return list(results)
+
+    def generate_iter(
+        self, inputs: Any, *, ordered: bool = True, progress: bool = False, **options: Any
+    ) -> Iterator[Transcript]:
+        """Transcribe everything; each result comes as soon as it is there.
+
+        Closing the iterator drops what has not finished. Memory stays bounded however many inputs there are, unless
+        `ordered` has to hold back many results for one that is late.
+
+        Args:
+            inputs: see `generate`.
+            ordered: in input order; else in the order in which they finish.
+            progress: show a progress bar on stderr.
+            options: the other arguments of `generate`.
+
+        Raises:
+            ConfigError: at once. DecodeError: while iterating.
+        """
+        known = inspect.signature(transcribe_options).parameters
+        refuse_unknown(AutoModelVLLM.generate, {name: value for name, value in options.items() if name not in known})
+        items = expand_inputs(inputs)
+        results = self.transcriber.run(items, transcribe_options(**options))
+        return _transcripts(results, len(items), ordered=ordered, progress=progress)
 
     def close(self) -> None:
         """End vLLM and free the memory; idempotent."""
@@ -165,6 +188,42 @@ class AutoModelVLLM:
         if self._transcriber is None:
             raise ConfigError("this model is closed; build a new one")
         return self._transcriber
+
+
+def transcribe_options(
+    *,
+    language: str | None = None,
+    hotwords: Sequence[str] = (),
+    itn: bool = True,
+    timestamps: bool = True,
+    max_new_tokens: int = 512,
+    temperature: float = 0.0,
+    batch_size: int = 128,
+    limits: AudioLimits = DEFAULT_LIMITS,
+) -> TranscribeOptions:
+    """The arguments of `generate`, checked."""
+    return TranscribeOptions(
+        request=Request(language=language, hotwords=checked_hotwords(hotwords), itn=itn),
+        params=DecodeParams(max_new_tokens=max_new_tokens, temperature=temperature),
+        timestamps=timestamps,
+        batch_size=batch_size,
+        limits=limits,
+    )
+
+
+def _transcripts(results: Results, total: int, *, ordered: bool, progress: bool) -> Iterator[Transcript]:
+    with contextlib.closing(results), tqdm(total=total, unit="clip", disable=not progress) as bar:
+        early: dict[int, Transcript] = {}  # finished, but not yet their turn
+        following = 0
+        for index, transcript in results:
+            bar.update()
+            if not ordered:
+                yield transcript
+                continue
+            early[index] = transcript
+            while following in early:
+                yield early.pop(following)
+                following += 1
 
 
 class FunASRNanoVLLM(AutoModelVLLM):

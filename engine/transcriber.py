@@ -10,7 +10,7 @@ import contextlib
 import math
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -32,6 +32,7 @@ ALIGN_BATCH = 32  # finished texts that are timed together
 WINDOW_BATCHES = 4  # full stage 1 batches whose clips are sorted by length together
 
 Result = tuple[int, Transcript]  # the input's place in the order, and what became of it
+Results = Generator[Result, None, None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,18 +82,20 @@ class Transcriber:
 
     def run(
         self, inputs: Iterable[AudioInput], options: TranscribeOptions, timeline: Timeline | None = None
-    ) -> Iterator[Result]:
-        """Yield (place in `inputs`, transcript) in the order in which they finish.
+    ) -> Results:
+        """Yield (place in `inputs`, transcript) in the order in which they finish; closing drops the rest.
 
         An input that cannot be transcribed yields a transcript of status "error". `timeline` records the run.
 
         Raises:
-            ConfigError: a language that the family does not know.
-            DecodeError: the LLM's engine failed; it must be built anew.
+            ConfigError: at once, a language that the family does not know.
+            DecodeError: while iterating, the LLM's engine failed; it must be built anew.
         """
-        self.family.prompt_text(options.request)  # refuses an unknown language before any work
+        self.family.prompt_text(options.request)
+        return self._run(inputs, _Run(self, options, timeline or Timeline()))
+
+    def _run(self, inputs: Iterable[AudioInput], run: "_Run") -> Results:
         with self.lock:
-            run = _Run(self, options, timeline or Timeline())
             try:
                 yield from run.results(inputs)
             finally:
