@@ -4,8 +4,9 @@ Where an input is read:
 - Samples that are a waveform already stay as they are.
 - Other samples, and URLs of any kind, are read in threads here.
 - Files (paths and bytes) are read in threads here too until they add up to PROCESS_BYTES, and from then on in processes
-  (audio_worker.py), one thread waiting for each: decoding in threads keeps Python's lock busy, but a process takes
-  0.2 s of a core to start.
+  (audio_worker.py), one thread waiting for each. A process takes 0.2 s of a core to start, but FFmpeg's small frames
+  keep Python's lock busy: on 16 cores, 16 threads read MP3 (48 kHz stereo) at 540 times real time, 16 processes at
+  10,500.
 
 Waveforms come back over sockets, straight into the array that is handed out: 0.2 ms for a clip of 10 s, against 0.5 ms
 through a memory file (memfd), most of it page faults; for an hour of audio, 0.2 s either way.
@@ -122,6 +123,8 @@ class _Processes:
 
     def _take(self) -> Child:
         with self._lock:
+            if self._is_closed:
+                raise RuntimeError("these readers are closed")
             while self._idle:
                 child = self._idle.pop()
                 if child.process.poll() is None:

@@ -5,6 +5,7 @@ import socket
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -49,18 +50,20 @@ def test_the_end_of_the_other_side_is_an_error() -> None:
 
 
 def test_a_child_finds_what_this_process_would_import_and_ends_with_its_socket(
-    tmp_path: os.PathLike[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with open(os.path.join(tmp_path, "only_here.py"), "w") as file:
-        file.write(
-            "import os, sys, time\n"
-            "from twostage_asr.engine.child import connect, receive, send\n"
-            "parent = connect()\n"
-            "print('noise')\n"
-            "send(parent, (receive(parent), os.getpgid(0)))\n"
-            "time.sleep(60)\n"
-        )
+    (tmp_path / "only_here.py").write_text(
+        "import os, time\n"
+        "from twostage_asr.engine.child import connect, receive, send\n"
+        "parent = connect()\n"
+        "print('noise')\n"
+        "send(parent, (receive(parent), os.getpgid(0)))\n"
+        "time.sleep(60)\n"
+    )
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "only_here.py").write_text("a user's file of that name")
+    monkeypatch.chdir(tmp_path / "here")
     child = start_child("only_here")
     send(child.socket, [1, 2])
     answer, group = receive(child.socket)

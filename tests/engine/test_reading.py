@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -244,6 +245,24 @@ def test_sources_in_memory_count(shared: AudioReaders, monkeypatch: pytest.Monke
     audio = shared.read(items, limits=LIMITS, allow_urls=False)
     next(audio)
     assert items.num_pulled <= 5
+
+
+def test_sources_beyond_the_bound_are_read_one_by_one_and_not_here(
+    shared: AudioReaders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "READ_AHEAD_BYTES", 1)
+    threads: list[int] = []
+
+    def load_and_tell(item: AudioInput, **options: Any) -> Waveform:
+        threads.append(threading.get_ident())
+        return load(item, **options)
+
+    monkeypatch.setattr(reading, "PROCESS_BYTES", 1 << 60)
+    monkeypatch.setattr(reading, "load", load_and_tell)
+    items = expand_inputs([ONE_SECOND] * 10)
+    for num_taken, _ in enumerate(shared.read(items, limits=LIMITS, allow_urls=False), start=1):
+        assert len(threads) == num_taken
+    assert threading.get_ident() not in threads
 
 
 @pytest.mark.usefixtures("in_processes")
