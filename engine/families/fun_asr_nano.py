@@ -153,9 +153,10 @@ class FunASRNanoAcousticModel:
     def encode(self, waveforms: Sequence[np.ndarray], *, with_ctc: bool) -> EncodedBatch:
         device = self._options.device
         sample_lens = torch.tensor([len(w) for w in waveforms])  # stays on the CPU, so that nothing waits for the GPU
-        padded = torch.zeros(len(waveforms), int(sample_lens.max()), pin_memory=device.type == "cuda")
+        padded = torch.empty(len(waveforms), int(sample_lens.max()), pin_memory=device.type == "cuda")
         for row, waveform in zip(padded, waveforms, strict=True):
             row[: len(waveform)] = torch.from_numpy(waveform)
+            row[len(waveform) :] = 0.0
         batch = self._module.encode(padded.to(device, non_blocking=True), sample_lens, dither=self._options.dither)
         head = self._module.ctc_head
         hidden = head.hidden(batch.encoder_out, batch.encoder_lens) if with_ctc and head is not None else None
