@@ -265,6 +265,7 @@ def load_transcriber(engine_dir: Path, config: EngineConfig) -> Transcriber:
         embedder=PromptEmbedder(source.directory, tokenizer, llm_dtype),
         decoder=decoder,
         readers=AudioReaders(os.cpu_count() or 1),
+        device=device,
         max_batch_frames=CPU_BATCH_FRAMES if device.type == "cpu" else GPU_BATCH_FRAMES,
         lock=threading.Lock(),
     )

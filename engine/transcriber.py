@@ -13,6 +13,7 @@ import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from .alignment import Alignment, WordAligner
@@ -25,6 +26,7 @@ from .inputs import AudioInput
 from .prompt import EmbeddedPrompt, PromptEmbedder
 from .reading import AudioReaders
 from .text import LLMTokenizer, clean_text
+from .threads import one_thread
 from .timeline import Timeline
 from .transcript import Segment, Transcript, TranscriptWarning
 
@@ -77,6 +79,7 @@ class Transcriber:
     embedder: PromptEmbedder
     decoder: Decoder
     readers: AudioReaders
+    device: torch.device  # of stage 1
     max_batch_frames: int  # encoder frames of a stage 1 batch, padding included
     lock: threading.Lock
 
@@ -95,7 +98,7 @@ class Transcriber:
         return self._run(inputs, _Run(self, options, timeline or Timeline()))
 
     def _run(self, inputs: Iterable[AudioInput], run: "_Run") -> Results:
-        with self.lock:
+        with self.lock, one_thread(active=self.device.type != "cpu"):
             try:
                 yield from run.results(inputs)
             finally:

@@ -50,8 +50,11 @@ def main() -> None:
     """Answer until the parent has gone."""
     parent = connect()
     outbox = Outbox(parent)
+    source, options = receive(parent)
+    if options.device.type != "cpu":
+        torch.set_num_threads(1)  # see threads.py
     try:
-        decoder = VLLMDecoder(*receive(parent))
+        decoder = VLLMDecoder(source, options)
         outbox.put(decoder.max_pending)
         serve(parent, decoder, outbox)
     except ASRError as error:
