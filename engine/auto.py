@@ -17,7 +17,7 @@ from ..convert.export import ensure_converted
 from .audio import DEFAULT_LIMITS, AudioLimits
 from .config import DEFAULT_MODEL_LEN, Backend, EngineConfig, refuse_unknown
 from .decoder.base import DecodeParams, Decoder, LLMSource
-from .errors import ASRError, ConfigError
+from .errors import ConfigError
 from .families import family_named
 from .families.base import Request, StageOneOptions
 from .hub import HubName, resolve_model
@@ -32,6 +32,7 @@ from .transcript import Transcript
 # Encoder frames (60 ms) of a stage 1 batch: 4 minutes of audio fill two cores, 40 minutes a GPU.
 CPU_BATCH_FRAMES, GPU_BATCH_FRAMES = 4_000, 40_000
 GPU_DECODER_PROCESSES = 2
+TWO_ENGINES_BYTES = 32 << 30  # the least GPU memory that more than one engine share
 
 
 class AutoModelVLLM:
@@ -251,8 +252,10 @@ def load_transcriber(engine_dir: Path, config: EngineConfig) -> Transcriber:
     )
     decoder = build_decoder(source, config, device)
     try:
+        # Processes of stage 2 start meanwhile.
         acoustic, aligner = family.build_acoustic_model(engine_dir, manifest, stage_one)
-    except ASRError:
+        decoder.wait_until_ready()
+    except BaseException:
         decoder.close()
         raise
     tokenizer = LLMTokenizer(source.directory)
@@ -310,9 +313,8 @@ def default_processes(config: EngineConfig, device: torch.device) -> int:
     """vLLM engines beside this process. Stage 1 and one engine keep two cores busy, each further engine one more."""
     if device.type == "cpu":
         return 0
-    if config.tensor_parallel_size > 1 or (os.cpu_count() or 1) < 4:
-        return 1
-    return GPU_DECODER_PROCESSES
+    is_small = torch.cuda.get_device_properties(device).total_memory < TWO_ENGINES_BYTES
+    return 1 if is_small or config.tensor_parallel_size > 1 or (os.cpu_count() or 1) < 4 else GPU_DECODER_PROCESSES
 
 
 def installed_vllm_device() -> str | None:

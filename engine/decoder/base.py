@@ -55,7 +55,10 @@ class Decoder(Protocol):
     """Decodes prompt embeddings with continuous batching."""
 
     limits: "PromptLimits"
-    max_pending: int  # prompts that keep it busy; more would only wait
+    max_pending: int  # prompts that keep it busy; more would only wait. Known when it is ready
+
+    def wait_until_ready(self) -> None:
+        """Called once, before anything is submitted. Raises ConfigError or DecodeError if it cannot start."""
 
     @property
     def num_pending(self) -> int:

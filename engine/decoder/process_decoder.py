@@ -17,13 +17,13 @@ import torch
 from torch import Tensor
 
 from ..child import Child, receive, send, start_child
-from ..errors import ASRError, DecodeError
+from ..errors import ASRError, ConfigError, DecodeError
 from .base import POLL_S, DecodeParams, Hypothesis, LLMSource
 from .vllm_decoder import VLLMOptions
 
 WORKER = f"{__package__}.worker"
 # What an engine needs on the GPU besides weights and KV cache: activations of a full batch, logits, CUDA graphs.
-WORKSPACE_BYTES = 6 << 30
+WORKSPACE_BYTES = 3 << 30
 
 
 @dataclass(slots=True, eq=False)
@@ -70,23 +70,17 @@ class ProcessDecoder:
     """Decodes with vLLM in `num_processes` processes."""
 
     def __init__(self, source: LLMSource, options: VLLMOptions, *, num_processes: int) -> None:
-        """Start all processes at once and wait until each is ready.
-
-        Raises:
-            ConfigError: an option that vLLM does not know. DecodeError: an engine that does not start.
-        """
+        """Start all processes; `wait_until_ready` says how that went."""
         self.limits = source.limits
+        self.max_pending = 0
         self._ids = itertools.count()
-        self._engines: list[_Engine] = []
         share = share_of_gpu(source, options, num_processes)
-        try:
-            for _ in range(num_processes):
-                self._engines.append(_Engine(start_child(WORKER)))
-                self._engines[-1].send((source, share))
-            self.max_pending = sum(engine.receive() for engine in self._engines)
-        except BaseException:
-            self.close()
-            raise
+        self._engines = [_Engine(start_child(WORKER)) for _ in range(num_processes)]
+        for engine in self._engines:
+            engine.send((source, share))
+
+    def wait_until_ready(self) -> None:
+        self.max_pending = sum(engine.receive() for engine in self._engines)
 
     @property
     def num_pending(self) -> int:
@@ -132,14 +126,24 @@ class ProcessDecoder:
 def share_of_gpu(source: LLMSource, options: VLLMOptions, num_processes: int) -> VLLMOptions:
     """Options of each of `num_processes` engines.
 
-    Engines that start together cannot measure what memory they may take, as vLLM does where it is alone: each would
-    count what the others have just taken. Their KV caches are given by size instead.
+    Processes that start together cannot measure what memory they may take, as vLLM does where it is alone: each would
+    count what the others have just taken. The sizes of their KV caches are given instead.
+
+    Raises:
+        ConfigError: the GPU is too small for so many.
     """
-    if num_processes == 1 or options.device.type == "cpu" or "kv_cache_memory_bytes" in options.engine:
+    if options.device.type == "cpu" or "kv_cache_memory_bytes" in options.engine:
         return options
     utilization = options.gpu_memory_utilization / num_processes
     total = torch.cuda.get_device_properties(options.device).total_memory
     weights = sum(file.stat().st_size for file in source.directory.glob("*.safetensors"))
+    weights //= options.tensor_parallel_size
     kv_cache = int(total * utilization) - weights - WORKSPACE_BYTES
+    if kv_cache <= 0:
+        raise ConfigError(
+            f"{num_processes} engines do not fit into {options.gpu_memory_utilization:.0%} of this GPU's "
+            f"{total / 2**30:.0f} GiB: each needs {(weights + WORKSPACE_BYTES) / 2**30:.1f} GiB besides its KV cache. "
+            "Use fewer decoder_processes (0 lets vLLM measure) or a larger gpu_memory_utilization"
+        )
     engine = {**options.engine, "kv_cache_memory_bytes": kv_cache}
     return replace(options, gpu_memory_utilization=utilization, engine=engine)

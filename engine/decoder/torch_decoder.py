@@ -30,6 +30,9 @@ class TorchDecoder:
         self._pending: dict[int, tuple[Tensor, DecodeParams]] = {}
         self._ids = itertools.count()
 
+    def wait_until_ready(self) -> None:
+        """It is, from the start."""
+
     @property
     def num_pending(self) -> int:
         return len(self._pending)

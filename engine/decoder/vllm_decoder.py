@@ -74,6 +74,9 @@ class VLLMDecoder:
         self._pending: set[int] = set()
         self._ids = itertools.count()
 
+    def wait_until_ready(self) -> None:
+        """It is, from the start."""
+
     @property
     def num_pending(self) -> int:
         return len(self._pending)
