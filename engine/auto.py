@@ -106,7 +106,7 @@ class AutoModelVLLM:
         timestamps: bool = True,
         max_new_tokens: int = 512,
         temperature: float = 0.0,
-        batch_size: int = 128,
+        batch_size: int = 256,
         limits: AudioLimits = DEFAULT_LIMITS,
         progress: bool = False,
         **unknown: Any,
@@ -199,7 +199,7 @@ def transcribe_options(
     timestamps: bool = True,
     max_new_tokens: int = 512,
     temperature: float = 0.0,
-    batch_size: int = 128,
+    batch_size: int = 256,
     limits: AudioLimits = DEFAULT_LIMITS,
 ) -> TranscribeOptions:
     """The arguments of `generate`, checked."""
