@@ -22,7 +22,8 @@ from ...encoders.fbank import SAMPLE_RATE
 from ...encoders.fun_asr_nano import FunASRNanoAcoustic, FunASRNanoAcousticConfig
 from ...encoders.sensevoice import SenseVoiceConfig
 
-LLM_DIR, LLM_VOCAB, CTC_RANKS, CTC_VOCAB = "Qwen3-0.6B", 151_669, 58_836, 60_515
+LLM_DIR, LLM_VOCAB = "Qwen3-0.6B", 151_669
+CTC_NAME, CTC_RANKS, CTC_VOCAB = "multilingual.tiktoken", 58_836, 60_515
 ENCODER = SenseVoiceConfig(
     output_dim=512, attention_heads=4, linear_units=2048, num_blocks=50, tp_blocks=20, kernel_size=11
 )
@@ -36,9 +37,10 @@ def write_checkpoint(directory: Path) -> None:
     llm_dir = directory / LLM_DIR
     llm_dir.mkdir(parents=True, exist_ok=True)
     _write_tokenizer(llm_dir)
-    _write_ctc_vocabulary(directory / "multilingual.tiktoken")
+    _write_ctc_vocabulary(directory / CTC_NAME)
     torch.save(_llm_weights(llm_dir) | _acoustic_weights(), directory / "model.pt")
     (directory / "config.yaml").write_text(yaml.safe_dump(_config()), encoding="utf-8")
+    (directory / "configuration.json").write_text(json.dumps({"file_path_metas": _paths()}), encoding="utf-8")
 
 
 def _config() -> dict[str, object]:
@@ -70,6 +72,17 @@ def _config() -> dict[str, object]:
             "ctc_tokenizer": "SenseVoiceTokenizer",
             "ctc_tokenizer_conf": {"vocab_path": None, "is_multilingual": True, "num_languages": 8749},
         },
+    }
+
+
+def _paths() -> dict[str, object]:
+    """What FunASR looks up in the checkpoint's directory."""
+    return {
+        "init_param": "model.pt",
+        "config": "config.yaml",
+        "tokenizer_conf": {"init_param_path": LLM_DIR},
+        "llm_conf": {"init_param_path": LLM_DIR},
+        "dataset_conf": {"ctc_tokenizer_conf": {"vocab_path": CTC_NAME}},
     }
 
 
