@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from ...convert.export import ensure_converted
+from ..audio import SAMPLE_RATE
 from ..auto import AutoModelVLLM
 from ..config import EngineConfig
 from ..errors import ConfigError
@@ -19,7 +20,7 @@ from ..hub import HubName, resolve_model
 from ..timeline import Timeline
 from ..transcriber import Transcriber
 from .figures import percentile_s
-from .load import ALONE_S, LANGUAGE, Form, Load, given_load, random_clip, random_clips, random_load
+from .load import ALONE_S, LANGUAGE, Form, Load, given_load, random_lengths, random_load
 from .machine import gpu_busy_unknown, hardware, memory, process_age_s, versions
 from .measure import ALONE_PASSES, ALONE_WARM_UPS, measure, measure_alone
 from .peer import PeerJob, PeerName, PeerTask, run_peer
@@ -97,8 +98,8 @@ def bench(options: BenchOptions, say: Say) -> Report:
 def _prepare(options: BenchOptions, folder: Path) -> Prepared:
     started = time.perf_counter()
     if options.source is None:
-        load = random_load(random_clips(options.num_clips), options.form, folder / "clips")
-        alone = random_load([random_clip(ALONE_S)], options.form, folder / "alone")
+        load = random_load(random_lengths(options.num_clips), options.form, folder / "clips")
+        alone = random_load([round(ALONE_S * SAMPLE_RATE)], options.form, folder / "alone")
     else:
         load = given_load(options.source)
         alone = load.first()

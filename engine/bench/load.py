@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-import av
 import numpy as np
 import soundfile
 import soxr
@@ -24,7 +23,8 @@ Form = Literal["memory", "wav", "mp3"]
 TOKENS_PER_SECOND = 4  # of Mandarin speech
 LANGUAGE = "中文"  # that random clips are said to be in
 ALONE_S = 10.0  # the clip whose latency is measured
-MP3_RATE, MP3_BIT_RATE = 48_000, 128_000  # stereo
+MP3_RATE = 48_000
+MP3_128_KBITS = (320 - 128) / (320 - 32)  # libsndfile's level goes from 320 kbit/s at 0 to 32 at 1
 LEVEL = 0.05  # of the noise, root mean square
 AUDIO_SUFFIXES = frozenset(
     (".aac", ".aiff", ".amr", ".flac", ".m4a", ".mkv", ".mov", ".mp3", ".mp4", ".ogg", ".opus", ".wav", ".webm", ".wma")
@@ -51,16 +51,23 @@ class Load:
         return replace(self, name=self.items[0].key, items=self.items[:1])
 
 
-def random_load(clips: Sequence[Waveform], form: Form, folder: Path) -> Load:
-    """Random weights never end a sentence, so that every clip decodes TOKENS_PER_SECOND of the mean clip."""
-    items = _in_memory(clips) if form == "memory" else _in_files(clips, form, folder)
-    where = {
-        "memory": "in memory",
-        "wav": "in WAV files (16 kHz, 16 bit)",
-        "mp3": f"in MP3 files ({MP3_RATE // 1000} kHz stereo, {MP3_BIT_RATE // 1000} kbit/s)",
-    }
-    num_tokens = max(1, round(TOKENS_PER_SECOND * sum(map(len, clips)) / SAMPLE_RATE / len(clips)))
-    return Load(name=f"{len(clips)} random clip(s) {where[form]}", items=items, num_tokens=num_tokens)
+def random_load(lengths: Sequence[int], form: Form, folder: Path) -> Load:
+    """Noise of these lengths, in samples: the same in every call.
+
+    Every clip decodes TOKENS_PER_SECOND of the mean clip, because random weights never end a text.
+    """
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        if form == "memory":
+            items = expand_inputs([(clip, SAMPLE_RATE) for clip in threads.map(noise, range(len(lengths)), lengths)])
+            where = "in memory"
+        else:
+            folder.mkdir()
+            paths = [folder / f"{number:06d}.{form}" for number in range(len(lengths))]
+            list(threads.map(_write_wav if form == "wav" else _write_mp3, paths, range(len(lengths)), lengths))
+            items = expand_inputs(paths)
+            where = "in 16 kHz WAV files" if form == "wav" else "in 48 kHz stereo MP3 files"
+    num_tokens = max(1, round(TOKENS_PER_SECOND * sum(lengths) / SAMPLE_RATE / len(lengths)))
+    return Load(name=f"{len(lengths)} random clip(s) {where}", items=items, num_tokens=num_tokens)
 
 
 def given_load(source: Path) -> Load:
@@ -79,44 +86,23 @@ def given_load(source: Path) -> Load:
     return Load(name=f"{len(items)} clip(s) of {source.name}", items=items)
 
 
-def random_clips(count: int) -> list[Waveform]:
-    """Noise of log-normal lengths, mean about 9.5 s, 1.5 to 30 s; the same in every call."""
+def random_lengths(count: int) -> list[int]:
+    """Samples: log-normal, mean about 9.5 s, 1.5 to 30 s; the same in every call."""
     if count < 1:
         raise ConfigError(f"a benchmark needs at least 1 clip, got {count}")
-    rng = np.random.default_rng(0)
-    seconds = np.clip(rng.lognormal(2.1, 0.6, count), 1.5, 30)
-    return [(rng.standard_normal(int(SAMPLE_RATE * s)) * LEVEL).astype(np.float32) for s in seconds]
+    seconds = np.clip(np.random.default_rng(0).lognormal(2.1, 0.6, count), 1.5, 30)
+    return [int(SAMPLE_RATE * s) for s in seconds]
 
 
-def random_clip(seconds: float) -> Waveform:
-    rng = np.random.default_rng(1)
-    return (rng.standard_normal(round(SAMPLE_RATE * seconds)) * LEVEL).astype(np.float32)
+def noise(seed: int, num_samples: int) -> Waveform:
+    return np.random.default_rng(seed).standard_normal(num_samples, np.float32) * np.float32(LEVEL)
 
 
-def _in_memory(clips: Sequence[Waveform]) -> list[AudioInput]:
-    return expand_inputs([(clip, SAMPLE_RATE) for clip in clips])
+def _write_wav(path: Path, seed: int, num_samples: int) -> None:
+    soundfile.write(path, noise(seed, num_samples), SAMPLE_RATE, subtype="PCM_16")
 
 
-def _in_files(clips: Sequence[Waveform], form: Form, folder: Path) -> list[AudioInput]:
-    folder.mkdir()
-    paths = [folder / f"{number:06d}.{form}" for number in range(len(clips))]
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
-        list(threads.map(_write_wav if form == "wav" else _write_mp3, paths, clips))
-    return expand_inputs(paths)
-
-
-def _write_wav(path: Path, clip: Waveform) -> None:
-    soundfile.write(path, clip, SAMPLE_RATE, subtype="PCM_16")
-
-
-def _write_mp3(path: Path, clip: Waveform) -> None:
-    resampled = soxr.resample(clip, SAMPLE_RATE, MP3_RATE)
-    frame = av.AudioFrame.from_ndarray(np.stack([resampled, resampled]), format="fltp", layout="stereo")
-    frame.sample_rate = MP3_RATE
-    with av.open(path, "w", format="mp3") as file:
-        stream = file.add_stream("libmp3lame", rate=MP3_RATE, layout="stereo")
-        stream.bit_rate = MP3_BIT_RATE
-        pieces = av.AudioResampler(format=stream.format, frame_size=stream.codec_context.frame_size)
-        for piece in [*pieces.resample(frame), *pieces.resample(None)]:
-            file.mux(stream.encode(piece))
-        file.mux(stream.encode(None))
+def _write_mp3(path: Path, seed: int, num_samples: int) -> None:
+    channel = soxr.resample(noise(seed, num_samples), SAMPLE_RATE, MP3_RATE)
+    stereo = np.stack([channel, channel], axis=1)
+    soundfile.write(path, stereo, MP3_RATE, bitrate_mode="CONSTANT", compression_level=MP3_128_KBITS)

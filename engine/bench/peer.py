@@ -1,7 +1,9 @@
 """Another engine on the same clips, in a process of its own: what it is asked, and what it answers."""
 
+import contextlib
 import importlib.metadata
 import importlib.util
+import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -13,6 +15,8 @@ from ..child import receive, send, start_child
 
 PeerName = Literal["funasr"]
 PEERS: dict[PeerName, str] = {"funasr": f"{__package__}.peer_funasr"}
+
+END_TIMEOUT_S = 60.0
 
 PeerClip = npt.NDArray[np.float32] | str  # 16 kHz mono, or a path
 
@@ -51,14 +55,20 @@ def run_peer(name: PeerName, task: PeerTask) -> PeerTimes:
     wall_s: list[list[float]] = [[] for _ in task.jobs]
     if importlib.util.find_spec(name) is None:
         return PeerTimes(version=None, wall_s=wall_s, error=f"{name} is not installed")
-    error = None
+    version = error = None
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        version = importlib.metadata.version(name)
     child = start_child(PEERS[name])
     try:
         send(child.socket, task)
         while (message := receive(child.socket)) is not None:
             job, seconds = message
             wall_s[job].append(seconds)
+        child.process.wait(END_TIMEOUT_S)  # it has processes of its own to end
     except (EOFError, OSError):
         error = f"the process of {name} ended early; what it printed says why"
-    child.close()
-    return PeerTimes(version=importlib.metadata.version(name), wall_s=wall_s, error=error)
+    except subprocess.TimeoutExpired:
+        error = f"the process of {name} did not end by itself"
+    finally:
+        child.close()
+    return PeerTimes(version=version, wall_s=wall_s, error=error)

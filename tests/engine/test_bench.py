@@ -19,7 +19,7 @@ from twostage_asr.engine.audio import SAMPLE_RATE
 from twostage_asr.engine.bench import machine, peer
 from twostage_asr.engine.bench.command import BenchOptions
 from twostage_asr.engine.bench.figures import busy_s, concurrency, most_at_once, percentile_s
-from twostage_asr.engine.bench.load import given_load, random_clip, random_clips, random_load
+from twostage_asr.engine.bench.load import given_load, noise, random_lengths, random_load
 from twostage_asr.engine.bench.machine import GPUMeter, process_age_s
 from twostage_asr.engine.bench.measure import Alone, Pass, measure, stage_seconds
 from twostage_asr.engine.bench.peer import PeerJob, PeerTask, run_peer
@@ -107,26 +107,30 @@ def test_side_by_side_says_how_many_times_faster_ours_is() -> None:
 # Loads
 
 
-def test_random_clips_are_the_same_in_every_call() -> None:
-    clips = random_clips(200)
-    assert all(np.array_equal(one, other) for one, other in zip(clips, random_clips(200), strict=True))
-    seconds = [len(clip) / SAMPLE_RATE for clip in clips]
-    assert 1.5 <= min(seconds) < 3 and 25 < max(seconds) <= 30 and 8.5 < np.mean(seconds) < 10.5
+def test_random_clips_are_the_same_in_every_call(tmp_path: Path) -> None:
+    first, second = (random_load(random_lengths(20), "memory", tmp_path).items for _ in range(2))
+    assert all(np.array_equal(load(one), load(other)) for one, other in zip(first, second, strict=True))
+    assert not np.array_equal(load(first[0])[:100], load(first[1])[:100])
+
+
+def test_random_clips_are_as_long_as_utterances() -> None:
+    seconds = np.array(random_lengths(2000)) / SAMPLE_RATE
+    assert 1.5 <= seconds.min() < 2 and 28 < seconds.max() <= 30 and 9 < seconds.mean() < 10
 
 
 def test_every_random_clip_decodes_four_tokens_a_second_of_the_mean_clip(tmp_path: Path) -> None:
-    options = random_load([random_clip(4), random_clip(16)], "memory", tmp_path / "x").options(timestamps=False)
+    options = random_load([4 * SAMPLE_RATE, 16 * SAMPLE_RATE], "memory", tmp_path).options(timestamps=False)
     assert (options.params.max_new_tokens, options.params.ignore_eos, options.timestamps) == (40, True, False)
 
 
 def test_wav_files_hold_the_clips(tmp_path: Path) -> None:
-    clips = random_clips(3)
-    for clip, item in zip(clips, random_load(clips, "wav", tmp_path / "clips").items, strict=True):
-        assert np.abs(load(item) - clip).max() <= 1 / 32768
+    in_memory, in_files = (random_load(random_lengths(3), form, tmp_path / "clips").items for form in ("memory", "wav"))
+    for one, other in zip(in_memory, in_files, strict=True):
+        assert np.abs(load(one) - load(other)).max() <= 1 / 32768
 
 
 def test_mp3_files_hold_the_clips_at_48_khz_in_stereo(tmp_path: Path) -> None:
-    (item,) = random_load([random_clip(3)], "mp3", tmp_path / "clips").items
+    (item,) = random_load([3 * SAMPLE_RATE], "mp3", tmp_path / "clips").items
     with av.open(item.source) as file:
         stream = file.streams.audio[0]
         assert (stream.rate, stream.channels, stream.bit_rate) == (48_000, 2, 128_000)
@@ -136,7 +140,7 @@ def test_mp3_files_hold_the_clips_at_48_khz_in_stereo(tmp_path: Path) -> None:
 def test_a_folder_is_searched_for_audio(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
     for name in ("b.wav", "deep/a.WAV"):
-        soundfile.write(tmp_path / name, random_clip(1), SAMPLE_RATE)
+        soundfile.write(tmp_path / name, noise(0, SAMPLE_RATE), SAMPLE_RATE)
     (tmp_path / "notes.txt").write_text("not audio")
     assert [item.key for item in given_load(tmp_path).items] == ["b", "a"]
     assert given_load(tmp_path).options(timestamps=True).params.ignore_eos is False
@@ -180,7 +184,7 @@ def test_the_command_measures_prints_and_writes(
 def test_clips_that_fail_are_named_and_change_the_exit_status(
     engine_dirs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    soundfile.write(tmp_path / "good.wav", random_clip(1), SAMPLE_RATE)
+    soundfile.write(tmp_path / "good.wav", noise(0, SAMPLE_RATE), SAMPLE_RATE)
     (tmp_path / "broken.wav").write_bytes(b"RIFF")
     arguments = ["bench", "--model", str(engine_dirs["low_frame_rate"]), "--backend", "torch", "--timestamps", "off"]
     assert main([*arguments, "--repeat", "1", "--input", str(tmp_path)]) == 1
@@ -188,11 +192,11 @@ def test_clips_that_fail_are_named_and_change_the_exit_status(
 
 
 def test_tokens_are_counted_as_vllm_writes_them(vllm_model: AutoModelVLLM, tmp_path: Path) -> None:
-    load = random_load(random_clips(5), "memory", tmp_path / "clips")
+    load = random_load(random_lengths(5), "memory", tmp_path)
     one, timeline = measure(vllm_model.transcriber, load, timestamps=True, is_warm=True, device=CPU)
     assert load.num_tokens is not None
     assert one.num_tokens == 5 * load.num_tokens
-    assert one.audio_s == pytest.approx(sum(map(len, random_clips(5))) / SAMPLE_RATE)
+    assert one.audio_s == pytest.approx(sum(random_lengths(5)) / SAMPLE_RATE)
     assert {span.stage for span in timeline.spans} == {"read", "encode", "decode", "align"}
 
 
@@ -216,7 +220,7 @@ def test_wrong_options_are_refused_before_anything_is_loaded(tmp_path: Path, mon
     with pytest.raises(ConfigError, match="no such directory"):
         BenchOptions(json_path=tmp_path / "nowhere" / "report.json")
     with pytest.raises(ConfigError, match="at least 1 clip"):
-        random_clips(0)
+        random_lengths(0)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r'pip install "twostage-asr\[bench\]"'):
         BenchOptions(plot_path=tmp_path / "timeline.png")
@@ -258,7 +262,7 @@ def test_a_process_grows_older() -> None:
 
 
 def task(**changes: object) -> PeerTask:
-    jobs = [PeerJob(clips=[random_clip(1)] * 2, num_tokens=4, timestamps=t, num_passes=2) for t in (False, True)]
+    jobs = [PeerJob(clips=[noise(0, SAMPLE_RATE)] * 2, num_tokens=4, timestamps=t, num_passes=2) for t in (False, True)]
     made = PeerTask(checkpoint="nowhere", device="cpu", language="中文", jobs=jobs)
     return dataclasses.replace(made, **changes)  # type: ignore[arg-type]
 
