@@ -193,7 +193,8 @@ def test_clips_that_fail_are_named_and_change_the_exit_status(
 
 def test_tokens_are_counted_as_vllm_writes_them(vllm_model: AutoModelVLLM, tmp_path: Path) -> None:
     load = random_load(random_lengths(5), "memory", tmp_path)
-    one, timeline = measure(vllm_model.transcriber, load, timestamps=True, is_warm=True, device=CPU)
+    one_by_one = dataclasses.replace(vllm_model.transcriber, max_batch_frames=1)
+    one, timeline = measure(one_by_one, load, timestamps=True, is_warm=True, device=CPU)
     assert load.num_tokens is not None
     assert one.num_tokens == 5 * load.num_tokens
     assert one.audio_s == pytest.approx(sum(random_lengths(5)) / SAMPLE_RATE)
