@@ -57,7 +57,9 @@ class VLLMOptions:
             # Compilation needs a C++ compiler and more time than these models repay on a CPU.
             arguments |= {"enforce_eager": True, "kv_cache_memory_bytes": CPU_KV_CACHE_BYTES, "max_num_seqs": CPU_BATCH}
         else:
-            arguments |= {"max_num_seqs": GPU_BATCH}
+            # Prompts are short; the split of long ones into parts was most of what attention took on an H200.
+            attention = {"flash_attn_max_num_splits_for_cuda_graph": 1}
+            arguments |= {"max_num_seqs": GPU_BATCH, "attention_config": attention}
         return arguments | _checked(self.engine)
 
 
