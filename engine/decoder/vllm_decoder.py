@@ -87,6 +87,10 @@ class VLLMDecoder:
 
     def submit(self, prompt_embeds: Tensor, params: DecodeParams) -> int:
         self.limits.check(prompt_embeds, params)
+        return self.add(prompt_embeds, params)
+
+    def add(self, prompt_embeds: Tensor, params: DecodeParams) -> int:
+        """`submit` for a prompt that has been checked."""
         num_positions = prompt_embeds.shape[0]
         prompt = {
             "prompt_embeds": prompt_embeds.to(self.limits.dtype),
