@@ -59,16 +59,16 @@ def texts_together(model: AutoModelVLLM, clips: Sequence[Waveform], seed: int) -
 def explain(reference: AutoModelVLLM, clip: Waveform, one: str, other: str) -> tuple[bool, str]:
     """Whether rounding explains that the answers part, and where they do."""
     transcriber = reference.transcriber
-    ids, other_ids = ([*transcriber.tokenizer.encode(text)] for text in (one, other))
-    ends = transcriber.decoder._eos_token_ids  # type: ignore[attr-defined]
-    ids, other_ids = [*ids, min(ends)], [*other_ids, min(ends)]
+    ends = sorted(transcriber.decoder._eos_token_ids)  # type: ignore[attr-defined]
+    ids, other_ids = ([*transcriber.tokenizer.encode(text), *ends] for text in (one, other))
     place = next(i for i, (a, b) in enumerate(zip(ids, other_ids, strict=False)) if a != b)
     (utterance,) = transcriber.acoustic.encode([clip], with_ctc=False).utterances()
     prompt = transcriber.embedder.embed(transcriber.family.prompt_text(Request())).around(utterance.audio_embeds)
     llm = transcriber.decoder._model  # type: ignore[attr-defined]
     said = llm.get_input_embeddings()(torch.tensor(ids[:place], dtype=torch.int64, device=llm.device))
     logits = llm(inputs_embeds=torch.cat([prompt.to(llm.device), said])[None]).logits[0, -1]
-    first, second = float(logits[ids[place]]), float(logits[other_ids[place]])
+    # A text may end with any of several tokens.
+    first, second = (float(logits[ends if i in ends else i].max()) for i in (ids[place], other_ids[place]))
     tokens = [transcriber.tokenizer.decode([i]) for i in (ids[place], other_ids[place])]
     # Two roundings of numbers of this size; sums over layers round more often than once.
     step = max(abs(first), abs(second)) * torch.finfo(torch.bfloat16).eps
