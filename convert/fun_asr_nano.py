@@ -40,7 +40,6 @@ NAME_TABLE: Mapping[str, tuple[Part, str]] = {
 _CTC_PREFIXES = ("ctc_decoder.", "ctc.")
 _IMPLEMENTED: Mapping[str, tuple[object, object]] = {  # key -> the one value that is implemented, FunASR's default
     "audio_encoder": ("SenseVoiceEncoderSmall", None),
-    "audio_encoder_conf.sanm_shfit": (0, 0),  # FunASR's spelling: shift of the FSMN memory, in frames
     "audio_adaptor": ("Transformer", None),
     "frontend": ("WavFrontend", None),
     "frontend_conf.cmvn_file": (None, None),
@@ -171,6 +170,7 @@ def _acoustic_config(config: ConfigFile, *, llm_dim: int, has_ctc: bool) -> FunA
                 num_blocks=size("audio_encoder_conf.num_blocks"),
                 tp_blocks=size("audio_encoder_conf.tp_blocks"),
                 kernel_size=size("audio_encoder_conf.kernel_size"),
+                memory_shift=config.get("audio_encoder_conf.sanm_shfit", int, 0),  # FunASR's spelling
             ),
             adaptor=adaptor("audio_adaptor_conf", llm_dim),
             ctc=_ctc_config(config, adaptor("ctc_decoder_conf", size("ctc_decoder_conf.llm_dim"))) if has_ctc else None,

@@ -27,6 +27,7 @@ class SenseVoiceConfig:
     num_blocks: int  # layers before `after_norm`, the first of which maps input_dim to output_dim
     tp_blocks: int  # layers after it
     kernel_size: int  # of the FSMN memory, in frames
+    memory_shift: int = 0  # frames by which the memory looks further back than ahead
 
     def __post_init__(self) -> None:
         if self.output_dim % self.attention_heads:
@@ -41,6 +42,10 @@ class SenseVoiceConfig:
             raise ValueError(
                 "num_blocks and kernel_size must be at least 1, tp_blocks at least 0, "
                 f"got {self.num_blocks}, {self.kernel_size}, {self.tp_blocks}"
+            )
+        if not 0 <= self.memory_shift <= self.kernel_size // 2:
+            raise ValueError(
+                f"memory_shift must be in 0..{self.kernel_size // 2} (half of kernel_size), got {self.memory_shift}"
             )
 
 
@@ -117,7 +122,10 @@ class _SANM(nn.Module):
         self.num_heads = config.attention_heads
         self.linear_q_k_v = nn.Linear(input_dim, 3 * width)
         self.linear_out = nn.Linear(width, width)
-        self.fsmn_block = nn.Conv1d(width, width, config.kernel_size, padding="same", groups=width, bias=False)
+        padding = 0 if config.memory_shift else "same"
+        self.fsmn_block = nn.Conv1d(width, width, config.kernel_size, padding=padding, groups=width, bias=False)
+        frames_back = (config.kernel_size - 1) // 2 + config.memory_shift
+        self._memory_padding = (frames_back, config.kernel_size - 1 - frames_back) if config.memory_shift else None
 
     def forward(self, x: Tensor, bias: Tensor | None, padding: Tensor | None) -> Tensor:
         q, k, value = self.linear_q_k_v(x).chunk(3, dim=-1)
@@ -129,7 +137,10 @@ class _SANM(nn.Module):
         """FSMN: each frame's value plus a learned sum of its neighbours', (B, T, width)."""
         if padding is not None:
             value = value.masked_fill(padding, 0.0)
-        memory: Tensor = self.fsmn_block(value.transpose(1, 2)).transpose(1, 2)
+        columns = value.transpose(1, 2)
+        if self._memory_padding is not None:
+            columns = F.pad(columns, self._memory_padding)
+        memory: Tensor = self.fsmn_block(columns).transpose(1, 2)
         return memory + value
 
 

@@ -1,0 +1,141 @@
+"""Make the micro checkpoint from nothing: speak, train, export, examine.
+
+    python demos/micro/make_checkpoint.py --out DIR            # one GPU, under 20 minutes
+    python demos/micro/make_checkpoint.py --out DIR --smoke    # two CPU cores, under 3 minutes; does not transcribe
+
+Needs the library of espeak-ng (espeak.py). Writes DIR in the layout of the model hubs. Interrupted (Ctrl-C), it writes
+the model as it is.
+"""
+
+import argparse
+import os
+import random
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from heldout import draw_all
+from train.batches import BatchLimits, PlannerOptions, Planners
+from train.compose import Composer
+from train.corpus import build_corpus
+from train.examine import Examiner
+from train.export import write_checkpoint
+from train.loop import Trainer, TrainingOptions
+from train.model import MicroConfig, MicroModel
+from train.vocabulary import learn_vocabulary
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scale:
+    """How much of everything."""
+
+    num_sentences: int
+    num_sounds: int
+    num_held_out: int  # per condition
+    batch: BatchLimits
+    seconds: float
+    steps: int
+
+
+FULL = Scale(
+    num_sentences=300_000,
+    num_sounds=4_000,
+    num_held_out=320,
+    batch=BatchLimits(audio_s=1600.0, clips=480),
+    seconds=460.0,
+    steps=100_000,
+)
+SMOKE = Scale(
+    num_sentences=480,
+    num_sounds=24,
+    num_held_out=2,
+    batch=BatchLimits(audio_s=60.0, clips=24),
+    seconds=60.0,
+    steps=12,
+)
+
+
+def make(arguments: argparse.Namespace, scale: Scale) -> None:
+    """All steps. Worker processes are forked before anything touches a GPU."""
+    started = time.perf_counter()
+    num_workers = arguments.workers or len(os.sched_getaffinity(0))
+    random.seed(arguments.seed)
+    np.random.default_rng(arguments.seed)
+    torch.manual_seed(arguments.seed)
+    print(f"seed {arguments.seed}, {num_workers} worker processes, {scale}", flush=True)
+    vocabulary = learn_vocabulary(seed=arguments.seed)
+    clips = draw_all(scale.num_held_out, num_workers=num_workers)
+    print(f"held out {time.perf_counter() - started:.1f} s: {len(clips)} clips", flush=True)
+    corpus = build_corpus(
+        num_sentences=scale.num_sentences, num_sounds=scale.num_sounds, seed=arguments.seed, num_workers=num_workers
+    )
+    low_frame_rate = not arguments.full_rate
+    options = PlannerOptions(
+        limits=scale.batch,
+        seed=arguments.seed,
+        low_frame_rate=low_frame_rate,
+        group_size=min(2400, 4 * scale.batch.clips),
+        num_planners=max(1, min(num_workers - 2, 8)),
+    )
+    with Planners(corpus, vocabulary, options) as planners:
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+        config = MicroConfig(
+            num_tokens=vocabulary.num_tokens,
+            llm_rows=vocabulary.llm_size,
+            end_id=vocabulary.end_id,
+            pad_id=vocabulary.special_id("<|endoftext|>"),
+            low_frame_rate=low_frame_rate,
+            encoder_blocks=arguments.encoder_blocks,
+            llm_dim=arguments.llm_dim,
+            llm_layers=arguments.llm_layers,
+        )
+        model = MicroModel(config).to(device)
+        examiner = Examiner(clips, vocabulary, low_frame_rate=low_frame_rate)
+        composer = Composer(torch.from_numpy(corpus.audio).to(device), seed=arguments.seed)
+        print(f"ready {time.perf_counter() - started:.1f} s, training on {device}", flush=True)
+        trainer = Trainer(
+            model,
+            composer,
+            planners,
+            examiner,
+            TrainingOptions(
+                seconds=arguments.seconds or scale.seconds,
+                steps=scale.steps,
+                lr=arguments.lr,
+                muon_lr=arguments.muon_lr,
+                compile_layers=arguments.compile,
+                report_steps=min(100, max(scale.steps // 4, 1)),
+            ),
+        )
+        trainer.run()
+        write_checkpoint(model, vocabulary, arguments.out)
+        size = sum(file.stat().st_size for file in arguments.out.rglob("*") if file.is_file())
+        print(f"written {time.perf_counter() - started:.1f} s: {arguments.out}, {size} bytes", flush=True)
+        trainer.show(examiner.examine(model))
+    print(f"done {time.perf_counter() - started:.1f} s", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder to write the checkpoint to")
+    parser.add_argument("--smoke", action="store_true", help="a few steps on little data")
+    parser.add_argument("--full-rate", action="store_true", help="the LLM reads every adaptor frame")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--workers", type=int, help="processes that speak and plan; by default one per CPU core")
+    parser.add_argument("--seconds", type=float, help="of training")
+    parser.add_argument("--lr", type=float, default=2.5e-3)
+    parser.add_argument("--muon-lr", type=float, default=0.0)
+    parser.add_argument("--encoder-blocks", type=int, default=6)
+    parser.add_argument("--llm-dim", type=int, default=128)
+    parser.add_argument("--llm-layers", type=int, default=4)
+    parser.add_argument("--batch-s", type=float, help="seconds of audio per step")
+    parser.add_argument("--compile", action="store_true", help="fuse layers with torch.compile")
+    arguments = parser.parse_args()
+    make(arguments, SMOKE if arguments.smoke else FULL)
+
+
+if __name__ == "__main__":
+    main()

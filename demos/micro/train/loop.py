@@ -1,0 +1,184 @@
+"""The training: schedules, steps, progress lines."""
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from twostage_asr.encoders.fun_asr_nano import FunASRNanoAcoustic
+
+from .batches import Batch, Planners
+from .codes import route_adaptor
+from .compose import NO_AUGMENTATION, Augmentation, Composer, to_device
+from .examine import Examiner, Tally
+from .model import LossWeights, MicroModel, losses
+from .muon import Muon
+
+_WARM_UP = 0.03  # of the training
+_CLIP_NORM = 1.0
+_CALM = 0.88  # progress from which clips are no longer masked
+_REPORT_STEPS = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingOptions:
+    """How to train, and when to stop: at the first of the two limits."""
+
+    seconds: float
+    steps: int
+    lr: float = 2.5e-3
+    muon_lr: float = 0.0  # 0: AdamW for everything
+    weight_decay: float = 0.02
+    examinations: int = 8
+    compile_layers: bool = False
+    report_steps: int = _REPORT_STEPS
+
+
+class Trainer:
+    """One run."""
+
+    def __init__(
+        self, model: MicroModel, composer: Composer, planners: Planners, examiner: Examiner, options: TrainingOptions
+    ) -> None:
+        self._model, self._composer, self._planners = model, composer, planners
+        self._examiner, self._options = examiner, options
+        self._device = model.chunk_head.weight.device
+        self._adamw, self._muon = _optimizers(model, options)
+        self._started = time.perf_counter()
+        self._step = 0
+
+    @property
+    def progress(self) -> float:
+        """0..1, the larger share of the two limits."""
+        elapsed = time.perf_counter() - self._started
+        return min(max(elapsed / self._options.seconds, self._step / self._options.steps), 1.0)
+
+    def run(self) -> None:
+        """Train to the end, or until interrupted."""
+        batches = iter(self._planners)
+        self._prepare(next(batches))
+        self._started = time.perf_counter()
+        examined = 0
+        sums: dict[str, Tensor] = {}
+        audio_s, since = 0.0, time.perf_counter()
+        try:
+            for batch in batches:
+                progress = self.progress
+                if progress >= 1.0:
+                    break
+                found = self._train_step(batch, progress)
+                sums = {name: value + sums.get(name, 0.0) for name, value in found.items()}
+                audio_s += batch.audio_s
+                self._step += 1
+                if self._step % self._options.report_steps == 0:
+                    self._report(sums, audio_s, time.perf_counter() - since)
+                    sums, audio_s, since = {}, 0.0, time.perf_counter()
+                if progress > (examined + 1) / (self._options.examinations + 1):
+                    examined += 1
+                    paused = time.perf_counter()
+                    self.show(self._examiner.examine(self._model, most=64))
+                    since += time.perf_counter() - paused
+        except KeyboardInterrupt:
+            print(f"interrupted at step {self._step}; the model is written as it is", flush=True)
+
+    def show(self, tallies: dict[str, Tally]) -> None:
+        """Print held-out scores."""
+        wall = time.perf_counter() - self._started
+        print(f"-- held out, {wall:.0f} s, step {self._step}", flush=True)
+        for name, tally in tallies.items():
+            print(f"   {name:15} {tally}", flush=True)
+
+    def _prepare(self, batch: Batch) -> None:
+        """Routing of the adaptor, which needs to see some clips."""
+        if self._model.config.low_frame_rate:
+            with torch.no_grad():
+                features, lens = self._composer.features(to_device(batch, self._device), NO_AUGMENTATION)
+                encoder_out = self._model.acoustic.audio_encoder(features, lens)
+                route_adaptor(self._model.acoustic.audio_adaptor, encoder_out, lens)
+        if self._options.compile_layers:
+            compile_layers(self._model)
+
+    def _train_step(self, batch: Batch, progress: float) -> dict[str, Tensor]:
+        self._planners.set_progress(progress)
+        scale = _schedule(progress)
+        for group in self._adamw.param_groups:
+            group["lr"] = self._options.lr * scale
+        tensors = to_device(batch, self._device)
+        augmentation = Augmentation() if progress < _CALM else replace(Augmentation(), masks=0.0)
+        features, lens = self._composer.features(tensors, augmentation)
+        outputs = self._model(features, lens, tensors)
+        found = losses(outputs, lens, tensors)
+        weights = _loss_weights(progress)
+        total = weights.answer * found["answer"] + weights.ctc * found["ctc"] + weights.chunk * found["chunk"]
+        self._adamw.zero_grad(set_to_none=True)
+        if self._muon is not None:
+            self._model.zero_grad(set_to_none=True)
+        total.backward()
+        nn.utils.clip_grad_norm_(self._model.parameters(), _CLIP_NORM)
+        self._adamw.step()
+        if self._muon is not None:
+            self._muon.lr = self._options.muon_lr * scale
+            self._muon.step()
+        with torch.no_grad():
+            right = (outputs.answer_logits.argmax(-1) == tensors["answer_ids"]).float().mean()
+        return {name: value.detach() for name, value in found.items()} | {"tokens right": right}
+
+    def _report(self, sums: dict[str, Tensor], audio_s: float, seconds: float) -> None:
+        steps = self._options.report_steps
+        shown = "  ".join(f"{name} {float(value) / steps:.4f}" for name, value in sums.items())
+        wall = time.perf_counter() - self._started
+        print(
+            f"{wall:6.0f} s  {100 * self.progress:5.1f} %  step {self._step:6d}  {steps / seconds:5.1f} step/s  "
+            f"{audio_s / seconds:7.0f} s/s  {shown}",
+            flush=True,
+        )
+
+
+def _schedule(progress: float) -> float:
+    """Linear warm-up, then half a cosine down to 0."""
+    if progress < _WARM_UP:
+        return max(progress / _WARM_UP, 0.01)
+    return 0.5 * (1 + math.cos(math.pi * (progress - _WARM_UP) / (1 - _WARM_UP)))
+
+
+def _loss_weights(progress: float) -> LossWeights:
+    """CTC and the words of each slot first; the answers count fully from the start."""
+    return LossWeights(ctc=1.0 if progress < 0.1 else 0.4, chunk=1.0 + (0.15 - 1.0) * min(progress / 0.6, 1.0))
+
+
+def _optimizers(model: MicroModel, options: TrainingOptions) -> tuple[torch.optim.AdamW, Muon | None]:
+    """AdamW for all, or Muon for the matrices of hidden layers and AdamW for the rest."""
+    hidden = dict(_hidden_matrices(model)) if options.muon_lr else {}
+    rest = [parameter for name, parameter in model.named_parameters() if name not in hidden]
+    fused = model.chunk_head.weight.is_cuda
+    adamw = torch.optim.AdamW(
+        rest, lr=options.lr, betas=(0.9, 0.98), weight_decay=options.weight_decay, fused=fused
+    )
+    if not hidden:
+        return adamw, None
+    muon = Muon(hidden.values(), lr=options.muon_lr, momentum=0.95, weight_decay=options.weight_decay)
+    return adamw, muon
+
+
+def _hidden_matrices(model: MicroModel) -> Iterator[tuple[str, nn.Parameter]]:
+    outer = ("embed_tokens", "lm_head", "ctc_lo", "chunk_head")
+    for name, parameter in model.named_parameters():
+        if parameter.dim() == 2 and not any(part in name for part in outer):
+            yield name, parameter
+
+
+def compile_layers(model: MicroModel) -> None:
+    """Let torch.compile fuse each kind of layer; shapes stay dynamic."""
+    acoustic: FunASRNanoAcoustic = model.acoustic
+    encoder = acoustic.audio_encoder
+    for layer in (
+        *encoder.encoders,
+        *encoder.tp_encoders,
+        *acoustic.audio_adaptor.blocks,
+        *model.ctc_head.ctc_decoder.blocks,
+        *model.llm.model.layers,
+    ):
+        layer.compile(dynamic=True)
