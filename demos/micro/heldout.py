@@ -200,9 +200,7 @@ def _conditions() -> Iterator[Condition]:
     for name, grammar in (("en", ENGLISH), ("zh", MANDARIN)):
         yield Condition(name=f"{name}_clean", grammar=grammar, draw=_short())
         yield Condition(name=f"{name}_snr10", grammar=grammar, draw=_short(), change=_add_noise)
-        yield Condition(
-            name=f"{name}_long", grammar=grammar, draw=_long, shortest_s=shortest, longest_s=longest
-        )
+        yield Condition(name=f"{name}_long", grammar=grammar, draw=_long, shortest_s=shortest, longest_s=longest)
         yield Condition(name=f"{name}_itn", grammar=grammar, draw=_numbers)
         yield Condition(name=f"{name}_hotword", grammar=grammar, draw=_right_hotword)
         yield Condition(name=f"{name}_distractors", grammar=grammar, draw=_wrong_hotwords)

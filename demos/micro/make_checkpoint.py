@@ -11,7 +11,7 @@ import argparse
 import os
 import random
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from heldout import draw_all
 from train.batches import BatchLimits, PlannerOptions, Planners
 from train.compose import Composer
 from train.corpus import build_corpus
-from train.examine import Examiner
+from train.examine import MAX_NEW_TOKENS, Examiner
 from train.export import write_checkpoint
 from train.loop import Trainer, TrainingOptions
 from train.model import MicroConfig, MicroModel
@@ -37,6 +37,8 @@ class Scale:
     batch: BatchLimits
     seconds: float
     steps: int
+    examinations: int  # while training
+    max_new_tokens: int  # of an answer when examining
 
 
 FULL = Scale(
@@ -46,6 +48,8 @@ FULL = Scale(
     batch=BatchLimits(audio_s=1600.0, clips=480),
     seconds=460.0,
     steps=100_000,
+    examinations=6,
+    max_new_tokens=MAX_NEW_TOKENS,
 )
 SMOKE = Scale(
     num_sentences=480,
@@ -54,6 +58,8 @@ SMOKE = Scale(
     batch=BatchLimits(audio_s=60.0, clips=24),
     seconds=60.0,
     steps=12,
+    examinations=0,
+    max_new_tokens=4,
 )
 
 
@@ -93,7 +99,7 @@ def make(arguments: argparse.Namespace, scale: Scale) -> None:
             llm_layers=arguments.llm_layers,
         )
         model = MicroModel(config).to(device)
-        examiner = Examiner(clips, vocabulary, low_frame_rate=low_frame_rate)
+        examiner = Examiner(clips, vocabulary, low_frame_rate=low_frame_rate, max_new_tokens=scale.max_new_tokens)
         composer = Composer(torch.from_numpy(corpus.audio).to(device), seed=arguments.seed)
         print(f"ready {time.perf_counter() - started:.1f} s, training on {device}", flush=True)
         trainer = Trainer(
@@ -104,6 +110,7 @@ def make(arguments: argparse.Namespace, scale: Scale) -> None:
             TrainingOptions(
                 seconds=arguments.seconds or scale.seconds,
                 steps=scale.steps,
+                examinations=scale.examinations,
                 lr=arguments.lr,
                 muon_lr=arguments.muon_lr,
                 compile_layers=arguments.compile,
@@ -132,9 +139,18 @@ def main() -> None:
     parser.add_argument("--llm-dim", type=int, default=128)
     parser.add_argument("--llm-layers", type=int, default=4)
     parser.add_argument("--batch-s", type=float, help="seconds of audio per step")
+    parser.add_argument("--sentences", type=int, help="to speak")
+    parser.add_argument("--held-out", type=int, help="clips of each condition to examine at the end")
     parser.add_argument("--compile", action="store_true", help="fuse layers with torch.compile")
     arguments = parser.parse_args()
-    make(arguments, SMOKE if arguments.smoke else FULL)
+    scale = SMOKE if arguments.smoke else FULL
+    if arguments.batch_s:
+        scale = replace(scale, batch=BatchLimits(audio_s=arguments.batch_s, clips=round(0.3 * arguments.batch_s)))
+    if arguments.sentences:
+        scale = replace(scale, num_sentences=arguments.sentences)
+    if arguments.held_out:
+        scale = replace(scale, num_held_out=arguments.held_out)
+    make(arguments, scale)
 
 
 if __name__ == "__main__":

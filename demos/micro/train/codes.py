@@ -71,10 +71,14 @@ def _written_by(layer: nn.Module, width: int) -> list[Tensor]:
 
 def _freeze_rows(linear: nn.Linear, rows: slice) -> None:
     """Keep rows that are zero at zero."""
-    for parameter in (linear.weight, linear.bias):
-        mask = torch.ones(len(parameter), *[1] * (parameter.dim() - 1))
-        mask[rows] = 0.0
-        parameter.register_hook(lambda gradient, mask=mask: gradient * mask.to(gradient.device))
+
+    def without_rows(gradient: Tensor) -> Tensor:
+        kept = gradient.clone()
+        kept[rows] = 0.0
+        return kept
+
+    linear.weight.register_hook(without_rows)
+    linear.bias.register_hook(without_rows)
 
 
 def widen(weights: dict[str, Tensor], prefix: str, width: int) -> None:

@@ -26,6 +26,7 @@ SHARD_SIZE = 20 * BLOCK_SIZE  # what a worker makes at a time
 LONGEST_S = 12.0
 _NAME_SHARE = 0.22  # of sentences, at least
 _MIXED_SHARE = 0.10
+_USUAL_SAMPLES = 3 * SAMPLE_RATE  # more than an average sentence has
 _PEAK = 32_000  # of every sentence, in 16-bit steps
 
 
@@ -61,9 +62,7 @@ class _Job:
     num_sounds: int
 
 
-def build_corpus(
-    *, num_sentences: int, num_sounds: int, seed: int, num_workers: int
-) -> Corpus:
+def build_corpus(*, num_sentences: int, num_sounds: int, seed: int, num_workers: int) -> Corpus:
     """Speak about `num_sentences` sentences, none of them held out, and make `num_sounds` sounds."""
     started = time.perf_counter()
     num_jobs = max(num_sentences // SHARD_SIZE, 1)
@@ -71,20 +70,22 @@ def build_corpus(
     jobs = [_Job(i, f"corpus {seed} {i}", size, -(-num_sounds // num_jobs)) for i in range(num_jobs)]
     speech: list[Utterance] = []
     sounds: list[Utterance] = []
-    pieces: list[npt.NDArray[np.int16]] = []
-    offset = 0
+    audio = np.empty(_USUAL_SAMPLES * (num_sentences + 4 * num_sounds), np.int16)  # takes memory only where written
+    offset = num_shards = 0
     with multiprocessing.get_context("fork").Pool(num_workers, _start_worker) as pool:
-        for utterances, audio in pool.imap(_make_shard, jobs, chunksize=1):
+        for utterances, samples in pool.imap(_make_shard, jobs, chunksize=1):
             for each in utterances:
                 moved = Utterance(each.sentence, each.edges, each.block, each.offset + offset, each.num_samples)
                 (sounds if each.sentence is None else speech).append(moved)
-            pieces.append(audio)
-            offset += len(audio)
-            if len(pieces) % 200 == 0:
+            if offset + len(samples) > len(audio):
+                audio = np.concatenate([audio, np.empty_like(audio)])
+            audio[offset : offset + len(samples)] = samples
+            offset += len(samples)
+            num_shards += 1
+            if num_shards % 200 == 0:
                 _report(len(speech), offset, started)
-    corpus = Corpus(speech, sounds, np.concatenate(pieces))
     _report(len(speech), offset, started)
-    return corpus
+    return Corpus(speech, sounds, audio[:offset])
 
 
 def _report(num_sentences: int, num_samples: int, started: float) -> None:

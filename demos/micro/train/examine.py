@@ -20,7 +20,7 @@ from .model import MicroModel
 from .vocabulary import Vocabulary
 
 _LIMITS = BatchLimits(audio_s=1600.0, clips=320)
-_MAX_NEW_TOKENS = 256
+MAX_NEW_TOKENS = 256
 
 
 @dataclass(slots=True)
@@ -44,7 +44,14 @@ class Tally:
 class Examiner:
     """Keeps held-out clips by length and scores a model on them."""
 
-    def __init__(self, clips: Sequence[HeldOutClip], vocabulary: Vocabulary, *, low_frame_rate: bool) -> None:
+    def __init__(
+        self,
+        clips: Sequence[HeldOutClip],
+        vocabulary: Vocabulary,
+        *,
+        low_frame_rate: bool,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+    ) -> None:
         counts: dict[str, int] = defaultdict(int)
         self._clips: list[tuple[int, HeldOutClip]] = []  # with its number within its condition
         for clip in clips:
@@ -52,14 +59,15 @@ class Examiner:
             counts[clip.condition] += 1
         self._clips.sort(key=lambda numbered: -len(numbered[1].waveform))
         self._vocabulary = vocabulary
+        self._max_new_tokens = max_new_tokens
         self._collator = Collator(vocabulary, low_frame_rate=low_frame_rate)
 
     @torch.no_grad()
-    def examine(self, model: MicroModel, *, most: int | None = None) -> dict[str, Tally]:
-        """Scores by condition, of the first `most` clips of each."""
+    def examine(self, model: MicroModel, *, names: Sequence[str] = (), most: int | None = None) -> dict[str, Tally]:
+        """Scores by condition: of those named, or all, and of the first `most` clips of each."""
         model.eval()
         tallies: dict[str, Tally] = defaultdict(Tally)
-        for clips in self._batches(most):
+        for clips in self._batches(names, most):
             texts, ctc_errors = self._transcribe(model, clips)
             for clip, text, (errors, tokens) in zip(clips, texts, ctc_errors, strict=True):
                 tally, wanted = tallies[clip.condition], clip.recipe.text
@@ -72,10 +80,10 @@ class Examiner:
         model.train()
         return {name: tallies[name] for name in sorted(tallies)}
 
-    def _batches(self, most: int | None) -> Iterator[list[HeldOutClip]]:
+    def _batches(self, names: Sequence[str], most: int | None) -> Iterator[list[HeldOutClip]]:
         batch: list[HeldOutClip] = []
         for number, clip in self._clips:
-            if most is not None and number >= most:
+            if (most is not None and number >= most) or (names and clip.condition not in names):
                 continue
             if batch and not _LIMITS.fits(len(batch) + 1, len(batch[0].waveform)):
                 yield batch
@@ -84,9 +92,7 @@ class Examiner:
         if batch:
             yield batch
 
-    def _transcribe(
-        self, model: MicroModel, clips: Sequence[HeldOutClip]
-    ) -> tuple[list[str], list[tuple[int, int]]]:
+    def _transcribe(self, model: MicroModel, clips: Sequence[HeldOutClip]) -> tuple[list[str], list[tuple[int, int]]]:
         device = model.chunk_head.weight.device
         lessons = [_as_lesson(clip) for clip in clips]
         batch = to_device(self._collator.collate(lessons), device)
@@ -99,7 +105,7 @@ class Examiner:
         adapted, _ = model.acoustic.audio_adaptor(encoder_out, lens)
         count = batch["slot_words"].shape[1]
         audio = adapted[:, :count] if model.config.low_frame_rate else adapted
-        ids = greedy(model, audio, batch, end_id=self._vocabulary.end_id)
+        ids = greedy(model, audio, batch, end_id=self._vocabulary.end_id, max_new_tokens=self._max_new_tokens)
         return [clean_text(self._vocabulary.tokenizer.decode(row, skip_special_tokens=True)) for row in ids], ctc_errors
 
 
@@ -111,19 +117,21 @@ def plain_features(waveforms: Sequence[Tensor], device: torch.device) -> tuple[T
     return features, lfr_frame_lens(fbank_frame_lens(sample_lens))
 
 
-def greedy(model: MicroModel, audio: Tensor, batch: Mapping[str, Tensor], *, end_id: int) -> list[list[int]]:
+def greedy(
+    model: MicroModel, audio: Tensor, batch: Mapping[str, Tensor], *, end_id: int, max_new_tokens: int
+) -> list[list[int]]:
     """Answers to the batch's prompts. Runs the whole sequence at every step: simple, and fast for a tiny LLM."""
     num_clips, width = batch["token_ids"].shape
     rows = torch.arange(num_clips, device=audio.device)
     ends = torch.full((num_clips,), -1, device=audio.device)  # the position that predicts the next token
     ends.scatter_reduce_(0, batch["answer_rows"], batch["answer_places"] % width, "amin", include_self=False)
-    wide = width + _MAX_NEW_TOKENS
+    wide = width + max_new_tokens
     ids = torch.zeros(num_clips, wide, dtype=torch.long, device=audio.device)
     ids[:, :width] = batch["token_ids"]
     places = batch["audio_places"] // width * wide + batch["audio_places"] % width
-    answers = torch.full((num_clips, _MAX_NEW_TOKENS), end_id, device=audio.device)
+    answers = torch.full((num_clips, max_new_tokens), end_id, device=audio.device)
     is_done = torch.zeros(num_clips, dtype=torch.bool, device=audio.device)
-    for step in range(_MAX_NEW_TOKENS):
+    for step in range(max_new_tokens):
         used = int(ends.max()) + 1
         kept = ids[:, :used].contiguous()
         hidden = model.read(kept, audio, places // wide * used + places % wide, batch["audio_sources"])

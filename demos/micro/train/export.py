@@ -1,7 +1,7 @@
 """A trained model -> a checkpoint in the layout of the model hubs, which FunASR and this project's converter load.
 
-    config.yaml  configuration.json  model.pt  multilingual.tiktoken
-    Qwen3-0.6B/  config.json  generation_config.json  tokenizer.json  tokenizer_config.json  vocab.json  merges.txt
+config.yaml  configuration.json  model.pt  multilingual.tiktoken
+Qwen3-0.6B/  config.json  generation_config.json  tokenizer.json  tokenizer_config.json  vocab.json  merges.txt
 """
 
 import json

@@ -17,6 +17,7 @@ from .batches import NO_WORD, SLOT_FRAMES, WORDS_PER_SLOT
 from .codes import prepare_encoder
 
 NARROW_KERNEL = 11
+_BLANK_BIAS = 8.0  # CTC starts near where it would otherwise first have to go: blank in most frames
 _NO_WORD_WEIGHT = 0.2  # in the chunk loss: most places hold no word
 
 
@@ -113,6 +114,8 @@ class MicroModel(nn.Module):
         self.chunk_head = nn.Linear(config.llm_dim, WORDS_PER_SLOT * config.ctc_size)
         if config.low_frame_rate:
             prepare_encoder(self.acoustic.audio_encoder)
+        with torch.no_grad():
+            self.ctc_head.ctc.ctc_lo.bias[-1] = _BLANK_BIAS
 
     @property
     def ctc_head(self) -> CTCHead:
