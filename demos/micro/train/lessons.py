@@ -15,7 +15,7 @@ from grammar import Language, Sentence
 from names import PHRASES, draw_name, draw_similar_name, is_heard_in, respell, spellings
 
 from twostage_asr.engine.families.base import Request
-from twostage_asr.engine.words import spoken_form, split_words
+from twostage_asr.engine.words import split_words, spoken_form
 
 from .corpus import Corpus, Utterance
 
@@ -200,7 +200,9 @@ class Teacher:
         right = right[: mixture.most_hotwords]
         for part in parts:
             for name in names_in(part.sentence):
-                part.chosen.update({name: hotword for hotword in right if is_heard_in(hotword, name)})
+                for hotword in right:
+                    if is_heard_in(hotword, name) or PHRASES.get(name) == hotword:
+                        part.chosen[name] = hotword
         size = max(self._list_size(mixture), len(right))
         if right and rng.random() < 0.2:
             size = len(right)
@@ -223,7 +225,6 @@ class Teacher:
 
     def _distractors(self, language: Language, heard: Sequence[str], count: int) -> list[str]:
         """Hotwords that are not heard: half of them share a part with a name that is."""
-        rng = self._rng
         found: dict[str, None] = {}
         for _ in range(count):
             for _ in range(8):

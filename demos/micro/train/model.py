@@ -1,5 +1,6 @@
 """The model that is trained, and its losses: the encoders' modules, transformers' Qwen3, and heads of training only."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -17,6 +18,8 @@ from .batches import NO_WORD, SLOT_FRAMES, WORDS_PER_SLOT
 from .codes import prepare_encoder
 
 NARROW_KERNEL = 11
+HEAD_DIM = 32  # of the LLM
+ROPE_THETA = 1e6
 _BLANK_BIAS = 8.0  # CTC starts near where it would otherwise first have to go: blank in most frames
 _NO_WORD_WEIGHT = 0.2  # in the chunk loss: most places hold no word
 
@@ -73,9 +76,9 @@ class MicroConfig:
             num_hidden_layers=self.llm_layers,
             num_attention_heads=4,
             num_key_value_heads=2,
-            head_dim=32,
+            head_dim=HEAD_DIM,
             max_position_embeddings=4096,
-            rope_theta=1e6,
+            rope_theta=ROPE_THETA,
             rms_norm_eps=1e-6,
             tie_word_embeddings=True,
             bos_token_id=self.pad_id,
@@ -111,6 +114,8 @@ class MicroModel(nn.Module):
         self.config = config
         self.acoustic = FunASRNanoAcoustic(config.acoustic())
         self.llm = Qwen3ForCausalLM(config.llm())
+        slowest = self.llm.model.rotary_emb.inv_freq[-1]  # where transformers keeps rope_theta differs by version
+        assert math.isclose(float(slowest), ROPE_THETA ** (2 / HEAD_DIM - 1), rel_tol=1e-3), slowest
         self.chunk_head = nn.Linear(config.llm_dim, WORDS_PER_SLOT * config.ctc_size)
         if config.low_frame_rate:
             prepare_encoder(self.acoustic.audio_encoder)
