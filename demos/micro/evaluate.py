@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 TABLE_HEAD = (
     "| | clips | CER % | exact % | CER %, no punctuation | exact %, no punctuation |",
     "|---|---|---|---|---|---|",
@@ -55,16 +57,16 @@ class Score:
         return self.errors / self.characters if self.characters else None
 
 
-def edit_distance(reference: str, hypothesis: str) -> int:
-    """Least number of inserted, deleted and replaced characters (Levenshtein, 1966)."""
-    previous = list(range(len(hypothesis) + 1))
-    for row, expected in enumerate(reference, start=1):
-        current = [row]
-        for column, heard in enumerate(hypothesis, start=1):
-            replaced = previous[column - 1] + (expected != heard)
-            current.append(min(previous[column] + 1, current[-1] + 1, replaced))
-        previous = current
-    return previous[-1]
+def edit_distance(reference: Sequence[object], hypothesis: Sequence[object]) -> int:
+    """Least number of inserted, deleted and replaced characters or tokens (Levenshtein, 1966)."""
+    kinds: dict[object, int] = {}
+    numbers = np.array([kinds.setdefault(each, len(kinds)) for each in hypothesis], np.int64)
+    places = np.arange(len(numbers) + 1)
+    row = places
+    for expected in reference:
+        best = np.concatenate([row[:1], np.minimum(row[1:], row[:-1] - (numbers == kinds.get(expected, -1)))]) + 1
+        row = np.minimum.accumulate(best - places) + places  # inserted
+    return int(row[-1])
 
 
 def without_punctuation(text: str) -> str:

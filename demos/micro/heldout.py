@@ -1,9 +1,8 @@
 """The held-out clips: sentences and voices that no training has, one set per thing that the checkpoint promises.
 
-Imports no torch. A set of a given size is the same at every call; sets are independent of each other.
+Imports no torch. A set is the same at every call and begins with every smaller one; sets are independent of each other.
 """
 
-import multiprocessing
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -19,8 +18,10 @@ from names import draw_name, draw_similar_name, is_heard_in, spellings
 from render import Recipe, Words, render
 from sounds import coloured_noise, draw_music, hum
 from voices import draw_held_out_voice
+from workers import run_jobs
 
 NUM_HOTWORDS = 20
+_RUN = 16  # clips drawn one after another; runs are independent of each other
 LONG_S = (15.0, 29.9)
 _SLOW, _NORMAL, _FAST = (90, 112), (130, 205), (235, 275)  # words per minute
 
@@ -47,35 +48,41 @@ class Condition:
     longest_s: float = 30.0
 
 
-def draw_clips(condition: Condition, count: int) -> Iterator[HeldOutClip]:
-    """`count` clips of one condition."""
+def draw_clips(condition: Condition, count: int, *, first: int = 0) -> Iterator[HeldOutClip]:
+    """`count` clips of one condition, from number `first`, a multiple of _RUN, on."""
     synthesizer = Synthesizer()
-    rng = random.Random(f"held out {condition.name}")
-    made = 0
-    while made < count:
-        recipe = condition.draw(condition.grammar or ENGLISH, rng, f"{condition.name}_{made:03d}")
+    for number in range(first, first + count):
+        if number % _RUN == 0:
+            rng = random.Random(f"held out {condition.name} {number}")
+        yield _draw_clip(synthesizer, condition, number, rng)
+
+
+def _draw_clip(synthesizer: Synthesizer, condition: Condition, number: int, rng: random.Random) -> HeldOutClip:
+    while True:
+        recipe = condition.draw(condition.grammar or ENGLISH, rng, f"{condition.name}_{number:03d}")
         try:
             clip, words = render(synthesizer, recipe)
         except EspeakError:  # word events that do not fit; rare
             continue
         if condition.change is not None:
-            clip = condition.change(clip, np.random.default_rng([made, *condition.name.encode()]))
+            clip = condition.change(clip, np.random.default_rng([number, *condition.name.encode()]))
         if condition.shortest_s <= len(clip) / SAMPLE_RATE <= condition.longest_s:
-            made += 1
             rounded = (np.round(np.clip(clip, -1, 1) * 32767) / 32768).astype(np.float32)
-            yield HeldOutClip(condition=condition.name, recipe=recipe, waveform=rounded, words=words)
+            return HeldOutClip(condition=condition.name, recipe=recipe, waveform=rounded, words=words)
 
 
 def draw_all(count: int, *, num_workers: int, names: Sequence[str] = ()) -> list[HeldOutClip]:
     """`count` clips of each condition, or of those named."""
-    wanted = [(name, count) for name in CONDITIONS if not names or name in names]
-    with multiprocessing.get_context("fork").Pool(num_workers) as pool:
-        return [clip for clips in pool.imap(_draw_condition, wanted, chunksize=1) for clip in clips]
+    firsts = range(0, count, _RUN)
+    wanted = [
+        (name, first, min(_RUN, count - first)) for name in CONDITIONS if not names or name in names for first in firsts
+    ]
+    return [clip for clips in run_jobs(_draw_run, wanted, num_workers=num_workers) for clip in clips]
 
 
-def _draw_condition(arguments: tuple[str, int]) -> list[HeldOutClip]:
-    name, count = arguments
-    return list(draw_clips(CONDITIONS[name], count))
+def _draw_run(arguments: tuple[str, int, int]) -> list[HeldOutClip]:
+    name, first, count = arguments
+    return list(draw_clips(CONDITIONS[name], count, first=first))
 
 
 def _sentence(grammar: Grammar, rng: random.Random, accepts: Callable[[Sentence], bool] = lambda _: True) -> Sentence:

@@ -8,8 +8,10 @@ the model as it is.
 """
 
 import argparse
+import math
 import os
 import random
+import signal
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -70,6 +72,9 @@ def make(arguments: argparse.Namespace, scale: Scale) -> None:
     random.seed(arguments.seed)
     np.random.default_rng(arguments.seed)
     torch.manual_seed(arguments.seed)
+    torch.set_num_threads(
+        1
+    )  # planners use the other cores, and threads that wait for each other cost more than they do
     print(f"seed {arguments.seed}, {num_workers} worker processes, {scale}", flush=True)
     vocabulary = learn_vocabulary(seed=arguments.seed)
     clips = draw_all(scale.num_held_out, num_workers=num_workers)
@@ -109,6 +114,7 @@ def make(arguments: argparse.Namespace, scale: Scale) -> None:
             examiner,
             TrainingOptions(
                 seconds=arguments.seconds or scale.seconds,
+                ends_at=started + arguments.end_s,
                 steps=scale.steps,
                 examinations=scale.examinations,
                 lr=arguments.lr,
@@ -133,6 +139,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--workers", type=int, help="processes that speak and plan; by default one per CPU core")
     parser.add_argument("--seconds", type=float, help="of training")
+    parser.add_argument(
+        "--end-s", type=float, default=math.inf, help="training ends this long after the start at the latest"
+    )
     parser.add_argument("--lr", type=float, default=2.5e-3)
     parser.add_argument("--muon-lr", type=float, default=0.0)
     parser.add_argument("--encoder-blocks", type=int, default=6)
@@ -147,9 +156,11 @@ def main() -> None:
     if arguments.batch_s:
         scale = replace(scale, batch=BatchLimits(audio_s=arguments.batch_s, clips=round(0.3 * arguments.batch_s)))
     if arguments.sentences:
-        scale = replace(scale, num_sentences=arguments.sentences)
+        scale = replace(scale, num_sentences=arguments.sentences, num_sounds=max(arguments.sentences // 50, 20))
     if arguments.held_out:
         scale = replace(scale, num_held_out=arguments.held_out)
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell's background job begins with the first one ignored
+        signal.signal(number, signal.default_int_handler)
     make(arguments, scale)
 
 

@@ -3,16 +3,21 @@
 Clips of similar length share a batch. Planners are forked, so they must start before anything touches a GPU.
 """
 
+import contextlib
 import multiprocessing
 import os
 import random
+import signal
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.queues import Queue
+from queue import Empty
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from twostage_asr.encoders.adaptor import audio_token_count
 from twostage_asr.encoders.fbank import num_lfr_frames
@@ -27,6 +32,7 @@ FRAME_SAMPLES = 960  # of an LFR frame: 60 ms
 SLOT_FRAMES = 8  # LFR frames per audio token
 WORDS_PER_SLOT = 5  # that the chunk loss asks for
 NO_WORD = -1
+_POLL_S = 0.001  # while no batch is ready
 
 Ints = npt.NDArray[np.int64]
 
@@ -196,16 +202,25 @@ class Planners:
         self._progress.value = progress
 
     def __iter__(self) -> Iterator[Batch]:
-        """Batches, from each planner in turn."""
+        """Batches, from each planner in turn, or from those that have one ready."""
         while True:
+            is_idle = True
             for queue in self._queues:
-                yield queue.get()
+                with contextlib.suppress(Empty):
+                    yield queue.get_nowait()
+                    is_idle = False
+            if is_idle:
+                time.sleep(_POLL_S)
+                if not any(process.is_alive() for process in self._processes):
+                    raise RuntimeError("all planners have died")
 
 
 def _plan(
     corpus: Corpus, vocabulary: Vocabulary, options: PlannerOptions, index: int, progress: Any, queue: "Queue[Batch]"
 ) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends it
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    torch.set_num_threads(1)  # after a fork, OpenMP's other threads are gone
     rng = random.Random(f"planner {options.seed} {index}")
     teacher = Teacher(corpus, rng)
     collator = Collator(vocabulary, low_frame_rate=options.low_frame_rate)

@@ -1,8 +1,8 @@
 """Absolute positions inside the architecture, and an adaptor that starts by using them.
 
-Why: the LLM reads only the first ceil(T / 8) adaptor frames, so frame i must gather what is said in frames 8 i ... 8 i +
-7, and to find them it must know where it is. The encoder's own positional encoding is invisible beside raw log-mel
-energies.
+Why: the LLM reads only the first ceil(T / 8) adaptor frames, so frame i must gather what is said in frames 8 i to
+8 i + 7, and to find them it must know where it is. The encoder's own positional encoding is invisible beside raw
+log-mel energies.
 
 How: a few channels of the first encoder layer have the constant value VALUE, and an FSMN kernel that looks back over
 506 frames. At the start of a clip the kernel sees only zeros, so its output is a running sum of its taps: they are

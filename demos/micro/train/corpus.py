@@ -4,11 +4,11 @@ Imports no torch, so that workers start quickly and may be forked.
 """
 
 import itertools
-import multiprocessing
 import random
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ from mixed import MIXED
 from render import speak_sentence
 from sounds import draw_sound
 from voices import ENGLISH_FILES, draw_training_voice
+from workers import run_jobs
 
 BLOCK_SIZE = 12  # neighbouring sentences in one voice
 SHARD_SIZE = 20 * BLOCK_SIZE  # what a worker makes at a time
@@ -27,6 +28,7 @@ LONGEST_S = 12.0
 _NAME_SHARE = 0.22  # of sentences, at least
 _MIXED_SHARE = 0.10
 _USUAL_SAMPLES = 3 * SAMPLE_RATE  # more than an average sentence has
+_REPORT_S = 5.0  # between progress lines
 _PEAK = 32_000  # of every sentence, in 16-bit steps
 
 
@@ -64,26 +66,25 @@ class _Job:
 
 def build_corpus(*, num_sentences: int, num_sounds: int, seed: int, num_workers: int) -> Corpus:
     """Speak about `num_sentences` sentences, none of them held out, and make `num_sounds` sounds."""
-    started = time.perf_counter()
+    started = reported = time.perf_counter()
     num_jobs = max(num_sentences // SHARD_SIZE, 1)
     size = min(num_sentences, SHARD_SIZE)
     jobs = [_Job(i, f"corpus {seed} {i}", size, -(-num_sounds // num_jobs)) for i in range(num_jobs)]
     speech: list[Utterance] = []
     sounds: list[Utterance] = []
     audio = np.empty(_USUAL_SAMPLES * (num_sentences + 4 * num_sounds), np.int16)  # takes memory only where written
-    offset = num_shards = 0
-    with multiprocessing.get_context("fork").Pool(num_workers, _start_worker) as pool:
-        for utterances, samples in pool.imap(_make_shard, jobs, chunksize=1):
-            for each in utterances:
-                moved = Utterance(each.sentence, each.edges, each.block, each.offset + offset, each.num_samples)
-                (sounds if each.sentence is None else speech).append(moved)
-            if offset + len(samples) > len(audio):
-                audio = np.concatenate([audio, np.empty_like(audio)])
-            audio[offset : offset + len(samples)] = samples
-            offset += len(samples)
-            num_shards += 1
-            if num_shards % 200 == 0:
-                _report(len(speech), offset, started)
+    offset = 0
+    for utterances, samples in run_jobs(_make_shard, jobs, num_workers=num_workers):
+        for each in utterances:
+            moved = Utterance(each.sentence, each.edges, each.block, each.offset + offset, each.num_samples)
+            (sounds if each.sentence is None else speech).append(moved)
+        if offset + len(samples) > len(audio):
+            audio = np.concatenate([audio, np.empty_like(audio)])
+        audio[offset : offset + len(samples)] = samples
+        offset += len(samples)
+        if time.perf_counter() - reported > _REPORT_S:
+            reported = time.perf_counter()
+            _report(len(speech), offset, started)
     _report(len(speech), offset, started)
     return Corpus(speech, sounds, audio[:offset])
 
@@ -93,12 +94,10 @@ def _report(num_sentences: int, num_samples: int, started: float) -> None:
     print(f"synthesis {seconds:6.1f} s: {num_sentences} sentences, {hours:.1f} h", flush=True)
 
 
-_synthesizer: Synthesizer
-
-
-def _start_worker() -> None:
-    global _synthesizer  # one library per process
-    _synthesizer = Synthesizer()
+@cache
+def _synthesizer() -> Synthesizer:
+    """One library per process."""
+    return Synthesizer()
 
 
 def _make_shard(job: _Job) -> tuple[list[Utterance], npt.NDArray[np.int16]]:
@@ -125,7 +124,7 @@ def _speak(rng: random.Random, job: _Job) -> Iterator[_Spoken]:
         for _ in range(min(BLOCK_SIZE, job.num_speech - number)):
             sentence = _draw(grammar, rng)
             try:
-                waveform, words = speak_sentence(_synthesizer, sentence, voice, english_file=english_file)
+                waveform, words = speak_sentence(_synthesizer(), sentence, voice, english_file=english_file)
             except EspeakError:  # word events that do not fit, in about one sentence of 10,000
                 continue
             if len(waveform) <= LONGEST_S * SAMPLE_RATE:

@@ -154,4 +154,4 @@ def _as_lesson(clip: HeldOutClip) -> Lesson:
 
 def _distance(right: Sequence[int], found: Sequence[int]) -> int:
     """edit_distance of token ids."""
-    return 0 if list(right) == list(found) else edit_distance("".join(map(chr, right)), "".join(map(chr, found)))
+    return 0 if list(right) == list(found) else edit_distance(right, found)

@@ -198,11 +198,7 @@ class Teacher:
                 if not any(is_heard_in(hotword, other) for hotword in (name, *right) for other in right):
                     right.append(self._right_hotword(name))
         right = right[: mixture.most_hotwords]
-        for part in parts:
-            for name in names_in(part.sentence):
-                for hotword in right:
-                    if is_heard_in(hotword, name) or PHRASES.get(name) == hotword:
-                        part.chosen[name] = hotword
+        _choose(parts, right)
         size = max(self._list_size(mixture), len(right))
         if right and rng.random() < 0.2:
             size = len(right)
@@ -248,6 +244,15 @@ class Teacher:
         if kind < 0.93:
             return rng.choice(english.WORDS if language == "英文" else mandarin.WORDS)
         return _strange_word(rng)
+
+
+def _choose(parts: Sequence[_Part], right: Sequence[str]) -> None:
+    """Fill in what each part's names become."""
+    for part in parts:
+        for name in names_in(part.sentence):
+            for hotword in right:
+                if is_heard_in(hotword, name) or PHRASES.get(name) == hotword:
+                    part.chosen[name] = hotword
 
 
 def _keep(hotwords: list[str], right: Sequence[str]) -> list[str]:
