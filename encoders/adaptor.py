@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from .transformer import FeedForward, attend, attention_bias, valid_frames
 
 _NORM_EPS = 1e-12  # ten million times smaller than the encoder's, as trained
-_Count = TypeVar("_Count", int, Tensor)
+Count = TypeVar("Count", int, Tensor)
 
 
-def audio_token_count(num_frames: _Count) -> _Count:
+def audio_token_count(num_frames: Count) -> Count:
     """LLM positions that `num_frames` LFR frames take in a low-frame-rate model: three halvings, each rounded up.
 
     A trap: FunASR's guide prints `((((L - 3 + 2) // 2 - 3 + 2) // 2) - 1) // 2 + 1`, which has lost two `1 +` and gives

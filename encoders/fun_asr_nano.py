@@ -6,7 +6,7 @@ from typing import Any, Self, TypeVar
 
 from torch import Tensor, nn
 
-from .adaptor import AdaptorConfig, TransformerAdaptor, audio_token_count
+from .adaptor import AdaptorConfig, Count, TransformerAdaptor, audio_token_count
 from .ctc import CTCConfig, CTCHead
 from .fbank import fbank_frame_lens, lfr_frame_lens, log_mel_fbank, stack_frames
 from .sensevoice import SenseVoiceConfig, SenseVoiceEncoder
@@ -90,28 +90,53 @@ class FunASRNanoAcoustic(nn.Module):
         return self._ctc_heads[0] if self._ctc_heads else None
 
     def encode(self, waveforms: Tensor, sample_lens: Tensor, dither: float = 0.0) -> AcousticBatch:
-        """Run stage 1. Gradients are the caller's business: wrap in `torch.inference_mode()`.
+        """Stage 1 from waveforms on; see `features`. Gradients are the caller's business."""
+        features, lens = self.features(waveforms, sample_lens, dither)
+        encoder_out, audio_embeds = self(features, lens)
+        return AcousticBatch(
+            encoder_out=encoder_out,
+            encoder_lens=lens,
+            audio_embeds=audio_embeds,
+            audio_lens=self.num_audio_tokens(lens),
+        )
+
+    def features(self, waveforms: Tensor, sample_lens: Tensor, dither: float = 0.0) -> tuple[Tensor, Tensor]:
+        """What the encoder reads.
 
         Args:
             waveforms: (B, N) float32 in [-1, 1], 16 kHz, on the model's device; padding is ignored.
-            sample_lens: (B,) int64 in 2..N. On the CPU they let a GPU run without a single wait.
+            sample_lens: (B,) int64 in 2..N, on the CPU, so that a GPU runs without a single wait.
             dither: see `log_mel_fbank`.
+
+        Returns:
+            (B, T, 560) float32 and its lens, (B,) int64 on the CPU.
 
         Raises:
             ValueError: a wrong shape or dtype, or a length outside 2..N.
         """
-        features, _ = stack_frames(*log_mel_fbank(waveforms, sample_lens, dither=dither))
-        lens = lfr_frame_lens(fbank_frame_lens(sample_lens))
+        rows, _ = stack_frames(*log_mel_fbank(waveforms, sample_lens, dither=dither))
+        return rows, lfr_frame_lens(fbank_frame_lens(sample_lens))
+
+    def forward(self, features: Tensor, lens: Tensor) -> tuple[Tensor, Tensor]:
+        """Run encoder and adaptor.
+
+        Args:
+            features: (B, T, 560) float32.
+            lens: (B,) int64; see transformer.py for what their device means.
+
+        Returns:
+            encoder_out (B, T, encoder_dim), one frame per 60 ms, for the CTC head; audio_embeds (B, A, llm_dim), of
+            which a clip's first `num_audio_tokens` rows are for the LLM. Rows beyond a clip's length are meaningless.
+        """
         encoder_out = self.audio_encoder(features, lens)
         # All frames attend to each other first; what the LLM does not read is cut off afterwards.
-        adapted, adapted_lens = self.audio_adaptor(encoder_out, lens)
-        audio_lens = audio_token_count(lens) if self.config.low_frame_rate else adapted_lens
-        return AcousticBatch(
-            encoder_out=encoder_out,
-            encoder_lens=lens,
-            audio_embeds=adapted[:, : int(audio_lens.max())],
-            audio_lens=audio_lens,
-        )
+        adapted, _ = self.audio_adaptor(encoder_out, lens)
+        return encoder_out, adapted[:, : self.num_audio_tokens(features.shape[1])]
+
+    def num_audio_tokens(self, num_frames: Count) -> Count:
+        """Rows of audio_embeds that a clip of so many encoder frames has."""
+        rate = self.config.adaptor.downsample_rate
+        return audio_token_count(num_frames) if self.config.low_frame_rate else -(-num_frames // rate)
 
 
 def _read_ctc(mapping: Mapping[str, Any]) -> CTCConfig:

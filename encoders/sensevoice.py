@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from .transformer import FeedForward, attend, attention_bias, valid_frames
 
 _LONGEST_WAVELENGTH = 10_000.0  # of the positional encoding, in frames / 2 pi
+_MOST_UNROLLED_TAPS = 31  # of the FSMN memory; the published models have 11
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +62,11 @@ class SenseVoiceEncoder(nn.Module):
         self.tp_encoders = nn.ModuleList([_SANMLayer(config, width) for _ in range(config.tp_blocks)])
         self.after_norm = nn.LayerNorm(width)
         self.tp_norm = nn.LayerNorm(width)
+        self._run_layer = _SANMLayer.__call__
+
+    def compile(self) -> None:
+        """Fuse what the layers do between their matrix products. They share the code; the first batches wait for it."""
+        self._run_layer = torch.compile(_SANMLayer.forward, dynamic=True)
 
     def forward(self, features: Tensor, lens: Tensor) -> Tensor:
         """Encode a padded batch; the input is left as it is.
@@ -79,10 +85,10 @@ class SenseVoiceEncoder(nn.Module):
         x = features.float() * math.sqrt(self.config.output_dim)
         x += _positional_encoding(features.shape[1], self.config.input_dim, features.device)
         for layer in (*self.encoders0, *self.encoders):
-            x = layer(x, bias, padding)
+            x = self._run_layer(layer, x, bias, padding)
         x = self.after_norm(x)
         for layer in self.tp_encoders:
-            x = layer(x, bias, padding)
+            x = self._run_layer(layer, x, bias, padding)
         encoder_out: Tensor = self.tp_norm(x)
         return encoder_out
 
@@ -122,10 +128,9 @@ class _SANM(nn.Module):
         self.num_heads = config.attention_heads
         self.linear_q_k_v = nn.Linear(input_dim, 3 * width)
         self.linear_out = nn.Linear(width, width)
-        padding = 0 if config.memory_shift else "same"
-        self.fsmn_block = nn.Conv1d(width, width, config.kernel_size, padding=padding, groups=width, bias=False)
+        self.fsmn_block = nn.Conv1d(width, width, config.kernel_size, groups=width, bias=False)
         frames_back = (config.kernel_size - 1) // 2 + config.memory_shift
-        self._memory_padding = (frames_back, config.kernel_size - 1 - frames_back) if config.memory_shift else None
+        self._reach = (frames_back, config.kernel_size - 1 - frames_back)
 
     def forward(self, x: Tensor, bias: Tensor | None, padding: Tensor | None) -> Tensor:
         q, k, value = self.linear_q_k_v(x).chunk(3, dim=-1)
@@ -137,11 +142,20 @@ class _SANM(nn.Module):
         """FSMN: each frame's value plus a learned sum of its neighbours', (B, T, width)."""
         if padding is not None:
             value = value.masked_fill(padding, 0.0)
-        columns = value.transpose(1, 2)
-        if self._memory_padding is not None:
-            columns = F.pad(columns, self._memory_padding)
+        if torch.compiler.is_compiling() and self.fsmn_block.kernel_size[0] <= _MOST_UNROLLED_TAPS:
+            return self._unrolled_memory(value)
+        columns = F.pad(value.transpose(1, 2), self._reach)
         memory: Tensor = self.fsmn_block(columns).transpose(1, 2)
         return memory + value
+
+    def _unrolled_memory(self, value: Tensor) -> Tensor:
+        """The same as a sum of shifted frames, which a compiler joins with what stands around it: no copies, no add."""
+        frames_back, frames_ahead = self._reach
+        padded = F.pad(value, (0, 0, frames_back, frames_ahead)).float()
+        memory = value.float()
+        for tap, weight in enumerate(self.fsmn_block.weight[:, 0].float().unbind(1)):
+            memory = memory + padded[:, tap : tap + value.shape[1]] * weight
+        return memory.to(value.dtype)
 
 
 def _positional_encoding(num_frames: int, width: int, device: torch.device) -> Tensor:

@@ -1,7 +1,7 @@
 """What the Transformer stacks share: masks for padded batches, attention over heads, the feed-forward layer.
 
-Lengths (`lens`) are (B,) integer tensors on any device. On the CPU they cost nothing; on a GPU each use here waits once
-for the device, so callers that know their lengths keep them on the CPU.
+Lengths (`lens`) are (B,) integer tensors on any device. On the CPU they are checked, and a batch without padding needs
+no mask. On a GPU nothing may wait for them: they are taken as they are, and the mask is always made.
 """
 
 import torch
@@ -12,19 +12,21 @@ _MASK_ALIGNMENT = 16  # elements; fused attention on CUDA copies a mask with oth
 
 
 def valid_frames(lens: Tensor, num_frames: int, device: torch.device) -> Tensor | None:
-    """(B, num_frames) bool, true for a clip's own frames; None if every frame of the batch is real.
+    """(B, num_frames) bool, true for a clip's own frames; None if `lens` are on the CPU and every frame is real.
 
     None lets attention run without a mask, on its fastest kernels.
 
     Raises:
-        ValueError: a length outside 1..num_frames.
+        ValueError: a length outside 1..num_frames, if `lens` are on the CPU.
     """
+    frames = torch.arange(num_frames, device=lens.device)
+    if lens.is_cuda:
+        return frames < lens[:, None]
     shortest, longest = (int(bound) for bound in torch.aminmax(lens))
     if shortest < 1 or longest > num_frames:
         raise ValueError(f"lengths must be in 1..{num_frames} (the padded length), got {shortest}..{longest}")
     if shortest == num_frames:
         return None
-    frames = torch.arange(num_frames, device=lens.device)
     return (frames < lens[:, None]).to(device, non_blocking=True)
 
 

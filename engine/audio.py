@@ -50,7 +50,16 @@ from .waveform import (
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["DEFAULT_LIMITS", "SAMPLE_RATE", "AudioLimits", "Waveform", "as_waveform", "decode_audio", "is_tensor"]
+__all__ = [
+    "DEFAULT_LIMITS",
+    "SAMPLE_RATE",
+    "AudioLimits",
+    "Waveform",
+    "as_waveform",
+    "decode_audio",
+    "is_tensor",
+    "source_name",
+]
 
 MAX_ARRAY_CHANNELS = 16  # more means that the axes are swapped
 
@@ -74,7 +83,7 @@ def decode_audio(source: bytes | Path, *, limits: AudioLimits = DEFAULT_LIMITS, 
         UnsupportedAudioError: unreadable, not audio, truncated, damaged, NaN or infinite samples, nothing to hear.
         AudioTooLongError: more bytes or seconds than the limits allow.
     """
-    name = name or (f"{len(source):,} bytes of audio" if isinstance(source, bytes) else str(source))
+    name = name or source_name(source)
     joiner = Joiner(name, limits)
     try:
         with _open_source(source, name, limits) as file:
@@ -83,6 +92,11 @@ def decode_audio(source: bytes | Path, *, limits: AudioLimits = DEFAULT_LIMITS, 
     except (OSError, av.error.FFmpegError, soundfile.LibsndfileError) as error:
         raise UnsupportedAudioError(f"{name}: {_reason(error)}") from error
     return joiner.finish()
+
+
+def source_name(source: bytes | Path) -> str:
+    """What errors call a source that has no better name."""
+    return f"{len(source):,} bytes of audio" if isinstance(source, bytes) else str(source)
 
 
 def as_waveform(

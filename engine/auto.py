@@ -2,9 +2,10 @@
 
 import contextlib
 import importlib.metadata
-import multiprocessing
+import inspect
+import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -16,27 +17,28 @@ from ..convert.export import ensure_converted
 from .audio import DEFAULT_LIMITS, AudioLimits
 from .config import DEFAULT_MODEL_LEN, Backend, EngineConfig, refuse_unknown
 from .decoder.base import DecodeParams, Decoder, LLMSource
-from .errors import ASRError, ConfigError
+from .errors import ConfigError
 from .families import family_named
 from .families.base import Request, StageOneOptions
 from .hub import HubName, resolve_model
 from .inputs import expand_inputs
 from .manifest import LLM_DIR_NAME, EngineManifest
 from .prompt import PromptEmbedder
+from .reading import AudioReaders
 from .text import LLMTokenizer
-from .transcriber import TranscribeOptions, Transcriber
+from .transcriber import Results, TranscribeOptions, Transcriber
 from .transcript import Transcript
 
 # Encoder frames (60 ms) of a stage 1 batch: 4 minutes of audio fill two cores, 40 minutes a GPU.
 CPU_BATCH_FRAMES, GPU_BATCH_FRAMES = 4_000, 40_000
+GPU_DECODER_PROCESSES = 2
+TWO_ENGINES_BYTES = 32 << 30  # the least GPU memory that more than one engine share
 
 
 class AutoModelVLLM:
     """A speech recognition model with an LLM decoder, loaded and ready.
 
-    Usable as a context manager; `close()` frees the GPU and ends vLLM. A script that builds one in a process of its own
-    (`own_process=True`, or several GPUs) must keep its work under `if __name__ == "__main__":`, because Python starts
-    such processes by importing the script again.
+    Usable as a context manager; `close()` frees the GPU and ends vLLM and the processes that decode.
     """
 
     def __init__(  # noqa: PLR0913 - the public facade
@@ -52,7 +54,7 @@ class AutoModelVLLM:
         tensor_parallel_size: int = 1,
         gpu_memory_utilization: float = 0.8,
         max_model_len: int | None = None,
-        own_process: bool = False,
+        decoder_processes: int | None = None,
         dither: float = 0.0,
         vllm: Mapping[str, Any] | None = None,
         **unknown: Any,
@@ -70,7 +72,8 @@ class AutoModelVLLM:
             tensor_parallel_size: GPUs that share the LLM.
             gpu_memory_utilization: share of the GPU's memory that vLLM may take.
             max_model_len: positions of prompt and answer together; None is 4096, or less if the LLM has fewer.
-            own_process: run vLLM in a child process.
+            decoder_processes: vLLM engines, each in a process of its own; 0 runs one in this process. None is 0 on a
+                CPU, and as many as pay on a GPU.
             dither: standard deviation of noise added to the 16-bit samples.
             vllm: further vLLM EngineArgs by name.
 
@@ -78,7 +81,6 @@ class AutoModelVLLM:
             ConfigError, HubError, CheckpointError.
         """
         refuse_unknown(AutoModelVLLM.__init__, unknown)
-        _refuse_unguarded_child()
         config = EngineConfig(
             device=device,
             dtype=dtype,
@@ -87,7 +89,7 @@ class AutoModelVLLM:
             tensor_parallel_size=tensor_parallel_size,
             gpu_memory_utilization=gpu_memory_utilization,
             max_model_len=max_model_len,
-            own_process=own_process,
+            decoder_processes=decoder_processes,
             dither=dither,
             vllm=vllm or {},
         )
@@ -129,27 +131,49 @@ class AutoModelVLLM:
         Raises:
             ConfigError: an unknown argument or language. DecodeError: the LLM's engine failed.
         """
-        refuse_unknown(AutoModelVLLM.generate, unknown)
-        items = expand_inputs(inputs)
-        options = TranscribeOptions(
-            request=Request(language=language, hotwords=checked_hotwords(hotwords), itn=itn),
-            params=DecodeParams(max_new_tokens=max_new_tokens, temperature=temperature),
+        results = self.generate_iter(
+            inputs,
+            progress=progress,
+            language=language,
+            hotwords=hotwords,
+            itn=itn,
             timestamps=timestamps,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
             batch_size=batch_size,
             limits=limits,
+            **unknown,
         )
-        results: dict[int, Transcript] = {}
-        with tqdm(total=len(items), unit="clip", disable=not progress) as bar:
-            for index, transcript in self.transcriber.run(items, options):
-                results[index] = transcript
-                bar.update()
-        return [results[index] for index in range(len(items))]
+        return list(results)
+
+    def generate_iter(
+        self, inputs: Any, *, ordered: bool = True, progress: bool = False, **options: Any
+    ) -> Iterator[Transcript]:
+        """Transcribe everything; each result comes as soon as it is there.
+
+        Closing the iterator drops what has not finished. Memory stays bounded however many inputs there are, unless
+        `ordered` has to hold back many results for one that is late.
+
+        Args:
+            inputs: see `generate`.
+            ordered: in input order; else in the order in which they finish.
+            progress: show a progress bar on stderr.
+            options: the other arguments of `generate`.
+
+        Raises:
+            ConfigError: at once. DecodeError: while iterating.
+        """
+        known = inspect.signature(transcribe_options).parameters
+        refuse_unknown(AutoModelVLLM.generate, {name: value for name, value in options.items() if name not in known})
+        items = expand_inputs(inputs)
+        results = self.transcriber.run(items, transcribe_options(**options))
+        return _transcripts(results, len(items), ordered=ordered, progress=progress)
 
     def close(self) -> None:
         """End vLLM and free the memory; idempotent."""
         transcriber, self._transcriber = self._transcriber, None
         if transcriber is not None:
-            transcriber.decoder.close()
+            transcriber.close()
 
     def __enter__(self) -> Self:
         return self
@@ -165,6 +189,42 @@ class AutoModelVLLM:
         if self._transcriber is None:
             raise ConfigError("this model is closed; build a new one")
         return self._transcriber
+
+
+def transcribe_options(
+    *,
+    language: str | None = None,
+    hotwords: Sequence[str] = (),
+    itn: bool = True,
+    timestamps: bool = True,
+    max_new_tokens: int = 512,
+    temperature: float = 0.0,
+    batch_size: int = 128,
+    limits: AudioLimits = DEFAULT_LIMITS,
+) -> TranscribeOptions:
+    """The arguments of `generate`, checked."""
+    return TranscribeOptions(
+        request=Request(language=language, hotwords=checked_hotwords(hotwords), itn=itn),
+        params=DecodeParams(max_new_tokens=max_new_tokens, temperature=temperature),
+        timestamps=timestamps,
+        batch_size=batch_size,
+        limits=limits,
+    )
+
+
+def _transcripts(results: Results, total: int, *, ordered: bool, progress: bool) -> Iterator[Transcript]:
+    with contextlib.closing(results), tqdm(total=total, unit="clip", disable=not progress) as bar:
+        early: dict[int, Transcript] = {}  # finished, but not yet their turn
+        following = 0
+        for index, transcript in results:
+            bar.update()
+            if not ordered:
+                yield transcript
+                continue
+            early[index] = transcript
+            while following in early:
+                yield early.pop(following)
+                following += 1
 
 
 class FunASRNanoVLLM(AutoModelVLLM):
@@ -192,8 +252,10 @@ def load_transcriber(engine_dir: Path, config: EngineConfig) -> Transcriber:
     )
     decoder = build_decoder(source, config, device)
     try:
+        # Processes of stage 2 start meanwhile.
         acoustic, aligner = family.build_acoustic_model(engine_dir, manifest, stage_one)
-    except ASRError:
+        decoder.wait_until_ready()
+    except BaseException:
         decoder.close()
         raise
     tokenizer = LLMTokenizer(source.directory)
@@ -205,6 +267,8 @@ def load_transcriber(engine_dir: Path, config: EngineConfig) -> Transcriber:
         tokenizer=tokenizer,
         embedder=PromptEmbedder(source.directory, tokenizer, llm_dtype),
         decoder=decoder,
+        readers=AudioReaders(os.cpu_count() or 1),
+        device=device,
         max_batch_frames=CPU_BATCH_FRAMES if device.type == "cpu" else GPU_BATCH_FRAMES,
         lock=threading.Lock(),
     )
@@ -217,8 +281,10 @@ def build_decoder(source: LLMSource, config: EngineConfig, device: torch.device)
     if backend == "auto":
         backend = "vllm" if vllm_device == device.type else "torch"
     if backend == "torch":
-        if config.vllm or config.tensor_parallel_size > 1 or config.own_process:
-            raise ConfigError("vllm=..., tensor_parallel_size and own_process have no meaning with backend='torch'")
+        if config.vllm or config.tensor_parallel_size > 1 or config.decoder_processes:
+            raise ConfigError(
+                "vllm=..., tensor_parallel_size and decoder_processes have no meaning with backend='torch'"
+            )
         from .decoder.torch_decoder import TorchDecoder
 
         return TorchDecoder(source, device=device)
@@ -227,16 +293,28 @@ def build_decoder(source: LLMSource, config: EngineConfig, device: torch.device)
         raise ConfigError(f'backend=\'vllm\' on {device}: {found}; install "twostage-asr[cuda]" or "twostage-asr[cpu]"')
     if device.index:
         raise ConfigError(f"vLLM takes the first GPUs it sees, not {device}; choose them with CUDA_VISIBLE_DEVICES")
-    from .decoder.vllm_decoder import VLLMDecoder
+    from .decoder.vllm_decoder import VLLMDecoder, VLLMOptions
 
-    return VLLMDecoder(
-        source,
+    options = VLLMOptions(
         device=device,
         tensor_parallel_size=config.tensor_parallel_size,
         gpu_memory_utilization=config.gpu_memory_utilization,
-        own_process=config.own_process,
-        options=config.vllm,
+        engine=config.vllm,
     )
+    num_processes = default_processes(config, device) if config.decoder_processes is None else config.decoder_processes
+    if num_processes == 0:
+        return VLLMDecoder(source, options)
+    from .decoder.process_decoder import ProcessDecoder
+
+    return ProcessDecoder(source, options, num_processes=num_processes)
+
+
+def default_processes(config: EngineConfig, device: torch.device) -> int:
+    """vLLM engines beside this process. Stage 1 and one engine keep two cores busy, each further engine one more."""
+    if device.type == "cpu":
+        return 0
+    is_small = torch.cuda.get_device_properties(device).total_memory < TWO_ENGINES_BYTES
+    return 1 if is_small or config.tensor_parallel_size > 1 or (os.cpu_count() or 1) < 4 else GPU_DECODER_PROCESSES
 
 
 def installed_vllm_device() -> str | None:
@@ -255,12 +333,3 @@ def checked_hotwords(hotwords: Sequence[str]) -> tuple[str, ...]:
         if not isinstance(word, str) or not word.strip():
             raise ConfigError(f"each hotword must be a non-empty string, got {word!r}")
     return tuple(hotwords)
-
-
-def _refuse_unguarded_child() -> None:
-    """Raise ConfigError where a child process re-runs a script that lacks its `__main__` guard."""
-    if getattr(multiprocessing.current_process(), "_inheriting", False):
-        raise ConfigError(
-            "a child process is importing the script that started it, and would build the engine once more. Put the "
-            'script\'s own work under  if __name__ == "__main__":'
-        )

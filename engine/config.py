@@ -27,7 +27,7 @@ class EngineConfig:
     tensor_parallel_size: int = 1
     gpu_memory_utilization: float = 0.8
     max_model_len: int | None = None  # positions of prompt and answer; None is 4096 or the LLM's own limit
-    own_process: bool = False  # run vLLM in a child process
+    decoder_processes: int | None = None  # vLLM engines in processes of their own; 0: one in this process
     dither: float = 0.0  # noise on the 16-bit samples; FunASR's own default of 1.0 makes results differ between runs
     vllm: Mapping[str, Any] = field(default_factory=dict)  # vLLM's EngineArgs by name
 
@@ -39,6 +39,12 @@ class EngineConfig:
             check_choice(name, value, ("auto", *DTYPES))
         if self.tensor_parallel_size < 1:
             raise ConfigError(f"tensor_parallel_size must be at least 1, got {self.tensor_parallel_size}")
+        if self.decoder_processes is not None and self.decoder_processes < 0:
+            raise ConfigError(f"decoder_processes must be 0 or more, got {self.decoder_processes}")
+        if self.tensor_parallel_size > 1 and self.decoder_processes not in (None, 1):
+            raise ConfigError(
+                f"several GPUs share one engine: decoder_processes must be 1, got {self.decoder_processes}"
+            )
         if not 0 < self.gpu_memory_utilization <= 1:
             raise ConfigError(f"gpu_memory_utilization must be in (0, 1], got {self.gpu_memory_utilization}")
         if self.dither < 0:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from .errors import CheckpointError
 
-MANIFEST_FORMAT = 1
+MANIFEST_FORMAT = 2
 MANIFEST_NAME = "engine.json"
 ACOUSTIC_NAME = "acoustic.safetensors"
 CTC_VOCABULARY_NAME = "ctc.tiktoken"

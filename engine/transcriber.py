@@ -1,18 +1,19 @@
 """The offline pipeline: inputs -> transcripts, as they finish.
 
-Audio is read ahead in threads. The clips of one window are batched by length and encoded (stage 1), join whatever is
-being decoded (stage 2), and are timed when their text is known. The window and MAX_PENDING bound the memory, however
-long the list.
+Audio is read ahead of need and decoded by other processes; stage 1 encodes here, batch by batch; stage 2 decodes, on a
+GPU in processes of its own. One loop moves the clips on: it encodes whenever stage 2 wants more, hands over each batch
+(on a GPU when the one after it has been queued, so that the GPU never waits), and finds the word times of what has
+finished meanwhile. The window, stage 2's `max_pending` and what is read ahead bound the memory, however long the list.
 """
 
+import contextlib
 import math
-import os
 import threading
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+import time
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from .alignment import Alignment, WordAligner
@@ -20,17 +21,20 @@ from .audio import DEFAULT_LIMITS, SAMPLE_RATE, AudioLimits, Waveform
 from .batching import plan_batches
 from .decoder.base import DecodeParams, Decoder, Hypothesis
 from .errors import ASRError, AudioError, ConfigError, DecodeError, PromptTooLongError
-from .families.base import AcousticModel, ModelFamily, Request
-from .inputs import AudioInput, load
+from .families.base import AcousticModel, EncodedBatch, ModelFamily, Request
+from .inputs import AudioInput
 from .prompt import EmbeddedPrompt, PromptEmbedder
+from .reading import AudioReaders
 from .text import LLMTokenizer, clean_text
+from .threads import one_thread
+from .timeline import Timeline
 from .transcript import Segment, Transcript, TranscriptWarning
 
-READERS = os.cpu_count() or 1  # threads that decode audio
-READ_AHEAD = 2 * READERS  # clips decoded before they are needed: an hour of audio takes 230 MB
-MAX_PENDING = 1024  # prompts in stage 2; more would only wait in its queue
 ALIGN_BATCH = 32  # finished texts that are timed together
 WINDOW_BATCHES = 4  # full stage 1 batches whose clips are sorted by length together
+
+Result = tuple[int, Transcript]  # the input's place in the order, and what became of it
+Results = Generator[Result, None, None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,11 +58,13 @@ class _Clip:
     """One input on its way."""
 
     index: int
-    key: str
-    language: str | None
+    item: AudioInput
+    waveform: Waveform | None  # until it is encoded
     duration: float  # s
+    request: Request
     prompt: EmbeddedPrompt
     ctc_hidden: Tensor | None = None
+    submitted: float = 0.0  # time.perf_counter()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,114 +78,176 @@ class Transcriber:
     tokenizer: LLMTokenizer
     embedder: PromptEmbedder
     decoder: Decoder
+    readers: AudioReaders
+    device: torch.device  # of stage 1
     max_batch_frames: int  # encoder frames of a stage 1 batch, padding included
     lock: threading.Lock
 
-    def run(self, inputs: Sequence[AudioInput], options: TranscribeOptions) -> Iterator[tuple[int, Transcript]]:
-        """Yield (index into `inputs`, transcript) in the order in which they finish.
+    def run(
+        self, inputs: Iterable[AudioInput], options: TranscribeOptions, timeline: Timeline | None = None
+    ) -> Results:
+        """Yield (place in `inputs`, transcript) in the order in which they finish; closing drops the rest.
 
-        An input that cannot be transcribed yields a transcript of status "error".
+        An input that cannot be transcribed yields a transcript of status "error". `timeline` records the run.
 
         Raises:
-            ConfigError: a language that the family does not know.
-            DecodeError: the LLM's engine failed; it must be built anew.
+            ConfigError: at once, a language that the family does not know.
+            DecodeError: while iterating, the LLM's engine failed; it must be built anew.
         """
-        self.family.prompt_text(options.request)  # refuses an unknown language before any work
-        with self.lock:
-            in_flight: dict[int, _Clip] = {}
-            finished: list[tuple[_Clip, Hypothesis]] = []
-            try:
-                for window in self._windows(inputs, options):
-                    ready: list[tuple[_Clip, Waveform]] = []
-                    for index, item, audio in window:
-                        if isinstance(audio, AudioError):
-                            yield index, _failed(item.key, 0.0, audio)
-                            continue
-                        clip = self._prepare(index, item, audio, options)
-                        if isinstance(clip, Transcript):
-                            yield index, clip
-                        else:
-                            ready.append((clip, audio))
-                    frames = [self.acoustic.num_frames(len(waveform)) for _, waveform in ready]
-                    for batch in plan_batches(frames, max_frames=self.max_batch_frames, max_size=options.batch_size):
-                        yield from self._encode([ready[i] for i in batch], in_flight, options)
-                        while self.decoder.num_pending > MAX_PENDING:
-                            yield from self._collect(in_flight, finished, options)
-                while in_flight:
-                    yield from self._collect(in_flight, finished, options)
-            finally:
-                if in_flight:
-                    self.decoder.cancel()
+        self.family.prompt_text(options.request)
+        return self._run(inputs, _Run(self, options, timeline or Timeline()))
 
-    def _windows(
-        self, inputs: Sequence[AudioInput], options: TranscribeOptions
-    ) -> Iterator[list[tuple[int, AudioInput, Waveform | AudioError]]]:
-        """Inputs with their audio, in pieces of a few batches."""
+    def _run(self, inputs: Iterable[AudioInput], run: "_Run") -> Results:
+        with self.lock, one_thread(active=self.device.type != "cpu"):
+            try:
+                yield from run.results(inputs)
+            finally:
+                run.cancel()
+
+    def close(self) -> None:
+        """End the processes and free the models; idempotent."""
+        self.readers.close()
+        self.decoder.close()
+
+
+@dataclass(slots=True, eq=False)
+class _Run:
+    """One list of inputs on its way through the loaded model."""
+
+    model: Transcriber
+    options: TranscribeOptions
+    timeline: Timeline
+    encoding: tuple[list[_Clip], EncodedBatch] | None = None  # queued on the GPU, not yet with stage 2
+    decoding: dict[int, _Clip] = field(default_factory=dict)  # by the decoder's id
+    finished: list[tuple[_Clip, Hypothesis]] = field(default_factory=list)  # that wait for their word times
+
+    def results(self, inputs: Iterable[AudioInput]) -> Iterator[Result]:
+        """The loop over everything."""
+        decoder = self.model.decoder
+        for window in self._windows(inputs):
+            clips: list[_Clip] = []
+            for index, item, audio in window:
+                clip = self._prepare(index, item, audio)
+                if isinstance(clip, _Clip):
+                    clips.append(clip)
+                else:
+                    yield index, clip
+            for batch in self._plan(clips):
+                while decoder.num_pending >= decoder.max_pending:
+                    yield from self._collect(wait=True)
+                yield from self._encode(batch)
+                yield from self._collect(wait=False)
+            if not self.decoding:  # stage 2 would have nothing to do while the next window is read
+                yield from self._submit()
+        yield from self._submit()
+        while self.decoding:
+            yield from self._collect(wait=True)
+
+    def cancel(self) -> None:
+        """Drop what stage 2 still has."""
+        if self.decoding:
+            self.decoding.clear()
+            self.model.decoder.cancel()
+
+    def _windows(self, inputs: Iterable[AudioInput]) -> Iterator[list[tuple[int, AudioInput, Waveform | AudioError]]]:
+        """Inputs with their audio, in pieces that do not depend on how fast they are read.
+
+        The first piece is one batch, so that stage 2 starts early; the others are a few, so that sorting pays.
+        """
+        options, model = self.options, self.model
         window: list[tuple[int, AudioInput, Waveform | AudioError]] = []
-        frames = 0
-        for index, audio in enumerate(_read_ahead(inputs, options)):
-            window.append((index, inputs[index], audio))
-            frames += 0 if isinstance(audio, AudioError) else self.acoustic.num_frames(len(audio))
-            if frames >= WINDOW_BATCHES * self.max_batch_frames or len(window) >= WINDOW_BATCHES * options.batch_size:
-                yield window
-                window, frames = [], 0
-        if window:
+        frames, num_batches = 0, 1
+        reading = model.readers.read(inputs, limits=options.limits, allow_urls=options.allow_urls)
+        with contextlib.closing(reading):
+            started = time.perf_counter()
+            for index, (item, audio) in enumerate(reading):
+                window.append((index, item, audio))
+                frames += 0 if isinstance(audio, AudioError) else model.acoustic.num_frames(len(audio))
+                if frames >= num_batches * model.max_batch_frames or len(window) >= num_batches * options.batch_size:
+                    self.timeline.add("read", started, len(window))
+                    yield window
+                    window, frames, num_batches = [], 0, WINDOW_BATCHES
+                    started = time.perf_counter()
+            self.timeline.add("read", started, len(window))
             yield window
 
-    def _prepare(self, index: int, item: AudioInput, audio: Waveform, options: TranscribeOptions) -> _Clip | Transcript:
+    def _plan(self, clips: Sequence[_Clip]) -> Iterator[list[_Clip]]:
+        """Clips of similar length together."""
+        frames = [self.model.acoustic.num_frames(len(clip.waveform)) for clip in clips if clip.waveform is not None]
+        for batch in plan_batches(frames, max_frames=self.model.max_batch_frames, max_size=self.options.batch_size):
+            yield [clips[i] for i in batch]
+
+    def _prepare(self, index: int, item: AudioInput, audio: Waveform | AudioError) -> _Clip | Transcript:
         """A clip ready for stage 1, or the error result that says why not."""
+        if isinstance(audio, AudioError):
+            return _failed(item.key, 0.0, audio)
+        model, default = self.model, self.options.request
         duration = len(audio) / SAMPLE_RATE
         request = Request(
-            language=options.request.language if item.language is None else item.language,
-            hotwords=options.request.hotwords if item.hotwords is None else item.hotwords,
-            itn=options.request.itn if item.itn is None else item.itn,
+            language=default.language if item.language is None else item.language,
+            hotwords=default.hotwords if item.hotwords is None else item.hotwords,
+            itn=default.itn if item.itn is None else item.itn,
         )
         try:
-            prompt = self.embedder.embed(self.family.prompt_text(request))
-            num_positions = len(prompt) + self.acoustic.num_audio_tokens(len(audio))
-            self.decoder.limits.check_length(num_positions, options.params.max_new_tokens)
+            prompt = model.embedder.embed(model.family.prompt_text(request))
+            num_positions = len(prompt) + model.acoustic.num_audio_tokens(len(audio))
+            model.decoder.limits.check_length(num_positions, self.options.params.max_new_tokens)
         except (ConfigError, PromptTooLongError) as error:
             return _failed(item.key, duration, error)
-        return _Clip(index, item.key, request.language, duration, prompt)
+        return _Clip(index, item, audio, duration, request, prompt)
 
-    def _encode(
-        self, batch: Sequence[tuple[_Clip, Waveform]], in_flight: dict[int, _Clip], options: TranscribeOptions
-    ) -> Iterator[tuple[int, Transcript]]:
-        """Stage 1 for one batch, handed on to stage 2; yields what stage 2 would not take."""
-        encoded = self.acoustic.encode([waveform for _, waveform in batch], with_ctc=options.timestamps)
-        for (clip, _), utterance in zip(batch, encoded, strict=True):
+    def _encode(self, batch: list[_Clip]) -> Iterator[Result]:
+        """Start stage 1 on a batch and hand the one before it to stage 2."""
+        waveforms = [clip.waveform for clip in batch if clip.waveform is not None]
+        with self.timeline.span("encode", len(batch)):
+            encoded = self.model.acoustic.encode(waveforms, with_ctc=self.options.timestamps)
+        for clip in batch:
+            clip.waveform = None
+        yield from self._submit()
+        self.encoding = (batch, encoded)
+
+    def _submit(self) -> Iterator[Result]:
+        """Hand the encoded batch to stage 2; yields what that would not take."""
+        if self.encoding is None:
+            return
+        (batch, encoded), self.encoding = self.encoding, None
+        with self.timeline.span("encode", 0):
+            utterances = encoded.utterances()
+        decoder, params = self.model.decoder, self.options.params
+        for clip, utterance in zip(batch, utterances, strict=True):
             clip.ctc_hidden = utterance.ctc_hidden
             try:
-                prompt_id = self.decoder.submit(clip.prompt.around(utterance.audio_embeds), options.params)
+                prompt_id = decoder.submit(clip.prompt.around(utterance.audio_embeds), params)
             except (DecodeError, PromptTooLongError) as error:
-                yield clip.index, _failed(clip.key, clip.duration, error)
+                yield clip.index, _failed(clip.item.key, clip.duration, error)
             else:
-                in_flight[prompt_id] = clip
+                clip.submitted = time.perf_counter()
+                self.decoding[prompt_id] = clip
 
-    def _collect(
-        self, in_flight: dict[int, _Clip], finished: list[tuple[_Clip, Hypothesis]], options: TranscribeOptions
-    ) -> Iterator[tuple[int, Transcript]]:
-        """One step of stage 2; yields transcripts once enough have finished to time them together."""
-        finished.extend((in_flight.pop(prompt_id), hypothesis) for prompt_id, hypothesis in self.decoder.poll())
-        if len(finished) >= ALIGN_BATCH or not in_flight:
-            yield from self._finish(finished, options)
-            finished.clear()
+    def _collect(self, *, wait: bool) -> Iterator[Result]:
+        """See what stage 2 has finished; yields transcripts once there are enough to time them together."""
+        for prompt_id, hypothesis in self.model.decoder.poll(wait=wait):
+            clip = self.decoding.pop(prompt_id)
+            self.timeline.add("decode", clip.submitted, 1)
+            self.finished.append((clip, hypothesis))
+        if self.finished and (len(self.finished) >= ALIGN_BATCH or not self.decoding):
+            finished, self.finished = self.finished, []
+            yield from self._finish(finished)
 
-    def _finish(
-        self, finished: Sequence[tuple[_Clip, Hypothesis]], options: TranscribeOptions
-    ) -> Iterator[tuple[int, Transcript]]:
-        texts = [clean_text(self.tokenizer.decode(hypothesis.token_ids)) for _, hypothesis in finished]
-        alignments = self._align([clip for clip, _ in finished], texts, options)
+    def _finish(self, finished: Sequence[tuple[_Clip, Hypothesis]]) -> Iterator[Result]:
+        with self.timeline.span("align", len(finished)):
+            texts = [clean_text(self.model.tokenizer.decode(hypothesis.token_ids)) for _, hypothesis in finished]
+            alignments = self._align([clip for clip, _ in finished], texts)
         for (clip, hypothesis), text, alignment in zip(finished, texts, alignments, strict=True):
             yield clip.index, self._transcript(clip, hypothesis, text, alignment)
 
-    def _align(self, clips: Sequence[_Clip], texts: Sequence[str], options: TranscribeOptions) -> Iterable[Alignment]:
-        if not options.timestamps:
+    def _align(self, clips: Sequence[_Clip], texts: Sequence[str]) -> Sequence[Alignment]:
+        if not self.options.timestamps:
             return [Alignment(None, None)] * len(clips)
-        if self.aligner is None:
-            return [Alignment(None, self.no_times_reason)] * len(clips)
+        if self.model.aligner is None:
+            return [Alignment(None, self.model.no_times_reason)] * len(clips)
         hidden = [clip.ctc_hidden for clip in clips]
-        return self.aligner.align([h for h in hidden if h is not None], texts, [clip.duration for clip in clips])
+        return self.model.aligner.align([h for h in hidden if h is not None], texts, [clip.duration for clip in clips])
 
     def _transcript(self, clip: _Clip, hypothesis: Hypothesis, text: str, alignment: Alignment) -> Transcript:
         words, confidence = alignment.words, _confidence(hypothesis)
@@ -188,9 +256,9 @@ class Transcriber:
             start, end = (words[0].start, words[-1].end) if words else (0.0, clip.duration)
             segments = (Segment(start, end, text, words, confidence),)
         return Transcript(
-            key=clip.key,
+            key=clip.item.key,
             text=text,
-            language=clip.language,
+            language=clip.request.language,
             words=words,
             segments=segments,
             duration=clip.duration,
@@ -200,8 +268,8 @@ class Transcriber:
         )
 
     def _warnings(self, clip: _Clip, hypothesis: Hypothesis, alignment: Alignment) -> Iterator[TranscriptWarning]:
-        if clip.duration > self.family.best_length_s:
-            best = f"the model hears up to {self.family.best_length_s:g} s well in one pass"
+        if clip.duration > self.model.family.best_length_s:
+            best = f"the model hears up to {self.model.family.best_length_s:g} s well in one pass"
             yield TranscriptWarning("long_audio", f"{clip.duration:.1f} s of audio; {best}")
         if hypothesis.finish_reason == "length":
             yield TranscriptWarning(
@@ -210,28 +278,6 @@ class Transcriber:
             )
         if alignment.reason is not None:
             yield TranscriptWarning("no_word_times", alignment.reason)
-
-
-def _read_ahead(inputs: Sequence[AudioInput], options: TranscribeOptions) -> Iterator[Waveform | AudioError]:
-    """Waveforms, or what was wrong with them, in input order; decoded in threads a little before they are needed."""
-
-    def read(item: AudioInput) -> Waveform | AudioError:
-        try:
-            return load(item, limits=options.limits, allow_urls=options.allow_urls)
-        except AudioError as error:
-            return error
-
-    with ThreadPoolExecutor(READERS, thread_name_prefix="read-audio") as pool:
-        ahead: deque[Future[Waveform | AudioError]] = deque()
-        try:
-            for item in inputs:
-                ahead.append(pool.submit(read, item))
-                if len(ahead) == READ_AHEAD:
-                    yield ahead.popleft().result()
-            while ahead:
-                yield ahead.popleft().result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _failed(key: str, duration: float, error: ASRError) -> Transcript:

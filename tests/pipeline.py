@@ -31,7 +31,7 @@ def embedded_prompt(transcriber: Transcriber, clip: Clip) -> EmbeddedPrompt:
 def prompt_embeds(transcriber: Transcriber, clips: Sequence[Clip]) -> list[Tensor]:
     """What stage 2 gets for each clip, encoded one by one."""
     waveforms = [load(item, limits=AudioLimits()) for item in expand_inputs([clip["source"] for clip in clips])]
-    encoded = [transcriber.acoustic.encode([waveform], with_ctc=False)[0] for waveform in waveforms]
+    encoded = [transcriber.acoustic.encode([waveform], with_ctc=False).utterances()[0] for waveform in waveforms]
     return [
         embedded_prompt(transcriber, clip).around(utterance.audio_embeds)
         for clip, utterance in zip(clips, encoded, strict=True)

@@ -5,6 +5,7 @@ others are being decoded join them in the same batch. Both decoders take the sam
 vLLM does not: a wrong width or a NaN would stop its engine or turn into words.
 """
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -15,6 +16,8 @@ from torch import Tensor
 from ..errors import ConfigError, DecodeError, PromptTooLongError
 from ..manifest import LLMInfo
 from ..transcript import FinishReason
+
+POLL_S = 0.05  # longest wait for a result
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +55,10 @@ class Decoder(Protocol):
     """Decodes prompt embeddings with continuous batching."""
 
     limits: "PromptLimits"
+    max_pending: int  # prompts that keep it busy; more would only wait. Known when it is ready
+
+    def wait_until_ready(self) -> None:
+        """Called once, before anything is submitted. Raises ConfigError or DecodeError if it cannot start."""
 
     @property
     def num_pending(self) -> int:
@@ -63,8 +70,14 @@ class Decoder(Protocol):
         Raises PromptTooLongError or DecodeError for a prompt that cannot be decoded; the engine stays usable.
         """
 
-    def poll(self) -> list[tuple[int, Hypothesis]]:
-        """Decode one more step and return what it finished; empty and at once when nothing is pending."""
+    def poll(self, *, wait: bool = True) -> list[tuple[int, Hypothesis]]:
+        """Go on decoding and return what has finished; empty and at once when nothing is pending.
+
+        A decoder in this process decodes one more step. One in processes of its own decodes anyway: `wait` is for the
+        next to finish, at most POLL_S, so that the caller can look after other work.
+
+        Raises DecodeError if the engine failed; it must be built anew.
+        """
 
     def cancel(self) -> None:
         """Drop everything that is pending."""
@@ -88,7 +101,8 @@ class PromptLimits:
                 f"prompt embeddings must be (positions, {self.hidden_size}), got {tuple(prompt_embeds.shape)}"
             )
         self.check_length(prompt_embeds.shape[0], params.max_new_tokens)
-        if not torch.isfinite(prompt_embeds).all():
+        # One pass, where isfinite().all() takes four: NaN and infinity survive a sum, and no finite row overflows it.
+        if not math.isfinite(prompt_embeds.sum(dtype=torch.float32).item()):
             raise DecodeError("prompt embeddings hold NaN or infinity: the encoder failed on this audio")
 
     def check_length(self, num_positions: int, max_new_tokens: int) -> None:

@@ -26,8 +26,12 @@ class TorchDecoder:
         self.limits = source.limits
         self._eos_token_ids = frozenset(source.info.eos_token_ids)
         self._eos = torch.tensor(source.info.eos_token_ids, device=device)
+        self.max_pending = MAX_BATCH
         self._pending: dict[int, tuple[Tensor, DecodeParams]] = {}
         self._ids = itertools.count()
+
+    def wait_until_ready(self) -> None:
+        """It is, from the start."""
 
     @property
     def num_pending(self) -> int:
@@ -39,7 +43,7 @@ class TorchDecoder:
         self._pending[prompt_id] = (prompt_embeds, params)
         return prompt_id
 
-    def poll(self) -> list[tuple[int, Hypothesis]]:
+    def poll(self, *, wait: bool = True) -> list[tuple[int, Hypothesis]]:
         if not self._pending:
             return []
         params = next(iter(self._pending.values()))[1]

@@ -1,13 +1,15 @@
-"""Stage 2 with vLLM. This is the only file that imports vllm.
+"""Stage 2 with vLLM, in this process. This is the only file that imports vllm.
 
-By default the engine runs in this process: embeddings need no serialisation and nothing is spawned. In a process of its
-own (`own_process=True`, and always with several GPUs) it does not share Python's lock with stage 1.
+The engine runs where it is built: embeddings need no serialisation, and nothing is spawned (several GPUs apart).
+`process_decoder.py` builds it in processes of its own, where it does not share Python's lock with stage 1.
 """
 
 import itertools
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -20,43 +22,28 @@ from .base import DecodeParams, Hypothesis, LLMSource
 OWN_ARGUMENTS = frozenset({"dtype", "gpu_memory_utilization", "max_model_len", "model", "tensor_parallel_size"})
 FIXED_ARGUMENTS = frozenset({"enable_prompt_embeds", "skip_tokenizer_init"})
 CPU_KV_CACHE_BYTES = 1 << 30
+CPU_BATCH = 128
 # The largest batch that vLLM captures CUDA graphs for: 45 k tokens/s on an H200, against 34 k with its default of 1024.
 GPU_BATCH = 512
 
 
-class VLLMDecoder:
-    """Decodes with vLLM's continuous batching."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VLLMOptions:
+    """How vLLM runs, beyond the LLM itself."""
 
-    def __init__(
-        self,
-        source: LLMSource,
-        *,
-        device: torch.device,
-        tensor_parallel_size: int = 1,
-        gpu_memory_utilization: float = 0.8,
-        own_process: bool = False,
-        options: Mapping[str, Any] | None = None,
-    ) -> None:
-        """Start the engine.
+    device: torch.device  # cpu or cuda
+    tensor_parallel_size: int = 1  # GPUs that share the LLM
+    gpu_memory_utilization: float = 0.8  # share of the GPU's memory for weights and KV cache
+    engine: Mapping[str, Any] = field(default_factory=dict)  # EngineArgs by name, over the defaults chosen here
 
-        Args:
-            source: the converted LLM.
-            device: cpu or cuda.
-            tensor_parallel_size: GPUs that share the LLM.
-            gpu_memory_utilization: share of the GPU's memory that vLLM may take for weights and KV cache.
-            own_process: run the engine in a child process.
-            options: vLLM EngineArgs by name, over the defaults chosen here.
-
-        Raises:
-            ConfigError: an option that vLLM does not know, or that has a named argument here.
-        """
-        own_process = own_process or tensor_parallel_size > 1
+    def engine_arguments(self, source: LLMSource) -> dict[str, Any]:
+        """Everything that vLLM is told. Raises ConfigError for an option that it does not know, or that is named."""
         arguments: dict[str, Any] = {
             "model": str(source.directory),
             "dtype": str(source.dtype).removeprefix("torch."),
             "max_model_len": source.max_model_len,
-            "tensor_parallel_size": tensor_parallel_size,
-            "gpu_memory_utilization": gpu_memory_utilization,
+            "tensor_parallel_size": self.tensor_parallel_size,
+            "gpu_memory_utilization": self.gpu_memory_utilization,
             "enable_prompt_embeds": True,
             "skip_tokenizer_init": True,
             "enable_prefix_caching": False,  # no two clips share a prefix worth its hashing
@@ -64,19 +51,31 @@ class VLLMDecoder:
             "use_tqdm_on_load": False,
             "seed": 0,
         }
-        if device.type == "cpu":
+        if self.device.type == "cpu":
             # Compilation needs a C++ compiler and more time than these models repay on a CPU.
-            arguments |= {"enforce_eager": True, "kv_cache_memory_bytes": CPU_KV_CACHE_BYTES}
+            arguments |= {"enforce_eager": True, "kv_cache_memory_bytes": CPU_KV_CACHE_BYTES, "max_num_seqs": CPU_BATCH}
         else:
             arguments |= {"max_num_seqs": GPU_BATCH}
-        arguments |= _checked_options(options or {})
-        self._engine = _start_engine(arguments, own_process)
-        self._own_process = own_process
+        return arguments | _checked(self.engine)
+
+
+class VLLMDecoder:
+    """Decodes with vLLM's continuous batching."""
+
+    def __init__(self, source: LLMSource, options: VLLMOptions) -> None:
+        """Start the engine. Raises ConfigError for an option that vLLM does not know."""
+        arguments = options.engine_arguments(source)
+        self._engine = _start_engine(arguments)
         self._is_eager = bool(arguments.get("enforce_eager"))
         self.limits = source.limits
+        self.max_pending = 2 * arguments["max_num_seqs"]
         self._eos_token_ids = frozenset(source.info.eos_token_ids)
+        self._sampling_params = lru_cache(maxsize=16)(self._new_sampling_params)
         self._pending: set[int] = set()
         self._ids = itertools.count()
+
+    def wait_until_ready(self) -> None:
+        """It is, from the start."""
 
     @property
     def num_pending(self) -> int:
@@ -96,7 +95,7 @@ class VLLMDecoder:
         self._pending.add(prompt_id)
         return prompt_id
 
-    def poll(self) -> list[tuple[int, Hypothesis]]:
+    def poll(self, *, wait: bool = True) -> list[tuple[int, Hypothesis]]:
         if not self._pending:
             return []
         from vllm.v1.engine.exceptions import EngineDeadError
@@ -124,13 +123,12 @@ class VLLMDecoder:
         del engine
         from vllm.distributed import destroy_distributed_environment, destroy_model_parallel
 
-        if not self._own_process:
-            destroy_model_parallel()
-            destroy_distributed_environment()
+        destroy_model_parallel()
+        destroy_distributed_environment()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def _sampling_params(self, params: DecodeParams) -> Any:
+    def _new_sampling_params(self, params: DecodeParams) -> Any:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
@@ -156,19 +154,16 @@ class VLLMDecoder:
         return Hypothesis(token_ids[:-1], log_probs[:-1], "stop")  # without the end token
 
 
-def _start_engine(arguments: Mapping[str, Any], own_process: bool) -> Any:
+def _start_engine(arguments: Mapping[str, Any]) -> Any:
     from vllm import EngineArgs
     from vllm.usage.usage_lib import UsageContext
     from vllm.v1.engine.llm_engine import LLMEngine
 
-    choices = {"VLLM_ENABLE_V1_MULTIPROCESSING": "1" if own_process else "0"}
-    if own_process and arguments.get("enforce_eager"):
-        choices["TORCHDYNAMO_DISABLE"] = "1"  # see poll()
-    with _environment(choices):
+    with _environment({"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}):
         return LLMEngine.from_engine_args(EngineArgs(**arguments), usage_context=UsageContext.LLM_CLASS)
 
 
-def _checked_options(options: Mapping[str, Any]) -> dict[str, Any]:
+def _checked(options: Mapping[str, Any]) -> dict[str, Any]:
     from vllm import EngineArgs
 
     known = EngineArgs.__dataclass_fields__

@@ -3,8 +3,9 @@
 A family is one file here, its modules in `encoders/`, and its name table in `convert/`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import Protocol
 
@@ -34,6 +35,25 @@ class EncodedUtterance:
     ctc_hidden: Tensor | None  # (T, D) on stage 1's device, one frame per encoder frame; None unless asked for
 
 
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class EncodedBatch:
+    """Stage 1's result for B clips, padded. A GPU may still be at work on it: `utterances` waits."""
+
+    audio_embeds: Tensor  # (B, A, hidden_size) on the CPU
+    audio_lens: list[int]
+    ctc_hidden: Tensor | None  # (B, T, D)
+    encoder_lens: list[int]
+    done: torch.cuda.Event | None = None  # when the GPU has written audio_embeds
+
+    def utterances(self) -> list[EncodedUtterance]:
+        """Views of each clip's own rows."""
+        if self.done is not None:
+            self.done.synchronize()
+        hidden: Iterable[Tensor | None] = repeat(None) if self.ctc_hidden is None else self.ctc_hidden
+        rows = zip(self.audio_embeds, self.audio_lens, hidden, self.encoder_lens, strict=False)
+        return [EncodedUtterance(embeds[:a], None if h is None else h[:t]) for embeds, a, h, t in rows]
+
+
 @dataclass(frozen=True, slots=True)
 class StageOneOptions:
     """How stage 1 computes."""
@@ -53,8 +73,8 @@ class AcousticModel(Protocol):
     def num_audio_tokens(self, num_samples: int) -> int:
         """LLM positions that a clip will take."""
 
-    def encode(self, waveforms: Sequence[np.ndarray], *, with_ctc: bool) -> list[EncodedUtterance]:
-        """Encode one batch of (N,) float32 waveforms, 16 kHz."""
+    def encode(self, waveforms: Sequence[np.ndarray], *, with_ctc: bool) -> EncodedBatch:
+        """Encode one batch of (N,) float32 waveforms, 16 kHz. On a GPU this returns while the work is still queued."""
 
 
 class ModelFamily(Protocol):

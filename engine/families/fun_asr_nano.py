@@ -6,16 +6,18 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
 from ...encoders.adaptor import audio_token_count
-from ...encoders.fbank import num_lfr_frames
+from ...encoders.fbank import SAMPLE_RATE, num_lfr_frames
 from ...encoders.fun_asr_nano import FunASRNanoAcoustic, FunASRNanoAcousticConfig
 from ..alignment import WordAligner
 from ..ctc_tokenizer import CTCTokenizer
+from ..cuda_graphs import MAX_CLIPS, Encode, SmallBatchGraphs
 from ..errors import CheckpointError, ConfigError
 from ..manifest import ACOUSTIC_NAME, CTC_VOCABULARY_NAME, EngineManifest
 from ..prompt import PromptText
-from .base import EncodedUtterance, Request, StageOneOptions
+from .base import EncodedBatch, Request, StageOneOptions
 
 # ISO 639-1 code (ISO 639-3 where there is none) -> the name that the prompt uses. The first three are Nano's languages.
 LANGUAGES = {
@@ -140,6 +142,17 @@ class FunASRNanoAcousticModel:
     def __init__(self, module: FunASRNanoAcoustic, options: StageOneOptions) -> None:
         self._module = module
         self._options = options
+        self._run: Encode = self._run_modules
+        if options.device.type == "cuda":
+            module.audio_encoder.compile()
+            self._run = SmallBatchGraphs(self._run_modules)
+            self._warm_up()
+
+    def _warm_up(self) -> None:
+        """Compile what batches of any size and single clips run, so that no request waits for it."""
+        second = np.zeros(SAMPLE_RATE, np.float32)
+        for waveforms in ([second] * (MAX_CLIPS + 1), [second]):
+            self.encode(waveforms, with_ctc=False).utterances()
 
     def num_frames(self, num_samples: int) -> int:
         return num_lfr_frames(num_samples)
@@ -149,22 +162,42 @@ class FunASRNanoAcousticModel:
         return audio_token_count(frames) if self._module.config.low_frame_rate else frames
 
     @torch.inference_mode()
-    def encode(self, waveforms: Sequence[np.ndarray], *, with_ctc: bool) -> list[EncodedUtterance]:
+    def encode(self, waveforms: Sequence[np.ndarray], *, with_ctc: bool) -> EncodedBatch:
         device = self._options.device
         sample_lens = torch.tensor([len(w) for w in waveforms])  # stays on the CPU, so that nothing waits for the GPU
-        padded = torch.zeros(len(waveforms), int(sample_lens.max()), pin_memory=device.type == "cuda")
+        padded = torch.empty(len(waveforms), int(sample_lens.max()), pin_memory=device.type == "cuda")
         for row, waveform in zip(padded, waveforms, strict=True):
             row[: len(waveform)] = torch.from_numpy(waveform)
-        batch = self._module.encode(padded.to(device, non_blocking=True), sample_lens, dither=self._options.dither)
-        hidden: Sequence[torch.Tensor | None] = [None] * len(waveforms)
+            row[len(waveform) :] = 0.0
+        waves = padded.to(device, non_blocking=True)
+        features, lens = self._module.features(waves, sample_lens, self._options.dither)
+        own_lens = lens.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else lens
+        audio_embeds, *hidden = self._run(features, own_lens)
+        embeds, done = to_cpu(audio_embeds)
+        return EncodedBatch(
+            audio_embeds=embeds,
+            audio_lens=self._module.num_audio_tokens(lens).tolist(),
+            ctc_hidden=hidden[0] if with_ctc and hidden else None,
+            encoder_lens=lens.tolist(),
+            done=done,
+        )
+
+    def _run_modules(self, features: Tensor, lens: Tensor) -> tuple[Tensor, ...]:
+        """audio_embeds in the LLM's dtype and, where the checkpoint has a CTC head, what that reads."""
+        encoder_out, audio_embeds = self._module(features, lens)
         head = self._module.ctc_head
-        if with_ctc and head is not None:
-            rows = head.hidden(batch.encoder_out, batch.encoder_lens)
-            hidden = [row[:n] for row, n in zip(rows, batch.encoder_lens.tolist(), strict=True)]
-        embeds = batch.audio_embeds.to(self._options.embeds_dtype).cpu()
-        return [
-            EncodedUtterance(row[:n], h) for row, n, h in zip(embeds, batch.audio_lens.tolist(), hidden, strict=True)
-        ]
+        hidden = () if head is None else (head.hidden(encoder_out, lens),)
+        return audio_embeds.to(self._options.embeds_dtype), *hidden
+
+
+def to_cpu(tensor: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
+    """The tensor on the CPU; from a CUDA device without waiting, and the event after which it can be read."""
+    if not tensor.is_cuda:
+        return tensor.cpu(), None
+    copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
+    done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    done.record()
+    return copy, done
 
 
 def _load_module(path: Path, config: FunASRNanoAcousticConfig) -> FunASRNanoAcoustic:

@@ -232,7 +232,8 @@ def set_key(key: str, value: object) -> Callable[[dict[str, Any]], None]:
     ("key", "value", "message"),
     [
         ("audio_encoder", "SenseVoiceEncoderLarge", "audio_encoder is 'SenseVoiceEncoderLarge'"),
-        ("audio_encoder_conf.sanm_shfit", 5, "sanm_shfit is 5; only 0"),
+        ("audio_encoder_conf.sanm_shfit", -1, "memory_shift must be in 0"),
+        ("audio_encoder_conf.sanm_shfit", 1000, "memory_shift must be in 0"),
         ("audio_adaptor", "QFormer", "audio_adaptor is 'QFormer'; only 'Transformer'"),
         ("audio_adaptor_conf.downsample_rate", 2, "downsample_rate 1, got 2"),
         ("ctc_decoder_conf.downsample_rate", 2, "downsample_rate must be 1, got 2"),

@@ -1,12 +1,7 @@
 """The whole engine on real vLLM: right words, input order, honest errors, nothing that depends on the neighbours."""
 
-import contextlib
 import json
-import os
 import shutil
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,8 +35,13 @@ def test_backends_agree_on_everything(
     ours = transcribe(vllm_model, clips, tmp_path)
     theirs = transcribe(torch_models["low_frame_rate"], clips, tmp_path)
     for a, b in zip(ours, theirs, strict=True):
-        assert (a.key, a.text, a.words, a.duration) == (b.key, b.text, b.words, b.duration)
+        assert (a.key, a.text, a.duration) == (b.key, b.text, b.duration)
         assert a.confidence == pytest.approx(b.confidence, abs=1e-4)
+        # What has been read first makes up a batch, so that sums may be ordered in another way.
+        for ours_word, their_word in zip(a.words or (), b.words or (), strict=True):
+            assert ours_word.text == their_word.text
+            times = ours_word.start, ours_word.end, ours_word.confidence
+            assert times == pytest.approx((their_word.start, their_word.end, their_word.confidence), abs=2e-3)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
@@ -223,53 +223,3 @@ def test_vllm_options_are_checked(engine_dirs: dict[str, Path]) -> None:
         AutoModelVLLM(engine_dirs["full_rate"], vllm={"dtype": "float16"})
     with pytest.raises(ConfigError, match="no meaning with backend='torch'"):
         AutoModelVLLM(engine_dirs["full_rate"], backend="torch", vllm={"max_num_seqs": 4})
-
-
-OWN_PROCESS = """
-import sys
-from twostage_asr.engine import AutoModelVLLM
-if __name__ == "__main__":
-    with AutoModelVLLM({path!r}, dtype="fp32", own_process=True) as model:
-        print("text:", model.generate({clip!r})[0].text)
-"""
-
-
-def test_vllm_in_its_own_process_says_the_same_and_leaves_no_process(
-    vllm_model: AutoModelVLLM, engine_dirs: dict[str, Path], clips: list[dict[str, Any]], tmp_path: Path
-) -> None:
-    (expected,) = vllm_model.generate(clips[0]["source"])
-    script = tmp_path / "own_process.py"
-    script.write_text(OWN_PROCESS.format(path=str(engine_dirs["low_frame_rate"]), clip=clips[0]["source"]))
-    child = subprocess.Popen(
-        [sys.executable, script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    out, err = child.communicate(timeout=300)
-    assert child.returncode == 0, err[-3000:]
-    assert f"text: {expected.text}" in out
-    assert "Traceback" not in err
-    deadline = time.monotonic() + 20  # Python's own helpers end when they notice that their parent has
-    with contextlib.suppress(ProcessLookupError):
-        while True:
-            os.killpg(child.pid, 0)
-            assert time.monotonic() < deadline, "a process of the engine outlives it"
-            time.sleep(0.2)
-
-
-UNGUARDED = """
-import multiprocessing, sys
-from twostage_asr.engine import AutoModelVLLM
-model = AutoModelVLLM({path!r}, backend="torch")
-child = multiprocessing.get_context("spawn").Process(target=print)
-child.start()
-child.join()
-sys.exit(child.exitcode)
-"""
-
-
-def test_a_missing_main_guard_gives_a_message_not_a_recursion(engine_dirs: dict[str, Path], tmp_path: Path) -> None:
-    script = tmp_path / "unguarded.py"
-    script.write_text(UNGUARDED.format(path=str(engine_dirs["full_rate"])))
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 1
-    assert 'if __name__ == "__main__":' in done.stderr
-    assert done.stderr.count("ConfigError: a child process") == 1

@@ -18,7 +18,7 @@ def test_word_starts_are_where_the_words_were_spoken(
 ) -> None:
     transcriber: Any = torch_models[checkpoint].transcriber
     waveforms = [load(item) for item in expand_inputs([clip["source"] for clip in clips])]
-    hidden = [utterance.ctc_hidden for utterance in transcriber.acoustic.encode(waveforms, with_ctc=True)]
+    hidden = [utterance.ctc_hidden for utterance in transcriber.acoustic.encode(waveforms, with_ctc=True).utterances()]
     durations = [len(waveform) / 16_000 for waveform in waveforms]
     alignments = transcriber.aligner.align(hidden, [clip["spoken"] for clip in clips], durations)
     errors = []

@@ -1,0 +1,103 @@
+"""A Python process of our own, and the socket over which it and this process send each other objects.
+
+multiprocessing is not used: a child that it spawns first runs the user's script again, and one that it forks shares
+locks and CUDA with us. Here a child runs one module of ours, finds what this process would import, and lives no longer
+than the other end of its socket, however this process ends. Ctrl-C in a terminal does not reach it: the parent decides.
+
+    child = start_child("twostage_asr.engine.audio_worker")        parent = connect()
+    send(child.socket, (source, limits))                           source, limits = receive(parent)
+    waveform = receive(child.socket)                               send(parent, waveform)
+"""
+
+import os
+import pickle
+import select
+import socket
+import struct
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+STOP_TIMEOUT_S = 5.0  # before a process is killed that does not notice the end of its socket
+
+_HEAD = struct.Struct("<QQ")  # number of buffers, bytes of the pickle
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Child:
+    """A running process and our end of its socket."""
+
+    process: subprocess.Popen[bytes]
+    socket: socket.socket
+
+    def close(self) -> None:
+        """End the process, whatever it is doing, and wait until it is gone."""
+        self.socket.close()  # connect() sees to the rest
+        try:
+            self.process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+def start_child(module: str) -> Child:
+    """Run `module` as a program that calls connect(). What it prints goes to stderr."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", module, str(theirs.fileno())],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            stdout=2,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+            process_group=0,  # not the terminal's, whose Ctrl-C would interrupt it
+        )
+    return Child(process, ours)
+
+
+def connect() -> socket.socket:
+    """Called once in a child: its end of the socket. When the parent's end closes, the process ends at once."""
+    parent = socket.socket(fileno=int(sys.argv[1]))
+    threading.Thread(target=_end_with, args=(parent.fileno(),), daemon=True).start()
+    return parent
+
+
+def _end_with(file_descriptor: int) -> None:
+    poll = select.poll()
+    poll.register(file_descriptor, 0)  # hang-ups are always reported
+    poll.poll()
+    os._exit(0)
+
+
+def send(to: socket.socket, message: object) -> None:
+    """Send any object that can be pickled; NumPy arrays in it are not copied on the way. Raises OSError."""
+    buffers: list[pickle.PickleBuffer] = []
+    pickled = pickle.dumps(message, protocol=5, buffer_callback=buffers.append)
+    views = [buffer.raw() for buffer in buffers]
+    lengths = struct.pack(f"<{len(views)}Q", *map(len, views))
+    to.sendall(_HEAD.pack(len(views), len(pickled)) + lengths + pickled)
+    for view in views:
+        to.sendall(view)
+
+
+def receive(source: socket.socket) -> Any:
+    """Wait for the next object. Raises EOFError or OSError when the other process has ended."""
+    num_buffers, num_pickled = _HEAD.unpack(_read(source, _HEAD.size))
+    body = _read(source, 8 * num_buffers + num_pickled)
+    lengths = struct.unpack_from(f"<{num_buffers}Q", body)
+    return pickle.loads(body[8 * num_buffers :], buffers=[_read(source, length) for length in lengths])
+
+
+def _read(source: socket.socket, num_bytes: int) -> memoryview:
+    """In one system call if no signal comes: each call may have to wait for the interpreter's lock."""
+    data = left = np.empty(num_bytes, np.uint8).data
+    while left:
+        num_read = source.recv_into(left, len(left), socket.MSG_WAITALL)
+        if not num_read:
+            raise EOFError("the other process has ended")
+        left = left[num_read:]
+    return data

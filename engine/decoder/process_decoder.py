@@ -1,0 +1,149 @@
+"""Stage 2 in processes of its own: one or several vLLM engines that share a GPU.
+
+With such small models vLLM spends more time in Python than on the GPU. In a process of its own it does not share
+Python's lock with stage 1, and while one engine schedules, the GPU decodes for another. Prompts go to the engine that
+has the fewest; those submitted between two polls travel together.
+"""
+
+import contextlib
+import itertools
+import select
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..child import Child, receive, send, start_child
+from ..errors import ASRError, ConfigError, DecodeError
+from .base import POLL_S, DecodeParams, Hypothesis, LLMSource
+from .vllm_decoder import VLLMOptions
+
+WORKER = f"{__package__}.worker"
+# What an engine needs on the GPU besides weights and KV cache: activations of a full batch, logits, CUDA graphs.
+WORKSPACE_BYTES = 3 << 30
+
+
+@dataclass(slots=True, eq=False)
+class _Engine:
+    """One process, as its parent sees it."""
+
+    child: Child
+    outbox: dict[int, tuple[Tensor, DecodeParams]] = field(default_factory=dict)
+    pending: set[int] = field(default_factory=set)  # those in the outbox included
+
+    def flush(self) -> None:
+        """Send what was submitted since the last time."""
+        if not self.outbox:
+            return
+        prompts = [prompt for prompt, _ in self.outbox.values()]
+        params = [params for _, params in self.outbox.values()]
+        rows = torch.cat(prompts).view(torch.uint8).numpy()  # NumPy has no bfloat16
+        self.send((list(self.outbox), [len(prompt) for prompt in prompts], params, rows))
+        self.outbox.clear()
+
+    def send(self, message: object) -> None:
+        with self._alive():
+            send(self.child.socket, message)
+
+    def receive(self) -> Any:
+        """The next message. Raises ASRError where the engine says why it failed."""
+        with self._alive():
+            message = receive(self.child.socket)
+        if isinstance(message, ASRError):
+            raise message
+        return message
+
+    @contextmanager
+    def _alive(self) -> Iterator[None]:
+        try:
+            yield
+        except (EOFError, OSError) as error:
+            self.child.close()
+            status = self.child.process.returncode
+            raise DecodeError(f"the process of vLLM's engine ended, exit status {status}; its log says why") from error
+
+
+class ProcessDecoder:
+    """Decodes with vLLM in `num_processes` processes."""
+
+    def __init__(self, source: LLMSource, options: VLLMOptions, *, num_processes: int) -> None:
+        """Start all processes; `wait_until_ready` says how that went."""
+        self.limits = source.limits
+        self.max_pending = 0
+        self._ids = itertools.count()
+        share = share_of_gpu(source, options, num_processes)
+        self._engines = [_Engine(start_child(WORKER)) for _ in range(num_processes)]
+        for engine in self._engines:
+            engine.send((source, share))
+
+    def wait_until_ready(self) -> None:
+        self.max_pending = sum(engine.receive() for engine in self._engines)
+
+    @property
+    def num_pending(self) -> int:
+        return sum(len(engine.pending) for engine in self._engines)
+
+    def submit(self, prompt_embeds: Tensor, params: DecodeParams) -> int:
+        self.limits.check(prompt_embeds, params)
+        engine = min(self._engines, key=lambda engine: len(engine.pending))
+        prompt_id = next(self._ids)
+        engine.outbox[prompt_id] = (prompt_embeds.to(self.limits.dtype), params)
+        engine.pending.add(prompt_id)
+        return prompt_id
+
+    def poll(self, *, wait: bool = True) -> list[tuple[int, Hypothesis]]:
+        for engine in self._engines:
+            engine.flush()
+        engine_of = {engine.child.socket: engine for engine in self._engines if engine.pending}
+        if not engine_of:
+            return []
+        readable, _, _ = select.select(list(engine_of), [], [], POLL_S if wait else 0)
+        done: list[tuple[int, Hypothesis]] = []
+        for engine in map(engine_of.__getitem__, readable):
+            # What was cancelled may still arrive.
+            finished = [(i, hypothesis) for i, hypothesis in engine.receive() if i in engine.pending]
+            engine.pending.difference_update(i for i, _ in finished)
+            done += finished
+        return done
+
+    def cancel(self) -> None:
+        for engine in self._engines:
+            if engine.pending:
+                engine.outbox.clear()
+                engine.pending.clear()
+                with contextlib.suppress(DecodeError):  # a process that has ended has dropped everything
+                    engine.send(None)
+
+    def close(self) -> None:
+        for engine in self._engines:
+            engine.child.close()
+        self._engines.clear()
+
+
+def share_of_gpu(source: LLMSource, options: VLLMOptions, num_processes: int) -> VLLMOptions:
+    """Options of each of `num_processes` engines.
+
+    Processes that start together cannot measure what memory they may take, as vLLM does where it is alone: each would
+    count what the others have just taken. The sizes of their KV caches are given instead.
+
+    Raises:
+        ConfigError: the GPU is too small for so many.
+    """
+    if options.device.type == "cpu" or "kv_cache_memory_bytes" in options.engine:
+        return options
+    utilization = options.gpu_memory_utilization / num_processes
+    total = torch.cuda.get_device_properties(options.device).total_memory
+    weights = sum(file.stat().st_size for file in source.directory.glob("*.safetensors"))
+    weights //= options.tensor_parallel_size
+    kv_cache = int(total * utilization) - weights - WORKSPACE_BYTES
+    if kv_cache <= 0:
+        raise ConfigError(
+            f"{num_processes} engines do not fit into {options.gpu_memory_utilization:.0%} of this GPU's "
+            f"{total / 2**30:.0f} GiB: each needs {(weights + WORKSPACE_BYTES) / 2**30:.1f} GiB besides its KV cache. "
+            "Use fewer decoder_processes (0 lets vLLM measure) or a larger gpu_memory_utilization"
+        )
+    engine = {**options.engine, "kv_cache_memory_bytes": kv_cache}
+    return replace(options, gpu_memory_utilization=utilization, engine=engine)

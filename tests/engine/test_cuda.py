@@ -1,0 +1,72 @@
+"""What runs only on an NVIDIA GPU: compiled layers, CUDA graphs, engines in processes of their own, bfloat16."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from tests.pipeline import Clip
+from twostage_asr.engine import AutoModelVLLM
+from twostage_asr.engine.cuda_graphs import MAX_CLIPS, MAX_FRAMES, SmallBatchGraphs, bucket_of
+from twostage_asr.engine.families import family_named
+from twostage_asr.engine.families.base import StageOneOptions
+from twostage_asr.engine.manifest import EngineManifest
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU here")
+
+
+def test_buckets_hold_what_they_are_for() -> None:
+    for num_clips in range(1, MAX_CLIPS + 1):
+        for num_frames in (1, 63, 64, 65, 167, MAX_FRAMES):
+            clips, frames = bucket_of(num_clips, num_frames)
+            assert num_clips <= clips < 2 * num_clips
+            assert num_frames <= frames < num_frames + 64
+            assert frames <= MAX_FRAMES
+
+
+@needs_cuda
+def test_graphs_say_what_the_function_says() -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(8, 8, device="cuda")
+
+    def encode(features: torch.Tensor, lens: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        mask = torch.arange(features.shape[1], device="cuda") < lens[:, None]
+        return ((features @ weight) * mask[..., None]).cumsum(1), features.relu()
+
+    graphs = SmallBatchGraphs(encode)
+    for num_clips, num_frames in ((1, 5), (3, 70), (8, 512), (9, 20), (1, 600), (1, 5)):
+        features = torch.randn(num_clips, num_frames, 8, device="cuda")
+        lens = torch.randint(1, num_frames + 1, (num_clips,), device="cuda")
+        for ours, plain in zip(graphs(features, lens), encode(features, lens), strict=True):
+            torch.testing.assert_close(ours[:, :num_frames], plain)
+
+
+@needs_cuda
+def test_bfloat16_embeddings_point_where_float32_ones_do(engine_dirs: dict[str, Path]) -> None:
+    directory = engine_dirs["low_frame_rate"]
+    manifest = EngineManifest.read(directory)
+    family = family_named(manifest.family)
+    rng = np.random.default_rng(0)
+    waveforms = [(rng.standard_normal(n) * 0.05).astype(np.float32) for n in (16_000, 48_000, 30_000, 160_000)]
+    rows = []
+    for dtype in (torch.float32, torch.bfloat16):
+        options = StageOneOptions(device=torch.device("cuda"), dtype=dtype, embeds_dtype=torch.float32)
+        model, _ = family.build_acoustic_model(directory, manifest, options)
+        batched = model.encode(waveforms, with_ctc=False).utterances()
+        alone = [model.encode([waveform], with_ctc=False).utterances()[0] for waveform in waveforms]
+        for a, b in zip(batched, alone, strict=True):
+            assert F.cosine_similarity(a.audio_embeds, b.audio_embeds).min() > (
+                0.9999 if dtype == torch.float32 else 0.99
+            )
+        rows.append(torch.cat([utterance.audio_embeds for utterance in batched]))
+    assert F.cosine_similarity(*rows).min() > 0.99
+
+
+@needs_cuda
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_the_test_clips_are_understood(engine_dirs: dict[str, Path], clips: list[Clip], dtype: str) -> None:
+    with AutoModelVLLM(engine_dirs["low_frame_rate"], dtype=dtype, encoder_dtype=dtype) as model:
+        results = model.generate(str(Path(clips[0]["source"]).parent / "manifest.jsonl"))
+    assert [(r.key, r.text) for r in results] == [(c["key"], c["text"]) for c in clips]

@@ -1,0 +1,135 @@
+"""vLLM in processes of its own: the same answers, and no process that outlives its parent or its failure."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.pipeline import GREEDY, Clip, decode, prompt_embeds, token_ids
+from twostage_asr.engine import AutoModelVLLM, ConfigError, DecodeError
+from twostage_asr.engine.decoder.base import DecodeParams
+from twostage_asr.engine.decoder.process_decoder import ProcessDecoder, share_of_gpu
+from twostage_asr.engine.decoder.vllm_decoder import VLLMOptions
+
+
+@pytest.fixture(scope="module")
+def model(engine_dirs: dict[str, Path]) -> Iterator[AutoModelVLLM]:
+    with AutoModelVLLM(
+        engine_dirs["low_frame_rate"], backend="vllm", dtype="fp32", encoder_dtype="fp32", decoder_processes=2
+    ) as model:
+        yield model
+
+
+@pytest.fixture(scope="module")
+def decoder(model: AutoModelVLLM) -> ProcessDecoder:
+    decoder = model.transcriber.decoder
+    assert isinstance(decoder, ProcessDecoder)
+    return decoder
+
+
+@pytest.fixture(scope="module")
+def prompts(torch_models: dict[str, AutoModelVLLM], clips: list[Clip]) -> list[Tensor]:
+    return prompt_embeds(torch_models["low_frame_rate"].transcriber, clips)
+
+
+def test_two_processes_write_what_one_engine_here_writes(
+    decoder: ProcessDecoder, vllm_model: AutoModelVLLM, prompts: list[Tensor]
+) -> None:
+    ours, theirs = decode(decoder, prompts), decode(vllm_model.transcriber.decoder, prompts)
+    assert token_ids(ours) == token_ids(theirs)
+    assert [h.finish_reason for h in ours] == [h.finish_reason for h in theirs]
+
+
+def test_prompts_are_shared_out_evenly(decoder: ProcessDecoder, prompts: list[Tensor]) -> None:
+    for prompt in prompts:
+        decoder.submit(prompt, GREEDY)
+    assert sorted(len(engine.pending) for engine in decoder._engines) == [len(prompts) // 2, -(-len(prompts) // 2)]
+    decoder.cancel()
+
+
+def test_cancelled_answers_that_still_arrive_are_nobodys(decoder: ProcessDecoder, prompts: list[Tensor]) -> None:
+    expected = token_ids(decode(decoder, prompts[:4]))
+    for prompt in prompts:
+        decoder.submit(prompt, DecodeParams(max_new_tokens=1))
+    decoder.poll(wait=False)  # sends them
+    time.sleep(1)  # and they finish
+    decoder.cancel()
+    assert decoder.num_pending == 0
+    assert token_ids(decode(decoder, prompts[:4])) == expected
+
+
+def test_more_than_the_sockets_hold_in_both_directions(decoder: ProcessDecoder, prompts: list[Tensor]) -> None:
+    """Both ends write megabytes at the same time; neither waits for the other for ever."""
+    long = max(prompts, key=len)
+    params = DecodeParams(max_new_tokens=3)
+    assert len(decode(decoder, [torch.cat([long] * 6)] * 600, params)) == 600
+
+
+def test_a_dead_engine_is_an_error_and_not_a_wait(engine_dirs: dict[str, Path], clips: list[Clip]) -> None:
+    with AutoModelVLLM(engine_dirs["full_rate"], dtype="fp32", decoder_processes=1) as model:
+        decoder: Any = model.transcriber.decoder
+        os.kill(decoder._engines[0].child.process.pid, signal.SIGKILL)
+        with pytest.raises(DecodeError, match="exit status -9"):
+            model.generate(clips[0]["source"])
+
+
+def test_what_an_engine_refuses_is_the_callers_error(engine_dirs: dict[str, Path]) -> None:
+    with pytest.raises(ConfigError, match="no such engine argument"):
+        AutoModelVLLM(engine_dirs["full_rate"], vllm={"max_num_seq": 4}, decoder_processes=1)
+    with pytest.raises(ConfigError, match="must be 0 or more"):
+        AutoModelVLLM(engine_dirs["full_rate"], decoder_processes=-1)
+
+
+UNGUARDED = """
+from twostage_asr.engine import AutoModelVLLM
+model = AutoModelVLLM({path!r}, dtype="fp32", decoder_processes=1)
+print("engine:", model.transcriber.decoder._engines[0].child.process.pid)
+print("text:", model.generate({clip!r})[0].text)
+{end}
+"""
+
+
+@pytest.mark.parametrize("end", ["", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"])
+def test_a_script_needs_no_main_guard_and_leaves_no_process(
+    vllm_model: AutoModelVLLM, engine_dirs: dict[str, Path], clips: list[Clip], tmp_path: Path, end: str
+) -> None:
+    (expected,) = vllm_model.generate(clips[0]["source"])
+    script = tmp_path / "unguarded.py"
+    path, clip = str(engine_dirs["low_frame_rate"]), clips[0]["source"]
+    script.write_text(UNGUARDED.format(path=path, clip=clip, end=end))
+    done = subprocess.run([sys.executable, "-u", script], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == (-signal.SIGKILL if end else 0), done.stderr[-3000:]
+    assert f"text: {expected.text}" in done.stdout
+    assert "Traceback" not in done.stderr
+    engine = int(done.stdout.split("engine: ")[1].split()[0])
+    deadline = time.monotonic() + 20
+    while Path(f"/proc/{engine}").exists():
+        assert time.monotonic() < deadline, "the engine's process outlives its parent"
+        time.sleep(0.1)
+
+
+def test_engines_that_share_a_gpu_are_told_the_size_of_their_cache(
+    torch_models: dict[str, AutoModelVLLM], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class Properties:
+        total_memory = 100 << 30
+
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: Properties)
+    (tmp_path / "model.safetensors").write_bytes(bytes(1 << 20))
+
+    class Source:
+        directory = tmp_path
+
+    options = VLLMOptions(device=torch.device("cuda"), gpu_memory_utilization=0.8, engine={"max_num_seqs": 7})
+    assert share_of_gpu(Source, options, 1) == options  # type: ignore[arg-type]
+    share = share_of_gpu(Source, options, 2)  # type: ignore[arg-type]
+    assert share.gpu_memory_utilization == 0.4
+    assert share.engine == {"max_num_seqs": 7, "kv_cache_memory_bytes": (40 << 30) - (6 << 30) - (1 << 20)}

@@ -1,0 +1,114 @@
+"""The loop over both stages: they overlap, results come as they finish, and no order of work changes a text."""
+
+import random
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.pipeline import Clip
+from twostage_asr.engine import AutoModelVLLM, ConfigError
+from twostage_asr.engine.auto import transcribe_options
+from twostage_asr.engine.inputs import expand_inputs
+from twostage_asr.engine.timeline import Timeline
+from twostage_asr.engine.transcriber import Transcriber
+
+
+@pytest.fixture(scope="module")
+def sources(clips: list[Clip]) -> list[str]:
+    return [clip["source"] for clip in clips]
+
+
+@pytest.fixture(scope="module")
+def expected(vllm_model: AutoModelVLLM, sources: list[str]) -> dict[str, str]:
+    """Each clip alone: encoded alone, decoded alone."""
+    return {source: vllm_model.generate(source)[0].text for source in sources}
+
+
+def in_small_batches(transcriber: Transcriber, **changes: int) -> Transcriber:
+    return replace(transcriber, max_batch_frames=changes.get("max_batch_frames", 200))
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize(("max_batch_frames", "max_pending"), [(4000, 256), (200, 3), (1, 1)])
+def test_no_order_or_size_of_work_changes_a_text(
+    vllm_model: AutoModelVLLM,
+    expected: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    max_batch_frames: int,
+    max_pending: int,
+    seed: int,
+) -> None:
+    transcriber = in_small_batches(vllm_model.transcriber, max_batch_frames=max_batch_frames)
+    monkeypatch.setattr(transcriber.decoder, "max_pending", max_pending)
+    order = list(expected) * 2
+    random.Random(seed).shuffle(order)
+    results = dict(transcriber.run(expand_inputs(order), transcribe_options()))
+    assert [results[i].text for i in range(len(order))] == [expected[source] for source in order]
+
+
+def test_stage_2_decodes_while_stage_1_encodes(vllm_model: AutoModelVLLM, sources: list[str]) -> None:
+    timeline = Timeline()
+    transcriber = in_small_batches(vllm_model.transcriber)
+    list(transcriber.run(expand_inputs(sources * 4), transcribe_options(), timeline))
+    encoded = [span for span in timeline.spans if span.stage == "encode" and span.num_clips]
+    decoded = [span for span in timeline.spans if span.stage == "decode"]
+    assert len(encoded) > 4
+    assert min(span.end for span in decoded) < encoded[-1].start
+    assert sum(span.num_clips for span in encoded) == len(decoded) == 4 * len(sources)
+    assert {span.stage for span in timeline.spans} == {"read", "encode", "decode", "align"}
+    assert all(span.start <= span.end for span in timeline.spans)
+
+
+def test_stage_2_never_holds_more_than_a_batch_too_many(
+    vllm_model: AutoModelVLLM, sources: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder = vllm_model.transcriber.decoder
+    monkeypatch.setattr(decoder, "max_pending", 4)
+    most = 0
+    for _ in in_small_batches(vllm_model.transcriber).run(expand_inputs(sources * 4), transcribe_options(batch_size=2)):
+        most = max(most, decoder.num_pending)
+    assert 2 <= most <= 4 + 2
+
+
+def test_generate_iter_is_generate(vllm_model: AutoModelVLLM, sources: list[str]) -> None:
+    whole = vllm_model.generate([*sources, "nowhere.wav"])
+    assert list(vllm_model.generate_iter([*sources, "nowhere.wav"])) == whole
+    as_they_finish = list(vllm_model.generate_iter([*sources, "nowhere.wav"], ordered=False))
+    assert Counter(r.text for r in as_they_finish) == Counter(r.text for r in whole)
+    assert as_they_finish[0].status == "error"  # found out first
+
+
+def test_results_come_before_the_last_input_is_read(vllm_model: AutoModelVLLM, sources: list[str]) -> None:
+    num_read = 0
+
+    def inputs() -> object:
+        nonlocal num_read
+        for item in expand_inputs(sources * 100):
+            num_read += 1
+            yield item
+
+    results = vllm_model.transcriber.run(inputs(), transcribe_options(batch_size=8))  # type: ignore[arg-type]
+    next(results)
+    assert num_read < 2400
+    results.close()
+
+
+def test_closing_drops_the_rest_and_leaves_the_model_usable(
+    vllm_model: AutoModelVLLM, sources: list[str], expected: dict[str, str]
+) -> None:
+    results = vllm_model.generate_iter(sources * 10, batch_size=4)
+    assert next(results).text == expected[sources[0]]
+    results.close()  # type: ignore[attr-defined]
+    assert vllm_model.transcriber.decoder.num_pending == 0
+    assert [r.text for r in vllm_model.generate(sources[:3])] == [expected[s] for s in sources[:3]]
+
+
+def test_wrong_options_are_refused_at_once(vllm_model: AutoModelVLLM, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"unknown argument 'hotword' \(did you mean 'hotwords'\?\)"):
+        vllm_model.generate_iter("a.wav", hotword=["x"])
+    with pytest.raises(ConfigError, match="'Klingon' is unknown"):
+        vllm_model.generate_iter("a.wav", language="Klingon")
+    with pytest.raises(ConfigError, match="no such list file"):
+        vllm_model.generate_iter(tmp_path / "none.scp")
