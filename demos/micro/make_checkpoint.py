@@ -22,7 +22,7 @@ from heldout import draw_all
 from train.batches import BatchLimits, PlannerOptions, Planners
 from train.compose import Composer
 from train.corpus import build_corpus
-from train.examine import MAX_NEW_TOKENS, Examiner
+from train.examine import FULL_RATE, MAX_NEW_TOKENS, Examiner
 from train.export import write_checkpoint
 from train.loop import Trainer, TrainingOptions
 from train.model import MicroConfig, MicroModel
@@ -54,12 +54,12 @@ FULL = Scale(
     max_new_tokens=MAX_NEW_TOKENS,
 )
 SMOKE = Scale(
-    num_sentences=480,
-    num_sounds=24,
-    num_held_out=2,
+    num_sentences=240,
+    num_sounds=12,
+    num_held_out=1,
     batch=BatchLimits(audio_s=60.0, clips=24),
     seconds=60.0,
-    steps=12,
+    steps=4,
     examinations=0,
     max_new_tokens=4,
 )
@@ -82,11 +82,9 @@ def make(arguments: argparse.Namespace, scale: Scale) -> None:
     corpus = build_corpus(
         num_sentences=scale.num_sentences, num_sounds=scale.num_sounds, seed=arguments.seed, num_workers=num_workers
     )
-    low_frame_rate = not arguments.full_rate
     options = PlannerOptions(
         limits=scale.batch,
         seed=arguments.seed,
-        low_frame_rate=low_frame_rate,
         group_size=min(2400, 4 * scale.batch.clips),
         num_planners=max(1, min(num_workers - 2, 8)),
     )
@@ -98,13 +96,12 @@ def make(arguments: argparse.Namespace, scale: Scale) -> None:
             llm_rows=vocabulary.llm_size,
             end_id=vocabulary.end_id,
             pad_id=vocabulary.special_id("<|endoftext|>"),
-            low_frame_rate=low_frame_rate,
             encoder_blocks=arguments.encoder_blocks,
             llm_dim=arguments.llm_dim,
             llm_layers=arguments.llm_layers,
         )
         model = MicroModel(config).to(device)
-        examiner = Examiner(clips, vocabulary, low_frame_rate=low_frame_rate, max_new_tokens=scale.max_new_tokens)
+        examiner = Examiner(clips, vocabulary, max_new_tokens=scale.max_new_tokens)
         composer = Composer(torch.from_numpy(corpus.audio).to(device), seed=arguments.seed)
         print(f"ready {time.perf_counter() - started:.1f} s, training on {device}", flush=True)
         trainer = Trainer(
@@ -128,6 +125,8 @@ def make(arguments: argparse.Namespace, scale: Scale) -> None:
         size = sum(file.stat().st_size for file in arguments.out.rglob("*") if file.is_file())
         print(f"written {time.perf_counter() - started:.1f} s: {arguments.out}, {size} bytes", flush=True)
         trainer.show(examiner.examine(model))
+        print("   at full rate:", flush=True)
+        trainer.show(examiner.examine(model, names=FULL_RATE, low_frame_rate=False))
     print(f"done {time.perf_counter() - started:.1f} s", flush=True)
 
 
@@ -135,7 +134,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder to write the checkpoint to")
     parser.add_argument("--smoke", action="store_true", help="a few steps on little data")
-    parser.add_argument("--full-rate", action="store_true", help="the LLM reads every adaptor frame")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--workers", type=int, help="processes that speak and plan; by default one per CPU core")
     parser.add_argument("--seconds", type=float, help="of training")

@@ -50,7 +50,8 @@ class Batch:
     has_words: npt.NDArray[np.bool_]  # (B,)
     token_ids: Ints  # (B, L) prefix, zeros where the audio goes, suffix, answer, end
     audio_places: Ints  # (A,) in the flattened (B, L)
-    audio_sources: Ints  # (A,) in the flattened (B, max audio tokens)
+    audio_rows: Ints  # (A,) clip
+    audio_frames: Ints  # (A,) adaptor frame that the LLM reads there
     answer_places: Ints  # (Y,) in the flattened (B, L): the positions that predict the answer's tokens
     answer_ids: Ints  # (Y,)
     answer_rows: Ints  # (Y,)
@@ -78,25 +79,23 @@ class BatchLimits:
 class Collator:
     """Turns lessons into a Batch."""
 
-    def __init__(self, vocabulary: Vocabulary, *, low_frame_rate: bool) -> None:
+    def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
         self._family = FunASRNano()
-        self._low_frame_rate = low_frame_rate
         self._word_ids: dict[str, list[int]] = {}
 
-    def collate(self, lessons: Sequence[Lesson]) -> Batch:
-        """One batch in the order given."""
+    def collate(self, lessons: Sequence[Lesson], *, low_frame_rate: bool = True) -> Batch:
+        """One batch in the order given; at full rate the LLM reads every adaptor frame."""
         sample_lens = np.array([lesson.num_samples for lesson in lessons], np.int64)
         frames = np.array([num_lfr_frames(n) for n in sample_lens.tolist()])
-        counts = audio_token_count(frames) if self._low_frame_rate else frames
+        counts = audio_token_count(frames) if low_frame_rate else frames
         rows = [self._tokens(lesson, int(count)) for lesson, count in zip(lessons, counts, strict=True)]
         width = max(len(ids) for ids, _, _ in rows)
         token_ids = np.zeros((len(rows), width), np.int64)
-        audio_places, audio_sources, answer_places, answer_rows = [], [], [], []
+        audio_places, answer_places, answer_rows = [], [], []
         for row, ((ids, audio_at, answer_at), count) in enumerate(zip(rows, counts.tolist(), strict=True)):
             token_ids[row, : len(ids)] = ids
             audio_places.append(row * width + audio_at + np.arange(count))
-            audio_sources.append(row * counts.max() + np.arange(count))
             answer_places.append(row * width + np.arange(answer_at - 1, len(ids) - 1))
             answer_rows.append(np.full(len(ids) - answer_at, row))
         places = np.concatenate(answer_places)
@@ -112,7 +111,8 @@ class Collator:
             has_words=np.array([bool(lesson.text) for lesson in lessons]),
             token_ids=token_ids,
             audio_places=np.concatenate(audio_places),
-            audio_sources=np.concatenate(audio_sources),
+            audio_rows=np.repeat(np.arange(len(rows)), counts),
+            audio_frames=np.concatenate([np.arange(count) for count in counts]),
             answer_places=places,
             answer_ids=token_ids.reshape(-1)[places + 1],
             answer_rows=np.concatenate(answer_rows),
@@ -167,7 +167,7 @@ class PlannerOptions:
 
     limits: BatchLimits
     seed: int
-    low_frame_rate: bool
+    full_rate_share: float = 0.08  # of batches
     group_size: int = 2400  # lessons that are sorted by length together
     num_planners: int = 4
     queue_size: int = 6  # batches ahead, per planner
@@ -223,11 +223,11 @@ def _plan(
     torch.set_num_threads(1)  # after a fork, OpenMP's other threads are gone
     rng = random.Random(f"planner {options.seed} {index}")
     teacher = Teacher(corpus, rng)
-    collator = Collator(vocabulary, low_frame_rate=options.low_frame_rate)
+    collator = Collator(vocabulary)
     while True:
         mixture = Mixture.at(progress.value)
         lessons = [teacher.draw(mixture) for _ in range(options.group_size)]
         batches = cut_into_batches(lessons, options.limits)
         rng.shuffle(batches)
         for batch in batches:
-            queue.put(collator.collate(batch))
+            queue.put(collator.collate(batch, low_frame_rate=rng.random() >= options.full_rate_share))

@@ -21,6 +21,7 @@ from .vocabulary import Vocabulary
 
 _LIMITS = BatchLimits(audio_s=1600.0, clips=320)
 MAX_NEW_TOKENS = 256
+FULL_RATE = ("en_clean", "zh_clean")  # examined so too
 
 
 @dataclass(slots=True)
@@ -49,7 +50,6 @@ class Examiner:
         clips: Sequence[HeldOutClip],
         vocabulary: Vocabulary,
         *,
-        low_frame_rate: bool,
         max_new_tokens: int = MAX_NEW_TOKENS,
     ) -> None:
         counts: dict[str, int] = defaultdict(int)
@@ -60,15 +60,17 @@ class Examiner:
         self._clips.sort(key=lambda numbered: -len(numbered[1].waveform))
         self._vocabulary = vocabulary
         self._max_new_tokens = max_new_tokens
-        self._collator = Collator(vocabulary, low_frame_rate=low_frame_rate)
+        self._collator = Collator(vocabulary)
 
     @torch.no_grad()
-    def examine(self, model: MicroModel, *, names: Sequence[str] = (), most: int | None = None) -> dict[str, Tally]:
+    def examine(
+        self, model: MicroModel, *, names: Sequence[str] = (), most: int | None = None, low_frame_rate: bool = True
+    ) -> dict[str, Tally]:
         """Scores by condition: of those named, or all, and of the first `most` clips of each."""
         model.eval()
         tallies: dict[str, Tally] = defaultdict(Tally)
         for clips in self._batches(names, most):
-            texts, ctc_errors = self._transcribe(model, clips)
+            texts, ctc_errors = self._transcribe(model, clips, low_frame_rate)
             for clip, text, (errors, tokens) in zip(clips, texts, ctc_errors, strict=True):
                 tally, wanted = tallies[clip.condition], clip.recipe.text
                 tally.clips += 1
@@ -92,10 +94,12 @@ class Examiner:
         if batch:
             yield batch
 
-    def _transcribe(self, model: MicroModel, clips: Sequence[HeldOutClip]) -> tuple[list[str], list[tuple[int, int]]]:
+    def _transcribe(
+        self, model: MicroModel, clips: Sequence[HeldOutClip], low_frame_rate: bool
+    ) -> tuple[list[str], list[tuple[int, int]]]:
         device = model.chunk_head.weight.device
         lessons = [_as_lesson(clip) for clip in clips]
-        batch = to_device(self._collator.collate(lessons), device)
+        batch = to_device(self._collator.collate(lessons, low_frame_rate=low_frame_rate), device)
         features, lens = plain_features([torch.from_numpy(clip.waveform) for clip in clips], device)
         encoder_out = model.acoustic.audio_encoder(features, lens)
         head = model.ctc_head
@@ -103,9 +107,7 @@ class Examiner:
         wanted = [self._vocabulary.ctc.encode(lesson.ctc_text) for lesson in lessons]
         ctc_errors = [(_distance(right, ids), len(right)) for right, ids in zip(wanted, found, strict=True)]
         adapted, _ = model.acoustic.audio_adaptor(encoder_out, lens)
-        count = batch["slot_words"].shape[1]
-        audio = adapted[:, :count] if model.config.low_frame_rate else adapted
-        ids = greedy(model, audio, batch, end_id=self._vocabulary.end_id, max_new_tokens=self._max_new_tokens)
+        ids = greedy(model, adapted, batch, end_id=self._vocabulary.end_id, max_new_tokens=self._max_new_tokens)
         return [clean_text(self._vocabulary.tokenizer.decode(row, skip_special_tokens=True)) for row in ids], ctc_errors
 
 
@@ -118,23 +120,24 @@ def plain_features(waveforms: Sequence[Tensor], device: torch.device) -> tuple[T
 
 
 def greedy(
-    model: MicroModel, audio: Tensor, batch: Mapping[str, Tensor], *, end_id: int, max_new_tokens: int
+    model: MicroModel, adapted: Tensor, batch: Mapping[str, Tensor], *, end_id: int, max_new_tokens: int
 ) -> list[list[int]]:
     """Answers to the batch's prompts. Runs the whole sequence at every step: simple, and fast for a tiny LLM."""
     num_clips, width = batch["token_ids"].shape
-    rows = torch.arange(num_clips, device=audio.device)
-    ends = torch.full((num_clips,), -1, device=audio.device)  # the position that predicts the next token
+    rows = torch.arange(num_clips, device=adapted.device)
+    ends = torch.full((num_clips,), -1, device=adapted.device)  # the position that predicts the next token
     ends.scatter_reduce_(0, batch["answer_rows"], batch["answer_places"] % width, "amin", include_self=False)
     wide = width + max_new_tokens
-    ids = torch.zeros(num_clips, wide, dtype=torch.long, device=audio.device)
+    ids = torch.zeros(num_clips, wide, dtype=torch.long, device=adapted.device)
     ids[:, :width] = batch["token_ids"]
     places = batch["audio_places"] // width * wide + batch["audio_places"] % width
-    answers = torch.full((num_clips, max_new_tokens), end_id, device=audio.device)
-    is_done = torch.zeros(num_clips, dtype=torch.bool, device=audio.device)
+    answers = torch.full((num_clips, max_new_tokens), end_id, device=adapted.device)
+    is_done = torch.zeros(num_clips, dtype=torch.bool, device=adapted.device)
     for step in range(max_new_tokens):
         used = int(ends.max()) + 1
         kept = ids[:, :used].contiguous()
-        hidden = model.read(kept, audio, places // wide * used + places % wide, batch["audio_sources"])
+        moved = {**batch, "audio_places": places // wide * used + places % wide}
+        hidden = model.read(kept, adapted, moved)
         token = model.llm.lm_head(hidden[rows, ends]).argmax(-1)
         token = torch.where(is_done, end_id, token)
         answers[:, step] = token

@@ -5,6 +5,8 @@ Qwen3-0.6B/  config.json  generation_config.json  tokenizer.json  tokenizer_conf
 """
 
 import json
+import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import yaml
 from torch import Tensor
 
 from .codes import WIDE_KERNEL, WIDE_SHIFT, widen
-from .model import NARROW_KERNEL, MicroConfig, MicroModel
+from .model import MicroConfig, MicroModel
 from .vocabulary import Vocabulary, write_ctc_vocabulary, write_llm_tokenizer
 
 LLM_FOLDER = "Qwen3-0.6B"
@@ -23,8 +25,7 @@ CTC_PREFIXES = ("ctc_decoder.", "ctc.")
 def checkpoint_tensors(model: MicroModel) -> dict[str, Tensor]:
     """Every tensor of the checkpoint, bfloat16, by FunASR's names."""
     weights = {name: tensor.detach().float().cpu().clone() for name, tensor in model.acoustic.state_dict().items()}
-    if model.config.low_frame_rate:
-        widen(weights, "audio_encoder.", model.config.encoder_dim)
+    widen(weights, "audio_encoder.", model.config.encoder_dim)
     llm = {f"llm.{name}": tensor.detach().float().cpu() for name, tensor in model.llm.state_dict().items()}
     llm["llm.lm_head.weight"] = llm["llm.model.embed_tokens.weight"]  # the published file has its own copy
     return {name: tensor.to(torch.bfloat16).clone() for name, tensor in (weights | llm).items()}
@@ -45,17 +46,33 @@ def write_checkpoint(model: MicroModel, vocabulary: Vocabulary, folder: Path) ->
     _write_json(generation, folder / LLM_FOLDER / "generation_config.json")
 
 
-def write_without_ctc(source: Path, target: Path, *, prefix: str = "") -> None:
-    """A copy of a checkpoint as some published files are: no CTC tensors, every key behind `prefix` ("module.")."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """How else a checkpoint of the family may be stored or read."""
+
+    full_rate: bool = False  # the LLM reads every adaptor frame
+    has_ctc: bool = True  # some published files lack these tensors
+    prefix: str = ""  # of every key: "module." from distributed training
+    is_wrapped: bool = True  # the tensors are below "state_dict"
+
+
+def write_variant(source: Path, target: Path, variant: Variant) -> None:
+    """A copy of the checkpoint `source`, changed."""
     target.mkdir(parents=True, exist_ok=True)
-    for file in source.rglob("*"):
-        if file.is_file() and file.name != "model.pt" and "twostage" not in file.parts:
-            copy = target / file.relative_to(source)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            copy.write_bytes(file.read_bytes())
-    stored = torch.load(source / "model.pt", weights_only=True)["state_dict"]
-    kept = {f"{prefix}{name}": tensor for name, tensor in stored.items() if not name.startswith(CTC_PREFIXES)}
-    torch.save({"state_dict": kept}, target / "model.pt")
+    for name in ("configuration.json", "multilingual.tiktoken"):
+        shutil.copyfile(source / name, target / name)
+    shutil.copytree(source / LLM_FOLDER, target / LLM_FOLDER, dirs_exist_ok=True)
+    config = (source / "config.yaml").read_text("utf-8")
+    if variant.full_rate:
+        config = config.replace("use_low_frame_rate: true", "use_low_frame_rate: false")
+    (target / "config.yaml").write_text(config, "utf-8")
+    tensors = torch.load(source / "model.pt", weights_only=True)["state_dict"]
+    kept = {
+        f"{variant.prefix}{name}": tensor
+        for name, tensor in tensors.items()
+        if variant.has_ctc or not name.startswith(CTC_PREFIXES)
+    }
+    torch.save({"state_dict": kept} if variant.is_wrapped else kept, target / "model.pt")
 
 
 def _write_json(values: dict[str, Any], path: Path) -> None:
@@ -100,7 +117,6 @@ def _config_yaml(config: MicroConfig) -> dict[str, Any]:
     acoustic = config.acoustic()
     encoder, adaptor, ctc = acoustic.encoder, acoustic.adaptor, acoustic.ctc
     assert ctc is not None
-    wide = config.low_frame_rate
     return {
         "model": "FunASRNano",
         "model_conf": {"lsm_weight": 0.1, "length_normalized_loss": True},
@@ -117,8 +133,8 @@ def _config_yaml(config: MicroConfig) -> dict[str, Any]:
             "input_layer": "pe",
             "pos_enc_class": "SinusoidalPositionEncoder",
             "normalize_before": True,
-            "kernel_size": WIDE_KERNEL if wide else NARROW_KERNEL,
-            "sanm_shfit": WIDE_SHIFT if wide else 0,
+            "kernel_size": WIDE_KERNEL,
+            "sanm_shfit": WIDE_SHIFT,
             "selfattention_layer_type": "sanm",
             "freeze": True,
             "freeze_layer_num": -1,
@@ -135,7 +151,7 @@ def _config_yaml(config: MicroConfig) -> dict[str, Any]:
         "audio_adaptor": "Transformer",
         "audio_adaptor_conf": {
             "downsample_rate": 1,
-            "use_low_frame_rate": config.low_frame_rate,
+            "use_low_frame_rate": True,
             "ffn_dim": adaptor.ffn_dim,
             "llm_dim": adaptor.llm_dim,
             "encoder_dim": adaptor.encoder_dim,

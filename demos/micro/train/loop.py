@@ -140,11 +140,10 @@ class Trainer:
 
     def _prepare(self, batch: Batch) -> None:
         """Routing of the adaptor, which needs to see some clips."""
-        if self._model.config.low_frame_rate:
-            with torch.no_grad():
-                features, lens = self._composer.features(to_device(batch, self._device), NO_AUGMENTATION)
-                encoder_out = self._model.acoustic.audio_encoder(features, lens)
-                route_adaptor(self._model.acoustic.audio_adaptor, encoder_out, lens)
+        with torch.no_grad():
+            features, lens = self._composer.features(to_device(batch, self._device), NO_AUGMENTATION)
+            encoder_out = self._model.acoustic.audio_encoder(features, lens)
+            route_adaptor(self._model.acoustic.audio_adaptor, encoder_out, lens)
 
     def _train_step(self, batch: Batch, progress: float) -> dict[str, Tensor]:
         self._planners.set_progress(progress)

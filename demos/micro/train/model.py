@@ -32,7 +32,6 @@ class MicroConfig:
     llm_rows: int  # of the embedding table
     end_id: int
     pad_id: int
-    low_frame_rate: bool = True
     encoder_dim: int = 128
     encoder_blocks: int = 6
     encoder_tp_blocks: int = 2
@@ -64,7 +63,7 @@ class MicroConfig:
                 vocab_size=self.ctc_size,
                 blank_id=self.num_tokens,
             ),
-            low_frame_rate=self.low_frame_rate,
+            low_frame_rate=True,
         )
 
     def llm(self) -> Qwen3Config:
@@ -117,8 +116,7 @@ class MicroModel(nn.Module):
         slowest = self.llm.model.rotary_emb.inv_freq[-1]  # where transformers keeps rope_theta differs by version
         assert math.isclose(float(slowest), ROPE_THETA ** (2 / HEAD_DIM - 1), rel_tol=1e-3), slowest
         self.chunk_head = nn.Linear(config.llm_dim, WORDS_PER_SLOT * config.ctc_size)
-        if config.low_frame_rate:
-            prepare_encoder(self.acoustic.audio_encoder)
+        prepare_encoder(self.acoustic.audio_encoder)
         with torch.no_grad():
             self.ctc_head.ctc.ctc_lo.bias[-1] = _BLANK_BIAS
 
@@ -134,17 +132,17 @@ class MicroModel(nn.Module):
         ctc_log_probs = self.ctc_head.log_probs(self.ctc_head.hidden(encoder_out, lens))
         adapted, _ = self.acoustic.audio_adaptor(encoder_out, lens)
         slots = adapted[:, : batch["slot_words"].shape[1]]
-        audio = slots if self.config.low_frame_rate else adapted
-        hidden = self.read(batch["token_ids"], audio, batch["audio_places"], batch["audio_sources"])
+        hidden = self.read(batch["token_ids"], adapted, batch)
         answers = hidden.flatten(0, 1).index_select(0, batch["answer_places"])
         chunk_logits = self.chunk_head(slots).unflatten(-1, (WORDS_PER_SLOT, self.config.ctc_size))
         return Outputs(self.llm.lm_head(answers), ctc_log_probs, chunk_logits)
 
-    def read(self, token_ids: Tensor, audio: Tensor, places: Tensor, sources: Tensor) -> Tensor:
-        """The LLM's hidden states (B, L, llm_dim) over tokens with the audio put at its places."""
+    def read(self, token_ids: Tensor, adapted: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+        """The LLM's hidden states (B, L, llm_dim) over tokens, adaptor frames put where the batch says."""
         embeds = self.llm.get_input_embeddings()(token_ids)
-        rows = audio.flatten(0, 1).index_select(0, sources).to(embeds.dtype)
-        embeds = embeds.flatten(0, 1).index_copy(0, places, rows).view_as(embeds)
+        sources = batch["audio_rows"] * adapted.shape[1] + batch["audio_frames"]
+        frames = adapted.flatten(0, 1).index_select(0, sources).to(embeds.dtype)
+        embeds = embeds.flatten(0, 1).index_copy(0, batch["audio_places"], frames).view_as(embeds)
         hidden: Tensor = self.llm.model(inputs_embeds=embeds, use_cache=False).last_hidden_state
         return hidden
 
