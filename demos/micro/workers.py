@@ -62,7 +62,7 @@ def _run_unordered(
                 if connection in ready:
                     yield job, worker.finish()
                 elif worker.seconds > limit_s:
-                    worker.replace(f"took more than {limit_s:.0f} s")
+                    worker.replace(f"took more than {limit_s:g} s")
                     yield job, None
     finally:
         for worker in workers:
