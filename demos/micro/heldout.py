@@ -4,7 +4,7 @@ Imports no torch. A set is the same at every call and begins with every smaller 
 """
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -34,6 +34,14 @@ class HeldOutClip:
     recipe: Recipe
     waveform: FloatArray  # (N,) at 16 kHz, rounded to 16 bits
     words: Words
+
+    @property
+    def name(self) -> str | None:
+        """The name that the hotwords are about, as it should be written."""
+        units = [unit for sentence in self.recipe.sentences for unit in sentence.units if unit.alternative]
+        if not self.recipe.hotwords or not units:
+            return None
+        return units[0].alternative if self.recipe.use_alternative else units[0].plain
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,13 +79,13 @@ def _draw_clip(synthesizer: Synthesizer, condition: Condition, number: int, rng:
             return HeldOutClip(condition=condition.name, recipe=recipe, waveform=rounded, words=words)
 
 
-def draw_all(count: int, *, num_workers: int, names: Sequence[str] = ()) -> list[HeldOutClip]:
-    """`count` clips of each condition, or of those named."""
-    firsts = range(0, count, _RUN)
-    wanted = [
-        (name, first, min(_RUN, count - first)) for name in CONDITIONS if not names or name in names for first in firsts
+def draw_all(counts: Mapping[str, int], *, num_workers: int) -> Iterator[HeldOutClip]:
+    """That many clips of each condition named, drawn in worker processes."""
+    runs = [
+        (name, first, min(_RUN, count - first)) for name, count in counts.items() for first in range(0, count, _RUN)
     ]
-    return [clip for clips in run_jobs(_draw_run, wanted, num_workers=num_workers) for clip in clips]
+    for clips in run_jobs(_draw_run, runs, num_workers=num_workers):
+        yield from clips
 
 
 def _draw_run(arguments: tuple[str, int, int]) -> list[HeldOutClip]:

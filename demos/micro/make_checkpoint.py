@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from heldout import draw_all
+from heldout import CONDITIONS, draw_all
 from train.batches import BatchLimits, PlannerOptions, Planners
 from train.compose import Composer
 from train.corpus import build_corpus
@@ -77,7 +77,7 @@ def make(arguments: argparse.Namespace, scale: Scale) -> None:
     )  # planners use the other cores, and threads that wait for each other cost more than they do
     print(f"seed {arguments.seed}, {num_workers} worker processes, {scale}", flush=True)
     vocabulary = learn_vocabulary(seed=arguments.seed)
-    clips = draw_all(scale.num_held_out, num_workers=num_workers)
+    clips = list(draw_all(dict.fromkeys(CONDITIONS, scale.num_held_out), num_workers=num_workers))
     print(f"held out {time.perf_counter() - started:.1f} s: {len(clips)} clips", flush=True)
     corpus = build_corpus(
         num_sentences=scale.num_sentences, num_sounds=scale.num_sounds, seed=arguments.seed, num_workers=num_workers

@@ -3,10 +3,10 @@
 import contextlib
 import ctypes
 import zlib
-from typing import Any
 
 import espeak
 import numpy as np
+import pytest
 from espeak import SAMPLE_RATE, Speech, Voice
 
 _WORD_S = 0.25
@@ -17,14 +17,13 @@ def use_stand_in_unless_installed() -> None:
     with contextlib.suppress(OSError):
         ctypes.CDLL("libespeak-ng.so.1")
         return
-    use_stand_in()
+    use_stand_in(pytest.MonkeyPatch())
 
 
-def use_stand_in() -> None:
+def use_stand_in(patch: pytest.MonkeyPatch) -> None:
     """Change espeak.Synthesizer in this process, and in those that it forks."""
-    replaced: Any = espeak.Synthesizer
-    replaced.__init__ = lambda self: None
-    replaced.speak = _speak
+    patch.setattr(espeak.Synthesizer, "__init__", lambda self: None)
+    patch.setattr(espeak.Synthesizer, "speak", _speak)
 
 
 def _speak(_self: object, text: str, _voice: Voice) -> Speech:

@@ -11,7 +11,6 @@ import torch
 from espeak import SAMPLE_RATE
 from heldout import CONDITIONS, draw_clips
 from names import spellings
-from train import corpus as corpus_module
 from train.batches import NO_WORD, Batch, BatchLimits, Collator, cut_into_batches
 from train.codes import FRAMES_BACK, WIDE_KERNEL, WIDE_SHIFT, code_table, prepare_encoder, route_adaptor, widen
 from train.compose import NO_AUGMENTATION, Augmentation, Composer, to_device
@@ -31,9 +30,7 @@ from twostage_asr.engine.families.fun_asr_nano import FunASRNano
 @pytest.fixture(scope="module")
 def corpus() -> Iterator[Corpus]:
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("__init__", "speak"):  # restored afterwards
-            patch.setattr(corpus_module.Synthesizer, name, getattr(corpus_module.Synthesizer, name))
-        use_stand_in()
+        use_stand_in(patch)
         yield build_corpus(num_sentences=480, num_sounds=20, seed=3, num_workers=2)
 
 

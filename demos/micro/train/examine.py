@@ -34,11 +34,14 @@ class Tally:
     characters: int = 0
     ctc_errors: int = 0
     ctc_tokens: int = 0
+    names: int = 0  # that hotwords were about
+    names_right: int = 0
 
     def __str__(self) -> str:
         return (
             f"{self.clips:4d} clips  CER {100 * self.errors / max(self.characters, 1):6.2f}"
             f"  exact {100 * self.exact / self.clips:6.2f}  CTC {100 * self.ctc_errors / max(self.ctc_tokens, 1):6.2f}"
+            + (f"  names right {100 * self.names_right / self.names:6.2f}" if self.names else "")
         )
 
 
@@ -79,6 +82,8 @@ class Examiner:
                 tally.characters += len(wanted)
                 tally.ctc_errors += errors
                 tally.ctc_tokens += tokens
+                tally.names += clip.name is not None
+                tally.names_right += clip.name is not None and clip.name in text
         model.train()
         return {name: tallies[name] for name in sorted(tallies)}
 
