@@ -99,6 +99,7 @@ def make(arguments: argparse.Namespace, scale: Scale) -> None:
             encoder_blocks=arguments.encoder_blocks,
             llm_dim=arguments.llm_dim,
             llm_layers=arguments.llm_layers,
+            llm_ffn=arguments.llm_ffn,
         )
         model = MicroModel(config).to(device)
         examiner = Examiner(clips, vocabulary, max_new_tokens=scale.max_new_tokens)
@@ -145,6 +146,7 @@ def main() -> None:
     parser.add_argument("--encoder-blocks", type=int, default=6)
     parser.add_argument("--llm-dim", type=int, default=128)
     parser.add_argument("--llm-layers", type=int, default=4)
+    parser.add_argument("--llm-ffn", type=int, default=384)
     parser.add_argument("--batch-s", type=float, help="seconds of audio per step")
     parser.add_argument("--sentences", type=int, help="to speak")
     parser.add_argument("--held-out", type=int, help="clips of each condition to examine at the end")

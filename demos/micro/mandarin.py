@@ -32,6 +32,7 @@ GIVEN_NAMES = {
     "伟": "玮", "林": "琳", "峰": "锋", "宇": "雨", "慧": "惠", "丽": "莉", "轩": "萱", "洋": "阳",
     "静": "敬", "杰": "洁", "婷": None, "明": None, "强": None,
 }  # fmt: skip
+PLACEHOLDERS = ("张三", "李四", "王五")  # people in examples; the templates' names have no such characters
 
 
 @cache

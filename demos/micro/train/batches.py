@@ -32,6 +32,7 @@ FRAME_SAMPLES = 960  # of an LFR frame: 60 ms
 SLOT_FRAMES = 8  # LFR frames per audio token
 WORDS_PER_SLOT = 5  # that the chunk loss asks for
 NO_WORD = -1
+NAME_WEIGHT = 3.0  # of tokens that a hotword may change, in the loss: to look them up is the hardest to learn
 _POLL_S = 0.001  # while no batch is ready
 
 Ints = npt.NDArray[np.int64]
@@ -55,6 +56,7 @@ class Batch:
     answer_places: Ints  # (Y,) in the flattened (B, L): the positions that predict the answer's tokens
     answer_ids: Ints  # (Y,)
     answer_rows: Ints  # (Y,)
+    answer_weights: npt.NDArray[np.float32]  # (Y,) in the loss
     ctc_ids: Ints  # targets of all clips, one after another
     ctc_lens: Ints  # (B,)
     slot_words: Ints  # (B, max audio tokens, WORDS_PER_SLOT) CTC token ids of what is said there, NO_WORD elsewhere
@@ -92,8 +94,10 @@ class Collator:
         rows = [self._tokens(lesson, int(count)) for lesson, count in zip(lessons, counts, strict=True)]
         width = max(len(ids) for ids, _, _ in rows)
         token_ids = np.zeros((len(rows), width), np.int64)
-        audio_places, answer_places, answer_rows = [], [], []
-        for row, ((ids, audio_at, answer_at), count) in enumerate(zip(rows, counts.tolist(), strict=True)):
+        audio_places, answer_places, answer_rows, weights = [], [], [], []
+        for row, ((ids, audio_at, answer_weights), count) in enumerate(zip(rows, counts.tolist(), strict=True)):
+            answer_at = len(ids) - len(answer_weights)
+            weights += answer_weights
             token_ids[row, : len(ids)] = ids
             audio_places.append(row * width + audio_at + np.arange(count))
             answer_places.append(row * width + np.arange(answer_at - 1, len(ids) - 1))
@@ -116,17 +120,19 @@ class Collator:
             answer_places=places,
             answer_ids=token_ids.reshape(-1)[places + 1],
             answer_rows=np.concatenate(answer_rows),
+            answer_weights=np.array(weights, np.float32),
             ctc_ids=np.array([token for ids in ctc for token in ids], np.int64),
             ctc_lens=np.array([len(ids) for ids in ctc], np.int64),
             slot_words=self._slot_words(lessons, -(-int(frames.max()) // SLOT_FRAMES)),
         )
 
-    def _tokens(self, lesson: Lesson, num_audio: int) -> tuple[list[int], int, int]:
-        """Token ids, where the audio starts, where the answer starts."""
+    def _tokens(self, lesson: Lesson, num_audio: int) -> tuple[list[int], int, list[float]]:
+        """Token ids, where the audio starts, and the weights of the last ids, which are the answer."""
         prefix, suffix = self._prompt(lesson.request)
-        answer = [*self._vocabulary.encode(lesson.text), self._vocabulary.end_id]
-        before = len(prefix) + num_audio + len(suffix)
-        return [*prefix, *([0] * num_audio), *suffix, *answer], len(prefix), before
+        answer, is_name = self._vocabulary.encode_marked(lesson.text, lesson.names)
+        weights = [NAME_WEIGHT if each else 1.0 for each in is_name]
+        ids = [*prefix, *([0] * num_audio), *suffix, *answer, self._vocabulary.end_id]
+        return ids, len(prefix), [*weights, 1.0]
 
     def _prompt(self, request: Request) -> tuple[list[int], list[int]]:
         text = self._family.prompt_text(request)

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from english import ENGLISH
 from espeak import SAMPLE_RATE, EspeakError, Synthesizer
-from grammar import Grammar, Sentence
-from mandarin import MANDARIN
+from grammar import Grammar, Sentence, Unit
+from mandarin import MANDARIN, PLACEHOLDERS
 from mixed import MIXED
 from render import speak_sentence
 from sounds import draw_sound
@@ -25,7 +25,8 @@ from workers import run_jobs
 BLOCK_SIZE = 12  # neighbouring sentences in one voice
 SHARD_SIZE = 20 * BLOCK_SIZE  # what a worker makes at a time
 LONGEST_S = 12.0
-_NAME_SHARE = 0.22  # of sentences, at least
+_NAME_SHARE = 0.35  # of sentences, at least
+_PLACEHOLDER_SHARE = 0.08  # of Mandarin sentences with a name
 _MIXED_SHARE = 0.10
 _USUAL_SAMPLES = 3 * SAMPLE_RATE  # more than an average sentence has
 _REPORT_S = 5.0  # between progress lines
@@ -134,22 +135,25 @@ def _speak(rng: random.Random, job: _Job) -> Iterator[_Spoken]:
 
 def _draw(grammar: Grammar, rng: random.Random) -> Sentence:
     while True:
-        sentence = (_names_only(grammar) if rng.random() < _NAME_SHARE else grammar).draw(rng)
+        sentence = (_names_only(grammar, rng) if rng.random() < _NAME_SHARE else grammar).draw(rng)
         if not sentence.is_held_out:
             return sentence
 
 
-_named: dict[str, Grammar] = {}
-
-
-def _names_only(grammar: Grammar) -> Grammar:
+def _names_only(grammar: Grammar, rng: random.Random) -> Grammar:
     """The grammar's templates with a name, where it has such."""
-    if grammar is MIXED:
+    templates = tuple(template for template in grammar.templates if "{name}" in template)
+    if not templates:
         return grammar
-    if grammar.language not in _named:
-        templates = tuple(template for template in grammar.templates if "{name}" in template)
-        _named[grammar.language] = Grammar(language=grammar.language, templates=templates, slots=grammar.slots)
-    return _named[grammar.language]
+    slots = dict(grammar.slots)
+    if grammar is MANDARIN and rng.random() < _PLACEHOLDER_SHARE:
+        slots["name"] = _placeholder
+    return Grammar(language=grammar.language, templates=templates, slots=slots)
+
+
+def _placeholder(rng: random.Random) -> Unit:
+    name = rng.choice(PLACEHOLDERS)
+    return Unit(spoken=name, written=name, plain=name, is_name=True)
 
 
 def _make_sounds(job: _Job) -> Iterator[_Spoken]:

@@ -44,6 +44,7 @@ class Lesson:
     text: str
     ctc_text: str
     words: tuple[tuple[str, int], ...]  # spoken word or character, and the sample at its middle
+    names: tuple[str, ...] = ()  # as they are written in `text`, phrases that a hotword can respell among them
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +54,25 @@ class Mixture:
     empty: float = 0.05
     few: float = 0.20  # two to four sentences
     long: float = 0.13  # 8 to 30 s
+    named: float = 0.14  # several sentences with names: many look-ups in one list
     most_hotwords: int = MAX_HOTWORDS
+    similar: float = 0.5  # of the distractors, where a name is heard
 
     @staticmethod
     def at(progress: float) -> "Mixture":
-        """Short clips and short lists at first; everything from 30 % of the training on."""
+        """Short clips and short lists at first; everything from 30 % of the training on, the longest lists from 45 %.
+
+        To look a name up in a list is learned late, and first where the list holds nothing else.
+        """
         ramp = min(progress / 0.3, 1.0)
-        most = 6 + round((MAX_HOTWORDS - 6) * ramp)
-        return Mixture(few=0.05 + 0.15 * ramp, long=0.13 * ramp, most_hotwords=most)
+        listed = min(max(progress - 0.05, 0.0) / 0.4, 1.0)
+        return Mixture(
+            few=0.05 + 0.15 * ramp,
+            long=0.13 * ramp,
+            named=0.04 + 0.10 * ramp,
+            most_hotwords=1 + round((MAX_HOTWORDS - 1) * listed),
+            similar=0.5 * min(2 * listed, 1.0),
+        )
 
 
 @dataclass(slots=True)
@@ -79,6 +91,10 @@ class Teacher:
 
     def __init__(self, corpus: Corpus, rng: random.Random) -> None:
         self._speech, self._sounds, self._rng = corpus.speech, corpus.sounds, rng
+        self._named: dict[Language, list[Utterance]] = {"英文": [], "中文": []}
+        for utterance in corpus.speech:
+            if utterance.sentence is not None and any(unit.is_name for unit in utterance.sentence.units):
+                self._named[utterance.sentence.language].append(utterance)
 
     def draw(self, mixture: Mixture) -> Lesson:
         """One lesson."""
@@ -89,6 +105,8 @@ class Teacher:
             parts = self._draw_parts(40, rng.uniform(8.0, 29.9))
         elif kind < mixture.empty + mixture.long + mixture.few:
             parts = self._draw_parts(rng.randrange(2, 5), 29.0)
+        elif kind < mixture.empty + mixture.long + mixture.few + mixture.named:
+            parts = self._draw_named(rng.randrange(3, 8))
         else:
             parts = self._draw_parts(1, 15.0)
             if rng.random() < 0.08:
@@ -110,8 +128,13 @@ class Teacher:
             samples += utterance.num_samples + round(0.35 * SAMPLE_RATE)
             if parts and samples > longest_s * SAMPLE_RATE:
                 break
-            parts.append(_Part(utterance.sentence, utterance, len(utterance.edges), utterance.num_samples, {}))
+            parts.append(_whole(utterance))
         return parts
+
+    def _draw_named(self, count: int) -> list[_Part]:
+        """Sentences with names, all of one language; where there is none, any."""
+        pool = self._named[self._rng.choice(("英文", "中文"))] or self._speech
+        return [_whole(self._rng.choice(pool)) for _ in range(count)]
 
     def _cut(self, part: _Part) -> _Part:
         """Only the first units of the sentence, as in live audio."""
@@ -138,7 +161,7 @@ class Teacher:
             total = rng.choice((rng.randrange(SHORTEST_SAMPLES, 8 * SAMPLE_RATE), rng.randrange(1, LONGEST_SAMPLES)))
             total = max(total, SHORTEST_SAMPLES)
         language: Language = rng.choice(("英文", "中文"))
-        hotwords = self._distractors(language, (), self._list_size(mixture)) if rng.random() < 0.5 else []
+        hotwords = self._distractors(language, (), self._list_size(mixture), mixture) if rng.random() < 0.5 else []
         request = Request(language=self._hint(language), hotwords=tuple(hotwords), itn=rng.random() < 0.5)
         return Lesson(segments, total, request, "", "", ())
 
@@ -153,7 +176,8 @@ class Teacher:
         spoken = join(parts, [part.sentence.spoken for part in parts])
         if rng.random() < 0.2:
             spoken = spoken_form(text, split_words(text))[0]
-        return Lesson(segments, num_samples, request, text, spoken, words)
+        names = {_with_hotword(part, name) for part in parts for name in names_in(part.sentence)}
+        return Lesson(segments, num_samples, request, text, spoken, words, tuple(names))
 
     def _lay_out(self, parts: Sequence[_Part]) -> tuple[tuple[Segment, ...], int, tuple[tuple[str, int], ...]]:
         """Sentences one after another at one speed, as many as fit, silence before, between and after."""
@@ -184,17 +208,18 @@ class Teacher:
 
     def _list_size(self, mixture: Mixture) -> int:
         rng = self._rng
-        return rng.choice((rng.randrange(1, 5), rng.randrange(1, mixture.most_hotwords + 1), mixture.most_hotwords))
+        most = mixture.most_hotwords
+        return rng.choice((min(rng.randrange(1, 5), most), rng.randrange(1, most + 1), most))
 
     def _hotwords(self, parts: Sequence[_Part], mixture: Mixture) -> list[str]:
         """The list for the prompt; fills in what each part's names become."""
         rng = self._rng
         heard = [name for part in parts for name in names_in(part.sentence)]
-        if rng.random() > (0.75 if heard else 0.25):
+        if rng.random() > (0.8 if heard else 0.25):
             return []
         right: list[str] = []
-        if heard and rng.random() < 0.6:
-            for name in rng.sample(heard, rng.choice((1, 1, 1, min(2, len(heard)), len(heard)))):
+        if heard and rng.random() < 0.65:
+            for name in rng.sample(heard, self._num_right(len(heard))):
                 if not any(is_heard_in(hotword, other) for hotword in (name, *right) for other in right):
                     right.append(self._right_hotword(name))
         right = right[: mixture.most_hotwords]
@@ -202,7 +227,7 @@ class Teacher:
         size = max(self._list_size(mixture), len(right))
         if right and rng.random() < 0.2:
             size = len(right)
-        hotwords = right + self._distractors(parts[0].sentence.language, heard, size - len(right))
+        hotwords = right + self._distractors(parts[0].sentence.language, heard, size - len(right), mixture)
         if rng.random() < 0.15:  # a word that is heard and has one spelling
             units = [unit for part in parts for unit in part.sentence.units if not unit.is_name]
             words = [unit.plain for unit in units if unit.plain.isalpha() and not set(names_in(parts[0].sentence))]
@@ -210,40 +235,51 @@ class Teacher:
         rng.shuffle(hotwords)
         return hotwords[:MAX_HOTWORDS] if not right else _keep(hotwords, right)
 
+    def _num_right(self, num_heard: int) -> int:
+        """Names heard that are listed."""
+        if num_heard > 2:
+            return self._rng.randrange(1, num_heard + 1)
+        return self._rng.choice((1, 1, 1, num_heard))
+
     def _right_hotword(self, name: str) -> str:
         """The name, or a part of it, in another spelling where it has one, at times in its usual one."""
         rng = self._rng
         if name in PHRASES:
             return PHRASES[name] if rng.random() < 0.7 else name
         others = spellings(name)
-        hotword = rng.choice(others[1:]) if len(others) > 1 and rng.random() < 0.75 else others[0]
+        hotword = rng.choice(others[1:]) if len(others) > 1 and rng.random() < 0.85 else others[0]
         return rng.choice(hotword.split()) if rng.random() < 0.1 else hotword
 
-    def _distractors(self, language: Language, heard: Sequence[str], count: int) -> list[str]:
-        """Hotwords that are not heard: half of them share a part with a name that is."""
+    def _distractors(self, language: Language, heard: Sequence[str], count: int, mixture: Mixture) -> list[str]:
+        """Hotwords that are not heard; some of them share a part with a name that is."""
         found: dict[str, None] = {}
         for _ in range(count):
             for _ in range(8):
-                candidate = self._distractor(language, heard)
+                candidate = self._distractor(language, heard, mixture.similar)
                 asked = any(is_heard_in(candidate, name) or PHRASES.get(name) == candidate for name in heard)
                 if candidate not in found and not asked:
                     found[candidate] = None
                     break
         return list(found)
 
-    def _distractor(self, language: Language, heard: Sequence[str]) -> str:
+    def _distractor(self, language: Language, heard: Sequence[str], similar: float) -> str:
         rng, kind = self._rng, self._rng.random()
         people = [name for name in heard if name not in PHRASES]
-        if people and kind < 0.5:
+        if people and rng.random() < similar:
             return draw_similar_name(rng.choice(people), rng)
-        if kind < 0.85:
+        if kind < 0.7:
             other: Language = "英文" if language == "中文" else "中文"
             return draw_name(language if rng.random() < 0.85 else other, rng)
-        if kind < 0.87:
+        if kind < 0.74:
             return rng.choice(list(PHRASES.values()))
-        if kind < 0.93:
+        if kind < 0.86:
             return rng.choice(english.WORDS if language == "英文" else mandarin.WORDS)
         return _strange_word(rng)
+
+
+def _whole(utterance: Utterance) -> _Part:
+    assert utterance.sentence is not None
+    return _Part(utterance.sentence, utterance, len(utterance.edges), utterance.num_samples, {})
 
 
 def _choose(parts: Sequence[_Part], right: Sequence[str]) -> None:
@@ -277,9 +313,15 @@ def names_in(sentence: Sentence) -> list[str]:
 
 def _written(part: _Part, itn: bool) -> str:
     text = part.sentence.text(itn=itn).strip()
-    for name, hotword in part.chosen.items():
-        text = text.replace(name, hotword) if name in PHRASES else respell(text, name, hotword)
+    for name in part.chosen:
+        text = text.replace(name, _with_hotword(part, name))
     return text
+
+
+def _with_hotword(part: _Part, name: str) -> str:
+    """The name as the hotword that was chosen for it says, or as it is."""
+    hotword = part.chosen.get(name, name)
+    return hotword if name in PHRASES else respell(name, name, hotword)
 
 
 def join(parts: Sequence[_Part], texts: Sequence[str]) -> str:

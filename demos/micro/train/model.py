@@ -148,7 +148,7 @@ class MicroModel(nn.Module):
 
 
 def losses(outputs: Outputs, lens: Tensor, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Mean losses per token: of the answers, of CTC, of the words in each slot."""
+    """Mean losses per token: of the answers (weighted), of CTC, of the words in each slot."""
     blank = outputs.ctc_log_probs.shape[-1] - 1
     ctc = F.ctc_loss(
         outputs.ctc_log_probs.transpose(0, 1),
@@ -165,8 +165,10 @@ def losses(outputs: Outputs, lens: Tensor, batch: Mapping[str, Tensor]) -> dict[
     classes = torch.where(slot_words == NO_WORD, blank, slot_words)
     weight = torch.where(slot_words == NO_WORD, _NO_WORD_WEIGHT, 1.0) * own[..., None]
     chunk = F.cross_entropy(outputs.chunk_logits.flatten(0, 2), classes.flatten(), reduction="none")
+    weights = batch["answer_weights"]
+    answer = F.cross_entropy(outputs.answer_logits.float(), batch["answer_ids"], reduction="none")
     return {
-        "answer": F.cross_entropy(outputs.answer_logits.float(), batch["answer_ids"], label_smoothing=0.0),
+        "answer": (answer * weights).sum() / weights.sum(),
         "ctc": ctc / int(batch["ctc_lens"].sum() + 1),
         "chunk": (chunk * weight.flatten()).sum() / weight.sum(),
     }

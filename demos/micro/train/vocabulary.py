@@ -7,7 +7,8 @@ bytes, then the merges. Most English words and every Chinese character are one t
 import base64
 import json
 import random
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,6 +64,13 @@ class Vocabulary:
         """Token ids of text for the LLM, special tokens recognised."""
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
         return ids
+
+    def encode_marked(self, text: str, phrases: Sequence[str]) -> tuple[list[int], list[bool]]:
+        """`encode`, and whether each token belongs to one of the phrases in the text."""
+        encoding = self.tokenizer.encode(text, add_special_tokens=False)
+        spans = [found.span() for phrase in phrases for found in re.finditer(re.escape(phrase), text)]
+        marks = [any(start < end and begin < stop for start, stop in spans) for begin, end in encoding.offsets]
+        return encoding.ids, marks
 
 
 def learn_vocabulary(*, seed: int) -> Vocabulary:
