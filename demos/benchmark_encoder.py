@@ -9,10 +9,10 @@ import argparse
 import time
 
 import torch
-from random_load import ENCODER, SAMPLE_RATE
 
-from twostage_asr.encoders.fbank import num_lfr_frames
+from twostage_asr.encoders.fbank import SAMPLE_RATE, num_lfr_frames
 from twostage_asr.encoders.sensevoice import SenseVoiceEncoder
+from twostage_asr.engine.bench.random_checkpoint import ENCODER
 
 REPETITIONS = 5
 

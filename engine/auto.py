@@ -31,7 +31,7 @@ from .transcript import Transcript
 
 # Encoder frames (60 ms) of a stage 1 batch: 4 minutes of audio fill two cores, 40 minutes a GPU.
 CPU_BATCH_FRAMES, GPU_BATCH_FRAMES = 4_000, 40_000
-GPU_DECODER_PROCESSES = 2
+GPU_DECODER_PROCESSES = 1
 TWO_ENGINES_BYTES = 32 << 30  # the least GPU memory that more than one engine share
 
 
@@ -106,7 +106,7 @@ class AutoModelVLLM:
         timestamps: bool = True,
         max_new_tokens: int = 512,
         temperature: float = 0.0,
-        batch_size: int = 128,
+        batch_size: int = 256,
         limits: AudioLimits = DEFAULT_LIMITS,
         progress: bool = False,
         **unknown: Any,
@@ -199,7 +199,7 @@ def transcribe_options(
     timestamps: bool = True,
     max_new_tokens: int = 512,
     temperature: float = 0.0,
-    batch_size: int = 128,
+    batch_size: int = 256,
     limits: AudioLimits = DEFAULT_LIMITS,
 ) -> TranscribeOptions:
     """The arguments of `generate`, checked."""

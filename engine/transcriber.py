@@ -44,7 +44,7 @@ class TranscribeOptions:
     request: Request
     params: DecodeParams
     timestamps: bool = True
-    batch_size: int = 128  # most clips in one stage 1 batch
+    batch_size: int = 256  # most clips in one stage 1 batch
     limits: AudioLimits = DEFAULT_LIMITS
     allow_urls: bool = True
 

@@ -9,10 +9,11 @@ The model is that of Graves et al., "Connectionist temporal classification" (ICM
 steps to the next one, or jumps over a blank that lies between two different targets. A clip can therefore be aligned
 when it has at least `min_frames(targets)` frames, which callers make sure of.
 
-Two searches find the same path wherever the best one is unique. torchaudio's runs clip by clip in C++, ours runs all
-clips at once in six tensor operations per frame; demos/benchmark_alignment.py prints which one is faster where. Where
-paths tie exactly, as float32 log-probabilities hardly ever do, torchaudio 2.11 may take a worse one
-(github.com/pytorch/audio/issues/4221); ours does not.
+Three searches find the same path wherever the best one is unique. torchaudio's runs clip by clip in C++, for CPUs; ours
+run all clips at once, in one kernel for NVIDIA GPUs (viterbi_triton.py), in six tensor operations per frame for other
+devices. demos/benchmark_alignment.py prints which one is faster where. Where paths tie exactly, as float32
+log-probabilities hardly ever do, torchaudio 2.11 may take a worse one (github.com/pytorch/audio/issues/4221); ours do
+not.
 """
 
 import itertools
@@ -31,8 +32,8 @@ def min_frames(targets: Sequence[int]) -> int:
 
 
 def best_paths(emissions: Tensor, targets: Tensor, frame_lens: Tensor, target_lens: Tensor) -> Tensor:
-    """States (B, T) of the best paths, by whichever search is faster where `emissions` are."""
-    search = torchaudio_paths if emissions.device.type == "cpu" else batched_paths
+    """States (B, T) of the best paths, by whichever search is fastest where `emissions` are."""
+    search = _FASTEST.get(emissions.device.type, batched_paths)
     return search(emissions, targets, frame_lens, target_lens)
 
 
@@ -57,13 +58,33 @@ def batched_paths(emissions: Tensor, targets: Tensor, frame_lens: Tensor, target
     """`best_paths` of all clips at once: a loop over frames only. Of equally good ways the shortest move wins."""
     frame_lens, target_lens = frame_lens.to(emissions.device), target_lens.to(emissions.device)
     columns = _columns_of_states(targets)
-    may_jump = torch.zeros_like(columns, dtype=torch.bool)
-    may_jump[:, 3::2] = columns[:, 3::2] != columns[:, 1:-2:2]
+    may_jump = _may_jump(columns)
     best = _best_scores(emissions, columns, may_jump)
     moves = _best_moves(best, may_jump, frame_lens)
     states = _trace_back(moves, _last_states(best, frame_lens, target_lens))
     in_clip = torch.arange(states.shape[1], device=states.device) < frame_lens[:, None]
     return states.masked_fill_(~in_clip, 0)
+
+
+def kernel_paths(emissions: Tensor, targets: Tensor, frame_lens: Tensor, target_lens: Tensor) -> Tensor:
+    """`best_paths` in one kernel of an NVIDIA GPU."""
+    from .viterbi_triton import MAX_STATES, triton_paths
+
+    columns = _columns_of_states(targets)
+    if columns.shape[1] > MAX_STATES:
+        return batched_paths(emissions, targets, frame_lens, target_lens)
+    frame_lens, target_lens = frame_lens.to(emissions.device), target_lens.to(emissions.device)
+    return triton_paths(emissions.contiguous(), columns, _may_jump(columns), frame_lens, target_lens)
+
+
+_FASTEST = {"cpu": torchaudio_paths, "cuda": kernel_paths}
+
+
+def _may_jump(columns: Tensor) -> Tensor:
+    """(B, N) columns of states -> (B, N) bool: targets that may follow the target before them without a blank."""
+    may_jump = torch.zeros_like(columns, dtype=torch.bool)
+    may_jump[:, 3::2] = columns[:, 3::2] != columns[:, 1:-2:2]
+    return may_jump
 
 
 def _columns_of_states(targets: Tensor) -> Tensor:

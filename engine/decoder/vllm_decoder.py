@@ -1,7 +1,9 @@
 """Stage 2 with vLLM, in this process. This is the only file that imports vllm.
 
-The engine runs where it is built: embeddings need no serialisation, and nothing is spawned (several GPUs apart).
-`process_decoder.py` builds it in processes of its own, where it does not share Python's lock with stage 1.
+Of vLLM's LLMEngine it uses the two ends, the check of inputs and the engine core. What lies between turns tokens into
+text and costs a fifth of a step; tokens are enough here. The engine runs where it is built: embeddings need no
+serialisation, and nothing is spawned, several GPUs apart. `process_decoder.py` builds it in processes of its own, where
+it does not share Python's lock with stage 1.
 """
 
 import itertools
@@ -71,7 +73,7 @@ class VLLMDecoder:
         self.max_pending = 2 * arguments["max_num_seqs"]
         self._eos_token_ids = frozenset(source.info.eos_token_ids)
         self._sampling_params = lru_cache(maxsize=16)(self._new_sampling_params)
-        self._pending: set[int] = set()
+        self._answers: dict[int, _Answer] = {}
         self._ids = itertools.count()
 
     def wait_until_ready(self) -> None:
@@ -79,7 +81,7 @@ class VLLMDecoder:
 
     @property
     def num_pending(self) -> int:
-        return len(self._pending)
+        return len(self._answers)
 
     def submit(self, prompt_embeds: Tensor, params: DecodeParams) -> int:
         self.limits.check(prompt_embeds, params)
@@ -91,29 +93,40 @@ class VLLMDecoder:
             "prompt_is_token_ids": [False] * num_positions,
         }
         prompt_id = next(self._ids)
-        self._engine.add_request(str(prompt_id), prompt, self._sampling_params(params))
-        self._pending.add(prompt_id)
+        request = self._engine.input_processor.process_inputs(
+            str(prompt_id), prompt, self._sampling_params(params), supported_tasks=("generate",)
+        )
+        self._engine.engine_core.add_request(request)
+        self._answers[prompt_id] = _Answer()
         return prompt_id
 
     def poll(self, *, wait: bool = True) -> list[tuple[int, Hypothesis]]:
-        if not self._pending:
+        if not self._answers:
             return []
         from vllm.v1.engine.exceptions import EngineDeadError
 
         try:
             # vLLM's sampler compiles a function even when asked not to compile.
             with torch.compiler.set_stance("force_eager" if self._is_eager else "default"):
-                outputs = self._engine.step()
+                step = self._engine.engine_core.get_output()
         except (EngineDeadError, RuntimeError) as error:
-            self._pending.clear()
+            self._answers.clear()
             raise DecodeError(f"vLLM's engine stopped: {error}") from error
-        done = [(int(output.request_id), self._hypothesis(output.outputs[0])) for output in outputs if output.finished]
-        self._pending.difference_update(prompt_id for prompt_id, _ in done)
+        done: list[tuple[int, Hypothesis]] = []
+        for output in step.outputs:
+            prompt_id = int(output.request_id)
+            if (answer := self._answers.get(prompt_id)) is None:
+                continue  # cancelled while this step was under way
+            answer.token_ids += output.new_token_ids
+            answer.log_probs += (float(row[0]) for row in output.new_logprobs.logprobs)
+            if output.finish_reason is not None:
+                done.append((prompt_id, answer.hypothesis(str(output.finish_reason))))
+                del self._answers[prompt_id]
         return done
 
     def cancel(self) -> None:
-        self._engine.abort_request([str(prompt_id) for prompt_id in self._pending])
-        self._pending.clear()
+        self._engine.engine_core.abort_requests([str(prompt_id) for prompt_id in self._answers])
+        self._answers.clear()
 
     def close(self) -> None:
         engine, self._engine = self._engine, None
@@ -146,12 +159,21 @@ class VLLMDecoder:
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
 
-    def _hypothesis(self, completion: Any) -> Hypothesis:
-        token_ids = tuple(completion.token_ids)
-        log_probs = tuple(completion.logprobs.logprobs)
-        if completion.finish_reason == "length":
-            return Hypothesis(token_ids, log_probs, "length")
-        return Hypothesis(token_ids[:-1], log_probs[:-1], "stop")  # without the end token
+
+@dataclass(slots=True, eq=False)
+class _Answer:
+    """What vLLM has written so far for one prompt."""
+
+    token_ids: list[int] = field(default_factory=list)
+    log_probs: list[float] = field(default_factory=list)
+
+    def hypothesis(self, finish_reason: str) -> Hypothesis:
+        """Raises DecodeError for an end that vLLM gives only to what went wrong."""
+        if finish_reason == "length":
+            return Hypothesis(tuple(self.token_ids), tuple(self.log_probs), "length")
+        if finish_reason != "stop":
+            raise DecodeError(f"vLLM ended an answer with {finish_reason!r}")
+        return Hypothesis(tuple(self.token_ids[:-1]), tuple(self.log_probs[:-1]), "stop")  # without the end token
 
 
 def _start_engine(arguments: Mapping[str, Any]) -> Any:

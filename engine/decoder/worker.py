@@ -15,6 +15,10 @@ import socket
 import threading
 from typing import Any
 
+from ..console import quiet_libraries
+
+quiet_libraries()  # before torch and vLLM are imported
+
 import torch
 
 from ..child import connect, receive, send

@@ -13,6 +13,7 @@ from twostage_asr.engine.cuda_graphs import MAX_CLIPS, MAX_FRAMES, SmallBatchGra
 from twostage_asr.engine.families import family_named
 from twostage_asr.engine.families.base import StageOneOptions
 from twostage_asr.engine.manifest import EngineManifest
+from twostage_asr.engine.viterbi import batched_paths, kernel_paths
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU here")
 
@@ -41,6 +42,18 @@ def test_graphs_say_what_the_function_says() -> None:
         lens = torch.randint(1, num_frames + 1, (num_clips,), device="cuda")
         for ours, plain in zip(graphs(features, lens), encode(features, lens), strict=True):
             torch.testing.assert_close(ours[:, :num_frames], plain)
+
+
+@needs_cuda
+def test_the_alignment_kernel_finds_the_paths_that_torch_finds() -> None:
+    torch.manual_seed(0)
+    for num_clips, num_frames, num_targets in ((1, 1, 0), (3, 40, 7), (64, 500, 90), (2, 3000, 900)):
+        emissions = torch.randn(num_clips, num_frames, 50, device="cuda").mul(3).log_softmax(-1)
+        targets = torch.randint(1, 50, (num_clips, num_targets), device="cuda")
+        frame_lens = torch.randint((num_frames + 1) // 2, num_frames + 1, (num_clips,))
+        target_lens = torch.randint((num_targets + 1) // 2, num_targets + 1, (num_clips,)).minimum(frame_lens // 2)
+        clips = emissions, targets, frame_lens, target_lens
+        assert torch.equal(kernel_paths(*clips), batched_paths(*clips))
 
 
 @needs_cuda

@@ -16,7 +16,7 @@ from torch import Tensor
 from tests.pipeline import GREEDY, Clip, decode, prompt_embeds, token_ids
 from twostage_asr.engine import AutoModelVLLM, ConfigError, DecodeError
 from twostage_asr.engine.decoder.base import DecodeParams
-from twostage_asr.engine.decoder.process_decoder import ProcessDecoder, share_of_gpu
+from twostage_asr.engine.decoder.process_decoder import WORKSPACE_BYTES, ProcessDecoder, share_of_gpu
 from twostage_asr.engine.decoder.vllm_decoder import VLLMOptions
 
 
@@ -117,19 +117,19 @@ def test_a_script_needs_no_main_guard_and_leaves_no_process(
 
 
 def test_engines_that_share_a_gpu_are_told_the_size_of_their_cache(
-    torch_models: dict[str, AutoModelVLLM], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     class Properties:
         total_memory = 100 << 30
 
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: Properties)
-    (tmp_path / "model.safetensors").write_bytes(bytes(1 << 20))
-
     class Source:
         directory = tmp_path
 
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: Properties)
+    (tmp_path / "model.safetensors").write_bytes(bytes(1 << 20))
     options = VLLMOptions(device=torch.device("cuda"), gpu_memory_utilization=0.8, engine={"max_num_seqs": 7})
-    assert share_of_gpu(Source, options, 1) == options  # type: ignore[arg-type]
     share = share_of_gpu(Source, options, 2)  # type: ignore[arg-type]
     assert share.gpu_memory_utilization == 0.4
-    assert share.engine == {"max_num_seqs": 7, "kv_cache_memory_bytes": (40 << 30) - (6 << 30) - (1 << 20)}
+    assert share.engine == {"max_num_seqs": 7, "kv_cache_memory_bytes": (40 << 30) - WORKSPACE_BYTES - (1 << 20)}
+    with pytest.raises(ConfigError, match="40 engines do not fit into 80% of this GPU's 100 GiB"):
+        share_of_gpu(Source, options, 40)  # type: ignore[arg-type]

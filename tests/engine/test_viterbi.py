@@ -1,6 +1,10 @@
-"""Both searches for the best CTC path: equal to each other and to trying every path."""
+"""All searches for the best CTC path: equal to each other and to trying every path."""
 
 import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -42,6 +46,15 @@ def batches(draw: st.DrawFn) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 @settings(deadline=None)
 def test_both_searches_find_the_same_paths(batch: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
     assert torch.equal(torchaudio_paths(*batch), batched_paths(*batch))
+
+
+def test_the_kernel_finds_the_same_paths() -> None:
+    """In Triton's interpreter, on any machine; in a process of its own, because it changes all of Triton."""
+    script = Path(__file__).with_name("interpreted_kernel.py")
+    environment = os.environ | {"TRITON_INTERPRET": "1"}
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout == "60 batches agree\n"
 
 
 @pytest.mark.parametrize("search", SEARCHES)

@@ -1,6 +1,6 @@
-"""A load for measuring speed: a checkpoint of the published sizes with random weights, and random clips.
+"""A checkpoint of the published sizes with random weights, for measuring speed.
 
-    python demos/random_load.py DIR        # writes the checkpoint, 2.3 GB, laid out as on a hub
+    python -m twostage_asr.engine.bench.random_checkpoint DIR        # 2.3 GB, laid out as on a hub
 
 The words are noise. Its tokenizers are stand-ins: 256 byte symbols, and filler up to the real vocabulary sizes.
 """
@@ -11,20 +11,19 @@ import itertools
 import json
 from pathlib import Path
 
-import numpy as np
 import torch
 import yaml
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from twostage_asr.encoders.adaptor import AdaptorConfig
-from twostage_asr.encoders.ctc import CTCConfig
-from twostage_asr.encoders.fbank import SAMPLE_RATE
-from twostage_asr.encoders.fun_asr_nano import FunASRNanoAcoustic, FunASRNanoAcousticConfig
-from twostage_asr.encoders.sensevoice import SenseVoiceConfig
+from ...encoders.adaptor import AdaptorConfig
+from ...encoders.ctc import CTCConfig
+from ...encoders.fbank import SAMPLE_RATE
+from ...encoders.fun_asr_nano import FunASRNanoAcoustic, FunASRNanoAcousticConfig
+from ...encoders.sensevoice import SenseVoiceConfig
 
-TOKENS_PER_SECOND = 4  # of Mandarin speech
-LLM_DIR, LLM_VOCAB, CTC_RANKS, CTC_VOCAB = "Qwen3-0.6B", 151_669, 58_836, 60_515
+LLM_DIR, LLM_VOCAB = "Qwen3-0.6B", 151_669
+CTC_NAME, CTC_RANKS, CTC_VOCAB = "multilingual.tiktoken", 58_836, 60_515
 ENCODER = SenseVoiceConfig(
     output_dim=512, attention_heads=4, linear_units=2048, num_blocks=50, tp_blocks=20, kernel_size=11
 )
@@ -32,26 +31,16 @@ ADAPTOR = AdaptorConfig(encoder_dim=512, llm_dim=1024, ffn_dim=2048, n_layer=2)
 CTC_DECODER = AdaptorConfig(encoder_dim=512, llm_dim=512, ffn_dim=2048, n_layer=5)
 
 
-def random_clips(count: int) -> list[np.ndarray]:
-    """Noise of log-normal lengths, mean about 9.5 s, 1.5 to 30 s; the same in every call."""
-    rng = np.random.default_rng(0)
-    seconds = np.clip(rng.lognormal(2.1, 0.6, count), 1.5, 30)
-    return [(rng.standard_normal(int(SAMPLE_RATE * s)) * 0.05).astype(np.float32) for s in seconds]
-
-
-def tokens_per_clip(clips: list[np.ndarray]) -> int:
-    """What every clip is to decode: TOKENS_PER_SECOND of the mean clip."""
-    return round(TOKENS_PER_SECOND * sum(map(len, clips)) / SAMPLE_RATE / len(clips))
-
-
 def write_checkpoint(directory: Path) -> None:
+    """The same one in every call."""
     torch.manual_seed(0)
     llm_dir = directory / LLM_DIR
     llm_dir.mkdir(parents=True, exist_ok=True)
     _write_tokenizer(llm_dir)
-    _write_ctc_vocabulary(directory / "multilingual.tiktoken")
+    _write_ctc_vocabulary(directory / CTC_NAME)
     torch.save(_llm_weights(llm_dir) | _acoustic_weights(), directory / "model.pt")
     (directory / "config.yaml").write_text(yaml.safe_dump(_config()), encoding="utf-8")
+    (directory / "configuration.json").write_text(json.dumps({"file_path_metas": _paths()}), encoding="utf-8")
 
 
 def _config() -> dict[str, object]:
@@ -83,6 +72,17 @@ def _config() -> dict[str, object]:
             "ctc_tokenizer": "SenseVoiceTokenizer",
             "ctc_tokenizer_conf": {"vocab_path": None, "is_multilingual": True, "num_languages": 8749},
         },
+    }
+
+
+def _paths() -> dict[str, object]:
+    """What FunASR looks up in the checkpoint's directory."""
+    return {
+        "init_param": "model.pt",
+        "config": "config.yaml",
+        "tokenizer_conf": {"init_param_path": LLM_DIR},
+        "llm_conf": {"init_param_path": LLM_DIR},
+        "dataset_conf": {"ctc_tokenizer_conf": {"vocab_path": CTC_NAME}},
     }
 
 

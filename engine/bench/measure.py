@@ -1,0 +1,178 @@
+"""Passes over a load, and what each took.
+
+The clock of a pass starts before the first clip is asked for and stops after the last transcript.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import get_args
+
+import torch
+from torch import Tensor
+
+from ..decoder.base import DecodeParams, Decoder, Hypothesis
+from ..errors import DecodeError
+from ..timeline import Span, Stage, Timeline
+from ..transcriber import Transcriber
+from ..transcript import Transcript
+from .figures import busy_s, most_at_once, percentile_s
+from .load import Load
+from .machine import GPUMeter, peak_rss_bytes
+
+ALONE_WARM_UPS, ALONE_PASSES = 3, 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pass:
+    """All clips once."""
+
+    timestamps: bool
+    is_warm: bool  # not the first one of this process with these options
+    num_clips: int
+    failed: dict[str, str]  # key -> error
+    audio_s: float  # of the clips that did not fail
+    wall_s: float
+    rtfx: float  # audio_s / wall_s
+    num_tokens: int  # end tokens left out
+    tokens_per_s: float  # num_tokens / wall_s
+    stage_s: dict[Stage, float]  # during which the stage was at work or waited for; see Timeline
+    most_in_stage_2: int  # clips, at once
+    first_result_s: float
+    latency_p50_s: float | None  # from a clip's submission to stage 2 to its text
+    latency_p95_s: float | None
+    gpu_busy_share: float | None
+    peak_rss_bytes: int  # of this process, until the end of this pass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alone:
+    """One clip alone, several times, warm: from its audio to its transcript."""
+
+    timestamps: bool
+    audio_s: float
+    num_passes: int
+    p50_s: float | None
+    p95_s: float | None
+    encode_p50_s: float | None  # stage 1's part
+
+
+class TokenCounter:
+    """A decoder that counts the tokens that come out of it."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        self._decoder = decoder
+        self.limits = decoder.limits
+        self.max_pending = decoder.max_pending
+        self.num_tokens = 0
+
+    def wait_until_ready(self) -> None:
+        self._decoder.wait_until_ready()
+
+    @property
+    def num_pending(self) -> int:
+        return self._decoder.num_pending
+
+    def submit(self, prompt_embeds: Tensor, params: DecodeParams) -> int:
+        return self._decoder.submit(prompt_embeds, params)
+
+    def poll(self, *, wait: bool = True) -> list[tuple[int, Hypothesis]]:
+        done = self._decoder.poll(wait=wait)
+        self.num_tokens += sum(len(hypothesis.token_ids) for _, hypothesis in done)
+        return done
+
+    def cancel(self) -> None:
+        self._decoder.cancel()
+
+    def close(self) -> None:
+        self._decoder.close()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What came of one pass."""
+
+    transcripts: Sequence[Transcript]
+    timeline: Timeline
+    num_tokens: int
+    first_result_s: float
+    wall_s: float
+
+    def audio_s(self) -> float:
+        """Of the clips that did not fail."""
+        return sum(transcript.duration for transcript in self.transcripts if transcript.status == "ok")
+
+
+def transcribe(transcriber: Transcriber, load: Load, *, timestamps: bool) -> Outcome:
+    """One pass over a load. Raises DecodeError where the engine fails or every clip does."""
+    counter, timeline = TokenCounter(transcriber.decoder), Timeline()
+    transcripts: list[Transcript] = []
+    first_result_s = 0.0
+    started = time.perf_counter()
+    for _, transcript in replace(transcriber, decoder=counter).run(
+        load.items, load.options(timestamps=timestamps), timeline
+    ):
+        first_result_s = first_result_s or time.perf_counter() - started
+        transcripts.append(transcript)
+    wall_s = time.perf_counter() - started
+    if all(transcript.status == "error" for transcript in transcripts):
+        raise DecodeError(f"all {len(transcripts)} clips failed, the first with: {transcripts[0].error}")
+    return Outcome(
+        transcripts=transcripts,
+        timeline=timeline,
+        num_tokens=counter.num_tokens,
+        first_result_s=first_result_s,
+        wall_s=wall_s,
+    )
+
+
+def measure(
+    transcriber: Transcriber, load: Load, *, timestamps: bool, is_warm: bool, device: torch.device
+) -> tuple[Pass, Timeline]:
+    """One pass over a load, with what the device did meanwhile."""
+    with GPUMeter(device) as meter:
+        outcome = transcribe(transcriber, load, timestamps=timestamps)
+    spans, wall_s, audio_s = outcome.timeline.spans, outcome.wall_s, outcome.audio_s()
+    decoding = [span for span in spans if span.stage == "decode"]
+    latencies_s = [span.end - span.start for span in decoding]
+    figures = Pass(
+        timestamps=timestamps,
+        is_warm=is_warm,
+        num_clips=len(outcome.transcripts),
+        failed={one.key: one.error or "" for one in outcome.transcripts if one.status == "error"},
+        audio_s=audio_s,
+        wall_s=wall_s,
+        rtfx=audio_s / wall_s,
+        num_tokens=outcome.num_tokens,
+        tokens_per_s=outcome.num_tokens / wall_s,
+        stage_s=stage_seconds(spans),
+        most_in_stage_2=most_at_once(decoding),
+        first_result_s=outcome.first_result_s,
+        latency_p50_s=percentile_s(latencies_s, 50),
+        latency_p95_s=percentile_s(latencies_s, 95),
+        gpu_busy_share=meter.busy_share,
+        peak_rss_bytes=peak_rss_bytes(),
+    )
+    return figures, outcome.timeline
+
+
+def measure_alone(transcriber: Transcriber, load: Load, *, timestamps: bool) -> Alone:
+    """A load of one clip, until it is warm and then ALONE_PASSES times."""
+    outcomes = [transcribe(transcriber, load, timestamps=timestamps) for _ in range(ALONE_WARM_UPS + ALONE_PASSES)][
+        ALONE_WARM_UPS:
+    ]
+    seconds = [outcome.wall_s for outcome in outcomes]
+    encode_s = [stage_seconds(outcome.timeline.spans)["encode"] for outcome in outcomes]
+    return Alone(
+        timestamps=timestamps,
+        audio_s=outcomes[0].audio_s(),
+        num_passes=len(outcomes),
+        p50_s=percentile_s(seconds, 50),
+        p95_s=percentile_s(seconds, 95),
+        encode_p50_s=percentile_s(encode_s, 50),
+    )
+
+
+def stage_seconds(spans: Sequence[Span]) -> dict[Stage, float]:
+    """How long each stage was at work; decoding clips overlap, and count once."""
+    return {stage: busy_s(span for span in spans if span.stage == stage) for stage in get_args(Stage)}

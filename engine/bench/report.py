@@ -1,0 +1,169 @@
+"""What was measured, as JSON and as the lines that the command prints."""
+
+import dataclasses
+import json
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from .measure import Alone, Pass
+
+WITH_TIMES = {False: "without word times", True: "with word times"}
+COLUMNS = (
+    "word times", "pass", "wall s", "RTFx", "tokens/s", "read s", "encode s", "decode s", "align s", "in stage 2",
+    "first s", "p50 s", "p95 s", "GPU busy", "RSS GB",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerPass:
+    """All clips once, by another engine."""
+
+    timestamps: bool
+    is_warm: bool
+    wall_s: float
+    rtfx: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerAlone:
+    """One clip alone, by another engine."""
+
+    timestamps: bool
+    p50_s: float | None
+    p95_s: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerReport:
+    """What another engine took for the same clips; where it failed, what it had done before."""
+
+    name: str
+    version: str | None
+    error: str | None
+    passes: list[PeerPass]
+    alone: list[PeerAlone]
+
+
+@dataclass(slots=True, kw_only=True)
+class Report:
+    """One run of the command. Times are seconds, sizes bytes, shares within [0, 1]."""
+
+    date: str  # when it was made, UTC
+    load: str
+    scope: str
+    engine: dict[str, Any]  # its options, and what it made of them
+    versions: dict[str, str]
+    hardware: dict[str, object]
+    prepare_s: float  # making or finding the model, converting it, writing the clips
+    load_s: float = 0.0  # loading both stages
+    first_text_s: float | None = None  # from the start of the process, without prepare_s
+    passes: list[Pass] = field(default_factory=list)
+    alone: list[Alone] = field(default_factory=list)
+    memory: dict[str, int | None] = field(default_factory=dict)
+    gpu_busy_unknown: str | None = None  # why gpu_busy_share is null
+    peer: PeerReport | None = None
+
+    def write_json(self, path: Path) -> None:
+        path.write_text(json.dumps(dataclasses.asdict(self), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
+class _Timed(Protocol):
+    """A pass of either engine."""
+
+    @property
+    def timestamps(self) -> bool: ...
+    @property
+    def is_warm(self) -> bool: ...
+    @property
+    def rtfx(self) -> float: ...
+
+
+def median_rtfx(passes: Sequence[_Timed], *, timestamps: bool) -> float | None:
+    """Of the warm passes; of the cold one where there is no other."""
+    those = [one for one in passes if one.timestamps == timestamps]
+    warm = [one.rtfx for one in those if one.is_warm] or [one.rtfx for one in those]
+    return statistics.median(warm) if warm else None
+
+
+def head(report: Report) -> Iterator[str]:
+    """What is measured, and on what."""
+    yield ", ".join(f"{name} {version}" for name, version in report.versions.items())
+    machine = report.hardware
+    yield f"{machine['gpu'] or 'no GPU'}; {machine['cpu']}, {machine['cores']} cores"
+    yield f"{report.load}. {report.scope}"
+    yield f"prepared in {report.prepare_s:.1f} s, loaded in {report.load_s:.1f} s"
+    if report.gpu_busy_unknown:
+        yield f"GPU busy is unknown: {report.gpu_busy_unknown}"
+    yield "  ".join(COLUMNS)
+
+
+def row(one: Pass) -> str:
+    """A pass, below COLUMNS."""
+    stages = [f"{one.stage_s[stage]:.2f}" for stage in ("read", "encode", "decode", "align")]
+    cells = [
+        "yes" if one.timestamps else "no",
+        "warm" if one.is_warm else "cold",
+        f"{one.wall_s:.2f}",
+        f"{one.rtfx:.1f}",
+        f"{one.tokens_per_s:.0f}",
+        *stages,
+        str(one.most_in_stage_2),
+        f"{one.first_result_s:.2f}",
+        _number(one.latency_p50_s, "{:.2f}"),
+        _number(one.latency_p95_s, "{:.2f}"),
+        _number(one.gpu_busy_share, "{:.0%}"),
+        f"{one.peak_rss_bytes / 1e9:.2f}",
+    ]
+    return "  ".join(cell.rjust(len(title)) for cell, title in zip(cells, COLUMNS, strict=True))
+
+
+def tail(report: Report) -> Iterator[str]:
+    """What is known when all passes are done."""
+    failed = {key: error for one in report.passes for key, error in one.failed.items()}
+    for key, error in failed.items():
+        yield f"FAILED {key}: {error}"
+    for one in report.alone:
+        yield (
+            f"one clip of {one.audio_s:.1f} s alone, {WITH_TIMES[one.timestamps]}, {one.num_passes} passes, warm: "
+            f"p50 {_number(one.p50_s, '{:.4f}')} s, p95 {_number(one.p95_s, '{:.4f}')} s, "
+            f"of which stage 1 {_number(one.encode_p50_s, '{:.4f}')} s"
+        )
+    if report.first_text_s is not None:
+        yield f"first text {report.first_text_s:.1f} s after the process started, preparation left out"
+    memory = ", ".join(f"{name} {size / 1e9:.2f} GB" for name, size in report.memory.items() if size is not None)
+    yield f"memory: {memory}"
+
+
+def side_by_side(report: Report, peer: PeerReport) -> Iterator[str]:
+    """Ours, the peer's, and how many times faster ours is."""
+    if peer.error:
+        yield f"{peer.name}: {peer.error}"
+    lines = [("", "twostage-asr", f"{peer.name} {peer.version or ''}".strip(), "ratio")]
+    for timestamps, with_times in WITH_TIMES.items():
+        ours, theirs = (median_rtfx(passes, timestamps=timestamps) for passes in (report.passes, peer.passes))
+        if ours and theirs:
+            lines.append((f"RTFx, {with_times}", f"{ours:.1f}", f"{theirs:.1f}", f"{ours / theirs:.2f}"))
+    for ours_alone in report.alone:
+        for theirs_alone in peer.alone:
+            if ours_alone.timestamps == theirs_alone.timestamps:
+                lines += _latencies(ours_alone, theirs_alone)
+    if len(lines) > 1:
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        for first, *others in lines:
+            cells = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
+            yield "  ".join([first.ljust(widths[0]), *cells])
+
+
+def _latencies(ours: Alone, theirs: PeerAlone) -> Iterator[tuple[str, str, str, str]]:
+    for name in ("p50_s", "p95_s"):
+        our_s, their_s = getattr(ours, name), getattr(theirs, name)
+        if our_s and their_s:
+            title = f"one clip alone, {WITH_TIMES[ours.timestamps]}, {name[:3]} in ms"
+            yield title, f"{1000 * our_s:.0f}", f"{1000 * their_s:.0f}", f"{their_s / our_s:.2f}"
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else form.format(value)

@@ -1,0 +1,28 @@
+"""Compares the alignment kernel with the search in tensor operations; test_viterbi.py runs it with TRITON_INTERPRET."""
+
+import random
+import sys
+
+import torch
+
+from twostage_asr.engine.viterbi import batched_paths, kernel_paths, min_frames
+
+NUM_BATCHES = 60
+
+rng = random.Random(0)
+for number in range(NUM_BATCHES):
+    num_columns = rng.randint(2, 5)
+    clips = [[rng.randrange(1, num_columns) for _ in range(rng.randint(0, 8))] for _ in range(rng.randint(1, 4))]
+    frame_lens = torch.tensor([max(min_frames(clip) + rng.randint(0, 5), 1) for clip in clips])
+    targets = torch.ones(len(clips), max(map(len, clips)), dtype=torch.int64)
+    for row, clip in zip(targets, clips, strict=True):
+        row[: len(clip)] = torch.tensor(clip, dtype=torch.int64)
+    num_frames = int(frame_lens.max()) + rng.randint(0, 3)
+    generator = torch.Generator().manual_seed(number)
+    emissions = torch.randn(len(clips), num_frames, num_columns, generator=generator).mul(3).log_softmax(-1)
+    if number % 2:
+        emissions = emissions.round()  # many ways are equally good
+    batch = emissions, targets, frame_lens, torch.tensor([len(clip) for clip in clips])
+    ours, theirs = kernel_paths(*batch), batched_paths(*batch)
+    assert torch.equal(ours, theirs), (number, ours, theirs)
+sys.stdout.write(f"{NUM_BATCHES} batches agree\n")
