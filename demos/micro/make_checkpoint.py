@@ -44,13 +44,13 @@ class Scale:
 
 
 FULL = Scale(
-    num_sentences=300_000,
+    num_sentences=200_000,
     num_sounds=4_000,
     num_held_out=320,
     batch=BatchLimits(audio_s=1600.0, clips=480),
-    seconds=460.0,
+    seconds=430.0,
     steps=100_000,
-    examinations=6,
+    examinations=5,
     max_new_tokens=MAX_NEW_TOKENS,
 )
 SMOKE = Scale(
@@ -85,6 +85,7 @@ def make(arguments: argparse.Namespace, scale: Scale) -> None:
     options = PlannerOptions(
         limits=scale.batch,
         seed=arguments.seed,
+        questions=arguments.questions,
         group_size=min(2400, 4 * scale.batch.clips),
         num_planners=max(1, min(num_workers - 2, 8)),
     )
@@ -142,11 +143,12 @@ def main() -> None:
         "--end-s", type=float, default=math.inf, help="training ends this long after the start at the latest"
     )
     parser.add_argument("--lr", type=float, default=2.5e-3)
-    parser.add_argument("--muon-lr", type=float, default=0.0)
+    parser.add_argument("--muon-lr", type=float, default=4e-3, help="0: AdamW for everything")
     parser.add_argument("--encoder-blocks", type=int, default=6)
     parser.add_argument("--llm-dim", type=int, default=128)
     parser.add_argument("--llm-layers", type=int, default=4)
     parser.add_argument("--llm-ffn", type=int, default=384)
+    parser.add_argument("--questions", type=int, default=2, help="about a clip with names")
     parser.add_argument("--batch-s", type=float, help="seconds of audio per step")
     parser.add_argument("--sentences", type=int, help="to speak")
     parser.add_argument("--held-out", type=int, help="clips of each condition to examine at the end")

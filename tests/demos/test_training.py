@@ -37,7 +37,7 @@ def corpus() -> Iterator[Corpus]:
 @pytest.fixture(scope="module")
 def lessons(corpus: Corpus) -> list[Lesson]:
     teacher = Teacher(corpus, random.Random(0))
-    return [teacher.draw(Mixture.at(1.0)) for _ in range(600)]
+    return [teacher.draw(Mixture.at(1.0, questions=2)) for _ in range(600)]
 
 
 @pytest.fixture(scope="module")
@@ -84,34 +84,42 @@ def test_lessons_lie_within_their_limits(lessons: list[Lesson], corpus: Corpus) 
     assert max(lesson.num_samples for lesson in lessons) > 20 * SAMPLE_RATE
     for lesson in lessons:
         assert lesson.num_samples <= LONGEST_SAMPLES
-        assert len(lesson.request.hotwords) == len(set(lesson.request.hotwords)) <= MAX_HOTWORDS
+        assert len(lesson.questions) in (1, 2)
+        for question in lesson.questions:
+            hotwords = question.request.hotwords
+            assert len(hotwords) == len(set(hotwords)) <= MAX_HOTWORDS
+            assert bool(question.text) == bool(lesson.words)
+            assert all(name in question.text for name in question.names)
         for segment in lesson.segments:
             assert segment.start + segment.length <= lesson.num_samples
             assert segment.source + segment.length * segment.speed <= len(corpus.audio) + 1
         assert all(0 <= middle < lesson.num_samples for _, middle in lesson.words)
-        assert bool(lesson.text) == bool(lesson.words)
 
 
 def test_a_name_is_respelled_only_if_a_hotword_asks_for_it(lessons: list[Lesson]) -> None:
     others = {other for name in (*english.FIRST_NAMES, *english.SURNAMES) for other in spellings(name)[1:]}
     respelled = 0
-    for lesson in lessons:
-        for other in others & set(re.findall(r"\w+", lesson.text)):
+    for question in (question for lesson in lessons for question in lesson.questions):
+        for other in others & set(re.findall(r"\w+", question.text)):
             respelled += 1
-            assert any(other in hotword.split() for hotword in lesson.request.hotwords), lesson
+            assert any(other in hotword.split() for hotword in question.request.hotwords), question
     assert respelled > 10
 
 
 def test_the_prompt_is_the_engines(lessons: list[Lesson], vocabulary: Vocabulary) -> None:
-    lesson = next(lesson for lesson in lessons if lesson.request.hotwords)
-    prompt = FunASRNano().prompt_text(lesson.request)
-    row = Collator(vocabulary).collate([lesson])
-    prefix, suffix = vocabulary.encode(prompt.prefix), vocabulary.encode(prompt.suffix)
-    num_audio = len(row.audio_frames)
-    answer = [*vocabulary.encode(lesson.text), vocabulary.end_id]
-    assert row.token_ids[0].tolist() == [*prefix, *[0] * num_audio, *suffix, *answer]
-    assert row.answer_ids.tolist() == answer
-    assert row.audio_places.tolist() == list(range(len(prefix), len(prefix) + num_audio))
+    lesson = next(lesson for lesson in lessons if len(lesson.questions) == 2)
+    batch = Collator(vocabulary).collate([lesson])
+    num_audio = len(batch.audio_frames) // 2
+    assert batch.audio_rows.tolist() == [0] * 2 * num_audio
+    for row, question in enumerate(lesson.questions):
+        prompt = FunASRNano().prompt_text(question.request)
+        prefix, suffix = vocabulary.encode(prompt.prefix), vocabulary.encode(prompt.suffix)
+        answer = [*vocabulary.encode(question.text), vocabulary.end_id]
+        ids = [*prefix, *[0] * num_audio, *suffix, *answer]
+        assert batch.token_ids[row, : len(ids)].tolist() == ids
+        assert batch.answer_ids[batch.answer_rows == row].tolist() == answer
+        first = row * batch.token_ids.shape[1] + len(prefix)
+        assert batch.audio_places[row * num_audio :][:num_audio].tolist() == list(range(first, first + num_audio))
 
 
 def test_both_rates_ask_for_the_same_answers(lessons: list[Lesson], vocabulary: Vocabulary) -> None:

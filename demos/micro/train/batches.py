@@ -25,7 +25,7 @@ from twostage_asr.engine.families.base import Request
 from twostage_asr.engine.families.fun_asr_nano import FunASRNano
 
 from .corpus import Corpus
-from .lessons import Lesson, Mixture, Teacher
+from .lessons import Lesson, Mixture, Question, Teacher
 from .vocabulary import Vocabulary
 
 FRAME_SAMPLES = 960  # of an LFR frame: 60 ms
@@ -40,7 +40,7 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """B clips, S segments, A audio tokens and Y answer tokens in all; L is the longest token sequence."""
+    """B clips, S segments, Q questions, A audio tokens and Y answer tokens in all; L is the longest token sequence."""
 
     segment_rows: Ints  # (S,)
     segment_starts: Ints  # (S,) in the clip's samples
@@ -48,14 +48,13 @@ class Batch:
     segment_sources: Ints  # (S,) first sample in the corpus
     segment_speeds: npt.NDArray[np.float32]  # (S,)
     sample_lens: Ints  # (B,)
-    has_words: npt.NDArray[np.bool_]  # (B,)
-    token_ids: Ints  # (B, L) prefix, zeros where the audio goes, suffix, answer, end
-    audio_places: Ints  # (A,) in the flattened (B, L)
+    token_ids: Ints  # (Q, L) prefix, zeros where the audio goes, suffix, answer, end
+    audio_places: Ints  # (A,) in the flattened (Q, L)
     audio_rows: Ints  # (A,) clip
     audio_frames: Ints  # (A,) adaptor frame that the LLM reads there
-    answer_places: Ints  # (Y,) in the flattened (B, L): the positions that predict the answer's tokens
+    answer_places: Ints  # (Y,) in the flattened (Q, L): the positions that predict the answer's tokens
     answer_ids: Ints  # (Y,)
-    answer_rows: Ints  # (Y,)
+    answer_rows: Ints  # (Y,) question
     answer_weights: npt.NDArray[np.float32]  # (Y,) in the loss
     ctc_ids: Ints  # targets of all clips, one after another
     ctc_lens: Ints  # (B,)
@@ -91,11 +90,13 @@ class Collator:
         sample_lens = np.array([lesson.num_samples for lesson in lessons], np.int64)
         frames = np.array([num_lfr_frames(n) for n in sample_lens.tolist()])
         counts = audio_token_count(frames) if low_frame_rate else frames
-        rows = [self._tokens(lesson, int(count)) for lesson, count in zip(lessons, counts, strict=True)]
+        asked = [(clip, question) for clip, lesson in enumerate(lessons) for question in lesson.questions]
+        clips = np.array([clip for clip, _ in asked], np.int64)
+        rows = [self._tokens(question, int(counts[clip])) for clip, question in asked]
         width = max(len(ids) for ids, _, _ in rows)
         token_ids = np.zeros((len(rows), width), np.int64)
         audio_places, answer_places, answer_rows, weights = [], [], [], []
-        for row, ((ids, audio_at, answer_weights), count) in enumerate(zip(rows, counts.tolist(), strict=True)):
+        for row, ((ids, audio_at, answer_weights), count) in enumerate(zip(rows, counts[clips].tolist(), strict=True)):
             answer_at = len(ids) - len(answer_weights)
             weights += answer_weights
             token_ids[row, : len(ids)] = ids
@@ -112,11 +113,10 @@ class Collator:
             segment_sources=np.array([each.source for _, each in segments], np.int64),
             segment_speeds=np.array([each.speed for _, each in segments], np.float32),
             sample_lens=sample_lens,
-            has_words=np.array([bool(lesson.text) for lesson in lessons]),
             token_ids=token_ids,
             audio_places=np.concatenate(audio_places),
-            audio_rows=np.repeat(np.arange(len(rows)), counts),
-            audio_frames=np.concatenate([np.arange(count) for count in counts]),
+            audio_rows=np.repeat(clips, counts[clips]),
+            audio_frames=np.concatenate([np.arange(count) for count in counts[clips]]),
             answer_places=places,
             answer_ids=token_ids.reshape(-1)[places + 1],
             answer_rows=np.concatenate(answer_rows),
@@ -126,10 +126,10 @@ class Collator:
             slot_words=self._slot_words(lessons, -(-int(frames.max()) // SLOT_FRAMES)),
         )
 
-    def _tokens(self, lesson: Lesson, num_audio: int) -> tuple[list[int], int, list[float]]:
+    def _tokens(self, question: Question, num_audio: int) -> tuple[list[int], int, list[float]]:
         """Token ids, where the audio starts, and the weights of the last ids, which are the answer."""
-        prefix, suffix = self._prompt(lesson.request)
-        answer, is_name = self._vocabulary.encode_marked(lesson.text, lesson.names)
+        prefix, suffix = self._prompt(question.request)
+        answer, is_name = self._vocabulary.encode_marked(question.text, question.names)
         weights = [NAME_WEIGHT if each else 1.0 for each in is_name]
         ids = [*prefix, *([0] * num_audio), *suffix, *answer, self._vocabulary.end_id]
         return ids, len(prefix), [*weights, 1.0]
@@ -174,6 +174,7 @@ class PlannerOptions:
     limits: BatchLimits
     seed: int
     full_rate_share: float = 0.08  # of batches
+    questions: int = 1  # about a clip with names
     group_size: int = 2400  # lessons that are sorted by length together
     num_planners: int = 4
     queue_size: int = 6  # batches ahead, per planner
@@ -231,7 +232,7 @@ def _plan(
     teacher = Teacher(corpus, rng)
     collator = Collator(vocabulary)
     while True:
-        mixture = Mixture.at(progress.value)
+        mixture = Mixture.at(progress.value, questions=options.questions)
         lessons = [teacher.draw(mixture) for _ in range(options.group_size)]
         batches = cut_into_batches(lessons, options.limits)
         rng.shuffle(batches)

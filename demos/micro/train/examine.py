@@ -15,7 +15,7 @@ from twostage_asr.engine.text import clean_text
 
 from .batches import BatchLimits, Collator
 from .compose import to_device
-from .lessons import Lesson
+from .lessons import Lesson, Question
 from .model import MicroModel
 from .vocabulary import Vocabulary
 
@@ -157,7 +157,7 @@ def greedy(
 def _as_lesson(clip: HeldOutClip) -> Lesson:
     recipe = clip.recipe
     request = Request(language=recipe.hint, hotwords=recipe.hotwords, itn=recipe.itn)
-    return Lesson((), len(clip.waveform), request, recipe.text, recipe.spoken, ())
+    return Lesson((), len(clip.waveform), (Question(request, recipe.text),), recipe.spoken, ())
 
 
 def _distance(right: Sequence[int], found: Sequence[int]) -> int:

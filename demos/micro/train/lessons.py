@@ -35,16 +35,23 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True)
+class Question:
+    """What the model is asked about a clip, and what it should answer."""
+
+    request: Request
+    text: str
+    names: tuple[str, ...] = ()  # as they are written in `text`, phrases that a hotword can respell among them
+
+
+@dataclass(frozen=True, slots=True)
 class Lesson:
-    """One clip with its question and its answer."""
+    """One clip with one or more questions."""
 
     segments: tuple[Segment, ...]
     num_samples: int
-    request: Request
-    text: str
+    questions: tuple[Question, ...]
     ctc_text: str
     words: tuple[tuple[str, int], ...]  # spoken word or character, and the sample at its middle
-    names: tuple[str, ...] = ()  # as they are written in `text`, phrases that a hotword can respell among them
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +62,12 @@ class Mixture:
     few: float = 0.20  # two to four sentences
     long: float = 0.13  # 8 to 30 s
     named: float = 0.14  # several sentences with names: many look-ups in one list
+    questions: int = 1  # about a clip with names, each with another list of hotwords
     most_hotwords: int = MAX_HOTWORDS
     similar: float = 0.5  # of the distractors, where a name is heard
 
     @staticmethod
-    def at(progress: float) -> "Mixture":
+    def at(progress: float, *, questions: int = 1) -> "Mixture":
         """Short clips and short lists at first; everything from 30 % of the training on, the longest lists from 45 %.
 
         To look a name up in a list is learned late, and first where the list holds nothing else.
@@ -70,6 +78,7 @@ class Mixture:
             few=0.05 + 0.15 * ramp,
             long=0.13 * ramp,
             named=0.04 + 0.10 * ramp,
+            questions=questions if listed else 1,
             most_hotwords=1 + round((MAX_HOTWORDS - 1) * listed),
             similar=0.5 * min(2 * listed, 1.0),
         )
@@ -163,21 +172,32 @@ class Teacher:
         language: Language = rng.choice(("英文", "中文"))
         hotwords = self._distractors(language, (), self._list_size(mixture), mixture) if rng.random() < 0.5 else []
         request = Request(language=self._hint(language), hotwords=tuple(hotwords), itn=rng.random() < 0.5)
-        return Lesson(segments, total, request, "", "", ())
+        return Lesson(segments, total, (Question(request, ""),), "", ())
 
     def _teach(self, parts: Sequence[_Part], mixture: Mixture) -> Lesson:
-        rng = self._rng
         segments, num_samples, words = self._lay_out(parts)
         parts = parts[: len(segments)]
-        language = parts[0].sentence.language
-        hotwords = self._hotwords(parts, mixture)
-        request = Request(language=self._hint(language), hotwords=tuple(hotwords), itn=rng.random() < 0.5)
-        text = join(parts, [_written(part, request.itn) for part in parts])
+        questions = [self._ask(parts, mixture)]
+        if questions[0].names:
+            questions += [self._ask(parts, mixture, is_listed=True) for _ in range(mixture.questions - 1)]
         spoken = join(parts, [part.sentence.spoken for part in parts])
-        if rng.random() < 0.2:
+        if self._rng.random() < 0.2:
+            text = questions[0].text
             spoken = spoken_form(text, split_words(text))[0]
+        return Lesson(segments, num_samples, tuple(questions), spoken, words)
+
+    def _ask(self, parts: Sequence[_Part], mixture: Mixture, *, is_listed: bool = False) -> Question:
+        """A question about the clip, with hotwords if `is_listed`."""
+        for part in parts:
+            part.chosen.clear()
+        has_names = any(names_in(part.sentence) for part in parts)
+        share = 1.0 if is_listed else 0.8 if has_names else 0.25
+        hotwords = self._hotwords(parts, mixture) if self._rng.random() < share else []
+        language = self._hint(parts[0].sentence.language)
+        request = Request(language=language, hotwords=tuple(hotwords), itn=self._rng.random() < 0.5)
+        text = join(parts, [_written(part, request.itn) for part in parts])
         names = {_with_hotword(part, name) for part in parts for name in names_in(part.sentence)}
-        return Lesson(segments, num_samples, request, text, spoken, words, tuple(names))
+        return Question(request, text, tuple(names))
 
     def _lay_out(self, parts: Sequence[_Part]) -> tuple[tuple[Segment, ...], int, tuple[tuple[str, int], ...]]:
         """Sentences one after another at one speed, as many as fit, silence before, between and after."""
@@ -215,8 +235,6 @@ class Teacher:
         """The list for the prompt; fills in what each part's names become."""
         rng = self._rng
         heard = [name for part in parts for name in names_in(part.sentence)]
-        if rng.random() > (0.8 if heard else 0.25):
-            return []
         right: list[str] = []
         if heard and rng.random() < 0.65:
             for name in rng.sample(heard, self._num_right(len(heard))):
