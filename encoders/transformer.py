@@ -35,7 +35,8 @@ def attention_bias(valid: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     if valid is None:
         return None
     batch, num_frames = valid.shape
-    aligned = -(-num_frames // _MASK_ALIGNMENT) * _MASK_ALIGNMENT
+    # One more than needed: rows that end with the last frame would be another layout, and compile anew.
+    aligned = (num_frames // _MASK_ALIGNMENT + 1) * _MASK_ALIGNMENT
     bias = torch.full((batch, 1, 1, aligned), float("-inf"), dtype=dtype, device=valid.device)[..., :num_frames]
     return bias.masked_fill_(valid[:, None, None, :], 0.0)
 

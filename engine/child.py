@@ -12,6 +12,7 @@ than the other end of its socket, however this process ends. Ctrl-C in a termina
 import os
 import pickle
 import select
+import signal
 import socket
 import struct
 import subprocess
@@ -35,12 +36,12 @@ class Child:
     socket: socket.socket
 
     def close(self) -> None:
-        """End the process, whatever it is doing, and wait until it is gone."""
+        """End the process and what it has started, whatever they are doing, and wait until it is gone."""
         self.socket.close()  # connect() sees to the rest
         try:
             self.process.wait(STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
+        except subprocess.TimeoutExpired:  # it is still importing modules, or has been stopped
+            os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
 
 
@@ -60,7 +61,7 @@ def start_child(module: str) -> Child:
 
 
 def connect() -> socket.socket:
-    """Called once in a child: its end of the socket. When the parent's end closes, the process ends at once."""
+    """Called once in a child: its end of the socket. When the parent's closes, it ends, and with it what it started."""
     parent = socket.socket(fileno=int(sys.argv[1]))
     threading.Thread(target=_end_with, args=(parent.fileno(),), daemon=True).start()
     return parent
@@ -70,7 +71,7 @@ def _end_with(file_descriptor: int) -> None:
     poll = select.poll()
     poll.register(file_descriptor, 0)  # hang-ups are always reported
     poll.poll()
-    os._exit(0)
+    os.killpg(0, signal.SIGKILL)  # this process and whatever it has started
 
 
 def send(to: socket.socket, message: object) -> None:

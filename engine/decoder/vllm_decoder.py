@@ -57,7 +57,9 @@ class VLLMOptions:
             # Compilation needs a C++ compiler and more time than these models repay on a CPU.
             arguments |= {"enforce_eager": True, "kv_cache_memory_bytes": CPU_KV_CACHE_BYTES, "max_num_seqs": CPU_BATCH}
         else:
-            arguments |= {"max_num_seqs": GPU_BATCH}
+            # Prompts are short; the split of long ones into parts was most of what attention took on an H200.
+            attention = {"flash_attn_max_num_splits_for_cuda_graph": 1}
+            arguments |= {"max_num_seqs": GPU_BATCH, "attention_config": attention}
         return arguments | _checked(self.engine)
 
 
@@ -85,6 +87,10 @@ class VLLMDecoder:
 
     def submit(self, prompt_embeds: Tensor, params: DecodeParams) -> int:
         self.limits.check(prompt_embeds, params)
+        return self.add(prompt_embeds, params)
+
+    def add(self, prompt_embeds: Tensor, params: DecodeParams) -> int:
+        """`submit` for a prompt that has been checked."""
         num_positions = prompt_embeds.shape[0]
         prompt = {
             "prompt_embeds": prompt_embeds.to(self.limits.dtype),

@@ -80,7 +80,7 @@ def serve(parent: socket.socket, decoder: VLLMDecoder, outbox: Outbox) -> None:
             embeds = torch.from_numpy(rows).view(decoder.limits.dtype).view(-1, decoder.limits.hidden_size)
             prompts = torch.split(embeds, num_positions)
             for prompt_id, prompt, own in zip(ids, prompts, params, strict=True):
-                their_id[decoder.submit(prompt, own)] = prompt_id
+                their_id[decoder.add(prompt, own)] = prompt_id
         done = decoder.poll()
         if done:
             outbox.put([(their_id.pop(prompt_id), hypothesis) for prompt_id, hypothesis in done])

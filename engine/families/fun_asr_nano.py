@@ -17,6 +17,7 @@ from ..cuda_graphs import MAX_CLIPS, Encode, SmallBatchGraphs
 from ..errors import CheckpointError, ConfigError
 from ..manifest import ACOUSTIC_NAME, CTC_VOCABULARY_NAME, EngineManifest
 from ..prompt import PromptText
+from ..threads import one_thread
 from .base import EncodedBatch, Request, StageOneOptions
 
 # ISO 639-1 code (ISO 639-3 where there is none) -> the name that the prompt uses. The first three are Nano's languages.
@@ -151,8 +152,9 @@ class FunASRNanoAcousticModel:
     def _warm_up(self) -> None:
         """Compile what batches of any size and single clips run, so that no request waits for it."""
         second = np.zeros(SAMPLE_RATE, np.float32)
-        for waveforms in ([second] * (MAX_CLIPS + 1), [second]):
-            self.encode(waveforms, with_ctc=False).utterances()
+        with one_thread(active=True):  # as in a run: compiled code belongs to a number of threads
+            for waveforms in ([second] * (MAX_CLIPS + 1), [second]):
+                self.encode(waveforms, with_ctc=False).utterances()
 
     def num_frames(self, num_samples: int) -> int:
         return num_lfr_frames(num_samples)

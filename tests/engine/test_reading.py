@@ -64,7 +64,9 @@ def new_processes() -> Callable[[], set[int]]:
 
 def is_running(pid: int) -> bool:
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        stat = Path(f"/proc/{pid}/stat").read_text()
+        # The first thread may have ended before the others, and nobody can wait for the process until all have.
+        return stat.rpartition(")")[2].split()[0] != "Z" or len(list(Path(f"/proc/{pid}/task").iterdir())) > 1
     except OSError:
         return False
 
