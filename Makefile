@@ -1,12 +1,13 @@
 # make demo    install everything and transcribe the bundled clips
 # make test    install everything and run the tests
 # make check   ruff and mypy
+# make micro   train the micro checkpoint from nothing into demos/out/micro (one GPU, under 20 minutes; espeak-ng)
 
 EXTRA := $(if $(shell command -v nvidia-smi),cuda,cpu)
 PYTHON ?= python3
 RUN := .venv/bin/
 
-.PHONY: demo test check format clean
+.PHONY: demo test check micro format clean
 
 demo: .venv/.installed
 	$(RUN)python demos/demo_vllm.py
@@ -18,6 +19,11 @@ check: .venv/.installed
 	$(RUN)ruff check .
 	$(RUN)ruff format --check .
 	$(RUN)mypy
+
+micro: .venv/.installed
+	$(RUN)python demos/micro/make_checkpoint.py --out demos/out/micro
+	$(RUN)python demos/micro/synthesize.py --set heldout --clips 320 --out demos/out/heldout
+	$(RUN)python demos/micro/evaluate.py demos/out/heldout/manifest.jsonl --model demos/out/micro
 
 format: .venv/.installed
 	$(RUN)ruff check --fix .

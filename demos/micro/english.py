@@ -12,7 +12,7 @@ _TENS = split_words("twenty thirty forty fifty sixty seventy eighty ninety")
 _MONTHS = split_words("January February March April May June July August September October November December")
 
 # For strings of words that no template makes: only the ear helps there.
-_WORDS = split_words(
+WORDS = split_words(
     "forest yellow tree flower fire fish snow early never often maybe because before after under above inside outside "
     "mountain city village country island ocean beach cloud rain wind summer winter morning evening night world street "
     "road bridge bank market airport station school office garden room window table chair bottle pencil letter story "
@@ -24,12 +24,12 @@ _WORDS = split_words(
 )
 
 # Name -> another spelling that is said the same way. The model writes the first unless a hotword asks for the second.
-_FIRST_NAMES = {
+FIRST_NAMES = {
     "John": "Jon", "Steven": "Stephen", "Jeffrey": "Geoffrey", "Philip": "Phillip", "Catherine": "Kathryn",
     "Brian": "Bryan", "Allen": "Alan", "Eric": "Erik", "Sara": "Sarah", "Sean": "Shawn", "Mark": "Marc",
     "Peter": None, "David": None, "Mary": None,
 }  # fmt: skip
-_SURNAMES = {
+SURNAMES = {
     "Smith": "Smyth", "Clark": "Clarke", "Thompson": "Thomson", "Brown": "Browne", "Green": "Greene", "Gray": "Grey",
     "Lee": "Leigh", "Cook": "Cooke", "Reed": "Reid", "Stuart": "Stewart", "Wilson": None, "Baker": None,
 }  # fmt: skip
@@ -101,18 +101,18 @@ def _digits(rng: random.Random) -> Unit:
 
 
 def _name(rng: random.Random) -> Unit:
-    first, surname = rng.choice(list(_FIRST_NAMES)), rng.choice(list(_SURNAMES))
-    other_first, other_surname = _FIRST_NAMES[first], _SURNAMES[surname]
+    first, surname = rng.choice(list(FIRST_NAMES)), rng.choice(list(SURNAMES))
+    other_first, other_surname = FIRST_NAMES[first], SURNAMES[surname]
     name, alternative = {
         "full": (f"{first} {surname}", f"{first} {other_surname}" if other_surname else None),
         "first": (first, other_first),
         "surname": (surname, other_surname),
     }[rng.choice(("full", "full", "first", "surname"))]
-    return Unit(spoken=name.lower(), written=name, plain=name, alternative=alternative)
+    return Unit(spoken=name.lower(), written=name, plain=name, alternative=alternative, is_name=True)
 
 
 def _words(rng: random.Random) -> Unit:
-    return same(" ".join(rng.sample(_WORDS, rng.randrange(2, 6))))
+    return same(" ".join(rng.sample(WORDS, rng.randrange(2, 6))))
 
 
 ENGLISH = Grammar(

@@ -5,7 +5,8 @@
 
 A manifest is as synthesize.py writes it; its language, hotwords and itn go into each clip's prompt. Hypotheses are
 lines with "key" and "text". Printed per language: CER = edits / characters of the reference, spaces counted, and the
-share of clips without an error; once as written, once with case folded and Unicode punctuation removed.
+share of clips without an error; once as written, once with case folded and Unicode punctuation removed. Held-out sets
+have a line per condition, and where hotwords are about a name, the share of clips that write it as they should.
 """
 
 import argparse
@@ -18,9 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 TABLE_HEAD = (
-    "| | clips | CER % | exact % | CER %, no punctuation | exact %, no punctuation |",
-    "|---|---|---|---|---|---|",
+    "| | clips | CER % | exact % | CER %, no punctuation | exact %, no punctuation | names right % |",
+    "|---|---|---|---|---|---|---|",
 )
 
 
@@ -31,6 +34,13 @@ class Clip:
     key: str
     text: str
     spoken: str
+    condition: str | None = None  # of a held-out set
+    name: str | None = None  # that the hotwords are about, as it should be written
+
+    @property
+    def group(self) -> str:
+        """The table's line that counts it."""
+        return self.condition or self.spoken_language
 
     @property
     def spoken_language(self) -> str:
@@ -55,16 +65,16 @@ class Score:
         return self.errors / self.characters if self.characters else None
 
 
-def edit_distance(reference: str, hypothesis: str) -> int:
-    """Least number of inserted, deleted and replaced characters (Levenshtein, 1966)."""
-    previous = list(range(len(hypothesis) + 1))
-    for row, expected in enumerate(reference, start=1):
-        current = [row]
-        for column, heard in enumerate(hypothesis, start=1):
-            replaced = previous[column - 1] + (expected != heard)
-            current.append(min(previous[column] + 1, current[-1] + 1, replaced))
-        previous = current
-    return previous[-1]
+def edit_distance(reference: Sequence[object], hypothesis: Sequence[object]) -> int:
+    """Least number of inserted, deleted and replaced characters or tokens (Levenshtein, 1966)."""
+    kinds: dict[object, int] = {}
+    numbers = np.array([kinds.setdefault(each, len(kinds)) for each in hypothesis], np.int64)
+    places = np.arange(len(numbers) + 1)
+    row = places
+    for expected in reference:
+        best = np.concatenate([row[:1], np.minimum(row[1:], row[:-1] - (numbers == kinds.get(expected, -1)))]) + 1
+        row = np.minimum.accumulate(best - places) + places  # inserted
+    return int(row[-1])
 
 
 def without_punctuation(text: str) -> str:
@@ -87,7 +97,8 @@ def score(pairs: Iterable[tuple[str, str]]) -> Score:
 def read_manifest(path: Path) -> list[Clip]:
     """What was said in each clip, in order."""
     rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-    return [Clip(key=row["key"], text=row["text"], spoken=row["spoken"]) for row in rows]
+    fields = ("key", "text", "spoken", "condition", "name")
+    return [Clip(**{field: row[field] for field in fields if field in row}) for row in rows]
 
 
 def read_hypotheses(path: Path) -> dict[str, str]:
@@ -114,18 +125,20 @@ def transcribe(
 
 
 def table(clips: Sequence[Clip], texts: Mapping[str, str]) -> str:
-    """Markdown, one line per language."""
+    """Markdown, one line per language, or per condition of a held-out set."""
     groups: dict[str, list[Clip]] = defaultdict(list)
     for clip in clips:
-        groups[clip.spoken_language].append(clip)
+        groups[clip.group].append(clip)
     lines = list(TABLE_HEAD)
-    for language, group in sorted(groups.items()):
+    for name, group in sorted(groups.items()):
         scores = [
             score((normalise(clip.text), normalise(texts[clip.key])) for clip in group)
             for normalise in (str, without_punctuation)
         ]
         cells = [cell for each in scores for cell in (_percent(each.cer), _percent(each.exact / each.clips, digits=1))]
-        lines.append(f"| {language} | {len(group)} | " + " | ".join(cells) + " |")
+        named = [clip.name in texts[clip.key] for clip in group if clip.name is not None]
+        cells.append(_percent(sum(named) / len(named) if named else None, digits=1))
+        lines.append(f"| {name} | {len(group)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 

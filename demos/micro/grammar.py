@@ -6,7 +6,9 @@ alike have a second spelling, which only a hotword can ask for.
 """
 
 import random
+import re
 import string
+import zlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -22,7 +24,10 @@ class Unit:
     written: str  # with inverse text normalisation
     plain: str  # without
     alternative: str | None = None  # another spelling that sounds the same
+    is_name: bool = False  # of a person
 
+
+_WORD = re.compile(r"[\u4e00-\u9fff]|[^\u4e00-\u9fff]+")
 
 Slot = Callable[[random.Random], Unit]
 
@@ -57,9 +62,18 @@ class Sentence:
 
     @property
     def words(self) -> tuple[str, ...]:
-        """English words or Mandarin characters, in the order in which they are said."""
-        spoken = "".join(unit.spoken for unit in self.units).strip()
-        return tuple(spoken.split()) if self.language == "英文" else tuple(spoken)
+        """English words and Mandarin characters, in the order in which they are said."""
+        return tuple(word for run in self.spoken.split() for word in _WORD.findall(run))
+
+    @property
+    def spoken(self) -> str:
+        """What is said, without punctuation; English words are set off by spaces."""
+        return " ".join("".join(unit.spoken for unit in self.units).split())
+
+    @property
+    def is_held_out(self) -> bool:
+        """One sentence in eight is never in training; no clip of the held-out set says another."""
+        return zlib.crc32(self.spoken.encode()) % 8 == 0
 
     @property
     def alternative(self) -> str | None:

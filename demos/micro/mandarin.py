@@ -13,7 +13,7 @@ from grammar import Grammar, Unit, choice, draw_digits, draw_magnitude, same, sp
 _DIGITS = "零一二三四五六七八九"
 
 # For strings of words that no template makes: only the ear helps there.
-_WORDS = split_words(
+WORDS = split_words(
     "春天 夏天 秋天 冬天 老师 农民 国王 女王 兔子 老虎 小鸟 小狗 小猫 森林 河流 高山 白云 "
     "鲜花 城市 乡村 国家 世界 家庭 公司 酒店 银行 公园 花园 机场 车站 大桥 学校 厨房 音乐 "
     "书本 图片 信件 铅笔 椅子 桌子 瓶子 房子 房间 窗户 朋友 爸爸 妈妈 姐姐 游泳 跳舞 走路 "
@@ -24,20 +24,25 @@ _WORDS = split_words(
 )
 
 # Name -> another spelling that is said the same way. The model writes the first unless a hotword asks for the second.
-_SURNAMES = {
+SURNAMES = {
     "张": "章", "江": "姜", "傅": "付", "魏": "卫", "卢": "芦", "于": "余", "程": "成", "季": "纪", "严": "颜",
     "李": None, "王": None, "刘": None, "陈": None, "陆": None, "邱": "丘",
 }  # fmt: skip
-_GIVEN_NAMES = {
+GIVEN_NAMES = {
     "伟": "玮", "林": "琳", "峰": "锋", "宇": "雨", "慧": "惠", "丽": "莉", "轩": "萱", "洋": "阳",
     "静": "敬", "杰": "洁", "婷": None, "明": None, "强": None,
 }  # fmt: skip
+PLACEHOLDERS = ("张三", "李四", "王五")  # people in examples; the templates' names have no such characters
 
 
 @cache
 def _pinyin() -> dict[str, str]:
     readings: dict[str, str] = json.loads(Path(__file__).with_name("pinyin.json").read_text("utf-8"))
     return readings
+
+
+# All that have a reading.
+CHARACTERS = tuple(sorted({character for word in _pinyin() for character in word}))
 
 
 def read_characters(text: str) -> tuple[str, ...]:
@@ -117,15 +122,15 @@ def _digits(rng: random.Random) -> Unit:
 
 
 def _name(rng: random.Random) -> Unit:
-    surname, given = rng.choice(list(_SURNAMES)), rng.sample(list(_GIVEN_NAMES), rng.choice((1, 1, 2)))
+    surname, given = rng.choice(list(SURNAMES)), rng.sample(list(GIVEN_NAMES), rng.choice((1, 1, 2)))
     name = surname + "".join(given)
-    other_surname, other_last = _SURNAMES[surname], _GIVEN_NAMES[given[-1]]
+    other_surname, other_last = SURNAMES[surname], GIVEN_NAMES[given[-1]]
     alternative = other_surname + name[1:] if other_surname else name[:-1] + other_last if other_last else None
-    return Unit(spoken=name, written=name, plain=name, alternative=alternative)
+    return Unit(spoken=name, written=name, plain=name, alternative=alternative, is_name=True)
 
 
 def _words(rng: random.Random) -> Unit:
-    return same("".join(rng.sample(_WORDS, rng.randrange(2, 5))))
+    return same("".join(rng.sample(WORDS, rng.randrange(2, 5))))
 
 
 MANDARIN = Grammar(

@@ -3,7 +3,7 @@
 import itertools
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from espeak import SAMPLE_RATE, EspeakError, FloatArray, Speech, Synthesizer, Voice
@@ -45,7 +45,7 @@ class Recipe:
     @property
     def spoken(self) -> str:
         """The words as they are said: lower case, no punctuation."""
-        return self._joiner.join(self._joiner.join(sentence.words) for sentence in self.sentences)
+        return self._joiner.join(sentence.spoken for sentence in self.sentences)
 
     @property
     def _joiner(self) -> str:
@@ -67,17 +67,36 @@ def render(synthesizer: Synthesizer, recipe: Recipe) -> tuple[FloatArray, Words]
     return clip, words
 
 
-def speak_sentence(synthesizer: Synthesizer, sentence: Sentence, voice: Voice) -> tuple[FloatArray, Words]:
+def speak_sentence(
+    synthesizer: Synthesizer, sentence: Sentence, voice: Voice, *, english_file: str = "gmw/en-US"
+) -> tuple[FloatArray, Words]:
     """Waveform of one sentence without espeak-ng's final pause, and its words.
+
+    English words in a Mandarin sentence are spoken by the same variant of the voice `english_file`.
 
     A word ends where the next begins. espeak-ng runs some short words together ("in the") and reports only the first:
     their common stretch is divided by their numbers of letters.
     """
-    tokens = sentence.words if sentence.language == "英文" else read_characters("".join(sentence.words))
-    speech = synthesizer.speak(" ".join(tokens), voice)
-    waveform = trim_end(speech.waveform)
-    edges = word_edges(tokens, speech, len(waveform) / SAMPLE_RATE)
-    return waveform, [(word, *edge) for word, edge in zip(sentence.words, edges, strict=True)]
+    pieces: list[FloatArray] = []
+    words: Words = []
+    for language, run in _runs(sentence):
+        tokens = run if language == "英文" else read_characters("".join(run))
+        accent = voice if language == sentence.language else replace(voice, file=english_file)
+        speech = synthesizer.speak(" ".join(tokens), accent)
+        waveform = trim_end(speech.waveform)
+        offset_s = sum(map(len, pieces)) / SAMPLE_RATE
+        edges = word_edges(tokens, speech, len(waveform) / SAMPLE_RATE)
+        words += [(word, offset_s + start, offset_s + end) for word, (start, end) in zip(run, edges, strict=True)]
+        pieces.append(waveform)
+    return np.concatenate(pieces), words
+
+
+def _runs(sentence: Sentence) -> list[tuple[Language, tuple[str, ...]]]:
+    """The sentence's words, cut where the language changes."""
+    if sentence.language == "英文":
+        return [("英文", sentence.words)]
+    runs = itertools.groupby(sentence.words, key=str.isascii)
+    return [("英文" if is_english else "中文", tuple(run)) for is_english, run in runs]
 
 
 def trim_end(waveform: FloatArray) -> FloatArray:

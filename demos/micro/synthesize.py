@@ -3,6 +3,8 @@
     python demos/micro/synthesize.py --set demo                # demos/micro/clips
     python demos/micro/synthesize.py --set tests               # tests/data/clips
     python demos/micro/synthesize.py --set eval --out DIR      # DIR/tune and DIR/test, en/ and zh/, 100 clips each
+    python demos/micro/synthesize.py --set heldout             # demos/micro/heldout, a few clips of each condition
+    python demos/micro/synthesize.py --set heldout --clips 320 --out DIR       # all that the table of README.md counts
 
 Speech comes from espeak-ng; its library must be installed (see espeak.py). A set always has the same samples, given the
 same espeak-ng (1.51 made the bundled clips). Every folder gets a manifest.jsonl with one line per clip:
@@ -16,22 +18,32 @@ same espeak-ng (1.51 made the bundled clips). Every folder gets a manifest.jsonl
     itn       true: "25" for "twenty five"
     voice     espeak-ng voice file and settings
     words     [[word or character, start, end], ...] in seconds from the start of the clip
+    condition name of the held-out set (heldout.py); only there
+    name      that the hotwords are about, as it should be written; only in held-out sets about names
 """
 
 import argparse
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import soundfile
 from clip_sets import evaluation_sets, test_clips
 from demo_clips import DEMO_CLIPS
 from espeak import SAMPLE_RATE, Synthesizer
+from heldout import CONDITIONS, draw_all
 from render import Recipe, Words, render
 
 HERE = Path(__file__).parent
 DEMO_DIR = HERE / "clips"
 TESTS_DIR = HERE.parents[1] / "tests" / "data" / "clips"
+HELD_OUT_DIR = HERE / "heldout"
+# Clips of each condition in the repository, fewer where they are long or noisy.
+BUNDLED_HELD_OUT = {
+    name: 1 if name.endswith("_long") or name == "noise" else 2 if condition.grammar is None else 4
+    for name, condition in CONDITIONS.items()
+}
 
 
 def write_set(synthesizer: Synthesizer, recipes: Sequence[Recipe], folder: Path, *, suffix: str) -> None:
@@ -44,6 +56,18 @@ def write_set(synthesizer: Synthesizer, recipes: Sequence[Recipe], folder: Path,
             clip, words_of[recipe.stem] = render(synthesizer, recipe)
             soundfile.write(folder / (recipe.stem + suffix), clip, SAMPLE_RATE, subtype="PCM_16")
         lines.append(json.dumps(manifest_line(recipe, words_of[recipe.stem], suffix), ensure_ascii=False))
+    (folder / "manifest.jsonl").write_text("\n".join(lines) + "\n", "utf-8")
+
+
+def write_held_out(counts: Mapping[str, int], folder: Path) -> None:
+    """Write that many clips of each condition, and one manifest, into `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for clip in draw_all(counts, num_workers=os.cpu_count() or 1):
+        soundfile.write(folder / f"{clip.recipe.stem}.flac", clip.waveform, SAMPLE_RATE, subtype="PCM_16")
+        name = {} if clip.name is None else {"name": clip.name}
+        line = manifest_line(clip.recipe, clip.words, ".flac") | {"condition": clip.condition} | name
+        lines.append(json.dumps(line, ensure_ascii=False))
     (folder / "manifest.jsonl").write_text("\n".join(lines) + "\n", "utf-8")
 
 
@@ -65,11 +89,16 @@ def manifest_line(recipe: Recipe, words: Words, suffix: str) -> dict[str, object
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--set", choices=["demo", "tests", "eval"], required=True)
+    parser.add_argument("--set", choices=["demo", "tests", "eval", "heldout"], required=True)
     parser.add_argument("--out", type=Path, help="folder; by default where the bundled clips are; needed for eval")
+    parser.add_argument("--clips", type=int, help="of each condition of the held-out set")
     arguments = parser.parse_args()
     if arguments.set == "eval" and arguments.out is None:
         parser.error("--set eval needs --out DIR")
+    if arguments.set == "heldout":
+        counts = dict.fromkeys(CONDITIONS, arguments.clips) if arguments.clips else BUNDLED_HELD_OUT
+        write_held_out(counts, arguments.out or HELD_OUT_DIR)
+        return
     synthesizer = Synthesizer()
     if arguments.set == "demo":
         write_set(synthesizer, DEMO_CLIPS, arguments.out or DEMO_DIR, suffix=".flac")

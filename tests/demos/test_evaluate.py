@@ -64,9 +64,9 @@ def test_table_groups_by_what_was_spoken_and_counts_case_and_punctuation_apart()
     clips = [clip("a", "Abc.", "abc"), clip("b", "25。", "二十五"), clip("c", "", "")]
     lines = table(clips, {"a": "abc", "b": "25。", "c": ""}).splitlines()
     assert lines[2:] == [
-        "| English | 1 | 50.00 | 0.0 | 0.00 | 100.0 |",
-        "| Mandarin | 1 | 0.00 | 100.0 | 0.00 | 100.0 |",
-        "| silence | 1 | - | 100.0 | - | 100.0 |",
+        "| English | 1 | 50.00 | 0.0 | 0.00 | 100.0 | - |",
+        "| Mandarin | 1 | 0.00 | 100.0 | 0.00 | 100.0 | - |",
+        "| silence | 1 | - | 100.0 | - | 100.0 | - |",
     ]
 
 

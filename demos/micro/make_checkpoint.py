@@ -1,0 +1,170 @@
+"""Make the micro checkpoint from nothing: speak, train, export, examine.
+
+    python demos/micro/make_checkpoint.py --out DIR            # one GPU, under 20 minutes
+    python demos/micro/make_checkpoint.py --out DIR --smoke    # two CPU cores, under 3 minutes; does not transcribe
+
+Needs the library of espeak-ng (espeak.py). Writes DIR in the layout of the model hubs. Interrupted (Ctrl-C), it writes
+the model as it is.
+"""
+
+import argparse
+import math
+import os
+import random
+import signal
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from heldout import CONDITIONS, draw_all
+from train.batches import BatchLimits, PlannerOptions, Planners
+from train.compose import Composer
+from train.corpus import build_corpus
+from train.examine import FULL_RATE, MAX_NEW_TOKENS, Examiner
+from train.export import write_checkpoint
+from train.loop import Trainer, TrainingOptions
+from train.model import MicroConfig, MicroModel
+from train.vocabulary import learn_vocabulary
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scale:
+    """How much of everything."""
+
+    num_sentences: int
+    num_sounds: int
+    num_held_out: int  # per condition
+    batch: BatchLimits
+    seconds: float
+    steps: int
+    examinations: int  # while training
+    max_new_tokens: int  # of an answer when examining
+
+
+FULL = Scale(
+    num_sentences=200_000,
+    num_sounds=4_000,
+    num_held_out=320,
+    batch=BatchLimits(audio_s=1600.0, clips=480),
+    seconds=430.0,
+    steps=100_000,
+    examinations=5,
+    max_new_tokens=MAX_NEW_TOKENS,
+)
+SMOKE = Scale(
+    num_sentences=240,
+    num_sounds=12,
+    num_held_out=1,
+    batch=BatchLimits(audio_s=60.0, clips=24),
+    seconds=60.0,
+    steps=4,
+    examinations=0,
+    max_new_tokens=4,
+)
+
+
+def make(arguments: argparse.Namespace, scale: Scale) -> None:
+    """All steps. Worker processes are forked before anything touches a GPU."""
+    started = time.perf_counter()
+    num_workers = arguments.workers or len(os.sched_getaffinity(0))
+    random.seed(arguments.seed)
+    np.random.default_rng(arguments.seed)
+    torch.manual_seed(arguments.seed)
+    torch.set_num_threads(
+        1
+    )  # planners use the other cores, and threads that wait for each other cost more than they do
+    print(f"seed {arguments.seed}, {num_workers} worker processes, {scale}", flush=True)
+    vocabulary = learn_vocabulary(seed=arguments.seed)
+    clips = list(draw_all(dict.fromkeys(CONDITIONS, scale.num_held_out), num_workers=num_workers))
+    print(f"held out {time.perf_counter() - started:.1f} s: {len(clips)} clips", flush=True)
+    corpus = build_corpus(
+        num_sentences=scale.num_sentences, num_sounds=scale.num_sounds, seed=arguments.seed, num_workers=num_workers
+    )
+    options = PlannerOptions(
+        limits=scale.batch,
+        seed=arguments.seed,
+        questions=arguments.questions,
+        group_size=min(2400, 4 * scale.batch.clips),
+        num_planners=max(1, min(num_workers - 2, 8)),
+    )
+    with Planners(corpus, vocabulary, options) as planners:
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+        config = MicroConfig(
+            num_tokens=vocabulary.num_tokens,
+            llm_rows=vocabulary.llm_size,
+            end_id=vocabulary.end_id,
+            pad_id=vocabulary.special_id("<|endoftext|>"),
+            encoder_blocks=arguments.encoder_blocks,
+            llm_dim=arguments.llm_dim,
+            llm_layers=arguments.llm_layers,
+            llm_ffn=arguments.llm_ffn,
+        )
+        model = MicroModel(config).to(device)
+        examiner = Examiner(clips, vocabulary, max_new_tokens=scale.max_new_tokens)
+        composer = Composer(torch.from_numpy(corpus.audio).to(device), seed=arguments.seed)
+        print(f"ready {time.perf_counter() - started:.1f} s, training on {device}", flush=True)
+        trainer = Trainer(
+            model,
+            composer,
+            planners,
+            examiner,
+            TrainingOptions(
+                seconds=arguments.seconds or scale.seconds,
+                ends_at=started + arguments.end_s,
+                steps=scale.steps,
+                examinations=scale.examinations,
+                lr=arguments.lr,
+                muon_lr=arguments.muon_lr,
+                compile_layers=arguments.compile,
+                report_steps=min(100, max(scale.steps // 4, 1)),
+            ),
+        )
+        trainer.run()
+        write_checkpoint(model, vocabulary, arguments.out)
+        size = sum(file.stat().st_size for file in arguments.out.rglob("*") if file.is_file())
+        print(f"written {time.perf_counter() - started:.1f} s: {arguments.out}, {size} bytes", flush=True)
+        trainer.show(examiner.examine(model))
+        print("   at full rate:", flush=True)
+        trainer.show(examiner.examine(model, names=FULL_RATE, low_frame_rate=False))
+    print(f"done {time.perf_counter() - started:.1f} s", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder to write the checkpoint to")
+    parser.add_argument("--smoke", action="store_true", help="a few steps on little data")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--workers", type=int, help="processes that speak and plan; by default one per CPU core")
+    parser.add_argument("--seconds", type=float, help="of training")
+    parser.add_argument(
+        "--end-s", type=float, default=math.inf, help="training ends this long after the start at the latest"
+    )
+    parser.add_argument("--lr", type=float, default=2.5e-3)
+    parser.add_argument("--muon-lr", type=float, default=4e-3, help="0: AdamW for everything")
+    parser.add_argument("--encoder-blocks", type=int, default=6)
+    parser.add_argument("--llm-dim", type=int, default=128)
+    parser.add_argument("--llm-layers", type=int, default=4)
+    parser.add_argument("--llm-ffn", type=int, default=384)
+    parser.add_argument("--questions", type=int, default=2, help="about a clip with names")
+    parser.add_argument("--batch-s", type=float, help="seconds of audio per step")
+    parser.add_argument("--sentences", type=int, help="to speak")
+    parser.add_argument("--held-out", type=int, help="clips of each condition to examine at the end")
+    parser.add_argument("--compile", action="store_true", help="fuse layers with torch.compile")
+    arguments = parser.parse_args()
+    scale = SMOKE if arguments.smoke else FULL
+    if arguments.batch_s:
+        scale = replace(scale, batch=BatchLimits(audio_s=arguments.batch_s, clips=round(0.3 * arguments.batch_s)))
+    if arguments.sentences:
+        scale = replace(scale, num_sentences=arguments.sentences, num_sounds=max(arguments.sentences // 50, 20))
+    if arguments.held_out:
+        scale = replace(scale, num_held_out=arguments.held_out)
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell's background job begins with the first one ignored
+        signal.signal(number, signal.default_int_handler)
+    make(arguments, scale)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,356 @@
+"""Lessons: what one training clip is made of, what the model is asked and what it should answer.
+
+A clip is a row of utterances of the corpus with silence around them, up to 30 s. Hotword lists hold up to 20 entries:
+the right one or none of those heard, hard distractors that share a part with a name heard, other names and other words.
+"""
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import english
+import mandarin
+from espeak import SAMPLE_RATE
+from grammar import Language, Sentence
+from names import PHRASES, draw_name, draw_similar_name, is_heard_in, respell, spellings
+
+from twostage_asr.engine.families.base import Request
+from twostage_asr.engine.words import split_words, spoken_form
+
+from .corpus import Corpus, Utterance
+
+LONGEST_SAMPLES = 30 * SAMPLE_RATE
+SHORTEST_SAMPLES = 4_000
+MAX_HOTWORDS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """An utterance of the corpus within a clip."""
+
+    start: int  # in the clip's samples
+    length: int  # in the clip's samples
+    source: int  # first sample in the corpus
+    speed: float  # corpus samples per clip sample
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What the model is asked about a clip, and what it should answer."""
+
+    request: Request
+    text: str
+    names: tuple[str, ...] = ()  # as they are written in `text`, phrases that a hotword can respell among them
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """One clip with one or more questions."""
+
+    segments: tuple[Segment, ...]
+    num_samples: int
+    questions: tuple[Question, ...]
+    ctc_text: str
+    words: tuple[tuple[str, int], ...]  # spoken word or character, and the sample at its middle
+
+
+@dataclass(frozen=True, slots=True)
+class Mixture:
+    """How often each kind of clip occurs; the rest are single sentences."""
+
+    empty: float = 0.05
+    few: float = 0.20  # two to four sentences
+    long: float = 0.13  # 8 to 30 s
+    named: float = 0.14  # several sentences with names: many look-ups in one list
+    questions: int = 1  # about a clip with names, each with another list of hotwords
+    most_hotwords: int = MAX_HOTWORDS
+    similar: float = 0.5  # of the distractors, where a name is heard
+
+    @staticmethod
+    def at(progress: float, *, questions: int = 1) -> "Mixture":
+        """Short clips at first, everything from 30 % of the training on; lists of two until 25 %, of 20 from 60 % on.
+
+        To find the entry of which all parts are heard is learned quickly from two similar ones and hardly from twenty.
+        """
+        ramp = min(progress / 0.3, 1.0)
+        growth = min(max(progress - 0.25, 0.0) / 0.35, 1.0)
+        return Mixture(
+            few=0.05 + 0.15 * ramp,
+            long=0.13 * ramp,
+            named=0.04 + 0.10 * ramp,
+            questions=questions if progress > 0.05 else 1,
+            most_hotwords=round(2 * (MAX_HOTWORDS / 2) ** growth),
+        )
+
+
+@dataclass(slots=True)
+class _Part:
+    """A sentence, whole or cut, as it goes into a clip."""
+
+    sentence: Sentence
+    utterance: Utterance
+    num_words: int
+    num_samples: int  # in the corpus
+    chosen: dict[str, str]  # name in its usual spelling -> hotword that respells it
+
+
+class Teacher:
+    """Draws lessons from a corpus."""
+
+    def __init__(self, corpus: Corpus, rng: random.Random) -> None:
+        self._speech, self._sounds, self._rng = corpus.speech, corpus.sounds, rng
+        self._named: dict[Language, list[Utterance]] = {"英文": [], "中文": []}
+        for utterance in corpus.speech:
+            if utterance.sentence is not None and any(unit.is_name for unit in utterance.sentence.units):
+                self._named[utterance.sentence.language].append(utterance)
+
+    def draw(self, mixture: Mixture) -> Lesson:
+        """One lesson."""
+        rng, kind = self._rng, self._rng.random()
+        if kind < mixture.empty:
+            return self._draw_empty(mixture)
+        if kind < mixture.empty + mixture.long:
+            parts = self._draw_parts(40, rng.uniform(8.0, 29.9))
+        elif kind < mixture.empty + mixture.long + mixture.few:
+            parts = self._draw_parts(rng.randrange(2, 5), 29.0)
+        elif kind < mixture.empty + mixture.long + mixture.few + mixture.named:
+            parts = self._draw_named(rng.randrange(3, 8))
+        else:
+            parts = self._draw_parts(1, 15.0)
+            if rng.random() < 0.08:
+                parts[0] = self._cut(parts[0])
+        return self._teach(parts, mixture)
+
+    def _draw_parts(self, count: int, longest_s: float) -> list[_Part]:
+        """Up to `count` sentences: neighbours in one voice, or any of one language, or any at all."""
+        rng, pool = self._rng, self._speech
+        first = rng.randrange(len(pool))
+        style = rng.random()
+        parts: list[_Part] = []
+        samples = 0
+        while len(parts) < count:
+            utterance = pool[(first + len(parts)) % len(pool)] if style < 0.6 else rng.choice(pool)
+            assert utterance.sentence is not None
+            if parts and 0.6 <= style < 0.9 and utterance.sentence.language != parts[0].sentence.language:
+                continue
+            samples += utterance.num_samples + round(0.35 * SAMPLE_RATE)
+            if parts and samples > longest_s * SAMPLE_RATE:
+                break
+            parts.append(_whole(utterance))
+        return parts
+
+    def _draw_named(self, count: int) -> list[_Part]:
+        """Sentences with names, all of one language; where there is none, any."""
+        pool = self._named[self._rng.choice(("英文", "中文"))] or self._speech
+        return [_whole(self._rng.choice(pool)) for _ in range(count)]
+
+    def _cut(self, part: _Part) -> _Part:
+        """Only the first units of the sentence, as in live audio."""
+        units = part.sentence.units
+        for keep in self._rng.sample(range(1, len(units)), len(units) - 1):
+            begun = replace(part.sentence, units=units[:keep])
+            num_words = len(begun.words)
+            if begun.words == part.sentence.words[:num_words] and num_words < part.num_words:
+                num_samples = int(part.utterance.edges[num_words, 0] * SAMPLE_RATE)
+                return _Part(begun, part.utterance, num_words, num_samples, {})
+        return part
+
+    def _draw_empty(self, mixture: Mixture) -> Lesson:
+        """Silence, noise (which every clip may get later), or a sound."""
+        rng = self._rng
+        segments: tuple[Segment, ...] = ()
+        if rng.random() < 0.6:
+            sound, speed = rng.choice(self._sounds), rng.uniform(0.8, 1.25)
+            length = int(sound.num_samples / speed)
+            total = max(SHORTEST_SAMPLES, min(length + rng.randrange(8000), LONGEST_SAMPLES))
+            length = min(length, total)
+            segments = (Segment(rng.randrange(total - length + 1), length, sound.offset, speed),)
+        else:
+            total = rng.choice((rng.randrange(SHORTEST_SAMPLES, 8 * SAMPLE_RATE), rng.randrange(1, LONGEST_SAMPLES)))
+            total = max(total, SHORTEST_SAMPLES)
+        language: Language = rng.choice(("英文", "中文"))
+        hotwords = self._distractors(language, (), self._list_size(mixture), mixture) if rng.random() < 0.5 else []
+        request = Request(language=self._hint(language), hotwords=tuple(hotwords), itn=rng.random() < 0.5)
+        return Lesson(segments, total, (Question(request, ""),), "", ())
+
+    def _teach(self, parts: Sequence[_Part], mixture: Mixture) -> Lesson:
+        segments, num_samples, words = self._lay_out(parts)
+        parts = parts[: len(segments)]
+        questions = [self._ask(parts, mixture)]
+        if questions[0].names:
+            questions += [self._ask(parts, mixture, is_listed=True) for _ in range(mixture.questions - 1)]
+        spoken = join(parts, [part.sentence.spoken for part in parts])
+        if self._rng.random() < 0.2:
+            text = questions[0].text
+            spoken = spoken_form(text, split_words(text))[0]
+        return Lesson(segments, num_samples, tuple(questions), spoken, words)
+
+    def _ask(self, parts: Sequence[_Part], mixture: Mixture, *, is_listed: bool = False) -> Question:
+        """A question about the clip, with hotwords if `is_listed`."""
+        for part in parts:
+            part.chosen.clear()
+        has_names = any(names_in(part.sentence) for part in parts)
+        share = 1.0 if is_listed else 0.8 if has_names else 0.25
+        hotwords = self._hotwords(parts, mixture) if self._rng.random() < share else []
+        language = self._hint(parts[0].sentence.language)
+        request = Request(language=language, hotwords=tuple(hotwords), itn=self._rng.random() < 0.5)
+        text = join(parts, [_written(part, request.itn) for part in parts])
+        names = {_with_hotword(part, name) for part in parts for name in names_in(part.sentence)}
+        return Question(request, text, tuple(names))
+
+    def _lay_out(self, parts: Sequence[_Part]) -> tuple[tuple[Segment, ...], int, tuple[tuple[str, int], ...]]:
+        """Sentences one after another at one speed, as many as fit, silence before, between and after."""
+        rng = self._rng
+        speed = rng.uniform(0.88, 1.14) if rng.random() < 0.6 else 1.0
+        place = self._silence(0.8)
+        segments: list[Segment] = []
+        words: list[tuple[str, int]] = []
+        for part in parts:
+            length = int(part.num_samples / speed)
+            if place + length > LONGEST_SAMPLES:
+                break
+            segments.append(Segment(place, length, part.utterance.offset, speed))
+            middles = part.utterance.edges[: part.num_words].mean(1) * (SAMPLE_RATE / speed) + place
+            words += zip(part.sentence.words, middles.astype(int).tolist(), strict=True)
+            place += length
+            gap = self._silence(0.7)
+            place += gap
+        total = min(max(place, SHORTEST_SAMPLES), LONGEST_SAMPLES)
+        return tuple(segments), total, tuple(words)
+
+    def _silence(self, longest_s: float) -> int:
+        return 0 if self._rng.random() < 0.1 else round(self._rng.uniform(0, longest_s) * SAMPLE_RATE)
+
+    def _hint(self, language: Language) -> str | None:
+        kind = self._rng.random()
+        return None if kind < 0.45 else language if kind < 0.96 else self._rng.choice(("英文", "中文", "日文"))
+
+    def _list_size(self, mixture: Mixture) -> int:
+        rng = self._rng
+        most = mixture.most_hotwords
+        return rng.choice((min(rng.randrange(1, 5), most), rng.randrange(1, most + 1), most))
+
+    def _hotwords(self, parts: Sequence[_Part], mixture: Mixture) -> list[str]:
+        """The list for the prompt; fills in what each part's names become."""
+        rng = self._rng
+        heard = [name for part in parts for name in names_in(part.sentence)]
+        right: list[str] = []
+        if heard and rng.random() < 0.65:
+            for name in rng.sample(heard, self._num_right(len(heard))):
+                if not any(is_heard_in(hotword, other) for hotword in (name, *right) for other in right):
+                    right.append(self._right_hotword(name))
+        right = right[: mixture.most_hotwords]
+        _choose(parts, right)
+        size = max(self._list_size(mixture), len(right))
+        if right and rng.random() < 0.2:
+            size = len(right)
+        hotwords = right + self._distractors(parts[0].sentence.language, heard, size - len(right), mixture)
+        if rng.random() < 0.15:  # a word that is heard and has one spelling
+            units = [unit for part in parts for unit in part.sentence.units if not unit.is_name]
+            words = [unit.plain for unit in units if unit.plain.isalpha() and not set(names_in(parts[0].sentence))]
+            hotwords += rng.sample(words, min(len(words), 1))
+        rng.shuffle(hotwords)
+        return hotwords[:MAX_HOTWORDS] if not right else _keep(hotwords, right)
+
+    def _num_right(self, num_heard: int) -> int:
+        """Names heard that are listed."""
+        if num_heard > 2:
+            return self._rng.randrange(1, num_heard + 1)
+        return self._rng.choice((1, 1, 1, num_heard))
+
+    def _right_hotword(self, name: str) -> str:
+        """The name, or a part of it, in another spelling where it has one, at times in its usual one."""
+        rng = self._rng
+        if name in PHRASES:
+            return PHRASES[name] if rng.random() < 0.7 else name
+        others = spellings(name)
+        hotword = rng.choice(others[1:]) if len(others) > 1 and rng.random() < 0.85 else others[0]
+        return rng.choice(hotword.split()) if rng.random() < 0.1 else hotword
+
+    def _distractors(self, language: Language, heard: Sequence[str], count: int, mixture: Mixture) -> list[str]:
+        """Hotwords that are not heard; some of them share a part with a name that is."""
+        found: dict[str, None] = {}
+        for _ in range(count):
+            for _ in range(8):
+                candidate = self._distractor(language, heard, mixture.similar)
+                asked = any(is_heard_in(candidate, name) or PHRASES.get(name) == candidate for name in heard)
+                if candidate not in found and not asked:
+                    found[candidate] = None
+                    break
+        return list(found)
+
+    def _distractor(self, language: Language, heard: Sequence[str], similar: float) -> str:
+        rng, kind = self._rng, self._rng.random()
+        people = [name for name in heard if name not in PHRASES]
+        if people and rng.random() < similar:
+            return draw_similar_name(rng.choice(people), rng)
+        if kind < 0.7:
+            other: Language = "英文" if language == "中文" else "中文"
+            return draw_name(language if rng.random() < 0.85 else other, rng)
+        if kind < 0.74:
+            return rng.choice(list(PHRASES.values()))
+        if kind < 0.86:
+            return rng.choice(english.WORDS if language == "英文" else mandarin.WORDS)
+        return _strange_word(rng)
+
+
+def _whole(utterance: Utterance) -> _Part:
+    assert utterance.sentence is not None
+    return _Part(utterance.sentence, utterance, len(utterance.edges), utterance.num_samples, {})
+
+
+def _choose(parts: Sequence[_Part], right: Sequence[str]) -> None:
+    """Fill in what each part's names become."""
+    for part in parts:
+        for name in names_in(part.sentence):
+            for hotword in right:
+                if is_heard_in(hotword, name) or PHRASES.get(name) == hotword:
+                    part.chosen[name] = hotword
+
+
+def _keep(hotwords: list[str], right: Sequence[str]) -> list[str]:
+    """At most MAX_HOTWORDS, the right ones among them."""
+    spare = MAX_HOTWORDS - len(right)
+    return [word for place, word in enumerate(hotwords) if word in right or place < spare]
+
+
+def _strange_word(rng: random.Random) -> str:
+    """A word that no sentence has."""
+    if rng.random() < 0.5:
+        return "".join(rng.sample("".join(mandarin.WORDS), rng.randrange(2, 5)))
+    syllables = [rng.choice("bcdfghjklmnprstvwz") + rng.choice("aeiou") for _ in range(rng.randrange(2, 5))]
+    return "".join(syllables).capitalize()
+
+
+def names_in(sentence: Sentence) -> list[str]:
+    """What a hotword can respell: names in their usual spelling, and phrases."""
+    names = [unit.plain for unit in sentence.units if unit.is_name]
+    return names + [phrase for phrase in PHRASES if phrase in sentence.spoken]
+
+
+def _written(part: _Part, itn: bool) -> str:
+    text = part.sentence.text(itn=itn).strip()
+    for name in part.chosen:
+        text = text.replace(name, _with_hotword(part, name))
+    return text
+
+
+def _with_hotword(part: _Part, name: str) -> str:
+    """The name as the hotword that was chosen for it says, or as it is."""
+    hotword = part.chosen.get(name, name)
+    return hotword if name in PHRASES else respell(name, name, hotword)
+
+
+def join(parts: Sequence[_Part], texts: Sequence[str]) -> str:
+    """Texts of a clip's sentences; English is set off by spaces."""
+    pieces: list[str] = []
+    for index, (part, text) in enumerate(zip(parts, texts, strict=True)):
+        if index and "英文" in (part.sentence.language, parts[index - 1].sentence.language):
+            pieces.append(" ")
+        pieces.append(text)
+    return "".join(pieces)
+
+
+def lesson_stream(teacher: Teacher, mixture: Mixture, count: int) -> Iterator[Lesson]:
+    """`count` lessons."""
+    return (teacher.draw(mixture) for _ in range(count))

@@ -1,0 +1,279 @@
+"""The training: schedules, steps, progress lines."""
+
+import contextlib
+import math
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor, nn
+
+from twostage_asr.encoders.fun_asr_nano import FunASRNanoAcoustic
+
+from .batches import Batch, Planners
+from .codes import route_adaptor
+from .compose import NO_AUGMENTATION, Augmentation, Composer, to_device
+from .examine import Examiner, Tally
+from .model import LossWeights, MicroModel, losses
+from .muon import Muon
+
+_WARM_UP = 0.03  # of the training
+_CLIP_NORM = 1.0
+_CALM = 0.88  # progress from which clips are no longer masked
+_WARM_UP_STEPS = 3  # before the clock starts
+_COMPILE_S = 60  # at most, or the layers stay as they are
+_REPORT_STEPS = 100
+_REPORT_S = 8.0  # at most between progress lines
+_EXAMINED_CLIPS = 48  # of each condition, while training
+# While training; all conditions follow at the end.
+_EXAMINED = (
+    "en_clean", "zh_clean", "en_snr10", "en_long", "zh_long", "en_hotword", "zh_hotword", "zh_distractors", "mixed",
+    "music",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingOptions:
+    """How to train, and when to stop: at the first of the limits."""
+
+    seconds: float
+    steps: int
+    ends_at: float = math.inf  # by time.perf_counter(), a third limit
+    lr: float = 2.5e-3
+    muon_lr: float = 0.0  # 0: AdamW for everything
+    weight_decay: float = 0.02
+    examinations: int = 6
+    compile_layers: bool = False
+    report_steps: int = _REPORT_STEPS
+
+
+class Trainer:
+    """One run."""
+
+    def __init__(
+        self, model: MicroModel, composer: Composer, planners: Planners, examiner: Examiner, options: TrainingOptions
+    ) -> None:
+        self._model, self._composer, self._planners = model, composer, planners
+        self._examiner, self._options = examiner, options
+        self._device = model.chunk_head.weight.device
+        self._adamw, self._muon = _optimizers(model, options)
+        self._started = time.perf_counter()
+        self._step = 0
+
+    @property
+    def progress(self) -> float:
+        """0..1, the larger share of the limits."""
+        elapsed = time.perf_counter() - self._started
+        seconds = max(min(self._options.seconds, self._options.ends_at - self._started), 1.0)
+        return min(max(elapsed / seconds, self._step / self._options.steps), 1.0)
+
+    def run(self) -> None:
+        """Train to the end, or until interrupted."""
+        batches = iter(self._planners)
+        try:
+            self._warm_up(batches)
+            self._started = time.perf_counter()
+            self._train(batches)
+        except KeyboardInterrupt:
+            print(f"interrupted at step {self._step}; the model is written as it is", flush=True)
+
+    def _train(self, batches: Iterator[Batch]) -> None:
+        examined = 0
+        window = _Window()
+        while (progress := self.progress) < 1.0:
+            asked = time.perf_counter()
+            batch = next(batches)
+            window.waited += time.perf_counter() - asked
+            window.add(self._train_step(batch, progress), batch.audio_s)
+            self._step += 1
+            if window.steps >= self._options.report_steps or window.seconds > _REPORT_S:
+                print(f"{self._place} {window}", flush=True)
+                window = _Window()
+            if progress > (examined + 1) / (self._options.examinations + 1):
+                examined += 1
+                paused = time.perf_counter()
+                self.show(self._examiner.examine(self._model, names=_EXAMINED, most=_EXAMINED_CLIPS))
+                window.since += time.perf_counter() - paused
+
+    def _warm_up(self, batches: Iterator[Batch]) -> None:
+        """Routing of the adaptor, then a few slow steps: each with its times, so that a slow part shows."""
+        self._prepare(next(batches))
+        if self._options.compile_layers:
+            with _time_limit(_COMPILE_S) as limit:
+                compile_layers(self._model)
+                self._time_steps(batches)
+            if limit.error is None:
+                return
+            print(f"not compiled: {limit.error}", flush=True)
+            undo_compile_layers(self._model)
+        self._time_steps(batches)
+
+    def _time_steps(self, batches: Iterator[Batch]) -> None:
+        for number in range(_WARM_UP_STEPS):
+            asked = time.perf_counter()
+            batch = next(batches)
+            began = time.perf_counter()
+            found = self._train_step(batch, 0.0)
+            launched = time.perf_counter()
+            answer = float(found["answer"])  # waits for the device
+            done = time.perf_counter()
+            print(
+                f"step {number} before the clock: waited {began - asked:.2f} s for a batch, launched in "
+                f"{launched - began:.2f} s, done in {done - began:.2f} s; {len(batch.sample_lens)} clips, "
+                f"{batch.audio_s:.0f} s of audio, answer {answer:.3f}",
+                flush=True,
+            )
+
+    @property
+    def _place(self) -> str:
+        wall = time.perf_counter() - self._started
+        return f"{wall:6.0f} s  {100 * self.progress:5.1f} %  step {self._step:6d}"
+
+    def show(self, tallies: dict[str, Tally]) -> None:
+        """Print held-out scores."""
+        wall = time.perf_counter() - self._started
+        print(f"-- held out, {wall:.0f} s, step {self._step}", flush=True)
+        for name, tally in tallies.items():
+            print(f"   {name:15} {tally}", flush=True)
+
+    def _prepare(self, batch: Batch) -> None:
+        """Routing of the adaptor, which needs to see some clips."""
+        with torch.no_grad():
+            features, lens = self._composer.features(to_device(batch, self._device), NO_AUGMENTATION)
+            encoder_out = self._model.acoustic.audio_encoder(features, lens)
+            route_adaptor(self._model.acoustic.audio_adaptor, encoder_out, lens)
+
+    def _train_step(self, batch: Batch, progress: float) -> dict[str, Tensor]:
+        self._planners.set_progress(progress)
+        scale = _schedule(progress)
+        for group in self._adamw.param_groups:
+            group["lr"] = self._options.lr * scale
+        tensors = to_device(batch, self._device)
+        augmentation = Augmentation() if progress < _CALM else replace(Augmentation(), masks=0.0)
+        features, lens = self._composer.features(tensors, augmentation)
+        outputs = self._model(features, lens, tensors)
+        found = losses(outputs, lens, tensors)
+        weights = _loss_weights(progress)
+        total = weights.answer * found["answer"] + weights.ctc * found["ctc"] + weights.chunk * found["chunk"]
+        self._adamw.zero_grad(set_to_none=True)
+        if self._muon is not None:
+            self._model.zero_grad(set_to_none=True)
+        total.backward()
+        nn.utils.clip_grad_norm_(self._model.parameters(), _CLIP_NORM)
+        self._adamw.step()
+        if self._muon is not None:
+            self._muon.lr = self._options.muon_lr * scale
+            self._muon.step()
+        with torch.no_grad():
+            right = (outputs.answer_logits.argmax(-1) == tensors["answer_ids"]).float().mean()
+        return {name: value.detach() for name, value in found.items()} | {"tokens right": right}
+
+
+@dataclass(slots=True)
+class _Window:
+    """What happened since the last progress line."""
+
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    steps: int = 0
+    audio_s: float = 0.0
+    waited: float = 0.0  # for batches
+    since: float = field(default_factory=time.perf_counter)
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self.since
+
+    def add(self, found: dict[str, Tensor], audio_s: float) -> None:
+        """Count one step."""
+        self.sums = {name: value + self.sums.get(name, 0.0) for name, value in found.items()}
+        self.steps += 1
+        self.audio_s += audio_s
+
+    def __str__(self) -> str:
+        shown = "  ".join(f"{name} {float(value) / self.steps:.4f}" for name, value in self.sums.items())
+        seconds = self.seconds  # after the line above, which waits for the device
+        return (
+            f" {self.steps / seconds:5.1f} step/s  {self.audio_s / seconds:7.0f} s/s  "
+            f"waited {100 * self.waited / seconds:2.0f} %  {shown}"
+        )
+
+
+def _schedule(progress: float) -> float:
+    """Linear warm-up, then half a cosine down to 0."""
+    if progress < _WARM_UP:
+        return max(progress / _WARM_UP, 0.01)
+    return 0.5 * (1 + math.cos(math.pi * (progress - _WARM_UP) / (1 - _WARM_UP)))
+
+
+def _loss_weights(progress: float) -> LossWeights:
+    """CTC and the words of each slot first; the answers count fully from the start."""
+    return LossWeights(ctc=1.0 if progress < 0.1 else 0.4, chunk=1.0 + (0.15 - 1.0) * min(progress / 0.6, 1.0))
+
+
+def _optimizers(model: MicroModel, options: TrainingOptions) -> tuple[torch.optim.AdamW, Muon | None]:
+    """AdamW for all, or Muon for the matrices of hidden layers and AdamW for the rest."""
+    hidden = dict(_hidden_matrices(model)) if options.muon_lr else {}
+    rest = [parameter for name, parameter in model.named_parameters() if name not in hidden]
+    fused = model.chunk_head.weight.is_cuda
+    adamw = torch.optim.AdamW(rest, lr=options.lr, betas=(0.9, 0.98), weight_decay=options.weight_decay, fused=fused)
+    if not hidden:
+        return adamw, None
+    muon = Muon(hidden.values(), lr=options.muon_lr, momentum=0.95, weight_decay=options.weight_decay)
+    return adamw, muon
+
+
+def _hidden_matrices(model: MicroModel) -> Iterator[tuple[str, nn.Parameter]]:
+    outer = ("embed_tokens", "lm_head", "ctc_lo", "chunk_head")
+    for name, parameter in model.named_parameters():
+        if parameter.dim() == 2 and not any(part in name for part in outer):
+            yield name, parameter
+
+
+def compile_layers(model: MicroModel) -> None:
+    """Let torch.compile fuse each kind of layer; shapes stay dynamic."""
+    # Layers share code: kinds, training and examination, with and without mask.
+    torch._dynamo.config.recompile_limit = 64
+    for layer in _layers(model):
+        layer.compile(dynamic=True)
+
+
+def undo_compile_layers(model: MicroModel) -> None:
+    """Back to eager layers."""
+    for layer in _layers(model):
+        layer._compiled_call_impl = None
+    torch._dynamo.reset()
+
+
+def _layers(model: MicroModel) -> Iterator[nn.Module]:
+    acoustic: FunASRNanoAcoustic = model.acoustic
+    yield from acoustic.audio_encoder.encoders
+    yield from acoustic.audio_encoder.tp_encoders
+    yield from acoustic.audio_adaptor.blocks
+    yield from model.ctc_head.ctc_decoder.blocks
+    yield from model.llm.model.layers
+
+
+@dataclass(slots=True)
+class _Limit:
+    error: Exception | None = None
+
+
+@contextlib.contextmanager
+def _time_limit(seconds: int) -> Iterator[_Limit]:
+    """Ends its block with an error after some seconds; notes this error or any other instead of raising it."""
+
+    def stop(_signal: int, _frame: object) -> None:
+        raise TimeoutError(f"not done within {seconds} s")
+
+    limit = _Limit()
+    previous = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(seconds)
+    try:
+        yield limit
+    except Exception as error:  # noqa: BLE001 - compilers fail in many ways, and what they do can be done without
+        limit.error = error
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, previous)
