@@ -29,8 +29,8 @@ from .text import LLMTokenizer
 from .transcriber import Results, TranscribeOptions, Transcriber
 from .transcript import Transcript
 
-# Encoder frames (60 ms) of a stage 1 batch: 4 minutes of audio fill two cores, 40 minutes a GPU.
-CPU_BATCH_FRAMES, GPU_BATCH_FRAMES = 4_000, 40_000
+# Encoder frames (60 ms) of a stage 1 batch. A CPU is full with one clip, and padding costs it time; a GPU wants more.
+CPU_BATCH_FRAMES, GPU_BATCH_FRAMES = 600, 40_000
 GPU_DECODER_PROCESSES = 1
 TWO_ENGINES_BYTES = 32 << 30  # the least GPU memory that more than one engine share
 
