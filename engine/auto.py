@@ -31,8 +31,6 @@ from .transcript import Transcript
 
 # Encoder frames (60 ms) of a stage 1 batch. A CPU is full with one clip, and padding costs it time; a GPU wants more.
 CPU_BATCH_FRAMES, GPU_BATCH_FRAMES = 600, 40_000
-GPU_DECODER_PROCESSES = 1
-TWO_ENGINES_BYTES = 32 << 30  # the least GPU memory that more than one engine share
 
 
 class AutoModelVLLM:
@@ -73,7 +71,7 @@ class AutoModelVLLM:
             gpu_memory_utilization: share of the GPU's memory that vLLM may take.
             max_model_len: positions of prompt and answer together; None is 4096, or less if the LLM has fewer.
             decoder_processes: vLLM engines, each in a process of its own; 0 runs one in this process. None is 0 on a
-                CPU, and as many as pay on a GPU.
+                CPU and 1 on a GPU.
             dither: standard deviation of noise added to the 16-bit samples.
             vllm: further vLLM EngineArgs by name.
 
@@ -251,13 +249,12 @@ def load_transcriber(engine_dir: Path, config: EngineConfig) -> Transcriber:
         dither=config.dither,
     )
     decoder = build_decoder(source, config, device)
-    try:
+    with contextlib.ExitStack() as on_failure:
+        on_failure.callback(decoder.close)
         # Processes of stage 2 start meanwhile.
         acoustic, aligner = family.build_acoustic_model(engine_dir, manifest, stage_one)
         decoder.wait_until_ready()
-    except BaseException:
-        decoder.close()
-        raise
+        on_failure.pop_all()
     tokenizer = LLMTokenizer(source.directory)
     return Transcriber(
         family=family,
@@ -301,20 +298,13 @@ def build_decoder(source: LLMSource, config: EngineConfig, device: torch.device)
         gpu_memory_utilization=config.gpu_memory_utilization,
         engine=config.vllm,
     )
-    num_processes = default_processes(config, device) if config.decoder_processes is None else config.decoder_processes
+    default = 0 if device.type == "cpu" else 1
+    num_processes = default if config.decoder_processes is None else config.decoder_processes
     if num_processes == 0:
         return VLLMDecoder(source, options)
     from .decoder.process_decoder import ProcessDecoder
 
     return ProcessDecoder(source, options, num_processes=num_processes)
-
-
-def default_processes(config: EngineConfig, device: torch.device) -> int:
-    """vLLM engines beside this process. Stage 1 and one engine keep two cores busy, each further engine one more."""
-    if device.type == "cpu":
-        return 0
-    is_small = torch.cuda.get_device_properties(device).total_memory < TWO_ENGINES_BYTES
-    return 1 if is_small or config.tensor_parallel_size > 1 or (os.cpu_count() or 1) < 4 else GPU_DECODER_PROCESSES
 
 
 def installed_vllm_device() -> str | None:

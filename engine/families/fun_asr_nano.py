@@ -8,7 +8,6 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ...encoders.adaptor import audio_token_count
 from ...encoders.fbank import SAMPLE_RATE, num_lfr_frames
 from ...encoders.fun_asr_nano import FunASRNanoAcoustic, FunASRNanoAcousticConfig
 from ..alignment import WordAligner
@@ -160,8 +159,7 @@ class FunASRNanoAcousticModel:
         return num_lfr_frames(num_samples)
 
     def num_audio_tokens(self, num_samples: int) -> int:
-        frames = num_lfr_frames(num_samples)
-        return audio_token_count(frames) if self._module.config.low_frame_rate else frames
+        return self._module.num_audio_tokens(self.num_frames(num_samples))
 
     @torch.inference_mode()
     def encode(self, waveforms: Sequence[np.ndarray], *, with_ctc: bool) -> EncodedBatch:

@@ -8,8 +8,8 @@ import torch
 from evaluate import edit_distance
 from heldout import HeldOutClip
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
-from twostage_asr.encoders.fbank import fbank_frame_lens, lfr_frame_lens, log_mel_fbank, stack_frames
 from twostage_asr.engine.families.base import Request
 from twostage_asr.engine.text import clean_text
 
@@ -105,7 +105,9 @@ class Examiner:
         device = model.chunk_head.weight.device
         lessons = [_as_lesson(clip) for clip in clips]
         batch = to_device(self._collator.collate(lessons, low_frame_rate=low_frame_rate), device)
-        features, lens = plain_features([torch.from_numpy(clip.waveform) for clip in clips], device)
+        waveforms = [torch.from_numpy(clip.waveform) for clip in clips]
+        sample_lens = torch.tensor([len(waveform) for waveform in waveforms])
+        features, lens = model.acoustic.features(pad_sequence(waveforms, batch_first=True).to(device), sample_lens)
         encoder_out = model.acoustic.audio_encoder(features, lens)
         head = model.ctc_head
         found = head.greedy(head.hidden(encoder_out, lens), lens)
@@ -114,14 +116,6 @@ class Examiner:
         adapted, _ = model.acoustic.audio_adaptor(encoder_out, lens)
         ids = greedy(model, adapted, batch, end_id=self._vocabulary.end_id, max_new_tokens=self._max_new_tokens)
         return [clean_text(self._vocabulary.tokenizer.decode(row, skip_special_tokens=True)) for row in ids], ctc_errors
-
-
-def plain_features(waveforms: Sequence[Tensor], device: torch.device) -> tuple[Tensor, Tensor]:
-    """LFR features (B, T, 560) without any change, and lens (B,) on the CPU."""
-    sample_lens = torch.tensor([len(waveform) for waveform in waveforms])
-    padded = torch.nn.utils.rnn.pad_sequence(list(waveforms), batch_first=True).to(device)
-    features, _ = stack_frames(*log_mel_fbank(padded, sample_lens))
-    return features, lfr_frame_lens(fbank_frame_lens(sample_lens))
 
 
 def greedy(
