@@ -1,6 +1,6 @@
 """log(sum(exp(logits))) of a wide linear layer on an NVIDIA GPU, without ever storing the logits.
 
-A CTC head has 60,515 outputs a frame. Its logits of half an hour of audio take 7 GB, which would be written and read only
+A CTC head has 60,515 outputs a frame. Its logits of half an hour of audio take 7 GB, written and read only
 to be summed up. One program here holds some frames and goes through a part of the vocabulary, with a running maximum
 (Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018).
 """
