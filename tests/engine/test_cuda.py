@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from tests.pipeline import Clip
+from twostage_asr.encoders.adaptor import AdaptorConfig
+from twostage_asr.encoders.ctc import CTCConfig, CTCHead
 from twostage_asr.engine import AutoModelVLLM
 from twostage_asr.engine.cuda_graphs import MAX_CLIPS, MAX_FRAMES, SmallBatchGraphs, bucket_of
 from twostage_asr.engine.families import family_named
@@ -54,6 +56,22 @@ def test_the_alignment_kernel_finds_the_paths_that_torch_finds() -> None:
         target_lens = torch.randint((num_targets + 1) // 2, num_targets + 1, (num_clips,)).minimum(frame_lens // 2)
         clips = emissions, targets, frame_lens, target_lens
         assert torch.equal(kernel_paths(*clips), batched_paths(*clips))
+
+
+@needs_cuda
+@pytest.mark.parametrize(("num_clips", "num_frames"), [(1, 1), (1, 167), (5, 501), (64, 300)])
+def test_emissions_are_those_of_whole_logits(num_clips: int, num_frames: int) -> None:
+    torch.manual_seed(0)
+    decoder = AdaptorConfig(encoder_dim=64, llm_dim=512, ffn_dim=64, n_layer=1)
+    head = CTCHead(CTCConfig(decoder=decoder, vocab_size=60_515, blank_id=60_514)).to("cuda", torch.bfloat16)
+    hidden = torch.randn(num_clips, num_frames, 512, device="cuda", dtype=torch.bfloat16)
+    columns = torch.randint(0, 60_515, (num_clips, 20))
+    with torch.inference_mode():
+        ours = head.emissions(hidden, columns)
+        all_tokens = head.log_probs(hidden[:2])
+    assert ours.shape == (num_clips, num_frames, 20)
+    expected = all_tokens.gather(2, columns[:2].cuda()[:, None, :].expand(-1, num_frames, -1))
+    torch.testing.assert_close(ours[:2], expected, atol=2e-3, rtol=0)
 
 
 @needs_cuda

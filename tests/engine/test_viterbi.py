@@ -48,9 +48,9 @@ def test_both_searches_find_the_same_paths(batch: tuple[Tensor, Tensor, Tensor, 
     assert torch.equal(torchaudio_paths(*batch), batched_paths(*batch))
 
 
-def test_the_kernel_finds_the_same_paths() -> None:
+def test_our_kernels_say_what_tensor_operations_say() -> None:
     """In Triton's interpreter, on any machine; in a process of its own, because it changes all of Triton."""
-    script = Path(__file__).with_name("interpreted_kernel.py")
+    script = Path(__file__).with_name("interpreted_kernels.py")
     environment = os.environ | {"TRITON_INTERPRET": "1"}
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -1,10 +1,11 @@
-"""Compares the alignment kernel with the search in tensor operations; test_viterbi.py runs it with TRITON_INTERPRET."""
+"""Compares our kernels with tensor operations; test_viterbi.py runs this with TRITON_INTERPRET=1."""
 
 import random
 import sys
 
 import torch
 
+from twostage_asr.encoders.log_norm_triton import log_norm
 from twostage_asr.engine.viterbi import batched_paths, kernel_paths, min_frames
 
 NUM_BATCHES = 60
@@ -25,4 +26,10 @@ for number in range(NUM_BATCHES):
     batch = emissions, targets, frame_lens, torch.tensor([len(clip) for clip in clips])
     ours, theirs = kernel_paths(*batch), batched_paths(*batch)
     assert torch.equal(ours, theirs), (number, ours, theirs)
+for num_rows, num_columns, depth in ((1, 129, 16), (3, 300, 64), (130, 1000, 192)):
+    generator = torch.Generator().manual_seed(num_rows)
+    hidden, weight = (torch.randn(n, depth, generator=generator) * 0.5 for n in (num_rows, num_columns))
+    bias = torch.randn(num_columns, generator=generator)
+    # The interpreter cannot multiply bfloat16.
+    torch.testing.assert_close(log_norm(hidden, weight, bias), (hidden @ weight.t() + bias).logsumexp(-1))
 sys.stdout.write(f"{NUM_BATCHES} batches agree\n")

@@ -1,0 +1,64 @@
+"""log(sum(exp(logits))) of a wide linear layer on an NVIDIA GPU, without ever storing the logits.
+
+A CTC head has 60,515 outputs a frame. Its logits of half an hour of audio take 7 GB, written and read only
+to be summed up. One program here holds some frames and goes through a part of the vocabulary, with a running maximum
+(Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018).
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+_ROWS, _COLUMNS, _DEPTH = 128, 128, 64  # of the tile that one program multiplies at a time
+_PROGRAMS = 264  # that fill a GPU: two for each of an H200's multiprocessors
+_MOST_PARTS = 32  # of the vocabulary
+
+
+def log_norm(hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """(M, D) bfloat16 rows, (V, D) bfloat16 weights and (V,) biases -> (M,) float32, summed up in float32.
+
+    D must be a multiple of 16.
+    """
+    num_rows, depth = hidden.shape
+    num_columns = weight.shape[0]
+    row_blocks = triton.cdiv(num_rows, _ROWS)
+    num_parts = max(1, min(_PROGRAMS // row_blocks, _MOST_PARTS))
+    part = triton.cdiv(triton.cdiv(num_columns, num_parts), _COLUMNS) * _COLUMNS
+    num_parts = triton.cdiv(num_columns, part)
+    partial = hidden.new_empty(num_parts, num_rows, dtype=torch.float32)
+    _partial_log_norm[(row_blocks, num_parts)](
+        hidden.contiguous(), weight, bias, partial, num_rows, num_columns, part, depth,
+        _ROWS, _COLUMNS, min(_DEPTH, depth), num_warps=8, num_stages=3,
+    )  # fmt: skip
+    return partial[0] if num_parts == 1 else partial.logsumexp(0)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _partial_log_norm(  # type: ignore[no-untyped-def]  # noqa: PLR0913 - a kernel has no objects
+    hidden, weight, bias, partial, num_rows, num_columns, part,
+    depth: tl.constexpr, block_rows: tl.constexpr, block_columns: tl.constexpr, block_depth: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0) * block_rows + tl.arange(0, block_rows)
+    is_row = row < num_rows
+    inner = tl.arange(0, block_depth)
+    left = hidden + row.to(tl.int64)[:, None] * depth + inner[None, :]
+    first = tl.program_id(1) * part
+    most = tl.full((block_rows,), float("-inf"), tl.float32)
+    total = tl.zeros((block_rows,), tl.float32)
+    for start in range(first, min(first + part, num_columns), block_columns):
+        column = start + tl.arange(0, block_columns)
+        is_column = column < num_columns
+        right = weight + column.to(tl.int64)[None, :] * depth + inner[:, None]
+        logits = tl.zeros((block_rows, block_columns), tl.float32)
+        for k in range(0, depth, block_depth):
+            is_inner = inner + k < depth
+            rows = tl.load(left + k, mask=is_row[:, None] & is_inner[None, :], other=0.0)
+            columns = tl.load(right + k, mask=is_column[None, :] & is_inner[:, None], other=0.0)
+            logits = tl.dot(rows, columns, logits)
+        logits += tl.load(bias + column, mask=is_column, other=0.0).to(tl.float32)[None, :]
+        logits = tl.where(is_column[None, :], logits, float("-inf"))
+        higher = tl.maximum(most, tl.max(logits, 1))
+        total = total * tl.exp(most - higher) + tl.sum(tl.exp(logits - higher[:, None]), 1)
+        most = higher
+    tl.store(partial + tl.program_id(1) * num_rows + row, most + tl.log(total), mask=is_row)
