@@ -118,7 +118,6 @@ def make(arguments: argparse.Namespace, scale: Scale) -> None:
                 examinations=scale.examinations,
                 lr=arguments.lr,
                 muon_lr=arguments.muon_lr,
-                compile_layers=arguments.compile,
                 report_steps=min(100, max(scale.steps // 4, 1)),
             ),
         )
@@ -152,7 +151,6 @@ def main() -> None:
     parser.add_argument("--batch-s", type=float, help="seconds of audio per step")
     parser.add_argument("--sentences", type=int, help="to speak")
     parser.add_argument("--held-out", type=int, help="clips of each condition to examine at the end")
-    parser.add_argument("--compile", action="store_true", help="fuse layers with torch.compile")
     arguments = parser.parse_args()
     scale = SMOKE if arguments.smoke else FULL
     if arguments.batch_s:

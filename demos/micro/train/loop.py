@@ -1,16 +1,12 @@
 """The training: schedules, steps, progress lines."""
 
-import contextlib
 import math
-import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
-
-from twostage_asr.encoders.fun_asr_nano import FunASRNanoAcoustic
 
 from .batches import Batch, Planners
 from .codes import route_adaptor
@@ -23,7 +19,6 @@ _WARM_UP = 0.03  # of the training
 _CLIP_NORM = 1.0
 _CALM = 0.88  # progress from which clips are no longer masked
 _WARM_UP_STEPS = 3  # before the clock starts
-_COMPILE_S = 60  # at most, or the layers stay as they are
 _REPORT_STEPS = 100
 _REPORT_S = 8.0  # at most between progress lines
 _EXAMINED_CLIPS = 48  # of each condition, while training
@@ -45,7 +40,6 @@ class TrainingOptions:
     muon_lr: float = 0.0  # 0: AdamW for everything
     weight_decay: float = 0.02
     examinations: int = 6
-    compile_layers: bool = False
     report_steps: int = _REPORT_STEPS
 
 
@@ -100,17 +94,6 @@ class Trainer:
     def _warm_up(self, batches: Iterator[Batch]) -> None:
         """Routing of the adaptor, then a few slow steps: each with its times, so that a slow part shows."""
         self._prepare(next(batches))
-        if self._options.compile_layers:
-            with _time_limit(_COMPILE_S) as limit:
-                compile_layers(self._model)
-                self._time_steps(batches)
-            if limit.error is None:
-                return
-            print(f"not compiled: {limit.error}", flush=True)
-            undo_compile_layers(self._model)
-        self._time_steps(batches)
-
-    def _time_steps(self, batches: Iterator[Batch]) -> None:
         for number in range(_WARM_UP_STEPS):
             asked = time.perf_counter()
             batch = next(batches)
@@ -229,51 +212,3 @@ def _hidden_matrices(model: MicroModel) -> Iterator[tuple[str, nn.Parameter]]:
     for name, parameter in model.named_parameters():
         if parameter.dim() == 2 and not any(part in name for part in outer):
             yield name, parameter
-
-
-def compile_layers(model: MicroModel) -> None:
-    """Let torch.compile fuse each kind of layer; shapes stay dynamic."""
-    # Layers share code: kinds, training and examination, with and without mask.
-    torch._dynamo.config.recompile_limit = 64
-    for layer in _layers(model):
-        layer.compile(dynamic=True)
-
-
-def undo_compile_layers(model: MicroModel) -> None:
-    """Back to eager layers."""
-    for layer in _layers(model):
-        layer._compiled_call_impl = None
-    torch._dynamo.reset()
-
-
-def _layers(model: MicroModel) -> Iterator[nn.Module]:
-    acoustic: FunASRNanoAcoustic = model.acoustic
-    yield from acoustic.audio_encoder.encoders
-    yield from acoustic.audio_encoder.tp_encoders
-    yield from acoustic.audio_adaptor.blocks
-    yield from model.ctc_head.ctc_decoder.blocks
-    yield from model.llm.model.layers
-
-
-@dataclass(slots=True)
-class _Limit:
-    error: Exception | None = None
-
-
-@contextlib.contextmanager
-def _time_limit(seconds: int) -> Iterator[_Limit]:
-    """Ends its block with an error after some seconds; notes this error or any other instead of raising it."""
-
-    def stop(_signal: int, _frame: object) -> None:
-        raise TimeoutError(f"not done within {seconds} s")
-
-    limit = _Limit()
-    previous = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(seconds)
-    try:
-        yield limit
-    except Exception as error:  # noqa: BLE001 - compilers fail in many ways, and what they do can be done without
-        limit.error = error
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, previous)
