@@ -49,6 +49,7 @@ class Batch:
     segment_speeds: npt.NDArray[np.float32]  # (S,)
     sample_lens: Ints  # (B,)
     token_ids: Ints  # (Q, L) prefix, zeros where the audio goes, suffix, answer, end
+    question_lens: Ints  # (Q,) of each row of token_ids
     audio_places: Ints  # (A,) in the flattened (Q, L)
     audio_rows: Ints  # (A,) clip
     audio_frames: Ints  # (A,) adaptor frame that the LLM reads there
@@ -114,6 +115,7 @@ class Collator:
             segment_speeds=np.array([each.speed for _, each in segments], np.float32),
             sample_lens=sample_lens,
             token_ids=token_ids,
+            question_lens=np.array([len(ids) for ids, _, _ in rows], np.int64),
             audio_places=np.concatenate(audio_places),
             audio_rows=np.repeat(clips, counts[clips]),
             audio_frames=np.concatenate([np.arange(count) for count in counts[clips]]),

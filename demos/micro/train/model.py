@@ -21,6 +21,7 @@ NARROW_KERNEL = 11
 HEAD_DIM = 32  # of the LLM
 ROPE_THETA = 1e6
 _BLANK_BIAS = 8.0  # CTC starts near where it would otherwise first have to go: blank in most frames
+_LENGTH_GROUPS = 4  # of questions; what is short is not padded to what is long
 _NO_WORD_WEIGHT = 0.2  # in the chunk loss: most places hold no word
 
 
@@ -132,19 +133,32 @@ class MicroModel(nn.Module):
         ctc_log_probs = self.ctc_head.log_probs(self.ctc_head.hidden(encoder_out, lens))
         adapted, _ = self.acoustic.audio_adaptor(encoder_out, lens)
         slots = adapted[:, : batch["slot_words"].shape[1]]
-        hidden = self.read(batch["token_ids"], adapted, batch)
+        hidden = self._read_by_length(self.embed(batch["token_ids"], adapted, batch), batch["question_lens"])
         answers = hidden.flatten(0, 1).index_select(0, batch["answer_places"])
         chunk_logits = self.chunk_head(slots).unflatten(-1, (WORDS_PER_SLOT, self.config.ctc_size))
         return Outputs(self.llm.lm_head(answers), ctc_log_probs, chunk_logits)
 
-    def read(self, token_ids: Tensor, adapted: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
-        """The LLM's hidden states (B, L, llm_dim) over tokens, adaptor frames put where the batch says."""
+    def embed(self, token_ids: Tensor, adapted: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+        """What the LLM reads (Q, L, llm_dim): tokens, and adaptor frames where the batch puts them."""
         embeds = self.llm.get_input_embeddings()(token_ids)
         sources = batch["audio_rows"] * adapted.shape[1] + batch["audio_frames"]
         frames = adapted.flatten(0, 1).index_select(0, sources).to(embeds.dtype)
-        embeds = embeds.flatten(0, 1).index_copy(0, batch["audio_places"], frames).view_as(embeds)
-        hidden: Tensor = self.llm.model(inputs_embeds=embeds, use_cache=False).last_hidden_state
-        return hidden
+        return embeds.flatten(0, 1).index_copy(0, batch["audio_places"], frames).view_as(embeds)
+
+    def read(self, embeds: Tensor) -> Tensor:
+        """The LLM's hidden states, float32, of the same shape."""
+        with torch.autocast(embeds.device.type, torch.bfloat16, enabled=embeds.is_cuda):
+            hidden: Tensor = self.llm.model(inputs_embeds=embeds, use_cache=False).last_hidden_state
+        return hidden.float()
+
+    def _read_by_length(self, embeds: Tensor, lens: Tensor) -> Tensor:
+        """`read` in groups of questions of similar length: most are far shorter than the one with the longest list."""
+        out = torch.zeros_like(embeds)
+        for rows in lens.argsort().chunk(_LENGTH_GROUPS):
+            width = int(lens[rows[-1]])
+            own = rows.to(embeds.device)
+            out[own, :width] = self.read(embeds[own, :width])
+        return out
 
 
 def losses(outputs: Outputs, lens: Tensor, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
