@@ -75,7 +75,9 @@ def log_mel_fbank(waveforms: Tensor, sample_lens: Tensor, *, dither: float = 0.0
             fbank[:, part] = _log_mel(windows[:, part], dither)
     for clip in (sample_lens < WINDOW_SAMPLES).nonzero().flatten().tolist():
         fbank[clip, :1] = _log_mel(waveforms[clip : clip + 1, : int(sample_lens[clip])], dither)
-    fbank_lens = fbank_frame_lens(sample_lens).to(waveforms.device, non_blocking=True)
+    fbank_lens = fbank_frame_lens(sample_lens)
+    if waveforms.is_cuda and not fbank_lens.is_cuda:  # a copy from memory that is not pinned would wait for the GPU
+        fbank_lens = fbank_lens.pin_memory().to(waveforms.device, non_blocking=True)
     return _zero_padding(fbank, fbank_lens), fbank_lens
 
 

@@ -132,13 +132,17 @@ class WordAligner:
         self._tokenizer = tokenizer
         self._head = head
         self._clock = clock
+        # Small steps that the CPU waits for must not queue behind the batch that stage 1 is at work on.
+        device = next(head.parameters()).device
+        self._stream = torch.cuda.Stream(device, priority=-1) if device.type == "cuda" else None
 
     @torch.inference_mode()
     def align(self, hidden: Sequence[Tensor], texts: Sequence[str], durations: Sequence[float]) -> list[Alignment]:
         """Times of the words of many clips, in the clips' order.
 
         Args:
-            hidden: per clip (T, D), what `CTCHead.hidden` gives for the clip's own frames; all on one device.
+            hidden: per clip (T, D), what `CTCHead.hidden` gives for the clip's own frames; all on one device. On a GPU
+                they must have been computed, not only queued: `EncodedBatch.utterances` waits for that.
             texts: what was said in each clip, as it is to be shown.
             durations: seconds of audio in each clip; no word ends later.
         """
@@ -154,9 +158,10 @@ class WordAligner:
                 )
             elif target.words:
                 tasks.append(_Task(index=i, hidden=clip, target=target, duration_s=duration_s))
-        for batch in _batches(tasks):
-            for task, alignment in zip(batch, self._align_batch(batch), strict=True):
-                alignments[task.index] = alignment
+        with torch.cuda.stream(self._stream):
+            for batch in _batches(tasks):
+                for task, alignment in zip(batch, self._align_batch(batch), strict=True):
+                    alignments[task.index] = alignment
         return alignments
 
     def _align_batch(self, batch: Sequence[_Task]) -> list[Alignment]:

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from ...encoders.fbank import SAMPLE_RATE, num_lfr_frames
 from ...encoders.fun_asr_nano import FunASRNanoAcoustic, FunASRNanoAcousticConfig
@@ -16,6 +17,7 @@ from ..cuda_graphs import MAX_CLIPS, Encode, SmallBatchGraphs
 from ..errors import CheckpointError, ConfigError
 from ..manifest import ACOUSTIC_NAME, CTC_VOCABULARY_NAME, EngineManifest
 from ..prompt import PromptText
+from ..staging import WaveformStaging
 from ..threads import one_thread
 from .base import EncodedBatch, Request, StageOneOptions
 
@@ -143,7 +145,9 @@ class FunASRNanoAcousticModel:
         self._module = module
         self._options = options
         self._run: Encode = self._run_modules
+        self._staging: WaveformStaging | None = None
         if options.device.type == "cuda":
+            self._staging = WaveformStaging(options.device)
             module.audio_encoder.compile()
             self._run = SmallBatchGraphs(self._run_modules)
             self._warm_up()
@@ -165,12 +169,11 @@ class FunASRNanoAcousticModel:
     def encode(self, waveforms: Sequence[np.ndarray], *, with_ctc: bool) -> EncodedBatch:
         device = self._options.device
         sample_lens = torch.tensor([len(w) for w in waveforms])  # stays on the CPU, so that nothing waits for the GPU
-        padded = torch.empty(len(waveforms), int(sample_lens.max()), pin_memory=device.type == "cuda")
-        for row, waveform in zip(padded, waveforms, strict=True):
-            row[: len(waveform)] = torch.from_numpy(waveform)
-            row[len(waveform) :] = 0.0
-        waves = padded.to(device, non_blocking=True)
-        features, lens = self._module.features(waves, sample_lens, self._options.dither)
+        if self._staging is not None:
+            padded = self._staging.upload(waveforms)
+        else:
+            padded = pad_sequence([torch.from_numpy(waveform) for waveform in waveforms], batch_first=True).to(device)
+        features, lens = self._module.features(padded, sample_lens, self._options.dither)
         own_lens = lens.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else lens
         audio_embeds, *hidden = self._run(features, own_lens)
         embeds, done = to_cpu(audio_embeds)
