@@ -92,6 +92,7 @@ def make(arguments: argparse.Namespace, scale: Scale) -> None:
     with Planners(corpus, vocabulary, options) as planners:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+        torch.backends.cuda.enable_cudnn_sdp(False)  # cuDNN plans attention anew for each shape, and all batches differ
         config = MicroConfig(
             num_tokens=vocabulary.num_tokens,
             llm_rows=vocabulary.llm_size,
