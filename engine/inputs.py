@@ -11,6 +11,7 @@ One input is
 - a URL: http:, https: or data:
 - bytes: the content of an audio file
 - samples: an array or tensor (16 kHz), (samples, sample_rate), or (key, samples, sample_rate); see audio.as_waveform
+- an AudioInput, such as those of audio_files()
 A Python list of any mix of these is a list of inputs; a tuple is always one input.
 
 A list file that cannot be understood is a ConfigError: nothing has been done yet. Anything else that cannot be
@@ -46,6 +47,9 @@ if TYPE_CHECKING:
 _LIST_SUFFIXES = (".scp", ".jsonl")
 _ALLOWED = "a path, URL, bytes, samples, (samples, sample_rate) or (key, samples, sample_rate)"
 
+AUDIO_SUFFIXES = frozenset(
+    (".aac", ".aiff", ".amr", ".flac", ".m4a", ".mkv", ".mov", ".mp3", ".mp4", ".ogg", ".opus", ".wav", ".webm", ".wma")
+)
 HTTP_TIMEOUT_S = 20.0  # to connect, and between two pieces of an answer
 DOWNLOAD_TIMEOUT_S = 600.0  # for the whole of it
 MAX_REDIRECTS = 5
@@ -92,6 +96,19 @@ def expand_inputs(inputs: object) -> list[AudioInput]:
     return _with_unique_keys(found)
 
 
+def audio_files(folder: Path) -> list[AudioInput]:
+    """What has one of AUDIO_SUFFIXES in a folder, searched to its depths; the key is the path in it without suffix.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES)
+    if not found:
+        raise ConfigError(f"{folder}: holds no audio; looked for {', '.join(sorted(AUDIO_SUFFIXES))}")
+    items = (AudioInput(key=path.relative_to(folder).with_suffix("").as_posix(), source=path) for path in found)
+    return _with_unique_keys(list(items))
+
+
 def load(item: AudioInput, *, limits: AudioLimits = DEFAULT_LIMITS, allow_urls: bool = True) -> Waveform:
     """Read and decode one input: (N,) float32, mono, 16 kHz.
 
@@ -127,6 +144,8 @@ def _is_list_file(item: object) -> TypeGuard[str | Path]:
 
 
 def _one_input(item: Any, *, default_key: str) -> AudioInput:
+    if isinstance(item, AudioInput):
+        return item
     if isinstance(item, str | Path):
         source = item if isinstance(item, str) and _is_url(item) else Path(item)
         return AudioInput(key=_key_of(source) or default_key, source=source)
