@@ -25,11 +25,11 @@ thread, AsyncStreamingSession on the event loop; any number of either share a Tr
 import asyncio
 import contextlib
 import math
-import os.path
 from collections import deque
 from collections.abc import Generator, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from typing import TypeAlias
 
 import numpy as np
@@ -252,7 +252,7 @@ class _Stream:
 
     def _confirmable(self, text: str) -> str:
         """What can be confirmed of a hypothesis; begins with what has been."""
-        agreed = len(os.path.commonprefix([self._hypothesis, text]))
+        agreed = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(self._hypothesis, text, strict=False)))
         longest = min(agreed, len(text) - self._live.rollback_chars)
         return max(self._confirmed, token_prefix(self._live.tokenizer, text, longest), key=len)
 
@@ -366,5 +366,6 @@ def _wait(steps: _Steps) -> list[Event]:
 async def _wait_on_loop(steps: _Steps) -> list[Event]:
     outcome = await asyncio.to_thread(_resume, steps)  # voice activity detection, where much was pushed
     while isinstance(outcome, Future):
-        outcome = _resume(steps, await asyncio.wrap_future(outcome))
+        transcript: Transcript = await asyncio.wrap_future(outcome)
+        outcome = _resume(steps, transcript)
     return outcome
