@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Form, Request, UploadFile, WebSocket
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..errors import ASRError
+from ..errors import ASRError, ConfigError
 from ..streaming import samples_of
 from ..waveform import SAMPLE_RATE
 from . import formats
@@ -69,7 +69,10 @@ class _OfflineSession:
             if isinstance(message, bytes):
                 self._hear(message)
             else:
-                await self._obey(message)
+                try:
+                    await self._obey(message)
+                except ConfigError as error:  # a language that the model does not know
+                    await self._link.fail(error)
 
     def _hear(self, pcm: bytes) -> None:
         if self._pcm is None:
