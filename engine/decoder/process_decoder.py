@@ -19,11 +19,21 @@ from torch import Tensor
 from ..child import Child, receive, send, start_child
 from ..errors import ASRError, ConfigError, DecodeError
 from .base import POLL_S, DecodeParams, Hypothesis, LLMSource
+from .prompt_memory import Piece, PromptMemory
 from .vllm_decoder import VLLMOptions
 
 WORKER = f"{__package__}.worker"
 # What an engine needs on the GPU besides weights and KV cache: activations of a full batch, logits, CUDA graphs.
 WORKSPACE_BYTES = 3 << 30
+PROMPT_BYTES = 512 << 20  # of prompts that one engine has; what does not fit goes through the socket
+
+
+@dataclass(slots=True, eq=False)
+class _Prompt:
+    """One that is pending."""
+
+    written: list[int] = field(default_factory=list)  # tokens so far, if it is followed
+    piece: Piece | None = None  # of the memory, once it is sent
 
 
 @dataclass(slots=True, eq=False)
@@ -31,17 +41,39 @@ class _Engine:
     """One process, as its parent sees it."""
 
     child: Child
+    memory: PromptMemory
     outbox: dict[int, tuple[Tensor, DecodeParams, bool]] = field(default_factory=dict)  # ..., whether it is followed
-    pending: dict[int, list[int]] = field(default_factory=dict)  # tokens so far; those in the outbox included
+    pending: dict[int, _Prompt] = field(default_factory=dict)  # those in the outbox included
+
+    @classmethod
+    def start(cls) -> "_Engine":
+        memory = PromptMemory(PROMPT_BYTES)
+        return cls(start_child(WORKER, pass_fds=(memory.file_descriptor,)), memory)
 
     def flush(self) -> None:
         """Send what was submitted since the last time."""
         if not self.outbox:
             return
         prompts, params, followed = zip(*self.outbox.values(), strict=True)
-        rows = torch.cat(prompts).view(torch.uint8).numpy()  # NumPy has no bfloat16
+        piece = self.memory.write(prompts)
+        for prompt_id in self.outbox:
+            self.pending[prompt_id].piece = piece
+        # NumPy has no bfloat16.
+        rows = piece.start if piece is not None else torch.cat(prompts).view(torch.uint8).numpy()
         self.send((list(self.outbox), [len(prompt) for prompt in prompts], params, followed, rows))
         self.outbox.clear()
+
+    def forget(self, prompt_id: int) -> bool:
+        """Whether the prompt was pending; it no longer is."""
+        prompt = self.pending.pop(prompt_id, None)
+        if prompt is not None and prompt.piece is not None:
+            self.memory.release(prompt.piece)
+        return prompt is not None
+
+    def close(self) -> None:
+        """End the process; idempotent."""
+        self.child.close()
+        self.memory.close()
 
     def fileno(self) -> int:
         """Of the socket. Raises DecodeError if the process was found to have ended."""
@@ -82,9 +114,9 @@ class ProcessDecoder:
         self.max_pending = 0
         self._ids = itertools.count()
         share = share_of_gpu(source, options, num_processes)
-        self._engines = [_Engine(start_child(WORKER)) for _ in range(num_processes)]
+        self._engines = [_Engine.start() for _ in range(num_processes)]
         for engine in self._engines:
-            engine.send((source, share))
+            engine.send((source, share, engine.memory.file_descriptor))
 
     def wait_until_ready(self) -> None:
         self.max_pending = sum(engine.receive() for engine in self._engines)
@@ -98,7 +130,7 @@ class ProcessDecoder:
         engine = min(self._engines, key=lambda engine: len(engine.pending))
         prompt_id = next(self._ids)
         engine.outbox[prompt_id] = (prompt_embeds.to(self.limits.dtype), params, follow)
-        engine.pending[prompt_id] = []
+        engine.pending[prompt_id] = _Prompt()
         return prompt_id
 
     def poll(self, *, wait_s: float = POLL_S, wake: int | None = None) -> list[tuple[int, Hypothesis]]:
@@ -114,26 +146,26 @@ class ProcessDecoder:
             # What was cancelled may still arrive.
             for prompt_id, token_ids in written:
                 if prompt_id in engine.pending:
-                    engine.pending[prompt_id] += token_ids
-            done += [(i, hypothesis) for i, hypothesis in finished if engine.pending.pop(i, None) is not None]
+                    engine.pending[prompt_id].written += token_ids
+            done += [(i, hypothesis) for i, hypothesis in finished if engine.forget(i)]
         return done
 
     def written(self, prompt_id: int) -> Sequence[int]:
-        return next(engine.pending[prompt_id] for engine in self._engines if prompt_id in engine.pending)
+        return next(engine.pending[prompt_id].written for engine in self._engines if prompt_id in engine.pending)
 
     def cancel(self, prompt_ids: Collection[int] | None = None) -> None:
         for engine in self._engines:
             dropped = [i for i in (list(engine.pending) if prompt_ids is None else prompt_ids) if i in engine.pending]
             for prompt_id in dropped:
                 engine.outbox.pop(prompt_id, None)
-                del engine.pending[prompt_id]
+                engine.forget(prompt_id)
             if dropped:
                 with contextlib.suppress(DecodeError):  # a process that has ended has dropped everything
                     engine.send(dropped)
 
     def close(self) -> None:
         for engine in self._engines:
-            engine.child.close()
+            engine.close()
         self._engines.clear()
 
 

@@ -11,6 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ...encoders.fbank import SAMPLE_RATE, num_lfr_frames
 from ...encoders.fun_asr_nano import FunASRNanoAcoustic, FunASRNanoAcousticConfig
+from ...encoders.transformer import attention_for_any_shape
 from ..alignment import WordAligner
 from ..ctc_tokenizer import CTCTokenizer
 from ..cuda_graphs import MAX_CLIPS, Encode, SmallBatchGraphs
@@ -166,6 +167,7 @@ class FunASRNanoAcousticModel:
         return self._module.num_audio_tokens(self.num_frames(num_samples))
 
     @torch.inference_mode()
+    @attention_for_any_shape()
     def encode(self, waveforms: Sequence[np.ndarray], *, with_ctc: bool) -> EncodedBatch:
         device = self._options.device
         sample_lens = torch.tensor([len(w) for w in waveforms])  # stays on the CPU, so that nothing waits for the GPU

@@ -21,6 +21,7 @@ from twostage_asr.engine.audio import decode_audio
 from twostage_asr.engine.auto import transcribe_options
 from twostage_asr.engine.decoder.base import DecodeParams
 from twostage_asr.engine.decoder.process_decoder import WORKSPACE_BYTES, ProcessDecoder, share_of_gpu
+from twostage_asr.engine.decoder.prompt_memory import PromptMemory
 from twostage_asr.engine.decoder.vllm_decoder import VLLMOptions
 
 
@@ -70,11 +71,23 @@ def test_cancelled_answers_that_still_arrive_are_nobodys(decoder: ProcessDecoder
     assert token_ids(decode(decoder, prompts[:4])) == expected
 
 
-def test_more_than_the_sockets_hold_in_both_directions(decoder: ProcessDecoder, prompts: list[Tensor]) -> None:
-    """Both ends write megabytes at the same time; neither waits for the other for ever."""
+def test_more_than_the_sockets_hold_in_both_directions(
+    decoder: ProcessDecoder, prompts: list[Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the shared memory is full, both ends write megabytes at the same time; neither waits for the other."""
+    monkeypatch.setattr(PromptMemory, "write", lambda *_: None)
     long = max(prompts, key=len)
     params = DecodeParams(max_new_tokens=3)
     assert len(decode(decoder, [torch.cat([long] * 6)] * 600, params)) == 600
+
+
+def test_prompts_are_the_same_from_memory_and_from_the_socket(
+    decoder: ProcessDecoder, prompts: list[Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = token_ids(decode(decoder, prompts))
+    assert all(not engine.memory._pieces for engine in decoder._engines)  # nothing is held for ever
+    monkeypatch.setattr(PromptMemory, "write", lambda *_: None)
+    assert token_ids(decode(decoder, prompts)) == expected
 
 
 def test_a_dead_engine_is_an_error_and_not_a_wait(engine_dirs: dict[str, Path], clips: list[Clip]) -> None:
