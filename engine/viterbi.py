@@ -28,7 +28,8 @@ BLANK = 0  # its column in `emissions`
 
 def min_frames(targets: Sequence[int]) -> int:
     """The fewest frames that can emit `targets`: one each, and a blank between two equal neighbours."""
-    return len(targets) + sum(map(operator.eq, targets, targets[1:]))
+    num_repeated: int = sum(map(operator.eq, targets, targets[1:]))
+    return len(targets) + num_repeated
 
 
 def best_paths(emissions: Tensor, targets: Tensor, frame_lens: Tensor, target_lens: Tensor) -> Tensor:
