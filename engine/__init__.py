@@ -20,6 +20,8 @@ if TYPE_CHECKING:
         UnsupportedAudioError,
     )
     from .service import TranscriptionService
+    from .streaming import AsyncStreamingSession, Final, LiveOptions, Partial, StreamingSession
+    from .streaming_sdk import FunASRNanoStreamingVLLM
     from .transcript import Segment, Transcript, TranscriptWarning, Word
 
 _ERRORS = (
@@ -40,13 +42,16 @@ _HOMES = {
     "AudioLimits": "audio",
     "AutoModelVLLM": "auto",
     "FunASRNanoVLLM": "auto",
+    "FunASRNanoStreamingVLLM": "streaming_sdk",
     "TranscriptionService": "service",
     **dict.fromkeys(_ERRORS, "errors"),
+    **dict.fromkeys(("AsyncStreamingSession", "Final", "LiveOptions", "Partial", "StreamingSession"), "streaming"),
     **dict.fromkeys(("Segment", "Transcript", "TranscriptWarning", "Word"), "transcript"),
 }
 
 __all__ = [
     "ASRError",
+    "AsyncStreamingSession",
     "AudioError",
     "AudioLimits",
     "AudioTooLongError",
@@ -54,12 +59,17 @@ __all__ = [
     "CheckpointError",
     "ConfigError",
     "DecodeError",
+    "Final",
+    "FunASRNanoStreamingVLLM",
     "FunASRNanoVLLM",
     "HubError",
+    "LiveOptions",
+    "Partial",
     "PromptTooLongError",
     "QueueFullError",
     "Segment",
     "ServiceClosedError",
+    "StreamingSession",
     "Transcript",
     "TranscriptWarning",
     "TranscriptionService",

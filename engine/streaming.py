@@ -207,6 +207,9 @@ class _Stream:
             events.append(Final(self._segment, start, end, _shifted(transcript, start)))
             self._segment += 1
             self._confirmed = self._hypothesis = rest
+            if rest:
+                start = self._next_start_s()
+                events.append(Partial(self._segment, start, max(start, self._heard_s), confirmed=rest, tail=""))
         return events
 
     def _reconciled(

@@ -5,10 +5,10 @@ import sys
 
 from ..console import quiet_libraries
 from ..errors import ASRError
-from . import align, bench, evaluate, transcribe, verify
+from . import align, bench, evaluate, stream, transcribe, verify
 from .command import INTERRUPTED
 
-COMMANDS = (transcribe, align, evaluate, verify, bench)
+COMMANDS = (transcribe, stream, align, evaluate, verify, bench)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,0 +1,156 @@
+"""FunASR's streaming SDK over live sessions: from_pretrained(...), streaming_generate(audio) and its fields."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypedDict
+
+from .auto import AutoModelVLLM, transcribe_options
+from .errors import ConfigError
+from .inputs import expand_inputs, load
+from .service import TranscriptionService
+from .streaming import AsyncStreamingSession, Event, Final, LiveOptions, StreamingSession
+from .vad import STREAMING_SCHEDULE, SegmentRules, checked_schedule, load_vad
+from .waveform import SAMPLE_RATE
+from .words import join_texts
+
+
+class StreamingResult(TypedDict):
+    """What is known after one more chunk of the audio."""
+
+    text: str  # everything so far
+    fixed_text: str  # its beginning that will not change
+    chunk_idx: int  # from 1
+    is_final: bool  # of the last result alone; its fixed_text is its text
+    audio_duration_ms: float  # heard so far
+
+
+class FunASRNanoStreamingVLLM:
+    """A loaded model for live audio. Any number of sessions may be open at once; they share both stages.
+
+    Usable as a context manager; `close()` frees the model.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        chunk_ms: float = 720.0,
+        rollback_chars: int = 8,
+        vad: str | Path = "silero",
+        max_segment_s: float = 30.0,
+        silence_schedule: Sequence[tuple[float, float]] | None = None,
+        dynamic_silence: bool = True,
+        **options: Any,
+    ) -> None:
+        """Load the model.
+
+        Args:
+            model: see AutoModelVLLM, whose other arguments are `options`.
+            chunk_ms: of new audio between two partials.
+            rollback_chars: at the end of a partial, that are never confirmed.
+            vad: "silero", or the directory of an fsmn-vad checkpoint.
+            max_segment_s: longer speech without a pause is cut.
+            silence_schedule: [(age of the segment up to, silence that closes it), ...] in ms; None is FunASR's table
+                for live audio.
+            dynamic_silence: False closes every segment after 800 ms of silence.
+
+        Raises:
+            ConfigError, HubError, CheckpointError.
+        """
+        schedule = checked_schedule(silence_schedule, dynamic=dynamic_silence, default=STREAMING_SCHEDULE)
+        rules = SegmentRules(max_segment_s=max_segment_s, silence_schedule=schedule)
+        loaded_vad = load_vad(vad)
+        self._model = AutoModelVLLM(model, **options)
+        transcriber = self._model.transcriber
+        self.live = LiveOptions(
+            vad=loaded_vad,
+            tokenizer=transcriber.tokenizer,
+            chunk_ms=chunk_ms,
+            rollback_chars=rollback_chars,
+            rules=rules,
+        )
+        self.service = TranscriptionService(transcriber)
+
+    @classmethod
+    def from_pretrained(cls, model: str | Path, **options: Any) -> Self:
+        """FunASR's name for building one."""
+        return cls(model, **options)
+
+    def session(self, *, key: str = "live", **options: Any) -> StreamingSession:
+        """A stream of audio to push to. `options` are language, hotwords, itn and the others of `generate`."""
+        return StreamingSession(self.service, transcribe_options(**options), self.live, key=key)
+
+    def async_session(self, *, key: str = "live", **options: Any) -> AsyncStreamingSession:
+        """The same for an event loop."""
+        return AsyncStreamingSession(self.service, transcribe_options(**options), self.live, key=key)
+
+    def streaming_generate(self, audio: Any, **options: Any) -> Iterator[StreamingResult]:
+        """Hear one input as if it were live, chunk_ms by chunk_ms, as fast as it can be decoded.
+
+        Args:
+            audio: one input of AutoModelVLLM.generate.
+            options: language, hotwords, itn and the others of `generate`.
+
+        Raises:
+            ConfigError: more or fewer inputs than one, or an unknown option. AudioError: it cannot be read.
+        """
+        items = expand_inputs(audio)
+        if len(items) != 1:
+            raise ConfigError(f"streaming_generate takes one input, got {len(items)}")
+        waveform = load(items[0])
+        session = self.session(key=items[0].key, **options)
+        chunk = max(1, round(self.live.chunk_ms * SAMPLE_RATE / 1000))
+        so_far = TextSoFar()
+        starts = range(0, len(waveform), chunk)
+        for index, start in enumerate(starts, start=1):
+            is_final = index == len(starts)
+            events = session.push(waveform[start : start + chunk])
+            so_far.add(events + session.finish() if is_final else events)
+            heard = min(start + chunk, len(waveform))
+            yield StreamingResult(
+                text=so_far.text,
+                fixed_text=so_far.fixed_text,
+                chunk_idx=index,
+                is_final=is_final,
+                audio_duration_ms=heard * 1000 / SAMPLE_RATE,
+            )
+
+    def close(self) -> None:
+        """Drop what is being decoded and free the model; idempotent."""
+        self.service.close()
+        self._model.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class TextSoFar:
+    """One text of all events of a session."""
+
+    def __init__(self) -> None:
+        self._finals = ""
+        self._confirmed = self._tail = ""  # of the open segment
+
+    def add(self, events: Sequence[Event]) -> None:
+        """Hear what a push or finish gave."""
+        for event in events:
+            if isinstance(event, Final):
+                self._finals, self._confirmed, self._tail = join_texts([self._finals, event.text]), "", ""
+            else:
+                self._confirmed, self._tail = event.confirmed, event.tail
+
+    @property
+    def text(self) -> str:
+        """Everything so far."""
+        return join_texts([self._finals, self._confirmed + self._tail])
+
+    @property
+    def fixed_text(self) -> str:
+        """What will not change."""
+        return join_texts([self._finals, self._confirmed])
