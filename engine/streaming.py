@@ -236,9 +236,10 @@ class _Stream:
 
     def _partial(self) -> _Steps:
         """Of the open segment, if enough is new in it."""
-        span = self._segmenter.open
-        if span is None or span.end - max(self._heard_s, span.start) < self._live.chunk_ms / 1000:
+        opened, now = self._segmenter.open, self._recent.end_s
+        if opened is None or now - max(self._heard_s, opened.start) < self._live.chunk_ms / 1000:
             return []
+        span = SpeechSpan(opened.start, now)
         try:
             future = self._submit(self._recent.cut(span), replace(self._options, timestamps=False), self._confirmed)
         except QueueFullError:  # the next one will do
@@ -269,9 +270,16 @@ class _RecentAudio:
     def __init__(self) -> None:
         self._pieces: deque[Waveform] = deque()
         self._first = 0  # place in the stream of the first sample that is kept
+        self._end = 0
+
+    @property
+    def end_s(self) -> float:
+        """How much of the stream has been heard."""
+        return self._end / SAMPLE_RATE
 
     def push(self, samples: Waveform) -> None:
         self._pieces.append(samples)
+        self._end += len(samples)
 
     def cut(self, span: SpeechSpan) -> Waveform:
         start, end = round(span.start * SAMPLE_RATE), round(span.end * SAMPLE_RATE)
