@@ -146,11 +146,11 @@ class AsyncStreamingSession:
 
     async def push(self, pcm: PCM) -> list[Event]:
         """See StreamingSession.push."""
-        return await _wait_on_loop(self._stream.push(samples_of(pcm)))
+        return await _wait_on_loop(self._stream, self._stream.push(samples_of(pcm)))
 
     async def finish(self) -> list[Event]:
         """See StreamingSession.finish."""
-        return await _wait_on_loop(self._stream.finish())
+        return await _wait_on_loop(self._stream, self._stream.finish())
 
 
 @dataclass(slots=True, eq=False)
@@ -173,6 +173,7 @@ class _Stream:
         self._segmenter = SpeechSegmenter(live.vad.new_stream(), live.rules)
         self._recent = _RecentAudio()
         self._closed: deque[_Closed] = deque()
+        self._asked: list[Future[Transcript]] = []  # of the service
         self._segment = 0  # number of the oldest segment without a final
         self._confirmed = ""  # of that segment
         self._hypothesis = ""  # its last partial, whole
@@ -187,6 +188,11 @@ class _Stream:
     def finish(self) -> _Steps:
         self._close(self._segmenter.finish())
         return (yield from self._finals())
+
+    def cancel(self) -> None:
+        """Drop what is being decoded; nothing may be pushed after it."""
+        for future in self._asked:
+            future.cancel()
 
     def _close(self, spans: Iterable[SpeechSpan]) -> None:
         self._closed += (_Closed(span, self._recent.cut(span)) for span in spans)
@@ -261,7 +267,9 @@ class _Stream:
         return max(self._confirmed, token_prefix(self._live.tokenizer, text, longest), key=len)
 
     def _submit(self, audio: Waveform, options: TranscribeOptions, prefix: str = "") -> Future[Transcript]:
-        return self._service.submit(audio, options, key=self._key, answer_prefix=prefix)
+        future = self._service.submit(audio, options, key=self._key, answer_prefix=prefix)
+        self._asked = [*(asked for asked in self._asked if not asked.done()), future]
+        return future
 
 
 class _RecentAudio:
@@ -374,9 +382,15 @@ def _wait(steps: _Steps) -> list[Event]:
     return outcome
 
 
-async def _wait_on_loop(steps: _Steps) -> list[Event]:
-    outcome = await asyncio.to_thread(_resume, steps)  # voice activity detection, where much was pushed
-    while isinstance(outcome, Future):
-        transcript: Transcript = await asyncio.wrap_future(outcome)
-        outcome = _resume(steps, transcript)
+async def _wait_on_loop(stream: _Stream, steps: _Steps) -> list[Event]:
+    first = asyncio.create_task(asyncio.to_thread(_resume, steps))  # voice activity detection, where much was pushed
+    try:
+        outcome = await asyncio.shield(first)
+        while isinstance(outcome, Future):
+            transcript: Transcript = await asyncio.wrap_future(outcome)
+            outcome = _resume(steps, transcript)
+    except asyncio.CancelledError:
+        await first  # a thread cannot be stopped
+        stream.cancel()
+        raise
     return outcome

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from twostage_asr.engine import Segment, Transcript, Word
 
-WORDS = st.one_of(st.text("abcdefgé'0", min_size=1, max_size=10), st.sampled_from("你好世界天地人"))
+WORDS = st.one_of(st.text("abcdefgé'", min_size=1, max_size=10), st.sampled_from("你好世界天地人"))
 MARKS = st.sampled_from(["", "", "", ",", ".", "?", "，", "。", '"', "&", "<"])
 
 
