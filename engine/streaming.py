@@ -85,7 +85,6 @@ class LiveOptions:
     """How live audio is heard, the same for all sessions."""
 
     vad: VoiceActivityModel
-    tokenizer: LLMTokenizer
     chunk_ms: float = 720.0  # of new audio between two partials of a segment
     rollback_chars: int = 8  # at the end of a partial, that are never confirmed
     rules: SegmentRules = field(
@@ -108,7 +107,7 @@ class StreamingSession:
     def __init__(
         self, service: TranscriptionService, options: TranscribeOptions, live: LiveOptions, *, key: str = "live"
     ) -> None:
-        """Raises ConfigError for a language that the model does not know, at the first push at the latest."""
+        """Raises ConfigError for a language that the model does not know."""
         self._stream = _Stream(service, options, live, key)
 
     def push(self, pcm: PCM) -> list[Event]:
@@ -142,6 +141,7 @@ class AsyncStreamingSession:
     def __init__(
         self, service: TranscriptionService, options: TranscribeOptions, live: LiveOptions, *, key: str = "live"
     ) -> None:
+        """See StreamingSession."""
         self._stream = _Stream(service, options, live, key)
 
     async def push(self, pcm: PCM) -> list[Event]:
@@ -166,7 +166,9 @@ class _Stream:
     """What a session has heard and said. `push` and `finish` yield futures and are sent their results."""
 
     def __init__(self, service: TranscriptionService, options: TranscribeOptions, live: LiveOptions, key: str) -> None:
+        service.model.family.prompt_text(options.request)
         self._service = service
+        self._tokenizer = service.model.tokenizer
         self._options = options
         self._live = live
         self._key = key
@@ -264,7 +266,7 @@ class _Stream:
         """What can be confirmed of a hypothesis; begins with what has been."""
         agreed = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(self._hypothesis, text, strict=False)))
         longest = min(agreed, len(text) - self._live.rollback_chars)
-        return max(self._confirmed, token_prefix(self._live.tokenizer, text, longest), key=len)
+        return max(self._confirmed, token_prefix(self._tokenizer, text, longest), key=len)
 
     def _submit(self, audio: Waveform, options: TranscribeOptions, prefix: str = "") -> Future[Transcript]:
         future = self._service.submit(audio, options, key=self._key, answer_prefix=prefix)

@@ -1,15 +1,18 @@
 """FunASR's streaming SDK over live sessions: from_pretrained(...), streaming_generate(audio) and its fields."""
 
-from collections.abc import Iterator, Sequence
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypedDict
 
 from .auto import AutoModelVLLM, transcribe_options
+from .config import refuse_unknown
 from .errors import ConfigError
 from .inputs import expand_inputs, load
 from .service import TranscriptionService
 from .streaming import AsyncStreamingSession, Event, Final, LiveOptions, StreamingSession
+from .transcriber import TranscribeOptions
 from .vad import STREAMING_SCHEDULE, SegmentRules, checked_schedule, load_vad
 from .waveform import SAMPLE_RATE
 from .words import join_texts
@@ -59,18 +62,14 @@ class FunASRNanoStreamingVLLM:
             ConfigError, HubError, CheckpointError.
         """
         schedule = checked_schedule(silence_schedule, dynamic=dynamic_silence, default=STREAMING_SCHEDULE)
-        rules = SegmentRules(max_segment_s=max_segment_s, silence_schedule=schedule)
-        loaded_vad = load_vad(vad)
-        self._model = AutoModelVLLM(model, **options)
-        transcriber = self._model.transcriber
         self.live = LiveOptions(
-            vad=loaded_vad,
-            tokenizer=transcriber.tokenizer,
+            vad=load_vad(vad),
             chunk_ms=chunk_ms,
             rollback_chars=rollback_chars,
-            rules=rules,
+            rules=SegmentRules(max_segment_s=max_segment_s, silence_schedule=schedule),
         )
-        self.service = TranscriptionService(transcriber)
+        self._model = AutoModelVLLM(model, **options)
+        self.service = TranscriptionService(self._model.transcriber)
 
     @classmethod
     def from_pretrained(cls, model: str | Path, **options: Any) -> Self:
@@ -79,11 +78,11 @@ class FunASRNanoStreamingVLLM:
 
     def session(self, *, key: str = "live", **options: Any) -> StreamingSession:
         """A stream of audio to push to. `options` are language, hotwords, itn and the others of `generate`."""
-        return StreamingSession(self.service, transcribe_options(**options), self.live, key=key)
+        return StreamingSession(self.service, _checked(options), self.live, key=key)
 
     def async_session(self, *, key: str = "live", **options: Any) -> AsyncStreamingSession:
         """The same for an event loop."""
-        return AsyncStreamingSession(self.service, transcribe_options(**options), self.live, key=key)
+        return AsyncStreamingSession(self.service, _checked(options), self.live, key=key)
 
     def streaming_generate(self, audio: Any, **options: Any) -> Iterator[StreamingResult]:
         """Hear one input as if it were live, chunk_ms by chunk_ms, as fast as it can be decoded.
@@ -98,8 +97,8 @@ class FunASRNanoStreamingVLLM:
         items = expand_inputs(audio)
         if len(items) != 1:
             raise ConfigError(f"streaming_generate takes one input, got {len(items)}")
-        waveform = load(items[0])
         session = self.session(key=items[0].key, **options)
+        waveform = load(items[0])
         chunk = max(1, round(self.live.chunk_ms * SAMPLE_RATE / 1000))
         so_far = TextSoFar()
         starts = range(0, len(waveform), chunk)
@@ -128,6 +127,13 @@ class FunASRNanoStreamingVLLM:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _checked(options: Mapping[str, Any]) -> TranscribeOptions:
+    """Raises ConfigError for one that `generate` does not know, or that cannot work."""
+    known = inspect.signature(transcribe_options).parameters
+    refuse_unknown(transcribe_options, {name: value for name, value in options.items() if name not in known})
+    return transcribe_options(**options)
 
 
 class TextSoFar:

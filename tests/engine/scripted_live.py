@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from twostage_asr.engine import QueueFullError, Transcript
-from twostage_asr.engine.transcriber import TranscribeOptions
+from twostage_asr.engine.transcriber import TranscribeOptions, Transcriber
 from twostage_asr.engine.vad import VoiceActivityStream
 from twostage_asr.engine.waveform import SAMPLE_RATE
 
@@ -59,6 +59,7 @@ class Submitted:
 class ScriptedService:
     """Answers at once with what `answer` says, or with nothing yet if that is None."""
 
+    model: Transcriber  # whose tokenizer and family a session asks; it never runs
     answer: Callable[[Submitted], str | None]
     is_full: bool = False
     submitted: list[Submitted] = field(default_factory=list)

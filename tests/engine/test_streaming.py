@@ -28,7 +28,7 @@ from twostage_asr.engine.auto import transcribe_options
 from twostage_asr.engine.inputs import expand_inputs, load
 from twostage_asr.engine.streaming import Event, samples_of, token_prefix
 from twostage_asr.engine.streaming_sdk import TextSoFar
-from twostage_asr.engine.text import LLMTokenizer
+from twostage_asr.engine.transcriber import Transcriber
 from twostage_asr.engine.vad import STREAMING_SCHEDULE, SegmentRules, load_vad
 from twostage_asr.engine.waveform import SAMPLE_RATE
 
@@ -44,13 +44,13 @@ def service(vllm_model: AutoModelVLLM) -> Iterator[TranscriptionService]:
 
 
 @pytest.fixture(scope="module")
-def tokenizer(vllm_model: AutoModelVLLM) -> LLMTokenizer:
-    return vllm_model.transcriber.tokenizer
+def live() -> LiveOptions:
+    return LiveOptions(vad=load_vad())
 
 
 @pytest.fixture(scope="module")
-def live(tokenizer: LLMTokenizer) -> LiveOptions:
-    return LiveOptions(vad=load_vad(), tokenizer=tokenizer)
+def model(vllm_model: AutoModelVLLM) -> Transcriber:
+    return vllm_model.transcriber
 
 
 @pytest.fixture(scope="module")
@@ -151,12 +151,12 @@ def test_many_sessions_at_once_hear_what_each_hears_alone(
 
 
 def test_speech_without_pauses_is_cut_and_nothing_is_retracted(
-    service: TranscriptionService, tokenizer: LLMTokenizer, clips: list[Clip]
+    service: TranscriptionService, clips: list[Clip]
 ) -> None:
     plain = [clip for clip in clips if clip["language"] == "英文" and not clip["hotwords"]][:4]
     pcm = np.concatenate([load(expand_inputs(clip["source"])[0]) for clip in plain])
     rules = SegmentRules(max_segment_s=3.0, silence_schedule=STREAMING_SCHEDULE)
-    live = LiveOptions(vad=load_vad(), tokenizer=tokenizer, rollback_chars=0, rules=rules)
+    live = LiveOptions(vad=load_vad(), rollback_chars=0, rules=rules)
     events = hear(StreamingSession(service, OPTIONS, live), pcm, 1600)
     assert len(finals(events)) > 2
     require_nothing_retracted(events)
@@ -165,8 +165,8 @@ def test_speech_without_pauses_is_cut_and_nothing_is_retracted(
 # --- With a service that says what it is told
 
 
-def scripted(service: ScriptedService, tokenizer: LLMTokenizer, **options: Any) -> StreamingSession:
-    live = LiveOptions(vad=LoudIsSpeech(), tokenizer=tokenizer, chunk_ms=500, **options)
+def scripted(service: ScriptedService, **options: Any) -> StreamingSession:
+    live = LiveOptions(vad=LoudIsSpeech(), chunk_ms=500, **options)
     return StreamingSession(service, OPTIONS, live)  # type: ignore[arg-type]
 
 
@@ -177,42 +177,42 @@ TEXTS = st.sampled_from(
 
 @given(st.lists(TEXTS, min_size=1), st.booleans(), st.integers(0, 4))
 def test_no_answers_can_make_a_session_retract(
-    tokenizer: LLMTokenizer, answers: list[str], is_forced: bool, rollback_chars: int
+    model: Transcriber, answers: list[str], is_forced: bool, rollback_chars: int
 ) -> None:
     def answer(asked: Submitted) -> str:
         text = answers[len(service.submitted) % len(answers)]
         return asked.answer_prefix + text if is_forced or len(text) % 2 else text
 
-    service = ScriptedService(answer)
-    session = scripted(service, tokenizer, rollback_chars=rollback_chars, rules=SegmentRules(max_segment_s=2.0))
+    service = ScriptedService(model, answer)
+    session = scripted(service, rollback_chars=rollback_chars, rules=SegmentRules(max_segment_s=2.0))
     require_nothing_retracted(hear(session, speech(5.0, 2.5, 1.5, 2.5), 1600))
 
 
-def test_a_partial_goes_on_from_what_is_confirmed(tokenizer: LLMTokenizer) -> None:
-    service = ScriptedService(lambda asked: "one two three four five"[: 4 + 5 * len(service.submitted)])
-    events = hear(scripted(service, tokenizer, rollback_chars=4), speech(3.0, 2.5), 1600)
+def test_a_partial_goes_on_from_what_is_confirmed(model: Transcriber) -> None:
+    service = ScriptedService(model, lambda asked: "one two three four five"[: 4 + 5 * len(service.submitted)])
+    events = hear(scripted(service, rollback_chars=4), speech(3.0, 2.5), 1600)
     confirmed = [""] + [event.confirmed for event in events if isinstance(event, Partial)]
     assert [asked.answer_prefix for asked in service.submitted if asked.is_partial] == confirmed[:-1]
     assert any(confirmed)
 
 
-def test_words_beyond_a_cut_are_kept_for_the_next_segment(tokenizer: LLMTokenizer) -> None:
+def test_words_beyond_a_cut_are_kept_for_the_next_segment(model: Transcriber) -> None:
     def answer(asked: Submitted) -> str:
         if asked.is_partial:
             return asked.answer_prefix or "one two three four"
         return asked.answer_prefix or "One two."
 
-    service = ScriptedService(answer)
-    session = scripted(service, tokenizer, rollback_chars=0, rules=SegmentRules(max_segment_s=2.0))
+    service = ScriptedService(model, answer)
+    session = scripted(service, rollback_chars=0, rules=SegmentRules(max_segment_s=2.0))
     events = session.push(speech(1.2)) + session.push(speech(0.7)) + session.push(speech(0.6))
     after = events[[type(event) for event in events].index(Final) :]
     assert [(type(e), e.text) for e in after] == [(Final, "one two"), (Partial, "three four"), (Partial, "three four")]
     assert all(event.confirmed == "three four" for event in after[1:] if isinstance(event, Partial))
 
 
-def test_an_hour_costs_sixty_times_a_minute(tokenizer: LLMTokenizer) -> None:
-    service = ScriptedService(lambda asked: "some words")
-    session = scripted(service, tokenizer)
+def test_an_hour_costs_sixty_times_a_minute(model: Transcriber) -> None:
+    service = ScriptedService(model, lambda asked: "some words")
+    session = scripted(service)
     minute = speech(12.0, 3.0, 8.0, 3.0, 31.0, 3.0)
     encoded = []
     for _ in range(60):
@@ -225,16 +225,16 @@ def test_an_hour_costs_sixty_times_a_minute(tokenizer: LLMTokenizer) -> None:
     assert session._stream._recent.end_s - session._stream._recent._first / SAMPLE_RATE < 31.0
 
 
-def test_silence_costs_nothing(tokenizer: LLMTokenizer) -> None:
-    service = ScriptedService(lambda asked: "words")
-    session = scripted(service, tokenizer)
+def test_silence_costs_nothing(model: Transcriber) -> None:
+    service = ScriptedService(model, lambda asked: "words")
+    session = scripted(service)
     assert hear(session, speech(0.0, 60.0), 1600) == []
     assert service.submitted == [] and len(session._stream._recent._pieces) < 10
 
 
-def test_a_full_service_costs_partials_but_no_final(tokenizer: LLMTokenizer) -> None:
-    service = ScriptedService(lambda asked: "words", is_full=True)
-    session = scripted(service, tokenizer)
+def test_a_full_service_costs_partials_but_no_final(model: Transcriber) -> None:
+    service = ScriptedService(model, lambda asked: "words", is_full=True)
+    session = scripted(service)
     assert session.push(speech(2.0)) == []
     with pytest.raises(QueueFullError):
         session.push(speech(0.0, 2.5))
@@ -244,9 +244,9 @@ def test_a_full_service_costs_partials_but_no_final(tokenizer: LLMTokenizer) -> 
     assert [event.text for event in session.finish()] == ["words"]
 
 
-def test_the_loop_is_free_while_a_session_waits(tokenizer: LLMTokenizer) -> None:
-    service = ScriptedService(lambda asked: None)
-    live = LiveOptions(vad=LoudIsSpeech(), tokenizer=tokenizer)
+def test_the_loop_is_free_while_a_session_waits(model: Transcriber) -> None:
+    service = ScriptedService(model, lambda asked: None)
+    live = LiveOptions(vad=LoudIsSpeech())
 
     async def listen() -> list[Event]:
         session = AsyncStreamingSession(service, OPTIONS, live)  # type: ignore[arg-type]
@@ -259,9 +259,9 @@ def test_the_loop_is_free_while_a_session_waits(tokenizer: LLMTokenizer) -> None
     assert [event.text for event in asyncio.run(listen())] == ["words"]
 
 
-def test_a_cancelled_push_drops_its_decoding(tokenizer: LLMTokenizer) -> None:
-    service = ScriptedService(lambda asked: None)
-    live = LiveOptions(vad=LoudIsSpeech(), tokenizer=tokenizer)
+def test_a_cancelled_push_drops_its_decoding(model: Transcriber) -> None:
+    service = ScriptedService(model, lambda asked: None)
+    live = LiveOptions(vad=LoudIsSpeech())
 
     async def listen() -> Future[Transcript]:
         session = AsyncStreamingSession(service, OPTIONS, live)  # type: ignore[arg-type]
@@ -302,9 +302,9 @@ def test_other_samples_are_refused(pcm: Any, message: str) -> None:
     text=st.text(st.sampled_from("The train leaves at 8:15 今天北京的天气怎么样？😀é"), max_size=30),
     limit=st.integers(-3, 30),
 )
-def test_a_token_prefix_is_a_beginning_in_whole_tokens(tokenizer: LLMTokenizer, text: str, limit: int) -> None:
-    prefix = token_prefix(tokenizer, text, limit)
+def test_a_token_prefix_is_a_beginning_in_whole_tokens(model: Transcriber, text: str, limit: int) -> None:
+    prefix = token_prefix(model.tokenizer, text, limit)
     assert text.startswith(prefix)
     assert len(prefix) <= max(0, limit)
-    token_ids = tokenizer.encode(prefix)
-    assert tokenizer.encode(text)[: len(token_ids)] == token_ids
+    token_ids = model.tokenizer.encode(prefix)
+    assert model.tokenizer.encode(text)[: len(token_ids)] == token_ids
