@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 
 from twostage_asr.engine import QueueFullError, Transcript
-from twostage_asr.engine.transcriber import TranscribeOptions, Transcriber
+from twostage_asr.engine.families.base import ModelFamily
+from twostage_asr.engine.text import LLMTokenizer
+from twostage_asr.engine.transcriber import TranscribeOptions
 from twostage_asr.engine.vad import VoiceActivityStream
 from twostage_asr.engine.waveform import SAMPLE_RATE
 
@@ -46,6 +48,14 @@ def speech(*seconds: float) -> Any:
 
 
 @dataclass
+class Model:
+    """What a session asks of the model itself."""
+
+    family: ModelFamily
+    tokenizer: LLMTokenizer
+
+
+@dataclass
 class Submitted:
     """What a session asked of the service."""
 
@@ -59,7 +69,7 @@ class Submitted:
 class ScriptedService:
     """Answers at once with what `answer` says, or with nothing yet if that is None."""
 
-    model: Transcriber  # whose tokenizer and family a session asks; it never runs
+    model: Model
     answer: Callable[[Submitted], str | None]
     is_full: bool = False
     submitted: list[Submitted] = field(default_factory=list)
