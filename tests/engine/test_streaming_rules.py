@@ -1,4 +1,4 @@
-"""The rules of live sessions, with a service that says what it is told: nothing is retracted, an hour costs as it should."""
+"""The rules of live sessions, with a service that says what it is told: nothing is retracted, costs stay as they are."""
 
 import asyncio
 from concurrent.futures import Future
@@ -76,6 +76,12 @@ def test_only_what_two_partials_agree_on_is_confirmed_and_never_its_end(model: M
     events = [event for _ in range(4) for event in session.push(speech(0.5))]
     confirmed = [event.confirmed for event in events if isinstance(event, Partial)]
     assert confirmed == ["", "one two", "one two three", "one two three four"]
+
+
+def test_the_end_is_not_confirmed_however_often_it_is_heard(model: Model) -> None:
+    session = scripted(ScriptedService(model, lambda asked: "one two three"), rollback_chars=5)
+    events = [event for _ in range(5) for event in session.push(speech(0.5))]
+    assert [event.confirmed for event in events if isinstance(event, Partial)] == ["", *["one two"] * 4]
 
 
 def test_a_partial_is_made_once_a_chunk(model: Model) -> None:
