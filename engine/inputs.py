@@ -28,7 +28,7 @@ import os
 import re
 import ssl
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
@@ -109,10 +109,13 @@ def audio_files(folder: Path) -> list[AudioInput]:
     return _with_unique_keys(list(items))
 
 
-def load(item: AudioInput, *, limits: AudioLimits = DEFAULT_LIMITS, allow_urls: bool = True) -> Waveform:
+def load(
+    item: AudioInput, *, limits: AudioLimits = DEFAULT_LIMITS, allow_urls: bool | Collection[str] = True
+) -> Waveform:
     """Read and decode one input: (N,) float32, mono, 16 kHz.
 
-    `allow_urls=False` refuses http and https, which let a client reach whatever this machine can reach.
+    `allow_urls=False` refuses http and https, which let a client reach whatever this machine can reach. A collection of
+    host names allows these alone, also to redirects.
 
     Raises:
         AudioError: and nothing else, whatever the source is.
@@ -127,7 +130,8 @@ def load(item: AudioInput, *, limits: AudioLimits = DEFAULT_LIMITS, allow_urls: 
             return decode_audio(_data_url_content(source, limits), limits=limits, name="data URL")
         if not allow_urls:
             raise UnsupportedAudioError(f"{_shown(source)}: fetching URLs is off; send the audio itself")
-        return decode_audio(_download(source, limits), limits=limits, name=_shown(source))
+        hosts = None if allow_urls is True else allow_urls
+        return decode_audio(_download(source, limits, hosts), limits=limits, name=_shown(source))
     return as_waveform(source, SAMPLE_RATE if item.sample_rate is None else item.sample_rate, limits=limits)
 
 
@@ -290,11 +294,20 @@ def _shown(url: str) -> str:
     return re.sub(r"//[^/]*@", "//", re.split(r"[?#]", url, maxsplit=1)[0])
 
 
-def _download(url: str, limits: AudioLimits) -> bytes:
-    """Follows redirects to http and https only. Raises AudioError."""
+def _download(url: str, limits: AudioLimits, hosts: Collection[str] | None = None) -> bytes:
+    """Follows redirects to http and https only, and to `hosts` only if there are any. Raises AudioError."""
+
+    def require_host(request: httpx.Request) -> None:
+        if hosts is not None and request.url.host not in hosts:
+            raise UnsupportedAudioError(f"{_shown(str(request.url))}: audio is not fetched from this host")
+
     name, deadline = _shown(url), time.monotonic() + DOWNLOAD_TIMEOUT_S
     client = httpx.Client(
-        follow_redirects=True, max_redirects=MAX_REDIRECTS, timeout=HTTP_TIMEOUT_S, verify=_ssl_context()
+        follow_redirects=True,
+        max_redirects=MAX_REDIRECTS,
+        timeout=HTTP_TIMEOUT_S,
+        verify=_ssl_context(),
+        event_hooks={"request": [require_host]},
     )
     content = bytearray()
     try:

@@ -36,10 +36,12 @@ def engine_options(args: argparse.Namespace) -> dict[str, Any]:
     return _named(args, _ENGINE)
 
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
+def add_model_options(parser: argparse.ArgumentParser, *, is_required: bool = True) -> None:
     """Which model, and how it runs: the arguments of AutoModelVLLM, by their own names."""
     group = parser.add_argument_group("the model")
-    group.add_argument("--model", required=True, help="hub id, or directory of a checkpoint or a converted model")
+    group.add_argument(
+        "--model", required=is_required, help="hub id, or directory of a checkpoint or a converted model"
+    )
     group.add_argument("--hub", choices=HUBS, default="ms", help="ModelScope (default) or Hugging Face")
     group.add_argument("--revision", help="branch, tag or commit on the hub")
     group.add_argument("--tensor-parallel-size", type=int, default=1, metavar="N", help="GPUs that share the LLM")

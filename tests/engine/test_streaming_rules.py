@@ -1,4 +1,4 @@
-"""The rules of live sessions, with a service that says what it is told: nothing is retracted, costs stay as they are."""
+"""The rules of live sessions, with a service that says what it is told: nothing is retracted, costs stay flat."""
 
 import asyncio
 from concurrent.futures import Future
