@@ -33,7 +33,8 @@ def test_every_input_gets_its_own_clips(seed: int) -> None:
     clips = [clip for index, audio in read for clip in recordings.add(index, ITEMS[index], audio)]
     assert [number for number, _, _ in clips] == [0, 1, 2, 3, 4]
     assert [item.key for _, item, _ in clips] == ["a", "a", "b", "d", "a"]
-    assert [index for index, _ in (results := recordings.take())] == [2]  # nobody speaks in it
+    results = recordings.take()
+    assert [index for index, _ in results] == [2]  # nobody speaks in it
     random.Random(seed).shuffle(clips)
     for number, _, _ in clips:
         recordings.finish(number, said(number))
