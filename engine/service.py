@@ -26,9 +26,10 @@ from .decoder.base import POLL_S, DecodeParams
 from .errors import ASRError, ConfigError, DecodeError, QueueFullError, ServiceClosedError
 from .families.base import Request
 from .inputs import AudioInput
+from .recordings import Result
 from .threads import one_thread
 from .timeline import Stage, Timeline
-from .transcriber import Clip, Result, Run, TranscribeOptions, Transcriber
+from .transcriber import Clip, Run, TranscribeOptions, Transcriber
 from .transcript import Transcript
 
 MAX_WAITING = 512  # jobs that are not encoded yet; clips of 30 s take 1 GB
