@@ -1,7 +1,6 @@
 """FunASR's streaming SDK over live sessions: from_pretrained(...), streaming_generate(audio) and its fields."""
 
-import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypedDict
@@ -10,12 +9,12 @@ from .auto import AutoModelVLLM, transcribe_options
 from .config import refuse_unknown
 from .errors import ConfigError
 from .inputs import expand_inputs, load
+from .segments import join_texts
 from .service import TranscriptionService
 from .streaming import AsyncStreamingSession, Event, Final, LiveOptions, StreamingSession
 from .transcriber import TranscribeOptions
 from .vad import STREAMING_SCHEDULE, SegmentRules, checked_schedule, load_vad
 from .waveform import SAMPLE_RATE
-from .words import join_texts
 
 
 class StreamingResult(TypedDict):
@@ -77,19 +76,19 @@ class FunASRNanoStreamingVLLM:
         return cls(model, **options)
 
     def session(self, *, key: str = "live", **options: Any) -> StreamingSession:
-        """A stream of audio to push to. `options` are language, hotwords, itn and the others of `generate`."""
-        return StreamingSession(self.service, _checked(options), self.live, key=key)
+        """A stream of audio to push to. `options` are those of session_options()."""
+        return StreamingSession(self.service, session_options(**options), self.live, key=key)
 
     def async_session(self, *, key: str = "live", **options: Any) -> AsyncStreamingSession:
         """The same for an event loop."""
-        return AsyncStreamingSession(self.service, _checked(options), self.live, key=key)
+        return AsyncStreamingSession(self.service, session_options(**options), self.live, key=key)
 
     def streaming_generate(self, audio: Any, **options: Any) -> Iterator[StreamingResult]:
         """Hear one input as if it were live, chunk_ms by chunk_ms, as fast as it can be decoded.
 
         Args:
             audio: one input of AutoModelVLLM.generate.
-            options: language, hotwords, itn and the others of `generate`.
+            options: those of session_options().
 
         Raises:
             ConfigError: more or fewer inputs than one, or an unknown option. AudioError: it cannot be read.
@@ -129,11 +128,30 @@ class FunASRNanoStreamingVLLM:
         self.close()
 
 
-def _checked(options: Mapping[str, Any]) -> TranscribeOptions:
-    """Raises ConfigError for one that `generate` does not know, or that cannot work."""
-    known = inspect.signature(transcribe_options).parameters
-    refuse_unknown(transcribe_options, {name: value for name, value in options.items() if name not in known})
-    return transcribe_options(**options)
+def session_options(
+    *,
+    language: str | None = None,
+    hotwords: Sequence[str] = (),
+    itn: bool = True,
+    timestamps: bool = True,
+    max_new_tokens: int = 512,
+    temperature: float = 0.0,
+    **unknown: Any,
+) -> TranscribeOptions:
+    """Those arguments of AutoModelVLLM.generate that mean something for live audio, checked.
+
+    Raises:
+        ConfigError: an unknown argument, or one that cannot work.
+    """
+    refuse_unknown(session_options, unknown)
+    return transcribe_options(
+        language=language,
+        hotwords=hotwords,
+        itn=itn,
+        timestamps=timestamps,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+    )
 
 
 class TextSoFar:

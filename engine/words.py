@@ -16,7 +16,7 @@ can be rebuilt around its words: `split_words` of the same text gives the same w
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -66,22 +66,6 @@ def spoken_form(text: str, words: Sequence[WrittenWord]) -> tuple[str, list[tupl
         places.append((size, size + len(pieces[-1].encode())))
         size = places[-1][1]
     return "".join(pieces), places
-
-
-def join_texts(texts: Iterable[str]) -> str:
-    """Texts one after the other, with a space wherever the scripts on both sides are written with spaces.
-
-    Chinese and Japanese text, and its full-width punctuation, takes none.
-    """
-    joined = ""
-    for text in filter(None, texts):
-        is_wide = joined and (_is_wide(joined[-1]) or _is_wide(text[0]))
-        joined += text if not joined or is_wide else f" {text}"
-    return joined
-
-
-def _is_wide(character: str) -> bool:
-    return unicodedata.east_asian_width(character) in "WF"
 
 
 def _needs_space(text: str, previous: WrittenWord, word: WrittenWord) -> bool:

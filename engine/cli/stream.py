@@ -16,7 +16,15 @@ import numpy.typing as npt
 from ..audio import decode_audio
 from ..errors import ConfigError
 from ..waveform import SAMPLE_RATE
-from .command import Commands, add_model_options, add_request_options, model_options, request_options
+from .command import (
+    Commands,
+    add_model_options,
+    add_request_options,
+    add_segment_options,
+    model_options,
+    request_options,
+    segment_options,
+)
 
 if TYPE_CHECKING:
     from ..streaming import Event
@@ -34,8 +42,8 @@ def add_parser(commands: Commands) -> None:
     group = parser.add_argument_group("live audio")
     group.add_argument("--chunk-ms", type=float, default=720.0, help="of audio between two partials (default 720)")
     group.add_argument("--rollback-chars", type=int, default=8, help="at the end, never confirmed (default 8)")
-    group.add_argument("--vad", default="silero", help='"silero" (default), or the directory of an fsmn-vad checkpoint')
-    group.add_argument("--max-segment-s", type=float, default=30.0, help="longer speech is cut (default 30)")
+    vad_help = '"silero" (default), or the directory of an fsmn-vad checkpoint'
+    add_segment_options(parser, vad="silero", vad_help=vad_help)
     add_model_options(parser)
     add_request_options(parser)
     parser.set_defaults(run=run)
@@ -46,9 +54,8 @@ def run(args: argparse.Namespace) -> int:
 
     blocks = _blocks(args.source, realtime=args.realtime)
     show = _show_json if args.json else _LiveLine()
-    names = ("chunk_ms", "rollback_chars", "vad", "max_segment_s")
-    options = {name: getattr(args, name) for name in names} | model_options(args)
-    with FunASRNanoStreamingVLLM(**options) as model:
+    live = {"chunk_ms": args.chunk_ms, "rollback_chars": args.rollback_chars}
+    with FunASRNanoStreamingVLLM(**model_options(args), **segment_options(args), **live) as model:
         session = model.session(**request_options(args))
         try:
             for block in blocks:

@@ -6,12 +6,15 @@ import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import soundfile
 
 from tests.pipeline import Clip
 from twostage_asr.engine import AutoModelVLLM, Transcript
 from twostage_asr.engine.audio import decode_audio
 from twostage_asr.engine.cli import main
+from twostage_asr.engine.waveform import SAMPLE_RATE
 
 PNG_MAGIC = b"\x89PNG"
 
@@ -92,6 +95,7 @@ def test_an_interrupted_job_says_how_to_go_on(
     [
         (["--format", "srt,doc"], "'doc' is no format; allowed: txt, json"),
         (["--vllm", "[1]"], "needs a JSON object"),
+        (["--silence-schedule", "5000"], "needs rows like 5000:1500, got '5000'"),
         (["--langauge", "zh"], "unrecognized arguments: --langauge"),
     ],
 )
@@ -169,3 +173,18 @@ def test_stream_hears_samples_on_standard_input(
     monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(pcm)))
     assert main(["stream", "-", *model, "--no-itn"]) == 0
     assert clips[1]["text"] in capsys.readouterr().out
+
+
+def test_long_recordings_are_cut_as_the_options_say(
+    model: list[str], clips: list[Clip], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pause = np.zeros(SAMPLE_RATE, np.float32)
+    spoken = [clip for clip in clips if clip["language"] == "英文" and clip["itn"] and not clip["hotwords"]][:2]
+    parts = [part for clip in spoken for part in (decode_audio(Path(clip["source"])), pause)]
+    soundfile.write(tmp_path / "two.wav", np.concatenate(parts), SAMPLE_RATE)
+    arguments = ["transcribe", str(tmp_path / "two.wav"), *model, "--format", "json", "--output-dir", str(tmp_path)]
+    for options, num_segments in ((["--vad", "silero", "--silence-schedule", "inf:400"], 2), (["--vad", "none"], 1)):
+        assert main([*arguments, *options]) == 0
+        result = Transcript.from_json((tmp_path / "two.json").read_text(encoding="utf-8"))
+        assert len(result.segments) == num_segments
+        assert result.text == " ".join(clip["text"] for clip in spoken)
