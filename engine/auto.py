@@ -101,6 +101,7 @@ class AutoModelVLLM:
         language: str | None = None,
         hotwords: Sequence[str] = (),
         itn: bool = True,
+        context: str = "",
         timestamps: bool = True,
         max_new_tokens: int = 512,
         temperature: float = 0.0,
@@ -116,6 +117,7 @@ class AutoModelVLLM:
             language: a name ("中文", "Chinese") or ISO code ("zh"); None or "auto" leaves it to the model.
             hotwords: words that the model shall prefer where it hears them.
             itn: write numbers, dates and amounts in figures.
+            context: free text that the speech is about, where the model's prompt has a place for it (Qwen3-ASR).
             timestamps: find word times.
             max_new_tokens: longest answer, in tokens.
             temperature: 0 is greedy.
@@ -135,6 +137,7 @@ class AutoModelVLLM:
             language=language,
             hotwords=hotwords,
             itn=itn,
+            context=context,
             timestamps=timestamps,
             max_new_tokens=max_new_tokens,
             temperature=temperature,
@@ -189,11 +192,12 @@ class AutoModelVLLM:
         return self._transcriber
 
 
-def transcribe_options(
+def transcribe_options(  # noqa: PLR0913 - as `generate`
     *,
     language: str | None = None,
     hotwords: Sequence[str] = (),
     itn: bool = True,
+    context: str = "",
     timestamps: bool = True,
     max_new_tokens: int = 512,
     temperature: float = 0.0,
@@ -202,7 +206,7 @@ def transcribe_options(
 ) -> TranscribeOptions:
     """The arguments of `generate`, checked."""
     return TranscribeOptions(
-        request=Request(language=language, hotwords=checked_hotwords(hotwords), itn=itn),
+        request=Request(language=language, hotwords=checked_hotwords(hotwords), itn=itn, context=context),
         params=DecodeParams(max_new_tokens=max_new_tokens, temperature=temperature),
         timestamps=timestamps,
         batch_size=batch_size,

@@ -21,11 +21,11 @@ from .audio import DEFAULT_LIMITS, SAMPLE_RATE, AudioLimits, Waveform
 from .batching import plan_batches
 from .decoder.base import DecodeParams, Decoder, Hypothesis
 from .errors import ASRError, AudioError, ConfigError, DecodeError, PromptTooLongError
-from .families.base import AcousticModel, EncodedBatch, ModelFamily, Request
+from .families.base import AcousticModel, Answer, EncodedBatch, ModelFamily, Request
 from .inputs import AudioInput
 from .prompt import EmbeddedPrompt, PromptEmbedder
 from .reading import AudioReaders
-from .text import LLMTokenizer, clean_text
+from .text import LLMTokenizer
 from .threads import one_thread
 from .timeline import Timeline
 from .transcript import Segment, Transcript, TranscriptWarning
@@ -187,6 +187,7 @@ class _Run:
             language=default.language if item.language is None else item.language,
             hotwords=default.hotwords if item.hotwords is None else item.hotwords,
             itn=default.itn if item.itn is None else item.itn,
+            context=default.context if item.context is None else item.context,
         )
         try:
             prompt = model.embedder.embed(model.family.prompt_text(request))
@@ -236,10 +237,13 @@ class _Run:
 
     def _finish(self, finished: Sequence[tuple[_Clip, Hypothesis]]) -> Iterator[Result]:
         with self.timeline.span("align", len(finished)):
-            texts = [clean_text(self.model.tokenizer.decode(hypothesis.token_ids)) for _, hypothesis in finished]
-            alignments = self._align([clip for clip, _ in finished], texts)
-        for (clip, hypothesis), text, alignment in zip(finished, texts, alignments, strict=True):
-            yield clip.index, self._transcript(clip, hypothesis, text, alignment)
+            answers = [
+                self.model.family.parse_answer(self.model.tokenizer.decode(hypothesis.token_ids), clip.request)
+                for clip, hypothesis in finished
+            ]
+            alignments = self._align([clip for clip, _ in finished], [answer.text for answer in answers])
+        for (clip, hypothesis), answer, alignment in zip(finished, answers, alignments, strict=True):
+            yield clip.index, self._transcript(clip, hypothesis, answer, alignment)
 
     def _align(self, clips: Sequence[_Clip], texts: Sequence[str]) -> Sequence[Alignment]:
         if not self.options.timestamps:
@@ -249,8 +253,8 @@ class _Run:
         hidden = [clip.ctc_hidden for clip in clips]
         return self.model.aligner.align([h for h in hidden if h is not None], texts, [clip.duration for clip in clips])
 
-    def _transcript(self, clip: _Clip, hypothesis: Hypothesis, text: str, alignment: Alignment) -> Transcript:
-        words, confidence = alignment.words, _confidence(hypothesis)
+    def _transcript(self, clip: _Clip, hypothesis: Hypothesis, answer: Answer, alignment: Alignment) -> Transcript:
+        text, words, confidence = answer.text, alignment.words, _confidence(hypothesis)
         segments: tuple[Segment, ...] = ()
         if text:
             start, end = (words[0].start, words[-1].end) if words else (0.0, clip.duration)
@@ -258,7 +262,7 @@ class _Run:
         return Transcript(
             key=clip.item.key,
             text=text,
-            language=clip.request.language,
+            language=answer.language,
             words=words,
             segments=segments,
             duration=clip.duration,

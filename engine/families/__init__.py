@@ -3,8 +3,10 @@
 from ..errors import CheckpointError
 from .base import ModelFamily
 from .fun_asr_nano import FunASRNano
+from .glm_asr import GLMASRNano
+from .qwen3_asr import Qwen3ASR
 
-FAMILIES: dict[str, ModelFamily] = {family.name: family for family in (FunASRNano(),)}
+FAMILIES: dict[str, ModelFamily] = {family.name: family for family in (FunASRNano(), Qwen3ASR(), GLMASRNano())}
 
 
 def family_named(name: str) -> ModelFamily:
