@@ -37,7 +37,15 @@ LLM_SIZES: dict[str, Any] = {
     "max_position_embeddings": 4096,
 }
 QWEN_SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|audio_start|>", "<|audio_end|>", "<|audio_pad|>")
-GLM_SPECIALS = ("<|endoftext|>", "<|user|>", "<|assistant|>", "<|observation|>", "<|pad|>", "<|begin_of_audio|>", "<|end_of_audio|>")
+GLM_SPECIALS = (
+    "<|endoftext|>",
+    "<|user|>",
+    "<|assistant|>",
+    "<|observation|>",
+    "<|pad|>",
+    "<|begin_of_audio|>",
+    "<|end_of_audio|>",
+)
 QWEN_TAGS = ("<asr_text>", "<timestamp>")  # which decoding keeps
 
 
@@ -186,7 +194,11 @@ def _to_original_qwen(directory: Path) -> None:
     config = json.loads((directory / "config.json").read_text())
     text = config["text_config"]
     rope = {"rope_type": "default", "mrope_section": [24, 20, 20], "interleaved": True, "mrope_interleaved": True}
-    text |= {"rope_theta": text.pop("rope_parameters")["rope_theta"], "rope_scaling": rope, "model_type": "qwen3_asr_text"}
+    text |= {
+        "rope_theta": text.pop("rope_parameters")["rope_theta"],
+        "rope_scaling": rope,
+        "model_type": "qwen3_asr_text",
+    }
     thinker = {"model_type": "qwen3_asr", "audio_config": config["audio_config"], "text_config": text}
     written = {"model_type": "qwen3_asr", "architectures": config["architectures"], "thinker_config": thinker}
     (directory / "config.json").write_text(json.dumps(written))
@@ -200,13 +212,15 @@ def _to_old_glm(directory: Path, config: GlmAsrConfig) -> None:
     tensors: dict[str, torch.Tensor] = {"audio_encoder.proj.weight": torch.zeros(2, 2)}
     for name, tensor in load_file(directory / "model.safetensors").items():
         old = name.replace("language_model.model.model.", "model.").replace("language_model.", "")
-        if "q_proj" in name and "audio_tower" in name or "audio_tower" in name and "k_proj" in name:
+        if "audio_tower" in name and ("q_proj" in name or "k_proj" in name):
             rows = tensor.reshape(heads, head_dim, -1).clone()
             for pair in range(turned // 2):
                 rows[:, 2 * pair] = tensor.reshape(heads, head_dim, -1)[:, pair]
                 rows[:, 2 * pair + 1] = tensor.reshape(heads, head_dim, -1)[:, turned // 2 + pair]
             tensor = rows.reshape(tensor.shape)
-        old = old.replace("audio_tower.norm.", "audio_encoder.layer_norm.").replace("audio_tower.", "audio_encoder.whisper.")
+        old = old.replace("audio_tower.norm.", "audio_encoder.layer_norm.").replace(
+            "audio_tower.", "audio_encoder.whisper."
+        )
         old = old.replace("multi_modal_projector.linear_1", "audio_encoder.adapting.0")
         old = old.replace("multi_modal_projector.linear_2", "audio_encoder.adapting.2")
         if "audio_encoder.whisper" in old:
@@ -226,4 +240,6 @@ def _to_old_glm(directory: Path, config: GlmAsrConfig) -> None:
         "num_mel_bins": 128,
     }
     written = {"model_type": "Glmasr", "adapter_type": "mlp", "merge_factor": 4, "use_rope": True}
-    (directory / "config.json").write_text(json.dumps({**written, "lm_config": new["text_config"], "whisper_config": whisper}))
+    (directory / "config.json").write_text(
+        json.dumps({**written, "lm_config": new["text_config"], "whisper_config": whisper})
+    )

@@ -135,9 +135,9 @@ def parse_asr_output(raw: str | None, user_language: str | None = None) -> tuple
     text = text.strip()
     if "language none" in heading.lower():
         return "", text
-    first = next((line.strip() for line in heading.splitlines() if line.strip()), "")
-    named = first[len(_LANGUAGE_PREFIX) :].strip() if first.lower().startswith(_LANGUAGE_PREFIX) else ""
-    return named.capitalize(), text
+    lines = (line.strip() for line in heading.splitlines())
+    named = next((line for line in lines if line.lower().startswith(_LANGUAGE_PREFIX)), "")
+    return named[len(_LANGUAGE_PREFIX) :].strip().capitalize(), text
 
 
 def without_loops(text: str) -> str:

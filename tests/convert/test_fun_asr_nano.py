@@ -313,11 +313,11 @@ def test_the_llms_directory_is_found_by_either_configuration_or_alone(edited: Ed
     assert "other/config.json" in EngineManifest.read(convert(checkpoint)).source
 
 
-def test_another_llm_than_qwen3_is_refused(edited: EditCheckpoint) -> None:
+def test_an_llm_that_is_not_implemented_is_refused(edited: EditCheckpoint) -> None:
     checkpoint = edited()
     path = checkpoint / "Qwen3-0.6B" / "config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "model_type": "llama"}))
-    with pytest.raises(CheckpointError, match="model_type is 'llama'; only 'qwen3'"):
+    path.write_text(json.dumps({**json.loads(path.read_text()), "model_type": "gpt2"}))
+    with pytest.raises(CheckpointError, match="model_type is 'gpt2'; only 'llama', 'qwen2', 'qwen3'"):
         convert(checkpoint)
 
 

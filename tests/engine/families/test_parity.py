@@ -53,9 +53,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
     return {name: make_case(tmp_path_factory.mktemp(name), *case) for name, case in CASES.items()}
 
 
-def make_case(
-    directory: Path, make: Callable[[Path], tiny_models.Reference], seconds: tuple[float, ...]
-) -> Case:
+def make_case(directory: Path, make: Callable[[Path], tiny_models.Reference], seconds: tuple[float, ...]) -> Case:
     reference = make(directory)
     engine_dir = ensure_converted(directory, progress=False)
     model = AutoModelVLLM(engine_dir, backend="torch", dtype="fp32", encoder_dtype="fp32")
@@ -86,9 +84,7 @@ def test_vllm_writes_the_reference_tokens(cases: dict[str, Case], tmp_path: Path
     paths = [tmp_path / f"{name}.pt" for name in names]
     for name, path in zip(names, paths, strict=True):
         case = cases[name]
-        torch.save(
-            {"directory": str(case.engine_dir), "prompts": case.prompts, "num_tokens": NUM_TOKENS}, path
-        )
+        torch.save({"directory": str(case.engine_dir), "prompts": case.prompts, "num_tokens": NUM_TOKENS}, path)
     command = [sys.executable, "-m", "tests.engine.families.decode_prompts", *map(str, paths)]
     done = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
