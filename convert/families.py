@@ -3,13 +3,14 @@
 from pathlib import Path
 
 from ..engine.errors import CheckpointError
-from . import fun_asr_nano, glm_asr, qwen3_asr
+from . import fun_asr_nano, glm_asr, llm_asr, qwen3_asr
 from .config_file import CONFIG_NAME, CONFIG_YAML, model_class, model_type
 from .layout import Family
 from .wording import enumerate_names
 
 FAMILIES: dict[str, Family] = {
-    family.name: family for family in (fun_asr_nano.FAMILY, qwen3_asr.FAMILY, qwen3_asr.ALIGNER, glm_asr.FAMILY)
+    family.name: family
+    for family in (fun_asr_nano.FAMILY, qwen3_asr.FAMILY, qwen3_asr.ALIGNER, glm_asr.FAMILY, llm_asr.FAMILY)
 }
 # Classes of FunASR that nobody should wait for: prefix of `model:` in config.yaml -> what such a model is.
 WITHOUT_LLM = {

@@ -24,7 +24,8 @@ from transformers import (
 )
 from transformers.models.qwen3_asr.feature_extraction_qwen3_asr import Qwen3ASRFeatureExtractor
 
-SAMPLE_RATE = 16_000
+from tests.tones import SAMPLE_RATE
+
 VOCAB = 320
 LLM_SIZES: dict[str, Any] = {
     "hidden_size": 64,
@@ -34,7 +35,7 @@ LLM_SIZES: dict[str, Any] = {
     "num_key_value_heads": 2,
     "head_dim": 32,
     "vocab_size": VOCAB,
-    "max_position_embeddings": 4096,
+    "max_position_embeddings": 8192,
 }
 QWEN_SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|audio_start|>", "<|audio_end|>", "<|audio_pad|>")
 GLM_SPECIALS = (
@@ -56,15 +57,6 @@ class Reference:
     directory: Path
     model: Any
     answer: Callable[[np.ndarray, list[int], list[int], int], list[int]]  # clip, prefix, suffix, tokens -> tokens
-
-
-def clip(seconds: float, seed: int = 0) -> np.ndarray:
-    """A glide with harmonics and noise, loud enough to move the features."""
-    rng = np.random.default_rng(seed)
-    t = np.arange(round(seconds * SAMPLE_RATE)) / SAMPLE_RATE
-    phase = 2 * np.pi * (150 + 60 * seed) * t * (1 + 0.3 * np.sin((1 + seed) * t))
-    wave = sum(np.sin(k * phase) / k for k in range(1, 6)) * (0.6 + 0.4 * np.sin(5 * t))
-    return (0.2 * wave + 0.02 * rng.standard_normal(len(t))).astype(np.float32)
 
 
 def write_tokenizer(directory: Path, specials: Sequence[str], tags: Sequence[str] = ()) -> PreTrainedTokenizerFast:

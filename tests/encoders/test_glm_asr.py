@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from tests.tiny_models import clip, randomise
+from tests.tiny_models import randomise
+from tests.tones import clip
 from twostage_asr.encoders.glm_asr import GLMASRTower, GLMASRTowerConfig
 from twostage_asr.encoders.whisper_features import log_mel, mirrored_batch
 

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from transformers import Qwen3ASREncoderConfig
 from transformers.models.qwen3_asr.modeling_qwen3_asr import Qwen3ASREncoder
 
-from tests.tiny_models import clip, randomise
+from tests.tiny_models import randomise
+from tests.tones import clip
 from twostage_asr.encoders.qwen3_asr import Qwen3ASRTower, Qwen3ASRTowerConfig
 from twostage_asr.encoders.whisper_features import log_mel, mirrored_batch
 

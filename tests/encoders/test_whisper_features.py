@@ -6,7 +6,7 @@ import torch
 from transformers import WhisperFeatureExtractor
 from transformers.models.qwen3_asr.feature_extraction_qwen3_asr import Qwen3ASRFeatureExtractor
 
-from tests.tiny_models import clip
+from tests.tones import clip
 from twostage_asr.encoders.whisper_features import MIN_SAMPLES, log_mel, mirrored_batch
 
 LENGTHS = (8_000, 16_000, 16_001, 16_159, 40_003)
