@@ -15,8 +15,11 @@ if TYPE_CHECKING:
         DecodeError,
         HubError,
         PromptTooLongError,
+        QueueFullError,
+        ServiceClosedError,
         UnsupportedAudioError,
     )
+    from .service import TranscriptionService
     from .transcript import Segment, Transcript, TranscriptWarning, Word
 
 _ERRORS = (
@@ -28,6 +31,8 @@ _ERRORS = (
     "DecodeError",
     "HubError",
     "PromptTooLongError",
+    "QueueFullError",
+    "ServiceClosedError",
     "UnsupportedAudioError",
 )
 # Loaded when asked for: the errors and transcripts need no torch.
@@ -35,6 +40,7 @@ _HOMES = {
     "AudioLimits": "audio",
     "AutoModelVLLM": "auto",
     "FunASRNanoVLLM": "auto",
+    "TranscriptionService": "service",
     **dict.fromkeys(_ERRORS, "errors"),
     **dict.fromkeys(("Segment", "Transcript", "TranscriptWarning", "Word"), "transcript"),
 }
@@ -51,9 +57,12 @@ __all__ = [
     "FunASRNanoVLLM",
     "HubError",
     "PromptTooLongError",
+    "QueueFullError",
     "Segment",
+    "ServiceClosedError",
     "Transcript",
     "TranscriptWarning",
+    "TranscriptionService",
     "UnsupportedAudioError",
     "Word",
 ]

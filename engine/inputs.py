@@ -11,6 +11,7 @@ One input is
 - a URL: http:, https: or data:
 - bytes: the content of an audio file
 - samples: an array or tensor (16 kHz), (samples, sample_rate), or (key, samples, sample_rate); see audio.as_waveform
+- an AudioInput, such as those of audio_files()
 A Python list of any mix of these is a list of inputs; a tuple is always one input.
 
 A list file that cannot be understood is a ConfigError: nothing has been done yet. Anything else that cannot be
@@ -27,7 +28,7 @@ import os
 import re
 import ssl
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
@@ -46,6 +47,9 @@ if TYPE_CHECKING:
 _LIST_SUFFIXES = (".scp", ".jsonl")
 _ALLOWED = "a path, URL, bytes, samples, (samples, sample_rate) or (key, samples, sample_rate)"
 
+AUDIO_SUFFIXES = frozenset(
+    (".aac", ".aiff", ".amr", ".flac", ".m4a", ".mkv", ".mov", ".mp3", ".mp4", ".ogg", ".opus", ".wav", ".webm", ".wma")
+)
 HTTP_TIMEOUT_S = 20.0  # to connect, and between two pieces of an answer
 DOWNLOAD_TIMEOUT_S = 600.0  # for the whole of it
 MAX_REDIRECTS = 5
@@ -93,10 +97,26 @@ def expand_inputs(inputs: object) -> list[AudioInput]:
     return _with_unique_keys(found)
 
 
-def load(item: AudioInput, *, limits: AudioLimits = DEFAULT_LIMITS, allow_urls: bool = True) -> Waveform:
+def audio_files(folder: Path) -> list[AudioInput]:
+    """What has one of AUDIO_SUFFIXES in a folder, searched to its depths; the key is the path in it without suffix.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES)
+    if not found:
+        raise ConfigError(f"{folder}: holds no audio; looked for {', '.join(sorted(AUDIO_SUFFIXES))}")
+    items = (AudioInput(key=path.relative_to(folder).with_suffix("").as_posix(), source=path) for path in found)
+    return _with_unique_keys(list(items))
+
+
+def load(
+    item: AudioInput, *, limits: AudioLimits = DEFAULT_LIMITS, allow_urls: bool | Collection[str] = True
+) -> Waveform:
     """Read and decode one input: (N,) float32, mono, 16 kHz.
 
-    `allow_urls=False` refuses http and https, which let a client reach whatever this machine can reach.
+    `allow_urls=False` refuses http and https, which let a client reach whatever this machine can reach. A collection of
+    host names allows these alone, also to redirects.
 
     Raises:
         AudioError: and nothing else, whatever the source is.
@@ -111,7 +131,8 @@ def load(item: AudioInput, *, limits: AudioLimits = DEFAULT_LIMITS, allow_urls: 
             return decode_audio(_data_url_content(source, limits), limits=limits, name="data URL")
         if not allow_urls:
             raise UnsupportedAudioError(f"{_shown(source)}: fetching URLs is off; send the audio itself")
-        return decode_audio(_download(source, limits), limits=limits, name=_shown(source))
+        hosts = None if allow_urls is True else allow_urls
+        return decode_audio(_download(source, limits, hosts), limits=limits, name=_shown(source))
     return as_waveform(source, SAMPLE_RATE if item.sample_rate is None else item.sample_rate, limits=limits)
 
 
@@ -128,6 +149,8 @@ def _is_list_file(item: object) -> TypeGuard[str | Path]:
 
 
 def _one_input(item: Any, *, default_key: str) -> AudioInput:
+    if isinstance(item, AudioInput):
+        return item
     if isinstance(item, str | Path):
         source = item if isinstance(item, str) and _is_url(item) else Path(item)
         return AudioInput(key=_key_of(source) or default_key, source=source)
@@ -274,11 +297,20 @@ def _shown(url: str) -> str:
     return re.sub(r"//[^/]*@", "//", re.split(r"[?#]", url, maxsplit=1)[0])
 
 
-def _download(url: str, limits: AudioLimits) -> bytes:
-    """Follows redirects to http and https only. Raises AudioError."""
+def _download(url: str, limits: AudioLimits, hosts: Collection[str] | None = None) -> bytes:
+    """Follows redirects to http and https only, and to `hosts` only if there are any. Raises AudioError."""
+
+    def require_host(request: httpx.Request) -> None:
+        if hosts is not None and request.url.host not in hosts:
+            raise UnsupportedAudioError(f"{_shown(str(request.url))}: audio is not fetched from this host")
+
     name, deadline = _shown(url), time.monotonic() + DOWNLOAD_TIMEOUT_S
     client = httpx.Client(
-        follow_redirects=True, max_redirects=MAX_REDIRECTS, timeout=HTTP_TIMEOUT_S, verify=_ssl_context()
+        follow_redirects=True,
+        max_redirects=MAX_REDIRECTS,
+        timeout=HTTP_TIMEOUT_S,
+        verify=_ssl_context(),
+        event_hooks={"request": [require_host]},
     )
     content = bytearray()
     try:

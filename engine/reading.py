@@ -15,7 +15,7 @@ through a memory file (memfd), most of it page faults; for an hour of audio, 0.2
 import functools
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Collection, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,12 +66,20 @@ class AudioReaders:
         finally:
             ahead.cancel()
 
+    def submit(
+        self, item: AudioInput, *, limits: AudioLimits, allow_urls: bool | Collection[str]
+    ) -> Future[Waveform | AudioError]:
+        """Read one input in the background; see `load` for `allow_urls`."""
+        return self._threads.submit(self._read_one, item, limits=limits, allow_urls=allow_urls)
+
     def close(self) -> None:
         """End the processes at once, whatever they are doing; the threads end with what they are doing."""
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._processes.close()
 
-    def _read_one(self, item: AudioInput, *, limits: AudioLimits, allow_urls: bool) -> Waveform | AudioError:
+    def _read_one(
+        self, item: AudioInput, *, limits: AudioLimits, allow_urls: bool | Collection[str]
+    ) -> Waveform | AudioError:
         try:
             if isinstance(item.source, Path | bytes) and self._pays_for_a_process(item.source):
                 return self._processes.decode(item.source, limits)

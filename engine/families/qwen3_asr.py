@@ -101,7 +101,10 @@ class Qwen3ASR:
         )
 
     def parse_answer(self, answer: str, request: Request) -> Answer:
-        language, text = parse_asr_output(answer, language_name(request.language))
+        asked = language_name(request.language)
+        if asked is None and _is_unfinished_heading(answer):
+            return Answer("", None)
+        language, text = parse_asr_output(answer, asked)
         return Answer(text, language or None)
 
 
@@ -138,6 +141,13 @@ def parse_asr_output(raw: str | None, user_language: str | None = None) -> tuple
     lines = (line.strip() for line in heading.splitlines())
     named = next((line for line in lines if line.lower().startswith(_LANGUAGE_PREFIX)), "")
     return named[len(_LANGUAGE_PREFIX) :].strip().capitalize(), text
+
+
+def _is_unfinished_heading(answer: str) -> bool:
+    """Whether an answer of which more is to come holds no text yet."""
+    written = answer.lstrip().lower()
+    begun = written.startswith(_LANGUAGE_PREFIX) and TEXT_TAG not in written and len(written.split()) <= 2
+    return _LANGUAGE_PREFIX.startswith(written) or begun
 
 
 def without_loops(text: str) -> str:

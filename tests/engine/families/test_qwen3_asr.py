@@ -87,3 +87,9 @@ def test_an_unknown_language_names_the_known_ones() -> None:
 def test_the_language_heard_is_returned(asked: str | None, answer: str, language: str | None, text: str) -> None:
     parsed = Qwen3ASR().parse_answer(answer, Request(language=asked))
     assert (parsed.language, parsed.text) == (language, text)
+
+
+@pytest.mark.parametrize("answer", ["", "lang", "language", "language ", "language Chinese"])
+def test_an_answer_that_is_still_being_written_has_no_text_before_its_tag(answer: str) -> None:
+    assert Qwen3ASR().parse_answer(answer, Request()).text == ""
+    assert Qwen3ASR().parse_answer(answer, Request(language="en")).text == answer.strip()
