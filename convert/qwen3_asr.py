@@ -25,6 +25,7 @@ from .weights import plan_weights
 MODEL_TYPE = "qwen3_asr"
 CLASSIFIER = "classifier.weight"  # the aligner's head, beside the tower
 PREPROCESSOR_NAME = "preprocessor_config.json"
+CLASS_MS = 80
 END_TOKENS = ("<|im_end|>", "<|endoftext|>")  # which the package makes end an answer, whatever the files say
 # Longer prefixes first: the first that fits is taken.
 ORIGINAL_NAMES: Mapping[str, str] = {  # transformers' layout -> the original one
@@ -61,7 +62,8 @@ def plan(directory: Path, dtype: torch.dtype | None, *, table: Mapping[str, tupl
     """Decide the conversion of one checkpoint. Raises CheckpointError, with names, for whatever does not fit."""
     path = directory / CONFIG_NAME
     is_aligner = table is ALIGNER_TABLE
-    config = _thinker(read_json(path))
+    whole = read_json(path)
+    config = _thinker(whole)
     _check_features(directory)
     tower = _tower_config(config.get("audio_config"), path)
     text = {"model_type": "qwen3", "eos_token_id": _end_tokens(directory)}
@@ -75,7 +77,9 @@ def plan(directory: Path, dtype: torch.dtype | None, *, table: Mapping[str, tupl
     check_fit(directory, needed=needed, found={name: weight.shape for name, weight in weights.items()})
     parts = split_parts(weights, table)
     llm_plan, notes = plan_llm(directory, llm_config, parts["llm"])
-    acoustic_config = asdict(tower) | ({"num_classes": needed["thinker." + HEAD][0]} if is_aligner else {})
+    acoustic_config = asdict(tower)
+    if is_aligner:
+        acoustic_config |= {"num_classes": needed["thinker." + HEAD][0], "class_ms": _class_ms(whole, path)}
     return Plan(
         acoustic=parts["acoustic"],
         acoustic_config=acoustic_config,
@@ -85,6 +89,14 @@ def plan(directory: Path, dtype: torch.dtype | None, *, table: Mapping[str, tupl
         missing={"ctc": _NO_CTC},
         notes=tuple(notes),
     )
+
+
+def _class_ms(config: Mapping[str, Any], path: Path) -> int:
+    """What one class of the aligner's head stands for; transformers' layout keeps it elsewhere, and it is always 80."""
+    value = config.get("timestamp_segment_time", CLASS_MS)
+    if value != int(value) or value < 1:
+        raise CheckpointError(f"{path}: timestamp_segment_time is {value!r}; a whole number of milliseconds is needed")
+    return int(value)
 
 
 def _original_name(name: str) -> str:

@@ -127,6 +127,14 @@ class Qwen3ASRTower(nn.Module):
         return x + position_embeddings(x.shape[1], x.shape[2]).to(x.device, x.dtype, non_blocking=True)
 
 
+class Qwen3AlignerTower(Qwen3ASRTower):
+    """The forced aligner's tower, and the head that reads times from the LLM's hidden states."""
+
+    def __init__(self, config: Qwen3ASRTowerConfig, num_classes: int) -> None:
+        super().__init__(config)
+        self.classifier = nn.Linear(config.output_dim, num_classes, bias=False)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Windows:
     """Where packed rows stand in the padded windows of attention."""

@@ -14,11 +14,12 @@ import torch
 from tqdm import tqdm
 
 from ..convert.export import ensure_converted
+from ..convert.families import FAMILIES as CONVERTED_FAMILIES
 from .audio import DEFAULT_LIMITS, AudioLimits
 from .config import DEFAULT_MODEL_LEN, Backend, EngineConfig, refuse_unknown
 from .decoder.base import DecodeParams, Decoder, LLMSource
 from .errors import ConfigError
-from .families import family_named
+from .families import FAMILIES, family_named
 from .families.base import Request, StageOneOptions
 from .hub import HubName, resolve_model
 from .inputs import expand_inputs
@@ -93,6 +94,11 @@ class AutoModelVLLM:
         )
         engine_dir = ensure_converted(resolve_model(model, hub=hub, revision=revision))
         self._transcriber: Transcriber | None = load_transcriber(engine_dir, config)
+
+    @staticmethod
+    def supported_models() -> dict[str, tuple[str, ...]]:
+        """What can be loaded: the families' names, and the published models of each."""
+        return {name: CONVERTED_FAMILIES[name].examples for name in FAMILIES}
 
     def generate(  # noqa: PLR0913 - the public facade
         self,

@@ -20,6 +20,7 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen3ASRConfig,
     Qwen3ASRForConditionalGeneration,
+    Qwen3ASRForTokenClassification,
     WhisperFeatureExtractor,
 )
 from transformers.models.qwen3_asr.feature_extraction_qwen3_asr import Qwen3ASRFeatureExtractor
@@ -36,6 +37,14 @@ LLM_SIZES: dict[str, Any] = {
     "head_dim": 32,
     "vocab_size": VOCAB,
     "max_position_embeddings": 8192,
+}
+QWEN_TOWER = {
+    "d_model": 64,
+    "encoder_layers": 2,
+    "encoder_attention_heads": 4,
+    "encoder_ffn_dim": 128,
+    "output_dim": 64,
+    "downsample_hidden_size": 16,
 }
 QWEN_SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|audio_start|>", "<|audio_end|>", "<|audio_pad|>")
 GLM_SPECIALS = (
@@ -93,14 +102,7 @@ def qwen3_asr(directory: Path, *, original: bool = False, seed: int = 0) -> Refe
     tokenizer = write_tokenizer(directory, QWEN_SPECIALS, QWEN_TAGS)
     ids = {token: tokenizer.convert_tokens_to_ids(token) for token in (*QWEN_SPECIALS, *QWEN_TAGS)}
     config = Qwen3ASRConfig(
-        audio_config={
-            "d_model": 64,
-            "encoder_layers": 2,
-            "encoder_attention_heads": 4,
-            "encoder_ffn_dim": 128,
-            "output_dim": 64,
-            "downsample_hidden_size": 16,
-        },
+        audio_config=QWEN_TOWER,
         text_config={**LLM_SIZES, "tie_word_embeddings": True, "rope_theta": 1e6},
         audio_token_id=ids["<|audio_pad|>"],
         eos_token_id=[ids["<|im_end|>"], ids["<|endoftext|>"]],
@@ -235,3 +237,19 @@ def _to_old_glm(directory: Path, config: GlmAsrConfig) -> None:
     (directory / "config.json").write_text(
         json.dumps({**written, "lm_config": new["text_config"], "whisper_config": whisper})
     )
+
+
+def qwen3_forced_aligner(directory: Path, *, num_classes: int = 400, seed: int = 0) -> Any:
+    """A Qwen3-ForcedAligner in transformers' layout; returns the model."""
+    tokenizer = write_tokenizer(directory, QWEN_SPECIALS, QWEN_TAGS)
+    config = Qwen3ASRConfig(
+        audio_config=QWEN_TOWER,
+        text_config={**LLM_SIZES, "tie_word_embeddings": False, "rope_theta": 1e6},
+        audio_token_id=tokenizer.convert_tokens_to_ids("<|audio_pad|>"),
+        timestamp_token_id=tokenizer.convert_tokens_to_ids("<timestamp>"),
+        num_labels=num_classes,
+    )
+    model = Qwen3ASRForTokenClassification(config).eval()
+    randomise(model, seed)
+    model.save_pretrained(directory)
+    return model

@@ -14,6 +14,8 @@ FAMILIES: dict[str, ModelFamily] = {
 
 def family_named(name: str) -> ModelFamily:
     """Raises CheckpointError for a family that this version does not know."""
+    if name == "qwen3_forced_aligner":
+        raise CheckpointError("a forced aligner writes no text: give it as forced_aligner=, beside a model that does")
     if name not in FAMILIES:
         raise CheckpointError(f"the converted model is of family {name!r}; this version knows {', '.join(FAMILIES)}")
     return FAMILIES[name]

@@ -5,7 +5,7 @@ qwen-asr 0.0.6 pins another transformers, so it runs in an environment of its ow
     uv venv -p 3.11 /tmp/qwen && uv pip install -p /tmp/qwen/bin/python --no-deps qwen-asr==0.0.6
     uv pip install -p /tmp/qwen/bin/python torch==2.13.0 transformers==4.57.6 accelerate==1.12.0 nagisa==0.2.11 \
         soynlp==0.0.493 librosa soundfile pytz
-    /tmp/qwen/bin/python tests/peers/qwen_asr_golden.py tests/engine/families/qwen_asr_golden.json
+    /tmp/qwen/bin/python -m tests.peers.qwen_asr_golden tests/engine/families/qwen_asr_golden.json
 """
 
 import json
@@ -22,6 +22,8 @@ from qwen_asr.inference.utils import (
     parse_asr_output,
     split_audio_into_chunks,
 )
+
+from tests.peers.qwen_asr_golden_waves import waves
 
 ANSWERS = [
     ("language English<asr_text>Hello.", None),
@@ -66,15 +68,6 @@ def stamps() -> list[list[int]]:
         for _ in range(rng.randrange(1, 10)):
             one[rng.randrange(24)] = rng.randrange(200) * 80
     return fixed + noisy
-
-
-def waves() -> list[tuple[str, np.ndarray, int]]:
-    """Made again by our tests from the same seeds."""
-    noise = np.random.default_rng(0).standard_normal(100 * 1000).astype(np.float32)
-    quiet = noise.copy()
-    quiet[31_500:31_700] = 0.0
-    quiet[62_000:62_300] *= 0.01
-    return [("flat", np.ones(70_000, np.float32), 30), ("noise", noise, 30), ("quiet", quiet, 30)]
 
 
 def main() -> None:
