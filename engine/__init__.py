@@ -19,6 +19,9 @@ if TYPE_CHECKING:
         ServiceClosedError,
         UnsupportedAudioError,
     )
+    from .families.qwen3_asr import parse_asr_output
+    from .forced_aligner import ForcedAlignItem, ForcedAlignResult, Qwen3ForcedAligner
+    from .qwen_style import ASRTranscription, Qwen3ASRModel
     from .service import TranscriptionService
     from .streaming import AsyncStreamingSession, Final, LiveOptions, Partial, StreamingSession
     from .streaming_sdk import FunASRNanoStreamingVLLM
@@ -46,11 +49,15 @@ _HOMES = {
     "TranscriptionService": "service",
     **dict.fromkeys(_ERRORS, "errors"),
     **dict.fromkeys(("AsyncStreamingSession", "Final", "LiveOptions", "Partial", "StreamingSession"), "streaming"),
+    **dict.fromkeys(("ASRTranscription", "Qwen3ASRModel"), "qwen_style"),
+    **dict.fromkeys(("ForcedAlignItem", "ForcedAlignResult", "Qwen3ForcedAligner"), "forced_aligner"),
+    "parse_asr_output": "families.qwen3_asr",
     **dict.fromkeys(("Segment", "Transcript", "TranscriptWarning", "Word"), "transcript"),
 }
 
 __all__ = [
     "ASRError",
+    "ASRTranscription",
     "AsyncStreamingSession",
     "AudioError",
     "AudioLimits",
@@ -60,6 +67,8 @@ __all__ = [
     "ConfigError",
     "DecodeError",
     "Final",
+    "ForcedAlignItem",
+    "ForcedAlignResult",
     "FunASRNanoStreamingVLLM",
     "FunASRNanoVLLM",
     "HubError",
@@ -67,6 +76,8 @@ __all__ = [
     "Partial",
     "PromptTooLongError",
     "QueueFullError",
+    "Qwen3ASRModel",
+    "Qwen3ForcedAligner",
     "Segment",
     "ServiceClosedError",
     "StreamingSession",
@@ -75,6 +86,7 @@ __all__ = [
     "TranscriptionService",
     "UnsupportedAudioError",
     "Word",
+    "parse_asr_output",
 ]
 
 
