@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .qwen_style import ASRTranscription, Qwen3ASRModel
     from .service import TranscriptionService
     from .streaming import AsyncStreamingSession, Final, LiveOptions, Partial, StreamingSession
-    from .streaming_sdk import FunASRNanoStreamingVLLM
+    from .streaming.sdk import FunASRNanoStreamingVLLM
     from .transcript import Segment, Transcript, TranscriptWarning, Word
 
 _ERRORS = (
@@ -45,7 +45,7 @@ _HOMES = {
     "AudioLimits": "audio",
     "AutoModelVLLM": "auto",
     "FunASRNanoVLLM": "auto",
-    "FunASRNanoStreamingVLLM": "streaming_sdk",
+    "FunASRNanoStreamingVLLM": "streaming.sdk",
     "TranscriptionService": "service",
     **dict.fromkeys(_ERRORS, "errors"),
     **dict.fromkeys(("AsyncStreamingSession", "Final", "LiveOptions", "Partial", "StreamingSession"), "streaming"),

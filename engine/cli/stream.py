@@ -50,7 +50,7 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ..streaming_sdk import FunASRNanoStreamingVLLM
+    from ..streaming.sdk import FunASRNanoStreamingVLLM
 
     blocks = _blocks(args.source, realtime=args.realtime)
     show = _show_json if args.json else _LiveLine()

@@ -5,16 +5,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypedDict
 
-from .auto import AutoModelVLLM, transcribe_options
-from .config import refuse_unknown
-from .errors import ConfigError
-from .inputs import expand_inputs, load
-from .segments import join_texts
-from .service import TranscriptionService
-from .streaming import AsyncStreamingSession, Event, Final, LiveOptions, StreamingSession
-from .transcriber import TranscribeOptions
-from .vad import STREAMING_SCHEDULE, SegmentRules, checked_schedule, load_vad
-from .waveform import SAMPLE_RATE
+from ..auto import AutoModelVLLM, transcribe_options
+from ..config import refuse_unknown
+from ..errors import ConfigError
+from ..inputs import expand_inputs, load
+from ..service import TranscriptionService
+from ..transcriber import TranscribeOptions
+from ..vad import STREAMING_SCHEDULE, SegmentRules, checked_schedule, load_vad
+from ..waveform import SAMPLE_RATE
+from .events import TextSoFar
+from .session import AsyncStreamingSession, LiveOptions, StreamingSession
 
 
 class StreamingResult(TypedDict):
@@ -152,29 +152,3 @@ def session_options(
         max_new_tokens=max_new_tokens,
         temperature=temperature,
     )
-
-
-class TextSoFar:
-    """One text of all events of a session."""
-
-    def __init__(self) -> None:
-        self._finals = ""
-        self._confirmed = self._tail = ""  # of the open segment
-
-    def add(self, events: Sequence[Event]) -> None:
-        """Hear what a push or finish gave."""
-        for event in events:
-            if isinstance(event, Final):
-                self._finals, self._confirmed, self._tail = join_texts([self._finals, event.text]), "", ""
-            else:
-                self._confirmed, self._tail = event.confirmed, event.tail
-
-    @property
-    def text(self) -> str:
-        """Everything so far."""
-        return join_texts([self._finals, self._confirmed + self._tail])
-
-    @property
-    def fixed_text(self) -> str:
-        """What will not change."""
-        return join_texts([self._finals, self._confirmed])

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.engine.live_events import hear, require_nothing_retracted
-from tests.engine.scripted_live import LoudIsSpeech, Model, ScriptedService, Submitted, speech
+from tests.engine.streaming.listening import hear, require_nothing_retracted
+from tests.engine.streaming.scripted import LoudIsSpeech, Model, ScriptedService, Submitted, speech
 from twostage_asr.engine import (
     AsyncStreamingSession,
     ConfigError,
@@ -25,7 +25,8 @@ from twostage_asr.engine import (
 )
 from twostage_asr.engine.auto import transcribe_options
 from twostage_asr.engine.families.fun_asr_nano import FunASRNano
-from twostage_asr.engine.streaming import Event, samples_of, token_prefix
+from twostage_asr.engine.streaming import Event, samples_of
+from twostage_asr.engine.streaming.text import token_prefix
 from twostage_asr.engine.text import LLMTokenizer
 from twostage_asr.engine.vad import SegmentRules
 from twostage_asr.engine.waveform import SAMPLE_RATE

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.engine.live_events import finals, hear, require_nothing_retracted
+from tests.engine.streaming.listening import finals, hear, require_nothing_retracted
 from tests.pipeline import Clip
 from twostage_asr.engine import (
     AsyncStreamingSession,

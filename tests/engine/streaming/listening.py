@@ -3,8 +3,7 @@
 from typing import Any
 
 from twostage_asr.engine import Final, Partial, StreamingSession
-from twostage_asr.engine.streaming import Event
-from twostage_asr.engine.streaming_sdk import TextSoFar
+from twostage_asr.engine.streaming import Event, TextSoFar
 
 
 def hear(session: StreamingSession, pcm: Any, chunk: int) -> list[Event]:
