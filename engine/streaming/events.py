@@ -17,6 +17,7 @@ class Partial:
     end: float  # of the audio that was heard
     confirmed: str  # will not change: later texts of this segment begin with it
     tail: str  # may still change
+    language: str | None  # asked for or heard
 
     @property
     def text(self) -> str:
@@ -35,6 +36,10 @@ class Final:
     @property
     def text(self) -> str:
         return self.transcript.text
+
+    @property
+    def language(self) -> str | None:
+        return self.transcript.language
 
 
 Event: TypeAlias = "Partial | Final"

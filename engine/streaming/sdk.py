@@ -131,6 +131,7 @@ class FunASRNanoStreamingVLLM:
 def session_options(
     *,
     language: str | None = None,
+    context: str = "",
     hotwords: Sequence[str] = (),
     itn: bool = True,
     timestamps: bool = True,
@@ -146,6 +147,7 @@ def session_options(
     refuse_unknown(session_options, unknown)
     return transcribe_options(
         language=language,
+        context=context,
         hotwords=hotwords,
         itn=itn,
         timestamps=timestamps,

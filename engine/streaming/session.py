@@ -51,6 +51,8 @@ class LiveOptions:
     vad: VoiceActivityModel
     chunk_ms: float = 720.0  # of new audio between two partials of a segment
     rollback_chars: int = 8  # at the end of a partial, that are never confirmed
+    rollback_tokens: int = 0  # of the LLM, likewise
+    unfixed_partials: int = 2  # of a segment must have been made before anything of it is confirmed
     rules: SegmentRules = field(
         default_factory=lambda: SegmentRules(max_segment_s=30.0, silence_schedule=STREAMING_SCHEDULE)
     )
@@ -58,8 +60,9 @@ class LiveOptions:
     def __post_init__(self) -> None:
         if not self.chunk_ms > 0:
             raise ConfigError(f"chunk_ms must be positive, got {self.chunk_ms}")
-        if self.rollback_chars < 0:
-            raise ConfigError(f"rollback_chars must be 0 or more, got {self.rollback_chars}")
+        for name in ("rollback_chars", "rollback_tokens", "unfixed_partials"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} must be 0 or more, got {getattr(self, name)}")
 
 
 _Steps: TypeAlias = Generator[Future[Transcript], Transcript, list[Event]]
@@ -132,7 +135,6 @@ class _Stream:
     def __init__(self, service: TranscriptionService, options: TranscribeOptions, live: LiveOptions, key: str) -> None:
         service.model.family.prompt_text(options.request)
         self._service = service
-        self._tokenizer = service.model.tokenizer
         self._options = options
         self._live = live
         self._key = key
@@ -143,6 +145,8 @@ class _Stream:
         self._segment = 0  # number of the oldest segment without a final
         self._confirmed = ""  # of that segment
         self._hypothesis = ""  # its last partial, whole
+        self._language: str | None = None  # of that
+        self._num_partials = 0  # of that segment
         self._heard_s = 0.0  # how much of the stream that partial had heard
 
     def push(self, samples: Waveform) -> _Steps:
@@ -179,9 +183,10 @@ class _Stream:
             events.append(Final(self._segment, start, end, shifted(transcript, start)))
             self._segment += 1
             self._confirmed = self._hypothesis = rest
+            self._num_partials = 0
             if rest:
                 start = self._next_start_s()
-                events.append(Partial(self._segment, start, max(start, self._heard_s), confirmed=rest, tail=""))
+                events.append(Partial(self._segment, start, max(start, self._heard_s), rest, "", self._language))
         return events
 
     def _reconciled(
@@ -221,18 +226,24 @@ class _Stream:
         text, before = transcript.text, self._hypothesis
         if not text.startswith(self._confirmed) or not (text or before):
             return []
-        self._confirmed = self._confirmable(text)
-        self._hypothesis = text
-        confirmed = self._confirmed
-        return [Partial(self._segment, span.start, span.end, confirmed, text.removeprefix(confirmed))]
+        self._num_partials += 1
+        confirmed = self._confirmed = self._confirmable(text)
+        self._hypothesis, self._language = text, transcript.language
+        return [Partial(self._segment, span.start, span.end, confirmed, text.removeprefix(confirmed), self._language)]
 
     def _confirmable(self, text: str) -> str:
         """What can be confirmed of a hypothesis; begins with what has been."""
+        live = self._live
+        if self._num_partials < live.unfixed_partials:
+            return self._confirmed
         agreed = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(self._hypothesis, text, strict=False)))
-        longest = min(agreed, len(text) - self._live.rollback_chars)
-        return max(self._confirmed, token_prefix(self._tokenizer, text, longest), key=len)
+        longest = min(agreed, len(text) - live.rollback_chars)
+        prefix = token_prefix(self._service.model.tokenizer, text, longest, drop_tokens=live.rollback_tokens)
+        return max(self._confirmed, prefix, key=len)
 
     def _submit(self, audio: Waveform, options: TranscribeOptions, prefix: str = "") -> Future[Transcript]:
+        if prefix and options.request.language is None:  # some answers begin with the language, which the prefix lacks
+            options = replace(options, request=replace(options.request, language=self._language))
         future = self._service.submit(audio, options, key=self._key, answer_prefix=prefix)
         self._asked = [*(asked for asked in self._asked if not asked.done()), future]
         return future

@@ -7,13 +7,15 @@ from ..transcript import Segment, Transcript, TranscriptWarning, Word
 from ..words import split_words
 
 
-def token_prefix(tokenizer: LLMTokenizer, text: str, max_chars: int) -> str:
+def token_prefix(tokenizer: LLMTokenizer, text: str, max_chars: int, *, drop_tokens: int = 0) -> str:
     """The longest beginning of `text`, of at most `max_chars` characters, that ends where one of its tokens ends.
+
+    At least its last `drop_tokens` tokens are left out.
 
     Its own tokens are the first of the text's, so that an LLM can go on from it as it would have written the text.
     """
     token_ids = tokenizer.encode(text)
-    for count in range(len(token_ids), 0, -1):
+    for count in range(len(token_ids) - drop_tokens, 0, -1):
         prefix = tokenizer.decode(token_ids[:count])
         is_beginning = len(prefix) <= max_chars and text.startswith(prefix) and not prefix[-1:].isspace()
         if is_beginning and tokenizer.encode(prefix) == token_ids[:count]:

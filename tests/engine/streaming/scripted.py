@@ -62,6 +62,7 @@ class Submitted:
     duration: float
     answer_prefix: str
     is_partial: bool
+    language: str | None
     future: Future[Transcript]
 
 
@@ -72,6 +73,7 @@ class ScriptedService:
     model: Model
     answer: Callable[[Submitted], str | None]
     is_full: bool = False
+    language: str | None = None  # that is heard
     submitted: list[Submitted] = field(default_factory=list)
 
     def submit(
@@ -80,9 +82,9 @@ class ScriptedService:
         if self.is_full:
             raise QueueFullError("full")
         duration = len(waveform) / SAMPLE_RATE
-        asked = Submitted(duration, answer_prefix, is_partial=not options.timestamps, future=Future())
+        asked = Submitted(duration, answer_prefix, not options.timestamps, options.request.language, Future())
         self.submitted.append(asked)
         text = self.answer(asked)
         if text is not None:
-            asked.future.set_result(Transcript(key=key, text=text, duration=duration))
+            asked.future.set_result(Transcript(key=key, text=text, language=self.language, duration=duration))
         return asked.future

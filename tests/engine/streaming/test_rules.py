@@ -85,6 +85,27 @@ def test_the_end_is_not_confirmed_however_often_it_is_heard(model: Model) -> Non
     assert [event.confirmed for event in events if isinstance(event, Partial)] == ["", *["one two"] * 4]
 
 
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"rollback_tokens": 2}, ["", "one two", "one two", "one two"]),
+        ({"unfixed_partials": 4}, ["", "", "", "one two three four"]),
+    ],
+)
+def test_tokens_and_first_partials_can_be_kept_open(model: Model, options: dict[str, int], expected: list[str]) -> None:
+    session = scripted(ScriptedService(model, lambda asked: "one two three four"), rollback_chars=0, **options)
+    events = [event for _ in range(4) for event in session.push(speech(0.5))]
+    assert [event.confirmed for event in events if isinstance(event, Partial)] == expected
+
+
+def test_the_language_that_was_heard_is_asked_for_with_what_is_confirmed(model: Model) -> None:
+    service = ScriptedService(model, lambda asked: "one two three", language="en")
+    hear(scripted(service, rollback_chars=5), speech(2.0, 2.5), 8000)
+    first, second, *later, final = [(one.answer_prefix, one.language) for one in service.submitted]
+    assert first == second == final == ("", None)
+    assert set(later) == {("one two", "en")}
+
+
 def test_a_partial_is_made_once_a_chunk(model: Model) -> None:
     service = ScriptedService(model, lambda asked: "words")
     session = scripted(service)
