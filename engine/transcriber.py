@@ -21,11 +21,13 @@ from .audio import DEFAULT_LIMITS, SAMPLE_RATE, AudioLimits, Waveform
 from .batching import plan_batches
 from .decoder.base import POLL_S, DecodeParams, Decoder, Hypothesis
 from .errors import ASRError, AudioError, ConfigError, DecodeError, PromptTooLongError
-from .families.base import AcousticModel, EncodedBatch, ModelFamily, Request
+from .families.base import AcousticModel, Answer, EncodedBatch, ModelFamily, Request
 from .inputs import AudioInput
 from .prompt import EmbeddedPrompt, PromptEmbedder
 from .reading import AudioReaders
-from .text import LLMTokenizer, clean_text
+from .recordings import ClipAudio, Recordings, Result
+from .segments import DEFAULT_SEGMENTATION, Segmentation
+from .text import LLMTokenizer
 from .threads import one_thread
 from .timeline import Timeline
 from .transcript import Segment, Transcript, TranscriptWarning
@@ -33,7 +35,6 @@ from .transcript import Segment, Transcript, TranscriptWarning
 ALIGN_BATCH = 32  # finished texts that are timed together
 WINDOW_BATCHES = 4  # full stage 1 batches whose clips are sorted by length together
 
-Result = tuple[int, Transcript]  # the input's place in the order, and what became of it
 Results = Generator[Result, None, None]
 
 
@@ -47,6 +48,7 @@ class TranscribeOptions:
     batch_size: int = 256  # most clips in one stage 1 batch
     limits: AudioLimits = DEFAULT_LIMITS
     allow_urls: bool = True
+    segmentation: Segmentation = DEFAULT_SEGMENTATION
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -55,9 +57,9 @@ class TranscribeOptions:
 
 @dataclass(slots=True, eq=False)
 class Clip:
-    """One input on its way."""
+    """One input on its way, or one segment of a long one."""
 
-    index: int
+    index: int  # what its transcript is yielded with
     item: AudioInput
     waveform: Waveform | None  # until it is encoded
     duration: float  # s
@@ -121,12 +123,23 @@ class Run:
     options: TranscribeOptions  # of the list of inputs
     timeline: Timeline
     align_batch: int = ALIGN_BATCH
+    recordings: Recordings = field(init=False)
     encoding: tuple[list[Clip], EncodedBatch] | None = None  # queued on the GPU, not yet with stage 2
     decoding: dict[int, Clip] = field(default_factory=dict)  # by the decoder's id
     finished: list[tuple[Clip, Hypothesis]] = field(default_factory=list)  # that wait for their word times
 
+    def __post_init__(self) -> None:
+        self.recordings = Recordings(self.options.request.language)
+
     def results(self, inputs: Iterable[AudioInput]) -> Iterator[Result]:
-        """The loop over everything."""
+        """Each input's place and transcript, as soon as all of it is there."""
+        for number, transcript in self._clips(inputs):
+            self.recordings.finish(number, transcript)
+            yield from self.recordings.take()
+        yield from self.recordings.take()
+
+    def _clips(self, inputs: Iterable[AudioInput]) -> Iterator[Result]:
+        """The loop over everything: clips' numbers and transcripts."""
         decoder = self.model.decoder
         for window in self._windows(inputs):
             clips: list[Clip] = []
@@ -160,20 +173,22 @@ class Run:
         for prompt_id in dropped:
             del self.decoding[prompt_id]
 
-    def _windows(self, inputs: Iterable[AudioInput]) -> Iterator[list[tuple[int, AudioInput, Waveform | AudioError]]]:
-        """Inputs with their audio, in pieces that do not depend on how fast they are read.
+    def _windows(self, inputs: Iterable[AudioInput]) -> Iterator[list[ClipAudio]]:
+        """Clips with their audio, in pieces that do not depend on how fast they are read.
 
         The first piece is one batch, so that stage 2 starts early; the others are a few, so that sorting pays.
         """
         options, model = self.options, self.model
-        window: list[tuple[int, AudioInput, Waveform | AudioError]] = []
+        window: list[ClipAudio] = []
         frames, num_batches = 0, 1
-        reading = model.readers.read(inputs, limits=options.limits, allow_urls=options.allow_urls)
+        cutting = options.segmentation.cutting(model.family.best_length_s)
+        reading = model.readers.read(inputs, limits=options.limits, allow_urls=options.allow_urls, cutting=cutting)
         with contextlib.closing(reading):
             started = time.perf_counter()
-            for index, (item, audio) in enumerate(reading):
-                window.append((index, item, audio))
-                frames += 0 if isinstance(audio, AudioError) else model.acoustic.num_frames(len(audio))
+            for read in reading:
+                for number, item, audio in self.recordings.add(*read):
+                    window.append((number, item, audio))
+                    frames += 0 if isinstance(audio, AudioError) else model.acoustic.num_frames(len(audio))
                 if frames >= num_batches * model.max_batch_frames or len(window) >= num_batches * options.batch_size:
                     self.timeline.add("read", started, len(window))
                     yield window
@@ -205,6 +220,7 @@ class Run:
             language=default.language if item.language is None else item.language,
             hotwords=default.hotwords if item.hotwords is None else item.hotwords,
             itn=default.itn if item.itn is None else item.itn,
+            context=default.context if item.context is None else item.context,
         )
         try:
             prompt = model.embedder.embed(model.family.prompt_text(request))
@@ -257,16 +273,17 @@ class Run:
             finished, self.finished = self.finished, []
             yield from self._finish(finished)
 
-    def text(self, clip: Clip, token_ids: Sequence[int]) -> str:
+    def answer(self, clip: Clip, token_ids: Sequence[int]) -> Answer:
         """What a clip's answer says, whole or as far as it is written."""
-        return clean_text(self.model.tokenizer.decode([*clip.answer_ids, *token_ids]))
+        answer = self.model.tokenizer.decode([*clip.answer_ids, *token_ids])
+        return self.model.family.parse_answer(answer, clip.request)
 
     def _finish(self, finished: Sequence[tuple[Clip, Hypothesis]]) -> Iterator[Result]:
         with self.timeline.span("align", len(finished)):
-            texts = [self.text(clip, hypothesis.token_ids) for clip, hypothesis in finished]
-            alignments = self._align([clip for clip, _ in finished], texts)
-        for (clip, hypothesis), text, alignment in zip(finished, texts, alignments, strict=True):
-            yield clip.index, self._transcript(clip, hypothesis, text, alignment)
+            answers = [self.answer(clip, hypothesis.token_ids) for clip, hypothesis in finished]
+            alignments = self._align([clip for clip, _ in finished], [answer.text for answer in answers])
+        for (clip, hypothesis), answer, alignment in zip(finished, answers, alignments, strict=True):
+            yield clip.index, self._transcript(clip, hypothesis, answer, alignment)
 
     def _align(self, clips: Sequence[Clip], texts: Sequence[str]) -> Sequence[Alignment]:
         timed = [i for i, clip in enumerate(clips) if clip.options.timestamps]
@@ -279,8 +296,8 @@ class Run:
         of_clip = dict(zip(timed, found, strict=True))
         return [of_clip.get(i, Alignment(None, None)) for i in range(len(clips))]
 
-    def _transcript(self, clip: Clip, hypothesis: Hypothesis, text: str, alignment: Alignment) -> Transcript:
-        words, confidence = alignment.words, _confidence(hypothesis)
+    def _transcript(self, clip: Clip, hypothesis: Hypothesis, answer: Answer, alignment: Alignment) -> Transcript:
+        text, words, confidence = answer.text, alignment.words, _confidence(hypothesis)
         segments: tuple[Segment, ...] = ()
         if text:
             start, end = (words[0].start, words[-1].end) if words else (0.0, clip.duration)
@@ -288,7 +305,7 @@ class Run:
         return Transcript(
             key=clip.item.key,
             text=text,
-            language=clip.request.language,
+            language=answer.language,
             words=words,
             segments=segments,
             duration=clip.duration,
