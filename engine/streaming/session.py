@@ -273,7 +273,7 @@ async def _wait_on_loop(stream: _Stream, steps: _Steps) -> list[Event]:
             transcript: Transcript = await asyncio.wrap_future(outcome)
             outcome = _resume(steps, transcript)
     except asyncio.CancelledError:
-        await first  # a thread cannot be stopped
+        await asyncio.wait([first])  # a thread cannot be stopped
         stream.cancel()
         raise
     return outcome

@@ -35,12 +35,14 @@ def split_after(text: str, num_words: int) -> tuple[str, str]:
 def with_text(transcript: Transcript, text: str) -> Transcript:
     """The transcript with a text that was confirmed in place of its own, and its word times if they fit that."""
     words, warnings = transcript.words, transcript.warnings
-    if words is not None and [word.text for word in words] != [word.text for word in split_words(text)]:
+    if transcript.status == "error":
+        warnings += (TranscriptWarning("segment_failed", f"only what was confirmed is known: {transcript.error}"),)
+    elif words is not None and [word.text for word in words] != [word.text for word in split_words(text)]:
         words = None
         warnings += (TranscriptWarning("no_word_times", "the text was confirmed before all of it had been heard"),)
     start, end = (words[0].start, words[-1].end) if words else (0.0, transcript.duration)
     segments = (Segment(start, end, text, words, transcript.confidence),) if text else ()
-    return replace(transcript, text=text, words=words, segments=segments, warnings=warnings)
+    return replace(transcript, text=text, words=words, segments=segments, warnings=warnings, status="ok", error=None)
 
 
 def shifted(transcript: Transcript, seconds: float) -> Transcript:
