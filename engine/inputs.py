@@ -4,8 +4,8 @@ One input is
 - a path (str or Path) of an audio or video file; whether it exists is found out by load()
 - a list file, which stands for several inputs:
     *.scp    one `key path` per line, as Kaldi writes it; pipes (`sox ... |`) are refused, they would run commands
-    *.jsonl  one object per line: "source" (required), "key", "language", "hotwords" (list of strings); other fields,
-             such as the "target" and "text" of FunASR's training lists, are ignored
+    *.jsonl  one object per line: "source" (required), "key", "language", "hotwords" (list of strings), "context"; other
+             fields, such as the "target" and "text" of FunASR's training lists, are ignored
   Both are UTF-8; empty lines are skipped. A relative path is looked for beside the list file, then in the current
   directory. http, https and data URLs may stand in place of paths.
 - a URL: http:, https: or data:
@@ -76,6 +76,7 @@ class AudioInput:
     language: str | None = None  # None: as the request says
     hotwords: tuple[str, ...] | None = None  # None: as the request says
     itn: bool | None = None  # None: as the request says
+    context: str | None = None  # None: as the request says
 
 
 def expand_inputs(inputs: object) -> list[AudioInput]:
@@ -244,7 +245,8 @@ def _jsonl_line(line: str, path: Path) -> AudioInput:
         raise ValueError(f'"source" must be a path or URL, got {target!r}')
     source = _from_list_file(target, path)
     key, language, hotwords = data.get("key"), data.get("language"), data.get("hotwords")
-    for name, value in (("key", key), ("language", language)):
+    context = data.get("context")
+    for name, value in (("key", key), ("language", language), ("context", context)):
         if value is not None and not isinstance(value, str):
             raise ValueError(f"{name!r} must be a string, got {value!r}")
     if hotwords is not None and not (isinstance(hotwords, list) and all(isinstance(word, str) for word in hotwords)):
@@ -258,6 +260,7 @@ def _jsonl_line(line: str, path: Path) -> AudioInput:
         language=language,
         hotwords=None if hotwords is None else tuple(hotwords),
         itn=itn,
+        context=context,
     )
 
 

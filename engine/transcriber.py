@@ -21,11 +21,11 @@ from .audio import DEFAULT_LIMITS, SAMPLE_RATE, AudioLimits, Waveform
 from .batching import plan_batches
 from .decoder.base import POLL_S, DecodeParams, Decoder, Hypothesis
 from .errors import ASRError, AudioError, ConfigError, DecodeError, PromptTooLongError
-from .families.base import AcousticModel, EncodedBatch, ModelFamily, Request
+from .families.base import AcousticModel, Answer, EncodedBatch, ModelFamily, Request
 from .inputs import AudioInput
 from .prompt import EmbeddedPrompt, PromptEmbedder
 from .reading import AudioReaders
-from .text import LLMTokenizer, clean_text
+from .text import LLMTokenizer
 from .threads import one_thread
 from .timeline import Timeline
 from .transcript import Segment, Transcript, TranscriptWarning
@@ -205,6 +205,7 @@ class Run:
             language=default.language if item.language is None else item.language,
             hotwords=default.hotwords if item.hotwords is None else item.hotwords,
             itn=default.itn if item.itn is None else item.itn,
+            context=default.context if item.context is None else item.context,
         )
         try:
             prompt = model.embedder.embed(model.family.prompt_text(request))
@@ -257,16 +258,17 @@ class Run:
             finished, self.finished = self.finished, []
             yield from self._finish(finished)
 
-    def text(self, clip: Clip, token_ids: Sequence[int]) -> str:
+    def answer(self, clip: Clip, token_ids: Sequence[int]) -> Answer:
         """What a clip's answer says, whole or as far as it is written."""
-        return clean_text(self.model.tokenizer.decode([*clip.answer_ids, *token_ids]))
+        answer = self.model.tokenizer.decode([*clip.answer_ids, *token_ids])
+        return self.model.family.parse_answer(answer, clip.request)
 
     def _finish(self, finished: Sequence[tuple[Clip, Hypothesis]]) -> Iterator[Result]:
         with self.timeline.span("align", len(finished)):
-            texts = [self.text(clip, hypothesis.token_ids) for clip, hypothesis in finished]
-            alignments = self._align([clip for clip, _ in finished], texts)
-        for (clip, hypothesis), text, alignment in zip(finished, texts, alignments, strict=True):
-            yield clip.index, self._transcript(clip, hypothesis, text, alignment)
+            answers = [self.answer(clip, hypothesis.token_ids) for clip, hypothesis in finished]
+            alignments = self._align([clip for clip, _ in finished], [answer.text for answer in answers])
+        for (clip, hypothesis), answer, alignment in zip(finished, answers, alignments, strict=True):
+            yield clip.index, self._transcript(clip, hypothesis, answer, alignment)
 
     def _align(self, clips: Sequence[Clip], texts: Sequence[str]) -> Sequence[Alignment]:
         timed = [i for i, clip in enumerate(clips) if clip.options.timestamps]
@@ -279,8 +281,8 @@ class Run:
         of_clip = dict(zip(timed, found, strict=True))
         return [of_clip.get(i, Alignment(None, None)) for i in range(len(clips))]
 
-    def _transcript(self, clip: Clip, hypothesis: Hypothesis, text: str, alignment: Alignment) -> Transcript:
-        words, confidence = alignment.words, _confidence(hypothesis)
+    def _transcript(self, clip: Clip, hypothesis: Hypothesis, answer: Answer, alignment: Alignment) -> Transcript:
+        text, words, confidence = answer.text, alignment.words, _confidence(hypothesis)
         segments: tuple[Segment, ...] = ()
         if text:
             start, end = (words[0].start, words[-1].end) if words else (0.0, clip.duration)
@@ -288,7 +290,7 @@ class Run:
         return Transcript(
             key=clip.item.key,
             text=text,
-            language=clip.request.language,
+            language=answer.language,
             words=words,
             segments=segments,
             duration=clip.duration,
