@@ -31,7 +31,7 @@ class Speech:
     ) -> None:
         """`chunk_ms` of new audio lie between two partial texts of a live session. Raises ConfigError."""
         self.settings = settings
-        self.live = LiveOptions(vad=vad, tokenizer=transcriber.tokenizer, chunk_ms=chunk_ms)
+        self.live = LiveOptions(vad=vad, chunk_ms=chunk_ms)
         self.metrics = Metrics()
         self.num_requests = 0  # under way; the gate counts
         self.num_sessions = 0
