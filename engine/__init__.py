@@ -19,6 +19,9 @@ if TYPE_CHECKING:
         ServiceClosedError,
         UnsupportedAudioError,
     )
+    from .families.qwen3_asr import parse_asr_output
+    from .forced_aligner import ForcedAlignItem, ForcedAlignResult, Qwen3ForcedAligner
+    from .qwen_style import ASRTranscription, Qwen3ASRModel
     from .service import TranscriptionService
     from .transcript import Segment, Transcript, TranscriptWarning, Word
 
@@ -42,11 +45,15 @@ _HOMES = {
     "FunASRNanoVLLM": "auto",
     "TranscriptionService": "service",
     **dict.fromkeys(_ERRORS, "errors"),
+    **dict.fromkeys(("ASRTranscription", "Qwen3ASRModel"), "qwen_style"),
+    **dict.fromkeys(("ForcedAlignItem", "ForcedAlignResult", "Qwen3ForcedAligner"), "forced_aligner"),
+    "parse_asr_output": "families.qwen3_asr",
     **dict.fromkeys(("Segment", "Transcript", "TranscriptWarning", "Word"), "transcript"),
 }
 
 __all__ = [
     "ASRError",
+    "ASRTranscription",
     "AudioError",
     "AudioLimits",
     "AudioTooLongError",
@@ -54,10 +61,14 @@ __all__ = [
     "CheckpointError",
     "ConfigError",
     "DecodeError",
+    "ForcedAlignItem",
+    "ForcedAlignResult",
     "FunASRNanoVLLM",
     "HubError",
     "PromptTooLongError",
     "QueueFullError",
+    "Qwen3ASRModel",
+    "Qwen3ForcedAligner",
     "Segment",
     "ServiceClosedError",
     "Transcript",
@@ -65,6 +76,7 @@ __all__ = [
     "TranscriptionService",
     "UnsupportedAudioError",
     "Word",
+    "parse_asr_output",
 ]
 
 

@@ -14,11 +14,12 @@ import torch
 from tqdm import tqdm
 
 from ..convert.export import ensure_converted
+from ..convert.families import FAMILIES as CONVERTED_FAMILIES
 from .audio import DEFAULT_LIMITS, AudioLimits
 from .config import DEFAULT_MODEL_LEN, Backend, EngineConfig, refuse_unknown
 from .decoder.base import DecodeParams, Decoder, LLMSource
 from .errors import ConfigError
-from .families import family_named
+from .families import FAMILIES, family_named
 from .families.base import Request, StageOneOptions
 from .hub import HubName, resolve_model
 from .inputs import expand_inputs
@@ -96,6 +97,11 @@ class AutoModelVLLM:
         engine_dir = ensure_converted(resolve_model(model, hub=hub, revision=revision))
         self._transcriber: Transcriber | None = load_transcriber(engine_dir, config)
 
+    @staticmethod
+    def supported_models() -> dict[str, tuple[str, ...]]:
+        """What can be loaded: the families' names, and the published models of each."""
+        return {name: CONVERTED_FAMILIES[name].examples for name in FAMILIES}
+
     def generate(  # noqa: PLR0913 - the public facade
         self,
         inputs: Any,
@@ -103,6 +109,7 @@ class AutoModelVLLM:
         language: str | None = None,
         hotwords: Sequence[str] = (),
         itn: bool = True,
+        context: str = "",
         timestamps: bool = True,
         max_new_tokens: int = 512,
         temperature: float = 0.0,
@@ -124,6 +131,7 @@ class AutoModelVLLM:
             language: a name ("中文", "Chinese") or ISO code ("zh"); None or "auto" leaves it to the model.
             hotwords: words that the model shall prefer where it hears them.
             itn: write numbers, dates and amounts in figures.
+            context: free text that the speech is about, where the model's prompt has a place for it (Qwen3-ASR).
             timestamps: find word times.
             max_new_tokens: longest answer, in tokens.
             temperature: 0 is greedy.
@@ -151,6 +159,7 @@ class AutoModelVLLM:
             language=language,
             hotwords=hotwords,
             itn=itn,
+            context=context,
             timestamps=timestamps,
             max_new_tokens=max_new_tokens,
             temperature=temperature,
@@ -211,11 +220,12 @@ class AutoModelVLLM:
         return self._transcriber
 
 
-def transcribe_options(  # noqa: PLR0913 - the public facade's
+def transcribe_options(  # noqa: PLR0913 - as `generate`
     *,
     language: str | None = None,
     hotwords: Sequence[str] = (),
     itn: bool = True,
+    context: str = "",
     timestamps: bool = True,
     max_new_tokens: int = 512,
     temperature: float = 0.0,
@@ -231,7 +241,7 @@ def transcribe_options(  # noqa: PLR0913 - the public facade's
     """The arguments of `generate`, checked."""
     schedule = checked_schedule(silence_schedule, dynamic=dynamic_silence, default=OFFLINE_SCHEDULE)
     return TranscribeOptions(
-        request=Request(language=language, hotwords=checked_hotwords(hotwords), itn=itn),
+        request=Request(language=language, hotwords=checked_hotwords(hotwords), itn=itn, context=context),
         params=DecodeParams(max_new_tokens=max_new_tokens, temperature=temperature),
         timestamps=timestamps,
         check=check,

@@ -28,6 +28,7 @@ class PromptText:
 
     prefix: str
     suffix: str
+    begins_text: bool = False  # the tokenizer puts before the prefix what it puts before any text, such as <s>
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -88,7 +89,8 @@ class PromptEmbedder:
         return answer_ids, self._table(answer_ids)
 
     def _embed(self, text: PromptText) -> EmbeddedPrompt:
-        prefix_ids, suffix_ids = (tuple(self._tokenizer.encode(part)) for part in (text.prefix, text.suffix))
+        prefix_ids = tuple(self._tokenizer.encode(text.prefix, begins_text=text.begins_text))
+        suffix_ids = tuple(self._tokenizer.encode(text.suffix))
         return EmbeddedPrompt(prefix_ids, suffix_ids, self._table(prefix_ids), self._table(suffix_ids))
 
 

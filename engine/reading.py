@@ -20,7 +20,7 @@ import functools
 import math
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Collection, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,12 +83,32 @@ class AudioReaders:
         finally:
             ahead.cancel()
 
+    def submit(
+        self, item: AudioInput, *, limits: AudioLimits, allow_urls: bool | Collection[str]
+    ) -> Future[Waveform | AudioError]:
+        """Read one input in the background; see `load` for `allow_urls`."""
+        return self._threads.submit(self._read_whole, item, limits=limits, allow_urls=allow_urls)
+
     def close(self) -> None:
         """End the processes at once, whatever they are doing; the threads end with what they are doing."""
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._processes.close()
 
-    def _read_one(self, item: AudioInput, *, limits: AudioLimits, allow_urls: bool, cutting: Cutting | None) -> Reading:
+    def _read_whole(
+        self, item: AudioInput, *, limits: AudioLimits, allow_urls: bool | Collection[str]
+    ) -> Waveform | AudioError:
+        audio = next(self._read_one(item, limits=limits, allow_urls=allow_urls, cutting=None))
+        assert not isinstance(audio, Piece)
+        return audio
+
+    def _read_one(
+        self,
+        item: AudioInput,
+        *,
+        limits: AudioLimits,
+        allow_urls: bool | Collection[str],
+        cutting: Cutting | None,
+    ) -> Reading:
         try:
             if isinstance(item.source, Path | bytes) and self._pays_for_a_process(item.source):
                 yield from self._processes.decode(item.source, limits, cutting)

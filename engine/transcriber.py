@@ -7,7 +7,6 @@ finished meanwhile. The window, stage 2's `max_pending` and what is read ahead b
 """
 
 import contextlib
-import math
 import threading
 import time
 from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
@@ -17,23 +16,23 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .alignment import Alignment, WordAligner
+from .alignment import WordAligner
+from .answers import answer_of, review, transcript_of
 from .audio import DEFAULT_LIMITS, SAMPLE_RATE, AudioLimits, Waveform
 from .batching import plan_batches
 from .config import check_choice
 from .decoder.base import POLL_S, DecodeParams, Decoder, Hypothesis
 from .errors import ASRError, AudioError, ConfigError, DecodeError, PromptTooLongError
-from .families.base import AcousticModel, EncodedBatch, ModelFamily, Request
+from .families.base import AcousticModel, Answer, EncodedBatch, ModelFamily, Request
 from .inputs import AudioInput
 from .prompt import EmbeddedPrompt, PromptEmbedder
 from .reading import AudioReaders
 from .recordings import ClipAudio, Recordings, Result
 from .segments import DEFAULT_SEGMENTATION, Segmentation
-from .text import LLMTokenizer, clean_text
+from .text import LLMTokenizer
 from .threads import one_thread
 from .timeline import Timeline
-from .transcript import Segment, Transcript, TranscriptWarning, Word
-from .trust import Opinion, hears_speech, judge, with_ctc_text
+from .transcript import Transcript
 
 ALIGN_BATCH = 32  # finished texts that are timed together
 SAFE_REPETITION_PENALTY = 1.2  # of the second try, after a text that went round in circles
@@ -63,6 +62,10 @@ class TranscribeOptions:
         if self.batch_size < 1:
             raise ConfigError(f"batch_size must be at least 1, got {self.batch_size}")
 
+    @property
+    def needs_ctc(self) -> bool:
+        return self.timestamps or self.check
+
 
 @dataclass(slots=True, eq=False)
 class Clip:
@@ -82,18 +85,6 @@ class Clip:
     audio_embeds: Tensor | None = None
     ctc_hidden: Tensor | None = None
     submitted: float = 0.0  # time.perf_counter()
-
-
-@dataclass(slots=True, eq=False)
-class _Answer:
-    """What stage 2 wrote for a clip, and what is made of it."""
-
-    clip: Clip
-    hypothesis: Hypothesis
-    text: str
-    alignment: Alignment = Alignment(None)  # noqa: RUF009 - frozen
-    opinion: Opinion = Opinion()  # noqa: RUF009 - frozen
-    confidence: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -245,6 +236,7 @@ class Run:
             language=default.language if item.language is None else item.language,
             hotwords=default.hotwords if item.hotwords is None else item.hotwords,
             itn=default.itn if item.itn is None else item.itn,
+            context=default.context if item.context is None else item.context,
         )
         try:
             prompt = model.embedder.embed(model.family.prompt_text(request))
@@ -262,7 +254,7 @@ class Run:
         """Start stage 1 on a batch and hand the one before it to stage 2."""
         waveforms = [clip.waveform for clip in batch if clip.waveform is not None]
         with self.timeline.span("encode", len(batch)):
-            with_ctc = any(clip.options.timestamps or clip.options.check for clip in batch)
+            with_ctc = any(clip.options.needs_ctc for clip in batch)
             encoded = self.model.acoustic.encode(waveforms, with_ctc=with_ctc)
         for clip in batch:
             if clip.is_speech or not clip.options.check:
@@ -303,109 +295,22 @@ class Run:
             finished, self.finished = self.finished, []
             yield from self._finish(finished)
 
-    def text(self, clip: Clip, token_ids: Sequence[int]) -> str:
+    def answer(self, clip: Clip, token_ids: Sequence[int]) -> Answer:
         """What a clip's answer says, whole or as far as it is written."""
-        return clean_text(self.model.tokenizer.decode([*clip.answer_ids, *token_ids]))
+        return answer_of(self.model, clip, token_ids)
 
     def _finish(self, finished: Sequence[tuple[Clip, Hypothesis]]) -> Iterator[Result]:
         """Time the words of some clips and weigh their texts; those that loop are decoded once more."""
         with self.timeline.span("align", len(finished)):
-            answers = [_Answer(clip, each, self.text(clip, each.token_ids)) for clip, each in finished]
-            self._align(answers)
-            for answer in answers:
-                self._judge(answer)
-            self._fall_back([answer for answer in answers if answer.opinion.disagrees])
-        for answer in answers:
-            clip = answer.clip
-            if answer.opinion.is_loop and not clip.is_second_try:
+            answers = review(self.model, finished)
+        for written in answers:
+            clip = written.clip
+            if written.needs_second_try:
                 clip.is_second_try = True
                 yield from self._decode(clip, replace(clip.options.params, repetition_penalty=SAFE_REPETITION_PENALTY))
             else:
-                yield clip.index, self._transcript(answer)
-
-    def _align(self, answers: Sequence[_Answer]) -> None:
-        """Find the word times of these texts, and what the CTC head hears, where they are asked for."""
-        aligner = self.model.aligner
-        if aligner is None:
-            for answer in answers:
-                answer.alignment = Alignment(None, self.model.no_times_reason)
-            return
-        heard = [(a, a.clip.ctc_hidden) for a in answers if a.clip.options.timestamps or a.clip.options.check]
-        asked = [(answer, hidden) for answer, hidden in heard if hidden is not None]
-        texts, durations = [a.text for a, _ in asked], [a.clip.duration for a, _ in asked]
-        for (answer, _), alignment in zip(asked, aligner.align([h for _, h in asked], texts, durations), strict=True):
-            answer.alignment = alignment
-
-    def _judge(self, answer: _Answer) -> None:
-        clip, hypothesis = answer.clip, answer.hypothesis
-        answer.confidence = _confidence(hypothesis)
-        if not clip.options.check:
-            return
-        waveform = clip.waveform
-        answer.opinion = judge(
-            answer.text, answer.alignment.heard, hypothesis, lambda: waveform is None or hears_speech(waveform)
-        )
-        if answer.opinion.is_dropped:
-            answer.text, answer.alignment, answer.confidence = "", Alignment(()), None
-
-    def _fall_back(self, answers: Sequence[_Answer]) -> None:
-        """Put what the CTC head hears in the place of these texts, where that is asked for."""
-        replaced = [a for a in answers if a.clip.options.fallback == "ctc" and a.alignment.heard]
-        for answer in replaced:
-            answer.opinion = with_ctc_text(answer.opinion, answer.text)
-            answer.text = " ".join((answer.alignment.heard or "").split())
-        self._align(replaced)
-        for answer in replaced:
-            answer.confidence = _mean_confidence(answer.alignment.words)
-
-    def _transcript(self, answer: _Answer) -> Transcript:
-        clip, text = answer.clip, answer.text
-        words = answer.alignment.words if clip.options.timestamps else None
-        warnings = tuple(self._warnings(answer))
-        segments: tuple[Segment, ...] = ()
-        if text:
-            start, end = (words[0].start, words[-1].end) if words else (0.0, clip.duration)
-            segments = (Segment(start, end, text, words, answer.confidence, warnings),)
-        return Transcript(
-            key=clip.item.key,
-            text=text,
-            language=clip.request.language,
-            words=words,
-            segments=segments,
-            duration=clip.duration,
-            confidence=answer.confidence,
-            finish_reason=answer.hypothesis.finish_reason,
-            warnings=warnings,
-        )
-
-    def _warnings(self, answer: _Answer) -> Iterator[TranscriptWarning]:
-        clip, hypothesis = answer.clip, answer.hypothesis
-        if clip.duration > self.model.family.best_length_s:
-            best = f"the model hears up to {self.model.family.best_length_s:g} s well in one pass"
-            yield TranscriptWarning("long_audio", f"{clip.duration:.1f} s of audio; {best}")
-        if hypothesis.finish_reason == "length":
-            yield TranscriptWarning(
-                "unfinished",
-                f"the text stops after {len(hypothesis.token_ids)} tokens (max_new_tokens), not at its end",
-            )
-        if clip.options.timestamps and answer.alignment.reason is not None:
-            yield TranscriptWarning("no_word_times", answer.alignment.reason)
-        yield from answer.opinion.warnings
+                yield clip.index, transcript_of(written, self.model.family.best_length_s)
 
 
 def _failed(key: str, duration: float, error: ASRError) -> Transcript:
     return Transcript(key, duration=duration, status="error", error=str(error))
-
-
-def _confidence(hypothesis: Hypothesis) -> float | None:
-    """Geometric mean of the tokens' probabilities; None where nothing was written."""
-    if not hypothesis.log_probs:
-        return None
-    return math.exp(sum(hypothesis.log_probs) / len(hypothesis.log_probs))
-
-
-def _mean_confidence(words: Sequence[Word] | None) -> float | None:
-    """Geometric mean of what the CTC head says of each word."""
-    if not words:
-        return None
-    return math.exp(sum(math.log(max(word.confidence, 1e-12)) for word in words) / len(words))

@@ -9,16 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from twostage_asr.engine.transcript import Segment, Transcript, Word
-from twostage_asr.engine.writers import (
-    CUE_MAX_S,
-    LINE_COLUMNS,
-    LINES_PER_CUE,
-    JsonlWriter,
-    cues,
-    srt_text,
-    write_jsonl,
-    write_srt,
-)
+from twostage_asr.engine.writers import JsonlWriter, cues, srt_text, write_file, write_jsonl
+from twostage_asr.engine.writers.cues import CUE_MAX_S, LINE_COLUMNS, LINES_PER_CUE
 
 
 def segment(text: str, words: list[str] | None = None, *, start: float = 0.0, word_s: float = 0.3) -> Segment:
@@ -75,7 +67,7 @@ def test_srt_of_short_segments(tmp_path: Path) -> None:
     two = transcript(segment("Good morning.", start=0.5), segment("你好，世界。", list("你好世界"), start=3723.0004))
     expected = "1\n00:00:00,500 --> 00:00:01,100\nGood morning.\n\n2\n01:02:03,000 --> 01:02:04,200\n你好，世界。\n"
     assert srt_text(two) == expected
-    write_srt(two, tmp_path / "a.srt")
+    write_file(two, tmp_path / "a.srt")
     assert (tmp_path / "a.srt").read_bytes() == expected.encode()
 
 
