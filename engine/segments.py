@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .transcript import Segment, Transcript, TranscriptWarning, Word
+from .transcript import Segment, Token, Transcript, TranscriptWarning, Word
 from .vad import (
     OFFLINE_SCHEDULE,
     Schedule,
@@ -181,6 +181,7 @@ def join_parts(key: str, parts: Sequence[Part], *, duration: float, language: st
         confidence=_mean_confidence(segments),
         finish_reason="length" if any(part.transcript.finish_reason == "length" for part in parts) else "stop",
         warnings=tuple(_joined_warnings(parts)),
+        tokens=_joined_tokens(parts),
     )
 
 
@@ -214,6 +215,11 @@ def _mean_confidence(segments: Sequence[Segment]) -> float | None:
     if not total:
         return None
     return math.exp(sum(length * math.log(max(confidence, 1e-12)) for length, confidence in known) / total)
+
+
+def _joined_tokens(parts: Sequence[Part]) -> tuple[Token, ...] | None:
+    tokens = [part.transcript.tokens for part in parts if part.transcript.tokens is not None]
+    return tuple(itertools.chain(*tokens)) if tokens else None
 
 
 def _joined_warnings(parts: Sequence[Part]) -> Iterator[TranscriptWarning]:
