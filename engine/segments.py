@@ -7,7 +7,6 @@
 Nothing here holds more of a recording than its open segment and a stretch of Cutting.piece_s, or imports torch.
 """
 
-import functools
 import itertools
 import math
 import unicodedata
@@ -17,14 +16,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .transcript import Segment, Transcript, TranscriptWarning, Word
+from .transcript import Segment, Token, Transcript, TranscriptWarning, Word
 from .vad import (
     OFFLINE_SCHEDULE,
     Schedule,
     SegmentRules,
     SpeechSegmenter,
     SpeechSpan,
-    VoiceActivityModel,
     VoiceActivityStream,
     load_vad,
 )
@@ -54,8 +52,8 @@ class Segmentation:
     def __post_init__(self) -> None:
         """Raises ConfigError or CheckpointError for what cannot work."""
         self.cutting(60.0)
-        if self.vad not in (None, "auto"):
-            _model(self.vad)
+        if self.vad is not None and self.vad != "auto":
+            load_vad(self.vad)
 
     def cutting(self, best_length_s: float) -> Cutting | None:
         """For a model that hears audio of this length well; None if nothing shall be cut."""
@@ -139,7 +137,7 @@ def cut_audio(blocks: Iterator[Waveform], cutting: Cutting) -> Iterator[Waveform
 
 
 def _pieces(blocks: Iterable[Waveform], cutting: Cutting) -> Iterator[Piece]:
-    cutter = WaveformCutter(_model(cutting.vad).new_stream(), cutting.rules)
+    cutter = WaveformCutter(load_vad(cutting.vad).new_stream(), cutting.rules)
     cuts: list[Cut] = []
     piece_start = 0.0
     for block in blocks:
@@ -148,11 +146,6 @@ def _pieces(blocks: Iterable[Waveform], cutting: Cutting) -> Iterator[Piece]:
             yield Piece(cuts, cutter.duration_s, is_last=False)
             cuts, piece_start = [], cutter.duration_s
     yield Piece(cuts + cutter.finish(), cutter.duration_s, is_last=True)
-
-
-@functools.cache
-def _model(name: str) -> VoiceActivityModel:
-    return load_vad(name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +181,7 @@ def join_parts(key: str, parts: Sequence[Part], *, duration: float, language: st
         confidence=_mean_confidence(segments),
         finish_reason="length" if any(part.transcript.finish_reason == "length" for part in parts) else "stop",
         warnings=tuple(_joined_warnings(parts)),
+        tokens=_joined_tokens(parts),
     )
 
 
@@ -223,6 +217,11 @@ def _mean_confidence(segments: Sequence[Segment]) -> float | None:
     if not total:
         return None
     return math.exp(sum(length * math.log(max(confidence, 1e-12)) for length, confidence in known) / total)
+
+
+def _joined_tokens(parts: Sequence[Part]) -> tuple[Token, ...] | None:
+    tokens = [part.transcript.tokens for part in parts if part.transcript.tokens is not None]
+    return tuple(itertools.chain(*tokens)) if tokens else None
 
 
 def _joined_warnings(parts: Sequence[Part]) -> Iterator[TranscriptWarning]:
