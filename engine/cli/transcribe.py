@@ -54,6 +54,10 @@ def add_parser(commands: Commands) -> None:
     )
     group = parser.add_argument_group("decoding")
     group.add_argument("--no-timestamps", dest="timestamps", action="store_false", help="do not look for word times")
+    group.add_argument(
+        "--no-check", dest="check", action="store_false", help="do not weigh texts against what the CTC head hears"
+    )
+    group.add_argument("--fallback", choices=["ctc"], help="what replaces a text that the CTC head contradicts")
     group.add_argument("--max-new-tokens", type=int, default=512, metavar="N", help="longest answer (default 512)")
     group.add_argument("--temperature", type=float, default=0.0, help="0, the default, is greedy")
     group.add_argument("--batch-size", type=int, default=256, metavar="N", help="most clips encoded together")
@@ -133,7 +137,7 @@ def _transcribe(args: argparse.Namespace, todo: Sequence[AudioInput], folder: Ou
     from ..auto import AutoModelVLLM
     from ..plot import plot_transcript
 
-    names = ("timestamps", "max_new_tokens", "temperature", "batch_size")
+    names = ("timestamps", "check", "fallback", "max_new_tokens", "temperature", "batch_size")
     options = request_options(args) | segment_options(args) | {name: getattr(args, name) for name in names}
     options["vad"] = None if args.vad == "none" else args.vad
     items = {item.key: item for item in todo}
