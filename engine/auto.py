@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from tqdm import tqdm
@@ -113,6 +113,8 @@ class AutoModelVLLM:
         timestamps: bool = True,
         max_new_tokens: int = 512,
         temperature: float = 0.0,
+        check: bool = True,
+        fallback: Literal["ctc"] | None = None,
         vad: str | Path | None = "auto",
         max_segment_s: float | None = None,
         silence_schedule: Sequence[tuple[float, float]] | None = None,
@@ -133,6 +135,9 @@ class AutoModelVLLM:
             timestamps: find word times.
             max_new_tokens: longest answer, in tokens.
             temperature: 0 is greedy.
+            check: weigh each text against what the encoder's CTC head hears: text without speech is dropped, loops are
+                decoded once more, contradictions are marked.
+            fallback: "ctc" puts what the CTC head hears in the place of a text that it contradicts.
             vad: "auto" cuts recordings that are longer than the model hears well where silero-vad hears a pause;
                 "silero", or the directory of an fsmn-vad checkpoint, looks for speech in all of them; None cuts none.
             max_segment_s: longest segment; None is what the model hears well in one pass.
@@ -158,6 +163,8 @@ class AutoModelVLLM:
             timestamps=timestamps,
             max_new_tokens=max_new_tokens,
             temperature=temperature,
+            check=check,
+            fallback=fallback,
             vad=vad,
             max_segment_s=max_segment_s,
             silence_schedule=silence_schedule,
@@ -222,6 +229,8 @@ def transcribe_options(  # noqa: PLR0913 - as `generate`
     timestamps: bool = True,
     max_new_tokens: int = 512,
     temperature: float = 0.0,
+    check: bool = True,
+    fallback: Literal["ctc"] | None = None,
     vad: str | Path | None = "auto",
     max_segment_s: float | None = None,
     silence_schedule: Sequence[tuple[float, float]] | None = None,
@@ -235,6 +244,8 @@ def transcribe_options(  # noqa: PLR0913 - as `generate`
         request=Request(language=language, hotwords=checked_hotwords(hotwords), itn=itn, context=context),
         params=DecodeParams(max_new_tokens=max_new_tokens, temperature=temperature),
         timestamps=timestamps,
+        check=check,
+        fallback=fallback,
         batch_size=batch_size,
         limits=limits,
         segmentation=Segmentation(
