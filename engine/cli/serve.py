@@ -15,6 +15,7 @@ KEY_VARIABLE = "TWOSTAGE_ASR_API_KEYS"
 
 _LIMITS = (  # of ServerSettings, with the help that the command line gives
     ("max_body_bytes", int, "BYTES", "of one request"),
+    ("max_json_bytes", int, "BYTES", "of one request whose body is JSON"),
     ("max_audio_s", float, "SECONDS", "of one request or session"),
     ("max_new_tokens", int, "N", "of one answer"),
     ("max_requests", int, "N", "under way; more are answered 429"),
@@ -51,7 +52,9 @@ def _add(commands: Commands, name: str, port: int, what: str) -> None:
     where.add_argument("--log-level", choices=["debug", "info", "warning", "error"], default="info")
     permissions = parser.add_argument_group("who may do what")
     permissions.add_argument("--api-key-file", type=Path, metavar="FILE", help=f"keys, one a line; or {KEY_VARIABLE}")
-    permissions.add_argument("--cors-origin", action="append", default=[], metavar="ORIGIN", help="of web pages")
+    permissions.add_argument(
+        "--cors-origin", action="append", default=[], metavar="ORIGIN", help="of web pages; null: from a disk"
+    )
     permissions.add_argument(
         "--allow-url-host", action="append", default=[], metavar="HOST", help="that audio may be fetched from"
     )

@@ -105,7 +105,9 @@ class Gate:
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers, started = Headers(scope=scope), time.perf_counter()
-        exchange = Exchange(receive, send, _request_id(headers), self._settings.max_body_bytes)
+        is_form = headers.get("content-type", "").startswith("multipart/form-data")
+        most = self._settings.max_body_bytes if is_form else self._settings.max_json_bytes
+        exchange = Exchange(receive, send, _request_id(headers), most)
         scope.setdefault("state", {})["request_id"] = exchange.request_id
         is_counted = scope["path"] not in OPEN_PATHS
         self._speech.num_requests += is_counted
