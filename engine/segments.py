@@ -165,7 +165,7 @@ def join_parts(key: str, parts: Sequence[Part], *, duration: float, language: st
     parts = sorted(parts, key=lambda part: part.start)
     if parts and all(part.transcript.status == "error" for part in parts):
         return Transcript(key, duration=duration, status="error", error=parts[0].transcript.error)
-    segments = [_shifted(segment, part.start) for part in parts for segment in part.transcript.segments]
+    segments = [shifted(segment, part.start) for part in parts for segment in part.transcript.segments]
     timed = [segment.words for segment in segments if segment.words is not None]
     languages: Counter[str] = Counter()
     for part in parts:
@@ -200,12 +200,14 @@ def _is_unspaced(character: str) -> bool:
     return is_wide and not unicodedata.name(character, "").startswith("HANGUL")
 
 
-def _shifted(segment: Segment, offset: float) -> Segment:
-    words = segment.words and tuple(_shifted_word(word, offset) for word in segment.words)
+def shifted(segment: Segment, offset: float) -> Segment:
+    """The segment `offset` seconds later."""
+    words = segment.words and tuple(shifted_word(word, offset) for word in segment.words)
     return replace(segment, start=round(segment.start + offset, 3), end=round(segment.end + offset, 3), words=words)
 
 
-def _shifted_word(word: Word, offset: float) -> Word:
+def shifted_word(word: Word, offset: float) -> Word:
+    """The word `offset` seconds later."""
     return replace(word, start=round(word.start + offset, 3), end=round(word.end + offset, 3))
 
 
