@@ -45,7 +45,7 @@ def _add(commands: Commands, name: str, port: int, what: str) -> None:
     where.add_argument("--served-model-name", metavar="NAME", help="in /v1/models; the model's name by default")
     where.add_argument("--language", help="where a request names none")
     where.add_argument("--hotwords-file", "--hotword-file", type=Path, metavar="FILE", help="one a line, in UTF-8")
-    where.add_argument("--vad", default="silero", help='"silero", or the directory of an fsmn-vad checkpoint')
+    where.add_argument("--vad", default="silero", help='of live audio: "silero", or the directory of an fsmn-vad')
     where.add_argument("--chunk-ms", type=float, default=480.0, help="of live audio between two partial texts")
     where.add_argument("--tls-certificate", type=Path, metavar="FILE")
     where.add_argument("--tls-key", type=Path, metavar="FILE")
