@@ -41,6 +41,14 @@ def test_keys(start: Callable[..., Any], content: bytes) -> None:
             assert post(server, content, headers={"Authorization": f"Bearer {key}"}).status_code == 200
         assert requests.get(f"{server.http}/ready", timeout=10).status_code == 200
         assert requests.get(f"{server.http}/metrics", timeout=10).status_code == 401
+        assert (
+            requests.get(f"{server.http}/nowhere/7", headers={"Authorization": "Bearer first"}, timeout=10).status_code
+            == 404
+        )
+        metrics = requests.get(f"{server.http}/metrics", headers={"Authorization": "Bearer first"}, timeout=10).text
+        assert f'twostage_requests_total{{path="{PATH}",status="401"}} 3.0' in metrics
+        assert 'twostage_requests_total{path="unknown",status="404"} 1.0' in metrics
+        assert "twostage_encode_batch_clips_count 2.0" in metrics
 
         async def connect(**options: Any) -> str | None:
             async with websockets.connect(server.ws, **options) as socket:
