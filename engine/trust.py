@@ -84,7 +84,7 @@ def disagreement(text: str, heard: str) -> float | None:
     said, has_numerals = _comparable(text)
     ctc, _ = _comparable(heard)
     if not ctc:
-        return 1.0 if text else 0.0
+        return 1.0 if text.strip() else 0.0
     if not said:
         return None if has_numerals else 1.0
     first = _num_common(said, ctc)
