@@ -26,9 +26,11 @@ from .inputs import expand_inputs
 from .manifest import LLM_DIR_NAME, EngineManifest
 from .prompt import PromptEmbedder
 from .reading import AudioReaders
+from .segments import Segmentation
 from .text import LLMTokenizer
 from .transcriber import Results, TranscribeOptions, Transcriber
 from .transcript import Transcript
+from .vad import OFFLINE_SCHEDULE, checked_schedule
 
 # Encoder frames (60 ms) of a stage 1 batch. A CPU is full with one clip, and padding costs it time; a GPU wants more.
 CPU_BATCH_FRAMES, GPU_BATCH_FRAMES = 600, 40_000
@@ -111,6 +113,10 @@ class AutoModelVLLM:
         timestamps: bool = True,
         max_new_tokens: int = 512,
         temperature: float = 0.0,
+        vad: str | Path | None = "auto",
+        max_segment_s: float | None = None,
+        silence_schedule: Sequence[tuple[float, float]] | None = None,
+        dynamic_silence: bool = True,
         batch_size: int = 256,
         limits: AudioLimits = DEFAULT_LIMITS,
         progress: bool = False,
@@ -127,6 +133,11 @@ class AutoModelVLLM:
             timestamps: find word times.
             max_new_tokens: longest answer, in tokens.
             temperature: 0 is greedy.
+            vad: "auto" cuts recordings that are longer than the model hears well where silero-vad hears a pause;
+                "silero", or the directory of an fsmn-vad checkpoint, looks for speech in all of them; None cuts none.
+            max_segment_s: longest segment; None is what the model hears well in one pass.
+            silence_schedule: [(ms, ms), ...]: up to this age of a segment, so much silence ends it; None is FunASR's.
+            dynamic_silence: False: 800 ms of silence end a segment of any age.
             batch_size: most clips encoded together.
             limits: how long and large an input may be.
             progress: show a progress bar on stderr.
@@ -147,6 +158,10 @@ class AutoModelVLLM:
             timestamps=timestamps,
             max_new_tokens=max_new_tokens,
             temperature=temperature,
+            vad=vad,
+            max_segment_s=max_segment_s,
+            silence_schedule=silence_schedule,
+            dynamic_silence=dynamic_silence,
             batch_size=batch_size,
             limits=limits,
             **unknown,
@@ -207,16 +222,24 @@ def transcribe_options(  # noqa: PLR0913 - as `generate`
     timestamps: bool = True,
     max_new_tokens: int = 512,
     temperature: float = 0.0,
+    vad: str | Path | None = "auto",
+    max_segment_s: float | None = None,
+    silence_schedule: Sequence[tuple[float, float]] | None = None,
+    dynamic_silence: bool = True,
     batch_size: int = 256,
     limits: AudioLimits = DEFAULT_LIMITS,
 ) -> TranscribeOptions:
     """The arguments of `generate`, checked."""
+    schedule = checked_schedule(silence_schedule, dynamic=dynamic_silence, default=OFFLINE_SCHEDULE)
     return TranscribeOptions(
         request=Request(language=language, hotwords=checked_hotwords(hotwords), itn=itn, context=context),
         params=DecodeParams(max_new_tokens=max_new_tokens, temperature=temperature),
         timestamps=timestamps,
         batch_size=batch_size,
         limits=limits,
+        segmentation=Segmentation(
+            vad=None if vad is None else str(vad), max_segment_s=max_segment_s, silence_schedule=schedule
+        ),
     )
 
 

@@ -38,7 +38,17 @@ import httpx
 import numpy as np
 import numpy.typing as npt
 
-from .audio import DEFAULT_LIMITS, SAMPLE_RATE, AudioLimits, Waveform, as_waveform, decode_audio, is_tensor
+from .audio import (
+    DEFAULT_LIMITS,
+    SAMPLE_RATE,
+    AudioLimits,
+    Blocks,
+    Waveform,
+    as_waveform,
+    decode_audio,
+    decode_blocks,
+    is_tensor,
+)
 from .errors import AudioTooLongError, ConfigError, UnsupportedAudioError
 
 if TYPE_CHECKING:
@@ -50,6 +60,8 @@ _ALLOWED = "a path, URL, bytes, samples, (samples, sample_rate) or (key, samples
 AUDIO_SUFFIXES = frozenset(
     (".aac", ".aiff", ".amr", ".flac", ".m4a", ".mkv", ".mov", ".mp3", ".mp4", ".ogg", ".opus", ".wav", ".webm", ".wma")
 )
+_BLOCK_SAMPLES = 1 << 20  # of samples in memory: a minute
+
 HTTP_TIMEOUT_S = 20.0  # to connect, and between two pieces of an answer
 DOWNLOAD_TIMEOUT_S = 600.0  # for the whole of it
 MAX_REDIRECTS = 5
@@ -127,13 +139,38 @@ def load(
     if isinstance(source, Path | bytes):
         return decode_audio(source, limits=limits)
     if isinstance(source, str):
-        if _is_data_url(source):
-            return decode_audio(_data_url_content(source, limits), limits=limits, name="data URL")
-        if not allow_urls:
-            raise UnsupportedAudioError(f"{_shown(source)}: fetching URLs is off; send the audio itself")
-        hosts = None if allow_urls is True else allow_urls
-        return decode_audio(_download(source, limits, hosts), limits=limits, name=_shown(source))
+        content, name = _url_content(source, limits, allow_urls)
+        return decode_audio(content, limits=limits, name=name)
     return as_waveform(source, SAMPLE_RATE if item.sample_rate is None else item.sample_rate, limits=limits)
+
+
+def load_blocks(
+    item: AudioInput, *, limits: AudioLimits = DEFAULT_LIMITS, allow_urls: bool | Collection[str] = True
+) -> Blocks:
+    """`load` in pieces, (N,) each, that joined are what it returns; files are decoded as the iteration goes on.
+
+    Raises:
+        AudioError: and nothing else, possibly after some pieces.
+    """
+    source = item.source
+    if isinstance(source, Path | bytes):
+        yield from decode_blocks(source, limits=limits)
+    elif isinstance(source, str):
+        content, name = _url_content(source, limits, allow_urls)
+        yield from decode_blocks(content, limits=limits, name=name)
+    else:
+        waveform = load(item, limits=limits)
+        yield from (waveform[start : start + _BLOCK_SAMPLES] for start in range(0, len(waveform), _BLOCK_SAMPLES))
+
+
+def _url_content(url: str, limits: AudioLimits, allow_urls: bool | Collection[str]) -> tuple[bytes, str]:
+    """What a URL leads to, and what errors call it. Raises AudioError."""
+    if _is_data_url(url):
+        return _data_url_content(url, limits), "data URL"
+    if not allow_urls:
+        raise UnsupportedAudioError(f"{_shown(url)}: fetching URLs is off; send the audio itself")
+    hosts = None if allow_urls is True else allow_urls
+    return _download(url, limits, hosts), _shown(url)
 
 
 def _is_url(text: str) -> bool:

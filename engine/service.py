@@ -26,9 +26,10 @@ from .decoder.base import POLL_S, DecodeParams
 from .errors import ASRError, ConfigError, DecodeError, QueueFullError, ServiceClosedError
 from .families.base import Request
 from .inputs import AudioInput
+from .recordings import Result
 from .threads import one_thread
 from .timeline import Stage, Timeline
-from .transcriber import Clip, Result, Run, TranscribeOptions, Transcriber
+from .transcriber import Clip, Run, TranscribeOptions, Transcriber
 from .transcript import Transcript
 
 MAX_WAITING = 512  # jobs that are not encoded yet; clips of 30 s take 1 GB
@@ -141,6 +142,11 @@ class TranscriptionService:
         future.add_done_callback(lambda done: self._cancel(index) if done.cancelled() else None)
         self._wake()
         return future
+
+    @property
+    def model(self) -> Transcriber:
+        """Both stages of the model; nobody else may run them until this service is closed."""
+        return self._model
 
     @property
     def num_waiting(self) -> int:

@@ -25,6 +25,8 @@ from .families.base import AcousticModel, Answer, EncodedBatch, ModelFamily, Req
 from .inputs import AudioInput
 from .prompt import EmbeddedPrompt, PromptEmbedder
 from .reading import AudioReaders
+from .recordings import ClipAudio, Recordings, Result
+from .segments import DEFAULT_SEGMENTATION, Segmentation
 from .text import LLMTokenizer
 from .threads import one_thread
 from .timeline import Timeline
@@ -33,7 +35,6 @@ from .transcript import Segment, Transcript, TranscriptWarning
 ALIGN_BATCH = 32  # finished texts that are timed together
 WINDOW_BATCHES = 4  # full stage 1 batches whose clips are sorted by length together
 
-Result = tuple[int, Transcript]  # the input's place in the order, and what became of it
 Results = Generator[Result, None, None]
 
 
@@ -47,6 +48,7 @@ class TranscribeOptions:
     batch_size: int = 256  # most clips in one stage 1 batch
     limits: AudioLimits = DEFAULT_LIMITS
     allow_urls: bool = True
+    segmentation: Segmentation = DEFAULT_SEGMENTATION
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -55,9 +57,9 @@ class TranscribeOptions:
 
 @dataclass(slots=True, eq=False)
 class Clip:
-    """One input on its way."""
+    """One input on its way, or one segment of a long one."""
 
-    index: int
+    index: int  # what its transcript is yielded with
     item: AudioInput
     waveform: Waveform | None  # until it is encoded
     duration: float  # s
@@ -121,12 +123,23 @@ class Run:
     options: TranscribeOptions  # of the list of inputs
     timeline: Timeline
     align_batch: int = ALIGN_BATCH
+    recordings: Recordings = field(init=False)
     encoding: tuple[list[Clip], EncodedBatch] | None = None  # queued on the GPU, not yet with stage 2
     decoding: dict[int, Clip] = field(default_factory=dict)  # by the decoder's id
     finished: list[tuple[Clip, Hypothesis]] = field(default_factory=list)  # that wait for their word times
 
+    def __post_init__(self) -> None:
+        self.recordings = Recordings(self.options.request.language)
+
     def results(self, inputs: Iterable[AudioInput]) -> Iterator[Result]:
-        """The loop over everything."""
+        """Each input's place and transcript, as soon as all of it is there."""
+        for number, transcript in self._clips(inputs):
+            self.recordings.finish(number, transcript)
+            yield from self.recordings.take()
+        yield from self.recordings.take()
+
+    def _clips(self, inputs: Iterable[AudioInput]) -> Iterator[Result]:
+        """The loop over everything: clips' numbers and transcripts."""
         decoder = self.model.decoder
         for window in self._windows(inputs):
             clips: list[Clip] = []
@@ -160,20 +173,22 @@ class Run:
         for prompt_id in dropped:
             del self.decoding[prompt_id]
 
-    def _windows(self, inputs: Iterable[AudioInput]) -> Iterator[list[tuple[int, AudioInput, Waveform | AudioError]]]:
-        """Inputs with their audio, in pieces that do not depend on how fast they are read.
+    def _windows(self, inputs: Iterable[AudioInput]) -> Iterator[list[ClipAudio]]:
+        """Clips with their audio, in pieces that do not depend on how fast they are read.
 
         The first piece is one batch, so that stage 2 starts early; the others are a few, so that sorting pays.
         """
         options, model = self.options, self.model
-        window: list[tuple[int, AudioInput, Waveform | AudioError]] = []
+        window: list[ClipAudio] = []
         frames, num_batches = 0, 1
-        reading = model.readers.read(inputs, limits=options.limits, allow_urls=options.allow_urls)
+        cutting = options.segmentation.cutting(model.family.best_length_s)
+        reading = model.readers.read(inputs, limits=options.limits, allow_urls=options.allow_urls, cutting=cutting)
         with contextlib.closing(reading):
             started = time.perf_counter()
-            for index, (item, audio) in enumerate(reading):
-                window.append((index, item, audio))
-                frames += 0 if isinstance(audio, AudioError) else model.acoustic.num_frames(len(audio))
+            for read in reading:
+                for number, item, audio in self.recordings.add(*read):
+                    window.append((number, item, audio))
+                    frames += 0 if isinstance(audio, AudioError) else model.acoustic.num_frames(len(audio))
                 if frames >= num_batches * model.max_batch_frames or len(window) >= num_batches * options.batch_size:
                     self.timeline.add("read", started, len(window))
                     yield window
