@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .alignment import Alignment, WordAligner
+from .alignment import Alignment, TextAligner, WordAligner
 from .audio import DEFAULT_LIMITS, SAMPLE_RATE, AudioLimits, Waveform
 from .batching import plan_batches
 from .decoder.base import POLL_S, DecodeParams, Decoder, Hypothesis
@@ -87,6 +87,7 @@ class Transcriber:
     device: torch.device  # of stage 1
     max_batch_frames: int  # encoder frames of a stage 1 batch, padding included
     lock: threading.Lock
+    forced_aligner: TextAligner | None = None  # in place of `aligner`
 
     def run(
         self, inputs: Iterable[AudioInput], options: TranscribeOptions, timeline: Timeline | None = None
@@ -240,7 +241,8 @@ class Run:
         with self.timeline.span("encode", len(batch)):
             encoded = self.model.acoustic.encode(waveforms, with_ctc=any(clip.options.timestamps for clip in batch))
         for clip in batch:
-            clip.waveform = None
+            if self.model.forced_aligner is None or not clip.options.timestamps:
+                clip.waveform = None
         yield from self.submit()
         self.encoding = (batch, encoded)
 
@@ -281,18 +283,22 @@ class Run:
     def _finish(self, finished: Sequence[tuple[Clip, Hypothesis]]) -> Iterator[Result]:
         with self.timeline.span("align", len(finished)):
             answers = [self.answer(clip, hypothesis.token_ids) for clip, hypothesis in finished]
-            alignments = self._align([clip for clip, _ in finished], [answer.text for answer in answers])
+            alignments = self._align([clip for clip, _ in finished], answers)
         for (clip, hypothesis), answer, alignment in zip(finished, answers, alignments, strict=True):
             yield clip.index, self._transcript(clip, hypothesis, answer, alignment)
 
-    def _align(self, clips: Sequence[Clip], texts: Sequence[str]) -> Sequence[Alignment]:
+    def _align(self, clips: Sequence[Clip], answers: Sequence[Answer]) -> Sequence[Alignment]:
         timed = [i for i, clip in enumerate(clips) if clip.options.timestamps]
-        if self.model.aligner is None:
+        texts = [answers[i].text for i in timed]
+        if self.model.forced_aligner is not None:
+            waveforms = [waveform for i in timed if (waveform := clips[i].waveform) is not None]
+            found = self.model.forced_aligner.align_words(waveforms, texts, [answers[i].language for i in timed])
+        elif self.model.aligner is None:
             found = [Alignment(None, self.model.no_times_reason)] * len(timed)
         else:
             hidden = [clips[i].ctc_hidden for i in timed]
             durations = [clips[i].duration for i in timed]
-            found = self.model.aligner.align([h for h in hidden if h is not None], [texts[i] for i in timed], durations)
+            found = self.model.aligner.align([h for h in hidden if h is not None], texts, durations)
         of_clip = dict(zip(timed, found, strict=True))
         return [of_clip.get(i, Alignment(None, None)) for i in range(len(clips))]
 
