@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from .alignment import Alignment
+from .alignment import Alignment, TextAligner, WordAligner
 from .decoder.base import Hypothesis
 from .families.base import Answer
 from .transcript import Segment, Token, Transcript, TranscriptWarning, Word
@@ -94,13 +94,28 @@ def _align(model: "Transcriber", answers: Sequence[Written]) -> None:
     if model.aligner is None:
         for each in answers:
             each.alignment = Alignment(None, model.no_times_reason)
-        return
+    else:
+        _align_by_ctc(model.aligner, answers)
+    if model.forced_aligner is not None:
+        _align_by_force(model.forced_aligner, answers)
+
+
+def _align_by_ctc(aligner: WordAligner, answers: Sequence[Written]) -> None:
     asked = [(each, each.clip.ctc_hidden) for each in answers if each.clip.options.needs_ctc]
     heard = [(each, hidden) for each, hidden in asked if hidden is not None]
     texts, durations = [each.answer.text for each, _ in heard], [each.clip.duration for each, _ in heard]
-    alignments = model.aligner.align([hidden for _, hidden in heard], texts, durations)
+    alignments = aligner.align([hidden for _, hidden in heard], texts, durations)
     for (each, _), alignment in zip(heard, alignments, strict=True):
         each.alignment = alignment
+
+
+def _align_by_force(aligner: TextAligner, answers: Sequence[Written]) -> None:
+    asked = [(each, each.clip.waveform) for each in answers if each.clip.options.timestamps]
+    kept = [(each, waveform) for each, waveform in asked if waveform is not None]
+    texts, languages = [each.answer.text for each, _ in kept], [each.answer.language for each, _ in kept]
+    alignments = aligner.align_words([waveform for _, waveform in kept], texts, languages)
+    for (each, _), alignment in zip(kept, alignments, strict=True):
+        each.alignment = replace(alignment, heard=each.alignment.heard)
 
 
 def _judge(written: Written) -> None:

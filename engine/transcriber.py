@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .alignment import WordAligner
+from .alignment import TextAligner, WordAligner
 from .answers import answer_of, review, transcript_of
 from .audio import DEFAULT_LIMITS, SAMPLE_RATE, AudioLimits, Waveform
 from .batching import plan_batches
@@ -74,7 +74,7 @@ class Clip:
 
     index: int  # what its transcript is yielded with
     item: AudioInput
-    waveform: Waveform | None  # until it is encoded, or checked
+    waveform: Waveform | None  # until it is encoded, or checked, or timed by a forced aligner
     duration: float  # s
     request: Request
     options: TranscribeOptions
@@ -103,6 +103,7 @@ class Transcriber:
     device: torch.device  # of stage 1
     max_batch_frames: int  # encoder frames of a stage 1 batch, padding included
     lock: threading.Lock
+    forced_aligner: TextAligner | None = None  # in place of `aligner`
 
     def run(
         self, inputs: Iterable[AudioInput], options: TranscribeOptions, timeline: Timeline | None = None
@@ -258,7 +259,9 @@ class Run:
             with_ctc = any(clip.options.needs_ctc for clip in batch)
             encoded = self.model.acoustic.encode(waveforms, with_ctc=with_ctc)
         for clip in batch:
-            if clip.is_speech or not clip.options.check:
+            is_checked = clip.options.check and not clip.is_speech
+            is_timed = clip.options.timestamps and self.model.forced_aligner is not None
+            if not is_checked and not is_timed:
                 clip.waveform = None
         yield from self.submit()
         self.encoding = (batch, encoded)
