@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from .forced_aligner import ForcedAlignItem, ForcedAlignResult, Qwen3ForcedAligner
     from .qwen_style import ASRTranscription, Qwen3ASRModel
     from .service import TranscriptionService
+    from .streaming import AsyncStreamingSession, Final, LiveOptions, Partial, StreamingSession
+    from .streaming.sdk import FunASRNanoStreamingVLLM
     from .transcript import Segment, Transcript, TranscriptWarning, Word
 
 _ERRORS = (
@@ -43,8 +45,10 @@ _HOMES = {
     "AudioLimits": "audio",
     "AutoModelVLLM": "auto",
     "FunASRNanoVLLM": "auto",
+    "FunASRNanoStreamingVLLM": "streaming.sdk",
     "TranscriptionService": "service",
     **dict.fromkeys(_ERRORS, "errors"),
+    **dict.fromkeys(("AsyncStreamingSession", "Final", "LiveOptions", "Partial", "StreamingSession"), "streaming"),
     **dict.fromkeys(("ASRTranscription", "Qwen3ASRModel"), "qwen_style"),
     **dict.fromkeys(("ForcedAlignItem", "ForcedAlignResult", "Qwen3ForcedAligner"), "forced_aligner"),
     "parse_asr_output": "families.qwen3_asr",
@@ -54,6 +58,7 @@ _HOMES = {
 __all__ = [
     "ASRError",
     "ASRTranscription",
+    "AsyncStreamingSession",
     "AudioError",
     "AudioLimits",
     "AudioTooLongError",
@@ -61,16 +66,21 @@ __all__ = [
     "CheckpointError",
     "ConfigError",
     "DecodeError",
+    "Final",
     "ForcedAlignItem",
     "ForcedAlignResult",
+    "FunASRNanoStreamingVLLM",
     "FunASRNanoVLLM",
     "HubError",
+    "LiveOptions",
+    "Partial",
     "PromptTooLongError",
     "QueueFullError",
     "Qwen3ASRModel",
     "Qwen3ForcedAligner",
     "Segment",
     "ServiceClosedError",
+    "StreamingSession",
     "Transcript",
     "TranscriptWarning",
     "TranscriptionService",

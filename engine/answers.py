@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from .alignment import Alignment
+from .alignment import Alignment, TextAligner
 from .decoder.base import Hypothesis
 from .families.base import Answer
 from .transcript import Segment, Transcript, TranscriptWarning, Word
@@ -85,22 +85,34 @@ def _align(model: "Transcriber", answers: Sequence[Written]) -> None:
     if model.aligner is None:
         for each in answers:
             each.alignment = Alignment(None, model.no_times_reason)
-        return
-    asked = [(each, each.clip.ctc_hidden) for each in answers if each.clip.options.needs_ctc]
-    heard = [(each, hidden) for each, hidden in asked if hidden is not None]
-    texts, durations = [each.answer.text for each, _ in heard], [each.clip.duration for each, _ in heard]
-    alignments = model.aligner.align([hidden for _, hidden in heard], texts, durations)
-    for (each, _), alignment in zip(heard, alignments, strict=True):
-        each.alignment = alignment
+    else:
+        asked = [(each, each.clip.ctc_hidden) for each in answers if each.clip.options.needs_ctc]
+        heard = [(each, hidden) for each, hidden in asked if hidden is not None]
+        texts, durations = [each.answer.text for each, _ in heard], [each.clip.duration for each, _ in heard]
+        alignments = model.aligner.align([hidden for _, hidden in heard], texts, durations)
+        for (each, _), alignment in zip(heard, alignments, strict=True):
+            each.alignment = alignment
+    if model.forced_aligner is not None:
+        _align_with(model.forced_aligner, [each for each in answers if each.clip.options.timestamps])
+
+
+def _align_with(aligner: TextAligner, answers: Sequence[Written]) -> None:
+    """Take the word times from this aligner."""
+    kept = [(each, each.clip.waveform) for each in answers]
+    found = [(each, waveform) for each, waveform in kept if waveform is not None]
+    texts, languages = [each.answer.text for each, _ in found], [each.answer.language for each, _ in found]
+    alignments = aligner.align_words([waveform for _, waveform in found], texts, languages)
+    for (each, _), alignment in zip(found, alignments, strict=True):
+        each.alignment = replace(alignment, heard=each.alignment.heard)
 
 
 def _judge(written: Written) -> None:
-    waveform = written.clip.waveform
+    clip = written.clip
     written.opinion = judge(
         written.answer.text,
         written.alignment.heard,
         written.hypothesis,
-        lambda: waveform is None or hears_speech(waveform),  # a segment that a VAD has cut is not kept
+        lambda: clip.is_speech or clip.waveform is None or hears_speech(clip.waveform),
     )
     if written.opinion.is_dropped:
         written.answer = replace(written.answer, text="")

@@ -23,6 +23,7 @@ from .errors import ASRError, ConfigError, UnsupportedAudioError
 from .families.qwen3_asr import Qwen3ASR, language_name
 from .forced_aligner import ForcedAlignItem, ForcedAlignResult, Qwen3ForcedAligner
 from .inputs import AudioInput, expand_inputs, load
+from .streaming.qwen import ASRStreamingState, QwenStreams
 
 MAX_CHUNK_S, MAX_TIMED_CHUNK_S = 1200.0, 180.0
 SEARCH_S, QUIET_S = 5.0, 0.1  # around the place of a cut, and how long the quiet stretch is
@@ -60,6 +61,7 @@ class Qwen3ASRModel:
         self._aligner = aligner
         self._batch_size = MOST_CLIPS if max_inference_batch_size == -1 else max_inference_batch_size
         self._max_new_tokens = max_new_tokens
+        self._streams = QwenStreams(model.transcriber, max_new_tokens=max_new_tokens)
 
     @classmethod
     def from_pretrained(
@@ -113,6 +115,7 @@ class Qwen3ASRModel:
             ConfigError: numbers that do not match, an unknown language, or time stamps without an aligner.
             ASRError: an input that cannot be transcribed.
         """
+        self._streams.require_none()
         sources = audio if isinstance(audio, list) else [audio]
         contexts, asked = _for_each(context, len(sources)), _for_each(language, len(sources))
         if not len(sources) == len(contexts) == len(asked):
@@ -136,8 +139,47 @@ class Qwen3ASRModel:
             for own in ([k for k, (j, _) in enumerate(chunks) if j == i] for i in range(len(sources)))
         ]
 
+    def init_streaming_state(
+        self,
+        context: str = "",
+        language: str | None = None,
+        unfixed_chunk_num: int = 2,
+        unfixed_token_num: int = 5,
+        chunk_size_sec: float = 2.0,
+    ) -> ASRStreamingState:
+        """A new live stream; several may be open at once.
+
+        Args:
+            context: what the speech is about.
+            language: a name or ISO code; None leaves it to the model.
+            unfixed_chunk_num: chunks at the beginning of a segment of speech, of whose texts nothing is kept.
+            unfixed_token_num: tokens at the end of each text, that are decoded again with the next chunk.
+            chunk_size_sec: of audio between two texts.
+
+        Raises:
+            ConfigError: a number out of range or an unknown language.
+        """
+        return self._streams.start(
+            context=context,
+            language=language,
+            unfixed_chunk_num=unfixed_chunk_num,
+            unfixed_token_num=unfixed_token_num,
+            chunk_size_sec=chunk_size_sec,
+        )
+
+    def streaming_transcribe(self, pcm16k: Any, state: ASRStreamingState) -> ASRStreamingState:
+        """Hear more of a stream, 16 kHz mono: int16, or floats in [-1, 1]. The state's language and text are new."""
+        self._streams.hear(pcm16k, state)
+        return state
+
+    def finish_streaming_transcribe(self, state: ASRStreamingState) -> ASRStreamingState:
+        """The end of a stream: nothing in the state's text will change any more."""
+        self._streams.finish(state)
+        return state
+
     def close(self) -> None:
         """End vLLM and free the memory; idempotent."""
+        self._streams.close()
         self._model.close()
 
     def __enter__(self) -> Self:
@@ -154,7 +196,9 @@ class Qwen3ASRModel:
             AudioInput(key=str(k), source=chunk, sample_rate=SAMPLE_RATE, context=context, language=language)
             for k, (chunk, context, language) in enumerate(chunks)
         ]
-        options = transcribe_options(timestamps=False, max_new_tokens=self._max_new_tokens, batch_size=self._batch_size)
+        options = transcribe_options(
+            timestamps=False, max_new_tokens=self._max_new_tokens, batch_size=self._batch_size, vad=None
+        )
         found = dict(self._model.transcriber.run(inputs, options))
         for transcript in found.values():
             if transcript.status == "error":

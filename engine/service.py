@@ -144,6 +144,11 @@ class TranscriptionService:
         return future
 
     @property
+    def model(self) -> Transcriber:
+        """Both stages of the model; nobody else may run them until this service is closed."""
+        return self._model
+
+    @property
     def num_waiting(self) -> int:
         """Jobs that are not encoded yet."""
         return len(self._waiting)

@@ -5,10 +5,10 @@ import sys
 
 from ..console import quiet_libraries
 from ..errors import ASRError
-from . import align, bench, evaluate, serve, transcribe, verify
+from . import align, bench, evaluate, serve, stream, transcribe, verify
 from .command import INTERRUPTED
 
-COMMANDS = (transcribe, serve, align, evaluate, verify, bench)
+COMMANDS = (transcribe, stream, serve, align, evaluate, verify, bench)
 
 
 def main(arguments: list[str] | None = None) -> int:

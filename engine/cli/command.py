@@ -74,6 +74,37 @@ def request_options(args: argparse.Namespace) -> dict[str, Any]:
     return {"language": args.language, "hotwords": hotwords, "itn": args.itn}
 
 
+def add_segment_options(parser: argparse.ArgumentParser, *, vad: str, vad_help: str) -> None:
+    """How speech is cut: arguments of `generate` and of live sessions."""
+    group = parser.add_argument_group("segments")
+    group.add_argument("--vad", default=vad, help=vad_help)
+    group.add_argument(
+        "--max-segment-s", type=float, metavar="S", help="longest segment (default: what suits the model)"
+    )
+    group.add_argument(
+        "--silence-schedule",
+        type=_schedule,
+        metavar="MS:MS,...",
+        help="age of a segment up to : silence that ends it, such as 5000:1500,20000:800,inf:300 (default: FunASR's)",
+    )
+    group.add_argument(
+        "--no-dynamic-silence", dest="dynamic_silence", action="store_false", help="800 ms of silence, at any age"
+    )
+
+
+def segment_options(args: argparse.Namespace) -> dict[str, Any]:
+    """What add_segment_options added and was given, by the names of `generate`'s arguments."""
+    given = _named(args, ("vad", "max_segment_s", "silence_schedule", "dynamic_silence"))
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _schedule(text: str) -> list[tuple[float, float]]:
+    try:
+        return [(float(age), float(silence)) for age, silence in (row.split(":") for row in text.split(","))]
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"needs rows like 5000:1500, got {text!r}") from error
+
+
 def _named(args: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
     return {name: getattr(args, name) for name in names}
 

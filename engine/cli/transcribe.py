@@ -15,7 +15,16 @@ from ..errors import ConfigError
 from ..inputs import AudioInput, audio_files, expand_inputs, load
 from ..transcript import Transcript
 from ..writers import WRITERS
-from .command import INTERRUPTED, Commands, add_model_options, add_request_options, model_options, request_options
+from .command import (
+    INTERRUPTED,
+    Commands,
+    add_model_options,
+    add_request_options,
+    add_segment_options,
+    model_options,
+    request_options,
+    segment_options,
+)
 
 
 def add_parser(commands: Commands) -> None:
@@ -34,6 +43,12 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("--plot", action="store_true", help="a picture (PNG) of each: waveform, segments and words")
     add_model_options(parser)
     add_request_options(parser)
+    add_segment_options(
+        parser,
+        vad="auto",
+        vad_help='"auto" (default) cuts what is too long for the model; "silero", or the directory of an fsmn-vad '
+        'checkpoint, looks for speech in everything; "none" cuts nothing',
+    )
     group = parser.add_argument_group("decoding")
     group.add_argument("--no-timestamps", dest="timestamps", action="store_false", help="do not look for word times")
     group.add_argument("--max-new-tokens", type=int, default=512, metavar="N", help="longest answer (default 512)")
@@ -116,7 +131,8 @@ def _transcribe(args: argparse.Namespace, todo: Sequence[AudioInput], folder: Ou
     from ..plot import plot_transcript
 
     names = ("timestamps", "max_new_tokens", "temperature", "batch_size")
-    options = request_options(args) | {name: getattr(args, name) for name in names}
+    options = request_options(args) | segment_options(args) | {name: getattr(args, name) for name in names}
+    options["vad"] = None if args.vad == "none" else args.vad
     items = {item.key: item for item in todo}
     with (
         AutoModelVLLM(**model_options(args)) as model,

@@ -10,8 +10,10 @@ from . import chat, failures, funasr, metrics, openai_audio, predict, realtime
 from .gate import Gate
 from .speech import Speech
 
+# The page is one file without anything from elsewhere; blob: is the code that listens to the microphone.
 PAGE_POLICY = (
-    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; media-src blob:"
+    "default-src 'none'; script-src 'unsafe-inline' blob:; style-src 'unsafe-inline'; connect-src 'self'; "
+    "media-src blob:; worker-src blob:"
 )
 
 

@@ -12,7 +12,7 @@ from ..transcript import Transcript
 from ..writers import WRITERS
 from . import formats
 from .failures import Refusal
-from .speech import Speech, seconds_of
+from .speech import Speech
 from .sse import TextStream, event_stream
 
 Granularity = Literal["word", "segment"]
@@ -26,7 +26,9 @@ class TranscriptionForm(BaseModel):
     file: Annotated[UploadFile, Field(description="Any common audio or video file")]
     model: Annotated[str, Field(description="For compatibility; this server has one model")] = "fun-asr-nano"
     language: Annotated[str | None, Field(description="A name or ISO code; left to the model by default")] = None
-    prompt: Annotated[str, Field(description="Words that the model shall prefer, separated by commas")] = ""
+    prompt: Annotated[
+        str, Field(description="What the speech is about; words separated by commas where the model takes no more")
+    ] = ""
     keywords: Annotated[list[str], Field(alias="keywords[]", description="Words that the model shall prefer")] = []
     hotwords: Annotated[str, Field(description="The same, separated by commas")] = ""
     response_format: formats.ResponseFormat = "json"
@@ -53,11 +55,11 @@ def router(speech: Speech) -> APIRouter:
         """Transcribe a file. With `stream`, text comes as server-sent events while it is written."""
         _refuse_what_is_missing(form)
         options = _options(speech, form)
-        waveform = await speech.read(await form.file.read())
-        request.state.log = {"audio_s": seconds_of(waveform)}
+        recording = await speech.read(await form.file.read())
+        request.state.log = {"audio_s": round(recording.duration, 2)}
         if form.stream:
-            return event_stream(request, speech, TextStream(), waveform, options)
-        return _answer(form, await speech.transcribe(waveform, options))
+            return event_stream(request, speech, TextStream(), recording, options)
+        return _answer(form, await speech.transcribe(recording, options))
 
     @routes.post("/audio/translations", response_class=Response)
     async def translations(request: Request) -> Response:
@@ -127,10 +129,12 @@ def _refuse_what_is_missing(form: TranscriptionForm) -> None:
 
 
 def _options(speech: Speech, form: TranscriptionForm) -> TranscribeOptions:
+    prompted = [] if speech.takes_context else split_words(form.prompt)
     return speech.options(
         language=form.language,
-        hotwords=[*form.keywords, *split_words(form.hotwords), *split_words(form.prompt)],
+        hotwords=[*form.keywords, *split_words(form.hotwords), *prompted],
         itn=form.itn,
+        context=form.prompt if speech.takes_context else "",
         timestamps=not form.stream and form.response_format in ("verbose_json", "srt", "vtt"),
         temperature=form.temperature,
     )

@@ -15,7 +15,7 @@ from typing import Any
 
 from fastapi import APIRouter, WebSocket
 
-from ..errors import QueueFullError, UnsupportedAudioError
+from ..errors import ConfigError, QueueFullError, UnsupportedAudioError
 from ..streaming import AsyncStreamingSession, Event, Final
 from ..waveform import SAMPLE_RATE
 from . import formats
@@ -54,7 +54,10 @@ class _RealtimeSession:
             if isinstance(message, bytes):
                 await self._hear(message)
             else:
-                await self._obey(message)
+                try:
+                    await self._obey(message)
+                except ConfigError as error:  # a language that the model does not know
+                    await self._link.fail(error)
         if self._stream is not None:  # the server is shutting down: what was said is not lost
             await self._stop(self._stream)
 

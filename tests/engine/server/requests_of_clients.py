@@ -1,5 +1,7 @@
 """What clients send: clips as WAV files and as PCM."""
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -27,3 +29,11 @@ def wav(clip: Clip) -> bytes:
 def pcm16(clip: Clip) -> bytes:
     samples: np.ndarray = np.clip(waveform(clip) * 32768, -32768, 32767).astype("<i2")
     return samples.tobytes()
+
+
+def wait_until(holds: Callable[[], object], what: str, seconds: float = 10.0) -> None:
+    """Fails with `what` if it does not hold in time."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.005)
