@@ -6,11 +6,10 @@ ROC curve 0.97, against 0.81 and 0.95) and is the best calibrated without a para
 A text is as sure as its words are on average.
 """
 
+import bisect
 import itertools
 import math
 from collections.abc import Sequence
-
-import numpy as np
 
 from .decoder.base import Hypothesis
 from .text import LLMTokenizer
@@ -29,7 +28,7 @@ def combined(words: Sequence[Word], pieces: Sequence[str], log_probs: Sequence[f
     A word that is not found in the pieces keeps what it has.
     """
     written = "".join(pieces)
-    ends = np.cumsum([len(piece) for piece in pieces])
+    ends = list(itertools.accumulate(map(len, pieces)))
     totals = [0.0, *itertools.accumulate(log_probs)]
     found = []
     position = 0
@@ -39,7 +38,7 @@ def combined(words: Sequence[Word], pieces: Sequence[str], log_probs: Sequence[f
             found.append(word)
             continue
         position = start + len(word.text)
-        first, last = np.searchsorted(ends, (start, position - 1), side="right")
+        first, last = bisect.bisect_right(ends, start), bisect.bisect_right(ends, position - 1)
         log_prob = totals[last + 1] - totals[first]
         both = math.exp((log_prob + math.log(max(word.confidence, _LEAST_PROB))) / 2)
         found.append(Word(word.text, word.start, word.end, min(both, 1.0)))

@@ -79,23 +79,27 @@ def with_ctc_text(opinion: Opinion, text: str) -> Opinion:
 def disagreement(text: str, heard: str) -> float | None:
     """Edits from a text to what the CTC head heard, over edits and characters in common: 0 to 1.
 
-    Both are compared in spoken form, character by character. Words with numerals are left out; because it is unknown
-    how much of `heard` they stand for, what `heard` has beyond such a text does not count. None if the text has no
-    other words and something was heard.
+    Both are compared in spoken form without spaces, character by character. Words with numerals are left out; because
+    it is unknown how much of `heard` they stand for, what `heard` has beyond such a text does not count. None if the
+    text has no other words and something was heard.
     """
-    said, has_numerals = _comparable(text)
-    ctc, _ = _comparable(heard)
+    words = split_words(text)
+    plain = [word for word in words if not word.has_numerals]
+    has_numerals = len(plain) < len(words)
+    said, ctc = ("".join(each.split()) for each in (spoken_form(text, plain)[0], heard.lower()))
     if not ctc:
         return 1.0 if text.strip() else 0.0
     if not said:
         return None if has_numerals else 1.0
+    if said == ctc:
+        return 0.0
     first = _num_common(said, ctc)
     last = _num_common(said[first:][::-1], ctc[first:][::-1])
     counts = edit_distance(said[first : len(said) - last], ctc[first : len(ctc) - last])
     changed = counts["sub"] + counts["del"]
     in_common = len(said) - changed
     edits = changed + (0 if has_numerals else counts["ins"])
-    return edits / (edits + in_common) if edits else 0.0
+    return edits / max(edits + in_common, 1)
 
 
 def loop_times(token_ids: Sequence[int]) -> int:
@@ -116,13 +120,6 @@ def seconds_of_speech(waveform: Waveform) -> float:
     """What silero-vad takes for speech in (N,) float32 samples at 16 kHz."""
     stream = load_vad().new_stream()
     return float((stream.push(waveform) >= stream.threshold).sum()) * stream.frame_s
-
-
-def _comparable(text: str) -> tuple[str, bool]:
-    """The spoken form without the words that have numerals, and whether there are such."""
-    words = split_words(text)
-    plain = [word for word in words if not word.has_numerals]
-    return spoken_form(text, plain)[0], len(plain) < len(words)
 
 
 def _num_common(a: str, b: str) -> int:
