@@ -99,7 +99,7 @@ def disagreement(text: str, heard: str) -> float | None:
     changed = counts["sub"] + counts["del"]
     in_common = len(said) - changed
     edits = changed + (0 if has_numerals else counts["ins"])
-    return edits / max(edits + in_common, 1)
+    return float(edits / max(edits + in_common, 1))
 
 
 def loop_times(token_ids: Sequence[int]) -> int:
