@@ -114,6 +114,8 @@ def test_more_requests_than_allowed_are_told_when_to_come_again(start: Callable[
         busy = post(server, content)
         assert (busy.status_code, busy.json()["error"]["code"]) == (429, "server_busy")
         assert busy.headers["retry-after"] == "1"
+        large = post(server, bytes(8_000_000))  # is told so, although it is still sending
+        assert (large.status_code, large.json()["error"]["code"]) == (429, "server_busy")
         uploading.close()
         wait_until(lambda: not server.speech.num_requests, "the upload is not forgotten")
         assert post(server, content).status_code == 200
