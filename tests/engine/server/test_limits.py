@@ -195,6 +195,7 @@ def test_sessions_end_with_a_code_and_a_reason(start: Callable[..., Any], monkey
 
             slow.setattr(server.speech, "transcribe", late)
             asyncio.run(patient())
+        wait_until(lambda: not server.speech.num_sessions, "a session that its client has closed goes on")
 
         async def two() -> int:
             async with websockets.connect(server.ws):
