@@ -12,7 +12,7 @@ from .alignment import Alignment, TextAligner
 from .confidence import combined, text_confidence, token_pieces
 from .decoder.base import Hypothesis
 from .families.base import Answer
-from .transcript import Segment, Transcript, TranscriptWarning
+from .transcript import Segment, Token, Transcript, TranscriptWarning
 from .trust import Opinion, judge, seconds_of_speech, with_ctc_text
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ class Written:
     alignment: Alignment = _NO_ALIGNMENT
     opinion: Opinion = _NO_OPINION
     confidence: float | None = None
+    tokens: tuple[Token, ...] | None = None
 
     @property
     def needs_second_try(self) -> bool:
@@ -46,6 +47,8 @@ def review(model: "Transcriber", finished: Sequence[tuple["Clip", Hypothesis]]) 
         if each.clip.options.check:
             _judge(each)
         _weigh(model, each)
+        if each.clip.options.token_log_probs:
+            each.tokens = _tokens(model, each.hypothesis)
     _fall_back(model, [each for each in answers if each.opinion.disagrees and not each.needs_second_try])
     return answers
 
@@ -75,7 +78,13 @@ def transcript_of(written: Written, best_length_s: float) -> Transcript:
         confidence=written.confidence,
         finish_reason=written.hypothesis.finish_reason,
         warnings=warnings,
+        tokens=written.tokens,
     )
+
+
+def _tokens(model: "Transcriber", hypothesis: Hypothesis) -> tuple[Token, ...]:
+    pairs = zip(hypothesis.token_ids, hypothesis.log_probs, strict=True)
+    return tuple(Token(model.tokenizer.decode([token_id]), log_prob) for token_id, log_prob in pairs)
 
 
 def _align(model: "Transcriber", answers: Sequence[Written]) -> None:

@@ -8,7 +8,6 @@ Nothing here holds more of a recording than its open segment and a stretch of Cu
 """
 
 import itertools
-import math
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,7 +15,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .transcript import Segment, Transcript, TranscriptWarning, Word
+from .transcript import Segment, Token, Transcript, TranscriptWarning, Word
 from .vad import (
     OFFLINE_SCHEDULE,
     Schedule,
@@ -159,13 +158,13 @@ class Part:
 def join_parts(key: str, parts: Sequence[Part], *, duration: float, language: str | None) -> Transcript:
     """The transcript of a recording of `duration` seconds.
 
-    Its words are those of the segments that have times. Its confidence is the geometric mean of the segments', weighted
-    by the length of their texts. `language` is what to say where no segment says one.
+    Its words are those of the segments that have times. Its confidence is the mean of the segments', weighted by
+    the length of their texts. `language` is what to say where no segment says one.
     """
     parts = sorted(parts, key=lambda part: part.start)
     if parts and all(part.transcript.status == "error" for part in parts):
         return Transcript(key, duration=duration, status="error", error=parts[0].transcript.error)
-    segments = [_shifted(segment, part.start) for part in parts for segment in part.transcript.segments]
+    segments = [shifted(segment, part.start) for part in parts for segment in part.transcript.segments]
     timed = [segment.words for segment in segments if segment.words is not None]
     languages: Counter[str] = Counter()
     for part in parts:
@@ -181,6 +180,7 @@ def join_parts(key: str, parts: Sequence[Part], *, duration: float, language: st
         confidence=_mean_confidence(segments),
         finish_reason="length" if any(part.transcript.finish_reason == "length" for part in parts) else "stop",
         warnings=tuple(_joined_warnings(parts)),
+        tokens=_joined_tokens(parts),
     )
 
 
@@ -199,21 +199,26 @@ def _is_unspaced(character: str) -> bool:
     return is_wide and not unicodedata.name(character, "").startswith("HANGUL")
 
 
-def _shifted(segment: Segment, offset: float) -> Segment:
-    words = segment.words and tuple(_shifted_word(word, offset) for word in segment.words)
+def shifted(segment: Segment, offset: float) -> Segment:
+    """The segment `offset` seconds later."""
+    words = segment.words and tuple(shifted_word(word, offset) for word in segment.words)
     return replace(segment, start=round(segment.start + offset, 3), end=round(segment.end + offset, 3), words=words)
 
 
-def _shifted_word(word: Word, offset: float) -> Word:
+def shifted_word(word: Word, offset: float) -> Word:
+    """The word `offset` seconds later."""
     return replace(word, start=round(word.start + offset, 3), end=round(word.end + offset, 3))
 
 
 def _mean_confidence(segments: Sequence[Segment]) -> float | None:
     known = [(len(s.text), s.confidence) for s in segments if s.confidence is not None]
     total = sum(length for length, _ in known)
-    if not total:
-        return None
-    return math.exp(sum(length * math.log(max(confidence, 1e-12)) for length, confidence in known) / total)
+    return sum(length * confidence for length, confidence in known) / total if total else None
+
+
+def _joined_tokens(parts: Sequence[Part]) -> tuple[Token, ...] | None:
+    tokens = [part.transcript.tokens for part in parts if part.transcript.tokens is not None]
+    return tuple(itertools.chain(*tokens)) if tokens else None
 
 
 def _joined_warnings(parts: Sequence[Part]) -> Iterator[TranscriptWarning]:

@@ -54,6 +54,7 @@ class TranscribeOptions:
     limits: AudioLimits = DEFAULT_LIMITS
     allow_urls: bool = True
     segmentation: Segmentation = DEFAULT_SEGMENTATION
+    token_log_probs: bool = False  # give the tokens of each text
 
     def __post_init__(self) -> None:
         check_choice("fallback", self.fallback, (None, "ctc"))

@@ -1,6 +1,7 @@
 """OpenAI's audio API: POST /v1/audio/transcriptions and /v1/audio/translations, GET /v1/models."""
 
 import re
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Form, Request, UploadFile
@@ -124,13 +125,14 @@ def _refuse_what_is_missing(form: TranscriptionForm) -> None:
     if form.stream and form.response_format not in ("json", "text"):
         message = f"stream=true sends text alone: response_format must be json or text, got {form.response_format}"
         raise Refusal(400, message, code="unsupported_value", param="response_format")
-    if form.include:
-        raise Refusal(400, "include[]=logprobs is not available", code="unsupported_value", param="include[]")
+    if form.include and form.response_format != "json":
+        message = f"include[]=logprobs needs response_format=json, got {form.response_format}"
+        raise Refusal(400, message, code="unsupported_value", param="include[]")
 
 
 def _options(speech: Speech, form: TranscriptionForm) -> TranscribeOptions:
     prompted = [] if speech.takes_context else split_words(form.prompt)
-    return speech.options(
+    options = speech.options(
         language=form.language,
         hotwords=[*form.keywords, *split_words(form.hotwords), *prompted],
         itn=form.itn,
@@ -138,3 +140,4 @@ def _options(speech: Speech, form: TranscriptionForm) -> TranscribeOptions:
         timestamps=not form.stream and form.response_format in ("verbose_json", "srt", "vtt"),
         temperature=form.temperature,
     )
+    return replace(options, token_log_probs=bool(form.include))

@@ -19,7 +19,7 @@ class Recording:
     is_whole: bool
 
 
-class TextSoFar:
+class GrowingText:
     """The text of a recording whose segments are written at the same time: up to the first that is not finished."""
 
     def __init__(self, num_segments: int, on_text: OnText | None) -> None:

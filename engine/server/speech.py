@@ -17,7 +17,7 @@ from ..transcript import Transcript
 from ..vad import VoiceActivityModel
 from ..waveform import SAMPLE_RATE
 from .metrics import Metrics, MetricsTimeline
-from .recording import OnText, Recording, TextSoFar
+from .recording import GrowingText, OnText, Recording
 from .settings import ServerSettings
 
 CHUNK_MS = 480.0  # of live audio; what is heard of a shorter piece is mostly wrong
@@ -126,7 +126,7 @@ class Speech:
             ASRError: also where the transcript would be of status "error".
         """
         started = time.perf_counter()
-        so_far = TextSoFar(len(recording.cuts), on_text)
+        so_far = GrowingText(len(recording.cuts), on_text)
         room = asyncio.Semaphore(SEGMENTS_AT_ONCE)
         work = [self._segment(number, cut, options, so_far, room) for number, cut in enumerate(recording.cuts)]
         tasks = [asyncio.create_task(segment) for segment in work]
@@ -145,7 +145,7 @@ class Speech:
         return transcript
 
     async def _segment(
-        self, number: int, cut: Cut, options: TranscribeOptions, so_far: TextSoFar, room: asyncio.Semaphore
+        self, number: int, cut: Cut, options: TranscribeOptions, so_far: GrowingText, room: asyncio.Semaphore
     ) -> Transcript:
         async with room:
             while True:

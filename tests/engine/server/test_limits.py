@@ -41,6 +41,14 @@ def test_keys(start: Callable[..., Any], content: bytes) -> None:
             assert post(server, content, headers={"Authorization": f"Bearer {key}"}).status_code == 200
         assert requests.get(f"{server.http}/ready", timeout=10).status_code == 200
         assert requests.get(f"{server.http}/metrics", timeout=10).status_code == 401
+        assert (
+            requests.get(f"{server.http}/nowhere/7", headers={"Authorization": "Bearer first"}, timeout=10).status_code
+            == 404
+        )
+        metrics = requests.get(f"{server.http}/metrics", headers={"Authorization": "Bearer first"}, timeout=10).text
+        assert f'twostage_requests_total{{path="{PATH}",status="401"}} 3.0' in metrics
+        assert 'twostage_requests_total{path="unknown",status="404"} 1.0' in metrics
+        assert "twostage_encode_batch_clips_count 2.0" in metrics
 
         async def connect(**options: Any) -> str | None:
             async with websockets.connect(server.ws, **options) as socket:
@@ -55,9 +63,12 @@ def test_keys(start: Callable[..., Any], content: bytes) -> None:
 
 
 def test_sizes_durations_and_rates(start: Callable[..., Any], clips: list[Clip]) -> None:
-    with start(max_body_bytes=400_000, max_audio_s=5.0, min_sample_rate=8_000) as server:
+    with start(max_body_bytes=400_000, max_json_bytes=100_000, max_audio_s=5.0, min_sample_rate=8_000) as server:
         assert post(server, wav(plain(clips)[0])).status_code == 200
         large = post(server, bytes(500_000))
+        assert (large.status_code, large.json()["error"]["code"]) == (413, "body_too_large")
+        body = {"messages": [{"role": "user", "content": "x" * 150_000}]}
+        large = requests.post(f"{server.http}/v1/chat/completions", json=body, timeout=60)
         assert (large.status_code, large.json()["error"]["code"]) == (413, "body_too_large")
         silence = np.zeros(16_000 * 60, np.float32)
         long = post(server, encode(silence, 16_000, "FLAC", "PCM_16"))
@@ -103,6 +114,8 @@ def test_more_requests_than_allowed_are_told_when_to_come_again(start: Callable[
         busy = post(server, content)
         assert (busy.status_code, busy.json()["error"]["code"]) == (429, "server_busy")
         assert busy.headers["retry-after"] == "1"
+        large = post(server, bytes(8_000_000))  # is told so, although it is still sending
+        assert (large.status_code, large.json()["error"]["code"]) == (429, "server_busy")
         uploading.close()
         wait_until(lambda: not server.speech.num_requests, "the upload is not forgotten")
         assert post(server, content).status_code == 200
@@ -131,9 +144,10 @@ def test_pages_from_elsewhere_may_not_connect(start: Callable[..., Any]) -> None
     with start(cors_origins=("https://friend.example",)) as server:
         for origin in ("https://friend.example", "file://", server.http):
             asyncio.run(connect(server, origin))
-        with pytest.raises(websockets.InvalidStatus) as refused:
-            asyncio.run(connect(server, "https://evil.example"))
-        assert refused.value.response.status_code == 403
+        for origin in ("https://evil.example", "null"):
+            with pytest.raises(websockets.InvalidStatus) as refused:
+                asyncio.run(connect(server, origin))
+            assert refused.value.response.status_code == 403
         allowed = requests.get(f"{server.http}/health", headers={"Origin": "https://friend.example"}, timeout=10)
         assert allowed.headers["access-control-allow-origin"] == "https://friend.example"
         other = requests.get(f"{server.http}/health", headers={"Origin": "https://evil.example"}, timeout=10)
@@ -153,7 +167,7 @@ async def end_of(server: Running, *messages: str | bytes) -> tuple[int, str]:
             return closed.rcvd.code, closed.rcvd.reason
 
 
-def test_sessions_end_with_a_code_and_a_reason(start: Callable[..., Any]) -> None:
+def test_sessions_end_with_a_code_and_a_reason(start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     limits = {"session_idle_s": 0.5, "max_messages_per_s": 20.0, "max_message_bytes": 100_000, "max_audio_s": 2.0}
     with start(**limits, max_sessions=1) as server:
         assert asyncio.run(end_of(server, "START")) == (1008, "no message for 0.5 s")
@@ -162,6 +176,26 @@ def test_sessions_end_with_a_code_and_a_reason(start: Callable[..., Any]) -> Non
         assert asyncio.run(end_of(server, "START", bytes(32_000), bytes(40_000))) == (1009, "more than 2 s of audio")
         assert asyncio.run(end_of(server, "START", b"odd"))[0] == 1007
         assert asyncio.run(end_of(server, b"even"))[0] == 1008
+
+        async def patient() -> None:
+            """Who waits longer than that for an answer is not idle."""
+            async with websockets.connect(f"{server.ws}/ws") as socket:
+                await socket.send("START")
+                await socket.send(bytes(32_000))
+                await socket.send("STOP")
+                said = [json.loads(await asyncio.wait_for(socket.recv(), 10)) for _ in range(3)]
+                assert said[-1] == {"event": "stopped"}
+
+        with monkeypatch.context() as slow:
+            transcribe = server.speech.transcribe
+
+            async def late(*arguments: Any) -> Any:
+                await asyncio.sleep(1.2)
+                return await transcribe(*arguments)
+
+            slow.setattr(server.speech, "transcribe", late)
+            asyncio.run(patient())
+        wait_until(lambda: not server.speech.num_sessions, "a session that its client has closed goes on")
 
         async def two() -> int:
             async with websockets.connect(server.ws):
