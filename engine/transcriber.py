@@ -74,7 +74,7 @@ class Clip:
 
     index: int  # what its transcript is yielded with
     item: AudioInput
-    waveform: Waveform | None  # until it is encoded, or checked, or timed by a forced aligner
+    waveform: Waveform | None  # until it is encoded, or checked
     duration: float  # s
     request: Request
     options: TranscribeOptions
@@ -259,12 +259,15 @@ class Run:
             with_ctc = any(clip.options.needs_ctc for clip in batch)
             encoded = self.model.acoustic.encode(waveforms, with_ctc=with_ctc)
         for clip in batch:
-            is_checked = clip.options.check and not clip.is_speech
-            is_timed = clip.options.timestamps and self.model.forced_aligner is not None
-            if not is_checked and not is_timed:
+            if not self._needs_waveform(clip):
                 clip.waveform = None
         yield from self.submit()
         self.encoding = (batch, encoded)
+
+    def _needs_waveform(self, clip: Clip) -> bool:
+        """Whether an encoded clip is listened to once more: by a VAD that has not heard it, or by a forced aligner."""
+        is_aligned = self.model.forced_aligner is not None and clip.options.timestamps
+        return is_aligned or (clip.options.check and not clip.is_speech)
 
     def submit(self) -> Iterator[Result]:
         """Hand the encoded batch to stage 2; yields what that would not take."""
