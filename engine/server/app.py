@@ -28,7 +28,8 @@ def create_app(speech: Speech, *, offline: bool = True, live: bool = True) -> Fa
     if live:
         for live_protocol in (realtime, openai_realtime):
             app.include_router(live_protocol.router(speech))
-    app.add_middleware(Gate, speech=speech)
+    paths = frozenset(path for route in app.routes if (path := getattr(route, "path", None)))
+    app.add_middleware(Gate, speech=speech, paths=paths)
     if speech.settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,

@@ -26,7 +26,7 @@ def run_load(server: str, *arguments: str) -> Any:
 @pytest.mark.parametrize(("kind", "concurrency"), [("http", 32), ("ws", 16)])
 def test_everybody_gets_the_right_text(server: Running, kind: str, concurrency: int) -> None:
     address = server.http if kind == "http" else server.ws
-    report = run_load(address, "--concurrency", str(concurrency), "--seconds", "4", "--speed", "4")
+    report = run_load(address, "--concurrency", str(concurrency), "--seconds", "3", "--speed", "30")
     assert report["outcomes"].keys() == {"ok"} and report["outcomes"]["ok"] >= concurrency, report
     assert report["health_ms"]["p99"] < 500
 
