@@ -49,8 +49,8 @@ def judge(text: str, heard: str | None, hypothesis: Hypothesis, hears_speech: Ca
         hears_speech: asks a VAD; called where it can decide something.
     """
     distance = 0.0 if heard is None else disagreement(text, heard)
-    disagrees = distance >= DISAGREEMENT
-    if text and disagrees and not (heard and hears_speech()):
+    disagrees = distance is not None and distance >= DISAGREEMENT
+    if text and (disagrees or distance is None) and not (heard and hears_speech()):
         found = f"the CTC head hears {_quoted(heard)}" if heard else "the CTC head hears nothing"
         message = f"no speech is heard here ({found}); the model wrote {_quoted(text)}, which was dropped"
         return Opinion(is_dropped=True, warnings=(TranscriptWarning("no_speech", message),))
@@ -58,7 +58,7 @@ def judge(text: str, heard: str | None, hypothesis: Hypothesis, hears_speech: Ca
     if heard is None:
         is_loop = times >= (_LOOP_TIMES if hypothesis.finish_reason == "length" else _LOOP_TIMES_ALONE)
     else:
-        is_loop = times >= _LOOP_TIMES and distance > _LOOP_SUPPORT
+        is_loop = times >= _LOOP_TIMES and (distance is None or distance > _LOOP_SUPPORT)
     warnings = []
     if is_loop:
         warnings.append(TranscriptWarning("repetition", f"the same words come {times} times in a row"))
@@ -74,18 +74,19 @@ def with_ctc_text(opinion: Opinion, text: str) -> Opinion:
     return replace(opinion, is_loop=False, warnings=(TranscriptWarning("ctc_text", message),))
 
 
-def disagreement(text: str, heard: str) -> float:
+def disagreement(text: str, heard: str) -> float | None:
     """Edits from a text to what the CTC head heard, over edits and characters in common: 0 to 1.
 
     Both are compared in spoken form, character by character. Words with numerals are left out; because it is unknown
-    how much of `heard` they stand for, what `heard` has beyond such a text does not count.
+    how much of `heard` they stand for, what `heard` has beyond such a text does not count. None if the text has no
+    other words and something was heard.
     """
     said, has_numerals = _comparable(text)
     ctc, _ = _comparable(heard)
-    if said == ctc:
-        return 0.0
-    if not ctc or not (said or has_numerals):
-        return 1.0
+    if not ctc:
+        return 1.0 if text.strip() else 0.0
+    if not said:
+        return None if has_numerals else 1.0
     first = _num_common(said, ctc)
     last = _num_common(said[first:][::-1], ctc[first:][::-1])
     counts = edit_distance(said[first : len(said) - last], ctc[first : len(ctc) - last])
