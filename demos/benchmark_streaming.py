@@ -41,6 +41,7 @@ from twostage_asr.engine.transcriber import TranscribeOptions
 CLIPS = Path(__file__).parent / "micro" / "clips"
 BLOCK = SAMPLE_RATE // 10
 PAUSE_S = 2.3  # ends a segment
+WARM_UP_S = 3.0
 TOKENS = 16  # of every answer of random weights
 
 
@@ -127,6 +128,7 @@ def main() -> None:
     source.add_argument("--model", help="checkpoint directory or hub id")
     source.add_argument("--random", action="store_true")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--backend", default="auto", choices=["auto", "vllm", "torch"])
     parser.add_argument("--sessions", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--seconds", type=float, default=60.0, help="that every session hears")
     parser.add_argument("--minutes", type=float, help="one session, as fast as it goes")
@@ -136,8 +138,10 @@ def main() -> None:
         if args.random:
             write_checkpoint(Path(folder))
             options = replace(options, params=DecodeParams(max_new_tokens=TOKENS, ignore_eos=True))
-        with FunASRNanoStreamingVLLM.from_pretrained(args.model or folder, device=args.device) as engine:
-            asyncio.run(measure(engine, options, 2, talk(10.0)))  # warms up
+        with FunASRNanoStreamingVLLM.from_pretrained(
+            args.model or folder, device=args.device, backend=args.backend
+        ) as engine:
+            asyncio.run(measure(engine, options, 2, talk(WARM_UP_S)))
             if args.minutes:
                 for index, seconds in enumerate(tenths(engine, options, talk(60 * args.minutes)), start=1):
                     print(f"tenth {index:2}: {seconds:7.2f} s, RTFx {6 * args.minutes / seconds:.1f}", flush=True)
