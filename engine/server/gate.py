@@ -10,7 +10,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -21,6 +21,8 @@ from .failures import Refusal, error_response
 from .speech import Speech
 
 OPEN_PATHS = frozenset({"/", "/health", "/ready"})  # need no key
+DISCARD_BYTES = 16 << 20  # of a refused body that are read all the same
+DISCARD_S = 2.0
 KEY_SUBPROTOCOL = "openai-insecure-api-key."  # how OpenAI's web clients pass a key, having no headers
 
 log = logging.getLogger("twostage_asr.requests")
@@ -60,10 +62,24 @@ class Exchange:
             self._watch = asyncio.create_task(self._wait_until_gone(handler))
         return message
 
+    async def discard_body(self) -> bool:
+        """Read what is left of a body that is not wanted, within bounds; whether that was all of it.
+
+        Clients that are still sending when the connection closes see an error in place of the answer.
+        """
+        num_bytes, has_more = 0, self._watch is None
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DISCARD_S):
+                while has_more and num_bytes <= DISCARD_BYTES:
+                    message = await self.receive_from()
+                    num_bytes += len(message.get("body", b""))
+                    has_more = message.get("more_body", False)
+        return not has_more
+
     def require_size(self, num_bytes: int) -> None:
         if num_bytes > self.max_body_bytes:
             message = f"the body has {num_bytes:,} bytes or more, at most {self.max_body_bytes:,} are allowed"
-            raise Refusal(413, message, code="body_too_large", headers={"Connection": "close"})
+            raise Refusal(413, message, code="body_too_large")
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -112,12 +128,9 @@ class Gate:
         most = self._settings.max_body_bytes if is_form else self._settings.max_json_bytes
         exchange = Exchange(receive, send, _request_id(headers), most)
         scope.setdefault("state", {})["request_id"] = exchange.request_id
-        is_counted = scope["path"] not in OPEN_PATHS
-        self._speech.num_requests += is_counted
         try:
             await self._answer(scope, headers, exchange)
         finally:
-            self._speech.num_requests -= is_counted
             await exchange.end()
             self._record(scope, exchange, time.perf_counter() - started)
 
@@ -126,7 +139,8 @@ class Gate:
             async with asyncio.timeout(self._settings.request_timeout_s):
                 try:
                     self._admit(scope, headers, exchange)
-                    await self._app(scope, exchange.receive, exchange.send)
+                    with self._counted(scope):
+                        await self._app(scope, exchange.receive, exchange.send)
                 except asyncio.CancelledError:
                     if not exchange.is_client_gone:
                         raise
@@ -139,7 +153,19 @@ class Gate:
                 refusal = Refusal(408, f"the request was not complete and answered {allowed}", code="timeout")
                 await error_response(refusal)(scope, exchange.receive, exchange.send)
         except Refusal as refusal:
-            await error_response(refusal)(scope, exchange.receive, exchange.send)
+            response = error_response(refusal)
+            if not await exchange.discard_body():
+                response.headers["Connection"] = "close"
+            await response(scope, exchange.receive, exchange.send)
+
+    @contextlib.contextmanager
+    def _counted(self, scope: Scope) -> Iterator[None]:
+        num = int(scope["path"] not in OPEN_PATHS)
+        self._speech.num_requests += num
+        try:
+            yield
+        finally:
+            self._speech.num_requests -= num
 
     def _admit(self, scope: Scope, headers: Headers, exchange: Exchange) -> None:
         """Raises Refusal before anything of the body is read."""
@@ -150,12 +176,12 @@ class Gate:
                 401,
                 "this server needs one of its API keys: Authorization: Bearer KEY",
                 code="invalid_api_key",
-                headers={"WWW-Authenticate": "Bearer", "Connection": "close"},
+                headers={"WWW-Authenticate": "Bearer"},
             )
-        retry = {"Retry-After": str(self._settings.retry_after_s), "Connection": "close"}
+        retry = {"Retry-After": str(self._settings.retry_after_s)}
         if scope["method"] != "GET":
             self._require_open(retry)
-            if self._speech.num_requests > self._settings.max_requests:
+            if self._speech.num_requests >= self._settings.max_requests:
                 message = f"{self._settings.max_requests} requests are under way, no more are taken; try again later"
                 raise Refusal(429, message, code="server_busy", headers=retry)
         length = headers.get("content-length", "")

@@ -53,6 +53,7 @@ class Link:
         self._is_draining = speech.is_draining
         self._messages: deque[str | bytes] = deque()
         self._num_bytes = 0
+        self._is_waiting = False  # for the client
         self._changed = asyncio.Event()
         self._has_room = asyncio.Event()
         self._allowance = self._settings.max_messages_per_s * SESSION_BURST_S
@@ -67,7 +68,9 @@ class Link:
             if self._is_draining.is_set():
                 return None
             self._changed.clear()
+            self._is_waiting = True
             await self._changed.wait()
+            self._is_waiting = False
         message = self._messages.popleft()
         if joined and isinstance(message, bytes):
             pieces = [message]
@@ -105,6 +108,8 @@ class Link:
                 async with asyncio.timeout(self._settings.session_idle_s):
                     message = await self._socket.receive()
             except TimeoutError:
+                if not self._is_waiting:  # the client waits for an answer
+                    continue
                 raise SessionEnd(1008, f"no message for {self._settings.session_idle_s:g} s") from None
             if message["type"] == "websocket.disconnect":
                 return

@@ -114,6 +114,8 @@ def test_more_requests_than_allowed_are_told_when_to_come_again(start: Callable[
         busy = post(server, content)
         assert (busy.status_code, busy.json()["error"]["code"]) == (429, "server_busy")
         assert busy.headers["retry-after"] == "1"
+        large = post(server, bytes(8_000_000))  # is told so, although it is still sending
+        assert (large.status_code, large.json()["error"]["code"]) == (429, "server_busy")
         uploading.close()
         wait_until(lambda: not server.speech.num_requests, "the upload is not forgotten")
         assert post(server, content).status_code == 200
@@ -165,7 +167,7 @@ async def end_of(server: Running, *messages: str | bytes) -> tuple[int, str]:
             return closed.rcvd.code, closed.rcvd.reason
 
 
-def test_sessions_end_with_a_code_and_a_reason(start: Callable[..., Any]) -> None:
+def test_sessions_end_with_a_code_and_a_reason(start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     limits = {"session_idle_s": 0.5, "max_messages_per_s": 20.0, "max_message_bytes": 100_000, "max_audio_s": 2.0}
     with start(**limits, max_sessions=1) as server:
         assert asyncio.run(end_of(server, "START")) == (1008, "no message for 0.5 s")
@@ -174,6 +176,26 @@ def test_sessions_end_with_a_code_and_a_reason(start: Callable[..., Any]) -> Non
         assert asyncio.run(end_of(server, "START", bytes(32_000), bytes(40_000))) == (1009, "more than 2 s of audio")
         assert asyncio.run(end_of(server, "START", b"odd"))[0] == 1007
         assert asyncio.run(end_of(server, b"even"))[0] == 1008
+
+        async def patient() -> None:
+            """Who waits longer than that for an answer is not idle."""
+            async with websockets.connect(f"{server.ws}/ws") as socket:
+                await socket.send("START")
+                await socket.send(bytes(32_000))
+                await socket.send("STOP")
+                said = [json.loads(await asyncio.wait_for(socket.recv(), 10)) for _ in range(3)]
+                assert said[-1] == {"event": "stopped"}
+
+        with monkeypatch.context() as slow:
+            transcribe = server.speech.transcribe
+
+            async def late(*arguments: Any) -> Any:
+                await asyncio.sleep(1.2)
+                return await transcribe(*arguments)
+
+            slow.setattr(server.speech, "transcribe", late)
+            asyncio.run(patient())
+        wait_until(lambda: not server.speech.num_sessions, "a session that its client has closed goes on")
 
         async def two() -> int:
             async with websockets.connect(server.ws):
