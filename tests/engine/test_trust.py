@@ -10,7 +10,7 @@ from twostage_asr.engine import AutoModelVLLM, ConfigError
 from twostage_asr.engine.decoder.base import DecodeParams, Hypothesis
 from twostage_asr.engine.inputs import expand_inputs, load
 from twostage_asr.engine.transcript import FinishReason, Transcript
-from twostage_asr.engine.trust import disagreement, hears_speech, judge, loop_times
+from twostage_asr.engine.trust import disagreement, judge, loop_times, seconds_of_speech
 
 # --- two texts
 
@@ -81,7 +81,7 @@ def hypothesis(token_ids: list[int], finish_reason: FinishReason = "stop") -> Hy
 def codes(
     text: str, heard: str | None, token_ids: list[int], *, speech: bool = True, finish: FinishReason = "stop"
 ) -> object:
-    opinion = judge(text, heard, hypothesis(token_ids, finish), lambda: speech)
+    opinion = judge(text, heard, hypothesis(token_ids, finish), lambda: 1.0 if speech else 0.1)
     return [warning.code for warning in opinion.warnings], opinion.is_dropped, opinion.is_loop
 
 
@@ -112,10 +112,11 @@ def test_what_is_done_about_a_text() -> None:
 def test_silero_tells_speech_from_noise(clips: list[Clip]) -> None:
     spoken = next(clip for clip in clips if clip["text"])
     (item,) = expand_inputs(spoken["source"])
-    assert hears_speech(load(item))
+    first, last = spoken["words"][0][1], spoken["words"][-1][2]
+    assert seconds_of_speech(load(item)) == pytest.approx(last - first, abs=0.5)
     noise = np.random.default_rng(0).standard_normal(48_000).astype(np.float32)
-    assert not hears_speech(0.1 * noise)
-    assert not hears_speech(np.zeros(2, np.float32))
+    assert seconds_of_speech(0.1 * noise) == 0
+    assert seconds_of_speech(np.zeros(2, np.float32)) == 0
 
 
 # --- with the model
