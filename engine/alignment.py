@@ -19,6 +19,7 @@ Frame t is built from seven 25 ms windows around the one that begins at t * 60 m
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +35,7 @@ from .manifest import FrameClock
 from .token_times import token_times
 from .transcript import Word
 from .viterbi import BLANK, best_paths, min_frames, path_log_probs
+from .waveform import Waveform
 from .words import WrittenWord, split_words, spoken_form
 
 HALF_WINDOW_S = WINDOW_SAMPLES / SAMPLE_RATE / 2
@@ -62,6 +64,15 @@ class Alignment:
     words: tuple[Word, ...] | None
     reason: str | None = None
     heard: str | None = None  # what the CTC head alone makes of the audio: spoken form, no marks; None: nothing asked
+
+
+class TextAligner(Protocol):
+    """Times words without a family's help, from the audio itself."""
+
+    def align_words(
+        self, waveforms: Sequence[Waveform], texts: Sequence[str], languages: Sequence[str | None]
+    ) -> list[Alignment]:
+        """(N,) float32 at 16 kHz, what is said in it, and in which language -> its words, or why there are none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -4,16 +4,16 @@ clip + hypothesis -> text (the family's parse_answer) -> words and what the CTC 
                   -> opinion (trust.py) -> Transcript, or a second try of a text that went round in circles
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from .alignment import Alignment
+from .alignment import Alignment, TextAligner
+from .confidence import combined, text_confidence, token_pieces
 from .decoder.base import Hypothesis
 from .families.base import Answer
-from .transcript import Segment, Token, Transcript, TranscriptWarning, Word
-from .trust import Opinion, hears_speech, judge, with_ctc_text
+from .transcript import Segment, Token, Transcript, TranscriptWarning
+from .trust import Opinion, judge, seconds_of_speech, with_ctc_text
 
 if TYPE_CHECKING:
     from .transcriber import Clip, Transcriber
@@ -41,14 +41,12 @@ class Written:
 
 def review(model: "Transcriber", finished: Sequence[tuple["Clip", Hypothesis]]) -> list[Written]:
     """Read, time and weigh some answers together."""
-    answers = [
-        Written(clip, hypothesis, answer_of(model, clip, hypothesis.token_ids), confidence=_confidence(hypothesis))
-        for clip, hypothesis in finished
-    ]
+    answers = [Written(clip, hypothesis, answer_of(model, clip, hypothesis.token_ids)) for clip, hypothesis in finished]
     _align(model, answers)
     for each in answers:
         if each.clip.options.check:
             _judge(each)
+        _weigh(model, each)
         if each.clip.options.token_log_probs:
             each.tokens = _tokens(model, each.hypothesis)
     _fall_back(model, [each for each in answers if each.opinion.disagrees and not each.needs_second_try])
@@ -94,26 +92,51 @@ def _align(model: "Transcriber", answers: Sequence[Written]) -> None:
     if model.aligner is None:
         for each in answers:
             each.alignment = Alignment(None, model.no_times_reason)
-        return
-    asked = [(each, each.clip.ctc_hidden) for each in answers if each.clip.options.needs_ctc]
-    heard = [(each, hidden) for each, hidden in asked if hidden is not None]
-    texts, durations = [each.answer.text for each, _ in heard], [each.clip.duration for each, _ in heard]
-    alignments = model.aligner.align([hidden for _, hidden in heard], texts, durations)
-    for (each, _), alignment in zip(heard, alignments, strict=True):
-        each.alignment = alignment
+    else:
+        asked = [(each, each.clip.ctc_hidden) for each in answers if each.clip.options.needs_ctc]
+        heard = [(each, hidden) for each, hidden in asked if hidden is not None]
+        texts, durations = [each.answer.text for each, _ in heard], [each.clip.duration for each, _ in heard]
+        alignments = model.aligner.align([hidden for _, hidden in heard], texts, durations)
+        for (each, _), alignment in zip(heard, alignments, strict=True):
+            each.alignment = alignment
+    if model.forced_aligner is not None:
+        _align_with(model.forced_aligner, [each for each in answers if each.clip.options.timestamps])
+
+
+def _align_with(aligner: TextAligner, answers: Sequence[Written]) -> None:
+    """Take the word times from this aligner."""
+    kept = [(each, each.clip.waveform) for each in answers]
+    found = [(each, waveform) for each, waveform in kept if waveform is not None]
+    texts, languages = [each.answer.text for each, _ in found], [each.answer.language for each, _ in found]
+    alignments = aligner.align_words([waveform for _, waveform in found], texts, languages)
+    for (each, _), alignment in zip(found, alignments, strict=True):
+        each.alignment = replace(alignment, heard=each.alignment.heard)
 
 
 def _judge(written: Written) -> None:
-    waveform = written.clip.waveform
+    clip = written.clip
     written.opinion = judge(
         written.answer.text,
         written.alignment.heard,
         written.hypothesis,
-        lambda: waveform is None or hears_speech(waveform),  # a segment that a VAD has cut is not kept
+        lambda: clip.duration if clip.is_speech or clip.waveform is None else seconds_of_speech(clip.waveform),
     )
     if written.opinion.is_dropped:
         written.answer = replace(written.answer, text="")
-        written.alignment, written.confidence = Alignment(()), None
+        written.alignment = Alignment(())
+
+
+def _weigh(model: "Transcriber", written: Written) -> None:
+    """Give the words and the text their confidence."""
+    hypothesis, words = written.hypothesis, written.alignment.words
+    if written.opinion.is_dropped:
+        return
+    if words and model.forced_aligner is None:
+        answer_ids = written.clip.answer_ids  # these were given, not written
+        pieces = token_pieces(model.tokenizer, [*answer_ids, *hypothesis.token_ids])
+        words = combined(words, pieces, [0.0] * len(answer_ids) + list(hypothesis.log_probs))
+        written.alignment = replace(written.alignment, words=words)
+    written.confidence = text_confidence(hypothesis, words)
 
 
 def _fall_back(model: "Transcriber", answers: Sequence[Written]) -> None:
@@ -124,7 +147,7 @@ def _fall_back(model: "Transcriber", answers: Sequence[Written]) -> None:
         each.answer = replace(each.answer, text=" ".join((each.alignment.heard or "").split()))
     _align(model, replaced)
     for each in replaced:
-        each.confidence = _mean_confidence(each.alignment.words)
+        each.confidence = text_confidence(each.hypothesis, each.alignment.words)
 
 
 def _warnings(written: Written, best_length_s: float) -> Iterator[TranscriptWarning]:
@@ -139,17 +162,3 @@ def _warnings(written: Written, best_length_s: float) -> Iterator[TranscriptWarn
     if clip.options.timestamps and written.alignment.reason is not None:
         yield TranscriptWarning("no_word_times", written.alignment.reason)
     yield from written.opinion.warnings
-
-
-def _confidence(hypothesis: Hypothesis) -> float | None:
-    """Geometric mean of the tokens' probabilities; None where nothing was written."""
-    if not hypothesis.log_probs:
-        return None
-    return math.exp(sum(hypothesis.log_probs) / len(hypothesis.log_probs))
-
-
-def _mean_confidence(words: Sequence[Word] | None) -> float | None:
-    """Geometric mean of what the CTC head says of each word."""
-    if not words:
-        return None
-    return math.exp(sum(math.log(max(word.confidence, 1e-12)) for word in words) / len(words))

@@ -6,6 +6,7 @@ import inspect
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -21,6 +22,7 @@ from .decoder.base import DecodeParams, Decoder, LLMSource
 from .errors import ConfigError
 from .families import FAMILIES, family_named
 from .families.base import Request, StageOneOptions
+from .forced_aligner import Qwen3ForcedAligner
 from .hub import HubName, resolve_model
 from .inputs import expand_inputs
 from .manifest import LLM_DIR_NAME, EngineManifest
@@ -57,6 +59,7 @@ class AutoModelVLLM:
         max_model_len: int | None = None,
         decoder_processes: int | None = None,
         dither: float = 0.0,
+        forced_aligner: str | Path | None = None,
         vllm: Mapping[str, Any] | None = None,
         **unknown: Any,
     ) -> None:
@@ -76,6 +79,7 @@ class AutoModelVLLM:
             decoder_processes: vLLM engines, each in a process of its own; 0 runs one in this process. None is 0 on a
                 CPU and 1 on a GPU.
             dither: standard deviation of noise added to the 16-bit samples.
+            forced_aligner: directory or hub id of a Qwen3-ForcedAligner, which then times the words of any model.
             vllm: further vLLM EngineArgs by name.
 
         Raises:
@@ -95,7 +99,10 @@ class AutoModelVLLM:
             vllm=vllm or {},
         )
         engine_dir = ensure_converted(resolve_model(model, hub=hub, revision=revision))
-        self._transcriber: Transcriber | None = load_transcriber(engine_dir, config)
+        aligner = None
+        if forced_aligner is not None:
+            aligner = Qwen3ForcedAligner.from_pretrained(forced_aligner, hub=hub, device=device, dtype=encoder_dtype)
+        self._transcriber: Transcriber | None = replace(load_transcriber(engine_dir, config), forced_aligner=aligner)
 
     @staticmethod
     def supported_models() -> dict[str, tuple[str, ...]]:

@@ -8,7 +8,6 @@ Nothing here holds more of a recording than its open segment and a stretch of Cu
 """
 
 import itertools
-import math
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -159,8 +158,8 @@ class Part:
 def join_parts(key: str, parts: Sequence[Part], *, duration: float, language: str | None) -> Transcript:
     """The transcript of a recording of `duration` seconds.
 
-    Its words are those of the segments that have times. Its confidence is the geometric mean of the segments', weighted
-    by the length of their texts. `language` is what to say where no segment says one.
+    Its words are those of the segments that have times. Its confidence is the mean of the segments', weighted by
+    the length of their texts. `language` is what to say where no segment says one.
     """
     parts = sorted(parts, key=lambda part: part.start)
     if parts and all(part.transcript.status == "error" for part in parts):
@@ -214,9 +213,7 @@ def shifted_word(word: Word, offset: float) -> Word:
 def _mean_confidence(segments: Sequence[Segment]) -> float | None:
     known = [(len(s.text), s.confidence) for s in segments if s.confidence is not None]
     total = sum(length for length, _ in known)
-    if not total:
-        return None
-    return math.exp(sum(length * math.log(max(confidence, 1e-12)) for length, confidence in known) / total)
+    return sum(length * confidence for length, confidence in known) / total if total else None
 
 
 def _joined_tokens(parts: Sequence[Part]) -> tuple[Token, ...] | None:

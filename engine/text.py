@@ -29,6 +29,10 @@ class LLMTokenizer:
         """Text without special tokens."""
         return self._tokenizer.decode(list(token_ids), skip_special_tokens=True)
 
+    def decode_each(self, token_ids: Sequence[int]) -> list[str]:
+        """The text of each token alone; bytes that make no character are replacement characters."""
+        return self._tokenizer.decode_batch([[token_id] for token_id in token_ids], skip_special_tokens=True)
+
 
 def clean_text(text: str) -> str:
     """The two light rules of FunASR's PyTorch path, and no other: nothing a speaker may have said is deleted."""

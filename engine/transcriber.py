@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .alignment import WordAligner
+from .alignment import TextAligner, WordAligner
 from .answers import answer_of, review, transcript_of
 from .audio import DEFAULT_LIMITS, SAMPLE_RATE, AudioLimits, Waveform
 from .batching import plan_batches
@@ -103,6 +103,7 @@ class Transcriber:
     device: torch.device  # of stage 1
     max_batch_frames: int  # encoder frames of a stage 1 batch, padding included
     lock: threading.Lock
+    forced_aligner: TextAligner | None = None  # in place of `aligner`
 
     def run(
         self, inputs: Iterable[AudioInput], options: TranscribeOptions, timeline: Timeline | None = None
@@ -258,10 +259,15 @@ class Run:
             with_ctc = any(clip.options.needs_ctc for clip in batch)
             encoded = self.model.acoustic.encode(waveforms, with_ctc=with_ctc)
         for clip in batch:
-            if clip.is_speech or not clip.options.check:
+            if not self._needs_waveform(clip):
                 clip.waveform = None
         yield from self.submit()
         self.encoding = (batch, encoded)
+
+    def _needs_waveform(self, clip: Clip) -> bool:
+        """Whether an encoded clip is listened to once more: by a VAD that has not heard it, or by a forced aligner."""
+        is_aligned = self.model.forced_aligner is not None and clip.options.timestamps
+        return is_aligned or (clip.options.check and not clip.is_speech)
 
     def submit(self) -> Iterator[Result]:
         """Hand the encoded batch to stage 2; yields what that would not take."""

@@ -37,7 +37,7 @@ class _Record:
 
 @dataclass(frozen=True, slots=True)
 class Word(_Record):
-    """One written word (one character of Chinese or Japanese) and when it was spoken."""
+    """One written word (one character of Chinese or Japanese), when it was spoken, and how sure that is."""
 
     text: str
     start: float

@@ -3,7 +3,8 @@
 An LLM that is given no speech, or audio that it does not understand, writes fluent sentences all the same. The CTC head
 reads the same encoder but cannot: it says for every frame what is heard there, or that nothing is. So
 
-- where it hears nothing at all, or something else than the text and a VAD hears no speech either, the text is dropped;
+- where it hears nothing at all, or something else than the text, and a VAD less speech than such a text takes, the text
+  is dropped;
 - where it hears something else and there is speech, the text is marked, or replaced on request;
 - a text that goes round in circles, while the head does not, is decoded once more; if that loops as well, it is marked.
 
@@ -18,16 +19,16 @@ from kaldialign import edit_distance
 
 from .decoder.base import Hypothesis
 from .transcript import TranscriptWarning
-from .vad import SegmentRules, SpeechSegmenter, load_vad
+from .vad import load_vad
 from .waveform import Waveform
 from .words import split_words, spoken_form
 
 DISAGREEMENT = 0.5  # from which a text is marked; names that hotwords spell in another way stay well below
+MOST_BYTES_PER_S = 40.0  # of text in UTF-8; held-out speech, even the fastest, stays below 30
 _LOOP_SUPPORT = 0.3  # disagreement up to which the head hears the repetition as well
 _LOOP_TOKENS = 8  # that repeat what stands before them
 _LOOP_TIMES = 3  # with the head against the text
 _LOOP_TIMES_ALONE = 8  # with nothing to compare it with, unless the text never ended
-_RULES = SegmentRules()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,25 +41,26 @@ class Opinion:
     warnings: tuple[TranscriptWarning, ...] = ()
 
 
-def judge(text: str, heard: str | None, hypothesis: Hypothesis, hears_speech: Callable[[], bool]) -> Opinion:
+def judge(text: str, heard: str | None, hypothesis: Hypothesis, speech_s: Callable[[], float]) -> Opinion:
     """Weigh a text.
 
     Args:
         heard: what the CTC head makes of the same audio; None if there is no such head.
         hypothesis: what the LLM wrote.
-        hears_speech: asks a VAD; called where it can decide something.
+        speech_s: asks a VAD for seconds of speech; called where that can decide something.
     """
     distance = 0.0 if heard is None else disagreement(text, heard)
-    disagrees = distance >= DISAGREEMENT
-    if text and disagrees and not (heard and hears_speech()):
+    disagrees = distance is not None and distance >= DISAGREEMENT
+    is_doubted = disagrees or distance is None
+    if text and is_doubted and (not heard or len(text.encode()) > MOST_BYTES_PER_S * speech_s()):
         found = f"the CTC head hears {_quoted(heard)}" if heard else "the CTC head hears nothing"
-        message = f"no speech is heard here ({found}); the model wrote {_quoted(text)}, which was dropped"
+        message = f"no speech is heard that could be this text ({found}); {_quoted(text)} was dropped"
         return Opinion(is_dropped=True, warnings=(TranscriptWarning("no_speech", message),))
     times = loop_times(hypothesis.token_ids)
     if heard is None:
         is_loop = times >= (_LOOP_TIMES if hypothesis.finish_reason == "length" else _LOOP_TIMES_ALONE)
     else:
-        is_loop = times >= _LOOP_TIMES and distance > _LOOP_SUPPORT
+        is_loop = times >= _LOOP_TIMES and (distance is None or distance > _LOOP_SUPPORT)
     warnings = []
     if is_loop:
         warnings.append(TranscriptWarning("repetition", f"the same words come {times} times in a row"))
@@ -74,25 +76,30 @@ def with_ctc_text(opinion: Opinion, text: str) -> Opinion:
     return replace(opinion, is_loop=False, warnings=(TranscriptWarning("ctc_text", message),))
 
 
-def disagreement(text: str, heard: str) -> float:
+def disagreement(text: str, heard: str) -> float | None:
     """Edits from a text to what the CTC head heard, over edits and characters in common: 0 to 1.
 
-    Both are compared in spoken form, character by character. Words with numerals are left out; because it is unknown
-    how much of `heard` they stand for, what `heard` has beyond such a text does not count.
+    Both are compared in spoken form without spaces, character by character. Words with numerals are left out; because
+    it is unknown how much of `heard` they stand for, what `heard` has beyond such a text does not count. None if the
+    text has no other words and something was heard.
     """
-    said, has_numerals = _comparable(text)
-    ctc, _ = _comparable(heard)
+    words = split_words(text)
+    plain = [word for word in words if not word.has_numerals]
+    has_numerals = len(plain) < len(words)
+    said, ctc = ("".join(each.split()) for each in (spoken_form(text, plain)[0], heard.lower()))
+    if not ctc:
+        return 1.0 if text.strip() else 0.0
+    if not said:
+        return None if has_numerals else 1.0
     if said == ctc:
         return 0.0
-    if not ctc or not (said or has_numerals):
-        return 1.0
     first = _num_common(said, ctc)
     last = _num_common(said[first:][::-1], ctc[first:][::-1])
     counts = edit_distance(said[first : len(said) - last], ctc[first : len(ctc) - last])
     changed = counts["sub"] + counts["del"]
     in_common = len(said) - changed
     edits = changed + (0 if has_numerals else counts["ins"])
-    return edits / (edits + in_common) if edits else 0.0
+    return float(edits / max(edits + in_common, 1))
 
 
 def loop_times(token_ids: Sequence[int]) -> int:
@@ -109,17 +116,10 @@ def loop_times(token_ids: Sequence[int]) -> int:
     return most
 
 
-def hears_speech(waveform: Waveform) -> bool:
-    """Whether silero-vad finds a segment in (N,) float32 samples at 16 kHz."""
-    segmenter = SpeechSegmenter(load_vad().new_stream(), _RULES)
-    return bool(segmenter.push(waveform) + segmenter.finish())
-
-
-def _comparable(text: str) -> tuple[str, bool]:
-    """The spoken form without the words that have numerals, and whether there are such."""
-    words = split_words(text)
-    plain = [word for word in words if not word.has_numerals]
-    return spoken_form(text, plain)[0], len(plain) < len(words)
+def seconds_of_speech(waveform: Waveform) -> float:
+    """What silero-vad takes for speech in (N,) float32 samples at 16 kHz."""
+    stream = load_vad().new_stream()
+    return float((stream.push(waveform) >= stream.threshold).sum()) * stream.frame_s
 
 
 def _num_common(a: str, b: str) -> int:

@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -232,3 +233,8 @@ def test_a_missing_microphone_is_said_before_the_model_is_loaded(
     monkeypatch.setitem(sys.modules, "sounddevice", None)
     assert main(["stream", "mic", "--model", "nowhere/near"]) == 1
     assert 'pip install "twostage-asr[mic]"' in capsys.readouterr().err
+
+
+def test_the_commands_are_listed_without_torch() -> None:
+    code = "import sys, twostage_asr.engine.cli; print(sorted({'torch', 'vllm', 'transformers'} & set(sys.modules)))"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
