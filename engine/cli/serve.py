@@ -38,6 +38,7 @@ def add_parser(commands: Commands) -> None:
 def _add(commands: Commands, name: str, port: int, what: str) -> None:
     parser = commands.add_parser(name, help=what)
     add_model_options(parser, is_required=False)
+    parser.add_argument("--forced-aligner", metavar="MODEL", help="a Qwen3-ForcedAligner that times the words")
     where = parser.add_argument_group("the server")
     where.add_argument("--host", default="127.0.0.1", help="0.0.0.0 for all interfaces (default 127.0.0.1)")
     where.add_argument("--port", type=int, default=port, help=f"0 for any that is free (default {port})")
@@ -75,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     limits = {name: value for name, _, _, _ in _LIMITS if (value := getattr(args, name)) is not None}
     if args.config is not None:
         limits = _read_config(args) | limits
-    engine = model_options(args)
+    engine = model_options(args) | {"forced_aligner": args.forced_aligner}
     if engine["model"] is None:
         raise ConfigError("which model? --model, or a --config that names it")
     settings = _settings(args, limits)
@@ -96,6 +97,7 @@ def _read_config(args: argparse.Namespace) -> dict[str, Any]:
     entry = read_config_file(args.config)
     model = entry.model
     args.model = model.model_path
+    args.forced_aligner = model.forced_aligner or args.forced_aligner
     args.served_model_name = args.served_model_name or entry.id
     args.host = entry.host or args.host
     args.port = args.port if entry.port is None else entry.port
