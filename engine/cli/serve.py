@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from ..server.settings import ServerSettings
 
 KEY_VARIABLE = "TWOSTAGE_ASR_API_KEYS"
+PROMPT_ROOM = 4096  # positions that a config file's model has beside its longest answer: 5 minutes of Qwen3-ASR's audio
 
 _LIMITS = (  # of ServerSettings, with the help that the command line gives
     ("max_body_bytes", int, "BYTES", "of one request"),
@@ -105,7 +106,10 @@ def _read_config(args: argparse.Namespace) -> dict[str, Any]:
         args.gpu_memory_utilization = model.gpu_memory_utilization
     if model.max_inference_batch_size is not None and model.max_inference_batch_size > 0:
         args.vllm = {"max_num_seqs": model.max_inference_batch_size, **args.vllm}
-    return {} if model.max_new_tokens is None else {"max_new_tokens": model.max_new_tokens}
+    if model.max_new_tokens is None:
+        return {}
+    args.max_model_len = args.max_model_len or PROMPT_ROOM + model.max_new_tokens
+    return {"max_new_tokens": model.max_new_tokens}
 
 
 def _settings(args: argparse.Namespace, limits: dict[str, Any]) -> "ServerSettings":
