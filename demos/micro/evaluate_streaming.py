@@ -78,6 +78,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("manifests", nargs="*", type=Path, default=[HERE / "heldout" / "manifest.jsonl"])
     parser.add_argument("--model", default=str(HERE / "checkpoint"))
+    parser.add_argument("--backend", default="auto", choices=["auto", "vllm", "torch"])
     parser.add_argument("--chunk-ms", type=float, default=720.0)
     parser.add_argument("--rollback-chars", type=int, default=8)
     args = parser.parse_args()
@@ -85,7 +86,7 @@ def main() -> None:
     references = [clip.text for manifest in args.manifests for clip in read_manifest(manifest)]
     counts = Counts()
     with FunASRNanoStreamingVLLM.from_pretrained(
-        args.model, chunk_ms=args.chunk_ms, rollback_chars=args.rollback_chars
+        args.model, backend=args.backend, chunk_ms=args.chunk_ms, rollback_chars=args.rollback_chars
     ) as engine:
         for item, reference in zip(items, references, strict=True):
             hear(engine, item, reference, counts)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from ..server.settings import ServerSettings
 
 KEY_VARIABLE = "TWOSTAGE_ASR_API_KEYS"
+PROMPT_ROOM = 4096  # positions that a config file's model has beside its longest answer: 5 minutes of Qwen3-ASR's audio
 
 _LIMITS = (  # of ServerSettings, with the help that the command line gives
     ("max_body_bytes", int, "BYTES", "of one request"),
@@ -38,6 +39,7 @@ def add_parser(commands: Commands) -> None:
 def _add(commands: Commands, name: str, port: int, what: str) -> None:
     parser = commands.add_parser(name, help=what)
     add_model_options(parser, is_required=False)
+    parser.add_argument("--forced-aligner", metavar="MODEL", help="a Qwen3-ForcedAligner that times the words")
     where = parser.add_argument_group("the server")
     where.add_argument("--host", default="127.0.0.1", help="0.0.0.0 for all interfaces (default 127.0.0.1)")
     where.add_argument("--port", type=int, default=port, help=f"0 for any that is free (default {port})")
@@ -75,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     limits = {name: value for name, _, _, _ in _LIMITS if (value := getattr(args, name)) is not None}
     if args.config is not None:
         limits = _read_config(args) | limits
-    engine = model_options(args)
+    engine = model_options(args) | {"forced_aligner": args.forced_aligner}
     if engine["model"] is None:
         raise ConfigError("which model? --model, or a --config that names it")
     settings = _settings(args, limits)
@@ -96,6 +98,7 @@ def _read_config(args: argparse.Namespace) -> dict[str, Any]:
     entry = read_config_file(args.config)
     model = entry.model
     args.model = model.model_path
+    args.forced_aligner = model.forced_aligner or args.forced_aligner
     args.served_model_name = args.served_model_name or entry.id
     args.host = entry.host or args.host
     args.port = args.port if entry.port is None else entry.port
@@ -103,7 +106,10 @@ def _read_config(args: argparse.Namespace) -> dict[str, Any]:
         args.gpu_memory_utilization = model.gpu_memory_utilization
     if model.max_inference_batch_size is not None and model.max_inference_batch_size > 0:
         args.vllm = {"max_num_seqs": model.max_inference_batch_size, **args.vllm}
-    return {} if model.max_new_tokens is None else {"max_new_tokens": model.max_new_tokens}
+    if model.max_new_tokens is None:
+        return {}
+    args.max_model_len = args.max_model_len or PROMPT_ROOM + model.max_new_tokens
+    return {"max_new_tokens": model.max_new_tokens}
 
 
 def _settings(args: argparse.Namespace, limits: dict[str, Any]) -> "ServerSettings":

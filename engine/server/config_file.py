@@ -11,7 +11,7 @@ ASR:
       max_inference_batch_size: 128
       max_new_tokens: 4096
       forced_aligner: null
-      forced_aligner_device_map: "cuda:0"   # of no meaning without a forced_aligner
+      forced_aligner_device_map: "cuda:0"   # accepted; it runs where the encoder does, in its dtype
       forced_aligner_dtype: "bfloat16"
 """
 
@@ -35,7 +35,7 @@ class ModelEntry(_Strict):
     gpu_memory_utilization: float | None = None
     max_inference_batch_size: Annotated[int | None, Field(ge=-1)] = None  # -1: as many as the engine likes
     max_new_tokens: Annotated[int | None, Field(ge=1)] = None
-    forced_aligner: None = None
+    forced_aligner: str | None = None
     forced_aligner_device_map: str | None = None
     forced_aligner_dtype: str | None = None
 

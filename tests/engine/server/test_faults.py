@@ -13,8 +13,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,8 +28,11 @@ from tests.engine.server.conftest import Running
 from tests.engine.server.requests_of_clients import pcm16, plain, wait_until, wav, waveform
 from tests.pipeline import Clip
 from twostage_asr.engine.server.process import ENGINE_FAILED
+from twostage_asr.engine.server.speech import Speech
+from twostage_asr.engine.transcriber import TranscribeOptions
 
 PATH = "/v1/audio/transcriptions"
+LONG_ANSWER = 3_000  # tokens
 FIELDS = [b"file", b"model", b"language", b"temperature", b"stream", b"response_format", b"", b"\xff"]
 
 
@@ -107,44 +112,54 @@ def test_raw_garbage_on_the_socket(server: Running, clips: list[Clip]) -> None:
     assert transcribe(server, clip) == clip["text"]
 
 
-def endless_upload(clips: list[Clip]) -> bytes:
-    """Three minutes of speech: decoding takes a while."""
-    speech = np.concatenate([waveform(clip) for clip in plain(clips)] * 6)
-    return encode(speech, 16_000, "WAV", "PCM_16")
+def write_for_long(speech: Speech, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every answer takes LONG_ANSWER tokens: many seconds."""
+    options = speech.options
+
+    def longer(**asked: Any) -> TranscribeOptions:
+        usual = options(**asked)
+        params = replace(usual.params, max_new_tokens=LONG_ANSWER, ignore_eos=True)
+        return replace(usual, params=params)
+
+    monkeypatch.setattr(speech, "options", longer)
 
 
 def require_nothing_left(server: Running) -> None:
     def is_over() -> bool:
         return not (server.speech.service.num_jobs or server.speech.num_requests or server.speech.num_sessions)
 
-    wait_until(is_over, "work goes on for a client that has gone")
+    wait_until(is_over, "work goes on for a client that has gone", seconds=2.0)
 
 
-def test_a_client_that_vanishes_leaves_no_work(server: Running, clips: list[Clip]) -> None:
-    content = endless_upload(clips)
+def test_a_client_that_vanishes_leaves_no_work(
+    server: Running, clips: list[Clip], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip = plain(clips)[0]
     head = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n'
-    body = head + content + b"\r\n--b--\r\n"
+    body = head + wav(clip) + b"\r\n--b--\r\n"
     request = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\n"
     sent = f"{request}Content-Length: {len(body)}\r\n\r\n".encode() + body
     being_read: Callable[[], int] = lambda: server.speech.num_requests  # noqa: E731
     being_decoded: Callable[[], int] = lambda: server.speech.service.num_jobs  # noqa: E731
-    for part, has_begun in ((sent[: len(sent) // 2], being_read), (sent, being_decoded)):
-        with socket.create_connection(("127.0.0.1", server.port), timeout=5) as raw:
-            raw.sendall(part)
-            wait_until(has_begun, "the upload is not seen")
+    with monkeypatch.context() as slow:
+        write_for_long(server.speech, slow)
+        for part, has_begun in ((sent[: len(sent) // 2], being_read), (sent, being_decoded)):
+            with socket.create_connection(("127.0.0.1", server.port), timeout=5) as raw:
+                raw.sendall(part)
+                wait_until(has_begun, "the upload is not seen")
+            require_nothing_left(server)
+
+        async def leave() -> None:
+            ws = await websockets.connect(server.ws)
+            await ws.send("START")
+            await ws.send(pcm16(clip) * 4)
+            while not server.speech.service.num_jobs:
+                await asyncio.sleep(0.005)
+            ws.transport.abort()
+
+        asyncio.run(leave())
         require_nothing_left(server)
-
-    async def leave() -> None:
-        ws = await websockets.connect(server.ws)
-        await ws.send("START")
-        await ws.send(pcm16(plain(clips)[0]) * 4)
-        while not server.speech.service.num_jobs:
-            await asyncio.sleep(0.005)
-        ws.transport.abort()
-
-    asyncio.run(leave())
-    require_nothing_left(server)
-    assert transcribe(server, plain(clips)[0]) == plain(clips)[0]["text"]
+    assert transcribe(server, clip) == clip["text"]
 
 
 def test_a_full_disk_is_said_to_be_full(server: Running, clips: list[Clip], monkeypatch: pytest.MonkeyPatch) -> None:

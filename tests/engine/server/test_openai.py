@@ -4,6 +4,8 @@ import base64
 import math
 import re
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import openai
 import pysubs2
@@ -13,6 +15,8 @@ import requests
 from tests.engine.server.conftest import Running
 from tests.engine.server.requests_of_clients import plain, wav, waveform
 from tests.pipeline import Clip
+from twostage_asr.engine import Transcript
+from twostage_asr.engine.server.chat import ChatForm
 
 
 @pytest.fixture(scope="module")
@@ -149,3 +153,10 @@ def test_answers_name_their_request(server: Running) -> None:
     assert ours.headers["x-request-id"] == "abc-1"
     forged = requests.get(f"{server.http}/v1/models", headers={"X-Request-ID": "a b\tc" * 100}, timeout=10)
     assert re.fullmatch(r"[0-9a-f]{32}", forged.headers["x-request-id"])
+
+
+def test_qwens_chat_answers_name_the_language() -> None:
+    """As its users parse them."""
+    speech: Any = SimpleNamespace(settings=SimpleNamespace(model_name="m"), family="qwen3_asr")
+    answer = ChatForm(speech, has_unused_text=False).whole(Transcript("a", text="Hi.", language="English"))
+    assert answer["choices"][0]["message"]["content"] == "language English<asr_text>Hi."

@@ -1,0 +1,59 @@
+"""The scripts that measure live text run and print what their pages quote."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from tests.paths import CLIPS, ROOT
+from tests.pipeline import Clip
+
+
+def run(script: Path, *arguments: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = importlib.util.spec_from_file_location(script.stem, script)
+    assert spec is not None and spec.loader is not None
+    module: ModuleType = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, script.stem, module)  # where dataclasses look for their annotations
+    monkeypatch.setattr("sys.argv", [script.name, *arguments, "--backend", "torch"])
+    spec.loader.exec_module(module)
+    module.main()
+
+
+def test_live_words_are_compared_with_offline_ones(
+    clips: list[Clip],
+    engine_dirs: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    lines = CLIPS.read_text(encoding="utf-8").splitlines()[:3]
+    sources = [
+        json.dumps(json.loads(line) | {"source": clip["source"]}) for line, clip in zip(lines, clips, strict=False)
+    ]
+    (tmp_path / "three.jsonl").write_text("\n".join(sources), encoding="utf-8")
+    model = str(engine_dirs["low_frame_rate"])
+    script = ROOT / "demos" / "micro" / "evaluate_streaming.py"
+    run(script, str(tmp_path / "three.jsonl"), "--model", model, monkeypatch=monkeypatch)
+    live, segments, whole, summary = capsys.readouterr().out.splitlines()
+    assert (
+        live.split()[1:]
+        == segments.split()[2:]
+        == whole.split()[2:]
+        == ["CER", "0.00", "%", "WER", "0.00", "%", "MER", "0.00", "%"]
+    )
+    assert summary.startswith("3 of 3 finals are") and summary.endswith(" 0 confirmed texts taken back")
+
+
+def test_latencies_of_many_sessions_are_measured(
+    engine_dirs: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--model", str(engine_dirs["low_frame_rate"]), "--sessions", "2", "--seconds", "5"]
+    run(ROOT / "demos" / "benchmark_streaming.py", *arguments, monkeypatch=monkeypatch)
+    head, row = capsys.readouterr().out.splitlines()
+    assert head.split() == ["sessions", "first", "partial", "final", "lag"]
+    sessions, *seconds = map(float, row.split())
+    assert sessions == 2 and len(seconds) == 7
+    assert seconds[0] > 0.7 and min(seconds[2:6]) > 0
