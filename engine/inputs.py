@@ -173,7 +173,8 @@ def _url_content(url: str, limits: AudioLimits, allow_urls: bool | Collection[st
     return _download(url, limits, hosts), _shown(url)
 
 
-def _is_url(text: str) -> bool:
+def is_url(text: str) -> bool:
+    """Whether a source is fetched or decoded, not opened."""
     return re.match(r"https?://|data:|[a-z][a-z0-9+.-]+://", text, re.IGNORECASE) is not None
 
 
@@ -182,14 +183,14 @@ def _is_samples(value: object) -> bool:
 
 
 def _is_list_file(item: object) -> TypeGuard[str | Path]:
-    return isinstance(item, str | Path) and not _is_url(str(item)) and Path(item).suffix.lower() in _LIST_SUFFIXES
+    return isinstance(item, str | Path) and not is_url(str(item)) and Path(item).suffix.lower() in _LIST_SUFFIXES
 
 
 def _one_input(item: Any, *, default_key: str) -> AudioInput:
     if isinstance(item, AudioInput):
         return item
     if isinstance(item, str | Path):
-        source = item if isinstance(item, str) and _is_url(item) else Path(item)
+        source = item if isinstance(item, str) and is_url(item) else Path(item)
         return AudioInput(key=_key_of(source) or default_key, source=source)
     if isinstance(item, bytes | bytearray | memoryview):
         return AudioInput(key=default_key, source=bytes(item))
@@ -303,7 +304,7 @@ def _jsonl_line(line: str, path: Path) -> AudioInput:
 
 def _from_list_file(target: str, list_file: Path) -> Path | str:
     """A URL as it is; a relative path beside the list file if it exists there or nowhere, else from here."""
-    if _is_url(target):
+    if is_url(target):
         return target
     beside = list_file.parent / target
     return Path(target) if os.path.exists(target) and not os.path.exists(beside) else beside

@@ -14,7 +14,8 @@ from ..convert.export import ensure_converted
 from ..convert.verify import verify_conversion
 from .auto import AutoModelVLLM, installed_vllm_device
 from .errors import ASRError
-from .hub import HubName, resolve_model
+from .hub import HUBS, HubName, resolve_model
+from .inputs import is_url
 from .manifest import EngineManifest
 from .transcript import Transcript
 
@@ -26,7 +27,7 @@ EXAMPLE_SUFFIXES = (".mp3", ".wav", ".flac")
 class Example:
     """A clip of the repository and the text that its publishers give for it."""
 
-    source: str  # relative to the repository
+    source: str  # relative to the repository, or a URL
     text: str  # as much of the text, from its beginning, as is published
     language: str | None = "中文"
     hotwords: tuple[str, ...] = ()
@@ -56,6 +57,27 @@ _NANO_EXAMPLES = (
     Example(source="example/zh.mp3", text="开饭时间早上九点至下午五点。"),
     Example(source="example/zh.mp3", text="开放时间", hotwords=("开放时间",)),
 )
+_QWEN_CLIPS = "https://qianwen-res.oss-cn-beijing.aliyuncs.com/Qwen3-ASR-Repo"
+_QWEN_EXAMPLES = tuple(
+    Example(source=f"{_QWEN_CLIPS}/{clip}", text=text, language=None)
+    for clip, text in (
+        ("asr_en.wav", "Oh yeah, yeah. He wasn't even that big"),
+        ("asr_zh.wav", "甚至出现交易几乎停滞的情况。"),
+    )
+)
+_GLM_CLIPS = "https://raw.githubusercontent.com/zai-org/GLM-ASR/main/examples"
+_GLM_EXAMPLES = (
+    Example(
+        source=f"{_GLM_CLIPS}/example_en.wav",
+        text="be careful not to allow fabric to become too hot which can cause shrinkage or in extreme cases scorch",
+        language=None,
+    ),
+    Example(
+        source=f"{_GLM_CLIPS}/example_zh.wav",
+        text="我还能再搞一个，就算是非常小的声音也能识别准确",
+        language=None,
+    ),
+)
 Releases = Mapping[tuple[HubName, str], Release]  # by hub and model id
 RELEASES: Releases = {
     ("hf", "FunAudioLLM/Fun-ASR-Nano-2512"): Release(
@@ -69,6 +91,13 @@ RELEASES: Releases = {
     ("ms", "FunAudioLLM/Fun-ASR-MLT-Nano-2512"): Release(
         sha256={"model.pt": "f7ddbef5ff8c57254e6a045f0b316501b704fe2b774f962efc6e402364e8fe37"},
     ),
+    **{
+        (hub, f"Qwen/Qwen3-ASR-{size}"): Release(sha256={}, examples=_QWEN_EXAMPLES)
+        for hub in HUBS
+        for size in ("0.6B", "1.7B", "0.6B-hf", "1.7B-hf")
+    },
+    ("hf", "zai-org/GLM-ASR-Nano-2512"): Release(sha256={}, examples=_GLM_EXAMPLES),
+    ("ms", "ZhipuAI/GLM-ASR-Nano-2512"): Release(sha256={}, examples=_GLM_EXAMPLES),
 }
 
 
@@ -122,9 +151,8 @@ def _check_transcripts(directory: Path, engine_dir: Path, release: Release) -> I
             continue
         with AutoModelVLLM(engine_dir, backend=backend) as model:
             for example in release.examples:
-                (result,) = model.generate(
-                    directory / example.source, language=example.language, hotwords=example.hotwords
-                )
+                source = example.source if is_url(example.source) else directory / example.source
+                (result,) = model.generate(source, language=example.language, hotwords=example.hotwords)
                 yield _compared(f"{backend}, {example.source}, hotwords {list(example.hotwords)}", result, example.text)
             texts[backend] = [_text(result) for result in model.generate([directory / other for other in others])]
     for i, other in enumerate(others):

@@ -59,13 +59,47 @@ GLM_SPECIALS = (
 QWEN_TAGS = ("<asr_text>", "<timestamp>")  # which decoding keeps
 
 
+Inputs = dict[str, torch.Tensor]  # of a reference model
+
+
 @dataclass(frozen=True)
 class Reference:
-    """A checkpoint and the model that it was saved from."""
+    """A checkpoint, the model that it was saved from, and what that is given for a clip, a prefix and a suffix."""
 
     directory: Path
     model: Any
-    answer: Callable[[np.ndarray, list[int], list[int], int], list[int]]  # clip, prefix, suffix, tokens -> tokens
+    inputs: Callable[[np.ndarray, list[int], list[int]], Inputs]
+
+    @torch.inference_mode()
+    def answer(self, waveform: np.ndarray, prefix: list[int], suffix: list[int], num_tokens: int) -> list[int]:
+        """The greedy tokens; nothing ends them."""
+        inputs = self.inputs(waveform, prefix, suffix)
+        inputs["input_features"] = inputs["input_features"].to(self.model.dtype)
+        generated = self.model.generate(
+            **inputs, max_new_tokens=num_tokens, min_new_tokens=num_tokens, do_sample=False, eos_token_id=VOCAB - 1
+        )
+        return generated[0, inputs["input_ids"].shape[1] :].tolist()
+
+    def fitted(
+        self, clips: Sequence[np.ndarray], targets: Sequence[list[int]], prompt: tuple[list[int], list[int]]
+    ) -> None:
+        """Train the model until it writes `targets`, with clear leads, and save it again."""
+        rows = [self.inputs(clip, prompt[0], prompt[1] + target) for clip, target in zip(clips, targets, strict=True)]
+        self.model.train()
+        optimizer = torch.optim.Adam(self.model.parameters(), lr=3e-3)
+        for _ in range(120):
+            loss = torch.stack(
+                [
+                    self.model(**row, labels=_last(row["input_ids"], len(target))).loss
+                    for row, target in zip(rows, targets, strict=True)
+                ]
+            ).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            if loss < 0.1:
+                break
+        self.model.eval().save_pretrained(self.directory)
 
 
 def write_tokenizer(directory: Path, specials: Sequence[str], tags: Sequence[str] = ()) -> PreTrainedTokenizerFast:
@@ -114,14 +148,14 @@ def qwen3_asr(directory: Path, *, original: bool = False, seed: int = 0) -> Refe
         _to_original_qwen(directory)
     extractor = Qwen3ASRFeatureExtractor()
 
-    def answer(waveform: np.ndarray, prefix: list[int], suffix: list[int], num_tokens: int) -> list[int]:
+    def inputs(waveform: np.ndarray, prefix: list[int], suffix: list[int]) -> Inputs:
         features = extractor(waveform, sampling_rate=SAMPLE_RATE, padding=True, return_attention_mask=True)
         mask = torch.as_tensor(features["attention_mask"])
         seconds, rest = divmod(int(mask.sum()), 100)
         audio = [config.audio_token_id] * (13 * seconds + -(-rest // 8))
-        return _greedy(model, [*prefix, *audio, *suffix], features["input_features"], mask, num_tokens)
+        return _inputs([*prefix, *audio, *suffix], features["input_features"], mask)
 
-    return Reference(directory, model, answer)
+    return Reference(directory, model, inputs)
 
 
 def glm_asr(directory: Path, *, old: bool = False, seed: int = 0) -> Reference:
@@ -148,29 +182,30 @@ def glm_asr(directory: Path, *, old: bool = False, seed: int = 0) -> Reference:
         _to_old_glm(directory, config)
     extractor = WhisperFeatureExtractor(feature_size=128)
 
-    def answer(waveform: np.ndarray, prefix: list[int], suffix: list[int], num_tokens: int) -> list[int]:
+    def inputs(waveform: np.ndarray, prefix: list[int], suffix: list[int]) -> Inputs:
         pieces = [waveform[i : i + 30 * SAMPLE_RATE] for i in range(0, len(waveform), 30 * SAMPLE_RATE)]
         features = extractor(pieces, sampling_rate=SAMPLE_RATE, return_attention_mask=True, return_tensors="pt")
         mask = features["attention_mask"]
         audio = [config.audio_token_id] * (((int(mask.sum()) - 1) // 2 + 1 - 4) // 4 + 1)
-        return _greedy(model, [*prefix, *audio, *suffix], features["input_features"], mask, num_tokens)
+        return _inputs([*prefix, *audio, *suffix], features["input_features"], mask)
 
-    return Reference(directory, model, answer)
+    return Reference(directory, model, inputs)
 
 
-@torch.inference_mode()
-def _greedy(model: Any, ids: list[int], features: Any, mask: torch.Tensor, num_tokens: int) -> list[int]:
-    generated = model.generate(
-        input_ids=torch.tensor([ids]),
-        attention_mask=torch.ones(1, len(ids), dtype=torch.long),
-        input_features=torch.as_tensor(features),
-        input_features_mask=mask,
-        max_new_tokens=num_tokens,
-        min_new_tokens=num_tokens,
-        do_sample=False,
-        eos_token_id=VOCAB - 1,
-    )
-    return generated[0, len(ids) :].tolist()
+def _inputs(ids: list[int], features: Any, mask: torch.Tensor) -> Inputs:
+    return {
+        "input_ids": torch.tensor([ids]),
+        "attention_mask": torch.ones(1, len(ids), dtype=torch.long),
+        "input_features": torch.as_tensor(features),
+        "input_features_mask": mask,
+    }
+
+
+def _last(ids: torch.Tensor, count: int) -> torch.Tensor:
+    """Labels of the last `count` tokens."""
+    labels = ids.clone()
+    labels[:, :-count] = -100
+    return labels
 
 
 def _to_original_qwen(directory: Path) -> None:

@@ -1,8 +1,8 @@
 """Qwen3-ASR-0.6B and GLM-ASR-Nano at their published sizes with random weights, laid out as on a hub.
 
 The words are noise. The tokenizers are stand-ins: 256 byte symbols, filler up to the real vocabulary size, and the
-special tokens at their published places (of GLM-ASR-Nano, those that are not published are near them). vLLM's own
-single-stage models load the same directories.
+special tokens at their published places; those of GLM-ASR-Nano whose places are not known stand near the others. vLLM's
+own single-stage models load the same directories.
 """
 
 import json
