@@ -33,7 +33,7 @@ format: .venv/.installed
 .venv/.installed: pyproject.toml
 	test -x .venv/bin/python || $(PYTHON) -m venv .venv
 	test -x .venv/bin/uv || .venv/bin/python -m pip install --quiet uv
-	.venv/bin/uv sync --quiet --inexact --extra $(EXTRA)
+	.venv/bin/uv sync --quiet --inexact --extra $(EXTRA) --extra server
 	touch $@
 
 clean:

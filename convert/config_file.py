@@ -10,6 +10,8 @@ import yaml
 
 from ..engine.errors import CheckpointError
 
+CONFIG_YAML = "config.yaml"  # of FunASR's checkpoints
+CONFIG_NAME = "config.json"  # of checkpoints in transformers' manner, and of every LLM
 T = TypeVar("T")
 _ABSENT: Final = object()
 _REFERENCE = re.compile(r"\$\{([\w.]+)\}")  # OmegaConf's reference to another key, as in ${llm_conf.init_param_path}
@@ -79,3 +81,15 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise CheckpointError(f"{path} holds a {type(values).__name__}; an object is needed")
     return values
+
+
+def model_class(directory: Path) -> object:
+    """The class that a checkpoint's config.yaml names; None without one. Raises CheckpointError for a damaged file."""
+    path = directory / CONFIG_YAML
+    return ConfigFile.read(path).find("model") if path.is_file() else None
+
+
+def model_type(directory: Path) -> object:
+    """The model_type of a checkpoint's config.json; None without one. Raises CheckpointError for a damaged file."""
+    path = directory / CONFIG_NAME
+    return read_json(path).get("model_type") if path.is_file() else None

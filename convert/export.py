@@ -20,9 +20,9 @@ from ..engine.manifest import (
     MANIFEST_NAME,
     EngineManifest,
 )
+from .config_file import CONFIG_NAME
 from .families import find_family
 from .layout import Family, Plan
-from .llm import CONFIG_NAME
 from .publish import check_free_space, exclusive, is_writable, publish, replace_file, sweep
 from .safetensors_file import Advance, list_model_files, write_safetensors, write_sharded
 from .sources import Sources
@@ -198,6 +198,8 @@ def _write(directory: Path, plan: Plan, advance: Advance) -> None:
     (llm / CONFIG_NAME).write_text(config + "\n", encoding="utf-8")
     for file in plan.llm.files:
         shutil.copyfile(file, llm / file.name)
+    for name, content in plan.llm.made_files.items():
+        (llm / name).write_text(content, encoding="utf-8")
     write_sharded(llm, plan.llm.weights, advance)
 
 

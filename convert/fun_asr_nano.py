@@ -21,12 +21,12 @@ from ..encoders.sensevoice import SenseVoiceConfig
 from ..engine.errors import CheckpointError
 from ..engine.manifest import FrameClock
 from .checkpoint import read_state_dict
-from .config_file import ConfigFile, read_json
-from .layout import Family, Part, Plan, Shapes, check_fit, destination
-from .llm import CONFIG_NAME, HEAD, list_llm_files, llm_shapes, plan_llm, read_llm_config
-from .weights import LORA_A, Weight, plan_weights
+from .config_file import CONFIG_NAME, CONFIG_YAML, ConfigFile, model_class, read_json
+from .layout import Family, Part, Plan, Shapes, check_fit, split_parts
+from .llm import HEAD, list_llm_files, llm_shapes, plan_llm, read_llm_config
+from .weights import LORA_A, plan_weights
 
-CONFIG_YAML = "config.yaml"
+MODEL_CLASS = "FunASRNano"
 CONFIGURATION_JSON = "configuration.json"
 MODEL_PT = "model.pt"
 VOCABULARY = "multilingual.tiktoken"
@@ -87,7 +87,7 @@ def plan(directory: Path, dtype: torch.dtype | None) -> Plan:
     weights = plan_weights(tensors, dtype, _lora_scale(config))
     needed = _needed_shapes(acoustic_config, llm_config, has_head="llm." + HEAD in weights)
     check_fit(directory / MODEL_PT, needed=needed, found={name: weight.shape for name, weight in weights.items()})
-    parts = _split(weights)
+    parts = split_parts(weights, NAME_TABLE)
     llm_plan, notes = plan_llm(llm_directory, llm_config, parts["llm"])
     return Plan(
         acoustic=parts["acoustic"],
@@ -197,15 +197,6 @@ def _needed_shapes(acoustic: FunASRNanoAcousticConfig, llm_config: Mapping[str, 
     return needed
 
 
-def _split(weights: Mapping[str, Weight]) -> dict[Part, dict[str, Weight]]:
-    parts: dict[Part, dict[str, Weight]] = {"acoustic": {}, "llm": {}}
-    for name, weight in weights.items():
-        target = destination(name, NAME_TABLE)
-        assert target is not None, f"{name} passed check_fit"
-        parts[target[0]][target[1]] = weight
-    return parts
-
-
 def _lora_scale(config: ConfigFile) -> float | None:
     rank, alpha = config.find("llm_conf.lora_conf.r"), config.find("llm_conf.lora_conf.lora_alpha")
     if not isinstance(rank, int) or not isinstance(alpha, int | float) or rank < 1:
@@ -252,9 +243,10 @@ def _checked_vocabulary(directory: Path, config: ConfigFile, ctc: CTCConfig | No
 
 FAMILY = Family(
     name="fun_asr_nano",
-    model_class="FunASRNano",
-    examples="FunAudioLLM/Fun-ASR-Nano-2512, FunAudioLLM/Fun-ASR-MLT-Nano-2512",
-    weights_name=MODEL_PT,
+    examples=("FunAudioLLM/Fun-ASR-Nano-2512", "FunAudioLLM/Fun-ASR-MLT-Nano-2512"),
+    sign=f"{CONFIG_YAML} says model: {MODEL_CLASS}",
+    recognises=lambda directory: model_class(directory) == MODEL_CLASS,
+    read_tensors=lambda directory: read_state_dict(directory / MODEL_PT),
     name_table=NAME_TABLE,
     list_sources=list_sources,
     plan=plan,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from ..engine.errors import CheckpointError
 from ..engine.manifest import FrameClock, LLMInfo
@@ -23,6 +24,7 @@ class LLMPlan:
     config: Mapping[str, Any]  # config.json as it is to be written
     weights: Mapping[str, Weight]
     files: tuple[Path, ...]  # copied as they are: tokenizer and generation_config.json
+    made_files: Mapping[str, str]  # written by the converter: tokenizer.json where the checkpoint has only its parts
     info: LLMInfo
 
 
@@ -32,7 +34,7 @@ class Plan:
 
     acoustic: Mapping[str, Weight]
     acoustic_config: Mapping[str, Any]
-    frame_clock: FrameClock
+    frame_clock: FrameClock | None  # where words can be timed from encoder frames
     ctc_vocabulary: Path | None
     llm: LLMPlan
     missing: Mapping[str, str]
@@ -52,10 +54,11 @@ class Family:
     """A model family. `plan` takes the checkpoint's directory and the dtype of the output (None: each tensor's own)."""
 
     name: str  # in engine.json
-    model_class: str  # `model:` in the checkpoints' config.yaml
-    examples: str  # published models, for messages
-    weights_name: str  # file, relative to the checkpoint
-    name_table: Mapping[str, tuple[Part, str]]  # prefix of a source tensor -> part of the output, prefix there
+    examples: tuple[str, ...]  # published models, or what is one where none is published
+    sign: str  # by which its checkpoints are known, for messages
+    recognises: Callable[[Path], bool]
+    read_tensors: Callable[[Path], dict[str, Tensor]]  # of whichever layout, under the names of one
+    name_table: Mapping[str, tuple[Part, str]]  # prefix of a tensor -> part of the output, prefix there
     list_sources: Callable[[Path], dict[str, Path]]  # every file that a conversion reads, by relative name
     plan: Callable[[Path, torch.dtype | None], Plan]
 
@@ -81,3 +84,13 @@ def check_fit(source: Path, *, needed: Shapes, found: Shapes) -> None:
     described = [f"{len(names)} {fault}: {enumerate_names(names)}" for fault, names in faults.items() if names]
     if described:
         raise CheckpointError(f"{source} does not fit its configuration: tensors {'; '.join(described)}")
+
+
+def split_parts(weights: Mapping[str, Weight], table: Mapping[str, tuple[Part, str]]) -> dict[Part, dict[str, Weight]]:
+    """Weights that passed `check_fit` -> those of each part, under their names there."""
+    parts: dict[Part, dict[str, Weight]] = {"acoustic": {}, "llm": {}}
+    for name, weight in weights.items():
+        target = destination(name, table)
+        assert target is not None, f"{name} passed check_fit"
+        parts[target[0]][target[1]] = weight
+    return parts

@@ -9,22 +9,27 @@ from torch import Tensor
 
 from ..engine.errors import CheckpointError
 from ..engine.manifest import LLMInfo
-from .config_file import read_json
+from .config_file import CONFIG_NAME, read_json
 from .layout import LLMPlan
 from .weights import Weight
 
-CONFIG_NAME = "config.json"
 GENERATION_CONFIG_NAME = "generation_config.json"
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 COPIED_NAMES = (  # where present; weights and Python files never are
     *(GENERATION_CONFIG_NAME, "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt"),
     *("special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
 )
-TOKENIZER_NAMES = ({"tokenizer.json"}, {"vocab.json", "merges.txt"})  # either set makes a tokenizer
-MODEL_TYPE = "qwen3"
+TOKENIZER_NAME = "tokenizer.json"
+TOKENIZER_NAMES = ({TOKENIZER_NAME}, {"vocab.json", "merges.txt"})  # either set makes a tokenizer
+ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 _SIZES = (
     *("hidden_size", "vocab_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
     *("intermediate_size", "max_position_embeddings"),
+)
+_NESTED_KEYS = (
+    *_SIZES,
+    *("model_type", "head_dim", "hidden_act", "rms_norm_eps", "attention_bias", "mlp_bias", "attention_dropout"),
+    *("initializer_range", "bos_token_id", "eos_token_id", "pad_token_id", "torch_dtype", "dtype"),
 )
 _DTYPE_KEYS = ("torch_dtype", "dtype")  # the older and the newer name; vLLM and transformers read both
 
@@ -38,24 +43,54 @@ def list_llm_files(directory: Path) -> tuple[Path, ...]:
 
 
 def read_llm_config(directory: Path) -> dict[str, Any]:
-    """config.json. Raises CheckpointError if it is not that of a Qwen3 model."""
-    path = directory / CONFIG_NAME
-    config = read_json(path)
-    if config.get("model_type") != MODEL_TYPE:
-        raise CheckpointError(f"{path}: model_type is {config.get('model_type')!r}; only {MODEL_TYPE!r} is implemented")
+    """config.json of an LLM's own directory; see `checked_llm_config`."""
+    return checked_llm_config(read_json(directory / CONFIG_NAME), directory / CONFIG_NAME)
+
+
+def checked_llm_config(config: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The configuration as it is. Raises CheckpointError if it is of no LLM that is implemented, naming `path`."""
+    if config.get("model_type") not in ARCHITECTURES:
+        known = ", ".join(map(repr, ARCHITECTURES))
+        raise CheckpointError(f"{path}: model_type is {config.get('model_type')!r}; only {known} are implemented")
     for key in _SIZES:
         if type(config.get(key)) is not int or config[key] < 1:
             raise CheckpointError(f"{path}: {key} is {config.get(key)!r}; a positive whole number is needed")
     return config
 
 
+def nested_llm_config(config: Mapping[str, Any], path: Path, *, tied: bool) -> dict[str, Any]:
+    """The LLM's part of a speech model's config.json -> config.json of that LLM alone, as all versions read it.
+
+    Positions of several dimensions (mrope) are dropped: a prompt of speech and text advances in all of them at once,
+    which is plain RoPE, and vLLM refuses the former for a text model.
+
+    Raises:
+        CheckpointError: another model type, a missing size, or RoPE that is scaled.
+    """
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if rope.get("rope_type", rope.get("type", "default")) not in ("default", "mrope"):
+        raise CheckpointError(f"{path}: its LLM scales RoPE ({rope}); only plain RoPE is implemented")
+    theta = config.get("rope_theta", rope.get("rope_theta"))
+    kept = {key: value for key, value in config.items() if key in _NESTED_KEYS}
+    written = {**kept, "rope_theta": theta, "tie_word_embeddings": tied, "use_sliding_window": False}
+    return checked_llm_config(written, path)
+
+
 def llm_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """Names and shapes of all tensors of the model that transformers builds from a config.json, HEAD included."""
-    from transformers import Qwen3Config, Qwen3ForCausalLM  # here: seconds that an up-to-date conversion need not spend
-
+    llm_config, llm_class = transformers_model(config)
     with torch.device("meta"):
-        model = Qwen3ForCausalLM(Qwen3Config(**config))
+        model = llm_class(llm_config)
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def transformers_model(config: Mapping[str, Any]) -> tuple[Any, Any]:
+    """A config.json -> transformers' configuration and model class."""
+    import transformers  # here: seconds that an up-to-date conversion need not spend
+
+    values = {key: value for key, value in config.items() if key != "model_type"}
+    llm_config = transformers.AutoConfig.for_model(config["model_type"], **values)
+    return llm_config, getattr(transformers, ARCHITECTURES[config["model_type"]])
 
 
 def plan_llm(directory: Path, config: Mapping[str, Any], weights: Mapping[str, Weight]) -> tuple[LLMPlan, list[str]]:
@@ -70,6 +105,7 @@ def plan_llm(directory: Path, config: Mapping[str, Any], weights: Mapping[str, W
         config=_written_config(config, dtype=embedding.dtype, tied=tied),
         weights={name: weight for name, weight in weights.items() if not (tied and name == HEAD)},
         files=tuple(file for file in list_llm_files(directory) if file.name != CONFIG_NAME),
+        made_files={} if (directory / TOKENIZER_NAME).is_file() else {TOKENIZER_NAME: _made_tokenizer(directory)},
         info=LLMInfo(
             hidden_size=config["hidden_size"],
             vocab_size=config["vocab_size"],
@@ -90,7 +126,7 @@ def _tie_note(tied: bool) -> str:
 def _written_config(config: Mapping[str, Any], *, dtype: torch.dtype, tied: bool) -> dict[str, Any]:
     dtype_keys = [key for key in _DTYPE_KEYS if key in config] or _DTYPE_KEYS[:1]
     stated = dict.fromkeys(dtype_keys, str(dtype).removeprefix("torch."))
-    return {**config, **stated, "architectures": ["Qwen3ForCausalLM"], "tie_word_embeddings": tied}
+    return {**config, **stated, "architectures": [ARCHITECTURES[config["model_type"]]], "tie_word_embeddings": tied}
 
 
 def _eos_token_ids(directory: Path, config: Mapping[str, Any]) -> tuple[int, ...]:
@@ -107,12 +143,23 @@ def _eos_token_ids(directory: Path, config: Mapping[str, Any]) -> tuple[int, ...
 
 
 def _tokenizer_eos(directory: Path) -> object:
+    return read_tokenizer(directory).eos_token_id
+
+
+def _made_tokenizer(directory: Path) -> str:
+    """tokenizer.json of a tokenizer that is there in its parts."""
+    content: str = read_tokenizer(directory).backend_tokenizer.to_str()
+    return content
+
+
+def read_tokenizer(directory: Path) -> Any:
+    """transformers' tokenizer of a directory. Raises CheckpointError."""
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(directory, local_files_only=True).eos_token_id
+        return AutoTokenizer.from_pretrained(directory, local_files_only=True)
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{directory}: no eos_token_id, and the tokenizer cannot be read: {error}") from error
+        raise CheckpointError(f"{directory}: the tokenizer, which is needed, cannot be read: {error}") from error
 
 
 def bits(tensor: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Write safetensors files one tensor at a time.
+"""Write safetensors files one tensor at a time, and read those of a checkpoint.
 
 The library's own writer needs every tensor of a file at once, and since a cast or a LoRA merge makes a new tensor, that
 would be a second copy of the model in memory. The format is small: an unsigned 64-bit little-endian length, a JSON
@@ -12,9 +12,13 @@ from typing import BinaryIO
 
 import torch
 from huggingface_hub import split_state_dict_into_shards_factory
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
 
 from ..engine.errors import CheckpointError
 from .weights import Weight
+from .wording import enumerate_names
 
 MODEL_NAME, INDEX_NAME = "model.safetensors", "model.safetensors.index.json"
 SHARD_BYTES = 5_000_000_000  # largest file of an LLM, as transformers writes it
@@ -58,6 +62,41 @@ def list_model_files(directory: Path) -> list[Path]:
     if not index.is_file():
         return [directory / MODEL_NAME]
     return [directory / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+
+
+def list_checkpoint_files(directory: Path) -> list[Path]:
+    """The weights of a checkpoint in safetensors, and their index. Raises CheckpointError if one is missing."""
+    try:
+        files = list_model_files(directory)
+    except (OSError, ValueError, LookupError) as error:
+        raise CheckpointError(f"{directory / INDEX_NAME} is damaged: {error}") from error
+    missing = [file.name for file in files if not file.is_file()]
+    if missing:
+        raise CheckpointError(f"{directory} has no {enumerate_names(missing)}; the download may be incomplete")
+    return files + [index for index in [directory / INDEX_NAME] if index.is_file()]
+
+
+def read_checkpoint(directory: Path) -> dict[str, Tensor]:
+    """Every tensor of a checkpoint in safetensors, mapped, not read.
+
+    Raises CheckpointError if a file is damaged, a name occurs twice, or a tensor is not of a floating point dtype.
+    """
+    tensors: dict[str, Tensor] = {}
+    for path in list_checkpoint_files(directory):
+        if path.name == INDEX_NAME:
+            continue
+        try:
+            stored = load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"{path} is not a safetensors file, or is damaged: {error}") from error
+        twice = sorted(tensors.keys() & stored.keys())
+        strangers = [f"{name} ({tensor.dtype})" for name, tensor in stored.items() if tensor.dtype not in _DTYPE_NAMES]
+        if twice or strangers:
+            raise CheckpointError(
+                f"{path} is refused: tensors of other dtypes or twice: {enumerate_names(strangers + twice)}"
+            )
+        tensors |= stored
+    return tensors
 
 
 def _header(weights: Mapping[str, Weight]) -> bytes:

@@ -16,17 +16,15 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from torch import Tensor
-from transformers import Qwen3Config, Qwen3ForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from ..engine.errors import CheckpointError
 from ..engine.manifest import ACOUSTIC_NAME, CTC_VOCABULARY_NAME, LLM_DIR_NAME, EngineManifest, SourceFile
-from .checkpoint import read_state_dict
-from .config_file import read_json
+from .config_file import CONFIG_NAME, read_json
 from .export import is_complete
 from .families import FAMILIES
 from .layout import Family, Part, Plan, destination
-from .llm import CONFIG_NAME, EMBEDDING, HEAD, bits
+from .llm import EMBEDDING, HEAD, bits, transformers_model
 from .safetensors_file import list_model_files
 from .sources import Sources
 from .weights import DTYPES, LORA_A, LORA_B
@@ -92,6 +90,8 @@ def _check_files(converted: Path, plan: Plan) -> None:
     if plan.ctc_vocabulary is not None:
         copies.append((plan.ctc_vocabulary, converted / CTC_VOCABULARY_NAME))
     wrong = [copy.name for file, copy in copies if not (copy.is_file() and filecmp.cmp(file, copy, shallow=False))]
+    made = {converted / LLM_DIR_NAME / name: content for name, content in plan.llm.made_files.items()}
+    wrong += [p.name for p, content in made.items() if not (p.is_file() and p.read_text(encoding="utf-8") == content)]
     if read_json(converted / LLM_DIR_NAME / CONFIG_NAME) != dict(plan.llm.config):
         wrong.append(CONFIG_NAME)
     if wrong:
@@ -100,7 +100,7 @@ def _check_files(converted: Path, plan: Plan) -> None:
 
 def _expected_tensors(checkpoint_dir: Path, family: Family, plan: Plan) -> dict[Part, dict[str, Tensor]]:
     """What the output must hold, from the source file and the name table alone; only LoRA merges are the plan's."""
-    source = read_state_dict(checkpoint_dir / family.weights_name)
+    source = family.read_tensors(checkpoint_dir)
     planned = {"acoustic": plan.acoustic, "llm": plan.llm.weights}
     expected: dict[Part, dict[str, Tensor]] = {"acoustic": {}, "llm": {}}
     for name, tensor in source.items():
@@ -150,12 +150,11 @@ def _check_logits(directory: Path, config: Mapping[str, Any], tensors: Mapping[s
     vocab_size = config["vocab_size"]
     tokens = torch.linspace(0, vocab_size - 1, 2 * _NUM_TOKENS).long().view(2, _NUM_TOKENS)
     with _no_progress_bar(), torch.inference_mode():
-        model = Qwen3ForCausalLM.from_pretrained(directory, dtype=dtype, local_files_only=True)
+        llm_config, llm_class = transformers_model(config)
+        model = llm_class.from_pretrained(directory, dtype=dtype, local_files_only=True)
         written: Tensor = model(tokens).logits
         del model
-        reference = Qwen3ForCausalLM.from_pretrained(
-            None, config=Qwen3Config(**config), state_dict=dict(tensors), dtype=dtype
-        )
+        reference = llm_class.from_pretrained(None, config=llm_config, state_dict=dict(tensors), dtype=dtype)
         logits: Tensor = reference(tokens).logits
     if not _equal_bits(written, logits):
         distance = float((written.float() - logits.float()).abs().max())

@@ -16,7 +16,7 @@ from twostage_asr.engine.console import quiet_libraries
 quiet_libraries()  # before torch and vLLM are imported
 
 from twostage_asr.engine import AutoModelVLLM, Transcript
-from twostage_asr.engine.writers import write_jsonl, write_srt
+from twostage_asr.engine.writers import write_file, write_jsonl
 
 HERE = Path(__file__).parent
 MICRO = HERE / "micro"
@@ -56,7 +56,7 @@ def write(results: list[Transcript], output: Path) -> None:
     write_jsonl(results, output)
     for result in results:
         name = re.sub(r"[/\\\0]", "_", result.key)  # keys may hold anything
-        write_srt(result, output.parent / f"{name}.srt")
+        write_file(result, output.parent / f"{name}.srt")
 
 
 def main() -> int:

@@ -15,8 +15,16 @@ if TYPE_CHECKING:
         DecodeError,
         HubError,
         PromptTooLongError,
+        QueueFullError,
+        ServiceClosedError,
         UnsupportedAudioError,
     )
+    from .families.qwen3_asr import parse_asr_output
+    from .forced_aligner import ForcedAlignItem, ForcedAlignResult, Qwen3ForcedAligner
+    from .qwen_style import ASRTranscription, Qwen3ASRModel
+    from .service import TranscriptionService
+    from .streaming import AsyncStreamingSession, Final, LiveOptions, Partial, StreamingSession
+    from .streaming.sdk import FunASRNanoStreamingVLLM
     from .transcript import Segment, Transcript, TranscriptWarning, Word
 
 _ERRORS = (
@@ -28,6 +36,8 @@ _ERRORS = (
     "DecodeError",
     "HubError",
     "PromptTooLongError",
+    "QueueFullError",
+    "ServiceClosedError",
     "UnsupportedAudioError",
 )
 # Loaded when asked for: the errors and transcripts need no torch.
@@ -35,12 +45,20 @@ _HOMES = {
     "AudioLimits": "audio",
     "AutoModelVLLM": "auto",
     "FunASRNanoVLLM": "auto",
+    "FunASRNanoStreamingVLLM": "streaming.sdk",
+    "TranscriptionService": "service",
     **dict.fromkeys(_ERRORS, "errors"),
+    **dict.fromkeys(("AsyncStreamingSession", "Final", "LiveOptions", "Partial", "StreamingSession"), "streaming"),
+    **dict.fromkeys(("ASRTranscription", "Qwen3ASRModel"), "qwen_style"),
+    **dict.fromkeys(("ForcedAlignItem", "ForcedAlignResult", "Qwen3ForcedAligner"), "forced_aligner"),
+    "parse_asr_output": "families.qwen3_asr",
     **dict.fromkeys(("Segment", "Transcript", "TranscriptWarning", "Word"), "transcript"),
 }
 
 __all__ = [
     "ASRError",
+    "ASRTranscription",
+    "AsyncStreamingSession",
     "AudioError",
     "AudioLimits",
     "AudioTooLongError",
@@ -48,14 +66,27 @@ __all__ = [
     "CheckpointError",
     "ConfigError",
     "DecodeError",
+    "Final",
+    "ForcedAlignItem",
+    "ForcedAlignResult",
+    "FunASRNanoStreamingVLLM",
     "FunASRNanoVLLM",
     "HubError",
+    "LiveOptions",
+    "Partial",
     "PromptTooLongError",
+    "QueueFullError",
+    "Qwen3ASRModel",
+    "Qwen3ForcedAligner",
     "Segment",
+    "ServiceClosedError",
+    "StreamingSession",
     "Transcript",
     "TranscriptWarning",
+    "TranscriptionService",
     "UnsupportedAudioError",
     "Word",
+    "parse_asr_output",
 ]
 
 

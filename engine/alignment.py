@@ -134,7 +134,9 @@ class WordAligner:
         self._clock = clock
         # Small steps that the CPU waits for must not queue behind the batch that stage 1 is at work on.
         device = next(head.parameters()).device
-        self._stream = torch.cuda.Stream(device, priority=-1) if device.type == "cuda" else None
+        self._stream: torch.cuda.Stream | None = None
+        if device.type == "cuda":
+            self._stream = torch.cuda.Stream(device, priority=-1)  # type: ignore[no-untyped-call]
 
     @torch.inference_mode()
     def align(self, hidden: Sequence[Tensor], texts: Sequence[str], durations: Sequence[float]) -> list[Alignment]:

@@ -1,7 +1,7 @@
 """Whatever FFmpeg reads -> blocks pushed into a Joiner; see audio.py for what counts as a complete file."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any, BinaryIO
 
 import av
@@ -20,8 +20,11 @@ _FRAME_FORMATS = {"u8", "s16", "s32", "flt", "dbl"}  # of FFmpeg, that PyAV make
 _QUEUE_SAMPLES = 1 << 16  # of each channel, in pieces that FFmpeg's frames are joined to
 
 
-def read_with_ffmpeg(file: BinaryIO, joiner: Joiner) -> None:
-    """Push the samples of the audio stream that a player would choose. Raises AudioError, FFmpegError or OSError."""
+def read_with_ffmpeg(file: BinaryIO, joiner: Joiner) -> Iterator[None]:
+    """Push the samples of the audio stream that a player would choose, with a stop after each packet.
+
+    Raises AudioError, FFmpegError or OSError.
+    """
     is_counted = has_fitting_xing_tag(file)
     file.seek(0)
     # Only audio decoders may run: to probe a file, FFmpeg decodes pictures too, and a cover of 400 kB can take 400 MB.
@@ -41,7 +44,7 @@ def read_with_ffmpeg(file: BinaryIO, joiner: Joiner) -> None:
             raise UnsupportedAudioError(f"{joiner.name}: its {container.format.name} audio codec is not known here")
         promised_s = _promised_s(container, stream, is_counted)
         joiner.require_duration(promised_s or 0.0)
-        lost_s = _push_packets(_packets(container, stream), joiner)
+        lost_s = yield from _push_packets(_packets(container, stream), joiner)
         joiner.require_complete(joiner.duration_s + lost_s if promised_s is None else promised_s)
 
 
@@ -52,7 +55,7 @@ def _packets(container: Any, stream: Any) -> Iterator[Any]:
         return
 
 
-def _push_packets(packets: Iterator[Any], joiner: Joiner) -> float:
+def _push_packets(packets: Iterator[Any], joiner: Joiner) -> Generator[None, None, float]:
     """Push what decodes; return roughly how many seconds did not, judged by the bytes."""
     num_decoded, num_lost = 0, 0
     queue = _FrameQueue(joiner)
@@ -65,6 +68,7 @@ def _push_packets(packets: Iterator[Any], joiner: Joiner) -> float:
         num_decoded += packet.size
         for frame in frames:
             queue.push(frame)
+        yield
     queue.flush()
     return joiner.duration_s * num_lost / max(num_decoded, 1)
 

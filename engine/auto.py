@@ -14,20 +14,23 @@ import torch
 from tqdm import tqdm
 
 from ..convert.export import ensure_converted
+from ..convert.families import FAMILIES as CONVERTED_FAMILIES
 from .audio import DEFAULT_LIMITS, AudioLimits
 from .config import DEFAULT_MODEL_LEN, Backend, EngineConfig, refuse_unknown
 from .decoder.base import DecodeParams, Decoder, LLMSource
 from .errors import ConfigError
-from .families import family_named
+from .families import FAMILIES, family_named
 from .families.base import Request, StageOneOptions
 from .hub import HubName, resolve_model
 from .inputs import expand_inputs
 from .manifest import LLM_DIR_NAME, EngineManifest
 from .prompt import PromptEmbedder
 from .reading import AudioReaders
+from .segments import Segmentation
 from .text import LLMTokenizer
 from .transcriber import Results, TranscribeOptions, Transcriber
 from .transcript import Transcript
+from .vad import OFFLINE_SCHEDULE, checked_schedule
 
 # Encoder frames (60 ms) of a stage 1 batch. A CPU is full with one clip, and padding costs it time; a GPU wants more.
 CPU_BATCH_FRAMES, GPU_BATCH_FRAMES = 600, 40_000
@@ -94,6 +97,11 @@ class AutoModelVLLM:
         engine_dir = ensure_converted(resolve_model(model, hub=hub, revision=revision))
         self._transcriber: Transcriber | None = load_transcriber(engine_dir, config)
 
+    @staticmethod
+    def supported_models() -> dict[str, tuple[str, ...]]:
+        """What can be loaded: the families' names, and the published models of each."""
+        return {name: CONVERTED_FAMILIES[name].examples for name in FAMILIES}
+
     def generate(  # noqa: PLR0913 - the public facade
         self,
         inputs: Any,
@@ -101,9 +109,14 @@ class AutoModelVLLM:
         language: str | None = None,
         hotwords: Sequence[str] = (),
         itn: bool = True,
+        context: str = "",
         timestamps: bool = True,
         max_new_tokens: int = 512,
         temperature: float = 0.0,
+        vad: str | Path | None = "auto",
+        max_segment_s: float | None = None,
+        silence_schedule: Sequence[tuple[float, float]] | None = None,
+        dynamic_silence: bool = True,
         batch_size: int = 256,
         limits: AudioLimits = DEFAULT_LIMITS,
         progress: bool = False,
@@ -116,9 +129,15 @@ class AutoModelVLLM:
             language: a name ("中文", "Chinese") or ISO code ("zh"); None or "auto" leaves it to the model.
             hotwords: words that the model shall prefer where it hears them.
             itn: write numbers, dates and amounts in figures.
+            context: free text that the speech is about, where the model's prompt has a place for it (Qwen3-ASR).
             timestamps: find word times.
             max_new_tokens: longest answer, in tokens.
             temperature: 0 is greedy.
+            vad: "auto" cuts recordings that are longer than the model hears well where silero-vad hears a pause;
+                "silero", or the directory of an fsmn-vad checkpoint, looks for speech in all of them; None cuts none.
+            max_segment_s: longest segment; None is what the model hears well in one pass.
+            silence_schedule: [(ms, ms), ...]: up to this age of a segment, so much silence ends it; None is FunASR's.
+            dynamic_silence: False: 800 ms of silence end a segment of any age.
             batch_size: most clips encoded together.
             limits: how long and large an input may be.
             progress: show a progress bar on stderr.
@@ -135,9 +154,14 @@ class AutoModelVLLM:
             language=language,
             hotwords=hotwords,
             itn=itn,
+            context=context,
             timestamps=timestamps,
             max_new_tokens=max_new_tokens,
             temperature=temperature,
+            vad=vad,
+            max_segment_s=max_segment_s,
+            silence_schedule=silence_schedule,
+            dynamic_silence=dynamic_silence,
             batch_size=batch_size,
             limits=limits,
             **unknown,
@@ -189,24 +213,33 @@ class AutoModelVLLM:
         return self._transcriber
 
 
-def transcribe_options(
+def transcribe_options(  # noqa: PLR0913 - as `generate`
     *,
     language: str | None = None,
     hotwords: Sequence[str] = (),
     itn: bool = True,
+    context: str = "",
     timestamps: bool = True,
     max_new_tokens: int = 512,
     temperature: float = 0.0,
+    vad: str | Path | None = "auto",
+    max_segment_s: float | None = None,
+    silence_schedule: Sequence[tuple[float, float]] | None = None,
+    dynamic_silence: bool = True,
     batch_size: int = 256,
     limits: AudioLimits = DEFAULT_LIMITS,
 ) -> TranscribeOptions:
     """The arguments of `generate`, checked."""
+    schedule = checked_schedule(silence_schedule, dynamic=dynamic_silence, default=OFFLINE_SCHEDULE)
     return TranscribeOptions(
-        request=Request(language=language, hotwords=checked_hotwords(hotwords), itn=itn),
+        request=Request(language=language, hotwords=checked_hotwords(hotwords), itn=itn, context=context),
         params=DecodeParams(max_new_tokens=max_new_tokens, temperature=temperature),
         timestamps=timestamps,
         batch_size=batch_size,
         limits=limits,
+        segmentation=Segmentation(
+            vad=None if vad is None else str(vad), max_segment_s=max_segment_s, silence_schedule=schedule
+        ),
     )
 
 

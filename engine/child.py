@@ -18,6 +18,7 @@ import struct
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,13 +46,13 @@ class Child:
             self.process.wait()
 
 
-def start_child(module: str) -> Child:
-    """Run `module` as a program that calls connect(). What it prints goes to stderr."""
+def start_child(module: str, *, pass_fds: Sequence[int] = ()) -> Child:
+    """Run `module` as a program that calls connect(). What it prints goes to stderr. It has `pass_fds` open as well."""
     ours, theirs = socket.socketpair()
     with theirs:
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", module, str(theirs.fileno())],
-            pass_fds=[theirs.fileno()],
+            pass_fds=[theirs.fileno(), *pass_fds],
             stdin=subprocess.DEVNULL,
             stdout=2,
             env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},

@@ -8,7 +8,9 @@ ASRError
 ├── CheckpointError        weights, tokenizer or configuration that do not fit together
 ├── HubError               a model hub that did not deliver
 ├── PromptTooLongError     hotwords, audio and answer exceed the LLM's context
-└── DecodeError            the LLM engine failed
+├── DecodeError            the LLM engine failed
+├── QueueFullError         a service has as much waiting as it takes
+└── ServiceClosedError     a service that takes no more work
 
 A message says what was wrong, the value, and what is allowed.
 """
@@ -48,3 +50,11 @@ class PromptTooLongError(ASRError):
 
 class DecodeError(ASRError):
     """The LLM engine failed; the engine must be built anew."""
+
+
+class QueueFullError(ASRError):
+    """A service has as much work waiting as it takes; the same may be asked again later."""
+
+
+class ServiceClosedError(ASRError):
+    """A service that takes no more work, or dropped this when it was closed."""

@@ -4,13 +4,14 @@ One input is
 - a path (str or Path) of an audio or video file; whether it exists is found out by load()
 - a list file, which stands for several inputs:
     *.scp    one `key path` per line, as Kaldi writes it; pipes (`sox ... |`) are refused, they would run commands
-    *.jsonl  one object per line: "source" (required), "key", "language", "hotwords" (list of strings); other fields,
-             such as the "target" and "text" of FunASR's training lists, are ignored
+    *.jsonl  one object per line: "source" (required), "key", "language", "hotwords" (list of strings), "context"; other
+             fields, such as the "target" and "text" of FunASR's training lists, are ignored
   Both are UTF-8; empty lines are skipped. A relative path is looked for beside the list file, then in the current
   directory. http, https and data URLs may stand in place of paths.
 - a URL: http:, https: or data:
 - bytes: the content of an audio file
 - samples: an array or tensor (16 kHz), (samples, sample_rate), or (key, samples, sample_rate); see audio.as_waveform
+- an AudioInput, such as those of audio_files()
 A Python list of any mix of these is a list of inputs; a tuple is always one input.
 
 A list file that cannot be understood is a ConfigError: nothing has been done yet. Anything else that cannot be
@@ -27,7 +28,7 @@ import os
 import re
 import ssl
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
@@ -37,7 +38,17 @@ import httpx
 import numpy as np
 import numpy.typing as npt
 
-from .audio import DEFAULT_LIMITS, SAMPLE_RATE, AudioLimits, Waveform, as_waveform, decode_audio, is_tensor
+from .audio import (
+    DEFAULT_LIMITS,
+    SAMPLE_RATE,
+    AudioLimits,
+    Blocks,
+    Waveform,
+    as_waveform,
+    decode_audio,
+    decode_blocks,
+    is_tensor,
+)
 from .errors import AudioTooLongError, ConfigError, UnsupportedAudioError
 
 if TYPE_CHECKING:
@@ -45,6 +56,11 @@ if TYPE_CHECKING:
 
 _LIST_SUFFIXES = (".scp", ".jsonl")
 _ALLOWED = "a path, URL, bytes, samples, (samples, sample_rate) or (key, samples, sample_rate)"
+
+AUDIO_SUFFIXES = frozenset(
+    (".aac", ".aiff", ".amr", ".flac", ".m4a", ".mkv", ".mov", ".mp3", ".mp4", ".ogg", ".opus", ".wav", ".webm", ".wma")
+)
+_BLOCK_SAMPLES = 1 << 20  # of samples in memory: a minute
 
 HTTP_TIMEOUT_S = 20.0  # to connect, and between two pieces of an answer
 DOWNLOAD_TIMEOUT_S = 600.0  # for the whole of it
@@ -72,6 +88,7 @@ class AudioInput:
     language: str | None = None  # None: as the request says
     hotwords: tuple[str, ...] | None = None  # None: as the request says
     itn: bool | None = None  # None: as the request says
+    context: str | None = None  # None: as the request says
 
 
 def expand_inputs(inputs: object) -> list[AudioInput]:
@@ -92,10 +109,26 @@ def expand_inputs(inputs: object) -> list[AudioInput]:
     return _with_unique_keys(found)
 
 
-def load(item: AudioInput, *, limits: AudioLimits = DEFAULT_LIMITS, allow_urls: bool = True) -> Waveform:
+def audio_files(folder: Path) -> list[AudioInput]:
+    """What has one of AUDIO_SUFFIXES in a folder, searched to its depths; the key is the path in it without suffix.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES)
+    if not found:
+        raise ConfigError(f"{folder}: holds no audio; looked for {', '.join(sorted(AUDIO_SUFFIXES))}")
+    items = (AudioInput(key=path.relative_to(folder).with_suffix("").as_posix(), source=path) for path in found)
+    return _with_unique_keys(list(items))
+
+
+def load(
+    item: AudioInput, *, limits: AudioLimits = DEFAULT_LIMITS, allow_urls: bool | Collection[str] = True
+) -> Waveform:
     """Read and decode one input: (N,) float32, mono, 16 kHz.
 
-    `allow_urls=False` refuses http and https, which let a client reach whatever this machine can reach.
+    `allow_urls=False` refuses http and https, which let a client reach whatever this machine can reach. A collection of
+    host names allows these alone, also to redirects.
 
     Raises:
         AudioError: and nothing else, whatever the source is.
@@ -106,12 +139,38 @@ def load(item: AudioInput, *, limits: AudioLimits = DEFAULT_LIMITS, allow_urls: 
     if isinstance(source, Path | bytes):
         return decode_audio(source, limits=limits)
     if isinstance(source, str):
-        if _is_data_url(source):
-            return decode_audio(_data_url_content(source, limits), limits=limits, name="data URL")
-        if not allow_urls:
-            raise UnsupportedAudioError(f"{_shown(source)}: fetching URLs is off; send the audio itself")
-        return decode_audio(_download(source, limits), limits=limits, name=_shown(source))
+        content, name = _url_content(source, limits, allow_urls)
+        return decode_audio(content, limits=limits, name=name)
     return as_waveform(source, SAMPLE_RATE if item.sample_rate is None else item.sample_rate, limits=limits)
+
+
+def load_blocks(
+    item: AudioInput, *, limits: AudioLimits = DEFAULT_LIMITS, allow_urls: bool | Collection[str] = True
+) -> Blocks:
+    """`load` in pieces, (N,) each, that joined are what it returns; files are decoded as the iteration goes on.
+
+    Raises:
+        AudioError: and nothing else, possibly after some pieces.
+    """
+    source = item.source
+    if isinstance(source, Path | bytes):
+        yield from decode_blocks(source, limits=limits)
+    elif isinstance(source, str):
+        content, name = _url_content(source, limits, allow_urls)
+        yield from decode_blocks(content, limits=limits, name=name)
+    else:
+        waveform = load(item, limits=limits)
+        yield from (waveform[start : start + _BLOCK_SAMPLES] for start in range(0, len(waveform), _BLOCK_SAMPLES))
+
+
+def _url_content(url: str, limits: AudioLimits, allow_urls: bool | Collection[str]) -> tuple[bytes, str]:
+    """What a URL leads to, and what errors call it. Raises AudioError."""
+    if _is_data_url(url):
+        return _data_url_content(url, limits), "data URL"
+    if not allow_urls:
+        raise UnsupportedAudioError(f"{_shown(url)}: fetching URLs is off; send the audio itself")
+    hosts = None if allow_urls is True else allow_urls
+    return _download(url, limits, hosts), _shown(url)
 
 
 def _is_url(text: str) -> bool:
@@ -127,6 +186,8 @@ def _is_list_file(item: object) -> TypeGuard[str | Path]:
 
 
 def _one_input(item: Any, *, default_key: str) -> AudioInput:
+    if isinstance(item, AudioInput):
+        return item
     if isinstance(item, str | Path):
         source = item if isinstance(item, str) and _is_url(item) else Path(item)
         return AudioInput(key=_key_of(source) or default_key, source=source)
@@ -221,7 +282,8 @@ def _jsonl_line(line: str, path: Path) -> AudioInput:
         raise ValueError(f'"source" must be a path or URL, got {target!r}')
     source = _from_list_file(target, path)
     key, language, hotwords = data.get("key"), data.get("language"), data.get("hotwords")
-    for name, value in (("key", key), ("language", language)):
+    context = data.get("context")
+    for name, value in (("key", key), ("language", language), ("context", context)):
         if value is not None and not isinstance(value, str):
             raise ValueError(f"{name!r} must be a string, got {value!r}")
     if hotwords is not None and not (isinstance(hotwords, list) and all(isinstance(word, str) for word in hotwords)):
@@ -235,6 +297,7 @@ def _jsonl_line(line: str, path: Path) -> AudioInput:
         language=language,
         hotwords=None if hotwords is None else tuple(hotwords),
         itn=itn,
+        context=context,
     )
 
 
@@ -271,11 +334,20 @@ def _shown(url: str) -> str:
     return re.sub(r"//[^/]*@", "//", re.split(r"[?#]", url, maxsplit=1)[0])
 
 
-def _download(url: str, limits: AudioLimits) -> bytes:
-    """Follows redirects to http and https only. Raises AudioError."""
+def _download(url: str, limits: AudioLimits, hosts: Collection[str] | None = None) -> bytes:
+    """Follows redirects to http and https only, and to `hosts` only if there are any. Raises AudioError."""
+
+    def require_host(request: httpx.Request) -> None:
+        if hosts is not None and request.url.host not in hosts:
+            raise UnsupportedAudioError(f"{_shown(str(request.url))}: audio is not fetched from this host")
+
     name, deadline = _shown(url), time.monotonic() + DOWNLOAD_TIMEOUT_S
     client = httpx.Client(
-        follow_redirects=True, max_redirects=MAX_REDIRECTS, timeout=HTTP_TIMEOUT_S, verify=_ssl_context()
+        follow_redirects=True,
+        max_redirects=MAX_REDIRECTS,
+        timeout=HTTP_TIMEOUT_S,
+        verify=_ssl_context(),
+        event_hooks={"request": [require_host]},
     )
     content = bytearray()
     try:

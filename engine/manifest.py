@@ -70,7 +70,7 @@ class EngineManifest(BaseModel):
     family: str
     dtype: str  # "keep", "bf16", "fp16" or "fp32", as asked of the converter
     acoustic: dict[str, Any]
-    frame_clock: FrameClock
+    frame_clock: FrameClock | None  # None: this family times no words by its encoder's frames
     llm: LLMInfo
     missing: dict[str, str]  # component -> why the checkpoint lacks it, e.g. {"ctc": "..."}
     notes: tuple[str, ...]  # what the converter had to decide, in sentences

@@ -28,6 +28,7 @@ class PromptText:
 
     prefix: str
     suffix: str
+    begins_text: bool = False  # the tokenizer puts before the prefix what it puts before any text, such as <s>
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,6 +42,12 @@ class EmbeddedPrompt:
 
     def __len__(self) -> int:
         return len(self.prefix_ids) + len(self.suffix_ids)
+
+    def before(self, answer_ids: tuple[int, ...], rows: Tensor) -> "EmbeddedPrompt":
+        """The same prompt with the beginning of its answer after it."""
+        return EmbeddedPrompt(
+            self.prefix_ids, self.suffix_ids + answer_ids, self.prefix, torch.cat([self.suffix, rows])
+        )
 
     def around(self, audio_embeds: Tensor) -> Tensor:
         """(A, hidden_size) -> (P + A + S, hidden_size)."""
@@ -76,8 +83,14 @@ class PromptEmbedder:
         """Prefix and suffix are tokenised apart, as the models were trained."""
         return self._embed_once(text)
 
+    def embed_answer(self, text: str) -> tuple[tuple[int, ...], Tensor]:
+        """Token ids of the beginning of an answer, tokenised apart, and their rows, (len(ids), hidden_size)."""
+        answer_ids = tuple(self._tokenizer.encode(text))
+        return answer_ids, self._table(answer_ids)
+
     def _embed(self, text: PromptText) -> EmbeddedPrompt:
-        prefix_ids, suffix_ids = (tuple(self._tokenizer.encode(part)) for part in (text.prefix, text.suffix))
+        prefix_ids = tuple(self._tokenizer.encode(text.prefix, begins_text=text.begins_text))
+        suffix_ids = tuple(self._tokenizer.encode(text.suffix))
         return EmbeddedPrompt(prefix_ids, suffix_ids, self._table(prefix_ids), self._table(suffix_ids))
 
 

@@ -1,35 +1,48 @@
-"""Inputs -> waveforms in the same order, read a little ahead of whoever takes them.
+"""Inputs -> waveforms in the same order, read a little ahead of whoever takes them; long recordings in pieces.
 
 Where an input is read:
-- Samples that are a waveform already stay as they are.
+- Samples that are a waveform already, and are not to be cut, stay as they are.
 - Other samples, and URLs of any kind, are read in threads here.
 - Files (paths and bytes) are read in threads here too until they add up to PROCESS_BYTES, and from then on in processes
   (audio_worker.py), one thread waiting for each. A process takes 0.2 s of a core to start, but FFmpeg's small frames
   keep Python's lock busy: on 16 cores, 16 threads read MP3 (48 kHz stereo) at 540 times real time, 16 processes at
   10,500.
 
+A recording that is cut is cut where it is read. It keeps its process until its end; the pieces of several such
+recordings come in turn, so that all their processes have work. A piece is read when the one before it is taken: memory
+stays bounded, and no thread ever waits for the consumer. The order of everything depends on the inputs alone.
+
 Waveforms come back over sockets, straight into the array that is handed out: 0.2 ms for a clip of 10 s, against 0.5 ms
 through a memory file (memfd), most of it page faults; for an hour of audio, 0.2 s either way.
 """
 
 import functools
+import math
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Collection, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 
 from .audio import SAMPLE_RATE, AudioLimits, Waveform, source_name
 from .child import Child, receive, send, start_child
 from .errors import AudioError, ConfigError
-from .inputs import AudioInput, load
+from .inputs import AudioInput, load, load_blocks
+from .segments import Cutting, Piece, cut_audio
 
 PROCESS_BYTES = 8 << 20  # MP3s of this size take half a second of a core to decode
 READ_AHEAD = 1024  # inputs
 READ_AHEAD_BYTES = 256 << 20  # of waveforms (over an hour) and of sources held in memory
+
+MAX_IN_TURN = 16  # recordings whose pieces come in turn; each holds about three, 12 MB
+
+Audio: TypeAlias = Waveform | Piece | AudioError
+# What is read of one input: a waveform, an error, or Pieces up to a last one, or up to an error.
+Reading: TypeAlias = Generator[Audio, None, None]
 
 _WORKER = f"{__package__}.audio_worker"
 
@@ -47,15 +60,19 @@ class AudioReaders:
         self._file_bytes = 0
 
     def read(
-        self, items: Iterable[AudioInput], *, limits: AudioLimits, allow_urls: bool
-    ) -> Generator[tuple[AudioInput, Waveform | AudioError], None, None]:
-        """Yield each input with its waveform, (N,) float32, mono, 16 kHz, or what is wrong with it.
+        self, items: Iterable[AudioInput], *, limits: AudioLimits, allow_urls: bool, cutting: Cutting | None = None
+    ) -> Generator[tuple[int, AudioInput, Audio], None, None]:
+        """Yield each input's place and its waveform, (N,) float32, mono, 16 kHz, or what is wrong with it.
+
+        With `cutting`, a recording too long for it comes as Pieces instead, up to a last one or an error, with other
+        inputs between them; everything else stays in order.
 
         `items` is iterated in the caller's thread, READ_AHEAD inputs ahead. While READ_AHEAD_BYTES wait to be taken, no
         more is pulled or begun. Closing the iterator drops what is not begun. Several may be open at once.
         """
-        read_one = functools.partial(self._read_one, limits=limits, allow_urls=allow_urls)
-        ahead = _ReadAhead(read_one, self._threads, self._num_threads)
+        read_one = functools.partial(self._read_one, limits=limits, allow_urls=allow_urls, cutting=cutting)
+        in_turn = 1 if cutting is None else min(self._num_threads, MAX_IN_TURN)
+        ahead = _ReadAhead(read_one, self._threads, num_threads=self._num_threads, in_turn=in_turn, cutting=cutting)
         try:
             for item in items:
                 ahead.add(item)
@@ -66,18 +83,36 @@ class AudioReaders:
         finally:
             ahead.cancel()
 
+    def submit(
+        self, item: AudioInput, *, limits: AudioLimits, allow_urls: bool | Collection[str]
+    ) -> Future[Waveform | AudioError]:
+        """Read one input in the background; see `load` for `allow_urls`."""
+        return self._threads.submit(self._read_whole, item, limits=limits, allow_urls=allow_urls)
+
     def close(self) -> None:
         """End the processes at once, whatever they are doing; the threads end with what they are doing."""
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._processes.close()
 
-    def _read_one(self, item: AudioInput, *, limits: AudioLimits, allow_urls: bool) -> Waveform | AudioError:
+    def _read_whole(
+        self, item: AudioInput, *, limits: AudioLimits, allow_urls: bool | Collection[str]
+    ) -> Waveform | AudioError:
+        (audio,) = self._read_one(item, limits=limits, allow_urls=allow_urls, cutting=None)
+        assert not isinstance(audio, Piece)  # nothing is cut
+        return audio
+
+    def _read_one(
+        self, item: AudioInput, *, limits: AudioLimits, allow_urls: bool | Collection[str], cutting: Cutting | None
+    ) -> Reading:
         try:
             if isinstance(item.source, Path | bytes) and self._pays_for_a_process(item.source):
-                return self._processes.decode(item.source, limits)
-            return load(item, limits=limits, allow_urls=allow_urls)
+                yield from self._processes.decode(item.source, limits, cutting)
+            elif cutting is None:
+                yield load(item, limits=limits, allow_urls=allow_urls)
+            else:
+                yield from cut_audio(load_blocks(item, limits=limits, allow_urls=allow_urls), cutting)
         except AudioError as error:
-            return error
+            yield error
 
     def _pays_for_a_process(self, source: Path | bytes) -> bool:
         try:
@@ -98,19 +133,31 @@ class _Processes:
         self._busy: set[Child] = set()
         self._is_closed = False
 
-    def decode(self, source: Path | bytes, limits: AudioLimits) -> Waveform | AudioError:
-        """decode_audio() in a process; a process that dies costs this source only."""
+    def decode(self, source: Path | bytes, limits: AudioLimits, cutting: Cutting | None) -> Reading:
+        """What a process makes of a source; a process that dies costs this source only, and so does a reader that goes.
+
+        Nothing may be sent to a process before it has given its last answer: it would wait with it.
+        """
         child = self._take()
+        is_over = False
         try:
-            send(child.socket, (source, limits))
-            audio: Waveform | AudioError = receive(child.socket)
+            send(child.socket, (source, limits, cutting))
+            while not is_over:
+                audio: Audio = receive(child.socket)
+                is_over = _is_last(audio)
+                if is_over:
+                    self._put_back(child)
+                yield audio
         except (EOFError, OSError):
+            is_over = True
             child.close()
             self._put_back(child)
             status = child.process.returncode
-            return AudioError(f"{source_name(source)}: the process that decoded it died with exit status {status}")
-        self._put_back(child)
-        return audio
+            yield AudioError(f"{source_name(source)}: the process that decoded it died with exit status {status}")
+        finally:
+            if not is_over:  # nobody wants the rest
+                child.close()
+                self._put_back(child)
 
     def close(self) -> None:
         with self._lock:
@@ -146,31 +193,45 @@ class _Processes:
 
 @dataclass(slots=True, eq=False)
 class _Entry:
-    """One input between its being pulled and taken."""
+    """One input between its being pulled and the last of it being taken."""
 
+    index: int
     item: AudioInput
     num_bytes: int  # that it holds
-    future: Future[Waveform | AudioError] | None = None
+    reading: Reading
+    future: Future[Audio] | None = None  # the next thing that is read of it; None before it is begun
 
 
 class _ReadAhead:
-    """The inputs of one read() that were pulled and not yet taken, oldest first.
+    """The inputs of one read() that were pulled and not yet taken.
 
     Work is begun in order, by the consumer and by threads that have finished some, so that no thread ever waits for
-    the consumer. The oldest input is always begun.
+    the consumer. An input that is cut counts as running until its last piece is taken; it has its turn when as many
+    others as `in_turn` says have had theirs. The input whose turn it is is always begun: those before it in the list
+    are never more than there are threads.
     """
 
     def __init__(
-        self, read_one: Callable[[AudioInput], Waveform | AudioError], threads: ThreadPoolExecutor, num_threads: int
+        self,
+        read_one: Callable[[AudioInput], Reading],
+        threads: ThreadPoolExecutor,
+        *,
+        num_threads: int,
+        in_turn: int,
+        cutting: Cutting | None,
     ) -> None:
         self._read_one = read_one
         self._threads = threads
         self._num_threads = num_threads
+        self._in_turn = in_turn
+        self._whole_s = math.inf if cutting is None else cutting.whole_s
         self._lock = threading.Lock()
-        self._entries: deque[_Entry] = deque()
+        self._entries: deque[_Entry] = deque()  # in the order of their turns
         self._waiting: deque[_Entry] = deque()  # those not begun
+        self._num_pulled = 0
         self._num_running = 0
         self._num_bytes = 0
+        self._is_cancelled = False
 
     @property
     def is_empty(self) -> bool:
@@ -178,32 +239,42 @@ class _ReadAhead:
 
     @property
     def is_full(self) -> bool:
-        return bool(self._entries) and (len(self._entries) >= READ_AHEAD or self._num_bytes >= READ_AHEAD_BYTES)
+        """Whether something must be taken. Those in turn must be known first, or the order would depend on time."""
+        if len(self._entries) < self._in_turn:
+            return False
+        return len(self._entries) >= READ_AHEAD or self._num_bytes >= READ_AHEAD_BYTES
 
     def add(self, item: AudioInput) -> None:
-        entry = _Entry(item, _num_bytes(item.source))
+        entry = _Entry(self._num_pulled, item, _num_bytes(item.source), self._read_one(item))
+        self._num_pulled += 1
         self._entries.append(entry)
         with self._lock:
             self._num_bytes += entry.num_bytes
-            if not _is_waveform(item):
+            if not _is_waveform(item, self._whole_s):
                 self._waiting.append(entry)
             self._begin()
 
-    def take(self) -> tuple[AudioInput, Waveform | AudioError]:
-        """The oldest input and what became of it."""
+    def take(self) -> tuple[int, AudioInput, Audio]:
+        """The next thing that was read of the input whose turn it is."""
         entry = self._entries.popleft()
-        audio = self._read_one(entry.item) if entry.future is None else entry.future.result()
+        audio = next(entry.reading) if entry.future is None else entry.future.result()
         with self._lock:
-            self._num_bytes -= entry.num_bytes
+            if _is_last(audio):
+                self._num_bytes -= entry.num_bytes
+            else:
+                entry.future = self._threads.submit(self._run, entry)
+                self._entries.insert(self._in_turn - 1, entry)
             self._begin()
-        return entry.item, audio
+        return entry.index, entry.item, audio
 
     def cancel(self) -> None:
+        """Drop what is not begun, and end what is."""
         with self._lock:
+            self._is_cancelled = True
             self._waiting.clear()
         for entry in self._entries:
-            if entry.future is not None:
-                entry.future.cancel()
+            if entry.future is None or entry.future.cancel() or entry.future.done():
+                entry.reading.close()
 
     def _begin(self) -> None:
         """Called with the lock held."""
@@ -214,24 +285,34 @@ class _ReadAhead:
             entry.future = self._threads.submit(self._run, entry)
             self._num_running += 1
 
-    def _run(self, entry: _Entry) -> Waveform | AudioError:
-        audio = None
+    def _run(self, entry: _Entry) -> Audio:
+        audio: Audio | None = None
         try:
-            audio = self._read_one(entry.item)
+            audio = next(entry.reading)
         finally:
             with self._lock:
-                self._num_running -= 1
+                if audio is None or _is_last(audio):
+                    self._num_running -= 1
                 if isinstance(audio, np.ndarray):
                     entry.num_bytes += audio.nbytes
                     self._num_bytes += audio.nbytes
                 self._begin()
+                is_cancelled = self._is_cancelled
+            if is_cancelled:
+                entry.reading.close()
         return audio
 
 
-def _is_waveform(item: AudioInput) -> bool:
+def _is_last(audio: Audio) -> bool:
+    return audio.is_last if isinstance(audio, Piece) else True
+
+
+def _is_waveform(item: AudioInput, whole_s: float) -> bool:
+    """Whether the samples are what they shall become."""
     source, rate = item.source, item.sample_rate
     is_mono = isinstance(source, np.ndarray) and source.ndim == 1 and source.dtype == np.float32
-    return is_mono and (rate is None or (isinstance(rate, int) and rate == SAMPLE_RATE))
+    is_ready = is_mono and (rate is None or (isinstance(rate, int) and rate == SAMPLE_RATE))
+    return is_ready and len(source) <= whole_s * SAMPLE_RATE  # type: ignore[arg-type]
 
 
 def _num_bytes(source: object) -> int:

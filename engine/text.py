@@ -21,9 +21,9 @@ class LLMTokenizer:
             raise CheckpointError(f"{path} does not exist; the converter puts it beside the LLM's weights")
         self._tokenizer = Tokenizer.from_file(str(path))
 
-    def encode(self, text: str) -> list[int]:
-        """Token ids of `text`; nothing is put before or after it."""
-        return self._tokenizer.encode(text, add_special_tokens=False).ids
+    def encode(self, text: str, *, begins_text: bool = False) -> list[int]:
+        """Token ids of `text`; nothing is put before or after it, unless it begins a text."""
+        return self._tokenizer.encode(text, add_special_tokens=begins_text).ids
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text without special tokens."""

@@ -10,7 +10,7 @@ import contextlib
 import math
 import threading
 import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -19,13 +19,15 @@ from torch import Tensor
 from .alignment import Alignment, WordAligner
 from .audio import DEFAULT_LIMITS, SAMPLE_RATE, AudioLimits, Waveform
 from .batching import plan_batches
-from .decoder.base import DecodeParams, Decoder, Hypothesis
+from .decoder.base import POLL_S, DecodeParams, Decoder, Hypothesis
 from .errors import ASRError, AudioError, ConfigError, DecodeError, PromptTooLongError
-from .families.base import AcousticModel, EncodedBatch, ModelFamily, Request
+from .families.base import AcousticModel, Answer, EncodedBatch, ModelFamily, Request
 from .inputs import AudioInput
 from .prompt import EmbeddedPrompt, PromptEmbedder
 from .reading import AudioReaders
-from .text import LLMTokenizer, clean_text
+from .recordings import ClipAudio, Recordings, Result
+from .segments import DEFAULT_SEGMENTATION, Segmentation
+from .text import LLMTokenizer
 from .threads import one_thread
 from .timeline import Timeline
 from .transcript import Segment, Transcript, TranscriptWarning
@@ -33,7 +35,6 @@ from .transcript import Segment, Transcript, TranscriptWarning
 ALIGN_BATCH = 32  # finished texts that are timed together
 WINDOW_BATCHES = 4  # full stage 1 batches whose clips are sorted by length together
 
-Result = tuple[int, Transcript]  # the input's place in the order, and what became of it
 Results = Generator[Result, None, None]
 
 
@@ -47,6 +48,7 @@ class TranscribeOptions:
     batch_size: int = 256  # most clips in one stage 1 batch
     limits: AudioLimits = DEFAULT_LIMITS
     allow_urls: bool = True
+    segmentation: Segmentation = DEFAULT_SEGMENTATION
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -54,15 +56,18 @@ class TranscribeOptions:
 
 
 @dataclass(slots=True, eq=False)
-class _Clip:
-    """One input on its way."""
+class Clip:
+    """One input on its way, or one segment of a long one."""
 
-    index: int
+    index: int  # what its transcript is yielded with
     item: AudioInput
     waveform: Waveform | None  # until it is encoded
     duration: float  # s
     request: Request
+    options: TranscribeOptions
     prompt: EmbeddedPrompt
+    answer_ids: tuple[int, ...] = ()  # what the answer is made to begin with; a part of the prompt
+    is_followed: bool = False  # its text is looked at while it is written
     ctc_hidden: Tensor | None = None
     submitted: float = 0.0  # time.perf_counter()
 
@@ -95,9 +100,9 @@ class Transcriber:
             DecodeError: while iterating, the LLM's engine failed; it must be built anew.
         """
         self.family.prompt_text(options.request)
-        return self._run(inputs, _Run(self, options, timeline or Timeline()))
+        return self._run(inputs, Run(self, options, timeline or Timeline()))
 
-    def _run(self, inputs: Iterable[AudioInput], run: "_Run") -> Results:
+    def _run(self, inputs: Iterable[AudioInput], run: "Run") -> Results:
         with self.lock, one_thread(active=self.device.type != "cpu"):
             try:
                 yield from run.results(inputs)
@@ -111,37 +116,49 @@ class Transcriber:
 
 
 @dataclass(slots=True, eq=False)
-class _Run:
-    """One list of inputs on its way through the loaded model."""
+class Run:
+    """Clips on their way through the loaded model: one list of inputs here, those of many callers in service.py."""
 
     model: Transcriber
-    options: TranscribeOptions
+    options: TranscribeOptions  # of the list of inputs
     timeline: Timeline
-    encoding: tuple[list[_Clip], EncodedBatch] | None = None  # queued on the GPU, not yet with stage 2
-    decoding: dict[int, _Clip] = field(default_factory=dict)  # by the decoder's id
-    finished: list[tuple[_Clip, Hypothesis]] = field(default_factory=list)  # that wait for their word times
+    align_batch: int = ALIGN_BATCH
+    recordings: Recordings = field(init=False)
+    encoding: tuple[list[Clip], EncodedBatch] | None = None  # queued on the GPU, not yet with stage 2
+    decoding: dict[int, Clip] = field(default_factory=dict)  # by the decoder's id
+    finished: list[tuple[Clip, Hypothesis]] = field(default_factory=list)  # that wait for their word times
+
+    def __post_init__(self) -> None:
+        self.recordings = Recordings(self.options.request.language)
 
     def results(self, inputs: Iterable[AudioInput]) -> Iterator[Result]:
-        """The loop over everything."""
+        """Each input's place and transcript, as soon as all of it is there."""
+        for number, transcript in self._clips(inputs):
+            self.recordings.finish(number, transcript)
+            yield from self.recordings.take()
+        yield from self.recordings.take()
+
+    def _clips(self, inputs: Iterable[AudioInput]) -> Iterator[Result]:
+        """The loop over everything: clips' numbers and transcripts."""
         decoder = self.model.decoder
         for window in self._windows(inputs):
-            clips: list[_Clip] = []
+            clips: list[Clip] = []
             for index, item, audio in window:
-                clip = self._prepare(index, item, audio)
-                if isinstance(clip, _Clip):
+                clip = self.prepare(index, item, audio, self.options)
+                if isinstance(clip, Clip):
                     clips.append(clip)
                 else:
                     yield index, clip
             for batch in self._plan(clips):
                 while decoder.num_pending >= decoder.max_pending:
-                    yield from self._collect(wait=True)
-                yield from self._encode(batch)
-                yield from self._collect(wait=False)
+                    yield from self.collect()
+                yield from self.encode(batch)
+                yield from self.collect(wait_s=0)
             if not self.decoding:  # stage 2 would have nothing to do while the next window is read
-                yield from self._submit()
-        yield from self._submit()
+                yield from self.submit()
+        yield from self.submit()
         while self.decoding:
-            yield from self._collect(wait=True)
+            yield from self.collect()
 
     def cancel(self) -> None:
         """Drop what stage 2 still has."""
@@ -149,20 +166,29 @@ class _Run:
             self.decoding.clear()
             self.model.decoder.cancel()
 
-    def _windows(self, inputs: Iterable[AudioInput]) -> Iterator[list[tuple[int, AudioInput, Waveform | AudioError]]]:
-        """Inputs with their audio, in pieces that do not depend on how fast they are read.
+    def drop(self, indices: Collection[int]) -> None:
+        """Drop these clips where stage 2 has them."""
+        dropped = [prompt_id for prompt_id, clip in self.decoding.items() if clip.index in indices]
+        self.model.decoder.cancel(dropped)
+        for prompt_id in dropped:
+            del self.decoding[prompt_id]
+
+    def _windows(self, inputs: Iterable[AudioInput]) -> Iterator[list[ClipAudio]]:
+        """Clips with their audio, in pieces that do not depend on how fast they are read.
 
         The first piece is one batch, so that stage 2 starts early; the others are a few, so that sorting pays.
         """
         options, model = self.options, self.model
-        window: list[tuple[int, AudioInput, Waveform | AudioError]] = []
+        window: list[ClipAudio] = []
         frames, num_batches = 0, 1
-        reading = model.readers.read(inputs, limits=options.limits, allow_urls=options.allow_urls)
+        cutting = options.segmentation.cutting(model.family.best_length_s)
+        reading = model.readers.read(inputs, limits=options.limits, allow_urls=options.allow_urls, cutting=cutting)
         with contextlib.closing(reading):
             started = time.perf_counter()
-            for index, (item, audio) in enumerate(reading):
-                window.append((index, item, audio))
-                frames += 0 if isinstance(audio, AudioError) else model.acoustic.num_frames(len(audio))
+            for read in reading:
+                for number, item, audio in self.recordings.add(*read):
+                    window.append((number, item, audio))
+                    frames += 0 if isinstance(audio, AudioError) else model.acoustic.num_frames(len(audio))
                 if frames >= num_batches * model.max_batch_frames or len(window) >= num_batches * options.batch_size:
                     self.timeline.add("read", started, len(window))
                     yield window
@@ -171,86 +197,107 @@ class _Run:
             self.timeline.add("read", started, len(window))
             yield window
 
-    def _plan(self, clips: Sequence[_Clip]) -> Iterator[list[_Clip]]:
+    def _plan(self, clips: Sequence[Clip]) -> Iterator[list[Clip]]:
         """Clips of similar length together."""
         frames = [self.model.acoustic.num_frames(len(clip.waveform)) for clip in clips if clip.waveform is not None]
         for batch in plan_batches(frames, max_frames=self.model.max_batch_frames, max_size=self.options.batch_size):
             yield [clips[i] for i in batch]
 
-    def _prepare(self, index: int, item: AudioInput, audio: Waveform | AudioError) -> _Clip | Transcript:
+    def prepare(
+        self,
+        index: int,
+        item: AudioInput,
+        audio: Waveform | AudioError,
+        options: TranscribeOptions,
+        answer_prefix: str = "",
+    ) -> Clip | Transcript:
         """A clip ready for stage 1, or the error result that says why not."""
         if isinstance(audio, AudioError):
             return _failed(item.key, 0.0, audio)
-        model, default = self.model, self.options.request
+        model, default = self.model, options.request
         duration = len(audio) / SAMPLE_RATE
         request = Request(
             language=default.language if item.language is None else item.language,
             hotwords=default.hotwords if item.hotwords is None else item.hotwords,
             itn=default.itn if item.itn is None else item.itn,
+            context=default.context if item.context is None else item.context,
         )
         try:
             prompt = model.embedder.embed(model.family.prompt_text(request))
+            answer_ids: tuple[int, ...] = ()
+            if answer_prefix:
+                answer_ids, rows = model.embedder.embed_answer(answer_prefix)
+                prompt = prompt.before(answer_ids, rows)
             num_positions = len(prompt) + model.acoustic.num_audio_tokens(len(audio))
-            model.decoder.limits.check_length(num_positions, self.options.params.max_new_tokens)
+            model.decoder.limits.check_length(num_positions, options.params.max_new_tokens)
         except (ConfigError, PromptTooLongError) as error:
             return _failed(item.key, duration, error)
-        return _Clip(index, item, audio, duration, request, prompt)
+        return Clip(index, item, audio, duration, request, options, prompt, answer_ids)
 
-    def _encode(self, batch: list[_Clip]) -> Iterator[Result]:
+    def encode(self, batch: list[Clip]) -> Iterator[Result]:
         """Start stage 1 on a batch and hand the one before it to stage 2."""
         waveforms = [clip.waveform for clip in batch if clip.waveform is not None]
         with self.timeline.span("encode", len(batch)):
-            encoded = self.model.acoustic.encode(waveforms, with_ctc=self.options.timestamps)
+            encoded = self.model.acoustic.encode(waveforms, with_ctc=any(clip.options.timestamps for clip in batch))
         for clip in batch:
             clip.waveform = None
-        yield from self._submit()
+        yield from self.submit()
         self.encoding = (batch, encoded)
 
-    def _submit(self) -> Iterator[Result]:
+    def submit(self) -> Iterator[Result]:
         """Hand the encoded batch to stage 2; yields what that would not take."""
         if self.encoding is None:
             return
         (batch, encoded), self.encoding = self.encoding, None
         with self.timeline.span("encode", 0):
             utterances = encoded.utterances()
-        decoder, params = self.model.decoder, self.options.params
+        decoder = self.model.decoder
         for clip, utterance in zip(batch, utterances, strict=True):
             clip.ctc_hidden = utterance.ctc_hidden
             try:
-                prompt_id = decoder.submit(clip.prompt.around(utterance.audio_embeds), params)
+                prompt = clip.prompt.around(utterance.audio_embeds)
+                prompt_id = decoder.submit(prompt, clip.options.params, follow=clip.is_followed)
             except (DecodeError, PromptTooLongError) as error:
                 yield clip.index, _failed(clip.item.key, clip.duration, error)
             else:
                 clip.submitted = time.perf_counter()
                 self.decoding[prompt_id] = clip
 
-    def _collect(self, *, wait: bool) -> Iterator[Result]:
+    def collect(self, *, wait_s: float = POLL_S, wake: int | None = None) -> Iterator[Result]:
         """See what stage 2 has finished; yields transcripts once there are enough to time them together."""
-        for prompt_id, hypothesis in self.model.decoder.poll(wait=wait):
+        for prompt_id, hypothesis in self.model.decoder.poll(wait_s=wait_s, wake=wake):
             clip = self.decoding.pop(prompt_id)
             self.timeline.add("decode", clip.submitted, 1)
             self.finished.append((clip, hypothesis))
-        if self.finished and (len(self.finished) >= ALIGN_BATCH or not self.decoding):
+        if self.finished and (len(self.finished) >= self.align_batch or not self.decoding):
             finished, self.finished = self.finished, []
             yield from self._finish(finished)
 
-    def _finish(self, finished: Sequence[tuple[_Clip, Hypothesis]]) -> Iterator[Result]:
+    def answer(self, clip: Clip, token_ids: Sequence[int]) -> Answer:
+        """What a clip's answer says, whole or as far as it is written."""
+        answer = self.model.tokenizer.decode([*clip.answer_ids, *token_ids])
+        return self.model.family.parse_answer(answer, clip.request)
+
+    def _finish(self, finished: Sequence[tuple[Clip, Hypothesis]]) -> Iterator[Result]:
         with self.timeline.span("align", len(finished)):
-            texts = [clean_text(self.model.tokenizer.decode(hypothesis.token_ids)) for _, hypothesis in finished]
-            alignments = self._align([clip for clip, _ in finished], texts)
-        for (clip, hypothesis), text, alignment in zip(finished, texts, alignments, strict=True):
-            yield clip.index, self._transcript(clip, hypothesis, text, alignment)
+            answers = [self.answer(clip, hypothesis.token_ids) for clip, hypothesis in finished]
+            alignments = self._align([clip for clip, _ in finished], [answer.text for answer in answers])
+        for (clip, hypothesis), answer, alignment in zip(finished, answers, alignments, strict=True):
+            yield clip.index, self._transcript(clip, hypothesis, answer, alignment)
 
-    def _align(self, clips: Sequence[_Clip], texts: Sequence[str]) -> Sequence[Alignment]:
-        if not self.options.timestamps:
-            return [Alignment(None, None)] * len(clips)
+    def _align(self, clips: Sequence[Clip], texts: Sequence[str]) -> Sequence[Alignment]:
+        timed = [i for i, clip in enumerate(clips) if clip.options.timestamps]
         if self.model.aligner is None:
-            return [Alignment(None, self.model.no_times_reason)] * len(clips)
-        hidden = [clip.ctc_hidden for clip in clips]
-        return self.model.aligner.align([h for h in hidden if h is not None], texts, [clip.duration for clip in clips])
+            found = [Alignment(None, self.model.no_times_reason)] * len(timed)
+        else:
+            hidden = [clips[i].ctc_hidden for i in timed]
+            durations = [clips[i].duration for i in timed]
+            found = self.model.aligner.align([h for h in hidden if h is not None], [texts[i] for i in timed], durations)
+        of_clip = dict(zip(timed, found, strict=True))
+        return [of_clip.get(i, Alignment(None, None)) for i in range(len(clips))]
 
-    def _transcript(self, clip: _Clip, hypothesis: Hypothesis, text: str, alignment: Alignment) -> Transcript:
-        words, confidence = alignment.words, _confidence(hypothesis)
+    def _transcript(self, clip: Clip, hypothesis: Hypothesis, answer: Answer, alignment: Alignment) -> Transcript:
+        text, words, confidence = answer.text, alignment.words, _confidence(hypothesis)
         segments: tuple[Segment, ...] = ()
         if text:
             start, end = (words[0].start, words[-1].end) if words else (0.0, clip.duration)
@@ -258,7 +305,7 @@ class _Run:
         return Transcript(
             key=clip.item.key,
             text=text,
-            language=clip.request.language,
+            language=answer.language,
             words=words,
             segments=segments,
             duration=clip.duration,
@@ -267,7 +314,7 @@ class _Run:
             warnings=tuple(self._warnings(clip, hypothesis, alignment)),
         )
 
-    def _warnings(self, clip: _Clip, hypothesis: Hypothesis, alignment: Alignment) -> Iterator[TranscriptWarning]:
+    def _warnings(self, clip: Clip, hypothesis: Hypothesis, alignment: Alignment) -> Iterator[TranscriptWarning]:
         if clip.duration > self.model.family.best_length_s:
             best = f"the model hears up to {self.model.family.best_length_s:g} s well in one pass"
             yield TranscriptWarning("long_audio", f"{clip.duration:.1f} s of audio; {best}")

@@ -10,7 +10,9 @@ from typing import Any, Literal, Self
 
 Status = Literal["ok", "error"]
 FinishReason = Literal["stop", "length"]
-WarningCode = Literal["no_word_times", "long_audio", "unfinished"]
+WarningCode = Literal[
+    "no_word_times", "long_audio", "unfinished", "repetition", "no_speech", "disagreement", "ctc_text", "segment_failed"
+]
 
 
 class _Record:
@@ -44,22 +46,17 @@ class Word(_Record):
 
 
 @dataclass(frozen=True, slots=True)
-class Segment(_Record):
-    """One stretch of speech that was decoded in one pass."""
-
-    start: float
-    end: float
-    text: str
-    words: tuple[Word, ...] | None
-    confidence: float | None
-
-
-@dataclass(frozen=True, slots=True)
 class TranscriptWarning(_Record):
-    """Something a reader of the transcript should know.
+    """Something a reader of the transcript should know; the message says more.
 
-    Codes: "no_word_times" (words is None, the message says why), "long_audio" (longer than the model hears well in one
-    pass), "unfinished" (the answer reached max_new_tokens).
+    - "no_word_times": there are no words, and why.
+    - "long_audio": longer than the model hears well in one pass, and not cut.
+    - "unfinished": the answer reached max_new_tokens.
+    - "repetition": the text goes round in circles; so it did when decoded once more, with a penalty for it.
+    - "no_speech": the model wrote something where its own CTC head hears nothing; that text was dropped.
+    - "disagreement": the text differs much from what the CTC head hears.
+    - "ctc_text": such a text was replaced by what the CTC head hears, as asked for.
+    - "segment_failed": a segment of a recording could not be transcribed.
     """
 
     code: WarningCode
@@ -67,11 +64,24 @@ class TranscriptWarning(_Record):
 
 
 @dataclass(frozen=True, slots=True)
+class Segment(_Record):
+    """One stretch of speech that was decoded in one pass, and what to know about it."""
+
+    start: float
+    end: float
+    text: str
+    words: tuple[Word, ...] | None
+    confidence: float | None
+    warnings: tuple[TranscriptWarning, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Transcript(_Record):
     """The result for one input.
 
     `status` is "error" when the input could not be transcribed; `error` then says why and `text` is empty. `words` is
-    None when no times could be found, and a warning says why; it is empty when nothing was said.
+    None when no times could be found, and a warning says why; it is empty when nothing was said. Of a recording in
+    several segments, the words are those of the segments that have times; `warnings` holds its segments' as well.
     """
 
     key: str
@@ -100,8 +110,8 @@ class Transcript(_Record):
             **{
                 **data,
                 "words": _words(data.get("words")),
-                "segments": tuple(Segment(**{**s, "words": _words(s["words"])}) for s in data.get("segments", ())),
-                "warnings": tuple(TranscriptWarning(**w) for w in data.get("warnings", ())),
+                "segments": tuple(_segment(s) for s in data.get("segments", ())),
+                "warnings": _warnings(data),
             }
         )
 
@@ -118,3 +128,11 @@ def _plain(value: Any) -> Any:
 
 def _words(data: list[dict[str, Any]] | None) -> tuple[Word, ...] | None:
     return None if data is None else tuple(Word(**w) for w in data)
+
+
+def _segment(data: Mapping[str, Any]) -> Segment:
+    return Segment(**{**data, "words": _words(data["words"]), "warnings": _warnings(data)})
+
+
+def _warnings(data: Mapping[str, Any]) -> tuple[TranscriptWarning, ...]:
+    return tuple(TranscriptWarning(**w) for w in data.get("warnings", ()))

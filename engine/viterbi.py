@@ -16,7 +16,7 @@ log-probabilities hardly ever do, torchaudio 2.11 may take a worse one (github.c
 not.
 """
 
-import itertools
+import operator
 from collections.abc import Sequence
 
 import torch
@@ -28,7 +28,8 @@ BLANK = 0  # its column in `emissions`
 
 def min_frames(targets: Sequence[int]) -> int:
     """The fewest frames that can emit `targets`: one each, and a blank between two equal neighbours."""
-    return len(targets) + sum(a == b for a, b in itertools.pairwise(targets))
+    num_repeated: int = sum(map(operator.eq, targets, targets[1:]))
+    return len(targets) + num_repeated
 
 
 def best_paths(emissions: Tensor, targets: Tensor, frame_lens: Tensor, target_lens: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ _BLOCK_SAMPLES = 1 << 20  # that are checked and resampled at a time
 class AudioLimits:
     """What one input may cost; protects against forged headers and files that decode to hours of silence."""
 
-    max_duration_s: float = 3 * 3600.0  # a long meeting or a film; 0.7 GB as a waveform
+    max_duration_s: float = 12 * 3600.0  # a day's recording; cut, a few minutes of it are in memory, whole, 2.8 GB
     max_bytes: int = 2 << 30  # encoded; one hour of 24-bit 48 kHz stereo WAV is 1.0 GB
     min_sample_rate: int = 1_000  # Hz
     max_sample_rate: int = 768_000  # Hz
@@ -39,7 +39,10 @@ DEFAULT_LIMITS = AudioLimits()
 
 
 class Joiner:
-    """Collects mono blocks of one sample rate, resamples them on the way, and stops when the limits are passed."""
+    """Collects mono blocks of one sample rate, resamples them on the way, and stops when the limits are passed.
+
+    What is ready can be taken on the way, so that no recording has to fit into memory.
+    """
 
     def __init__(self, name: str, limits: AudioLimits) -> None:
         self.name = name
@@ -51,6 +54,7 @@ class Joiner:
         self._pending: list[Waveform] = []
         self._num_pending = 0
         self._blocks: list[Waveform] = []
+        self._num_taken = 0
 
     @property
     def duration_s(self) -> float:
@@ -108,22 +112,33 @@ class Joiner:
             self._num_invalid += int(block.size - np.count_nonzero(np.isfinite(block)))
         self._blocks.append(block if self._resampler is None else self._resampler.resample_chunk(block, last=last))
 
+    def take(self) -> list[Waveform]:
+        """What is ready and has not been taken. Raises UnsupportedAudioError for samples that are not finite."""
+        blocks, self._blocks = self._blocks, []
+        if blocks:
+            self._require_finite(blocks)
+        self._num_taken += sum(map(len, blocks))
+        return blocks
+
     def finish(self) -> Waveform:
-        """The waveform, (N,) float32 at 16 kHz. Raises UnsupportedAudioError if there is nothing to hear in it."""
+        """The waveform, (N,) float32 at 16 kHz, or the rest of it. Raises UnsupportedAudioError if there is nothing."""
         if not self._num_samples:
             raise UnsupportedAudioError(f"{self.name}: no samples")
         if self._pending or self._resampler is not None:
             self._flush(last=True)
+        waveform = _concatenate(self._blocks)
+        self._require_finite([waveform])
+        if self._num_taken + len(waveform) < 2:
+            raise UnsupportedAudioError(f"{self.name}: {len(waveform)} sample(s) at 16 kHz, at least 2 are needed")
+        return waveform
+
+    def _require_finite(self, blocks: list[Waveform]) -> None:
         if self._num_invalid:
             raise UnsupportedAudioError(
                 f"{self.name}: {self._num_invalid:,} of {self._num_samples:,} samples are NaN or infinite"
             )
-        waveform = _concatenate(self._blocks)
-        if len(waveform) < 2:
-            raise UnsupportedAudioError(f"{self.name}: {len(waveform)} sample(s) at 16 kHz, at least 2 are needed")
-        if self._resampler is not None and not np.isfinite(waveform).all():
+        if self._resampler is not None and not all(np.isfinite(block).all() for block in blocks):
             raise UnsupportedAudioError(f"{self.name}: samples too large for resampling to 16 kHz")
-        return waveform
 
 
 def mix(planes: npt.NDArray[Any]) -> Waveform:

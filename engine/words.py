@@ -70,7 +70,8 @@ def spoken_form(text: str, words: Sequence[WrittenWord]) -> tuple[str, list[tupl
 
 def _needs_space(text: str, previous: WrittenWord, word: WrittenWord) -> bool:
     between = text[previous.end : word.start]
-    return any(c.isspace() for c in between) or not (previous.is_character or word.is_character)
+    has_space = between.isspace() or any(map(str.isspace, between))
+    return has_space or not (previous.is_character or word.is_character)
 
 
 def _spoken_word(written: str) -> str:

@@ -17,6 +17,7 @@ from ..auto import AutoModelVLLM
 from ..config import EngineConfig
 from ..errors import ConfigError
 from ..hub import HubName, resolve_model
+from ..plot import require_matplotlib
 from ..timeline import Timeline
 from ..transcriber import Transcriber
 from .figures import percentile_s
@@ -24,7 +25,7 @@ from .load import ALONE_S, LANGUAGE, Form, Load, given_load, random_lengths, ran
 from .machine import gpu_busy_unknown, hardware, memory, process_age_s, versions
 from .measure import ALONE_PASSES, ALONE_WARM_UPS, measure, measure_alone
 from .peer import PeerJob, PeerName, PeerTask, run_peer
-from .plot import plot, require_matplotlib
+from .plot import plot
 from .random_checkpoint import write_checkpoint
 from .report import WITH_TIMES, PeerAlone, PeerPass, PeerReport, Report, head, row, side_by_side, tail
 
@@ -58,7 +59,7 @@ class BenchOptions:
             if path is not None and not path.absolute().parent.is_dir():
                 raise ConfigError(f"{path}: there is no such directory")
         if self.plot_path is not None:
-            require_matplotlib()
+            require_matplotlib("bench")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

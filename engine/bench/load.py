@@ -15,7 +15,7 @@ from ..audio import SAMPLE_RATE, Waveform
 from ..decoder.base import DecodeParams
 from ..errors import ConfigError
 from ..families.base import Request
-from ..inputs import AudioInput, expand_inputs
+from ..inputs import AudioInput, audio_files, expand_inputs
 from ..transcriber import TranscribeOptions
 
 Form = Literal["memory", "wav", "mp3"]
@@ -26,9 +26,6 @@ ALONE_S = 10.0  # the clip whose latency is measured
 MP3_RATE = 48_000
 MP3_128_KBITS = (320 - 128) / (320 - 32)  # libsndfile's level goes from 320 kbit/s at 0 to 32 at 1
 LEVEL = 0.05  # of the noise, root mean square
-AUDIO_SUFFIXES = frozenset(
-    (".aac", ".aiff", ".amr", ".flac", ".m4a", ".mkv", ".mov", ".mp3", ".mp4", ".ogg", ".opus", ".wav", ".webm", ".wma")
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,13 +73,9 @@ def given_load(source: Path) -> Load:
     Raises:
         ConfigError: there is none.
     """
-    if source.is_dir():
-        found = sorted(path for path in source.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES)
-        items = expand_inputs(found)
-    else:
-        items = expand_inputs(source)
+    items = audio_files(source) if source.is_dir() else expand_inputs(source)
     if not items:
-        raise ConfigError(f"{source}: holds no audio; looked for {', '.join(sorted(AUDIO_SUFFIXES))}")
+        raise ConfigError(f"{source}: lists no audio")
     return Load(name=f"{len(items)} clip(s) of {source.name}", items=items)
 
 

@@ -4,14 +4,14 @@ The clock of a pass starts before the first clip is asked for and stops after th
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import get_args
 
 import torch
 from torch import Tensor
 
-from ..decoder.base import DecodeParams, Decoder, Hypothesis
+from ..decoder.base import POLL_S, DecodeParams, Decoder, Hypothesis
 from ..errors import DecodeError
 from ..timeline import Span, Stage, Timeline
 from ..transcriber import Transcriber
@@ -73,16 +73,19 @@ class TokenCounter:
     def num_pending(self) -> int:
         return self._decoder.num_pending
 
-    def submit(self, prompt_embeds: Tensor, params: DecodeParams) -> int:
-        return self._decoder.submit(prompt_embeds, params)
+    def submit(self, prompt_embeds: Tensor, params: DecodeParams, *, follow: bool = False) -> int:
+        return self._decoder.submit(prompt_embeds, params, follow=follow)
 
-    def poll(self, *, wait: bool = True) -> list[tuple[int, Hypothesis]]:
-        done = self._decoder.poll(wait=wait)
+    def poll(self, *, wait_s: float = POLL_S, wake: int | None = None) -> list[tuple[int, Hypothesis]]:
+        done = self._decoder.poll(wait_s=wait_s, wake=wake)
         self.num_tokens += sum(len(hypothesis.token_ids) for _, hypothesis in done)
         return done
 
-    def cancel(self) -> None:
-        self._decoder.cancel()
+    def written(self, prompt_id: int) -> Sequence[int]:
+        return self._decoder.written(prompt_id)
+
+    def cancel(self, prompt_ids: Collection[int] | None = None) -> None:
+        self._decoder.cancel(prompt_ids)
 
     def close(self) -> None:
         self._decoder.close()

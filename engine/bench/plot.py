@@ -1,22 +1,14 @@
 """Timelines -> one picture: when each stage was at work, and how many clips were in stage 2. Needs matplotlib."""
 
-import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError
 from ..timeline import Timeline
 from .figures import concurrency
 
 STAGES = {"read": "tab:gray", "encode": "tab:blue", "align": "tab:green"}  # that run one piece after the other
 DECODE_COLOR = "tab:orange"
-
-
-def require_matplotlib() -> None:
-    """Raises ConfigError where it is not installed."""
-    if importlib.util.find_spec("matplotlib") is None:
-        raise ConfigError('--plot needs matplotlib: pip install "twostage-asr[bench]"')
 
 
 def plot(timelines: Mapping[str, Timeline], path: Path) -> None:

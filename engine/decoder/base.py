@@ -1,11 +1,13 @@
 """Stage 2's seam: prompt embeddings in, hypotheses out, many at a time.
 
 A decoder takes prompts at any moment (`submit`) and hands back whatever has finished (`poll`); prompts submitted while
-others are being decoded join them in the same batch. Both decoders take the same prompts and check them here, because
+others are being decoded join them in the same batch, and any of them can be dropped (`cancel`) or watched (`written`)
+alone. Both decoders take the same prompts and check them here, because
 vLLM does not: a wrong width or a NaN would stop its engine or turn into words.
 """
 
 import math
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -17,7 +19,7 @@ from ..errors import ConfigError, DecodeError, PromptTooLongError
 from ..manifest import LLMInfo
 from ..transcript import FinishReason
 
-POLL_S = 0.05  # longest wait for a result
+POLL_S = 0.05  # that a caller with nothing else to do waits for a result
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,23 +66,28 @@ class Decoder(Protocol):
     def num_pending(self) -> int:
         """Prompts submitted and not yet handed back."""
 
-    def submit(self, prompt_embeds: Tensor, params: DecodeParams) -> int:
+    def submit(self, prompt_embeds: Tensor, params: DecodeParams, *, follow: bool = False) -> int:
         """Queue (P, hidden_size) prompt embeddings; returns the id that `poll` will name.
+
+        `follow` keeps `written` up to date for this prompt, which costs a message a step between processes.
 
         Raises PromptTooLongError or DecodeError for a prompt that cannot be decoded; the engine stays usable.
         """
 
-    def poll(self, *, wait: bool = True) -> list[tuple[int, Hypothesis]]:
+    def poll(self, *, wait_s: float = POLL_S, wake: int | None = None) -> list[tuple[int, Hypothesis]]:
         """Go on decoding and return what has finished; empty and at once when nothing is pending.
 
-        A decoder in this process decodes one more step. One in processes of its own decodes anyway: `wait` is for the
-        next to finish, at most POLL_S, so that the caller can look after other work.
+        A decoder in this process decodes one more step. One in processes of its own decodes anyway: this waits for news
+        of any prompt, at most `wait_s` and not longer than until the file descriptor `wake` can be read.
 
-        Raises DecodeError if the engine failed; it must be built anew.
+        Raises DecodeError if the engine failed, also while it had nothing to do; it must be built anew.
         """
 
-    def cancel(self) -> None:
-        """Drop everything that is pending."""
+    def written(self, prompt_id: int) -> Sequence[int]:
+        """The tokens so far of a pending prompt that is followed; none where whole answers are decoded at once."""
+
+    def cancel(self, prompt_ids: Collection[int] | None = None) -> None:
+        """Drop these prompts, or everything that is pending. What is not pending is passed over."""
 
     def close(self) -> None:
         """Free the model; idempotent. No call may follow."""

@@ -8,7 +8,7 @@ has the fewest; those submitted between two polls travel together.
 import contextlib
 import itertools
 import select
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -19,11 +19,21 @@ from torch import Tensor
 from ..child import Child, receive, send, start_child
 from ..errors import ASRError, ConfigError, DecodeError
 from .base import POLL_S, DecodeParams, Hypothesis, LLMSource
+from .prompt_memory import Piece, PromptMemory
 from .vllm_decoder import VLLMOptions
 
 WORKER = f"{__package__}.worker"
 # What an engine needs on the GPU besides weights and KV cache: activations of a full batch, logits, CUDA graphs.
 WORKSPACE_BYTES = 3 << 30
+PROMPT_BYTES = 512 << 20  # of prompts that one engine has; what does not fit goes through the socket
+
+
+@dataclass(slots=True, eq=False)
+class _Prompt:
+    """One that is pending."""
+
+    written: list[int] = field(default_factory=list)  # tokens so far, if it is followed
+    piece: Piece | None = None  # of the memory, once it is sent
 
 
 @dataclass(slots=True, eq=False)
@@ -31,18 +41,47 @@ class _Engine:
     """One process, as its parent sees it."""
 
     child: Child
-    outbox: dict[int, tuple[Tensor, DecodeParams]] = field(default_factory=dict)
-    pending: set[int] = field(default_factory=set)  # those in the outbox included
+    memory: PromptMemory
+    outbox: dict[int, tuple[Tensor, DecodeParams, bool]] = field(default_factory=dict)  # ..., whether it is followed
+    pending: dict[int, _Prompt] = field(default_factory=dict)  # those in the outbox included
+
+    @classmethod
+    def start(cls) -> "_Engine":
+        memory = PromptMemory(PROMPT_BYTES)
+        return cls(start_child(WORKER, pass_fds=(memory.file_descriptor,)), memory)
 
     def flush(self) -> None:
         """Send what was submitted since the last time."""
         if not self.outbox:
             return
-        prompts = [prompt for prompt, _ in self.outbox.values()]
-        params = [params for _, params in self.outbox.values()]
-        rows = torch.cat(prompts).view(torch.uint8).numpy()  # NumPy has no bfloat16
-        self.send((list(self.outbox), [len(prompt) for prompt in prompts], params, rows))
+        prompts, params, followed = zip(*self.outbox.values(), strict=True)
+        piece = self.memory.write(prompts)
+        for prompt_id in self.outbox:
+            self.pending[prompt_id].piece = piece
+        # NumPy has no bfloat16.
+        rows = piece.start if piece is not None else torch.cat(prompts).view(torch.uint8).numpy()
+        self.send((list(self.outbox), [len(prompt) for prompt in prompts], params, followed, rows))
         self.outbox.clear()
+
+    def forget(self, prompt_id: int) -> bool:
+        """Whether the prompt was pending; it no longer is."""
+        prompt = self.pending.pop(prompt_id, None)
+        if prompt is not None and prompt.piece is not None:
+            self.memory.release(prompt.piece)
+        return prompt is not None
+
+    def close(self) -> None:
+        """End the process; idempotent."""
+        self.child.close()
+        self.memory.close()
+
+    def fileno(self) -> int:
+        """Of the socket. Raises DecodeError if the process was found to have ended."""
+        number = self.child.socket.fileno()
+        with self._alive():
+            if number < 0:
+                raise EOFError
+        return number
 
     def send(self, message: object) -> None:
         with self._alive():
@@ -75,9 +114,9 @@ class ProcessDecoder:
         self.max_pending = 0
         self._ids = itertools.count()
         share = share_of_gpu(source, options, num_processes)
-        self._engines = [_Engine(start_child(WORKER)) for _ in range(num_processes)]
+        self._engines = [_Engine.start() for _ in range(num_processes)]
         for engine in self._engines:
-            engine.send((source, share))
+            engine.send((source, share, engine.memory.file_descriptor))
 
     def wait_until_ready(self) -> None:
         self.max_pending = sum(engine.receive() for engine in self._engines)
@@ -86,40 +125,47 @@ class ProcessDecoder:
     def num_pending(self) -> int:
         return sum(len(engine.pending) for engine in self._engines)
 
-    def submit(self, prompt_embeds: Tensor, params: DecodeParams) -> int:
+    def submit(self, prompt_embeds: Tensor, params: DecodeParams, *, follow: bool = False) -> int:
         self.limits.check(prompt_embeds, params)
         engine = min(self._engines, key=lambda engine: len(engine.pending))
         prompt_id = next(self._ids)
-        engine.outbox[prompt_id] = (prompt_embeds.to(self.limits.dtype), params)
-        engine.pending.add(prompt_id)
+        engine.outbox[prompt_id] = (prompt_embeds.to(self.limits.dtype), params, follow)
+        engine.pending[prompt_id] = _Prompt()
         return prompt_id
 
-    def poll(self, *, wait: bool = True) -> list[tuple[int, Hypothesis]]:
+    def poll(self, *, wait_s: float = POLL_S, wake: int | None = None) -> list[tuple[int, Hypothesis]]:
         for engine in self._engines:
             engine.flush()
-        engine_of = {engine.child.socket: engine for engine in self._engines if engine.pending}
-        if not engine_of:
-            return []
-        readable, _, _ = select.select(list(engine_of), [], [], POLL_S if wait else 0)
+        # One that has nothing to do is looked at too: it may have died.
+        engine_of = {engine.fileno(): engine for engine in self._engines}
+        wakers = [] if wake is None else [wake]
+        readable, _, _ = select.select([*engine_of, *wakers], [], [], wait_s if self.num_pending else 0)
         done: list[tuple[int, Hypothesis]] = []
-        for engine in map(engine_of.__getitem__, readable):
+        for engine in (engine_of[number] for number in readable if number != wake):
+            finished, written = engine.receive()
             # What was cancelled may still arrive.
-            finished = [(i, hypothesis) for i, hypothesis in engine.receive() if i in engine.pending]
-            engine.pending.difference_update(i for i, _ in finished)
-            done += finished
+            for prompt_id, token_ids in written:
+                if prompt_id in engine.pending:
+                    engine.pending[prompt_id].written += token_ids
+            done += [(i, hypothesis) for i, hypothesis in finished if engine.forget(i)]
         return done
 
-    def cancel(self) -> None:
+    def written(self, prompt_id: int) -> Sequence[int]:
+        return next(engine.pending[prompt_id].written for engine in self._engines if prompt_id in engine.pending)
+
+    def cancel(self, prompt_ids: Collection[int] | None = None) -> None:
         for engine in self._engines:
-            if engine.pending:
-                engine.outbox.clear()
-                engine.pending.clear()
+            dropped = [i for i in (list(engine.pending) if prompt_ids is None else prompt_ids) if i in engine.pending]
+            for prompt_id in dropped:
+                engine.outbox.pop(prompt_id, None)
+                engine.forget(prompt_id)
+            if dropped:
                 with contextlib.suppress(DecodeError):  # a process that has ended has dropped everything
-                    engine.send(None)
+                    engine.send(dropped)
 
     def close(self) -> None:
         for engine in self._engines:
-            engine.child.close()
+            engine.close()
         self._engines.clear()
 
 

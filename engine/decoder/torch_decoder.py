@@ -5,13 +5,14 @@ which decodes one whole batch of them.
 """
 
 import itertools
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM
 
-from .base import DecodeParams, Hypothesis, LLMSource
+from .base import POLL_S, DecodeParams, Hypothesis, LLMSource
 
 MAX_BATCH = 32  # prompts decoded together
 
@@ -37,13 +38,13 @@ class TorchDecoder:
     def num_pending(self) -> int:
         return len(self._pending)
 
-    def submit(self, prompt_embeds: Tensor, params: DecodeParams) -> int:
+    def submit(self, prompt_embeds: Tensor, params: DecodeParams, *, follow: bool = False) -> int:
         self.limits.check(prompt_embeds, params)
         prompt_id = next(self._ids)
         self._pending[prompt_id] = (prompt_embeds, params)
         return prompt_id
 
-    def poll(self, *, wait: bool = True) -> list[tuple[int, Hypothesis]]:
+    def poll(self, *, wait_s: float = POLL_S, wake: int | None = None) -> list[tuple[int, Hypothesis]]:
         if not self._pending:
             return []
         params = next(iter(self._pending.values()))[1]
@@ -52,8 +53,12 @@ class TorchDecoder:
         prompts = [self._pending.pop(prompt_id)[0] for prompt_id in batch]
         return list(zip(batch, self._decode(prompts, params), strict=True))
 
-    def cancel(self) -> None:
-        self._pending.clear()
+    def written(self, prompt_id: int) -> Sequence[int]:
+        return ()  # an answer is decoded within one poll
+
+    def cancel(self, prompt_ids: Collection[int] | None = None) -> None:
+        for prompt_id in list(self._pending) if prompt_ids is None else prompt_ids:
+            self._pending.pop(prompt_id, None)
 
     def close(self) -> None:
         self._pending.clear()

@@ -8,7 +8,7 @@ it does not share Python's lock with stage 1.
 
 import itertools
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError, DecodeError
-from .base import DecodeParams, Hypothesis, LLMSource
+from .base import POLL_S, DecodeParams, Hypothesis, LLMSource
 
 # vLLM's names of what has a named argument here, or what this decoder stands on.
 OWN_ARGUMENTS = frozenset({"dtype", "gpu_memory_utilization", "max_model_len", "model", "tensor_parallel_size"})
@@ -85,7 +85,7 @@ class VLLMDecoder:
     def num_pending(self) -> int:
         return len(self._answers)
 
-    def submit(self, prompt_embeds: Tensor, params: DecodeParams) -> int:
+    def submit(self, prompt_embeds: Tensor, params: DecodeParams, *, follow: bool = False) -> int:
         self.limits.check(prompt_embeds, params)
         return self.add(prompt_embeds, params)
 
@@ -106,7 +106,7 @@ class VLLMDecoder:
         self._answers[prompt_id] = _Answer()
         return prompt_id
 
-    def poll(self, *, wait: bool = True) -> list[tuple[int, Hypothesis]]:
+    def poll(self, *, wait_s: float = POLL_S, wake: int | None = None) -> list[tuple[int, Hypothesis]]:
         if not self._answers:
             return []
         from vllm.v1.engine.exceptions import EngineDeadError
@@ -130,9 +130,14 @@ class VLLMDecoder:
                 del self._answers[prompt_id]
         return done
 
-    def cancel(self) -> None:
-        self._engine.engine_core.abort_requests([str(prompt_id) for prompt_id in self._answers])
-        self._answers.clear()
+    def written(self, prompt_id: int) -> Sequence[int]:
+        return self._answers[prompt_id].token_ids
+
+    def cancel(self, prompt_ids: Collection[int] | None = None) -> None:
+        dropped = [i for i in (self._answers if prompt_ids is None else prompt_ids) if i in self._answers]
+        self._engine.engine_core.abort_requests([str(prompt_id) for prompt_id in dropped])
+        for prompt_id in dropped:
+            del self._answers[prompt_id]
 
     def close(self) -> None:
         engine, self._engine = self._engine, None

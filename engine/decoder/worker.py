@@ -1,9 +1,12 @@
 """A process that decodes for process_decoder.py.
 
-It reads (LLMSource, VLLMOptions), builds the engine, answers with the number of prompts that keep it busy, and then
+It reads (LLMSource, VLLMOptions, file descriptor of a PromptMemory), builds the engine, answers with the number of
+prompts that keep it busy, and then
 
-    reads   (ids, positions of each prompt, DecodeParams of each, all rows as bytes), or None: drop everything
-    writes  [(id, Hypothesis), ...] as they finish
+    reads   (ids, positions of each prompt, DecodeParams of each, whether it is followed,
+            all rows as bytes, or where in the memory they begin)
+            or a list of ids: drop these
+    writes  ([(id, Hypothesis), ...] of what has finished, [(id, new tokens), ...] of what is followed) if there is any
 
 An ASRError that it writes is its last word.
 """
@@ -13,16 +16,21 @@ import queue
 import select
 import socket
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 from ..console import quiet_libraries
 
 quiet_libraries()  # before torch and vLLM are imported
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from ..child import connect, receive, send
 from ..errors import ASRError
+from .base import DecodeParams
+from .prompt_memory import map_rows
 from .vllm_decoder import VLLMDecoder
 
 _END: Any = object()
@@ -54,36 +62,78 @@ def main() -> None:
     """Answer until the parent has gone."""
     parent = connect()
     outbox = Outbox(parent)
-    source, options = receive(parent)
+    source, options, memory = receive(parent)
     if options.device.type != "cpu":
         torch.set_num_threads(1)  # see threads.py
     try:
         decoder = VLLMDecoder(source, options)
         outbox.put(decoder.max_pending)
-        serve(parent, decoder, outbox)
+        serve(parent, _Prompts(decoder, map_rows(memory)), outbox)
     except ASRError as error:
         outbox.put(error)
         outbox.close()
 
 
-def serve(parent: socket.socket, decoder: VLLMDecoder, outbox: Outbox) -> None:
+def serve(parent: socket.socket, prompts: "_Prompts", outbox: Outbox) -> None:
     """Decode what comes. Raises EOFError when the parent has gone, DecodeError when the engine fails."""
-    their_id: dict[int, int] = {}  # by the decoder's
+    decoder = prompts.decoder
     while True:
         while not decoder.num_pending or select.select([parent], [], [], 0)[0]:
             message = receive(parent)
-            if message is None:
-                decoder.cancel()
-                their_id.clear()
-                continue
-            ids, num_positions, params, rows = message
-            embeds = torch.from_numpy(rows).view(decoder.limits.dtype).view(-1, decoder.limits.hidden_size)
-            prompts = torch.split(embeds, num_positions)
-            for prompt_id, prompt, own in zip(ids, prompts, params, strict=True):
-                their_id[decoder.add(prompt, own)] = prompt_id
+            if isinstance(message, list):
+                prompts.drop(set(message))
+            else:
+                prompts.add(*message)
         done = decoder.poll()
-        if done:
-            outbox.put([(their_id.pop(prompt_id), hypothesis) for prompt_id, hypothesis in done])
+        written = prompts.written_by_now({ours for ours, _ in done})
+        if done or written:
+            outbox.put(([(prompts.their_id.pop(ours), hypothesis) for ours, hypothesis in done], written))
+
+
+class _Prompts:
+    """What the decoder has, by the parent's ids."""
+
+    def __init__(self, decoder: VLLMDecoder, memory: Tensor) -> None:
+        self.decoder = decoder
+        self._memory = memory  # uint8
+        self.their_id: dict[int, int] = {}  # by the decoder's
+        self._num_told: dict[int, int] = {}  # tokens of each followed prompt, by the decoder's id
+
+    def add(
+        self,
+        ids: list[int],
+        num_positions: list[int],
+        params: Sequence[DecodeParams],
+        followed: Sequence[bool],
+        rows: np.ndarray | int,
+    ) -> None:
+        limits = self.decoder.limits
+        size = sum(num_positions) * limits.hidden_size * limits.dtype.itemsize
+        data = self._memory[rows : rows + size] if isinstance(rows, int) else torch.from_numpy(rows)
+        prompts = torch.split(data.view(limits.dtype).view(-1, limits.hidden_size), num_positions)
+        for prompt_id, prompt, own, is_followed in zip(ids, prompts, params, followed, strict=True):
+            ours = self.decoder.add(prompt, own)
+            self.their_id[ours] = prompt_id
+            if is_followed:
+                self._num_told[ours] = 0
+
+    def drop(self, their_ids: set[int]) -> None:
+        dropped = [ours for ours, theirs in self.their_id.items() if theirs in their_ids]
+        self.decoder.cancel(dropped)
+        for ours in dropped:
+            del self.their_id[ours]
+            self._num_told.pop(ours, None)
+
+    def written_by_now(self, done: set[int]) -> list[tuple[int, list[int]]]:
+        """New tokens of those that are followed and not done, by the parent's ids."""
+        for ours in done:
+            self._num_told.pop(ours, None)
+        written = []
+        for ours, num_told in self._num_told.items():
+            if new := list(self.decoder.written(ours)[num_told:]):
+                written.append((self.their_id[ours], new))
+                self._num_told[ours] += len(new)
+        return written
 
 
 if __name__ == "__main__":

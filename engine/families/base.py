@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..alignment import WordAligner
+from ..errors import ConfigError
 from ..manifest import EngineManifest
 from ..prompt import PromptText
 
@@ -25,6 +26,24 @@ class Request:
     language: str | None = None  # a name or ISO code; None or "auto" leaves it to the model
     hotwords: tuple[str, ...] = ()
     itn: bool = True  # numbers, dates and amounts as they are written ("25"), not as they are spoken
+    context: str = ""  # free text that the speech is about
+
+    def refuse(self, family: str, *names: str) -> None:
+        """Raises ConfigError if one of the fields is set, since the family's prompt has no place for it."""
+        default = Request()
+        for name in names:
+            if getattr(self, name) != getattr(default, name):
+                raise ConfigError(
+                    f"{name} is {getattr(self, name)!r}, but the prompt of {family} has no place for it; leave it out"
+                )
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the LLM's answer says."""
+
+    text: str
+    language: str | None  # as it was asked for or, where the model names one, heard
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,4 +108,7 @@ class ModelFamily(Protocol):
         """Load stage 1, strictly, and what finds word times, where the checkpoint has it."""
 
     def prompt_text(self, request: Request) -> PromptText:
-        """The family's one prompt. Raises ConfigError for a language it does not know."""
+        """The family's one prompt. Raises ConfigError for what it does not know or has no place for."""
+
+    def parse_answer(self, answer: str, request: Request) -> Answer:
+        """What the LLM wrote, special tokens left out -> text and language."""

@@ -5,21 +5,23 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from ...encoders.fbank import SAMPLE_RATE, num_lfr_frames
 from ...encoders.fun_asr_nano import FunASRNanoAcoustic, FunASRNanoAcousticConfig
+from ...encoders.transformer import attention_for_any_shape
 from ..alignment import WordAligner
 from ..ctc_tokenizer import CTCTokenizer
 from ..cuda_graphs import MAX_CLIPS, Encode, SmallBatchGraphs
-from ..errors import CheckpointError, ConfigError
+from ..errors import ConfigError
 from ..manifest import ACOUSTIC_NAME, CTC_VOCABULARY_NAME, EngineManifest
 from ..prompt import PromptText
 from ..staging import WaveformStaging
+from ..text import clean_text
 from ..threads import one_thread
-from .base import EncodedBatch, Request, StageOneOptions
+from .base import Answer, EncodedBatch, Request, StageOneOptions
+from .stage_one import load_module, to_cpu
 
 # ISO 639-1 code (ISO 639-3 where there is none) -> the name that the prompt uses. The first three are Nano's languages.
 LANGUAGES = {
@@ -107,14 +109,16 @@ class FunASRNano:
         self, engine_dir: Path, manifest: EngineManifest, options: StageOneOptions
     ) -> tuple["FunASRNanoAcousticModel", WordAligner | None]:
         config = FunASRNanoAcousticConfig.from_dict(manifest.acoustic)
-        module = _load_module(engine_dir / ACOUSTIC_NAME, config).eval().to(options.device, options.dtype)
+        module = load_module(engine_dir / ACOUSTIC_NAME, lambda: FunASRNanoAcoustic(config), options)
         model = FunASRNanoAcousticModel(module, options)
         if module.ctc_head is None:
             return model, None
         tokenizer = CTCTokenizer.from_file(engine_dir / CTC_VOCABULARY_NAME)
+        assert manifest.frame_clock is not None, "the converter writes one beside a CTC head"
         return model, WordAligner(tokenizer, module.ctc_head, manifest.frame_clock)
 
     def prompt_text(self, request: Request) -> PromptText:
+        request.refuse("Fun-ASR-Nano", "context")
         language = language_name(request.language)
         header = HOTWORD_HEADER.format(", ".join(request.hotwords)) if request.hotwords else ""
         instruction = "语音转写" + (f"成{language}" if language else "") + ("" if request.itn else "，不进行文本规整")
@@ -123,6 +127,9 @@ class FunASRNano:
             f"<|im_start|>user\n{header}{instruction}：",
             suffix="<|im_end|>\n<|im_start|>assistant\n",
         )
+
+    def parse_answer(self, answer: str, request: Request) -> Answer:
+        return Answer(clean_text(answer), request.language)
 
 
 def language_name(language: str | None) -> str | None:
@@ -166,6 +173,7 @@ class FunASRNanoAcousticModel:
         return self._module.num_audio_tokens(self.num_frames(num_samples))
 
     @torch.inference_mode()
+    @attention_for_any_shape()
     def encode(self, waveforms: Sequence[np.ndarray], *, with_ctc: bool) -> EncodedBatch:
         device = self._options.device
         sample_lens = torch.tensor([len(w) for w in waveforms])  # stays on the CPU, so that nothing waits for the GPU
@@ -191,23 +199,3 @@ class FunASRNanoAcousticModel:
         head = self._module.ctc_head
         hidden = () if head is None else (head.hidden(encoder_out, lens),)
         return audio_embeds.to(self._options.embeds_dtype), *hidden
-
-
-def to_cpu(tensor: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
-    """The tensor on the CPU; from a CUDA device without waiting, and the event after which it can be read."""
-    if not tensor.is_cuda:
-        return tensor.cpu(), None
-    copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
-    done = torch.cuda.Event()  # type: ignore[no-untyped-call]
-    done.record()
-    return copy, done
-
-
-def _load_module(path: Path, config: FunASRNanoAcousticConfig) -> FunASRNanoAcoustic:
-    with torch.device("meta"):
-        module = FunASRNanoAcoustic(config)
-    try:
-        module.load_state_dict(load_file(path), strict=True, assign=True)
-    except (OSError, RuntimeError) as error:
-        raise CheckpointError(f"{path} does not hold the tensors that engine.json promises: {error}") from error
-    return module

@@ -313,11 +313,11 @@ def test_the_llms_directory_is_found_by_either_configuration_or_alone(edited: Ed
     assert "other/config.json" in EngineManifest.read(convert(checkpoint)).source
 
 
-def test_another_llm_than_qwen3_is_refused(edited: EditCheckpoint) -> None:
+def test_an_llm_that_is_not_implemented_is_refused(edited: EditCheckpoint) -> None:
     checkpoint = edited()
     path = checkpoint / "Qwen3-0.6B" / "config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "model_type": "llama"}))
-    with pytest.raises(CheckpointError, match="model_type is 'llama'; only 'qwen3'"):
+    path.write_text(json.dumps({**json.loads(path.read_text()), "model_type": "gpt2"}))
+    with pytest.raises(CheckpointError, match="model_type is 'gpt2'; only 'llama', 'qwen2', 'qwen3'"):
         convert(checkpoint)
 
 
@@ -330,10 +330,11 @@ def test_without_any_stated_end_of_answer_the_tokenizers_is_taken(edited: EditCh
 
 
 def test_an_unknown_model_is_refused_with_what_was_found_and_what_is_known(edited: EditCheckpoint) -> None:
-    checkpoint = edited(config=set_key("model", "Paraformer"))
-    with pytest.raises(CheckpointError, match=r"model: Paraformer; it holds .*model\.pt.* Known: FunASRNano") as caught:
+    checkpoint = edited(config=set_key("model", "Frobnicator"))
+    found = r"model in config\.yaml says 'Frobnicator'; it holds .*model\.pt.* Known: .*model: FunASRNano"
+    with pytest.raises(CheckpointError, match=found) as caught:
         convert(checkpoint)
     assert "Fun-ASR-MLT-Nano-2512" in str(caught.value)
     (checkpoint / "config.yaml").unlink()
-    with pytest.raises(CheckpointError, match=r"it has no config\.yaml; it holds"):
+    with pytest.raises(CheckpointError, match="no configuration names a model; it holds"):
         convert(checkpoint)

@@ -162,14 +162,14 @@ def test_inputs_of_every_kind_give_the_same_text(
 
 
 def test_long_audio_is_transcribed_with_a_warning(vllm_model: AutoModelVLLM) -> None:
-    (result,) = vllm_model.generate([("long", np.zeros(31 * 16_000, np.float32), 16_000)])
+    (result,) = vllm_model.generate([("long", np.zeros(31 * 16_000, np.float32), 16_000)], vad=None)
     assert result.status == "ok"
     assert [w.code for w in result.warnings] == ["long_audio"]
     assert "31.0 s of audio; the model hears up to 30 s" in result.warnings[0].message
 
 
 def test_audio_beyond_the_model_length_is_one_error(vllm_model: AutoModelVLLM) -> None:
-    (result,) = vllm_model.generate([("hour", np.zeros(3600 * 16_000, np.float32), 16_000)])
+    (result,) = vllm_model.generate([("hour", np.zeros(3600 * 16_000, np.float32), 16_000)], vad=None)
     assert result.status == "error"
     assert "the model length is 4096" in (result.error or "")
 

@@ -142,7 +142,7 @@ def test_a_folder_is_searched_for_audio(tmp_path: Path) -> None:
     for name in ("b.wav", "deep/a.WAV"):
         soundfile.write(tmp_path / name, noise(0, SAMPLE_RATE), SAMPLE_RATE)
     (tmp_path / "notes.txt").write_text("not audio")
-    assert [item.key for item in given_load(tmp_path).items] == ["b", "a"]
+    assert [item.key for item in given_load(tmp_path).items] == ["b", "deep/a"]
     assert given_load(tmp_path).options(timestamps=True).params.ignore_eos is False
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError, match="holds no audio"):

@@ -4,8 +4,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,12 @@ import torch
 from torch import Tensor
 
 from tests.pipeline import GREEDY, Clip, decode, prompt_embeds, token_ids
-from twostage_asr.engine import AutoModelVLLM, ConfigError, DecodeError
+from twostage_asr.engine import AutoModelVLLM, ConfigError, DecodeError, TranscriptionService
+from twostage_asr.engine.audio import decode_audio
+from twostage_asr.engine.auto import transcribe_options
 from twostage_asr.engine.decoder.base import DecodeParams
 from twostage_asr.engine.decoder.process_decoder import WORKSPACE_BYTES, ProcessDecoder, share_of_gpu
+from twostage_asr.engine.decoder.prompt_memory import PromptMemory
 from twostage_asr.engine.decoder.vllm_decoder import VLLMOptions
 
 
@@ -59,24 +64,58 @@ def test_cancelled_answers_that_still_arrive_are_nobodys(decoder: ProcessDecoder
     expected = token_ids(decode(decoder, prompts[:4]))
     for prompt in prompts:
         decoder.submit(prompt, DecodeParams(max_new_tokens=1))
-    decoder.poll(wait=False)  # sends them
+    decoder.poll(wait_s=0)  # sends them
     time.sleep(1)  # and they finish
     decoder.cancel()
     assert decoder.num_pending == 0
     assert token_ids(decode(decoder, prompts[:4])) == expected
 
 
-def test_more_than_the_sockets_hold_in_both_directions(decoder: ProcessDecoder, prompts: list[Tensor]) -> None:
-    """Both ends write megabytes at the same time; neither waits for the other for ever."""
+def test_more_than_the_sockets_hold_in_both_directions(
+    decoder: ProcessDecoder, prompts: list[Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the shared memory is full, both ends write megabytes at the same time; neither waits for the other."""
+    monkeypatch.setattr(PromptMemory, "write", lambda *_: None)
     long = max(prompts, key=len)
     params = DecodeParams(max_new_tokens=3)
     assert len(decode(decoder, [torch.cat([long] * 6)] * 600, params)) == 600
 
 
+def test_prompts_are_the_same_from_memory_and_from_the_socket(
+    decoder: ProcessDecoder, prompts: list[Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = token_ids(decode(decoder, prompts))
+    assert all(not engine.memory._pieces for engine in decoder._engines)  # nothing is held for ever
+    monkeypatch.setattr(PromptMemory, "write", lambda *_: None)
+    assert token_ids(decode(decoder, prompts)) == expected
+
+
 def test_a_dead_engine_is_an_error_and_not_a_wait(engine_dirs: dict[str, Path], clips: list[Clip]) -> None:
+    """Also to a service, which watched and dropped answers in that process, and has nothing to do when it dies."""
+    waveform = decode_audio(Path(clips[0]["source"]))
+    options = transcribe_options(language=clips[0]["language"])
+    endless = replace(options, params=DecodeParams(max_new_tokens=2000, ignore_eos=True))
     with AutoModelVLLM(engine_dirs["full_rate"], dtype="fp32", decoder_processes=1) as model:
         decoder: Any = model.transcriber.decoder
+        service = TranscriptionService(model.transcriber)
+        seen: list[str] = []
+        whole = service.submit(waveform, options, on_text=seen.append).result(60)
+        assert len(seen) > 3
+        assert all(whole.text.startswith(text) for text in seen)
+        is_decoding = threading.Event()
+        dropped = service.submit(waveform, endless, on_text=lambda _: is_decoding.set())
+        assert is_decoding.wait(30)
+        assert dropped.cancel()
+        assert service.submit(waveform, options).result(60).text == whole.text
+        assert decoder.num_pending == 0
         os.kill(decoder._engines[0].child.process.pid, signal.SIGKILL)
+        deadline = time.monotonic() + 10
+        while not service.failed:
+            assert time.monotonic() < deadline, "nobody notices that the engine is dead"
+            time.sleep(0.05)
+        with pytest.raises(DecodeError, match="has failed"):
+            service.submit(waveform, options)
+        service.close()
         with pytest.raises(DecodeError, match="exit status -9"):
             model.generate(clips[0]["source"])
 

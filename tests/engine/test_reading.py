@@ -1,5 +1,6 @@
 """AudioReaders gives what load() gives, in order, with bounded memory, whichever process dies."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -22,7 +23,9 @@ from twostage_asr.engine import reading
 from twostage_asr.engine.audio import AudioLimits, Waveform
 from twostage_asr.engine.errors import AudioError, AudioTooLongError, ConfigError
 from twostage_asr.engine.inputs import AudioInput, expand_inputs, load
-from twostage_asr.engine.reading import AudioReaders
+from twostage_asr.engine.reading import Audio, AudioReaders, Reading
+from twostage_asr.engine.segments import Cutting, Piece
+from twostage_asr.engine.vad import SegmentRules
 
 LIMITS = AudioLimits()
 ONE_SECOND = encode(sweep(1.0, 16_000), 16_000, "WAV", "PCM_16")
@@ -51,8 +54,11 @@ def in_processes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def processes() -> set[int]:
     """Those that this one started and that have not ended."""
-    listed = [task / "children" for task in Path("/proc/self/task").iterdir()]
-    return {int(pid) for path in listed for pid in path.read_text().split() if is_running(int(pid))}
+    listed = ""
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(OSError):  # a thread that has ended by now
+            listed += (task / "children").read_text()
+    return {int(pid) for pid in listed.split() if is_running(int(pid))}
 
 
 @pytest.fixture
@@ -79,9 +85,9 @@ def wait_until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
 
 
 def read(readers: AudioReaders, items: list[AudioInput], **options: bool) -> list[Waveform | AudioError]:
-    pairs = list(readers.read(items, limits=LIMITS, **{"allow_urls": True} | options))
-    assert [item for item, _ in pairs] == items
-    return [audio for _, audio in pairs]
+    found = list(readers.read(items, limits=LIMITS, **{"allow_urls": True} | options))
+    assert [(index, item) for index, item, _ in found] == list(enumerate(items))
+    return [audio for _, _, audio in found]
 
 
 def expected(items: list[AudioInput]) -> list[Waveform | AudioError]:
@@ -126,7 +132,7 @@ def test_equal_to_load(where: str, tmp_path: Path, shared: AudioReaders, monkeyp
 
 @pytest.mark.usefixtures("in_processes")
 def test_limits_hold_in_processes(shared: AudioReaders) -> None:
-    ((_, audio),) = shared.read(expand_inputs(ONE_SECOND), limits=AudioLimits(max_duration_s=0.5), allow_urls=False)
+    ((_, _, audio),) = shared.read(expand_inputs(ONE_SECOND), limits=AudioLimits(max_duration_s=0.5), allow_urls=False)
     assert isinstance(audio, AudioTooLongError)
 
 
@@ -203,11 +209,9 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[AudioInput]:
     seen: list[AudioInput] = []
     read_one = AudioReaders._read_one
 
-    def counted(
-        self: AudioReaders, item: AudioInput, *, limits: AudioLimits, allow_urls: bool
-    ) -> Waveform | AudioError:
+    def counted(self: AudioReaders, item: AudioInput, **options: Any) -> Reading:
         seen.append(item)
-        return read_one(self, item, limits=limits, allow_urls=allow_urls)
+        yield from read_one(self, item, **options)
 
     monkeypatch.setattr(AudioReaders, "_read_one", counted)
     return seen
@@ -233,7 +237,7 @@ def test_memory_is_bounded(
     (tmp_path / "a.wav").write_bytes(ONE_SECOND)
     seen = begun(monkeypatch)
     items = expand_inputs([tmp_path / "a.wav"] * 200)
-    for num_taken, (_, audio) in enumerate(shared.read(items, limits=LIMITS, allow_urls=False), start=1):
+    for num_taken, (_, _, audio) in enumerate(shared.read(items, limits=LIMITS, allow_urls=False), start=1):
         assert isinstance(audio, np.ndarray)
         if num_taken % 20 == 0:
             time.sleep(0.02)
@@ -285,7 +289,60 @@ def test_two_lists_at_once(shared: AudioReaders, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(reading, "READ_AHEAD_BYTES", 1)
     items = expand_inputs([ONE_SECOND] * 10)
     first, second = (shared.read(items, limits=LIMITS, allow_urls=False) for _ in range(2))
-    assert [len(a) for pair in zip(first, second, strict=True) for _, a in pair] == [16_000] * 20
+    assert [len(a) for both in zip(first, second, strict=True) for _, _, a in both] == [16_000] * 20
+
+
+# --- recordings that are cut
+
+CUTTING = Cutting(vad="silero", rules=SegmentRules(), whole_s=5.0)
+
+
+def shape(audio: Audio) -> str:
+    return f"{audio.duration:.0f} s" + "." * audio.is_last if isinstance(audio, Piece) else type(audio).__name__
+
+
+@pytest.mark.parametrize("process_bytes", [0, 1 << 60])
+def test_long_recordings_come_in_turn(
+    process_bytes: int, shared: AudioReaders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two at a time, because there are two readers; each time a block of 2**20 samples."""
+    monkeypatch.setattr(reading, "PROCESS_BYTES", process_bytes)
+    long = np.zeros(16_000 * 150, np.float32)
+    content = encode(long, 16_000, "FLAC", "PCM_16")
+    items = expand_inputs([ONE_SECOND, content, ONE_SECOND, long, content, b"nothing", ONE_SECOND])
+    for ahead in (1, 1 << 30):
+        monkeypatch.setattr(reading, "READ_AHEAD_BYTES", ahead)
+        found = [(i, shape(a)) for i, _, a in shared.read(items, limits=LIMITS, allow_urls=False, cutting=CUTTING)]
+        assert found == [
+            (0, "ndarray"), (1, "66 s"), (2, "ndarray"), (1, "131 s"), (3, "66 s"), (1, "150 s."), (3, "131 s"),
+            (4, "66 s"), (3, "150 s."), (4, "131 s"), (5, "UnsupportedAudioError"), (4, "150 s."), (6, "ndarray"),
+        ]  # fmt: skip
+
+
+@pytest.mark.usefixtures("in_processes")
+def test_closing_ends_what_is_being_cut(new_processes: Callable[[], set[int]]) -> None:
+    readers = AudioReaders(2)
+    long = encode(np.zeros(16_000 * 600, np.float32), 16_000, "WAV", "PCM_16")
+    audio = readers.read(expand_inputs([long] * 5), limits=LIMITS, allow_urls=False, cutting=CUTTING)
+    assert not next(audio)[2].is_last  # type: ignore[union-attr]
+    audio.close()
+    wait_until(lambda: not new_processes())
+    assert [len(a) for a in read(readers, expand_inputs([ONE_SECOND] * 3))] == [16_000] * 3  # type: ignore[arg-type]
+    readers.close()
+
+
+@pytest.mark.usefixtures("in_processes")
+def test_a_process_that_is_killed_while_it_cuts_costs_one_input(new_processes: Callable[[], set[int]]) -> None:
+    readers = AudioReaders(1)
+    long = encode(np.zeros(16_000 * 600, np.float32), 16_000, "WAV", "PCM_16")
+    audio = readers.read(expand_inputs([long, ONE_SECOND]), limits=LIMITS, allow_urls=False, cutting=CUTTING)
+    next(audio)
+    (victim,) = new_processes()
+    os.kill(victim, signal.SIGKILL)
+    rest = list(audio)
+    assert [shape(a) for _, _, a in rest if not isinstance(a, Piece)] == ["AudioError", "ndarray"]
+    assert not any(a.is_last for _, _, a in rest if isinstance(a, Piece))
+    readers.close()
 
 
 # --- processes that die
@@ -299,14 +356,14 @@ def test_a_decoding_process_that_is_killed_costs_one_input(
     readers = AudioReaders(1)
     items = expand_inputs([ONE_SECOND, silence, ONE_SECOND])
     audio = readers.read(items, limits=LIMITS, allow_urls=False)
-    assert isinstance(next(audio)[1], np.ndarray)
+    assert isinstance(next(audio)[2], np.ndarray)
     (victim,) = new_processes()
     time.sleep(0.1)  # it has begun the next
     os.kill(victim, signal.SIGKILL)
-    _, error = next(audio)
+    _, _, error = next(audio)
     assert type(error) is AudioError
     assert str(error) == f"{silence}: the process that decoded it died with exit status -9"
-    assert [len(a) for _, a in audio] == [16_000]
+    assert [len(a) for _, _, a in audio] == [16_000]
     (replacement,) = new_processes()
     os.kill(replacement, signal.SIGKILL)  # while it has nothing to do: that costs nothing
     wait_until(lambda: not is_running(replacement))

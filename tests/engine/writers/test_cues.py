@@ -1,6 +1,5 @@
-"""JSONL holds whole transcripts, line by line; SRT holds cues that a viewer can read, in time and in full."""
+"""Cues that a viewer can read, in time and in full; SRT shows them."""
 
-import json
 import re
 from pathlib import Path
 
@@ -9,16 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from twostage_asr.engine.transcript import Segment, Transcript, Word
-from twostage_asr.engine.writers import (
-    CUE_MAX_S,
-    LINE_COLUMNS,
-    LINES_PER_CUE,
-    JsonlWriter,
-    cues,
-    srt_text,
-    write_jsonl,
-    write_srt,
-)
+from twostage_asr.engine.writers import cues, srt_text, write_file
+from twostage_asr.engine.writers.cues import CUE_MAX_S, LINE_COLUMNS, LINES_PER_CUE
 
 
 def segment(text: str, words: list[str] | None = None, *, start: float = 0.0, word_s: float = 0.3) -> Segment:
@@ -38,44 +29,11 @@ def squeezed(text: str) -> str:
     return "".join(text.split())
 
 
-# --- JSONL
-
-
-def test_jsonl_comes_back(tmp_path: Path) -> None:
-    given_transcripts = [transcript(segment("你好，world.")), Transcript(key="b", status="error", error="a\nb\u2028c")]
-    write_jsonl(iter(given_transcripts), tmp_path / "out.jsonl")
-    content = (tmp_path / "out.jsonl").read_bytes()
-    lines = content.split(b"\n")
-    assert lines.pop() == b"" and b"\r" not in content
-    assert [Transcript.from_json(line.decode()) for line in lines] == given_transcripts
-    assert "你好，world." in lines[0].decode()
-
-
-def test_jsonl_lines_are_there_as_they_are_written(tmp_path: Path) -> None:
-    path = tmp_path / "out.jsonl"
-    path.write_text("from an earlier run\n")
-    with pytest.raises(KeyboardInterrupt), JsonlWriter(path) as writer:
-        for number in range(3):
-            writer.write(Transcript(key=str(number)))
-            assert [json.loads(line)["key"] for line in path.read_text().splitlines()] == list("012")[: number + 1]
-        raise KeyboardInterrupt
-    assert len(path.read_text().splitlines()) == 3
-
-
-def test_jsonl_takes_keys_of_files_that_are_not_utf8(tmp_path: Path) -> None:
-    odd = Transcript(key=Path(b"\xff.wav".decode("utf-8", "surrogateescape")).stem)
-    write_jsonl([odd], tmp_path / "out.jsonl")
-    assert Transcript.from_json((tmp_path / "out.jsonl").read_text(encoding="utf-8")) == odd
-
-
-# --- SRT
-
-
 def test_srt_of_short_segments(tmp_path: Path) -> None:
     two = transcript(segment("Good morning.", start=0.5), segment("你好，世界。", list("你好世界"), start=3723.0004))
     expected = "1\n00:00:00,500 --> 00:00:01,100\nGood morning.\n\n2\n01:02:03,000 --> 01:02:04,200\n你好，世界。\n"
     assert srt_text(two) == expected
-    write_srt(two, tmp_path / "a.srt")
+    write_file(two, tmp_path / "a.srt")
     assert (tmp_path / "a.srt").read_bytes() == expected.encode()
 
 

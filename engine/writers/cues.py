@@ -1,20 +1,16 @@
-"""Transcripts -> files: JSONL, one transcript per line as it arrives; SRT, subtitles of one transcript.
+"""Transcript -> cues: subtitles that a viewer can read.
 
-A subtitle cue is what a viewer can read: at most LINES_PER_CUE lines of LINE_COLUMNS columns (a Chinese, Japanese or
-Korean character takes two) and CUE_MAX_S seconds. Segments longer than that are cut between words, where word times
-exist: after the end of a sentence, else at the last comma or pause, else at the last word that fits. A segment
-without word times stays one cue, however long: its inner times are unknown.
+A cue is at most LINES_PER_CUE lines of LINE_COLUMNS columns (a Chinese, Japanese or Korean character takes two) and
+CUE_MAX_S seconds. Segments longer than that are cut between words, where word times exist: after the end of a sentence,
+else at the last comma or pause, else at the last word that fits. A segment without word times stays one cue, however
+long: its inner times are unknown.
 """
 
 import re
 import unicodedata
-from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
-from types import TracebackType
-from typing import Self, TextIO
 
-from .transcript import Segment, Transcript, Word
+from ..transcript import Segment, Transcript, Word
 
 LINE_COLUMNS = 42
 LINES_PER_CUE = 2
@@ -38,49 +34,10 @@ class Cue:
     end: float  # s
     text: str  # one line
 
-
-class JsonlWriter:
-    """Write transcripts to a new file, one JSON object per line; each line is flushed before write() returns.
-
-    An existing file is replaced. Use it as a context manager.
-    """
-
-    def __init__(self, path: Path) -> None:
-        # A key from a file name that is not UTF-8 holds lone surrogates; backslashreplace makes them JSON's \udcxx.
-        self._file: TextIO = path.open("w", encoding="utf-8", errors="backslashreplace", newline="\n")
-
-    def write(self, transcript: Transcript) -> None:
-        self._file.write(transcript.to_json() + "\n")
-        self._file.flush()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._file.close()
-
-
-def write_jsonl(transcripts: Iterable[Transcript], path: Path) -> None:
-    """One line per transcript, in the order given, each written when it arrives."""
-    with JsonlWriter(path) as writer:
-        for transcript in transcripts:
-            writer.write(transcript)
-
-
-def write_srt(transcript: Transcript, path: Path) -> None:
-    """Subtitles of one transcript; an empty file if nothing was said."""
-    path.write_text(srt_text(transcript), encoding="utf-8", newline="\n")
-
-
-def srt_text(transcript: Transcript) -> str:
-    """Cues numbered from 1, times HH:MM:SS,mmm; empty without segments or text."""
-    blocks = []
-    for number, cue in enumerate(cues(transcript), start=1):
-        lines = "\n".join(_wrap(cue.text))
-        blocks.append(f"{number}\n{_time(cue.start)} --> {_time(cue.end)}\n{lines}\n")
-    return "\n".join(blocks)
+    @property
+    def lines(self) -> list[str]:
+        """As they are shown: at most LINE_COLUMNS columns; only a longer word has a longer line."""
+        return _wrap(self.text)
 
 
 def cues(transcript: Transcript) -> list[Cue]:
@@ -105,7 +62,7 @@ class _Piece:
 
 
 def _segment_cues(segment: Segment) -> list[Cue]:
-    text = _one_line(segment.text)
+    text = one_line(segment.text)
     pieces = _pieces(text, segment.words or ())
     if not text:
         return []
@@ -123,7 +80,7 @@ def _segment_cues(segment: Segment) -> list[Cue]:
             groups.append(current)
             current = []
     groups += [current] if current else []
-    return [Cue(start=g[0].start, end=g[-1].end, text=_one_line("".join(p.text for p in g))) for g in groups]
+    return [Cue(start=g[0].start, end=g[-1].end, text=one_line("".join(p.text for p in g))) for g in groups]
 
 
 def _pieces(text: str, words: tuple[Word, ...]) -> list[_Piece]:
@@ -177,11 +134,6 @@ def _columns(text: str) -> int:
     )
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
     """White space, a blank line above all, would end a cue in the file."""
     return " ".join(text.split())
-
-
-def _time(seconds: float) -> str:
-    minutes, ms = divmod(round(seconds * 1000), 60_000)
-    return f"{minutes // 60:02d}:{minutes % 60:02d}:{ms // 1000:02d},{ms % 1000:03d}"

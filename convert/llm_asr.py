@@ -1,0 +1,148 @@
+"""LLMASR: how checkpoints of FunASR's Whisper + adaptor + LLM recipes are recognised and taken apart.
+
+A checkpoint is a directory with config.yaml and model.pt (`audio_encoder.*`, `audio_adaptor.*`, `llm.*`). The LLM's
+configuration and tokenizer, and its weights where model.pt has none, come from llm_conf.init_param_path: a directory,
+here or inside the checkpoint, or a model on a hub.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from torch import Tensor
+
+from ..encoders.llm_asr import AdaptorKind, LLMASRTower, LLMASRTowerConfig
+from ..engine.errors import CheckpointError
+from ..engine.hub import HubName, resolve_model
+from .checkpoint import read_state_dict
+from .config_file import CONFIG_NAME, CONFIG_YAML, ConfigFile, model_class
+from .layout import Family, Part, Plan, check_fit, split_parts
+from .llm import HEAD, list_llm_files, llm_shapes, plan_llm, read_llm_config
+from .safetensors_file import list_checkpoint_files, read_checkpoint
+from .weights import plan_weights
+
+MODEL_CLASSES = ("LLMASR", "LLMASR2")
+MODEL_PT = "model.pt"
+NAME_TABLE: Mapping[str, tuple[Part, str]] = {
+    "audio_encoder.": ("acoustic", "audio_encoder."),
+    "audio_adaptor.": ("acoustic", "audio_adaptor."),
+    "llm.": ("llm", ""),
+}
+_HUBS: Mapping[str, HubName] = {"hf": "hf", "ms": "ms"}
+_DOWNSAMPLE_RATES = {"Linear": 5, "Transformer": 2, "QFormer": 5}  # where the file names none
+_NO_CTC = "LLMASR has no CTC head; forced_aligner= times its words"
+
+
+def list_sources(directory: Path) -> dict[str, Path]:
+    """Every file that a conversion reads. Raises CheckpointError if one is missing."""
+    if not (directory / MODEL_PT).is_file():
+        raise CheckpointError(f"{directory} has no {MODEL_PT}; the download may be incomplete")
+    llm_directory = _llm_directory(directory)
+    llm_files = [*list_llm_files(llm_directory)]
+    if not _has_llm(read_state_dict(directory / MODEL_PT)):
+        llm_files += list_checkpoint_files(llm_directory)
+    own = {path.name: path for path in (directory / CONFIG_YAML, directory / MODEL_PT)}
+    return own | {f"{llm_directory.name}/{path.name}": path for path in llm_files}
+
+
+def read_tensors(directory: Path) -> dict[str, Tensor]:
+    """model.pt's, and the LLM's from its own directory where model.pt has none."""
+    tensors = read_state_dict(directory / MODEL_PT)
+    if not _has_llm(tensors):
+        tensors |= {f"llm.{name}": tensor for name, tensor in read_checkpoint(_llm_directory(directory)).items()}
+    return tensors
+
+
+def plan(directory: Path, dtype: torch.dtype | None) -> Plan:
+    """Decide the conversion of one checkpoint. Raises CheckpointError, with names, for whatever does not fit."""
+    llm_directory = _llm_directory(directory)
+    llm_config = read_llm_config(llm_directory)
+    weights = plan_weights(read_tensors(directory), dtype, None)
+    found = {name: weight.shape for name, weight in weights.items()}
+    tower = _tower_config(ConfigFile.read(directory / CONFIG_YAML), found, llm_config["hidden_size"])
+    needed = _needed_shapes(tower, llm_config, has_head="llm." + HEAD in weights)
+    check_fit(directory / MODEL_PT, needed=needed, found=found)
+    parts = split_parts(weights, NAME_TABLE)
+    llm_plan, notes = plan_llm(llm_directory, llm_config, parts["llm"])
+    return Plan(
+        acoustic=parts["acoustic"],
+        acoustic_config=asdict(tower),
+        frame_clock=None,
+        ctc_vocabulary=None,
+        llm=llm_plan,
+        missing={"ctc": _NO_CTC},
+        notes=tuple(notes),
+    )
+
+
+def _has_llm(tensors: Mapping[str, Tensor]) -> bool:
+    return any(name.startswith("llm.") for name in tensors)
+
+
+def _llm_directory(directory: Path) -> Path:
+    """A path as it is, one inside the checkpoint, or a model of the hub that llm_conf.hub names."""
+    config = ConfigFile.read(directory / CONFIG_YAML)
+    name = config.get("llm_conf.init_param_path", str)
+    for candidate in (directory / name, Path(name)):
+        if (candidate / CONFIG_NAME).is_file():
+            return candidate
+    hub = config.get("llm_conf.hub", str, "hf")
+    if hub not in _HUBS:
+        raise CheckpointError(f"{config.path}: llm_conf.hub is {hub!r}; one of {', '.join(_HUBS)} is needed")
+    return resolve_model(name, hub=_HUBS[hub])
+
+
+def _tower_config(config: ConfigFile, found: Mapping[str, tuple[int, ...]], llm_dim: int) -> LLMASRTowerConfig:
+    """The encoder's sizes are its tensors', since config.yaml only names it; FunASR corrects encoder_dim likewise."""
+    positions, conv = (found.get(f"audio_encoder.{name}", ()) for name in ("positional_embedding", "conv1.weight"))
+    if len(positions) != 2 or len(conv) != 3:
+        raise CheckpointError(
+            f"{config.path}: {MODEL_PT} holds no Whisper encoder (audio_encoder.conv1.weight and "
+            "audio_encoder.positional_embedding), the one that is implemented for this class"
+        )
+    layers = {name.split(".")[2] for name in found if name.startswith("audio_encoder.blocks.")}
+    kind: AdaptorKind | None = next((k for k in get_args(AdaptorKind) if k == config.find("audio_adaptor")), None)
+    if kind is None:
+        named, known = config.find("audio_adaptor"), ", ".join(get_args(AdaptorKind))
+        raise CheckpointError(f"{config.path}: audio_adaptor is {named!r}; one of {known} is needed")
+    try:
+        return LLMASRTowerConfig(
+            num_mels=conv[1],
+            encoder_dim=conv[0],
+            num_layers=len(layers),
+            num_positions=positions[0],
+            adaptor=kind,
+            llm_dim=llm_dim,
+            ffn_dim=config.get("audio_adaptor_conf.ffn_dim", int, 2048),
+            downsample_rate=config.get("audio_adaptor_conf.downsample_rate", int, _DOWNSAMPLE_RATES[kind]),
+            n_layer=config.get("audio_adaptor_conf.n_layer", int, 2) if kind == "Transformer" else 0,
+            attention_heads=config.get("audio_adaptor_conf.attention_heads", int, 8),
+        )
+    except ValueError as error:
+        raise CheckpointError(f"{config.path} describes a model that is not implemented: {error}") from error
+
+
+def _needed_shapes(
+    tower: LLMASRTowerConfig, llm_config: Mapping[str, Any], *, has_head: bool
+) -> dict[str, tuple[int, ...]]:
+    with torch.device("meta"):
+        module = LLMASRTower(tower)
+    needed = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    needed |= {f"llm.{name}": shape for name, shape in llm_shapes(llm_config).items()}
+    if not has_head and llm_config.get("tie_word_embeddings"):
+        del needed["llm." + HEAD]
+    return needed
+
+
+FAMILY = Family(
+    name="llm_asr",
+    examples=("your own checkpoints of FunASR's LLMASR recipes",),
+    sign=f"{CONFIG_YAML} says model: {' or '.join(MODEL_CLASSES)}",
+    recognises=lambda directory: model_class(directory) in MODEL_CLASSES,
+    read_tensors=read_tensors,
+    name_table=NAME_TABLE,
+    list_sources=list_sources,
+    plan=plan,
+)

@@ -1,0 +1,106 @@
+"""FunASR's fsmn-vad: a small causal network that tells silence from sounds of speech, frame by frame.
+
+LFR features (T, input_dim) float32, normalised -> probabilities (T, output_dim), one frame per 10 ms. A frame sees
+lorder - 1 frames before it in each layer and none after it. The layout of the weights is FunASR's `FSMN`, without the
+prefix `encoder.`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FsmnVADConfig:
+    """Sizes of the network, by FunASR's names."""
+
+    input_dim: int
+    input_affine_dim: int
+    fsmn_layers: int
+    linear_dim: int
+    proj_dim: int
+    lorder: int  # frames that a memory holds, the present one included
+    lstride: int  # between two of them
+    output_affine_dim: int
+    output_dim: int
+
+    def __post_init__(self) -> None:
+        for name in self.__slots__:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+    @property
+    def memory_frames(self) -> int:
+        """Frames before the present one that a layer looks at."""
+        return (self.lorder - 1) * self.lstride
+
+
+class FsmnVADEncoder(nn.Module):
+    """The whole network."""
+
+    def __init__(self, config: FsmnVADConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.in_linear1 = _Affine(config.input_dim, config.input_affine_dim)
+        self.in_linear2 = _Affine(config.input_affine_dim, config.linear_dim)
+        self.fsmn = nn.ModuleList([_Layer(config) for _ in range(config.fsmn_layers)])
+        self.out_linear1 = _Affine(config.linear_dim, config.output_affine_dim)
+        self.out_linear2 = _Affine(config.output_affine_dim, config.output_dim)
+
+    def new_memory(self) -> list[Tensor]:
+        """Of a stream that has heard nothing: (memory_frames, proj_dim) for each layer."""
+        config = self.config
+        return [torch.zeros(config.memory_frames, config.proj_dim) for _ in range(config.fsmn_layers)]
+
+    def forward(self, features: Tensor, memory: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """(T, input_dim) -> (T, output_dim) that sum to 1, and the memory for the frames that follow."""
+        x = F.relu(self.in_linear2(self.in_linear1(features)))
+        following = []
+        for layer, before in zip(self.fsmn, memory, strict=True):
+            x, after = layer(x, before)
+            following.append(after)
+        probabilities: Tensor = self.out_linear2(self.out_linear1(x)).softmax(-1)
+        return probabilities, following
+
+
+class _Affine(nn.Module):
+    """A linear layer under the name `linear`, as the checkpoint's keys have it."""
+
+    def __init__(self, inputs: int, outputs: int, *, bias: bool = True) -> None:
+        super().__init__()
+        self.linear = nn.Linear(inputs, outputs, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.linear(x)
+        return y
+
+
+class _Memory(nn.Module):
+    """x plus a weighted sum over its own past, channel by channel."""
+
+    def __init__(self, config: FsmnVADConfig) -> None:
+        super().__init__()
+        channels = config.proj_dim
+        self.conv_left = nn.Conv2d(
+            channels, channels, (config.lorder, 1), dilation=(config.lstride, 1), groups=channels, bias=False
+        )
+
+    def forward(self, x: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
+        known = torch.cat([before, x])
+        past: Tensor = self.conv_left(known.t()[None, :, :, None])[0, :, :, 0].t()
+        return x + past, known[len(known) - len(before) :]
+
+
+class _Layer(nn.Module):
+    def __init__(self, config: FsmnVADConfig) -> None:
+        super().__init__()
+        self.linear = _Affine(config.linear_dim, config.proj_dim, bias=False)
+        self.fsmn_block = _Memory(config)
+        self.affine = _Affine(config.proj_dim, config.linear_dim)
+
+    def forward(self, x: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
+        remembered, after = self.fsmn_block(self.linear(x), before)
+        return F.relu(self.affine(remembered)), after

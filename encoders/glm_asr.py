@@ -1,0 +1,153 @@
+"""GLM-ASR-Nano's audio encoder: Whisper features of 30 s -> embeddings for the LLM, 12.5 for every second.
+
+It always hears 30 s: what a shorter clip leaves is silence, which its frames attend to as they did in training. Four
+neighbouring frames make one embedding; those of the silence are left out at the end. The layout of the weights is that
+of transformers' checkpoints without their prefixes.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .transformer import attend
+from .whisper_features import HOP_SAMPLES, SAMPLE_RATE
+
+WINDOW_SAMPLES = 30 * SAMPLE_RATE
+MERGED_FRAMES = 4  # that make one embedding
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GLMASRTowerConfig:
+    """Sizes of an encoder."""
+
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    llm_dim: int
+    num_mel_bins: int = 128
+    rotary_dim: int  # of each head, the first of its dimensions
+    rope_theta: float = 10_000.0
+
+    def __post_init__(self) -> None:
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(f"hidden_size must be a multiple of {self.num_attention_heads}, got {self.hidden_size}")
+        if self.intermediate_size != MERGED_FRAMES * self.hidden_size:
+            raise ValueError(
+                f"intermediate_size must be {MERGED_FRAMES} times hidden_size ({self.hidden_size}), "
+                f"got {self.intermediate_size}"
+            )
+
+
+class GLMASRTower(nn.Module):
+    """Convolutions, Transformer with rotary positions, and projection."""
+
+    min_samples: int = WINDOW_SAMPLES
+    max_samples: int | None = WINDOW_SAMPLES
+
+    def __init__(self, config: GLMASRTowerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.num_mels = config.num_mel_bins
+        width = config.hidden_size
+        self.conv1 = nn.Conv1d(config.num_mel_bins, width, 3, padding=1)
+        self.conv2 = nn.Conv1d(width, width, 3, stride=2, padding=1)
+        self.layers = nn.ModuleList([_Layer(config) for _ in range(config.num_hidden_layers)])
+        self.norm = nn.LayerNorm(width)
+        self.linear_1 = nn.Linear(MERGED_FRAMES * width, 2 * config.llm_dim)
+        self.linear_2 = nn.Linear(2 * config.llm_dim, config.llm_dim)
+
+    def num_frames(self, num_samples: int) -> int:
+        """Positions of the Transformer that a clip of up to 30 s takes: always the same."""
+        return WINDOW_SAMPLES // HOP_SAMPLES // 2
+
+    def num_tokens(self, num_samples: int) -> int:
+        """Embeddings of a clip of up to 30 s: four convolved frames each, but at least one."""
+        mel_frames = -(-num_samples // HOP_SAMPLES)
+        return max(-(-mel_frames // 2) // MERGED_FRAMES, 1)
+
+    def forward(self, features: Tensor, sample_lens: Tensor) -> Tensor:
+        """Encode B clips.
+
+        Args:
+            features: (B, num_mel_bins, 3000) float32.
+            sample_lens: (B,) int64 on the CPU, without the silence behind a clip.
+
+        Returns:
+            (sum of the clips' num_tokens, llm_dim), the clips one after the other.
+        """
+        x = F.gelu(self.conv1(features.to(self.conv1.weight.dtype)))
+        x = F.gelu(self.conv2(x)).transpose(1, 2).contiguous()
+        cos_sin = rotations(x.shape[1], self.config.rotary_dim, self.config.rope_theta)
+        cos, sin = (table.to(x.device, x.dtype, non_blocking=True) for table in cos_sin)
+        for layer in self.layers:
+            x = layer(x, cos, sin)
+        x = self.norm(x).view(len(x), -1, MERGED_FRAMES * x.shape[2])
+        token_lens = torch.tensor([self.num_tokens(n) for n in sample_lens.tolist()])
+        own = torch.arange(x.shape[1]) < token_lens[:, None]
+        x = x.flatten(0, 1)[own.flatten().nonzero()[:, 0].to(x.device, non_blocking=True)]
+        out: Tensor = self.linear_2(F.gelu(self.linear_1(x)))
+        return out
+
+
+class _Layer(nn.Module):
+    """Pre-norm Transformer layer."""
+
+    def __init__(self, config: GLMASRTowerConfig) -> None:
+        super().__init__()
+        self.input_layernorm = nn.LayerNorm(config.hidden_size)
+        self.self_attn = _Attention(config.hidden_size, config.num_attention_heads)
+        self.post_attention_layernorm = nn.LayerNorm(config.hidden_size)
+        self.mlp = _FeedForward(config.hidden_size, config.intermediate_size)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), cos, sin)
+        out: Tensor = x + self.mlp(self.post_attention_layernorm(x))
+        return out
+
+
+class _FeedForward(nn.Module):
+    """Linear, GELU, Linear."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.fc2(F.gelu(self.fc1(x)))
+        return out
+
+
+class _Attention(nn.Module):
+    """Multi-head self-attention; queries and keys are rotated by their position."""
+
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.q_proj = nn.Linear(width, width)
+        self.k_proj = nn.Linear(width, width, bias=False)
+        self.v_proj = nn.Linear(width, width)
+        self.o_proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        query, key = (self._rotated(proj(x), cos, sin) for proj in (self.q_proj, self.k_proj))
+        out: Tensor = self.o_proj(attend(query, key, self.v_proj(x), num_heads=self.num_heads, bias=None))
+        return out
+
+    def _rotated(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """(B, T, D), heads side by side, turned in the planes of dimensions i and i + rotary_dim / 2."""
+        heads = x.view(*x.shape[:2], self.num_heads, -1)
+        half = cos.shape[1]
+        first, second, rest = heads[..., :half], heads[..., half : 2 * half], heads[..., 2 * half :]
+        c, s = cos[:, None], sin[:, None]
+        return torch.cat([first * c - second * s, second * c + first * s, rest], -1).flatten(2)
+
+
+def rotations(num_positions: int, rotary_dim: int, theta: float) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of rotary positions: two times (num_positions, rotary_dim // 2) float32."""
+    speeds = theta ** -(torch.arange(0, rotary_dim, 2, dtype=torch.float32) / rotary_dim)
+    angles = torch.arange(num_positions, dtype=torch.float32)[:, None] * speeds
+    return angles.cos(), angles.sin()

@@ -1,0 +1,49 @@
+"""`twostage-asr bench`: how fast this machine transcribes."""
+
+import argparse
+from pathlib import Path
+
+from ..hub import HUBS
+from .command import Commands, add_engine_options, engine_options
+
+_TIMESTAMPS = {"off": (False,), "on": (True,), "both": (False, True)}
+
+
+def add_parser(commands: Commands) -> None:
+    bench = commands.add_parser("bench", help="measure how fast this machine transcribes, and where the time goes")
+    model = bench.add_mutually_exclusive_group()
+    model.add_argument("--model", help="hub id or directory")
+    model.add_argument("--random", action="store_true", help="the published sizes with random weights (the default)")
+    bench.add_argument("--hub", choices=HUBS, default="ms")
+    bench.add_argument("--input", type=Path, help="folder, list file or audio file, instead of random clips")
+    bench.add_argument("--clips", type=int, default=512, help="number of random clips, of 1.5 to 30 s (default 512)")
+    bench.add_argument("--files", choices=["none", "wav", "mp3"], default="none", help="write them to files first")
+    bench.add_argument("--timestamps", choices=_TIMESTAMPS, default="both")
+    bench.add_argument("--repeat", type=int, default=3, help="passes over the clips; the first is cold (default 3)")
+    bench.add_argument("--latency", action="store_true", help="one clip alone, too: 10 s, or the first of --input")
+    bench.add_argument("--peer", choices=["funasr"], help="the same with FunASR, if it is installed")
+    bench.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured")
+    bench.add_argument("--plot", type=Path, metavar="FILE", help="write a picture (PNG) of both stages over time")
+    add_engine_options(bench)
+    bench.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    from ..bench.command import BenchOptions, bench  # imports torch
+
+    options = BenchOptions(
+        model=args.model,
+        hub=args.hub,
+        source=args.input,
+        num_clips=args.clips,
+        form="memory" if args.files == "none" else args.files,
+        timestamps=_TIMESTAMPS[args.timestamps],
+        repeat=args.repeat,
+        latency=args.latency,
+        peer=args.peer,
+        json_path=args.json,
+        plot_path=args.plot,
+        engine=engine_options(args),
+    )
+    report = bench(options, say=lambda line: print(line, flush=True))
+    return 1 if any(one.failed for one in report.passes) else 0

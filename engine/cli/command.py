@@ -1,0 +1,116 @@
+"""What a sub-command is made of, and the options that several share.
+
+A sub-command is a file with `add_parser(commands)`, which sets `run`: its arguments -> the exit code. Every call of the
+program imports all of them, so what needs torch is imported by `run`.
+"""
+
+import argparse
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from ..hub import HUBS
+
+INTERRUPTED = 130  # what shells say of a program that Ctrl-C ended
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+_ENGINE = ("device", "dtype", "encoder_dtype", "backend", "decoder_processes", "vllm")
+_MODEL = ("model", "hub", "revision", "tensor_parallel_size", "gpu_memory_utilization", "max_model_len", "dither")
+
+
+def add_engine_options(parser: argparse.ArgumentParser) -> None:
+    """How the engine runs."""
+    group = parser.add_argument_group("the engine's options")
+    group.add_argument("--device", default="auto")
+    group.add_argument("--dtype", choices=["auto", "bf16", "fp32"], default="auto", help="of the LLM")
+    group.add_argument("--encoder-dtype", choices=["auto", "bf16", "fp32"], default="auto")
+    group.add_argument("--backend", choices=["auto", "vllm", "torch"], default="auto")
+    group.add_argument("--decoder-processes", type=int, metavar="N", help="vLLM engines in processes of their own")
+    group.add_argument("--vllm", type=_json_object, default={}, metavar="JSON", help='such as {"max_num_seqs": 256}')
+
+
+def engine_options(args: argparse.Namespace) -> dict[str, Any]:
+    """What add_engine_options added, by AutoModelVLLM's names."""
+    return _named(args, _ENGINE)
+
+
+def add_model_options(parser: argparse.ArgumentParser, *, is_required: bool = True) -> None:
+    """Which model, and how it runs: the arguments of AutoModelVLLM, by their own names."""
+    group = parser.add_argument_group("the model")
+    group.add_argument(
+        "--model", required=is_required, help="hub id, or directory of a checkpoint or a converted model"
+    )
+    group.add_argument("--hub", choices=HUBS, default="ms", help="ModelScope (default) or Hugging Face")
+    group.add_argument("--revision", help="branch, tag or commit on the hub")
+    group.add_argument("--tensor-parallel-size", type=int, default=1, metavar="N", help="GPUs that share the LLM")
+    group.add_argument("--gpu-memory-utilization", type=float, default=0.8, metavar="SHARE")
+    group.add_argument("--max-model-len", type=int, metavar="N", help="positions of prompt and answer together")
+    group.add_argument("--dither", type=float, default=0.0, help="noise added to the 16-bit samples")
+    add_engine_options(parser)
+
+
+def model_options(args: argparse.Namespace) -> dict[str, Any]:
+    """What add_model_options added, by AutoModelVLLM's names."""
+    return _named(args, (*_MODEL, *_ENGINE))
+
+
+def add_request_options(parser: argparse.ArgumentParser) -> None:
+    """How speech shall be written: arguments of `generate`."""
+    group = parser.add_argument_group("the text")
+    group.add_argument("--language", help='a name or ISO code, such as "中文" or "zh"; left to the model by default')
+    group.add_argument("--hotwords", nargs="+", default=[], metavar="WORD", help="words that the model shall prefer")
+    group.add_argument("--hotwords-file", type=Path, metavar="FILE", help="one a line, in UTF-8")
+    group.add_argument("--no-itn", dest="itn", action="store_false", help="write numbers as they are spoken")
+
+
+def request_options(args: argparse.Namespace) -> dict[str, Any]:
+    """What add_request_options added, by the names of `generate`'s arguments."""
+    hotwords = list(args.hotwords)
+    if args.hotwords_file is not None:
+        lines = args.hotwords_file.read_text(encoding="utf-8-sig").splitlines()
+        hotwords += [line.strip() for line in lines if line.strip()]
+    return {"language": args.language, "hotwords": hotwords, "itn": args.itn}
+
+
+def add_segment_options(parser: argparse.ArgumentParser, *, vad: str, vad_help: str) -> None:
+    """How speech is cut: arguments of `generate` and of live sessions."""
+    group = parser.add_argument_group("segments")
+    group.add_argument("--vad", default=vad, help=vad_help)
+    group.add_argument(
+        "--max-segment-s", type=float, metavar="S", help="longest segment (default: what suits the model)"
+    )
+    group.add_argument(
+        "--silence-schedule",
+        type=_schedule,
+        metavar="MS:MS,...",
+        help="age of a segment up to : silence that ends it, such as 5000:1500,20000:800,inf:300 (default: FunASR's)",
+    )
+    group.add_argument(
+        "--no-dynamic-silence", dest="dynamic_silence", action="store_false", help="800 ms of silence, at any age"
+    )
+
+
+def segment_options(args: argparse.Namespace) -> dict[str, Any]:
+    """What add_segment_options added and was given, by the names of `generate`'s arguments."""
+    given = _named(args, ("vad", "max_segment_s", "silence_schedule", "dynamic_silence"))
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _schedule(text: str) -> list[tuple[float, float]]:
+    try:
+        return [(float(age), float(silence)) for age, silence in (row.split(":") for row in text.split(","))]
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"needs rows like 5000:1500, got {text!r}") from error
+
+
+def _named(args: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
+    return {name: getattr(args, name) for name in names}
+
+
+def _json_object(text: str) -> dict[str, object]:
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"needs a JSON object, got {text}")
+    return value

@@ -1,0 +1,122 @@
+"""`twostage-asr serve` and `serve-realtime`: the HTTP and WebSocket servers."""
+
+import argparse
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ConfigError
+from .command import Commands, add_model_options, model_options
+
+if TYPE_CHECKING:
+    from ..server.settings import ServerSettings
+
+KEY_VARIABLE = "TWOSTAGE_ASR_API_KEYS"
+
+_LIMITS = (  # of ServerSettings, with the help that the command line gives
+    ("max_body_bytes", int, "BYTES", "of one request"),
+    ("max_audio_s", float, "SECONDS", "of one request or session"),
+    ("max_new_tokens", int, "N", "of one answer"),
+    ("max_requests", int, "N", "under way; more are answered 429"),
+    ("max_waiting", int, "N", "clips not yet encoded; more are answered 429"),
+    ("request_timeout_s", float, "SECONDS", "from a request's first byte to its last"),
+    ("max_sessions", int, "N", "WebSockets at a time"),
+    ("max_message_bytes", int, "BYTES", "of one WebSocket message"),
+    ("max_messages_per_s", float, "N", "of one WebSocket"),
+    ("session_idle_s", float, "SECONDS", "without a message, until a WebSocket is closed"),
+    ("session_timeout_s", float, "SECONDS", "until a WebSocket is closed"),
+    ("drain_s", float, "SECONDS", "that requests and sessions get to end after SIGTERM"),
+)
+
+
+def add_parser(commands: Commands) -> None:
+    _add(commands, "serve", 8899, "serve HTTP (OpenAI's, FunASR's and other APIs) and WebSockets")
+    _add(commands, "serve-realtime", 10095, "serve live WebSockets and the web page alone")
+
+
+def _add(commands: Commands, name: str, port: int, what: str) -> None:
+    parser = commands.add_parser(name, help=what)
+    add_model_options(parser, is_required=False)
+    where = parser.add_argument_group("the server")
+    where.add_argument("--host", default="127.0.0.1", help="0.0.0.0 for all interfaces (default 127.0.0.1)")
+    where.add_argument("--port", type=int, default=port, help=f"0 for any that is free (default {port})")
+    where.add_argument("--config", type=Path, metavar="YAML", help="host, port and model, in place of the options")
+    where.add_argument("--served-model-name", metavar="NAME", help="in /v1/models; the model's name by default")
+    where.add_argument("--language", help="where a request names none")
+    where.add_argument("--hotwords-file", "--hotword-file", type=Path, metavar="FILE", help="one a line, in UTF-8")
+    where.add_argument("--vad", default="silero", help='"silero", or the directory of an fsmn-vad checkpoint')
+    where.add_argument("--chunk-ms", type=float, default=480.0, help="of live audio between two partial texts")
+    where.add_argument("--tls-certificate", type=Path, metavar="FILE")
+    where.add_argument("--tls-key", type=Path, metavar="FILE")
+    where.add_argument("--log-level", choices=["debug", "info", "warning", "error"], default="info")
+    permissions = parser.add_argument_group("who may do what")
+    permissions.add_argument("--api-key-file", type=Path, metavar="FILE", help=f"keys, one a line; or {KEY_VARIABLE}")
+    permissions.add_argument("--cors-origin", action="append", default=[], metavar="ORIGIN", help="of web pages")
+    permissions.add_argument(
+        "--allow-url-host", action="append", default=[], metavar="HOST", help="that audio may be fetched from"
+    )
+    limits = parser.add_argument_group("limits")
+    for limit, kind, unit, meaning in _LIMITS:
+        limits.add_argument(f"--{limit.replace('_', '-')}", metavar=unit, type=kind, help=meaning)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Load the model, serve, and return the exit code."""
+    from ..auto import AutoModelVLLM  # imports torch
+    from ..server.app import create_app
+    from ..server.process import Address, log_as_json, serve
+    from ..server.speech import Speech
+    from ..vad import load_vad
+
+    limits = {name: value for name, _, _, _ in _LIMITS if (value := getattr(args, name)) is not None}
+    if args.config is not None:
+        limits = _read_config(args) | limits
+    engine = model_options(args)
+    if engine["model"] is None:
+        raise ConfigError("which model? --model, or a --config that names it")
+    settings = _settings(args, limits)
+    address = Address(host=args.host, port=args.port, tls_certificate=args.tls_certificate, tls_key=args.tls_key)
+    log_as_json(args.log_level)
+    with AutoModelVLLM(**engine) as model:
+        speech = Speech(model.transcriber, settings, vad=load_vad(args.vad), chunk_ms=args.chunk_ms)
+        try:
+            return serve(create_app(speech, offline=args.command == "serve"), speech, address)
+        finally:
+            speech.close()
+
+
+def _read_config(args: argparse.Namespace) -> dict[str, Any]:
+    """Put what the file says into `args`; returns the limits that it sets."""
+    from ..server.config_file import read_config_file
+
+    entry = read_config_file(args.config)
+    model = entry.model
+    args.model = model.model_path
+    args.served_model_name = args.served_model_name or entry.id
+    args.host = entry.host or args.host
+    args.port = args.port if entry.port is None else entry.port
+    if model.gpu_memory_utilization is not None:
+        args.gpu_memory_utilization = model.gpu_memory_utilization
+    if model.max_inference_batch_size is not None and model.max_inference_batch_size > 0:
+        args.vllm = {"max_num_seqs": model.max_inference_batch_size, **args.vllm}
+    return {} if model.max_new_tokens is None else {"max_new_tokens": model.max_new_tokens}
+
+
+def _settings(args: argparse.Namespace, limits: dict[str, Any]) -> "ServerSettings":
+    from ..server.settings import ServerSettings
+
+    keys = _lines(args.api_key_file) if args.api_key_file else os.environ.get(KEY_VARIABLE, "").split()
+    return ServerSettings(
+        model_name=args.served_model_name or Path(args.model).name.lower(),
+        language=args.language,
+        hotwords=tuple(_lines(args.hotwords_file)) if args.hotwords_file else (),
+        api_keys=tuple(keys),
+        cors_origins=tuple(args.cors_origin),
+        url_hosts=tuple(args.allow_url_host),
+        **limits,
+    )
+
+
+def _lines(path: Path) -> list[str]:
+    return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]

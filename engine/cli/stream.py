@@ -1,0 +1,145 @@
+"""`twostage-asr stream`: live text of a microphone, of raw samples on standard input, or of a file."""
+
+import argparse
+import json
+import queue
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..audio import decode_audio
+from ..errors import ConfigError
+from ..waveform import SAMPLE_RATE
+from .command import (
+    Commands,
+    add_model_options,
+    add_request_options,
+    add_segment_options,
+    model_options,
+    request_options,
+    segment_options,
+)
+
+if TYPE_CHECKING:
+    from ..streaming import Event
+
+BLOCK_SAMPLES = SAMPLE_RATE // 10
+
+
+def add_parser(commands: Commands) -> None:
+    parser = commands.add_parser("stream", help="show live text of a microphone, standard input or a file")
+    parser.add_argument(
+        "source", metavar="FILE|-|mic", help="-: raw 16-bit little-endian mono samples at 16 kHz on standard input"
+    )
+    parser.add_argument("--realtime", action="store_true", help="hear a file as slowly as it was spoken")
+    parser.add_argument("--json", action="store_true", help="a line of JSON for each partial and final")
+    group = parser.add_argument_group("live audio")
+    group.add_argument("--chunk-ms", type=float, default=720.0, help="of audio between two partials (default 720)")
+    group.add_argument("--rollback-chars", type=int, default=8, help="at the end, never confirmed (default 8)")
+    vad_help = '"silero" (default), or the directory of an fsmn-vad checkpoint'
+    add_segment_options(parser, vad="silero", vad_help=vad_help)
+    add_model_options(parser)
+    add_request_options(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    from ..streaming.sdk import FunASRNanoStreamingVLLM
+
+    blocks = _blocks(args.source, realtime=args.realtime)
+    show = _show_json if args.json else _LiveLine()
+    live = {"chunk_ms": args.chunk_ms, "rollback_chars": args.rollback_chars}
+    with FunASRNanoStreamingVLLM(**model_options(args), **segment_options(args), **live) as model:
+        session = model.session(**request_options(args))
+        try:
+            for block in blocks:
+                show(session.push(block))
+        except KeyboardInterrupt:  # how a microphone is switched off
+            pass
+        show(session.finish())
+    return 0
+
+
+def _blocks(source: str, *, realtime: bool) -> Iterator[Any]:
+    """Samples as a session takes them. Raises AudioError or ConfigError for a source that cannot be heard."""
+    if source == "mic":
+        return _microphone(_sounddevice())
+    if source == "-":
+        return iter(lambda: sys.stdin.buffer.read(2 * BLOCK_SAMPLES), b"")
+    return _paced(decode_audio(Path(source)), realtime=realtime)
+
+
+def _paced(waveform: npt.NDArray[np.float32], *, realtime: bool) -> Iterator[npt.NDArray[np.float32]]:
+    started = time.monotonic()
+    for start in range(0, len(waveform), BLOCK_SAMPLES):
+        block = waveform[start : start + BLOCK_SAMPLES]
+        if realtime:  # a block can be heard when its last sample has been spoken
+            time.sleep(max(0.0, started + (start + len(block)) / SAMPLE_RATE - time.monotonic()))
+        yield block
+
+
+def _sounddevice() -> Any:
+    try:
+        import sounddevice
+    except (ImportError, OSError) as error:  # OSError: PortAudio, which it stands on, is missing
+        needed = 'PortAudio and pip install "twostage-asr[mic]"'
+        raise ConfigError(f"a microphone needs {needed}: {error}") from error
+    return sounddevice
+
+
+def _microphone(sounddevice: Any) -> Iterator[bytes]:
+    """All that has been recorded since the last time, so that a slow machine does not fall behind."""
+    recorded: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+
+    def record(data: Any, frames: int, when: Any, status: Any) -> None:
+        recorded.put(bytes(data))
+
+    try:
+        stream = sounddevice.RawInputStream(
+            samplerate=SAMPLE_RATE, channels=1, dtype="int16", blocksize=BLOCK_SAMPLES, callback=record
+        )
+    except sounddevice.PortAudioError as error:
+        raise ConfigError(f"no microphone can be opened: {error}") from error
+    with stream:
+        print("listening; Ctrl-C ends", file=sys.stderr)
+        while True:
+            pieces = [recorded.get()]
+            while not recorded.empty():
+                pieces.append(recorded.get())
+            yield b"".join(pieces)
+
+
+def _show_json(events: "list[Event]") -> None:
+    from ..streaming import Final
+
+    for event in events:
+        if isinstance(event, Final):
+            line = {"type": "final", "segment": event.segment, "start": event.start, "end": event.end}
+            line |= {"transcript": event.transcript.to_dict()}
+        else:
+            line = {"type": "partial"} | asdict(event)
+        print(json.dumps(line, ensure_ascii=False), flush=True)
+
+
+class _LiveLine:
+    """Finals as lines; on a terminal, the open segment below them, its tail dimmed."""
+
+    def __init__(self) -> None:
+        self._is_terminal = sys.stdout.isatty()
+
+    def __call__(self, events: "list[Event]") -> None:
+        from ..streaming import Final
+
+        for event in events:
+            if isinstance(event, Final):
+                clear = "\r\x1b[J" if self._is_terminal else ""
+                text = f"[{event.start:8.2f} - {event.end:8.2f}] {event.text}\n" if event.text else ""
+                print(clear + text, end="", flush=True)
+            elif self._is_terminal:
+                print(f"\r\x1b[J{event.confirmed}\x1b[2m{event.tail}\x1b[0m", end="", flush=True)

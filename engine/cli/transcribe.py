@@ -1,0 +1,162 @@
+"""`twostage-asr transcribe`: files -> a folder of transcripts, with progress, resumably."""
+
+import argparse
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tqdm import tqdm
+
+from ..batch_job import OutputFolder
+from ..errors import ConfigError
+from ..inputs import AudioInput, audio_files, expand_inputs, load
+from ..transcript import Transcript
+from ..writers import WRITERS
+from .command import (
+    INTERRUPTED,
+    Commands,
+    add_model_options,
+    add_request_options,
+    add_segment_options,
+    model_options,
+    request_options,
+    segment_options,
+)
+
+
+def add_parser(commands: Commands) -> None:
+    parser = commands.add_parser("transcribe", help="transcribe files, and write transcripts and subtitles")
+    parser.add_argument(
+        "inputs",
+        nargs="+",
+        metavar="FILE",
+        help="audio or video file, URL, wav.scp or .jsonl list, or a folder, which is searched to its depths",
+    )
+    parser.add_argument(
+        "--format", type=_formats, default=["txt"], metavar="NAMES", help=f"such as srt,json; of {', '.join(WRITERS)}"
+    )
+    parser.add_argument("--output-dir", type=Path, default=Path(), metavar="DIR", help="default: this folder")
+    parser.add_argument("--resume", action="store_true", help="skip what an earlier run has written")
+    parser.add_argument("--plot", action="store_true", help="a picture (PNG) of each: waveform, segments and words")
+    add_model_options(parser)
+    add_request_options(parser)
+    add_segment_options(
+        parser,
+        vad="auto",
+        vad_help='"auto" (default) cuts what is too long for the model; "silero", or the directory of an fsmn-vad '
+        'checkpoint, looks for speech in everything; "none" cuts nothing',
+    )
+    group = parser.add_argument_group("decoding")
+    group.add_argument("--no-timestamps", dest="timestamps", action="store_false", help="do not look for word times")
+    group.add_argument("--max-new-tokens", type=int, default=512, metavar="N", help="longest answer (default 512)")
+    group.add_argument("--temperature", type=float, default=0.0, help="0, the default, is greedy")
+    group.add_argument("--batch-size", type=int, default=256, metavar="N", help="most clips encoded together")
+    parser.set_defaults(run=run)
+
+
+@dataclass(slots=True)
+class Summary:
+    """What a run did."""
+
+    started: float = field(default_factory=time.perf_counter)
+    loaded: float | None = None  # when the model was
+    is_interrupted: bool = False
+    num_files: int = 0
+    audio_s: float = 0.0
+    failed: dict[str, str] = field(default_factory=dict)  # key -> why
+    warnings: Counter[str] = field(default_factory=Counter)  # transcripts with a warning of this code
+
+    def add(self, transcript: Transcript) -> None:
+        self.num_files += 1
+        self.audio_s += transcript.duration
+        if transcript.status == "error":
+            self.failed[transcript.key] = transcript.error or ""
+        self.warnings.update({warning.code for warning in transcript.warnings})
+
+    def __str__(self) -> str:
+        now = time.perf_counter()
+        loaded = now if self.loaded is None else self.loaded
+        wall = now - loaded
+        return (
+            f"{self.num_files} files, {self.audio_s:.1f} s of audio in {wall:.2f} s"
+            + (f": RTFx {self.audio_s / wall:.1f}" if self.num_files else "")
+            + f"; loading took {loaded - self.started:.1f} s; {len(self.failed)} failed"
+            + "".join(f"; {count} with {code}" for code, count in sorted(self.warnings.items()))
+        )
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.plot:
+        from ..plot import require_matplotlib
+
+        require_matplotlib("plot")
+    items = _items(args.inputs)
+    with OutputFolder(args.output_dir, args.format, items, resume=args.resume) as folder:
+        todo = [item for key, item in items.items() if not folder.is_done(key)]
+        if len(todo) < len(items):
+            print(f"{len(items) - len(todo)} of {len(items)} files are done already")
+        if not todo:
+            return 0
+        summary = Summary()
+        try:
+            _transcribe(args, todo, folder, summary)
+        except KeyboardInterrupt:
+            summary.is_interrupted = True
+    print(summary)
+    for key, reason in summary.failed.items():
+        print(f"FAILED {key}: {reason}", file=sys.stderr)
+    if summary.is_interrupted:
+        print("interrupted; the same command with --resume goes on from here", file=sys.stderr)
+        return INTERRUPTED
+    return 1 if summary.failed else 0
+
+
+def _items(inputs: Sequence[str]) -> dict[str, AudioInput]:
+    """By key. Raises ConfigError if there are none."""
+    given: list[str | AudioInput] = []
+    for source in inputs:
+        given += audio_files(Path(source)) if Path(source).is_dir() else [source]
+    items = {item.key: item for item in expand_inputs(given)}
+    if not items:
+        raise ConfigError("the lists that were given hold no audio")
+    return items
+
+
+def _transcribe(args: argparse.Namespace, todo: Sequence[AudioInput], folder: OutputFolder, summary: Summary) -> None:
+    """Load the model and write every transcript as soon as it is there."""
+    from ..auto import AutoModelVLLM
+    from ..plot import plot_transcript
+
+    names = ("timestamps", "max_new_tokens", "temperature", "batch_size")
+    options = request_options(args) | segment_options(args) | {name: getattr(args, name) for name in names}
+    options["vad"] = None if args.vad == "none" else args.vad
+    items = {item.key: item for item in todo}
+    with (
+        AutoModelVLLM(**model_options(args)) as model,
+        tqdm(total=len(todo), desc="files", unit="file", disable=None) as files,
+        tqdm(desc="audio", unit="s", unit_scale=True, disable=None) as audio,
+    ):
+        summary.loaded = time.perf_counter()
+        for transcript in model.generate_iter(list(todo), ordered=False, **options):
+            folder.write(transcript)
+            if args.plot and transcript.status == "ok":
+                plot_transcript(transcript, load(items[transcript.key]), folder.picture_path(transcript.key))
+            summary.add(transcript)
+            files.update()
+            audio.update(transcript.duration)
+            tqdm.write(f"{transcript.key}: {transcript.text or transcript.error or ''}", file=sys.stdout)
+
+
+def _formats(text: str) -> list[str]:
+    """`srt,json` -> names in WRITERS, however they are capitalised."""
+    names = {name.casefold(): name for name in WRITERS}
+    found = []
+    for part in text.split(","):
+        name = names.get(part.strip().casefold())
+        if name is None:
+            raise argparse.ArgumentTypeError(f"{part!r} is no format; allowed: {', '.join(WRITERS)}")
+        found.append(name)
+    return found

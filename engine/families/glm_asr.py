@@ -1,0 +1,38 @@
+"""GLM-ASR-Nano: an encoder that hears 30 s, and a Llama."""
+
+from pathlib import Path
+
+from ...encoders.glm_asr import GLMASRTower, GLMASRTowerConfig
+from ..alignment import WordAligner
+from ..errors import CheckpointError
+from ..manifest import ACOUSTIC_NAME, EngineManifest
+from ..prompt import PromptText
+from .base import Answer, Request, StageOneOptions
+from .stage_one import TowerModel, load_module
+
+
+class GLMASRNano:
+    """The family of zai-org/GLM-ASR-Nano-2512."""
+
+    name = "glm_asr"
+    best_length_s = 30.0  # longer audio is heard in windows of so much, and known to lose text: GLM-ASR issue 39
+
+    def build_acoustic_model(
+        self, engine_dir: Path, manifest: EngineManifest, options: StageOneOptions
+    ) -> tuple[TowerModel, WordAligner | None]:
+        try:
+            config = GLMASRTowerConfig(**manifest.acoustic)
+        except (TypeError, ValueError) as error:
+            raise CheckpointError(f"{engine_dir}: engine.json describes no encoder of GLM-ASR: {error}") from error
+        return TowerModel(load_module(engine_dir / ACOUSTIC_NAME, lambda: GLMASRTower(config), options), options), None
+
+    def prompt_text(self, request: Request) -> PromptText:
+        """The official prompt, whose second user's turn is no slip. The model finds the language by itself."""
+        request.refuse("GLM-ASR-Nano", "language", "hotwords", "itn", "context")
+        return PromptText(
+            prefix="<|user|>\n<|begin_of_audio|>",
+            suffix="<|end_of_audio|><|user|>\nPlease transcribe this audio into text<|assistant|>\n",
+        )
+
+    def parse_answer(self, answer: str, request: Request) -> Answer:
+        return Answer(answer.strip(), None)

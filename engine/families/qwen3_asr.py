@@ -1,0 +1,155 @@
+"""Qwen3-ASR: windowed audio tower, Qwen3, and an answer that names the language it heard.
+
+The answer reads `language English<asr_text>Hello.`; where the language is asked for, the prompt says the first half and
+the answer is the text alone. Both forms, and the repetitions that are taken out of them, are those of the qwen-asr
+package 0.0.6.
+"""
+
+import re
+from pathlib import Path
+
+from ...encoders.qwen3_asr import Qwen3ASRTower, Qwen3ASRTowerConfig
+from ..alignment import WordAligner
+from ..errors import CheckpointError, ConfigError
+from ..manifest import ACOUSTIC_NAME, EngineManifest
+from ..prompt import PromptText
+from .base import Answer, Request, StageOneOptions
+from .stage_one import TowerModel, load_module
+
+TEXT_TAG = "<asr_text>"  # between the language and the text
+LANGUAGES = {  # ISO 639-1 code (639-3 where there is none) -> the name that prompt and answer use
+    "zh": "Chinese",
+    "en": "English",
+    "yue": "Cantonese",
+    "ar": "Arabic",
+    "de": "German",
+    "fr": "French",
+    "es": "Spanish",
+    "pt": "Portuguese",
+    "id": "Indonesian",
+    "it": "Italian",
+    "ko": "Korean",
+    "ru": "Russian",
+    "th": "Thai",
+    "vi": "Vietnamese",
+    "ja": "Japanese",
+    "tr": "Turkish",
+    "hi": "Hindi",
+    "ms": "Malay",
+    "nl": "Dutch",
+    "sv": "Swedish",
+    "da": "Danish",
+    "fi": "Finnish",
+    "pl": "Polish",
+    "cs": "Czech",
+    "fil": "Filipino",
+    "fa": "Persian",
+    "el": "Greek",
+    "ro": "Romanian",
+    "hu": "Hungarian",
+    "mk": "Macedonian",
+}
+# Dialects that the model understands under the name of their language; it has no names of their own for them.
+DIALECTS = {
+    **dict.fromkeys(("Anhui", "Dongbei", "Fujian", "Gansu", "Guizhou", "Hebei", "Henan", "Hubei", "Hunan"), "Chinese"),
+    **dict.fromkeys(("Jiangxi", "Ningxia", "Shandong", "Shaanxi", "Shanxi", "Sichuan", "Tianjin"), "Chinese"),
+    **dict.fromkeys(("Yunnan", "Zhejiang", "Wu", "Minnan"), "Chinese"),
+    **dict.fromkeys(("Cantonese (Hong Kong accent)", "Cantonese (Guangdong accent)"), "Cantonese"),
+}
+_OTHER_NAMES = {"tl": "Filipino", "tagalog": "Filipino", "mandarin": "Chinese", "中文": "Chinese", "英文": "English"}
+_NAMES = {
+    **{name.lower(): language for name, language in DIALECTS.items()},
+    **{name.lower(): name for name in LANGUAGES.values()},
+    **LANGUAGES,
+    **_OTHER_NAMES,
+}
+_LANGUAGE_PREFIX = "language "
+_CONTROL = re.compile(r"<\|[^|]*\|>|<asr_text>|<timestamp>")
+# The package's rule: what follows itself twenty times is a loop.
+_CHARACTER_LOOP = re.compile(r"(.)\1{20,}", re.DOTALL)
+_PATTERN_LOOP = re.compile(r"(?=.{40})(.{1,20}?)\1{19,}", re.DOTALL)
+
+
+class Qwen3ASR:
+    """The family of Qwen/Qwen3-ASR-0.6B and Qwen/Qwen3-ASR-1.7B."""
+
+    name = "qwen3_asr"
+    best_length_s = 1200.0  # what the package decodes in one pass
+
+    def build_acoustic_model(
+        self, engine_dir: Path, manifest: EngineManifest, options: StageOneOptions
+    ) -> tuple[TowerModel, WordAligner | None]:
+        try:
+            config = Qwen3ASRTowerConfig(**manifest.acoustic)
+        except (TypeError, ValueError) as error:
+            raise CheckpointError(f"{engine_dir}: engine.json describes no tower of Qwen3-ASR: {error}") from error
+        return TowerModel(
+            load_module(engine_dir / ACOUSTIC_NAME, lambda: Qwen3ASRTower(config), options), options
+        ), None
+
+    def prompt_text(self, request: Request) -> PromptText:
+        """Context and hotwords stand in the system's turn. A language that is asked for begins the answer."""
+        request.refuse("Qwen3-ASR", "itn")
+        language = language_name(request.language)
+        context = "\n".join(part for part in (request.context, ", ".join(request.hotwords)) if part)
+        if found := _CONTROL.search(context):
+            raise ConfigError(f"context or hotwords hold {found[0]!r}, which would be read as a part of the prompt")
+        return PromptText(
+            prefix=f"<|im_start|>system\n{context}<|im_end|>\n<|im_start|>user\n<|audio_start|>",
+            suffix="<|audio_end|><|im_end|>\n<|im_start|>assistant\n"
+            + (f"{_LANGUAGE_PREFIX}{language}{TEXT_TAG}" if language else ""),
+        )
+
+    def parse_answer(self, answer: str, request: Request) -> Answer:
+        asked = language_name(request.language)
+        if asked is None and _is_unfinished_heading(answer):
+            return Answer("", None)
+        language, text = parse_asr_output(answer, asked)
+        return Answer(text, language or None)
+
+
+def language_name(language: str | None) -> str | None:
+    """A language's or dialect's name or ISO code in any case -> the name in the prompt; None, "" and "auto" -> None."""
+    if not language or language.lower() == "auto":
+        return None
+    if language.lower() not in _NAMES:
+        known = ", ".join(f"{name} ({iso})" for iso, name in LANGUAGES.items())
+        raise ConfigError(
+            f'language {language!r} is unknown; allowed: None, "auto", {known}, and the dialects {", ".join(DIALECTS)}'
+        )
+    return _NAMES[language.lower()]
+
+
+def parse_asr_output(raw: str | None, user_language: str | None = None) -> tuple[str, str]:
+    """What the model wrote -> language and text, each "" where there is none.
+
+    Args:
+        raw: decoded with TEXT_TAG in it.
+        user_language: the language that was asked for; then all of `raw` is text.
+    """
+    answer = without_loops((raw or "").strip())
+    if not answer:
+        return "", ""
+    if user_language:
+        return user_language, answer
+    heading, tag, text = answer.partition(TEXT_TAG)
+    if not tag:
+        return "", answer
+    text = text.strip()
+    if "language none" in heading.lower():
+        return "", text
+    lines = (line.strip() for line in heading.splitlines())
+    named = next((line for line in lines if line.lower().startswith(_LANGUAGE_PREFIX)), "")
+    return named[len(_LANGUAGE_PREFIX) :].strip().capitalize(), text
+
+
+def _is_unfinished_heading(answer: str) -> bool:
+    """Whether an answer of which more is to come holds no text yet."""
+    written = answer.lstrip().lower()
+    begun = written.startswith(_LANGUAGE_PREFIX) and TEXT_TAG not in written and len(written.split()) <= 2
+    return _LANGUAGE_PREFIX.startswith(written) or begun
+
+
+def without_loops(text: str) -> str:
+    """One copy of every character that stands more than twenty times in a row, and of every pattern of up to twenty."""
+    return _PATTERN_LOOP.sub(r"\1", _CHARACTER_LOOP.sub(r"\1", text))

@@ -1,0 +1,221 @@
+"""Qwen3-ForcedAligner: audio and its text -> when each word is spoken, with one pass of an LLM that writes nothing.
+
+    [<|audio_start|> | audio | <|audio_end|> word <timestamp><timestamp> word <timestamp><timestamp> ...]
+
+At each <timestamp> a head on the LLM's hidden state chooses one of many classes, 80 ms each: where the word before it
+starts, and where it ends. It runs on PyTorch; a batch is one pass, so there is nothing for vLLM to schedule.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from ..convert.export import ensure_converted
+from ..encoders.qwen3_asr import Qwen3AlignerTower, Qwen3ASRTowerConfig
+from .aligned_words import alignment_words, in_order, spans_in
+from .alignment import Alignment
+from .audio import SAMPLE_RATE, Waveform
+from .batching import plan_batches
+from .config import EngineConfig, refuse_unknown
+from .errors import AudioTooLongError, CheckpointError, ConfigError
+from .families.base import StageOneOptions
+from .families.qwen3_asr import language_name
+from .families.stage_one import TowerModel, load_module
+from .hub import HubName, resolve_model
+from .inputs import expand_inputs, load
+from .manifest import ACOUSTIC_NAME, LLM_DIR_NAME, EngineManifest
+from .text import LLMTokenizer
+from .transcript import Word
+
+FAMILY = "qwen3_forced_aligner"
+TIMESTAMP = "<timestamp>"
+MAX_AUDIO_S = 300.0  # what it was made for; its classes end at 400
+MAX_BATCH_TOKENS, MAX_BATCH = 16_384, 32
+SAMPLES_BEYOND = SAMPLE_RATE // 4  # rounding of a duration, which is no reason to refuse audio
+
+
+@dataclass(frozen=True, slots=True)
+class ForcedAlignItem:
+    """One word, without punctuation, and when it is spoken."""
+
+    text: str
+    start_time: float  # s
+    end_time: float  # s
+
+
+@dataclass(frozen=True, slots=True)
+class ForcedAlignResult:
+    """The words of one text, in order."""
+
+    items: list[ForcedAlignItem]
+
+    def __iter__(self) -> Iterator[ForcedAlignItem]:
+        return iter(self.items)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> ForcedAlignItem:
+        return self.items[index]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Timed:
+    """Words of one text as the model times them."""
+
+    words: list[str]
+    times_ms: list[int]  # start and end of each word
+    confidences: list[float]  # of each word
+
+
+class Qwen3ForcedAligner:
+    """A loaded Qwen3-ForcedAligner."""
+
+    def __init__(self, engine_dir: Path, config: EngineConfig) -> None:
+        """Load a converted model. Raises CheckpointError, ConfigError."""
+        from transformers import AutoModel
+
+        manifest = EngineManifest.read(engine_dir)
+        if manifest.family != FAMILY:
+            raise ConfigError(f"{engine_dir} is of family {manifest.family!r}; a {FAMILY} is needed")
+        sizes = dict(manifest.acoustic)
+        try:
+            self._class_ms: int = sizes.pop("class_ms")
+            num_classes: int = sizes.pop("num_classes")
+            tower_config = Qwen3ASRTowerConfig(**sizes)
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{engine_dir}: engine.json describes no forced aligner: {error}") from error
+        device = config.torch_device()
+        dtype = config.torch_dtype(config.dtype, device)
+        options = StageOneOptions(device=device, dtype=dtype, embeds_dtype=dtype)
+        tower = load_module(engine_dir / ACOUSTIC_NAME, lambda: Qwen3AlignerTower(tower_config, num_classes), options)
+        self._acoustic = TowerModel(tower, options)
+        self._classifier = tower.classifier
+        llm_dir = engine_dir / LLM_DIR_NAME
+        self._llm = AutoModel.from_pretrained(llm_dir, dtype=dtype, local_files_only=True).eval().to(device)
+        self._tokenizer = LLMTokenizer(llm_dir)
+        (self._timestamp,) = self._tokenizer.encode(TIMESTAMP)
+        self._device = device
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str | Path,
+        *,
+        hub: HubName = "ms",
+        revision: str | None = None,
+        device: str = "auto",
+        dtype: str = "auto",
+        **unknown: Any,
+    ) -> Self:
+        """Find the model, convert it on first use, and load it; see AutoModelVLLM for the arguments."""
+        refuse_unknown(Qwen3ForcedAligner.from_pretrained, unknown)
+        engine_dir = ensure_converted(resolve_model(model, hub=hub, revision=revision))
+        return cls(engine_dir, EngineConfig(device=device, dtype=dtype))
+
+    def align(self, audio: Any, text: str | list[str], language: str | list[str]) -> list[ForcedAlignResult]:
+        """When each word of each text is spoken.
+
+        Args:
+            audio: a path, URL, bytes or (samples, sample_rate), or a list of them; up to 300 s each.
+            text: what is said in it, one for each.
+            language: a name or ISO code, one for each or one for all. The model was trained for Chinese, English,
+                Cantonese, French, German, Italian, Japanese, Korean, Portuguese, Russian and Spanish.
+
+        Raises:
+            ConfigError: numbers that do not match, an unknown language, or a package that a language needs.
+            AudioError: audio that cannot be read, or is too long.
+        """
+        waveforms = [load(item) for item in expand_inputs(audio)]
+        texts = text if isinstance(text, list) else [text]
+        languages = language if isinstance(language, list) else [language]
+        languages = languages * len(waveforms) if len(languages) == 1 else languages
+        if not len(waveforms) == len(texts) == len(languages):
+            raise ConfigError(
+                f"Batch size mismatch: audio={len(waveforms)}, text={len(texts)}, language={len(languages)}"
+            )
+        return self.align_waveforms(waveforms, texts, [language_name(one) or "" for one in languages])
+
+    def align_waveforms(
+        self, waveforms: Sequence[Waveform], texts: Sequence[str], languages: Sequence[str]
+    ) -> list[ForcedAlignResult]:
+        """`align` for what has been read; a language is an English name, and one that is not known has spaces."""
+        return [
+            ForcedAlignResult(
+                [
+                    ForcedAlignItem(word, round(start / 1000, 3), round(end / 1000, 3))
+                    for word, start, end in zip(timed.words, timed.times_ms[::2], timed.times_ms[1::2], strict=True)
+                ]
+            )
+            for timed in self._time(waveforms, texts, languages)
+        ]
+
+    def align_words(
+        self, waveforms: Sequence[Waveform], texts: Sequence[str], languages: Sequence[str | None]
+    ) -> list[Alignment]:
+        """The same as words of a transcript, written as the text writes them; audio too long is a reason."""
+        fit = [i for i, waveform in enumerate(waveforms) if not _is_too_long(waveform)]
+        timed = self._time([waveforms[i] for i in fit], [texts[i] for i in fit], [languages[i] or "" for i in fit])
+        found = {i: Alignment(_words(texts[i], one)) for i, one in zip(fit, timed, strict=True)}
+        reason = f"the forced aligner takes up to {MAX_AUDIO_S:g} s of audio"
+        return [found.get(i, Alignment(None, reason)) for i in range(len(waveforms))]
+
+    @torch.inference_mode()
+    def _time(self, waveforms: Sequence[Waveform], texts: Sequence[str], languages: Sequence[str]) -> list[_Timed]:
+        for waveform in waveforms:
+            if _is_too_long(waveform):
+                seconds = len(waveform) / SAMPLE_RATE
+                raise AudioTooLongError(f"{seconds:.1f} s of audio; the forced aligner takes up to {MAX_AUDIO_S:g} s")
+        words = [alignment_words(text, language) for text, language in zip(texts, languages, strict=True)]
+        results = [_Timed([], [], []) for _ in words]
+        spoken = [i for i, one in enumerate(words) if one]
+        costs = [self._acoustic.num_audio_tokens(len(waveforms[i])) for i in spoken]
+        for batch in plan_batches(costs, max_frames=MAX_BATCH_TOKENS, max_size=MAX_BATCH):
+            chosen = [spoken[k] for k in batch]
+            timed = self._time_batch([waveforms[i] for i in chosen], [words[i] for i in chosen])
+            for i, one in zip(chosen, timed, strict=True):
+                results[i] = one
+        return results
+
+    def _time_batch(self, waveforms: Sequence[Waveform], words: Sequence[list[str]]) -> list[_Timed]:
+        """Prompts are padded on the right, where a causal LLM's earlier positions cannot see it."""
+        heard = [utterance.audio_embeds for utterance in self._acoustic.encode(waveforms, with_ctc=False).utterances()]
+        before = self._tokenizer.encode("<|audio_start|>")
+        after = [
+            self._tokenizer.encode("<|audio_end|>" + "".join(word + 2 * TIMESTAMP for word in one)) for one in words
+        ]
+        embed = self._llm.get_input_embeddings()
+        rows = [
+            torch.cat([self._embedded(embed, before), audio.to(self._device), self._embedded(embed, ids)])
+            for audio, ids in zip(heard, after, strict=True)
+        ]
+        hidden = self._llm(inputs_embeds=pad_sequence(rows, batch_first=True), use_cache=False).last_hidden_state
+        results = []
+        for row, audio, ids, one in zip(hidden, heard, after, words, strict=True):
+            marks = torch.tensor([k for k, token in enumerate(ids) if token == self._timestamp], device=self._device)
+            probs, classes = self._classifier(row[len(before) + len(audio) + marks]).float().softmax(-1).max(-1)
+            times = in_order([self._class_ms * k for k in classes.tolist()])
+            results.append(_Timed(one, times, probs.view(-1, 2).prod(1).sqrt().tolist()))
+        return results
+
+    def _embedded(self, embed: Any, ids: Sequence[int]) -> Tensor:
+        rows: Tensor = embed(torch.tensor(ids, device=self._device))
+        return rows
+
+
+def _is_too_long(waveform: Waveform) -> bool:
+    return len(waveform) > MAX_AUDIO_S * SAMPLE_RATE + SAMPLES_BEYOND
+
+
+def _words(text: str, timed: _Timed) -> tuple[Word, ...]:
+    return tuple(
+        Word(text[begin:stop], start / 1000, end / 1000, min(confidence, 1.0))
+        for (begin, stop), start, end, confidence in zip(
+            spans_in(text, timed.words), timed.times_ms[::2], timed.times_ms[1::2], timed.confidences, strict=True
+        )
+    )

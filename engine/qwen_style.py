@@ -1,0 +1,269 @@
+"""The names that users of the qwen-asr package know, over the same engine.
+
+`Qwen3ASRModel.transcribe` takes what theirs takes and returns what theirs returns. Long audio is cut by its rule: about
+every 1200 s, or 180 s where words are timed, at the quietest place within 5 s of that. Differences: integers are scaled
+by their full range instead of by their own peak, languages go by ISO code as well, and Korean words are cut without the
+package's dictionary.
+"""
+
+import base64
+import binascii
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import numpy as np
+import torch
+
+from .audio import SAMPLE_RATE, Waveform
+from .auto import AutoModelVLLM, transcribe_options
+from .errors import ASRError, ConfigError, UnsupportedAudioError
+from .families.qwen3_asr import Qwen3ASR, language_name
+from .forced_aligner import ForcedAlignItem, ForcedAlignResult, Qwen3ForcedAligner
+from .inputs import AudioInput, expand_inputs, load
+from .streaming.qwen import ASRStreamingState, QwenStreams
+
+MAX_CHUNK_S, MAX_TIMED_CHUNK_S = 1200.0, 180.0
+SEARCH_S, QUIET_S = 5.0, 0.1  # around the place of a cut, and how long the quiet stretch is
+GPU_MODEL_LEN = 24_576  # 1205 s of audio are 15,665 positions; context and answer take the rest
+MOST_CLIPS = 256  # of a batch, where its size is left to the engine
+MIN_BASE64 = 257  # characters without a slash: too long for the name of a file
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class ASRTranscription:
+    """The result for one input."""
+
+    language: str  # "" where none was heard; several, where the parts of long audio differ, joined by commas
+    text: str
+    time_stamps: ForcedAlignResult | None = None
+
+
+class Qwen3ASRModel:
+    """Qwen3-ASR with qwen-asr's interface."""
+
+    def __init__(
+        self,
+        model: AutoModelVLLM,
+        aligner: Qwen3ForcedAligner | None = None,
+        *,
+        max_inference_batch_size: int = 32,
+        max_new_tokens: int = 512,
+    ) -> None:
+        """`model` and `aligner` are loaded; a batch size of -1 leaves it to the engine."""
+        if not isinstance(model.transcriber.family, Qwen3ASR):
+            raise ConfigError(f"a Qwen3-ASR is needed, got a model of family {model.transcriber.family.name!r}")
+        self._model = model
+        self._aligner = aligner
+        self._batch_size = MOST_CLIPS if max_inference_batch_size == -1 else max_inference_batch_size
+        self._max_new_tokens = max_new_tokens
+        self._streams = QwenStreams(model.transcriber, max_new_tokens=max_new_tokens)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str | Path,
+        *,
+        forced_aligner: str | Path | None = None,
+        forced_aligner_kwargs: dict[str, Any] | None = None,
+        max_inference_batch_size: int = 32,
+        max_new_tokens: int = 512,
+        **engine: Any,
+    ) -> Self:
+        """Load Qwen3-ASR and, if asked for, its aligner.
+
+        Args:
+            model: directory or hub id.
+            forced_aligner: the same of a Qwen3-ForcedAligner, which time stamps need.
+            forced_aligner_kwargs: arguments of Qwen3ForcedAligner.from_pretrained.
+            max_inference_batch_size: most clips encoded together; -1 leaves it to the engine.
+            max_new_tokens: longest answer, in tokens.
+            engine: arguments of AutoModelVLLM; with a GPU, max_model_len is large enough for 1205 s of audio.
+        """
+        aligner = None
+        if forced_aligner is not None:
+            aligner = Qwen3ForcedAligner.from_pretrained(forced_aligner, **forced_aligner_kwargs or {})
+        if torch.cuda.is_available():
+            engine.setdefault("max_model_len", GPU_MODEL_LEN)
+        return cls(
+            AutoModelVLLM(model, **engine),
+            aligner,
+            max_inference_batch_size=max_inference_batch_size,
+            max_new_tokens=max_new_tokens,
+        )
+
+    def transcribe(
+        self,
+        audio: Any,
+        context: str | list[str] = "",
+        language: str | list[str | None] | None = None,
+        return_time_stamps: bool = False,
+    ) -> list[ASRTranscription]:
+        """Transcribe one input or a list of them; unlike `generate`, one that fails fails all.
+
+        Args:
+            audio: path, URL, base64 or (samples, sample_rate), or a list of them.
+            context: what the speech is about, one for each or one for all.
+            language: a name or ISO code, one for each or one for all; None leaves it to the model.
+            return_time_stamps: time the words with the forced aligner.
+
+        Raises:
+            ConfigError: numbers that do not match, an unknown language, or time stamps without an aligner.
+            ASRError: an input that cannot be transcribed.
+        """
+        self._streams.require_none()
+        sources = audio if isinstance(audio, list) else [audio]
+        contexts, asked = _for_each(context, len(sources)), _for_each(language, len(sources))
+        if not len(sources) == len(contexts) == len(asked):
+            raise ConfigError(
+                f"Batch size mismatch: audio={len(sources)}, context={len(contexts)}, language={len(asked)}"
+            )
+        names = [language_name(one) for one in asked]
+        if return_time_stamps and self._aligner is None:
+            raise ConfigError("return_time_stamps needs forced_aligner=...")
+        limit_s = MAX_TIMED_CHUNK_S if return_time_stamps else MAX_CHUNK_S
+        waveforms = [_load(source) for source in sources]
+        chunks = [(i, chunk) for i, one in enumerate(waveforms) for chunk in cut_at_quiet(one, limit_s)]
+        heard = self._transcribe([(chunk, contexts[i], names[i]) for i, chunk in chunks])
+        stamps = self._time_stamps([chunk for _, chunk in chunks], heard) if return_time_stamps else None
+        return [
+            _merged(
+                [heard[k] for k in own],
+                None if stamps is None else [stamps[k] for k in own],
+                [chunks[k][1] for k in own],
+            )
+            for own in ([k for k, (j, _) in enumerate(chunks) if j == i] for i in range(len(sources)))
+        ]
+
+    def init_streaming_state(
+        self,
+        context: str = "",
+        language: str | None = None,
+        unfixed_chunk_num: int = 2,
+        unfixed_token_num: int = 5,
+        chunk_size_sec: float = 2.0,
+    ) -> ASRStreamingState:
+        """A new live stream; several may be open at once.
+
+        Args:
+            context: what the speech is about.
+            language: a name or ISO code; None leaves it to the model.
+            unfixed_chunk_num: chunks at the beginning of a segment of speech, of whose texts nothing is kept.
+            unfixed_token_num: tokens at the end of each text, that are decoded again with the next chunk.
+            chunk_size_sec: of audio between two texts.
+
+        Raises:
+            ConfigError: a number out of range or an unknown language.
+        """
+        return self._streams.start(
+            context=context,
+            language=language,
+            unfixed_chunk_num=unfixed_chunk_num,
+            unfixed_token_num=unfixed_token_num,
+            chunk_size_sec=chunk_size_sec,
+        )
+
+    def streaming_transcribe(self, pcm16k: Any, state: ASRStreamingState) -> ASRStreamingState:
+        """Hear more of a stream, 16 kHz mono: int16, or floats in [-1, 1]. The state's language and text are new."""
+        self._streams.hear(pcm16k, state)
+        return state
+
+    def finish_streaming_transcribe(self, state: ASRStreamingState) -> ASRStreamingState:
+        """The end of a stream: nothing in the state's text will change any more."""
+        self._streams.finish(state)
+        return state
+
+    def close(self) -> None:
+        """End vLLM and free the memory; idempotent."""
+        self._streams.close()
+        self._model.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _transcribe(self, chunks: Sequence[tuple[Waveform, str, str | None]]) -> list[tuple[str, str]]:
+        """Language and text of each chunk."""
+        inputs = [
+            AudioInput(key=str(k), source=chunk, sample_rate=SAMPLE_RATE, context=context, language=language)
+            for k, (chunk, context, language) in enumerate(chunks)
+        ]
+        options = transcribe_options(timestamps=False, max_new_tokens=self._max_new_tokens, batch_size=self._batch_size)
+        found = dict(self._model.transcriber.run(inputs, options))
+        for transcript in found.values():
+            if transcript.status == "error":
+                raise ASRError(transcript.error)
+        return [(found[k].language or "", found[k].text) for k in range(len(chunks))]
+
+    def _time_stamps(self, chunks: Sequence[Waveform], heard: Sequence[tuple[str, str]]) -> list[ForcedAlignResult]:
+        assert self._aligner is not None, "looked at before any work"
+        return self._aligner.align_waveforms(chunks, [text for _, text in heard], [language for language, _ in heard])
+
+
+def cut_at_quiet(waveform: Waveform, limit_s: float, *, sample_rate: int = SAMPLE_RATE) -> list[Waveform]:
+    """Pieces of about `limit_s` seconds, which join to the whole.
+
+    Each cut is at the smallest sample of the quietest QUIET_S within SEARCH_S of the limit, the earliest among equals,
+    so that a piece may be SEARCH_S longer.
+    """
+    limit, search, quiet = (round(seconds * sample_rate) for seconds in (limit_s, SEARCH_S, QUIET_S))
+    pieces, start = [], 0
+    while len(waveform) - start > limit:
+        left = start + limit - search
+        loudness = np.abs(waveform[left : start + limit + search])
+        sums = np.concatenate([[0.0], np.cumsum(loudness, dtype=np.float64)])
+        first = int((sums[quiet:] - sums[:-quiet]).argmin())
+        cut = left + first + int(loudness[first : first + quiet].argmin())
+        pieces.append(waveform[start:cut])
+        start = cut
+    return [*pieces, waveform[start:]]
+
+
+def merge_languages(names: Sequence[str]) -> str:
+    """Languages of consecutive parts -> those that differ from the one before, joined by commas."""
+    named = [name for name in names if name]
+    return ",".join(name for k, name in enumerate(named) if k == 0 or name != named[k - 1])
+
+
+def _merged(
+    heard: Sequence[tuple[str, str]], stamps: Sequence[ForcedAlignResult] | None, chunks: Sequence[Waveform]
+) -> ASRTranscription:
+    """One result of the parts of an input; parts are joined as they are."""
+    items: list[ForcedAlignItem] = []
+    offset_s = 0.0
+    for chunk, result in zip(chunks, stamps or (), strict=False):
+        items += (
+            ForcedAlignItem(one.text, round(one.start_time + offset_s, 3), round(one.end_time + offset_s, 3))
+            for one in result
+        )
+        offset_s += len(chunk) / SAMPLE_RATE
+    return ASRTranscription(
+        language=merge_languages([language for language, _ in heard]),
+        text="".join(text for _, text in heard),
+        time_stamps=ForcedAlignResult(items) if items else None,
+    )
+
+
+def _for_each(value: T | list[T], count: int) -> list[T]:
+    """A value, or a list of one, stands for all."""
+    values = value if isinstance(value, list) else [value]
+    return values * count if len(values) == 1 else values
+
+
+def _load(source: Any) -> Waveform:
+    """Raises AudioError."""
+    if isinstance(source, str) and len(source) >= MIN_BASE64 and not {"/", "\\", ":"} & set(source):
+        try:
+            source = base64.b64decode(source, validate=True)
+        except binascii.Error as error:
+            raise UnsupportedAudioError(f"{len(source)} characters that are no path and no base64: {error}") from error
+    (item,) = expand_inputs([source])
+    return load(item)

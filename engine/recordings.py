@@ -1,0 +1,94 @@
+"""Which clips an input becomes, and what becomes of the input: most are one clip, long recordings are many.
+
+read: input, audio   -> add()     -> numbered clips, each transcribed on its own
+clip, its transcript -> finish()  -> take() gives the inputs that are done
+"""
+
+import itertools
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from .errors import AudioError
+from .inputs import AudioInput
+from .reading import Audio
+from .segments import Part, Piece, join_parts
+from .transcript import Transcript
+from .waveform import Waveform
+
+Result: TypeAlias = tuple[int, Transcript]  # the input's place in the order, and what became of it
+ClipAudio: TypeAlias = tuple[int, AudioInput, Waveform | AudioError]  # the clip's number, its input and its samples
+
+
+@dataclass(slots=True, eq=False)
+class _Recording:
+    """An input that comes in Pieces."""
+
+    index: int
+    item: AudioInput
+    duration: float = 0.0  # s, read so far
+    is_read: bool = False  # to its end
+    num_open: int = 0  # segments whose transcripts are not there
+    parts: list[Part] = field(default_factory=list)
+
+
+class Recordings:
+    """The inputs of one run. Clips are numbered in the order in which they are read."""
+
+    def __init__(self, language: str | None) -> None:
+        """`language`: what a recording in which nobody speaks is said to be in."""
+        self._language = language
+        self._numbers = itertools.count()
+        self._being_read: dict[int, _Recording] = {}  # by the input's place
+        self._clips: dict[int, int] = {}  # number of a clip that is a whole input -> the input's place
+        self._segments: dict[int, tuple[_Recording, float]] = {}  # number of another clip -> recording, start in it
+        self._results: list[Result] = []
+
+    def add(self, index: int, item: AudioInput, audio: Audio) -> list[ClipAudio]:
+        """What was read of the input at this place -> the clips that it gives."""
+        if isinstance(audio, Piece):
+            return self._add_piece(index, item, audio)
+        recording = self._being_read.pop(index, None)
+        if recording is not None:  # an error at some place in the recording
+            failed = Transcript(item.key, duration=recording.duration, status="error", error=str(audio))
+            self._results.append((index, failed))
+            return []
+        number = next(self._numbers)
+        self._clips[number] = index
+        return [(number, item, audio)]
+
+    def finish(self, number: int, transcript: Transcript) -> None:
+        """A clip is done."""
+        if number in self._clips:
+            self._results.append((self._clips.pop(number), transcript))
+            return
+        recording, start = self._segments.pop(number)
+        recording.parts.append(Part(start, transcript))
+        recording.num_open -= 1
+        self._settle(recording)
+
+    def take(self) -> list[Result]:
+        """The inputs that are done since the last time."""
+        results, self._results = self._results, []
+        return results
+
+    def _add_piece(self, index: int, item: AudioInput, piece: Piece) -> list[ClipAudio]:
+        recording = self._being_read.setdefault(index, _Recording(index, item))
+        recording.duration = piece.duration
+        recording.num_open += len(piece.cuts)
+        clips: list[ClipAudio] = []
+        for cut in piece.cuts:
+            number = next(self._numbers)
+            self._segments[number] = (recording, cut.start)
+            clips.append((number, item, cut.waveform))
+        if piece.is_last:
+            del self._being_read[index]
+            recording.is_read = True
+            self._settle(recording)
+        return clips
+
+    def _settle(self, recording: _Recording) -> None:
+        """Join a recording that is read and transcribed to its end."""
+        if recording.is_read and not recording.num_open:
+            language = self._language if recording.item.language is None else recording.item.language
+            joined = join_parts(recording.item.key, recording.parts, duration=recording.duration, language=language)
+            self._results.append((recording.index, joined))

@@ -1,0 +1,241 @@
+"""Long recordings: cut where nobody speaks, and put together again.
+
+    blocks of samples  ->  Pieces: the segments that end in a stretch of the recording    (where audio is decoded)
+    Pieces             ->  clips, like any other input                                    (transcriber.py)
+    their transcripts  ->  one Transcript with the times of the recording
+
+Nothing here holds more of a recording than its open segment and a stretch of Cutting.piece_s, or imports torch.
+"""
+
+import functools
+import itertools
+import math
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from .transcript import Segment, Transcript, TranscriptWarning, Word
+from .vad import (
+    OFFLINE_SCHEDULE,
+    Schedule,
+    SegmentRules,
+    SpeechSegmenter,
+    SpeechSpan,
+    VoiceActivityModel,
+    VoiceActivityStream,
+    load_vad,
+)
+from .waveform import SAMPLE_RATE, Waveform
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cutting:
+    """Which recordings are cut, and how."""
+
+    vad: str  # for load_vad
+    rules: SegmentRules
+    whole_s: float  # recordings up to this long stay whole, and are not searched for speech
+    piece_s: float = 60.0  # of a recording, that are read before others have their turn
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segmentation:
+    """Which recordings are cut, and how, as users say it."""
+
+    vad: str | None = (
+        "auto"  # "auto": silero, for what is too long; "silero" or a directory: for all; None: cut nothing
+    )
+    max_segment_s: float | None = None  # None: what the model hears well in one pass
+    silence_schedule: Schedule = OFFLINE_SCHEDULE
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError or CheckpointError for what cannot work."""
+        self.cutting(60.0)
+        if self.vad not in (None, "auto"):
+            _model(self.vad)
+
+    def cutting(self, best_length_s: float) -> Cutting | None:
+        """For a model that hears audio of this length well; None if nothing shall be cut."""
+        longest_s = best_length_s if self.max_segment_s is None else self.max_segment_s
+        rules = SegmentRules(max_segment_s=longest_s, silence_schedule=self.silence_schedule)
+        match self.vad:
+            case None:
+                return None
+            case "auto":
+                return Cutting(vad="silero", rules=rules, whole_s=longest_s)
+            case name:
+                return Cutting(vad=name, rules=rules, whole_s=0.0)
+
+
+DEFAULT_SEGMENTATION = Segmentation()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Cut:
+    """One segment of a recording."""
+
+    start: float  # s
+    waveform: Waveform
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Piece:
+    """What a stretch of a recording holds: the segments that end in it."""
+
+    cuts: list[Cut]
+    duration: float  # s, of the recording up to here
+    is_last: bool
+
+
+class WaveformCutter:
+    """Cuts one stream of samples into its segments, each as soon as its end is known."""
+
+    def __init__(self, stream: VoiceActivityStream, rules: SegmentRules) -> None:
+        self._segmenter = SpeechSegmenter(stream, rules)
+        self._kept: Waveform = np.zeros(0, np.float32)  # what a segment may still need
+        self._kept_from = 0  # its place in the stream, samples
+        self._num_samples = 0
+
+    @property
+    def duration_s(self) -> float:
+        """Of what was pushed."""
+        return self._num_samples / SAMPLE_RATE
+
+    def push(self, samples: Waveform) -> list[Cut]:
+        """(N,) float32 at 16 kHz -> the segments that these samples end."""
+        self._num_samples += len(samples)
+        self._kept = np.concatenate([self._kept, samples])
+        cuts = self._cuts(self._segmenter.push(samples))
+        settled = round(self._segmenter.settled_s * SAMPLE_RATE)
+        self._kept = self._kept[settled - self._kept_from :]
+        self._kept_from = settled
+        return cuts
+
+    def finish(self) -> list[Cut]:
+        """The segment that the end of the stream ends, if one is open."""
+        return self._cuts(self._segmenter.finish())
+
+    def _cuts(self, spans: Sequence[SpeechSpan]) -> list[Cut]:
+        places = [(round(s.start * SAMPLE_RATE), round(s.end * SAMPLE_RATE)) for s in spans]
+        # A view would keep all of its block in memory.
+        return [
+            Cut(start / SAMPLE_RATE, self._kept[start - self._kept_from : end - self._kept_from].copy())
+            for start, end in places
+        ]
+
+
+def cut_audio(blocks: Iterator[Waveform], cutting: Cutting) -> Iterator[Waveform | Piece]:
+    """A recording, block by block -> its whole waveform if it is short, else its Pieces."""
+    first: list[Waveform] = []
+    for block in blocks:
+        first.append(block)
+        if sum(map(len, first)) > cutting.whole_s * SAMPLE_RATE:
+            yield from _pieces(itertools.chain(first, blocks), cutting)
+            return
+    yield first[0] if len(first) == 1 else np.concatenate(first)
+
+
+def _pieces(blocks: Iterable[Waveform], cutting: Cutting) -> Iterator[Piece]:
+    cutter = WaveformCutter(_model(cutting.vad).new_stream(), cutting.rules)
+    cuts: list[Cut] = []
+    piece_start = 0.0
+    for block in blocks:
+        cuts += cutter.push(block)
+        if cutter.duration_s - piece_start >= cutting.piece_s:
+            yield Piece(cuts, cutter.duration_s, is_last=False)
+            cuts, piece_start = [], cutter.duration_s
+    yield Piece(cuts + cutter.finish(), cutter.duration_s, is_last=True)
+
+
+@functools.cache
+def _model(name: str) -> VoiceActivityModel:
+    return load_vad(name)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The transcript of one segment, with the times of that segment."""
+
+    start: float  # s, of the segment in its recording
+    transcript: Transcript
+
+
+def join_parts(key: str, parts: Sequence[Part], *, duration: float, language: str | None) -> Transcript:
+    """The transcript of a recording of `duration` seconds.
+
+    Its words are those of the segments that have times. Its confidence is the geometric mean of the segments', weighted
+    by the length of their texts. `language` is what to say where no segment says one.
+    """
+    parts = sorted(parts, key=lambda part: part.start)
+    if parts and all(part.transcript.status == "error" for part in parts):
+        return Transcript(key, duration=duration, status="error", error=parts[0].transcript.error)
+    segments = [_shifted(segment, part.start) for part in parts for segment in part.transcript.segments]
+    timed = [segment.words for segment in segments if segment.words is not None]
+    languages: Counter[str] = Counter()
+    for part in parts:
+        if part.transcript.language is not None:
+            languages[part.transcript.language] += len(part.transcript.text)
+    return Transcript(
+        key=key,
+        text=join_texts([segment.text for segment in segments]),
+        language=languages.most_common(1)[0][0] if languages else language,
+        words=tuple(itertools.chain(*timed)) if timed or not segments else None,
+        segments=tuple(segments),
+        duration=duration,
+        confidence=_mean_confidence(segments),
+        finish_reason="length" if any(part.transcript.finish_reason == "length" for part in parts) else "stop",
+        warnings=tuple(_joined_warnings(parts)),
+    )
+
+
+def join_texts(texts: Iterable[str]) -> str:
+    """Texts in a row, with a space between two of them where their scripts use spaces."""
+    joined = ""
+    for text in texts:
+        needs_space = joined and text and not (_is_unspaced(joined[-1]) or _is_unspaced(text[0]))
+        joined += " " + text if needs_space else text
+    return joined
+
+
+def _is_unspaced(character: str) -> bool:
+    """Chinese and Japanese characters and full-width marks; Korean is wide as well but uses spaces."""
+    is_wide = unicodedata.east_asian_width(character) in "WF"
+    return is_wide and not unicodedata.name(character, "").startswith("HANGUL")
+
+
+def _shifted(segment: Segment, offset: float) -> Segment:
+    words = segment.words and tuple(_shifted_word(word, offset) for word in segment.words)
+    return replace(segment, start=round(segment.start + offset, 3), end=round(segment.end + offset, 3), words=words)
+
+
+def _shifted_word(word: Word, offset: float) -> Word:
+    return replace(word, start=round(word.start + offset, 3), end=round(word.end + offset, 3))
+
+
+def _mean_confidence(segments: Sequence[Segment]) -> float | None:
+    known = [(len(s.text), s.confidence) for s in segments if s.confidence is not None]
+    total = sum(length for length, _ in known)
+    if not total:
+        return None
+    return math.exp(sum(length * math.log(max(confidence, 1e-12)) for length, confidence in known) / total)
+
+
+def _joined_warnings(parts: Sequence[Part]) -> Iterator[TranscriptWarning]:
+    """What is said of every segment once; the rest with the time that it is about."""
+    found = [(part, warning) for part in parts for warning in _part_warnings(part.transcript)]
+    times_said = Counter(warning for _, warning in found)
+    shared = [warning for warning, count in times_said.items() if count == len(parts) > 1]
+    yield from shared
+    for part, warning in found:
+        if warning not in shared:
+            end = part.start + part.transcript.duration
+            yield TranscriptWarning(warning.code, f"{part.start:.2f} to {end:.2f} s: {warning.message}")
+
+
+def _part_warnings(transcript: Transcript) -> tuple[TranscriptWarning, ...]:
+    if transcript.status == "error":
+        return (TranscriptWarning("segment_failed", f"no text: {transcript.error}"),)
+    return transcript.warnings

@@ -1,0 +1,68 @@
+"""The application: every protocol's routes around one Speech, behind the gate."""
+
+from importlib.resources import files
+
+from fastapi import APIRouter, FastAPI
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import HTMLResponse, JSONResponse, Response
+
+from . import chat, failures, funasr, metrics, openai_audio, predict, realtime
+from .gate import Gate
+from .speech import Speech
+
+# The page is one file without anything from elsewhere; blob: is the code that listens to the microphone.
+PAGE_POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline' blob:; style-src 'unsafe-inline'; connect-src 'self'; "
+    "media-src blob:; worker-src blob:"
+)
+
+
+def create_app(speech: Speech, *, offline: bool = True, live: bool = True) -> FastAPI:
+    """The ASGI application; `offline` and `live` choose the protocols for files and for live audio."""
+    app = FastAPI(title="twostage-asr", version="1", description="Speech recognition with LLM decoders.")
+    failures.install(app)
+    app.include_router(_operation(speech))
+    if offline:
+        for protocol in (openai_audio, chat, funasr, predict):
+            app.include_router(protocol.router(speech))
+    if live:
+        app.include_router(realtime.router(speech))
+    app.add_middleware(Gate, speech=speech)
+    if speech.settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=speech.settings.cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type", "X-Request-ID"],
+            expose_headers=["X-Request-ID", "Retry-After"],
+        )
+    return app
+
+
+def _operation(speech: Speech) -> APIRouter:
+    """What operators and their machines ask."""
+    router = APIRouter(tags=["operation"])
+    page = files(__package__).joinpath("page.html").read_text(encoding="utf-8")
+
+    @router.get("/", include_in_schema=False)
+    async def web_page() -> Response:
+        return HTMLResponse(page, headers={"Content-Security-Policy": PAGE_POLICY})
+
+    @router.get("/health")
+    async def health() -> dict[str, str]:
+        """The process lives and answers."""
+        return {"status": "ok"}
+
+    @router.get("/ready", responses={503: {"description": "not ready"}})
+    async def ready() -> Response:
+        """Requests are taken: the engine lives, and the server is not being shut down."""
+        failed = speech.service.failed
+        status = "engine failed" if failed else "ok" if speech.is_ready else "shutting down"
+        return JSONResponse({"status": status}, 200 if speech.is_ready else 503)
+
+    @router.get("/metrics", response_class=Response)
+    async def prometheus() -> Response:
+        """Counters, in Prometheus' text format."""
+        return Response(speech.metrics.text(), media_type=metrics.CONTENT_TYPE)
+
+    return router

@@ -1,0 +1,143 @@
+"""OpenAI's chat completions with audio in the messages: how Qwen3-ASR's users call their server."""
+
+import time
+import uuid
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.responses import JSONResponse, Response
+
+from ..transcript import Transcript
+from . import formats
+from .failures import Refusal
+from .speech import Speech, seconds_of
+from .sse import event_stream
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class AudioURL(_Strict):
+    url: Annotated[str, Field(description="data:audio/...;base64,... or, where the server allows its host, http(s)")]
+
+
+class InputAudio(_Strict):
+    data: Annotated[str, Field(description="base64 of a file")]
+    format: str = "wav"
+
+
+class AudioURLPart(_Strict):
+    type: Literal["audio_url"]
+    audio_url: AudioURL
+
+
+class InputAudioPart(_Strict):
+    type: Literal["input_audio"]
+    input_audio: InputAudio
+
+
+class TextPart(_Strict):
+    type: Literal["text"]
+    text: str
+
+
+Part = Annotated[AudioURLPart | InputAudioPart | TextPart, Field(discriminator="type")]
+
+
+class Message(_Strict):
+    role: Literal["system", "developer", "user"]
+    content: str | list[Part]
+    name: str | None = None
+
+
+class ChatRequest(_Strict):
+    """One audio in one user message. Text beside it is not obeyed: a warning in the answer says so."""
+
+    messages: Annotated[list[Message], Field(min_length=1, max_length=16)]
+    model: str = "fun-asr-nano"
+    temperature: Annotated[float, Field(ge=0, le=2)] = 0.0
+    max_tokens: Annotated[int | None, Field(ge=1)] = None
+    max_completion_tokens: Annotated[int | None, Field(ge=1)] = None
+    n: Literal[1] = 1
+    stream: bool = False
+    user: str | None = None
+
+
+def router(speech: Speech) -> APIRouter:
+    routes = APIRouter(prefix="/v1", tags=["OpenAI"])
+
+    @routes.post("/chat/completions", response_class=Response)
+    async def chat_completions(request: Request, body: ChatRequest) -> Response:
+        """Transcribe the audio of a chat message."""
+        options = speech.options(
+            temperature=body.temperature,
+            max_new_tokens=body.max_completion_tokens or body.max_tokens,
+            timestamps=False,
+        )
+        url, has_text = _audio(body.messages)
+        waveform = await speech.read(url)
+        request.state.log = {"audio_s": seconds_of(waveform)}
+        form = ChatForm(speech.settings.model_name, has_text)
+        if body.stream:
+            return event_stream(request, speech, form, waveform, options)
+        return JSONResponse(form.whole(await speech.transcribe(waveform, options)))
+
+    return routes
+
+
+class ChatForm:
+    """chat.completion, and chat.completion.chunk while it is written."""
+
+    def __init__(self, model: str, has_text: bool) -> None:
+        self._head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
+        self._has_text = has_text
+
+    def whole(self, transcript: Transcript) -> dict[str, Any]:
+        message = {"role": "assistant", "content": transcript.text}
+        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": transcript.finish_reason}
+        return {**self._head, "object": "chat.completion", "choices": [choice], "warnings": self._warnings(transcript)}
+
+    def first(self) -> list[dict[str, Any]]:
+        return [self._chunk({"role": "assistant", "content": ""}, None)]
+
+    def delta(self, new_text: str) -> dict[str, Any]:
+        return self._chunk({"content": new_text}, None)
+
+    def done(self, transcript: Transcript) -> list[dict[str, Any]]:
+        return [{**self._chunk({}, transcript.finish_reason), "warnings": self._warnings(transcript)}]
+
+    def _chunk(self, delta: dict[str, str], finish_reason: str | None) -> dict[str, Any]:
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+        return {**self._head, "object": "chat.completion.chunk", "choices": [choice]}
+
+    def _warnings(self, transcript: Transcript) -> list[dict[str, str]]:
+        found = formats.warnings(transcript)
+        if self._has_text:
+            message = "the text of the messages was not used: this model takes audio alone"
+            found.append({"code": "text_not_used", "message": message})
+        return found
+
+
+def _audio(messages: list[Message]) -> tuple[str, bool]:
+    """The URL of the one audio, and whether there is text beside it. Raises Refusal."""
+    urls, has_text = [], False
+    for message in messages:
+        if isinstance(message.content, str):
+            has_text |= bool(message.content.strip())
+            continue
+        for part in message.content:
+            match part:
+                case AudioURLPart():
+                    urls.append(part.audio_url.url)
+                case InputAudioPart():
+                    urls.append(f"data:audio/{part.input_audio.format};base64,{part.input_audio.data}")
+                case TextPart():
+                    has_text |= bool(part.text.strip())
+    if len(urls) != 1:
+        problem = f"the messages must hold one audio_url or input_audio, got {len(urls)}"
+        raise Refusal(400, problem, code="invalid_value", param="messages")
+    if not urls[0].lower().startswith(("data:", "http://", "https://")):
+        raise Refusal(400, "audio_url must be a data:, http: or https: URL", code="invalid_value", param="messages")
+    return urls[0], has_text

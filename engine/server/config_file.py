@@ -1,0 +1,72 @@
+"""`config.yaml` of Zerolan's services -> how to load a model and where to serve it.
+
+ASR:
+  id: "Qwen/Qwen3-ASR-1.7B-vllm"         # which of the entries below
+  host: "0.0.0.0"
+  port: 11001
+  config:
+    Qwen/Qwen3-ASR-1.7B-vllm:
+      model_path: "Qwen/Qwen3-ASR-1.7B"
+      gpu_memory_utilization: 0.7
+      max_inference_batch_size: 128
+      max_new_tokens: 4096
+      forced_aligner: null
+      forced_aligner_device_map: "cuda:0"   # of no meaning without a forced_aligner
+      forced_aligner_dtype: "bfloat16"
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ..errors import ConfigError
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+
+class ModelEntry(_Strict):
+    """One entry of `config`; what it leaves out is as the command line has it."""
+
+    model_path: str
+    gpu_memory_utilization: float | None = None
+    max_inference_batch_size: Annotated[int | None, Field(ge=-1)] = None  # -1: as many as the engine likes
+    max_new_tokens: Annotated[int | None, Field(ge=1)] = None
+    forced_aligner: None = None
+    forced_aligner_device_map: str | None = None
+    forced_aligner_dtype: str | None = None
+
+
+class ServiceEntry(_Strict):
+    id: str
+    host: str | None = None
+    port: Annotated[int | None, Field(ge=0, le=65535)] = None
+    config: dict[str, ModelEntry]
+
+    @property
+    def model(self) -> ModelEntry:
+        return self.config[self.id]
+
+
+def read_config_file(path: Path) -> ServiceEntry:
+    """The `ASR` entry; the other services in the file are not ours.
+
+    Raises:
+        ConfigError: not YAML, an entry that is missing, unknown or of the wrong type.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        entry = ServiceEntry.model_validate(content["ASR"])
+        entry.model  # noqa: B018 - must exist
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from error
+    except (KeyError, TypeError) as error:
+        raise ConfigError(f"{path} needs an entry ASR whose `config` has the model of its `id`: {error}") from error
+    except ValidationError as error:
+        problem = error.errors()[0]
+        place = ".".join(map(str, problem["loc"]))
+        raise ConfigError(f"{path}: ASR.{place}: {problem['msg']}") from error
+    return entry

@@ -1,0 +1,122 @@
+"""How a request fails: one schema, OpenAI's, for every path and reason.
+
+{"error": {"message": what was wrong, "type": ..., "param": the field or null, "code": ...}}
+"""
+
+import errno
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+
+from ..errors import (
+    ASRError,
+    AudioError,
+    AudioTooLongError,
+    ConfigError,
+    DecodeError,
+    PromptTooLongError,
+    QueueFullError,
+    ServiceClosedError,
+    UnsupportedAudioError,
+)
+
+logger = logging.getLogger(__name__)
+
+# The most particular class that fits decides.
+STATUS: dict[type[ASRError], tuple[int, str]] = {
+    UnsupportedAudioError: (400, "unsupported_audio"),
+    AudioTooLongError: (413, "audio_too_long"),
+    AudioError: (400, "bad_audio"),
+    ConfigError: (400, "invalid_value"),
+    PromptTooLongError: (400, "prompt_too_long"),
+    QueueFullError: (429, "server_busy"),
+    ServiceClosedError: (503, "shutting_down"),
+    DecodeError: (503, "engine_failed"),
+    ASRError: (500, "server_error"),
+}
+_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
+_CODES = {404: "not_found", 405: "method_not_allowed"}
+
+
+class Refusal(HTTPException):
+    """A request that is answered with an error; an HTTPException, so that FastAPI lets it through its parsers."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str,
+        param: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(status, message, dict(headers or {}))
+        self.code = code
+        self.param = param
+
+
+def refusal_of(error: ASRError) -> Refusal:
+    """The answer to a request that failed with this."""
+    status, code = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
+    return Refusal(status, str(error), code=code)
+
+
+def error_body(status: int, message: str, *, code: str | None, param: str | None = None) -> dict[str, Any]:
+    kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def error_response(refusal: HTTPException) -> JSONResponse:
+    """Any HTTPException in the one schema."""
+    status, headers = refusal.status_code, dict(refusal.headers or {})
+    code = refusal.code if isinstance(refusal, Refusal) else _CODES.get(status, "bad_request")
+    param = refusal.param if isinstance(refusal, Refusal) else None
+    cause = refusal.__cause__
+    message = str(refusal.detail)
+    if isinstance(cause, OSError):  # the parser could not spool what was uploaded
+        status, code = (507, "disk_full") if cause.errno == errno.ENOSPC else (500, "server_error")
+        message = "the server could not store the upload" + (": its disk is full" if status == 507 else "")
+    if status in (429, 503):
+        headers.setdefault("Retry-After", "1")
+    return JSONResponse(error_body(status, message, code=code, param=param), status, headers)
+
+
+def install(app: FastAPI) -> None:
+    """Make every error of `app` speak the schema."""
+
+    async def on_http(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        return error_response(error)
+
+    async def on_validation(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        return error_response(_validation_refusal(error))
+
+    async def on_asr_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, ASRError)
+        return error_response(refusal_of(error))
+
+    async def on_anything(request: Request, error: Exception) -> Response:
+        # Starlette raises it again for the server to log.
+        return error_response(Refusal(500, "the server failed; its log says why", code="server_error"))
+
+    app.add_exception_handler(HTTPException, on_http)
+    app.add_exception_handler(RequestValidationError, on_validation)
+    app.add_exception_handler(ASRError, on_asr_error)
+    app.add_exception_handler(Exception, on_anything)
+
+
+def _validation_refusal(error: RequestValidationError) -> Refusal:
+    """All that is wrong with a request's fields, the first of them as `param`."""
+    sentences, params = [], []
+    for problem in error.errors():
+        place = ".".join(str(part) for part in problem["loc"][1:]) or "body"
+        params.append(place)
+        unknown = problem["type"] == "extra_forbidden"
+        sentences.append(f"{place}: this field is unknown here" if unknown else f"{place}: {problem['msg']}")
+    return Refusal(400, "; ".join(sentences), code="invalid_request", param=params[0] if params else None)

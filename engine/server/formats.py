@@ -1,0 +1,92 @@
+"""Transcript -> the JSON and text that clients of each protocol know."""
+
+import math
+import zlib
+from typing import Any, Literal
+
+from ..transcript import Segment, Transcript, TranscriptWarning, Word
+
+ResponseFormat = Literal["json", "text", "verbose_json", "srt", "vtt", "diarized_json"]
+
+
+def usage(transcript: Transcript) -> dict[str, Any]:
+    """OpenAI's usage of models that are paid by the second."""
+    return {"type": "duration", "seconds": math.ceil(transcript.duration)}
+
+
+def warnings(transcript: Transcript) -> list[dict[str, str]]:
+    return [warning_json(warning) for warning in transcript.warnings]
+
+
+def warning_json(warning: TranscriptWarning) -> dict[str, str]:
+    return {"code": warning.code, "message": warning.message}
+
+
+def plain(transcript: Transcript) -> dict[str, Any]:
+    """OpenAI's `json`, and what this engine has to say about it."""
+    return {"text": transcript.text, "usage": usage(transcript), "warnings": warnings(transcript)}
+
+
+def verbose(transcript: Transcript, *, with_words: bool, temperature: float) -> dict[str, Any]:
+    """OpenAI's `verbose_json`; each segment has its words as well, as in FunASR's server."""
+    answer = {
+        "task": "transcribe",
+        "language": transcript.language or "unknown",
+        "duration": transcript.duration,
+        "text": transcript.text,
+        "segments": [_openai_segment(i, s, temperature) for i, s in enumerate(transcript.segments)],
+        "usage": usage(transcript),
+        "confidence": transcript.confidence,
+        "warnings": warnings(transcript),
+    }
+    if with_words:
+        answer["words"] = words(transcript.words)
+    return answer
+
+
+def funasr(transcript: Transcript, *, with_words: bool, wall_s: float) -> dict[str, Any]:
+    """The answer of FunASR's POST /asr; times in seconds."""
+    segments = []
+    for segment in transcript.segments:
+        entry: dict[str, Any] = {"text": segment.text, "start": segment.start, "end": segment.end}
+        if with_words:
+            entry["words"] = words(segment.words)
+        segments.append(entry)
+    return {
+        "text": transcript.text,
+        "segments": segments,
+        "duration": round(transcript.duration, 3),
+        "processing_time": round(wall_s, 3),
+        "rtf": round(wall_s / max(transcript.duration, 1e-6), 4),
+        "language": transcript.language,
+        "warnings": warnings(transcript),
+    }
+
+
+def sentences(transcript: Transcript, *, offset_ms: int = 0) -> list[dict[str, Any]]:
+    """FunASR's WebSocket sentences; times in milliseconds."""
+    return [
+        {"text": s.text, "start": offset_ms + round(s.start * 1000), "end": offset_ms + round(s.end * 1000)}
+        for s in transcript.segments
+    ]
+
+
+def words(found: tuple[Word, ...] | None) -> list[dict[str, Any]]:
+    return [{"word": word.text, "start": word.start, "end": word.end} for word in found or ()]
+
+
+def _openai_segment(index: int, segment: Segment, temperature: float) -> dict[str, Any]:
+    text = segment.text.encode()
+    return {
+        "id": index,
+        "seek": 0,
+        "start": segment.start,
+        "end": segment.end,
+        "text": segment.text,
+        "tokens": [],
+        "temperature": temperature,
+        "avg_logprob": None if not segment.confidence else round(math.log(segment.confidence), 4),
+        "compression_ratio": round(len(text) / max(len(zlib.compress(text)), 1), 4),
+        "no_speech_prob": None,  # nothing here measures it
+        "words": words(segment.words),
+    }

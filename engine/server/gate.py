@@ -1,0 +1,212 @@
+"""What every request passes before any handler sees it: identity, permission, limits, its log line and its numbers.
+
+Limits hold while a body is read, not afterwards. A client that goes away has its handler cancelled, and with it the
+work in both stages.
+"""
+
+import asyncio
+import contextlib
+import logging
+import re
+import time
+import uuid
+from dataclasses import dataclass, field
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocket
+
+from .failures import Refusal, error_response
+from .speech import Speech
+
+OPEN_PATHS = frozenset({"/", "/health", "/ready"})  # need no key
+KEY_SUBPROTOCOL = "openai-insecure-api-key."  # how OpenAI's web clients pass a key, having no headers
+
+log = logging.getLogger("twostage_asr.requests")
+
+_REQUEST_ID = re.compile(r"[\w.:-]{1,100}", re.ASCII)
+
+
+@dataclass(slots=True, eq=False)
+class Exchange:
+    """One HTTP request and its response, as they pass."""
+
+    receive_from: Receive
+    send_to: Send
+    request_id: str
+    max_body_bytes: int
+    num_bytes: int = 0
+    status: int = 0  # of the response, once it has begun
+    is_answered: bool = False
+    is_client_gone: bool = False
+    _gone: asyncio.Event = field(default_factory=asyncio.Event)
+    _watch: asyncio.Task[None] | None = None
+
+    async def receive(self) -> Message:
+        """The next part of the body. Raises Refusal when it becomes too large."""
+        if self._watch is not None:
+            await self._gone.wait()
+            return {"type": "http.disconnect"}
+        message = await self.receive_from()
+        if message["type"] == "http.disconnect":
+            self.is_client_gone = True
+            return message
+        self.num_bytes += len(message.get("body", b""))
+        self.require_size(self.num_bytes)
+        if not message.get("more_body", False):
+            handler = asyncio.current_task()
+            assert handler is not None
+            self._watch = asyncio.create_task(self._wait_until_gone(handler))
+        return message
+
+    def require_size(self, num_bytes: int) -> None:
+        if num_bytes > self.max_body_bytes:
+            message = f"the body has {num_bytes:,} bytes or more, at most {self.max_body_bytes:,} are allowed"
+            raise Refusal(413, message, code="body_too_large", headers={"Connection": "close"})
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            MutableHeaders(scope=message)["X-Request-ID"] = self.request_id
+        elif message["type"] == "http.response.body" and not message.get("more_body", False):
+            self.is_answered = True
+        await self.send_to(message)
+
+    async def end(self) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._watch
+
+    async def _wait_until_gone(self, handler: asyncio.Task[object]) -> None:
+        while (await self.receive_from())["type"] != "http.disconnect":
+            pass
+        self._gone.set()
+        if not self.is_answered:
+            self.is_client_gone = True
+            handler.cancel()
+
+
+class Gate:
+    """ASGI middleware around the whole application."""
+
+    def __init__(self, app: ASGIApp, speech: Speech) -> None:
+        self._app = app
+        self._speech = speech
+        self._settings = speech.settings
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await self._http(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await self._websocket(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers, started = Headers(scope=scope), time.perf_counter()
+        exchange = Exchange(receive, send, _request_id(headers), self._settings.max_body_bytes)
+        scope.setdefault("state", {})["request_id"] = exchange.request_id
+        is_counted = scope["path"] not in OPEN_PATHS
+        self._speech.num_requests += is_counted
+        try:
+            await self._answer(scope, headers, exchange)
+        finally:
+            self._speech.num_requests -= is_counted
+            await exchange.end()
+            self._record(scope, exchange, time.perf_counter() - started)
+
+    async def _answer(self, scope: Scope, headers: Headers, exchange: Exchange) -> None:
+        try:
+            async with asyncio.timeout(self._settings.request_timeout_s):
+                try:
+                    self._admit(scope, headers, exchange)
+                    await self._app(scope, exchange.receive, exchange.send)
+                except asyncio.CancelledError:
+                    if not exchange.is_client_gone:
+                        raise
+                    task = asyncio.current_task()
+                    assert task is not None
+                    task.uncancel()
+        except TimeoutError:
+            if not exchange.status:
+                allowed = f"within {self._settings.request_timeout_s:g} s"
+                refusal = Refusal(408, f"the request was not complete and answered {allowed}", code="timeout")
+                await error_response(refusal)(scope, exchange.receive, exchange.send)
+        except Refusal as refusal:
+            await error_response(refusal)(scope, exchange.receive, exchange.send)
+
+    def _admit(self, scope: Scope, headers: Headers, exchange: Exchange) -> None:
+        """Raises Refusal before anything of the body is read."""
+        if scope["path"] in OPEN_PATHS or scope["method"] == "OPTIONS":
+            return
+        if not self._settings.allows_key(_bearer(headers)):
+            raise Refusal(
+                401,
+                "this server needs one of its API keys: Authorization: Bearer KEY",
+                code="invalid_api_key",
+                headers={"WWW-Authenticate": "Bearer", "Connection": "close"},
+            )
+        retry = {"Retry-After": str(self._settings.retry_after_s), "Connection": "close"}
+        if scope["method"] != "GET":
+            self._require_open(retry)
+            if self._speech.num_requests > self._settings.max_requests:
+                message = f"{self._settings.max_requests} requests are under way, no more are taken; try again later"
+                raise Refusal(429, message, code="server_busy", headers=retry)
+        length = headers.get("content-length", "")
+        exchange.require_size(int(length) if length.isdecimal() else 0)
+
+    def _require_open(self, retry: dict[str, str]) -> None:
+        if self._speech.service.failed:
+            raise Refusal(503, "the engine has failed and is being restarted", code="engine_failed", headers=retry)
+        if self._speech.is_draining.is_set():
+            raise Refusal(503, "this server is shutting down", code="shutting_down", headers=retry)
+
+    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = Headers(scope=scope)
+        scope.setdefault("state", {})["request_id"] = _request_id(headers)
+        socket = WebSocket(scope, receive, send)
+        try:
+            if not self._settings.allows_origin(headers.get("origin"), headers.get("host")):
+                message = f"pages from {headers.get('origin')!r} may not connect; allow them with --cors-origin"
+                raise Refusal(403, message, code="origin_not_allowed")
+            offered = [protocol for protocol in scope.get("subprotocols", ()) if protocol.startswith(KEY_SUBPROTOCOL)]
+            key = _bearer(headers) or (offered[0].removeprefix(KEY_SUBPROTOCOL) if offered else None)
+            if not self._settings.allows_key(key):
+                raise Refusal(401, "this server needs one of its API keys", code="invalid_api_key")
+            self._require_open({"Retry-After": str(self._settings.retry_after_s)})
+        except Refusal as refusal:
+            await socket.send_denial_response(error_response(refusal))
+            return
+        await self._app(scope, receive, send)
+
+    def _record(self, scope: Scope, exchange: Exchange, wall_s: float) -> None:
+        status = exchange.status or 499  # nginx' number for a client that went away first
+        route = scope.get("route")
+        path = str(getattr(route, "path", None) or "unknown")  # what was asked for is the client's: unbounded
+        self._speech.metrics.requests.labels(path, str(status)).inc()
+        self._speech.metrics.request_seconds.labels(path).observe(wall_s)
+        if scope["path"] in OPEN_PATHS or scope["path"] == "/metrics":
+            return
+        client = scope.get("client")
+        line = {
+            "request_id": exchange.request_id,
+            "client": client[0] if client else None,
+            "method": scope["method"],
+            "path": scope["path"],
+            "status": status,
+            "bytes": exchange.num_bytes,
+            "seconds": round(wall_s, 4),
+        }
+        log.info("request", extra={"fields": line | scope["state"].get("log", {})})
+
+
+def _request_id(headers: Headers) -> str:
+    """The client's own, if it is a plain word."""
+    given = headers.get("x-request-id", "")
+    return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+def _bearer(headers: Headers) -> str | None:
+    scheme, _, key = headers.get("authorization", "").partition(" ")
+    return key.strip() if scheme.lower() == "bearer" else None

@@ -1,0 +1,84 @@
+"""What Prometheus sees at /metrics."""
+
+import time
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from ..timeline import Stage, Timeline
+from ..transcript import Transcript
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+_CLIPS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+_RTFX = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+
+
+class Metrics:
+    """The counters of one server, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self._registry = registry = CollectorRegistry()
+        self.requests = Counter(
+            "twostage_requests", "Requests by path and HTTP status", ["path", "status"], registry=registry
+        )
+        self.request_seconds = Histogram(
+            "twostage_request_seconds", "From the first byte to the last", ["path"], buckets=_SECONDS, registry=registry
+        )
+        self.active_sessions = Gauge("twostage_active_sessions", "WebSockets open", ["protocol"], registry=registry)
+        self.sessions = Counter(
+            "twostage_sessions", "WebSockets by protocol and close code", ["protocol", "code"], registry=registry
+        )
+        self._audio_seconds = Counter("twostage_audio_seconds", "Audio transcribed", registry=registry)
+        self._rtfx = Histogram(
+            "twostage_rtfx", "Audio per second from submission to text", buckets=_RTFX, registry=registry
+        )
+        self._transcripts = Counter("twostage_transcripts", "Transcripts by status", ["status"], registry=registry)
+        self._warnings = Counter("twostage_warnings", "Warnings on transcripts", ["code"], registry=registry)
+        self._stage_seconds = Histogram(
+            "twostage_stage_seconds",
+            "Time of one piece of a stage's work",
+            ["stage"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._batch_clips = Histogram(
+            "twostage_encode_batch_clips", "Clips encoded together", buckets=_CLIPS, registry=registry
+        )
+
+    def watch(self, name: str, what: str, read: Callable[[], float]) -> None:
+        """A gauge that is read when it is asked for."""
+        Gauge(name, what, registry=self._registry).set_function(read)
+
+    def count(self, transcript: Transcript, wall_s: float | None = None) -> None:
+        """One clip that has been transcribed, within `wall_s` seconds if it was not live."""
+        self._transcripts.labels(transcript.status).inc()
+        self._audio_seconds.inc(transcript.duration)
+        if wall_s is not None:
+            self._rtfx.observe(transcript.duration / max(wall_s, 1e-6))
+        for warning in transcript.warnings:
+            self._warnings.labels(warning.code).inc()
+
+    def stage(self, stage: Stage, seconds: float, num_clips: int) -> None:
+        self._stage_seconds.labels(stage).observe(seconds)
+        if stage == "encode" and num_clips:
+            self._batch_clips.observe(num_clips)
+
+    def text(self) -> bytes:
+        """Everything, in Prometheus' text format."""
+        return generate_latest(self._registry)
+
+
+class MetricsTimeline(Timeline):
+    """A timeline that counts what it is told and keeps nothing."""
+
+    __slots__ = ("_metrics",)
+
+    def __init__(self, metrics: Metrics) -> None:
+        super().__init__()
+        self._metrics = metrics
+
+    def add(self, stage: Stage, started: float, num_clips: int) -> None:
+        self._metrics.stage(stage, time.perf_counter() - started, num_clips)

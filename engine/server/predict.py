@@ -1,0 +1,98 @@
+"""POST /asr/predict and /asr/stream-predict: the protocol of Zerolan's speech services.
+
+A request is multipart: `audio`, a file, and `json`, an object that describes it. Paths in the object are the client's
+own and are never read here. Raw PCM (`media_type` "raw" or "pcm") is 16-bit little-endian of the stated rate and
+channels; any other audio says itself what it is.
+"""
+
+import json
+import uuid
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+import numpy as np
+from fastapi import APIRouter, File, Form, Request, UploadFile
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.responses import StreamingResponse
+
+from ..audio import as_waveform
+from ..errors import ASRError
+from ..transcript import Transcript
+from ..waveform import Waveform
+from .failures import Refusal, error_body, refusal_of
+from .speech import Speech, seconds_of
+from .sse import texts
+
+RAW = ("raw", "pcm")
+
+
+class AudioDescription(BaseModel):
+    """The `json` part."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    audio_path: str = ""
+    media_type: str = "wav"
+    sample_rate: Annotated[int, Field(gt=0)] = 16_000
+    channels: Annotated[int, Field(ge=1, le=16)] = 1
+    is_final: bool = True
+
+
+class Prediction(BaseModel):
+    id: str
+    transcript: str
+
+
+def router(speech: Speech) -> APIRouter:
+    routes = APIRouter(prefix="/asr", tags=["predict"])
+
+    @routes.post("/predict")
+    async def predict(
+        request: Request, audio: Annotated[UploadFile, File()], description: Annotated[str, Form(alias="json")] = "{}"
+    ) -> Prediction:
+        """The text of a file."""
+        waveform = await _waveform(speech, audio, description)
+        request.state.log = {"audio_s": seconds_of(waveform)}
+        transcript = await speech.transcribe(waveform, speech.options(timestamps=False))
+        return Prediction(id=uuid.uuid4().hex, transcript=transcript.text)
+
+    @routes.post("/stream-predict", response_class=StreamingResponse)
+    async def stream_predict(
+        request: Request, audio: Annotated[UploadFile, File()], description: Annotated[str, Form(alias="json")] = "{}"
+    ) -> StreamingResponse:
+        """A line of JSON with the whole text so far whenever it has grown; `is_final` is true in the last."""
+        waveform = await _waveform(speech, audio, description)
+        request.state.log = {"audio_s": seconds_of(waveform)}
+        return StreamingResponse(_lines(speech, waveform), media_type="application/x-ndjson")
+
+    return routes
+
+
+async def _lines(speech: Speech, waveform: Waveform) -> AsyncIterator[str]:
+    prediction_id = uuid.uuid4().hex
+    try:
+        async for news in texts(speech, waveform, speech.options(timestamps=False)):
+            is_final = isinstance(news, Transcript)
+            text = news.text if isinstance(news, Transcript) else news
+            line = {"id": prediction_id, "transcript": text, "is_final": is_final}
+            yield json.dumps(line, ensure_ascii=False) + "\n"
+    except ASRError as error:
+        refusal = refusal_of(error)
+        yield json.dumps(error_body(refusal.status_code, str(error), code=refusal.code)) + "\n"
+
+
+async def _waveform(speech: Speech, audio: UploadFile, description: str) -> Waveform:
+    try:
+        described = AudioDescription.model_validate_json(description)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        place = ".".join(map(str, problem["loc"]))
+        raise Refusal(400, f"json: {place} {problem['msg']}".strip(), code="invalid_request", param="json") from error
+    content = await audio.read()
+    if described.media_type.lower() not in RAW:
+        return await speech.read(content)
+    if len(content) % (2 * described.channels):
+        message = f"{len(content)} bytes are not whole 16-bit samples of {described.channels} channels"
+        raise Refusal(400, message, code="unsupported_audio", param="audio")
+    planes = np.frombuffer(content, "<i2").reshape(-1, described.channels).T
+    return as_waveform(planes, described.sample_rate, limits=speech.settings.audio_limits)

@@ -1,0 +1,112 @@
+"""A server as a process: its socket, its log, and how it ends.
+
+SIGTERM and SIGINT drain: nothing new is taken, /ready says 503, live sessions are brought to their end, and when all is
+done or drain_s have passed the process ends with exit code 0; a second signal ends it at once. If the engine dies,
+everything under way is answered with an error, and the process ends with ENGINE_FAILED, for its supervisor to start it
+again.
+"""
+
+import json
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+from .speech import Speech
+
+ENGINE_FAILED = 70  # EX_SOFTWARE of sysexits.h
+FAILED_GRACE_S = 1.0  # between the engine's death and that of the process: answers are sent, probes see /ready
+CLOSE_TIMEOUT_S = 2  # for connections, when all is done
+
+log = logging.getLogger("twostage_asr.server")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Address:
+    """Where a server listens."""
+
+    host: str = "127.0.0.1"
+    port: int = 8899
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+
+
+def serve(app: FastAPI, speech: Speech, address: Address) -> int:
+    """Serve until a signal or the engine's death; returns the exit code."""
+    server_of(app, speech, address).run()
+    return ENGINE_FAILED if speech.service.failed else 0
+
+
+def server_of(app: FastAPI, speech: Speech, address: Address) -> uvicorn.Server:
+    """uvicorn's server, as it is run here."""
+    config = uvicorn.Config(
+        app,
+        host=address.host,
+        port=address.port,
+        ssl_certfile=address.tls_certificate,
+        ssl_keyfile=address.tls_key,
+        ws="websockets-sansio",
+        ws_max_size=speech.settings.max_message_bytes,
+        ws_per_message_deflate=False,  # PCM does not shrink, and a small message must not become a large one
+        timeout_graceful_shutdown=CLOSE_TIMEOUT_S,
+        server_header=False,
+        access_log=False,
+        log_config=None,
+    )
+    return _Server(config, speech)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server with another end."""
+
+    def __init__(self, config: uvicorn.Config, speech: Speech) -> None:
+        super().__init__(config)
+        self._speech = speech
+        self._is_asked_to_stop = False
+        self._ends_at: float | None = None  # time.monotonic()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self._is_asked_to_stop:
+            self.should_exit = self.force_exit = True
+        self._is_asked_to_stop = True
+
+    async def on_tick(self, counter: int) -> bool:
+        """Called ten times a second; True ends the server."""
+        if self._ends_at is None and self._speech.service.failed:
+            log.error("the engine has failed; the process ends with exit code %d", ENGINE_FAILED)
+            self._ends_at = time.monotonic() + FAILED_GRACE_S
+        if self._ends_at is None and self._is_asked_to_stop:
+            log.info("draining for at most %g s", self._speech.settings.drain_s)
+            self._ends_at = time.monotonic() + self._speech.settings.drain_s
+            self._speech.is_draining.set()
+        if self._ends_at is not None:
+            is_idle = self._speech.is_draining.is_set() and not self._speech.num_requests + self._speech.num_sessions
+            if is_idle or time.monotonic() >= self._ends_at:
+                return True
+        return await super().on_tick(counter)
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line; `extra={"fields": {...}}` adds to it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        time_s = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z"
+        line = {"time": time_s, "level": record.levelname, "logger": record.name, "message": record.getMessage()}
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line | getattr(record, "fields", {}), ensure_ascii=False)
+
+
+def log_as_json(level: str) -> None:
+    """Send what this package and uvicorn log to stderr."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonFormatter())
+    for name in ("twostage_asr", "uvicorn"):
+        logger = logging.getLogger(name)
+        logger.handlers = [handler]
+        logger.setLevel(level.upper())
+        logger.propagate = False

@@ -1,0 +1,194 @@
+"""One WebSocket within its limits: size, rate, silence, duration, memory, and an end with a code and a reason.
+
+A task reads ahead, at most MAX_BUFFERED_BYTES; beyond that the client's sending waits. A client that goes away has its
+session cancelled, wherever that is.
+
+    async def talk(link: Link) -> None:
+        while (message := await link.receive()) is not None:     # None: the server is being shut down
+            ...                                                  # or raise SessionEnd(1008, "why")
+
+    await hold_session(socket, speech, "realtime", talk)
+"""
+
+import asyncio
+import contextlib
+import json
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from fastapi import WebSocket
+from starlette.websockets import WebSocketDisconnect, WebSocketState
+
+from ..errors import ASRError, DecodeError, ServiceClosedError
+from .failures import Refusal, error_response, refusal_of
+from .gate import KEY_SUBPROTOCOL
+from .speech import Speech
+
+MAX_BUFFERED_BYTES = 4 << 20  # two minutes of PCM16
+SESSION_BURST_S = 2.0  # of messages at the allowed rate that may come at once
+CLIENT_GONE = 1006  # RFC 6455: the other end did not close
+MAX_REASON_BYTES = 123  # RFC 6455: a control frame has 125, the code takes two
+
+log = logging.getLogger("twostage_asr.sessions")
+
+
+class SessionEnd(Exception):  # noqa: N818 - most ends are no errors
+    """The session ends now, with a WebSocket close code and a reason."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+        self.reason = reason.encode()[:MAX_REASON_BYTES].decode(errors="ignore")
+
+
+class Link:
+    """The two directions of one WebSocket."""
+
+    def __init__(self, socket: WebSocket, speech: Speech) -> None:
+        self._socket = socket
+        self._settings = speech.settings
+        self._is_draining = speech.is_draining
+        self._messages: deque[str | bytes] = deque()
+        self._num_bytes = 0
+        self._changed = asyncio.Event()
+        self._has_room = asyncio.Event()
+        self._allowance = self._settings.max_messages_per_s * SESSION_BURST_S
+        self._allowance_at = time.monotonic()
+
+    async def receive(self, *, joined: bool = False) -> str | bytes | None:
+        """The next message; None when the server is being shut down and nothing is left to hear.
+
+        `joined` makes one message of all audio that waits.
+        """
+        while not self._messages:
+            if self._is_draining.is_set():
+                return None
+            self._changed.clear()
+            await self._changed.wait()
+        message = self._messages.popleft()
+        if joined and isinstance(message, bytes):
+            pieces = [message]
+            while self._messages and isinstance(self._messages[0], bytes):
+                pieces.append(self._messages.popleft())  # type: ignore[arg-type]
+            message = b"".join(pieces)
+        self._num_bytes -= len(message)
+        self._has_room.set()
+        return message
+
+    async def send(self, message: dict[str, Any]) -> None:
+        """One JSON text message. A client that does not read what it is sent loses the session."""
+        try:
+            async with asyncio.timeout(self._settings.session_idle_s):
+                await self._socket.send_text(json.dumps(message, ensure_ascii=False))
+        except TimeoutError:
+            raise SessionEnd(1008, "the client does not read what it is sent") from None
+
+    async def fail(self, error: ASRError) -> None:
+        """Tell the client; the session goes on unless the engine cannot. Raises SessionEnd then."""
+        refusal = refusal_of(error)
+        await self.send({"event": "error", "error": str(error), "code": refusal.code})
+        if isinstance(error, DecodeError):
+            raise SessionEnd(1011, "the engine has failed")
+        if isinstance(error, ServiceClosedError):
+            raise SessionEnd(1012, "the server is shutting down")
+
+    async def read_ahead(self) -> None:
+        """Read until the client has gone. Raises SessionEnd when a limit is passed."""
+        while True:
+            while self._num_bytes > MAX_BUFFERED_BYTES:
+                self._has_room.clear()
+                await self._has_room.wait()
+            try:
+                async with asyncio.timeout(self._settings.session_idle_s):
+                    message = await self._socket.receive()
+            except TimeoutError:
+                raise SessionEnd(1008, f"no message for {self._settings.session_idle_s:g} s") from None
+            if message["type"] == "websocket.disconnect":
+                return
+            content = message.get("bytes")
+            content = message.get("text", "") if content is None else content
+            self._require_rate()
+            if len(content) > self._settings.max_message_bytes:
+                raise SessionEnd(1009, f"a message may have {self._settings.max_message_bytes:,} bytes")
+            self._messages.append(content)
+            self._num_bytes += len(content)
+            self._changed.set()
+
+    def wake(self) -> None:
+        """Make `receive` look again."""
+        self._changed.set()
+
+    def _require_rate(self) -> None:
+        now, rate = time.monotonic(), self._settings.max_messages_per_s
+        self._allowance = min(self._allowance + (now - self._allowance_at) * rate, rate * SESSION_BURST_S)
+        self._allowance_at = now
+        if self._allowance < 1:
+            raise SessionEnd(1008, f"more than {rate:g} messages a second")
+        self._allowance -= 1
+
+
+Talk = Callable[[Link], Coroutine[Any, Any, None]]
+
+
+async def hold_session(socket: WebSocket, speech: Speech, protocol: str, talk: Talk) -> None:
+    """Accept a WebSocket, count it, talk, and end it properly whatever happens meanwhile."""
+    settings = speech.settings
+    if speech.num_sessions >= settings.max_sessions:
+        message = f"{settings.max_sessions} sessions are open, no more are taken; try again later"
+        headers = {"Retry-After": str(settings.retry_after_s)}
+        await socket.send_denial_response(error_response(Refusal(429, message, code="server_busy", headers=headers)))
+        return
+    started = time.perf_counter()
+    speech.num_sessions += 1
+    speech.metrics.active_sessions.labels(protocol).inc()
+    try:
+        await socket.accept(subprotocol=_chosen(socket))
+        end = await _talk_until_end(Link(socket, speech), speech, talk)
+    finally:
+        speech.num_sessions -= 1
+        speech.metrics.active_sessions.labels(protocol).dec()
+    if end.code != CLIENT_GONE and socket.application_state is WebSocketState.CONNECTED:
+        with contextlib.suppress(RuntimeError, WebSocketDisconnect):  # it went away meanwhile
+            await socket.close(end.code, end.reason)
+    speech.metrics.sessions.labels(protocol, str(end.code)).inc()
+    fields = {"request_id": socket.state.request_id, "protocol": protocol, "code": end.code, "reason": end.reason}
+    log.info("session", extra={"fields": fields | {"seconds": round(time.perf_counter() - started, 2)}})
+
+
+async def _talk_until_end(link: Link, speech: Speech, talk: Talk) -> SessionEnd:
+    talking = asyncio.create_task(talk(link))
+    reading = asyncio.create_task(link.read_ahead())
+    draining = asyncio.create_task(speech.is_draining.wait())
+    draining.add_done_callback(lambda _: link.wake())
+    try:
+        timeout_s = speech.settings.session_timeout_s
+        done, _ = await asyncio.wait({talking, reading}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        if not done:
+            return SessionEnd(1008, f"a session may last {timeout_s:g} s")
+        if talking not in done:
+            await reading
+            return SessionEnd(CLIENT_GONE, "")
+        await talking
+        return SessionEnd(1012, "the server is shutting down") if draining.done() else SessionEnd(1000, "")
+    except SessionEnd as end:
+        return end
+    except ASRError as error:
+        return SessionEnd(1011, str(error))
+    except (WebSocketDisconnect, RuntimeError):  # what Starlette raises when one sends to who has gone
+        if not reading.done():
+            raise
+        return SessionEnd(CLIENT_GONE, "")
+    finally:
+        for task in (talking, reading, draining):
+            task.cancel()
+        await asyncio.gather(talking, reading, draining, return_exceptions=True)
+
+
+def _chosen(socket: WebSocket) -> str | None:
+    """Browsers give up unless one of the protocols that they offer is chosen."""
+    offered: list[str] = socket.scope.get("subprotocols", [])
+    plain = [protocol for protocol in offered if not protocol.startswith(KEY_SUBPROTOCOL)]
+    return next(iter(plain or offered), None)

@@ -1,0 +1,79 @@
+"""What a server allows, with defaults and units; checked once."""
+
+import hashlib
+import hmac
+from dataclasses import dataclass, field
+
+from ..audio import AudioLimits
+from ..errors import ConfigError
+
+_POSITIVE = (
+    *("max_body_bytes", "max_audio_s", "max_new_tokens", "max_requests", "max_waiting", "request_timeout_s"),
+    *("max_sessions", "max_message_bytes", "max_messages_per_s", "session_idle_s", "session_timeout_s"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerSettings:
+    """Limits and permissions of one server."""
+
+    model_name: str = "fun-asr-nano"  # what /v1/models calls the model
+    language: str | None = None  # where a request names none
+    hotwords: tuple[str, ...] = ()  # where a request gives none
+    api_keys: tuple[str, ...] = field(default=(), repr=False)  # one of them is needed if there are any
+    cors_origins: tuple[str, ...] = ()  # of web pages from elsewhere that may call; "*" is any
+    url_hosts: tuple[str, ...] = ()  # that audio may be fetched from on a client's behalf
+
+    max_body_bytes: int = 256 << 20  # of one request
+    max_audio_s: float = 3 * 3600.0  # of one request or session
+    min_sample_rate: int = 4_000  # Hz
+    max_sample_rate: int = 384_000  # Hz
+    max_new_tokens: int = 512  # of one answer
+    max_requests: int = 256  # under way, uploads included; more are answered 429
+    max_waiting: int = 512  # clips not yet encoded; more are answered 429
+    request_timeout_s: float = 600.0  # from the first byte to the last
+    retry_after_s: int = 1  # what a 429 or 503 suggests
+
+    max_sessions: int = 256  # WebSockets at a time
+    max_message_bytes: int = 10 << 20  # of one WebSocket message
+    max_messages_per_s: float = 400.0  # of one session, over SESSION_BURST_S
+    session_idle_s: float = 60.0  # without a message
+    session_timeout_s: float = 4 * 3600.0
+
+    drain_s: float = 30.0  # that requests and sessions get to end after SIGTERM
+
+    def __post_init__(self) -> None:
+        for name in _POSITIVE:
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name} must be positive, got {getattr(self, name)}")
+        if self.drain_s < 0:
+            raise ConfigError(f"drain_s must be 0 or positive, got {self.drain_s}")
+        if any(not key.strip() for key in self.api_keys):
+            raise ConfigError("an API key is empty")
+
+    @property
+    def audio_limits(self) -> AudioLimits:
+        """For reading what clients send."""
+        return AudioLimits(
+            max_duration_s=self.max_audio_s,
+            max_bytes=self.max_body_bytes,
+            min_sample_rate=self.min_sample_rate,
+            max_sample_rate=self.max_sample_rate,
+        )
+
+    def allows_key(self, key: str | None) -> bool:
+        """Compared in constant time, with every key."""
+        if not self.api_keys:
+            return True
+        given = _digest(key or "")
+        return any([hmac.compare_digest(given, _digest(known)) for known in self.api_keys])
+
+    def allows_origin(self, origin: str | None, host: str | None) -> bool:
+        """Whether a page from there may open a WebSocket; pages of our own may, and files opened from a disk."""
+        if origin is None or origin == "file://" or "*" in self.cors_origins or origin in self.cors_origins:
+            return True
+        return host is not None and origin.partition("://")[2] == host
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()

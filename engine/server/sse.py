@@ -1,0 +1,89 @@
+"""Text while it is written, as server-sent events."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any, Protocol
+
+from fastapi import Request
+from starlette.responses import StreamingResponse
+
+from ..errors import ASRError
+from ..transcriber import TranscribeOptions
+from ..transcript import Transcript
+from ..waveform import Waveform
+from . import formats
+from .failures import error_body, refusal_of
+from .speech import Speech
+
+
+class EventForm(Protocol):
+    """How a protocol writes its events."""
+
+    def first(self) -> list[dict[str, Any]]:
+        """Before any text."""
+
+    def delta(self, new_text: str) -> dict[str, Any]: ...
+
+    def done(self, transcript: Transcript) -> list[dict[str, Any]]:
+        """After the last delta."""
+
+
+class TextStream:
+    """OpenAI's transcript.text.delta and transcript.text.done."""
+
+    def first(self) -> list[dict[str, Any]]:
+        return []
+
+    def delta(self, new_text: str) -> dict[str, Any]:
+        return {"type": "transcript.text.delta", "delta": new_text}
+
+    def done(self, transcript: Transcript) -> list[dict[str, Any]]:
+        return [{"type": "transcript.text.done", **formats.plain(transcript)}]
+
+
+def event_stream(
+    request: Request, speech: Speech, form: EventForm, waveform: Waveform, options: TranscribeOptions
+) -> StreamingResponse:
+    """The response; its deltas together are the text."""
+    return StreamingResponse(
+        _events(speech, form, waveform, options), media_type="text/event-stream", headers={"Cache-Control": "no-cache"}
+    )
+
+
+async def texts(speech: Speech, waveform: Waveform, options: TranscribeOptions) -> AsyncIterator[str | Transcript]:
+    """The text so far whenever it has grown, and at the end the transcript. Raises ASRError."""
+    arrived: asyncio.Queue[str | None] = asyncio.Queue()
+    task = asyncio.create_task(speech.transcribe(waveform, options, on_text=arrived.put_nowait))
+    task.add_done_callback(lambda _: arrived.put_nowait(None))
+    try:
+        while (text := await arrived.get()) is not None:
+            yield text
+        yield await task
+    finally:
+        task.cancel()  # the client has gone, if it is not done
+
+
+async def _events(
+    speech: Speech, form: EventForm, waveform: Waveform, options: TranscribeOptions
+) -> AsyncIterator[bytes]:
+    sent = ""
+    for event in form.first():
+        yield _event(event)
+    try:
+        async for news in texts(speech, waveform, options):
+            text = news.text if isinstance(news, Transcript) else news
+            if text.startswith(sent) and len(text) > len(sent):
+                yield _event(form.delta(text[len(sent) :]))
+                sent = text
+            if isinstance(news, Transcript):
+                for event in form.done(news):
+                    yield _event(event)
+    except ASRError as error:
+        refusal = refusal_of(error)
+        yield _event({"type": "error", **error_body(refusal.status_code, str(error), code=refusal.code)})
+    yield b"data: [DONE]\n\n"
+
+
+def _event(data: dict[str, Any]) -> bytes:
+    return f"data: {json.dumps(data, ensure_ascii=False)}\n\n".encode()

@@ -1,0 +1,306 @@
+"""One loaded model for many callers, on any thread or event loop.
+
+A thread of its own runs both stages for all of them: whatever waits is encoded together, and every answer is decoded in
+one continuous batch, whoever asked. The steps are those of the offline loop (transcriber.py); only who brings the clips
+and how long they may gather differs.
+
+    service = TranscriptionService(model.transcriber)
+    future = service.submit(waveform, transcribe_options(language="en"))
+    future.result().text                # or: await asyncio.wrap_future(future)
+"""
+
+import contextlib
+import logging
+import math
+import select
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+from .audio import Waveform
+from .decoder.base import POLL_S, DecodeParams
+from .errors import ASRError, ConfigError, DecodeError, QueueFullError, ServiceClosedError
+from .families.base import Request
+from .inputs import AudioInput
+from .recordings import Result
+from .threads import one_thread
+from .timeline import Stage, Timeline
+from .transcriber import Clip, Run, TranscribeOptions, Transcriber
+from .transcript import Transcript
+
+MAX_WAITING = 512  # jobs that are not encoded yet; clips of 30 s take 1 GB
+BATCH_WAIT_S = 0.003  # that a job waits for others to be encoded with; most of what a batch of one costs on a GPU
+IDLE_CHECK_S = 1.0  # between two looks at whether an idle engine still lives
+
+logger = logging.getLogger(__name__)
+
+OnText = Callable[[str], None]
+
+
+@dataclass(slots=True, eq=False)
+class _Job:
+    """What one caller asked for, until its future is done."""
+
+    key: str
+    options: TranscribeOptions
+    answer_prefix: str
+    on_text: OnText | None
+    future: Future[Transcript]
+    submitted: float  # time.monotonic()
+    num_told: int = 0  # tokens whose text on_text has seen
+
+
+class _Forgetful(Timeline):
+    """Records nothing: a service has no end."""
+
+    def add(self, stage: Stage, started: float, num_clips: int) -> None:
+        pass
+
+
+class TranscriptionService:
+    """Transcribes for all callers at once; it has the model to itself until it is closed: generate() waits for that."""
+
+    def __init__(
+        self,
+        transcriber: Transcriber,
+        *,
+        max_waiting: int = MAX_WAITING,
+        batch_wait_s: float = BATCH_WAIT_S,
+        timeline: Timeline | None = None,
+    ) -> None:
+        """Start the thread. `timeline` sees every step of both stages, from that thread.
+
+        Raises:
+            ConfigError: a number out of range, or the model is at work for someone else.
+        """
+        if max_waiting < 1 or batch_wait_s < 0:
+            raise ConfigError(f"max_waiting must be at least 1, batch_wait_s 0 or more: {max_waiting}, {batch_wait_s}")
+        if not transcriber.lock.acquire(blocking=False):
+            raise ConfigError("this model is at work for another service or a running generate()")
+        self.failed = False  # the engine, or this thread, has died; nothing will be transcribed any more
+        self._model = transcriber
+        self._max_waiting = max_waiting
+        self._batch_wait_s = batch_wait_s
+        options = TranscribeOptions(request=Request(), params=DecodeParams())
+        self._run = Run(transcriber, options, timeline or _Forgetful(), align_batch=1)
+        self._max_size = options.batch_size
+        self._lock = threading.Lock()  # over the five that follow, and `failed`
+        self._jobs: dict[int, _Job] = {}  # all that are not done, by the index of their clip
+        self._waiting: deque[tuple[int, Waveform]] = deque()  # those of them that are not encoded
+        self._cancelled: set[int] = set()
+        self._next_index = 0
+        self._closes_at: float | None = None  # time.monotonic(); None while work is taken
+        self._woken, self._waker = socket.socketpair()
+        self._woken.setblocking(False)
+        self._waker.setblocking(False)
+        self._thread = threading.Thread(target=self._main, name="transcription-service", daemon=True)
+        self._thread.start()
+
+    def submit(
+        self,
+        waveform: Waveform,
+        options: TranscribeOptions,
+        *,
+        key: str = "audio",
+        answer_prefix: str = "",
+        on_text: OnText | None = None,
+    ) -> Future[Transcript]:
+        """Transcribe (N,) float32 samples, 16 kHz; returns at once.
+
+        Args:
+            options: `batch_size`, `limits` and `allow_urls` are for reading, and mean nothing here.
+            key: the transcript's key.
+            answer_prefix: text that the answer is made to begin with, and that the transcript's text includes.
+            on_text: called from the service's thread with the whole text so far whenever it has grown; it must return
+                soon. If it raises, its own future gets the error.
+
+        Returns:
+            A future of the transcript, of status "error" where this input cannot be transcribed. Cancelling it drops
+            the work in both stages. It raises DecodeError when the engine fails, ServiceClosedError when the service
+            is closed before the answer is there.
+
+        Raises:
+            ConfigError: a language that the family does not know. QueueFullError: too much is waiting.
+            ServiceClosedError, DecodeError: nothing will be transcribed any more.
+        """
+        self._model.family.prompt_text(options.request)
+        future: Future[Transcript] = Future()
+        with self._lock:
+            self._require_open()
+            if len(self._waiting) >= self._max_waiting:
+                raise QueueFullError(
+                    f"{len(self._waiting)} clips are waiting already, at most {self._max_waiting} may; try again later"
+                )
+            index = self._next_index
+            self._next_index += 1
+            self._jobs[index] = _Job(key, options, answer_prefix, on_text, future, time.monotonic())
+            self._waiting.append((index, waveform))
+        future.add_done_callback(lambda done: self._cancel(index) if done.cancelled() else None)
+        self._wake()
+        return future
+
+    @property
+    def model(self) -> Transcriber:
+        """Both stages of the model; nobody else may run them until this service is closed."""
+        return self._model
+
+    @property
+    def num_waiting(self) -> int:
+        """Jobs that are not encoded yet."""
+        return len(self._waiting)
+
+    @property
+    def num_jobs(self) -> int:
+        """Jobs that are not done."""
+        return len(self._jobs)
+
+    def close(self, *, drain_s: float = 0.0) -> None:
+        """Take no more work, go on for at most `drain_s` with what there is, and drop the rest; idempotent.
+
+        The model stays loaded and can be used again.
+        """
+        with self._lock:
+            if self._closes_at is None:
+                self._closes_at = time.monotonic() + drain_s
+        self._wake()
+        self._thread.join()
+
+    def _require_open(self) -> None:
+        if self.failed:
+            raise DecodeError("the engine of this service has failed; build a new one")
+        if self._closes_at is not None:
+            raise ServiceClosedError("this service is closed")
+
+    def _cancel(self, index: int) -> None:
+        """Called by whoever cancels a future."""
+        with self._lock:
+            self._cancelled.add(index)
+        self._wake()
+
+    def _wake(self) -> None:
+        with contextlib.suppress(OSError):  # it has been woken often enough, or has ended
+            self._waker.send(b"\0")
+
+    def _main(self) -> None:
+        """The thread: the loop, and an end for every future however the loop ends."""
+        error: ASRError = DecodeError("the thread of this service has ended; its log says why")
+        try:
+            with one_thread(active=self._model.device.type != "cpu"):
+                self._loop()
+            error = ServiceClosedError("the service was closed before this was transcribed")
+        except ASRError as failure:
+            logger.error("the engine has failed: %s", failure)
+            error = failure
+        finally:
+            self._end(error)
+
+    def _end(self, error: ASRError) -> None:
+        with self._lock:
+            self.failed = not isinstance(error, ServiceClosedError)
+            self._closes_at = 0.0
+            jobs = list(self._jobs.values())
+            self._jobs.clear()
+            self._waiting.clear()
+        for job in jobs:
+            if job.future.set_running_or_notify_cancel():
+                job.future.set_exception(type(error)(str(error)))
+        self._woken.close()
+        self._waker.close()
+        self._run.cancel()
+        self._model.lock.release()
+
+    def _loop(self) -> None:
+        """A batch through stage 1, a step of stage 2, and again."""
+        run = self._run
+        while not self._is_over():
+            self._drop_cancelled()
+            due_s = self._due_s()
+            if due_s <= 0 and (batch := self._next_batch()):
+                self._deliver(run.encode(batch))
+            else:
+                self._deliver(run.submit())
+            self._deliver(run.collect(wait_s=min(due_s, POLL_S), wake=self._woken.fileno()))
+            self._tell()
+            if not run.decoding and run.encoding is None:
+                select.select([self._woken], [], [], min(due_s, IDLE_CHECK_S))
+            with contextlib.suppress(BlockingIOError):
+                self._woken.recv(4096)
+
+    def _is_over(self) -> bool:
+        with self._lock:
+            return self._closes_at is not None and (not self._jobs or time.monotonic() >= self._closes_at)
+
+    def _drop_cancelled(self) -> None:
+        with self._lock:
+            dropped, self._cancelled = self._cancelled, set()
+            if not dropped:
+                return
+            for index in dropped:
+                self._jobs.pop(index, None)
+            self._waiting = deque(entry for entry in self._waiting if entry[0] not in dropped)
+        self._deliver(self._run.submit())  # so that stage 2 has all that are encoded
+        self._run.drop(dropped)
+
+    def _due_s(self) -> float:
+        """Seconds until the next batch shall be encoded, at most 0 if now."""
+        with self._lock:
+            decoder = self._model.decoder
+            if not self._waiting or decoder.num_pending >= decoder.max_pending:
+                return math.inf
+            _, is_full = self._front()
+            oldest = self._jobs[self._waiting[0][0]].submitted
+        return 0.0 if is_full else max(0.0, oldest + self._batch_wait_s - time.monotonic())
+
+    def _front(self) -> tuple[int, bool]:
+        """How many of those that wait longest make a batch, and whether that is full. Called with the lock held."""
+        longest = 0
+        for size, (_, waveform) in enumerate(self._waiting):
+            longest = max(longest, self._model.acoustic.num_frames(len(waveform)))
+            if size and (size == self._max_size or (size + 1) * longest > self._model.max_batch_frames):
+                return size, True
+        return len(self._waiting), False
+
+    def _next_batch(self) -> list[Clip]:
+        with self._lock:
+            size, _ = self._front()
+            entries = [self._waiting.popleft() for _ in range(size)]
+            jobs = [(index, waveform, self._jobs[index]) for index, waveform in entries]
+        clips = []
+        for index, waveform, job in jobs:
+            item = AudioInput(key=job.key, source=waveform)
+            clip = self._run.prepare(index, item, waveform, job.options, job.answer_prefix)
+            if isinstance(clip, Transcript):
+                self._deliver([(index, clip)])
+            else:
+                clip.is_followed = job.on_text is not None
+                clips.append(clip)
+        return clips
+
+    def _deliver(self, results: Iterable[Result]) -> None:
+        for index, transcript in results:
+            with self._lock:
+                job = self._jobs.pop(index, None)
+            if job is not None and job.future.set_running_or_notify_cancel():
+                job.future.set_result(transcript)
+
+    def _tell(self) -> None:
+        """Show the callers who want it how far their texts are."""
+        for prompt_id, clip in self._run.decoding.items():
+            job = self._jobs.get(clip.index)
+            if job is None or job.on_text is None:
+                continue
+            token_ids = self._model.decoder.written(prompt_id)
+            if len(token_ids) > job.num_told:
+                job.num_told = len(token_ids)
+                # The last character may lack its last bytes.
+                text = self._run.answer(clip, token_ids).text.removesuffix("\N{REPLACEMENT CHARACTER}")
+                try:
+                    job.on_text(text)
+                except Exception as error:  # noqa: BLE001 - one caller's mistake must not cost the others
+                    if job.future.set_running_or_notify_cancel():
+                        job.future.set_exception(error)
+                    self._cancel(clip.index)

@@ -1,0 +1,59 @@
+"""Live audio as it comes: what callers may push, and how much of it is kept."""
+
+from collections import deque
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import UnsupportedAudioError
+from ..vad import SpeechSpan
+from ..waveform import SAMPLE_RATE, Waveform
+
+PCM: TypeAlias = "bytes | npt.NDArray[np.int16] | npt.NDArray[np.float32]"
+PCM16_FULL_SCALE = 32768.0
+
+
+def samples_of(pcm: PCM) -> Waveform:
+    """What `push` takes -> (N,) float32. Raises UnsupportedAudioError for anything else."""
+    if isinstance(pcm, bytes):
+        if len(pcm) % 2:
+            raise UnsupportedAudioError(f"16-bit samples take an even number of bytes, got {len(pcm)}")
+        pcm = np.frombuffer(pcm, "<i2")
+    if pcm.ndim != 1 or pcm.dtype not in (np.int16, np.float32):
+        raise UnsupportedAudioError(
+            f"live audio is bytes, or (N,) int16 or float32; got an array of {pcm.dtype}, shape {pcm.shape}"
+        )
+    if pcm.dtype == np.int16:
+        return pcm.astype(np.float32) / np.float32(PCM16_FULL_SCALE)
+    if not np.isfinite(pcm).all():
+        raise UnsupportedAudioError(f"{np.count_nonzero(~np.isfinite(pcm))} of {len(pcm)} samples are NaN or infinite")
+    return pcm.astype(np.float32, copy=False)
+
+
+class RecentAudio:
+    """The end of a stream of samples."""
+
+    def __init__(self) -> None:
+        self._pieces: deque[Waveform] = deque()
+        self._first = 0  # place in the stream of the first sample that is kept
+        self._end = 0
+
+    @property
+    def end_s(self) -> float:
+        """How much of the stream has been heard."""
+        return self._end / SAMPLE_RATE
+
+    def push(self, samples: Waveform) -> None:
+        self._pieces.append(samples)
+        self._end += len(samples)
+
+    def cut(self, span: SpeechSpan) -> Waveform:
+        start, end = round(span.start * SAMPLE_RATE), round(span.end * SAMPLE_RATE)
+        assert start >= self._first
+        return np.concatenate(self._pieces)[start - self._first : end - self._first]
+
+    def forget(self, before_s: float) -> None:
+        """Drop pieces that lie before this time."""
+        while self._pieces and self._first + len(self._pieces[0]) <= before_s * SAMPLE_RATE:
+            self._first += len(self._pieces.popleft())

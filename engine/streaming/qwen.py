@@ -1,0 +1,102 @@
+"""qwen-asr's streaming interface over live sessions.
+
+The names and their meaning are the package's; what it costs is not. The package decodes everything again at every chunk
+and so takes quadratic time; here speech is cut into segments, and only the open one is decoded again.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..auto import transcribe_options
+from ..errors import ConfigError
+from ..service import TranscriptionService
+from ..transcriber import Transcriber
+from ..vad import load_vad
+from .events import Event, TextSoFar
+from .session import LiveOptions, StreamingSession
+
+
+@dataclass(slots=True, eq=False)
+class ASRStreamingState:
+    """One stream: what has been heard of it so far."""
+
+    session: StreamingSession | None  # None when it is finished
+    language: str = ""  # of what was spoken last, "" while none is heard
+    text: str = ""  # everything so far; its end may change
+    so_far: TextSoFar = field(default_factory=TextSoFar)
+
+    def add(self, events: list[Event]) -> None:
+        self.so_far.add(events)
+        self.text = self.so_far.text
+        if events:
+            self.language = events[-1].language or self.language
+
+
+class QwenStreams:
+    """The streams of one model, which share its service while any of them is open."""
+
+    def __init__(self, transcriber: Transcriber, *, max_new_tokens: int) -> None:
+        self._transcriber = transcriber
+        self._max_new_tokens = max_new_tokens
+        self._service: TranscriptionService | None = None
+        self._open: list[ASRStreamingState] = []
+
+    def start(
+        self,
+        *,
+        context: str,
+        language: str | None,
+        unfixed_chunk_num: int,
+        unfixed_token_num: int,
+        chunk_size_sec: float,
+    ) -> ASRStreamingState:
+        """Raises ConfigError for a number out of range or an unknown language."""
+        live = LiveOptions(
+            vad=load_vad(),
+            chunk_ms=1000 * chunk_size_sec,
+            rollback_chars=0,
+            rollback_tokens=unfixed_token_num,
+            unfixed_partials=unfixed_chunk_num,
+        )
+        options = transcribe_options(
+            language=language, context=context, timestamps=False, max_new_tokens=self._max_new_tokens
+        )
+        self._transcriber.family.prompt_text(options.request)
+        if self._service is None:
+            self._service = TranscriptionService(self._transcriber)
+        state = ASRStreamingState(StreamingSession(self._service, options, live))
+        self._open.append(state)
+        return state
+
+    def hear(self, pcm16k: Any, state: ASRStreamingState) -> None:
+        """More audio of any size: integers of 16 bits, or floats in [-1, 1], 16 kHz mono."""
+        pcm = np.asarray(pcm16k).reshape(-1)
+        state.add(_session_of(state).push(pcm if pcm.dtype == np.int16 else pcm.astype(np.float32)))
+
+    def finish(self, state: ASRStreamingState) -> None:
+        """The rest of the text. With the last stream the model is free for `transcribe` again."""
+        state.add(_session_of(state).finish())
+        state.session = None
+        self._open.remove(state)
+        if not self._open:
+            self.close()
+
+    def require_none(self) -> None:
+        """Raises ConfigError while a stream is open: the model is at work for it."""
+        if self._open:
+            raise ConfigError(f"{len(self._open)} stream(s) are open; call finish_streaming_transcribe for each first")
+
+    def close(self) -> None:
+        """Drop all streams; idempotent."""
+        self._open.clear()
+        service, self._service = self._service, None
+        if service is not None:
+            service.close()
+
+
+def _session_of(state: ASRStreamingState) -> StreamingSession:
+    if state.session is None:
+        raise ConfigError("this stream is finished; init_streaming_state gives a new one")
+    return state.session

@@ -1,0 +1,279 @@
+"""Live audio -> text that never takes back what it has confirmed.
+
+    session = StreamingSession(service, transcribe_options(language="zh"), live)
+    for pcm in microphone:                      # pieces of any size
+        for event in session.push(pcm):         # Partial: confirmed + tail; Final: the transcript of a segment
+            ...
+    session.finish()                            # the rest
+
+Voice activity detection cuts the stream into segments (vad/). While one is open, it is decoded again after every
+chunk_ms of new audio: a Partial. When it closes, it is decoded once more, alone and whole: its Final is what offline
+transcription of the same audio gives. Silence costs nothing, and nothing older than the open segment is kept or encoded
+again, so that an hour costs sixty times a minute; a segment is at most SegmentRules.max_segment_s long.
+
+What is confirmed: text that two partials in a row agree on, without the last rollback_chars characters, cut where a
+token of the LLM ends. Later partials get it as the beginning of their answer, so that they only decode what is new. A
+final is decoded without it and nearly always begins with it; if one does not, it is decoded again with it.
+
+A segment of max_segment_s without a pause is cut in two, at a place that lies before the end of what has been heard. Of
+what was confirmed, as many words as the first half has stay there, and the rest is confirmed for the second half.
+
+The logic waits for nothing: it is a generator that yields futures. StreamingSession waits for them in the caller's
+thread, AsyncStreamingSession on the event loop; any number of either share a TranscriptionService.
+"""
+
+import asyncio
+import contextlib
+import math
+from collections import deque
+from collections.abc import Generator, Iterable
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from itertools import takewhile
+from typing import TypeAlias
+
+from ..errors import ConfigError, QueueFullError
+from ..service import TranscriptionService
+from ..transcriber import TranscribeOptions
+from ..transcript import Transcript
+from ..vad import STREAMING_SCHEDULE, SegmentRules, SpeechSegmenter, SpeechSpan, VoiceActivityModel
+from ..waveform import Waveform
+from ..words import split_words
+from .audio import PCM, RecentAudio, samples_of
+from .events import Event, Final, Partial
+from .text import shifted, split_after, token_prefix, with_text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiveOptions:
+    """How live audio is heard, the same for all sessions."""
+
+    vad: VoiceActivityModel
+    chunk_ms: float = 720.0  # of new audio between two partials of a segment
+    rollback_chars: int = 8  # at the end of a partial, that are never confirmed
+    rollback_tokens: int = 0  # of the LLM, likewise
+    unfixed_partials: int = 2  # of a segment must have been made before anything of it is confirmed
+    rules: SegmentRules = field(
+        default_factory=lambda: SegmentRules(max_segment_s=30.0, silence_schedule=STREAMING_SCHEDULE)
+    )
+
+    def __post_init__(self) -> None:
+        if not self.chunk_ms > 0:
+            raise ConfigError(f"chunk_ms must be positive, got {self.chunk_ms}")
+        for name in ("rollback_chars", "rollback_tokens", "unfixed_partials"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} must be 0 or more, got {getattr(self, name)}")
+
+
+_Steps: TypeAlias = Generator[Future[Transcript], Transcript, list[Event]]
+
+
+class StreamingSession:
+    """One stream of audio. One caller at a time; a push returns when what it made due has been decoded."""
+
+    def __init__(
+        self, service: TranscriptionService, options: TranscribeOptions, live: LiveOptions, *, key: str = "live"
+    ) -> None:
+        """Raises ConfigError for a language that the model does not know."""
+        self._stream = _Stream(service, options, live, key)
+
+    def push(self, pcm: PCM) -> list[Event]:
+        """Hear more audio: 16 kHz mono; int16, little-endian bytes of it, or float32 in [-1, 1], any number of samples.
+
+        Returns:
+            The finals of the segments that it ended, and at most one partial, of the segment that is open.
+
+        Raises:
+            UnsupportedAudioError: not such samples; nothing has been heard of them. QueueFullError: the service has
+            too much to do for a final; the audio has been heard, and a later call gives what is missing. DecodeError,
+            ServiceClosedError: the service has ended.
+        """
+        return _wait(self._stream.push(samples_of(pcm)))
+
+    def finish(self) -> list[Event]:
+        """Hear that the stream has ended: the finals of what was still open. Nothing may be pushed after it.
+
+        Raises QueueFullError when the service has too much to do; finish() may be called again.
+        """
+        return _wait(self._stream.finish())
+
+
+class AsyncStreamingSession:
+    """A StreamingSession for event loops: nothing here blocks the loop, and other sessions go on meanwhile.
+
+    While a push is awaited, more audio may gather; pushed together it makes one partial, so that a slow machine shows
+    fewer partials and falls no further behind. Cancelling a push drops its decoding; the session cannot be used then.
+    """
+
+    def __init__(
+        self, service: TranscriptionService, options: TranscribeOptions, live: LiveOptions, *, key: str = "live"
+    ) -> None:
+        """See StreamingSession."""
+        self._stream = _Stream(service, options, live, key)
+
+    async def push(self, pcm: PCM) -> list[Event]:
+        """See StreamingSession.push."""
+        return await _wait_on_loop(self._stream, self._stream.push(samples_of(pcm)))
+
+    async def finish(self) -> list[Event]:
+        """See StreamingSession.finish."""
+        return await _wait_on_loop(self._stream, self._stream.finish())
+
+
+@dataclass(slots=True, eq=False)
+class _Closed:
+    """A segment that is over, and its final on the way."""
+
+    span: SpeechSpan
+    audio: Waveform
+    future: Future[Transcript] | None = None  # None: the service has not taken it yet
+
+
+class _Stream:
+    """What a session has heard and said. `push` and `finish` yield futures and are sent their results."""
+
+    def __init__(self, service: TranscriptionService, options: TranscribeOptions, live: LiveOptions, key: str) -> None:
+        service.model.family.prompt_text(options.request)
+        self._service = service
+        self._options = options
+        self._live = live
+        self._key = key
+        self._segmenter = SpeechSegmenter(live.vad.new_stream(), live.rules)
+        self._recent = RecentAudio()
+        self._closed: deque[_Closed] = deque()
+        self._asked: list[Future[Transcript]] = []  # of the service
+        self._segment = 0  # number of the oldest segment without a final
+        self._confirmed = ""  # of that segment
+        self._hypothesis = ""  # its last partial, whole
+        self._language: str | None = None  # of that
+        self._num_partials = 0  # of that segment
+        self._heard_s = 0.0  # how much of the stream that partial had heard
+
+    def push(self, samples: Waveform) -> _Steps:
+        self._recent.push(samples)
+        self._close(self._segmenter.push(samples))
+        events = yield from self._finals()
+        return events + (yield from self._partial())
+
+    def finish(self) -> _Steps:
+        self._close(self._segmenter.finish())
+        return (yield from self._finals())
+
+    def cancel(self) -> None:
+        """Drop what is being decoded; nothing may be pushed after it."""
+        for future in self._asked:
+            future.cancel()
+
+    def _close(self, spans: Iterable[SpeechSpan]) -> None:
+        self._closed += (_Closed(span, self._recent.cut(span)) for span in spans)
+        self._recent.forget(self._segmenter.settled_s)
+
+    def _finals(self) -> _Steps:
+        for closed in self._closed:
+            if closed.future is None:
+                closed.future = self._submit(closed.audio, self._options)
+        events: list[Event] = []
+        while self._closed:
+            closed = self._closed[0]
+            assert closed.future is not None
+            transcript = yield closed.future
+            self._closed.popleft()
+            transcript, rest = yield from self._reconciled(closed, transcript)
+            start, end = closed.span.start, closed.span.end
+            events.append(Final(self._segment, start, end, shifted(transcript, start)))
+            self._segment += 1
+            self._confirmed = self._hypothesis = rest
+            self._num_partials = 0
+            if rest:
+                start = self._next_start_s()
+                events.append(Partial(self._segment, start, max(start, self._heard_s), rest, "", self._language))
+        return events
+
+    def _reconciled(
+        self, closed: _Closed, transcript: Transcript
+    ) -> Generator[Future[Transcript], Transcript, tuple[Transcript, str]]:
+        """A final that begins with what was confirmed, and what of that belongs to the next segment."""
+        confirmed = self._confirmed
+        if transcript.text.startswith(confirmed):
+            return transcript, ""
+        if self._next_start_s() + self._live.rules.padding_s < self._heard_s:  # it was cut where somebody speaks
+            kept, rest = split_after(confirmed, len(split_words(transcript.text)))
+            if rest:
+                return with_text(transcript, kept), rest
+        with contextlib.suppress(QueueFullError):
+            transcript = yield self._submit(closed.audio, self._options, confirmed)
+        if transcript.text.startswith(confirmed):
+            return transcript, ""
+        return with_text(transcript, confirmed), ""
+
+    def _next_start_s(self) -> float:
+        """Of the segment after the one that waits for its final; infinite if none has begun."""
+        following = self._closed[0].span if self._closed else self._segmenter.open
+        return math.inf if following is None else following.start
+
+    def _partial(self) -> _Steps:
+        """Of the open segment, if enough is new in it."""
+        opened, now = self._segmenter.open, self._recent.end_s
+        if opened is None or now - max(self._heard_s, opened.start) < self._live.chunk_ms / 1000:
+            return []
+        span = SpeechSpan(opened.start, now)
+        try:
+            future = self._submit(self._recent.cut(span), replace(self._options, timestamps=False), self._confirmed)
+        except QueueFullError:  # the next one will do
+            return []
+        transcript = yield future
+        self._heard_s = span.end
+        text, before = transcript.text, self._hypothesis
+        if not text.startswith(self._confirmed) or not (text or before):
+            return []
+        self._num_partials += 1
+        confirmed = self._confirmed = self._confirmable(text)
+        self._hypothesis, self._language = text, transcript.language
+        return [Partial(self._segment, span.start, span.end, confirmed, text.removeprefix(confirmed), self._language)]
+
+    def _confirmable(self, text: str) -> str:
+        """What can be confirmed of a hypothesis; begins with what has been."""
+        live = self._live
+        if self._num_partials < live.unfixed_partials:
+            return self._confirmed
+        agreed = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(self._hypothesis, text, strict=False)))
+        longest = min(agreed, len(text) - live.rollback_chars)
+        prefix = token_prefix(self._service.model.tokenizer, text, longest, drop_tokens=live.rollback_tokens)
+        return max(self._confirmed, prefix, key=len)
+
+    def _submit(self, audio: Waveform, options: TranscribeOptions, prefix: str = "") -> Future[Transcript]:
+        if prefix and options.request.language is None:  # some answers begin with the language, which the prefix lacks
+            options = replace(options, request=replace(options.request, language=self._language))
+        future = self._service.submit(audio, options, key=self._key, answer_prefix=prefix)
+        self._asked = [*(asked for asked in self._asked if not asked.done()), future]
+        return future
+
+
+def _resume(steps: _Steps, transcript: Transcript | None = None) -> Future[Transcript] | list[Event]:
+    """Go on to the next future, or to the end."""
+    try:
+        return steps.send(transcript)  # type: ignore[arg-type]  # None starts it
+    except StopIteration as end:
+        events: list[Event] = end.value
+        return events
+
+
+def _wait(steps: _Steps) -> list[Event]:
+    outcome = _resume(steps)
+    while isinstance(outcome, Future):
+        outcome = _resume(steps, outcome.result())
+    return outcome
+
+
+async def _wait_on_loop(stream: _Stream, steps: _Steps) -> list[Event]:
+    first = asyncio.create_task(asyncio.to_thread(_resume, steps))  # voice activity detection, where much was pushed
+    try:
+        outcome = await asyncio.shield(first)
+        while isinstance(outcome, Future):
+            transcript: Transcript = await asyncio.wrap_future(outcome)
+            outcome = _resume(steps, transcript)
+    except asyncio.CancelledError:
+        await first  # a thread cannot be stopped
+        stream.cancel()
+        raise
+    return outcome

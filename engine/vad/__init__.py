@@ -1,0 +1,46 @@
+"""Voice activity detection: where in a stream of samples somebody speaks. Nothing here imports torch for "silero"."""
+
+from pathlib import Path
+
+from ..errors import ConfigError
+from .base import SpeechSpan, VoiceActivityModel, VoiceActivityStream
+from .segmenter import (
+    FIXED_SCHEDULE,
+    OFFLINE_SCHEDULE,
+    STREAMING_SCHEDULE,
+    Schedule,
+    SegmentRules,
+    SpeechSegmenter,
+    checked_schedule,
+)
+
+__all__ = [
+    "FIXED_SCHEDULE",
+    "OFFLINE_SCHEDULE",
+    "STREAMING_SCHEDULE",
+    "Schedule",
+    "SegmentRules",
+    "SpeechSegmenter",
+    "SpeechSpan",
+    "VoiceActivityModel",
+    "VoiceActivityStream",
+    "checked_schedule",
+    "load_vad",
+]
+
+
+def load_vad(name: str | Path = "silero") -> VoiceActivityModel:
+    """Load "silero", or the fsmn-vad checkpoint in a directory.
+
+    Raises:
+        ConfigError: neither of them. CheckpointError: a directory that holds no fsmn-vad.
+    """
+    if name == "silero":
+        from .silero import SileroVAD
+
+        return SileroVAD()
+    if not Path(name).is_dir():
+        raise ConfigError(f"vad must be 'silero' or the directory of an fsmn-vad checkpoint, got {str(name)!r}")
+    from .fsmn import FsmnVAD
+
+    return FsmnVAD.from_directory(Path(name))

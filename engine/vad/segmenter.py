@@ -1,0 +1,189 @@
+"""From speech probabilities to segments: the one state machine, for files and for live audio.
+
+    frames of a VoiceActivityStream  ->  SpeechSpans, each as soon as it is known
+
+- Speech begins with a frame at the model's threshold and goes on until one falls HYSTERESIS below it.
+- A segment opens when speech has lasted min_speech_s. It starts padding_s before that speech.
+- It closes when silence has lasted as long as the schedule asks of a segment of its age, and ends padding_s after its
+  last speech. The schedule is looked up at every frame: a short segment waits long for more speech, a long one closes
+  at the first pause.
+- One that would grow longer than max_segment_s is cut in two: in the middle of the longest pause of its second half,
+  or, if nobody pauses there, where speech is least likely.
+
+All of it counts whole frames, so the sizes of the pieces that are pushed change nothing: a file is one push and one
+finish().
+"""
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..errors import ConfigError
+from ..waveform import SAMPLE_RATE, Waveform
+from .base import SpeechSpan, VoiceActivityStream
+
+Schedule = tuple[tuple[float, float], ...]  # (age of the segment up to, silence that closes it), ms
+
+# FunASR's tables. For files they keep segments long, which costs fewer words at their edges; for live audio they keep
+# the wait short.
+OFFLINE_SCHEDULE: Schedule = (
+    (10_000, 2000), (20_000, 1000), (30_000, 800), (40_000, 600), (50_000, 400), (60_000, 200), (math.inf, 100),
+)  # fmt: skip
+STREAMING_SCHEDULE: Schedule = (
+    (5_000, 2000), (10_000, 1500), (15_000, 1000), (30_000, 800), (45_000, 400), (math.inf, 100),
+)  # fmt: skip
+FIXED_SCHEDULE: Schedule = ((math.inf, 800),)
+HYSTERESIS = 0.15  # of probability
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentRules:
+    """When a segment opens, closes and is cut."""
+
+    max_segment_s: float = 60.0
+    padding_s: float = 0.2  # kept before and after the speech of a segment
+    min_speech_s: float = 0.15  # shorter sounds open no segment
+    silence_schedule: Schedule = OFFLINE_SCHEDULE
+
+    def __post_init__(self) -> None:
+        if not 2.0 <= self.max_segment_s < math.inf:
+            raise ConfigError(f"max_segment_s must be at least 2 s, got {self.max_segment_s}")
+        for name, value in (("padding_s", self.padding_s), ("min_speech_s", self.min_speech_s)):
+            if not 0.0 <= value <= 0.5:
+                raise ConfigError(f"{name} must be in [0, 0.5] s, got {value}")
+        bounds = [bound for bound, _ in self.silence_schedule]
+        rising = all(a < b for a, b in itertools.pairwise(bounds))
+        if not bounds or not rising or bounds[-1] != math.inf or not all(ms > 0 for _, ms in self.silence_schedule):
+            raise ConfigError(
+                "silence_schedule must be [(up to ms, silence ms), ...] with rising bounds, the last one infinite, and "
+                f"positive silences; got {list(self.silence_schedule)}"
+            )
+
+    def end_silence_ms(self, age_ms: float) -> float:
+        """Silence that closes a segment of this age."""
+        return next(silence for bound, silence in self.silence_schedule if age_ms <= bound)
+
+
+def checked_schedule(schedule: Sequence[tuple[float, float]] | None, *, dynamic: bool, default: Schedule) -> Schedule:
+    """What a user asks for: a schedule of his own, the `default` one, or with `dynamic=False` FunASR's fixed 800 ms.
+
+    Raises ConfigError if he asks for both, or for rows that are not pairs of numbers.
+    """
+    if schedule is None:
+        return default if dynamic else FIXED_SCHEDULE
+    if not dynamic:
+        raise ConfigError("dynamic_silence=False and silence_schedule=... exclude each other")
+    try:
+        return tuple((float(bound), float(silence)) for bound, silence in schedule)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"silence_schedule must be [(up to ms, silence ms), ...], got {schedule!r}") from error
+
+
+class SpeechSegmenter:
+    """Cuts one stream; see the top of this file for the rules. Inside, all times are whole frames."""
+
+    def __init__(self, stream: VoiceActivityStream, rules: SegmentRules) -> None:
+        self._stream = stream
+        self._rules = rules
+        self._frame_s = stream.frame_s
+        self._max_frames = int(rules.max_segment_s / stream.frame_s)
+        self._padding = math.ceil(rules.padding_s / stream.frame_s)
+        self._min_speech = max(math.ceil(rules.min_speech_s / stream.frame_s), 1)
+        self._num_samples = 0
+        self._now = 0  # frames heard
+        self._is_speech = False
+        self._onset: int | None = None  # first frame of speech that may open a segment
+        self._start: int | None = None  # of the open segment
+        self._speech_end = 0  # of the open segment, so far
+        self._free_from = 0  # where the span before ended
+        self._heard: list[tuple[float, bool]] = []  # of the open segment: each frame's probability, and whether speech
+
+    @property
+    def open(self) -> SpeechSpan | None:
+        """The segment that has begun and not ended, up to now."""
+        return None if self._start is None else self._span(self._start, self._now)
+
+    @property
+    def settled_s(self) -> float:
+        """Every span that is still to come begins here or later."""
+        if self._start is not None:
+            return self._start * self._frame_s
+        begins = self._now if self._onset is None else self._onset
+        return max(begins - self._padding, self._free_from) * self._frame_s
+
+    def push(self, samples: Waveform) -> list[SpeechSpan]:
+        """(N,) float32 at 16 kHz -> the segments that these samples end."""
+        self._num_samples += len(samples)
+        spans = [self._step(probability) for probability in self._stream.push(samples).tolist()]
+        return [span for span in spans if span is not None]
+
+    def finish(self) -> list[SpeechSpan]:
+        """The segment that the end of the stream ends, if one is open. Nothing may be pushed after it."""
+        return [] if self._start is None else [self._close(self._speech_end + self._padding)]
+
+    def _step(self, probability: float) -> SpeechSpan | None:
+        threshold = self._stream.threshold - (HYSTERESIS if self._is_speech else 0.0)
+        self._is_speech = probability >= threshold
+        self._now += 1
+        if self._start is None:
+            self._await_speech(probability)
+            return None
+        self._heard.append((probability, self._is_speech))
+        if self._is_speech:
+            self._speech_end = self._now
+        elif self._now - self._speech_end >= self._end_silence(self._now - self._start):
+            return self._close(min(self._speech_end + self._padding, self._now))
+        return self._cut(self._start) if self._now - self._start >= self._max_frames else None
+
+    def _await_speech(self, probability: float) -> None:
+        if not self._is_speech:
+            self._onset = None
+            return
+        if self._onset is None:
+            self._onset = self._now - 1
+        if self._now - self._onset >= self._min_speech:
+            self._start = max(self._onset - self._padding, self._free_from)
+            self._speech_end = self._now
+            self._heard = [(probability, True)] * (self._now - self._start)  # nothing is cut so early
+
+    def _end_silence(self, age: int) -> int:
+        """Frames of silence that close a segment of this age."""
+        silence_ms = self._rules.end_silence_ms(age * self._frame_s * 1000)
+        return math.ceil(round(silence_ms / (self._frame_s * 1000), 6))
+
+    def _close(self, end: int) -> SpeechSpan:
+        assert self._start is not None
+        span = self._span(self._start, end)
+        self._start = self._onset = None
+        self._free_from = end
+        return span
+
+    def _cut(self, start: int) -> SpeechSpan:
+        """End the open segment at its best pause; what follows stays open."""
+        first, last = _best_pause(self._heard[len(self._heard) // 2 :])
+        first, last = (place + start + len(self._heard) // 2 for place in (first, last))
+        middle = (first + last) // 2
+        span = self._close(min(first + self._padding, middle))
+        if last < self._now:
+            self._start = max(last - self._padding, middle)
+            self._heard = self._heard[self._start - start :]
+        return span
+
+    def _span(self, start: int, end: int) -> SpeechSpan:
+        return SpeechSpan(start * self._frame_s, min(end * self._frame_s, self._num_samples / SAMPLE_RATE))
+
+
+def _best_pause(heard: Sequence[tuple[float, bool]]) -> tuple[int, int]:
+    """[first, last) of the longest run of frames without speech; an empty one at the least likely speech if none."""
+    best = (0, 0)
+    place = 0
+    for is_speech, run in itertools.groupby(heard, key=lambda frame: frame[1]):
+        end = place + len(list(run))
+        if not is_speech and end - place > best[1] - best[0]:
+            best = (place, end)
+        place = end
+    if best == (0, 0):
+        quietest = min(range(len(heard)), key=lambda i: heard[i][0])
+        return quietest, quietest
+    return best

@@ -1,0 +1,102 @@
+"""Transcript -> what tools of speech research read: NIST's CTM and RTTM, and Praat's TextGrid."""
+
+from collections.abc import Iterable
+
+from ..transcript import Segment, Transcript, Word
+from .cues import one_line
+from .records import remarks
+
+SPEAKER = "SPK0"  # of everything, where nobody has told the speakers apart
+_LEAST_S = 0.001  # of an interval in a TextGrid
+
+
+def ctm_text(transcript: Transcript) -> str:
+    """`key channel start duration word confidence`, a line a word; segments without word times have none."""
+    key = _one_field(transcript.key)
+    words = (word for segment in transcript.segments for word in segment.words or ())
+    lines = (f"{key} 1 {w.start:.3f} {w.end - w.start:.3f} {_one_field(w.text)} {w.confidence:.3f}\n" for w in words)
+    return _comments(transcript) + "".join(lines)
+
+
+def rttm_text(transcript: Transcript) -> str:
+    """`SPEAKER key channel start duration <NA> <NA> speaker <NA> <NA>`, a line a segment."""
+    key = _one_field(transcript.key)
+    lines = (
+        f"SPEAKER {key} 1 {s.start:.3f} {s.end - s.start:.3f} <NA> <NA> {SPEAKER} <NA> <NA>\n"
+        for s in transcript.segments
+    )
+    return _comments(transcript) + "".join(lines)
+
+
+def textgrid_text(transcript: Transcript) -> str:
+    """Praat's long text format: the tiers "segments" and "words", and "warnings", over all of the audio, if any."""
+    words = [word for segment in transcript.segments for word in segment.words or ()]
+    ends = [segment.end for segment in transcript.segments] + [word.end for word in words]
+    duration = max([transcript.duration, *ends, _LEAST_S])
+    tiers = {"segments": _intervals(transcript.segments), "words": _intervals(words)}
+    if said := "; ".join(remarks(transcript)):
+        tiers["warnings"] = [(0.0, duration, said)]
+    duration = max([duration, *(end for intervals in tiers.values() for _, end, _ in intervals)])
+    head = (
+        'File type = "ooTextFile"\nObject class = "TextGrid"\n\n'
+        f"xmin = 0\nxmax = {duration:.6f}\ntiers? <exists>\nsize = {len(tiers)}\nitem []:\n"
+    )
+    return head + "".join(
+        _tier(number, name, _without_gaps(intervals, duration), duration)
+        for number, (name, intervals) in enumerate(tiers.items(), start=1)
+    )
+
+
+_Interval = tuple[float, float, str]
+
+
+def _intervals(spoken: Iterable[Segment | Word]) -> list[_Interval]:
+    """In order, without overlap, each of some length."""
+    found: list[_Interval] = []
+    clock = 0.0
+    for each in spoken:
+        start = max(each.start, clock)
+        clock = max(each.end, start + _LEAST_S)
+        found.append((start, clock, one_line(each.text)))
+    return found
+
+
+def _without_gaps(intervals: list[_Interval], duration: float) -> list[_Interval]:
+    """The same, and empty intervals between them: a tier covers its whole time."""
+    covered: list[_Interval] = []
+    clock = 0.0
+    for start, end, text in [*intervals, (duration, duration, "")]:
+        if f"{start:.6f}" != f"{clock:.6f}":
+            covered.append((clock, start, ""))
+        covered.append((start, end, text))
+        clock = end
+    return covered[:-1]
+
+
+def _tier(number: int, name: str, intervals: list[_Interval], duration: float) -> str:
+    lines = [
+        f"    item [{number}]:",
+        '        class = "IntervalTier"',
+        f'        name = "{name}"',
+        "        xmin = 0",
+        f"        xmax = {duration:.6f}",
+        f"        intervals: size = {len(intervals)}",
+    ]
+    for index, (start, end, text) in enumerate(intervals, start=1):
+        quoted = text.replace('"', '""')
+        lines += [
+            f"        intervals [{index}]:",
+            f"            xmin = {start:.6f}",
+            f"            xmax = {end:.6f}",
+            f'            text = "{quoted}"',
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _comments(transcript: Transcript) -> str:
+    return "".join(f";; {remark}\n" for remark in remarks(transcript))
+
+
+def _one_field(text: str) -> str:
+    """White space would begin the next field."""
+    return "_".join(text.split()) or "_"

@@ -1,0 +1,74 @@
+"""Transcript -> plain text, JSON, JSON lines and tables."""
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TextIO
+
+from ..transcript import Transcript
+from .cues import one_line
+
+
+def txt_text(transcript: Transcript) -> str:
+    """A line a segment."""
+    return "".join(f"{one_line(segment.text)}\n" for segment in transcript.segments)
+
+
+def json_text(transcript: Transcript) -> str:
+    """Everything, indented; non-ASCII text stays readable."""
+    return json.dumps(transcript.to_dict(), ensure_ascii=False, indent=2) + "\n"
+
+
+def jsonl_text(transcript: Transcript) -> str:
+    """Everything, on one line."""
+    return transcript.to_json() + "\n"
+
+
+def tsv_text(transcript: Transcript) -> str:
+    """Whisper's table: start and end in milliseconds and text, a line a segment, under a line of names."""
+    rows = (f"{s.start * 1000:.0f}\t{s.end * 1000:.0f}\t{one_line(s.text)}\n" for s in transcript.segments)
+    return "start\tend\ttext\n" + "".join(rows)
+
+
+def remarks(transcript: Transcript) -> Iterator[str]:
+    """What a reader should know: the error and the warnings, a line each."""
+    if transcript.error is not None:
+        yield one_line(f"error: {transcript.error}")
+    for warning in transcript.warnings:
+        yield one_line(f"warning: {warning.code}: {warning.message}")
+
+
+class JsonlWriter:
+    """Write transcripts to a file, one JSON object per line; each line is flushed before write() returns.
+
+    An existing file is replaced, or with `append` continued. Use it as a context manager, or close it.
+    """
+
+    def __init__(self, path: Path, *, append: bool = False) -> None:
+        # A key from a file name that is not UTF-8 holds lone surrogates; backslashreplace makes them JSON's \udcxx.
+        self._file: TextIO = path.open(
+            "a" if append else "w", encoding="utf-8", errors="backslashreplace", newline="\n"
+        )
+
+    def write(self, transcript: Transcript) -> None:
+        self._file.write(jsonl_text(transcript))
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def write_jsonl(transcripts: Iterable[Transcript], path: Path) -> None:
+    """One line per transcript, in the order given, each written when it arrives."""
+    with JsonlWriter(path) as writer:
+        for transcript in transcripts:
+            writer.write(transcript)

@@ -1,0 +1,36 @@
+"""GLM-ASR-Nano's encoder: its counts and the rows that it keeps; the parity test compares the rest."""
+
+import pytest
+import torch
+
+from tests.tiny_models import randomise
+from tests.tones import clip
+from twostage_asr.encoders.glm_asr import GLMASRTower, GLMASRTowerConfig
+from twostage_asr.encoders.whisper_features import log_mel, mirrored_batch
+
+SIZES = {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 2, "llm_dim": 32}
+
+
+@pytest.fixture(scope="module")
+def tower() -> GLMASRTower:
+    module = GLMASRTower(GLMASRTowerConfig(**SIZES, rotary_dim=16)).eval().requires_grad_(False)
+    randomise(module, 0)
+    return module
+
+
+@pytest.mark.parametrize(("seconds", "tokens"), [(0.05, 1), (0.1, 1), (1.0, 12), (3.333, 41), (30.0, 375)])
+def test_counts_are_the_true_ones(tower: GLMASRTower, seconds: float, tokens: int) -> None:
+    assert tower.num_tokens(round(seconds * 16_000)) == tokens
+
+
+def test_each_clip_keeps_its_first_rows(tower: GLMASRTower) -> None:
+    waveform = torch.nn.functional.pad(torch.from_numpy(clip(2.0)), (0, 28 * 16_000)).numpy()
+    features = log_mel(mirrored_batch([waveform]), torch.tensor([480_000]), 128).expand(2, -1, -1)
+    packed = tower(features, torch.tensor([32_000, 480_000]))
+    assert packed.shape == (25 + 375, 32)
+    torch.testing.assert_close(packed[:25], packed[25:50])
+
+
+def test_sizes_that_cannot_work_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"intermediate_size must be 4 times hidden_size \(64\), got 128"):
+        GLMASRTowerConfig(**{**SIZES, "intermediate_size": 128}, rotary_dim=16)

@@ -1,0 +1,190 @@
+"""The commands, on transformers: files in, transcripts out, exit codes that scripts can trust."""
+
+import io
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import soundfile
+
+from tests.pipeline import Clip
+from twostage_asr.engine import AutoModelVLLM, Transcript
+from twostage_asr.engine.audio import decode_audio
+from twostage_asr.engine.cli import main
+from twostage_asr.engine.waveform import SAMPLE_RATE
+
+PNG_MAGIC = b"\x89PNG"
+
+
+@pytest.fixture(scope="module")
+def model(engine_dirs: dict[str, Path]) -> list[str]:
+    """The options that choose the micro checkpoint on transformers."""
+    return ["--model", str(engine_dirs["low_frame_rate"]), "--backend", "torch", "--dtype", "fp32"]
+
+
+@pytest.fixture
+def folder(clips: list[Clip], tmp_path: Path) -> Path:
+    """Two clips, one of them deeper, and a file that is no audio."""
+    deep = tmp_path / "in" / "deep"
+    deep.mkdir(parents=True)
+    shutil.copy(clips[0]["source"], deep / "a.flac")
+    shutil.copy(clips[1]["source"], tmp_path / "in" / "b.flac")
+    (tmp_path / "in" / "bad.wav").write_bytes(b"RIFF")
+    return tmp_path / "in"
+
+
+def test_a_folder_becomes_a_folder_of_transcripts(
+    model: list[str], folder: Path, tmp_path: Path, clips: list[Clip], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    (tmp_path / "words.txt").write_text("\ufeff张三\n\nJohn Smyth\n", encoding="utf-8")
+    arguments = [
+        "transcribe",
+        str(folder),
+        *model,
+        "--format",
+        "srt,textgrid,jsonl",
+        "--output-dir",
+        str(out),
+        "--plot",
+    ]
+    assert main([*arguments, "--hotwords-file", str(tmp_path / "words.txt"), "--language", "en"]) == 1
+    written = {path.name for path in out.iterdir()}
+    assert written == {f"{n}.{s}" for n in ("deep_a", "b") for s in ("srt", "TextGrid", "png")} | {"transcripts.jsonl"}
+    lines = (out / "transcripts.jsonl").read_text(encoding="utf-8").splitlines()
+    results = {r.key: r for r in map(Transcript.from_json, lines)}
+    assert {key: r.status for key, r in results.items()} == {"deep/a": "ok", "b": "ok", "bad": "error"}
+    assert results["deep/a"].text == clips[0]["text"]
+    assert (out / "deep_a.png").read_bytes().startswith(PNG_MAGIC)
+    printed = capsys.readouterr()
+    assert f"deep/a: {clips[0]['text']}" in printed.out
+    assert "3 files" in printed.out and "RTFx" in printed.out and "1 failed" in printed.out
+    assert "FAILED bad: " in printed.err
+
+    (folder / "bad.wav").unlink()
+    assert main([*arguments, "--resume"]) == 0
+    assert "2 of 2 files are done already" in capsys.readouterr().out
+    (out / "b.srt").unlink()
+    assert main([*arguments, "--resume"]) == 0
+    assert "1 files" in capsys.readouterr().out and (out / "b.srt").is_file()
+
+
+def test_an_interrupted_job_says_how_to_go_on(
+    model: list[str], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    generate_iter = AutoModelVLLM.generate_iter
+
+    def interrupted(self: AutoModelVLLM, *args: object, **options: object) -> object:
+        results = generate_iter(self, *args, **options)  # type: ignore[arg-type]
+        yield next(results)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(AutoModelVLLM, "generate_iter", interrupted)
+    arguments = ["transcribe", str(folder), *model, "--format", "jsonl", "--output-dir", str(tmp_path / "out")]
+    assert main(arguments) == 130
+    printed = capsys.readouterr()
+    assert "1 files" in printed.out and "--resume goes on from here" in printed.err
+    assert len((tmp_path / "out" / "transcripts.jsonl").read_text(encoding="utf-8").splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--format", "srt,doc"], "'doc' is no format; allowed: txt, json"),
+        (["--vllm", "[1]"], "needs a JSON object"),
+        (["--silence-schedule", "5000"], "needs rows like 5000:1500, got '5000'"),
+        (["--langauge", "zh"], "unrecognized arguments: --langauge"),
+    ],
+)
+def test_wrong_usage_is_code_2(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["transcribe", "a.wav", "--model", "m", *arguments])
+    assert message in capsys.readouterr().err
+
+
+def test_an_error_is_one_line_and_code_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["transcribe", "a.wav", "--model", str(tmp_path / "none"), "--output-dir", str(tmp_path)]) == 1
+    assert capsys.readouterr().err.startswith("twostage-asr: ")
+    assert main(["eval", str(tmp_path / "none.txt"), str(tmp_path / "none.txt")]) == 1
+    assert "no such file" in capsys.readouterr().err
+
+
+def test_align_times_a_known_text(
+    engine_dirs: dict[str, Path], clips: list[Clip], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clip = clips[1]
+    (tmp_path / "text.txt").write_text(clip["text"], encoding="utf-8")
+    model = ["--model", str(engine_dirs["low_frame_rate"])]
+    assert main(["align", clip["source"], str(tmp_path / "text.txt"), *model]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [row[4].casefold() for row in rows] == [word for word, _, _ in clip["words"]]
+    for row, (_, start, _) in zip(rows, clip["words"], strict=True):
+        assert float(row[2]) == pytest.approx(start, abs=0.15)
+    wrong = [
+        "align",
+        clip["source"],
+        "今天北京的天气怎么样",
+        *model,
+        "--format",
+        "json",
+        "--output",
+        str(tmp_path / "a.json"),
+    ]
+    assert main(wrong) == 1
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))["warnings"][0]["code"] == "no_word_times"
+
+
+def test_eval_counts_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "ref.txt").write_text("a 今天天气\nb Hello, world!\n", encoding="utf-8")
+    (tmp_path / "hyp.jsonl").write_text('{"key": "b", "text": "hello world"}\n{"key": "a", "text": "今天天"}\n')
+    files = [str(tmp_path / "ref.txt"), str(tmp_path / "hyp.jsonl")]
+    assert main(["eval", *files, "--worst", "2"]) == 0
+    printed = capsys.readouterr().out
+    assert "CER   7.14 %  1 errors in 14: 0 substituted, 1 deleted, 0 inserted" in printed
+    assert "MER  16.67 %" in printed and "a: 1 errors" in printed and "b: " not in printed
+    assert main(["eval", *files, "--raw"]) == 0
+    assert "WER 100.00 %" in capsys.readouterr().out
+    (tmp_path / "hyp.jsonl").write_text('{"key": "b", "text": ""}\n')
+    assert main(["eval", *files]) == 1
+    assert "no text for 1 of 2 keys" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_stream_shows_a_file(
+    model: list[str], clips: list[Clip], as_json: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["stream", clips[1]["source"], *model, "--no-itn", *(["--json"] if as_json else [])]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    if not as_json:
+        assert len(lines) == 1 and lines[0].endswith(f"] {clips[1]['text']}")
+        return
+    events = [json.loads(line) for line in lines]
+    assert [event["type"] for event in events][-2:] == ["partial", "final"]
+    assert events[-1]["transcript"]["text"] == clips[1]["text"]
+
+
+def test_stream_hears_samples_on_standard_input(
+    model: list[str], clips: list[Clip], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pcm = (decode_audio(Path(clips[1]["source"])) * 32767).astype("<i2").tobytes()
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(pcm)))
+    assert main(["stream", "-", *model, "--no-itn"]) == 0
+    assert clips[1]["text"] in capsys.readouterr().out
+
+
+def test_long_recordings_are_cut_as_the_options_say(
+    model: list[str], clips: list[Clip], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pause = np.zeros(SAMPLE_RATE, np.float32)
+    spoken = [clip for clip in clips if clip["language"] == "英文" and clip["itn"] and not clip["hotwords"]][:2]
+    parts = [part for clip in spoken for part in (decode_audio(Path(clip["source"])), pause)]
+    soundfile.write(tmp_path / "two.wav", np.concatenate(parts), SAMPLE_RATE)
+    arguments = ["transcribe", str(tmp_path / "two.wav"), *model, "--format", "json", "--output-dir", str(tmp_path)]
+    for options, num_segments in ((["--vad", "silero", "--silence-schedule", "inf:400"], 2), (["--vad", "none"], 1)):
+        assert main([*arguments, *options]) == 0
+        result = Transcript.from_json((tmp_path / "two.json").read_text(encoding="utf-8"))
+        assert len(result.segments) == num_segments
+        assert result.text == " ".join(clip["text"] for clip in spoken)

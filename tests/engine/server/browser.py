@@ -1,0 +1,68 @@
+"""Headless Chromium, driven over its debugging protocol; its microphone hears a WAV file."""
+
+import asyncio
+import json
+import re
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import websockets
+
+
+class Page:
+    """One open page."""
+
+    def __init__(self, socket: websockets.ClientConnection) -> None:
+        self._socket = socket
+        self._number = 0
+
+    async def run(self, script: str) -> Any:
+        """The value of an expression, awaited. Raises RuntimeError for an exception in the page."""
+        self._number += 1
+        parameters = {"expression": script, "awaitPromise": True, "returnByValue": True, "userGesture": True}
+        await self._socket.send(json.dumps({"id": self._number, "method": "Runtime.evaluate", "params": parameters}))
+        while (answer := json.loads(await asyncio.wait_for(self._socket.recv(), 30))).get("id") != self._number:
+            pass
+        if problem := answer["result"].get("exceptionDetails"):
+            raise RuntimeError(problem.get("exception", {}).get("description", problem["text"]))
+        return answer["result"]["result"].get("value")
+
+    async def wait_for(self, condition: str, seconds: float = 20.0) -> None:
+        """Until an expression is true."""
+        for _ in range(int(seconds / 0.05)):
+            if await self.run(condition):
+                return
+            await asyncio.sleep(0.05)
+        seen = await self.run("document.body.innerText")
+        raise AssertionError(f"{condition} does not become true; the page says {seen!r}")
+
+
+@asynccontextmanager
+async def open_page(chromium: str, url: str, microphone: Path, directory: Path) -> AsyncIterator[Page]:
+    """A browser with nothing but this page."""
+    command = [
+        *(chromium, "--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0"),
+        *("--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"),
+        *(f"--use-file-for-fake-audio-capture={microphone}%noloop", f"--user-data-dir={directory / 'profile'}", url),
+    ]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr is not None
+            port = next(found[1] for line in process.stderr if (found := re.search(r"ws://127\.0\.0\.1:(\d+)", line)))
+            async with httpx.AsyncClient() as http:
+                for _ in range(100):
+                    targets = (await http.get(f"http://127.0.0.1:{port}/json")).json()
+                    pages = [target for target in targets if target["type"] == "page" and target["url"] == url]
+                    if pages:
+                        break
+                    await asyncio.sleep(0.05)
+            async with websockets.connect(pages[0]["webSocketDebuggerUrl"], max_size=None) as socket:
+                page = Page(socket)
+                await page.wait_for("document.readyState === 'complete'")
+                yield page
+        finally:
+            process.terminate()

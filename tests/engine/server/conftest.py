@@ -1,0 +1,67 @@
+"""A server in a thread of the test session, on a port of its own, over the one vLLM engine."""
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import uvicorn
+
+from twostage_asr.engine import AutoModelVLLM
+from twostage_asr.engine.server.app import create_app
+from twostage_asr.engine.server.process import Address, server_of
+from twostage_asr.engine.server.settings import ServerSettings
+from twostage_asr.engine.server.speech import Speech
+from twostage_asr.engine.vad import load_vad
+
+
+@dataclass(frozen=True)
+class Running:
+    """A server that answers."""
+
+    port: int
+    speech: Speech
+    server: uvicorn.Server
+
+    @property
+    def http(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def ws(self) -> str:
+        return f"ws://127.0.0.1:{self.port}"
+
+
+@contextmanager
+def running(model: AutoModelVLLM, **settings: Any) -> Iterator[Running]:
+    speech = Speech(model.transcriber, ServerSettings(**settings), vad=load_vad())
+    server = server_of(create_app(speech), speech, Address(port=0))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    deadline = time.monotonic() + 20
+    while not server.started:
+        assert time.monotonic() < deadline and thread.is_alive(), "the server does not start"
+        time.sleep(0.01)
+    sockets: list[socket.socket] = server.servers[0].sockets
+    try:
+        yield Running(sockets[0].getsockname()[1], speech, server)
+    finally:
+        server.should_exit = True
+        thread.join(20)
+        speech.close()
+
+
+@pytest.fixture(scope="module")
+def server(vllm_model: AutoModelVLLM) -> Iterator[Running]:
+    with running(vllm_model) as server:
+        yield server
+
+
+@pytest.fixture
+def start(vllm_model: AutoModelVLLM) -> Callable[..., Any]:
+    """Start another server with other settings, where no `server` is running."""
+    return lambda **settings: running(vllm_model, **settings)

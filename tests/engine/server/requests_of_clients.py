@@ -1,0 +1,39 @@
+"""What clients send: clips as WAV files and as PCM."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from tests.audio_clips import encode
+from tests.pipeline import Clip
+from twostage_asr.engine.audio import Waveform, decode_audio
+
+CHUNK = 1600  # samples: 100 ms
+
+
+def plain(clips: list[Clip]) -> list[Clip]:
+    """Clips whose text needs neither hotwords nor spoken numbers."""
+    return [clip for clip in clips if clip["itn"] and not clip["hotwords"] and clip["text"]]
+
+
+def waveform(clip: Clip) -> Waveform:
+    return decode_audio(Path(clip["source"]))
+
+
+def wav(clip: Clip) -> bytes:
+    return encode(waveform(clip), 16_000, "WAV", "PCM_16")
+
+
+def pcm16(clip: Clip) -> bytes:
+    samples: np.ndarray = np.clip(waveform(clip) * 32768, -32768, 32767).astype("<i2")
+    return samples.tobytes()
+
+
+def wait_until(holds: Callable[[], object], what: str, seconds: float = 10.0) -> None:
+    """Fails with `what` if it does not hold in time."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.005)

@@ -1,0 +1,84 @@
+"""The web page and client_mic.html in headless Chromium: the right text on the page, from a file and a microphone."""
+
+import asyncio
+import base64
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.engine.server.browser import Page, open_page
+from tests.engine.server.conftest import Running
+from tests.engine.server.requests_of_clients import wav, waveform
+from tests.paths import ROOT
+from tests.pipeline import Clip
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+
+DROP = """
+(() => {{
+  const bytes = Uint8Array.from(atob("{content}"), c => c.charCodeAt(0)), files = new DataTransfer();
+  files.items.add(new File([bytes], "a.wav", {{ type: "audio/wav" }}));
+  document.getElementById("file").files = files.files;
+  document.getElementById("file").onchange();
+}})()
+"""
+
+
+@pytest.fixture(scope="module")
+def clip(clips: list[Clip]) -> Clip:
+    return next(clip for clip in clips if clip["key"] == "en_07")
+
+
+@pytest.fixture
+def microphone(clip: Clip, tmp_path: Path) -> Path:
+    path = tmp_path / "speech.wav"
+    path.write_bytes(wav(clip))
+    return path
+
+
+async def listen(page: Page, clip: Clip, stop: str) -> None:
+    """Press the microphone's button, let the clip be spoken, and press stop."""
+    await page.run("document.getElementById('mic').click()")
+    await asyncio.sleep(len(waveform(clip)) / 16_000 + 2.0)
+    await page.run(f"document.getElementById('{stop}').click()")
+
+
+def test_a_file_on_the_page(server: Running, clip: Clip, microphone: Path, tmp_path: Path) -> None:
+    async def drop() -> None:
+        assert CHROMIUM is not None
+        async with open_page(CHROMIUM, f"{server.http}/", microphone, tmp_path) as page:
+            await page.run(DROP.format(content=base64.b64encode(wav(clip)).decode()))
+            await page.wait_for("!document.getElementById('srt').disabled")
+            assert (await page.run("document.getElementById('text').innerText")).strip() == clip["text"]
+            assert await page.run("document.querySelectorAll('#text span').length") == len(clip["text"].split())
+            assert await page.run("samples.length > 16000 && shown.words.every(w => w.end > w.start)")
+
+    asyncio.run(drop())
+
+
+def test_the_microphone_on_the_page(server: Running, clip: Clip, microphone: Path, tmp_path: Path) -> None:
+    async def speak() -> None:
+        assert CHROMIUM is not None
+        async with open_page(CHROMIUM, f"{server.http}/", microphone, tmp_path) as page:
+            await listen(page, clip, "mic")
+            await page.wait_for("document.getElementById('status').innerText === 'done'")
+            assert (await page.run("document.getElementById('text').innerText")).strip() == clip["text"]
+
+    asyncio.run(speak())
+
+
+def test_client_mic(server: Running, clip: Clip, microphone: Path, tmp_path: Path) -> None:
+    async def speak() -> None:
+        assert CHROMIUM is not None
+        url = (ROOT / "demos" / "client_mic.html").as_uri()
+        async with open_page(CHROMIUM, url, microphone, tmp_path) as page:
+            await page.run(f"document.getElementById('server').value = '{server.ws}'")
+            await listen(page, clip, "stop")
+            await page.wait_for("document.getElementById('status').innerText === 'stopped'")
+            items = "[...document.querySelectorAll('#sentences li')].map(item => item.innerText)"
+            assert " ".join(await page.run(items)) == clip["text"]
+
+    asyncio.run(speak())

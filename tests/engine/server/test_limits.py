@@ -1,0 +1,240 @@
+"""What a server refuses, before it has worked for it, and with which words."""
+
+import asyncio
+import http.client
+import json
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
+
+import numpy as np
+import pytest
+import requests
+import websockets
+
+from tests.audio_clips import encode
+from tests.engine.server.conftest import Running
+from tests.engine.server.requests_of_clients import pcm16, plain, wait_until, wav
+from tests.pipeline import Clip
+from twostage_asr.engine import ConfigError
+from twostage_asr.engine.server.settings import ServerSettings
+
+PATH = "/v1/audio/transcriptions"
+
+
+def post(server: Running, content: bytes, **changes: Any) -> requests.Response:
+    return requests.post(server.http + PATH, files={"file": ("a.wav", content)}, timeout=60, **changes)
+
+
+@pytest.fixture(scope="module")
+def content(clips: list[Clip]) -> bytes:
+    return wav(plain(clips)[0])
+
+
+def test_keys(start: Callable[..., Any], content: bytes) -> None:
+    with start(api_keys=("first", "second")) as server:
+        for headers in ({}, {"Authorization": "Bearer third"}, {"Authorization": "Basic first"}):
+            refused = post(server, content, headers=headers)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (401, "invalid_api_key")
+        for key in ("first", "second"):
+            assert post(server, content, headers={"Authorization": f"Bearer {key}"}).status_code == 200
+        assert requests.get(f"{server.http}/ready", timeout=10).status_code == 200
+        assert requests.get(f"{server.http}/metrics", timeout=10).status_code == 401
+
+        async def connect(**options: Any) -> str | None:
+            async with websockets.connect(server.ws, **options) as socket:
+                return socket.subprotocol
+
+        with pytest.raises(websockets.InvalidStatus) as refused_socket:
+            asyncio.run(connect())
+        assert refused_socket.value.response.status_code == 401
+        asyncio.run(connect(additional_headers={"Authorization": "Bearer first"}))
+        offered = ["realtime", "openai-insecure-api-key.second"]
+        assert asyncio.run(connect(subprotocols=offered)) == "realtime"
+
+
+def test_sizes_durations_and_rates(start: Callable[..., Any], clips: list[Clip]) -> None:
+    with start(max_body_bytes=400_000, max_audio_s=5.0, min_sample_rate=8_000) as server:
+        assert post(server, wav(plain(clips)[0])).status_code == 200
+        large = post(server, bytes(500_000))
+        assert (large.status_code, large.json()["error"]["code"]) == (413, "body_too_large")
+        silence = np.zeros(16_000 * 60, np.float32)
+        long = post(server, encode(silence, 16_000, "FLAC", "PCM_16"))
+        assert (long.status_code, long.json()["error"]["code"]) == (413, "audio_too_long")
+        slow = post(server, encode(silence[:8_000], 4_000, "WAV", "PCM_16"))
+        assert (slow.status_code, "allowed are 8,000 to" in slow.json()["error"]["message"]) == (400, True)
+
+
+def test_a_body_of_unknown_length_is_measured_while_it_is_read(start: Callable[..., Any]) -> None:
+    with start(max_body_bytes=100_000) as server:
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+        headers = {"Content-Type": "multipart/form-data; boundary=x", "Transfer-Encoding": "chunked"}
+        head = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n'
+        connection.putrequest("POST", PATH)
+        for name, value in headers.items():
+            connection.putheader(name, value)
+        connection.endheaders()
+        for piece in (head, *[bytes(20_000)] * 6):
+            connection.send(f"{len(piece):x}\r\n".encode() + piece + b"\r\n")
+        answer = connection.getresponse()  # without the end of the body
+        assert (answer.status, json.loads(answer.read())["error"]["code"]) == (413, "body_too_large")
+
+
+def test_a_slow_request_is_ended(start: Callable[..., Any]) -> None:
+    with start(request_timeout_s=0.5) as server:
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+        connection.putrequest("POST", PATH)
+        connection.putheader("Content-Type", "multipart/form-data; boundary=x")
+        connection.putheader("Content-Length", "1000")
+        connection.endheaders(b"--x\r\n")
+        answer = connection.getresponse()
+        assert (answer.status, json.loads(answer.read())["error"]["code"]) == (408, "timeout")
+
+
+def test_more_requests_than_allowed_are_told_when_to_come_again(start: Callable[..., Any], content: bytes) -> None:
+    with start(max_requests=1) as server:
+        uploading = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+        uploading.putrequest("POST", PATH)
+        uploading.putheader("Content-Type", "multipart/form-data; boundary=x")
+        uploading.putheader("Content-Length", "1000")
+        uploading.endheaders(b"--x\r\n")
+        wait_until(lambda: server.speech.num_requests, "the upload is not seen")
+        busy = post(server, content)
+        assert (busy.status_code, busy.json()["error"]["code"]) == (429, "server_busy")
+        assert busy.headers["retry-after"] == "1"
+        uploading.close()
+        wait_until(lambda: not server.speech.num_requests, "the upload is not forgotten")
+        assert post(server, content).status_code == 200
+
+
+def test_a_full_queue_is_a_429_and_recovers(start: Callable[..., Any], content: bytes) -> None:
+    with start(max_waiting=2) as server:
+        statuses: list[int] = []
+        callers = [
+            threading.Thread(target=lambda: statuses.append(post(server, content).status_code)) for _ in range(60)
+        ]
+        for caller in callers:
+            caller.start()
+        for caller in callers:
+            caller.join()
+        assert set(statuses) == {200, 429}
+        assert post(server, content).status_code == 200
+
+
+def test_pages_from_elsewhere_may_not_connect(start: Callable[..., Any]) -> None:
+    async def connect(server: Running, origin: str) -> None:
+        async with websockets.connect(server.ws, origin=origin) as socket:
+            await socket.send("START")
+            assert json.loads(await socket.recv()) == {"event": "started"}
+
+    with start(cors_origins=("https://friend.example",)) as server:
+        for origin in ("https://friend.example", "file://", server.http):
+            asyncio.run(connect(server, origin))
+        with pytest.raises(websockets.InvalidStatus) as refused:
+            asyncio.run(connect(server, "https://evil.example"))
+        assert refused.value.response.status_code == 403
+        allowed = requests.get(f"{server.http}/health", headers={"Origin": "https://friend.example"}, timeout=10)
+        assert allowed.headers["access-control-allow-origin"] == "https://friend.example"
+        other = requests.get(f"{server.http}/health", headers={"Origin": "https://evil.example"}, timeout=10)
+        assert "access-control-allow-origin" not in other.headers
+
+
+async def end_of(server: Running, *messages: str | bytes) -> tuple[int, str]:
+    """The close code and reason that these messages lead to."""
+    async with websockets.connect(server.ws) as socket:
+        try:
+            for message in messages:
+                await socket.send(message)
+            while True:
+                await asyncio.wait_for(socket.recv(), 10)
+        except websockets.ConnectionClosed as closed:
+            assert closed.rcvd is not None
+            return closed.rcvd.code, closed.rcvd.reason
+
+
+def test_sessions_end_with_a_code_and_a_reason(start: Callable[..., Any]) -> None:
+    limits = {"session_idle_s": 0.5, "max_messages_per_s": 20.0, "max_message_bytes": 100_000, "max_audio_s": 2.0}
+    with start(**limits, max_sessions=1) as server:
+        assert asyncio.run(end_of(server, "START")) == (1008, "no message for 0.5 s")
+        assert asyncio.run(end_of(server, *["START"] * 100)) == (1008, "more than 20 messages a second")
+        assert asyncio.run(end_of(server, bytes(100_001)))[0] == 1009
+        assert asyncio.run(end_of(server, "START", bytes(32_000), bytes(40_000))) == (1009, "more than 2 s of audio")
+        assert asyncio.run(end_of(server, "START", b"odd"))[0] == 1007
+        assert asyncio.run(end_of(server, b"even"))[0] == 1008
+
+        async def two() -> int:
+            async with websockets.connect(server.ws):
+                with pytest.raises(websockets.InvalidStatus) as refused:
+                    await websockets.connect(server.ws)
+                return refused.value.response.status_code
+
+        assert asyncio.run(two()) == 429
+
+
+@pytest.fixture
+def audio_host(clips: list[Clip]) -> Iterator[int]:
+    """A host that has a clip at /clip.wav and sends everybody else on to another host."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if self.path == "/clip.wav":
+                self.send_response(200)
+                self.end_headers()
+                self.wfile.write(wav(plain(clips)[0]))
+                return
+            self.send_response(302)
+            self.send_header("Location", f"http://localhost:{host.server_port}/clip.wav")
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    host = HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=host.serve_forever, daemon=True).start()
+    yield host.server_port
+    host.shutdown()
+
+
+def test_urls_are_fetched_from_allowed_hosts_alone(
+    start: Callable[..., Any], audio_host: int, clips: list[Clip]
+) -> None:
+    def ask(server: Running, url: str) -> requests.Response:
+        content = [{"type": "audio_url", "audio_url": {"url": url}}]
+        body = {"messages": [{"role": "user", "content": content}]}
+        return requests.post(f"{server.http}/v1/chat/completions", json=body, timeout=60)
+
+    with start(url_hosts=("127.0.0.1",)) as server:
+        heard = ask(server, f"http://127.0.0.1:{audio_host}/clip.wav")
+        assert heard.json()["choices"][0]["message"]["content"] == plain(clips)[0]["text"]
+        for url in (f"http://localhost:{audio_host}/clip.wav", f"http://127.0.0.1:{audio_host}/elsewhere"):
+            refused = ask(server, url)
+            assert (refused.status_code, "not fetched from this host" in refused.text) == (400, True)
+        assert ask(server, "file:///etc/passwd").status_code == 400
+
+
+def test_settings_are_checked() -> None:
+    with pytest.raises(ConfigError, match="max_requests must be positive, got 0"):
+        ServerSettings(max_requests=0)
+    with pytest.raises(ConfigError, match="an API key is empty"):
+        ServerSettings(api_keys=("",))
+    assert "secret" not in repr(ServerSettings(api_keys=("secret",)))
+
+
+def test_live_audio_is_bounded_while_the_engine_is_busy(start: Callable[..., Any], clips: list[Clip]) -> None:
+    """A client that sends faster than it is heard is slowed down, and still heard to the end."""
+    clip = plain(clips)[0]
+    pcm = pcm16(clip) + bytes(16_000 * 2 * 300)  # five minutes of silence after it
+    with start() as server:
+
+        async def flood() -> str:
+            async with websockets.connect(server.ws) as socket:
+                await socket.send("START")
+                for first in range(0, len(pcm), 1 << 20):
+                    await socket.send(pcm[first : first + (1 << 20)])
+                await socket.send("STOP")
+                while not (said := json.loads(await socket.recv())).get("is_final"):
+                    pass
+                return " ".join(sentence["text"] for sentence in said["sentences"])
+
+        assert asyncio.run(flood()) == clip["text"]

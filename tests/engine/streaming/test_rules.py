@@ -1,0 +1,237 @@
+"""The rules of live sessions, with a service that says what it is told: nothing is retracted, costs stay flat."""
+
+import asyncio
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.engine.streaming.listening import hear, require_nothing_retracted
+from tests.engine.streaming.scripted import LoudIsSpeech, Model, ScriptedService, Submitted, speech
+from twostage_asr.engine import (
+    AsyncStreamingSession,
+    ConfigError,
+    Final,
+    LiveOptions,
+    Partial,
+    QueueFullError,
+    StreamingSession,
+    Transcript,
+    UnsupportedAudioError,
+)
+from twostage_asr.engine.auto import transcribe_options
+from twostage_asr.engine.families.fun_asr_nano import FunASRNano
+from twostage_asr.engine.streaming import Event, samples_of
+from twostage_asr.engine.streaming.text import token_prefix
+from twostage_asr.engine.text import LLMTokenizer
+from twostage_asr.engine.vad import SegmentRules
+from twostage_asr.engine.waveform import SAMPLE_RATE
+
+OPTIONS = transcribe_options()
+
+
+@pytest.fixture(scope="module")
+def model(engine_dirs: dict[str, Path]) -> Model:
+    return Model(FunASRNano(), LLMTokenizer(engine_dirs["low_frame_rate"] / "llm"))
+
+
+def scripted(service: ScriptedService, **options: Any) -> StreamingSession:
+    live = LiveOptions(vad=LoudIsSpeech(), chunk_ms=500, **options)
+    return StreamingSession(service, OPTIONS, live)  # type: ignore[arg-type]
+
+
+TEXTS = st.sampled_from(
+    ["", "one", "one two", "one two three", "One, two. Three four", "你好 one", "你好世界", "zero two three"]
+)
+
+
+@given(st.lists(TEXTS, min_size=1), st.booleans(), st.integers(0, 4))
+def test_no_answers_can_make_a_session_retract(
+    model: Model, answers: list[str], is_forced: bool, rollback_chars: int
+) -> None:
+    def answer(asked: Submitted) -> str:
+        text = answers[len(service.submitted) % len(answers)]
+        return asked.answer_prefix + text if is_forced or len(text) % 2 else text
+
+    service = ScriptedService(model, answer)
+    session = scripted(service, rollback_chars=rollback_chars, rules=SegmentRules(max_segment_s=2.0))
+    require_nothing_retracted(hear(session, speech(5.0, 2.5, 1.5, 2.5), 1600))
+
+
+def test_a_partial_goes_on_from_what_is_confirmed(model: Model) -> None:
+    service = ScriptedService(model, lambda asked: "one two three four five"[: 4 + 5 * len(service.submitted)])
+    events = hear(scripted(service, rollback_chars=4), speech(3.0, 2.5), 1600)
+    confirmed = [""] + [event.confirmed for event in events if isinstance(event, Partial)]
+    assert [asked.answer_prefix for asked in service.submitted if asked.is_partial] == confirmed[:-1]
+    assert any(confirmed)
+
+
+def test_only_what_two_partials_agree_on_is_confirmed_and_never_its_end(model: Model) -> None:
+    answers = iter(["one two tree", "one two three", "one two three four", "one two three four five"])
+    service = ScriptedService(model, lambda asked: next(answers))
+    session = scripted(service, rollback_chars=5)
+    events = [event for _ in range(4) for event in session.push(speech(0.5))]
+    confirmed = [event.confirmed for event in events if isinstance(event, Partial)]
+    assert confirmed == ["", "one two", "one two three", "one two three four"]
+
+
+def test_the_end_is_not_confirmed_however_often_it_is_heard(model: Model) -> None:
+    session = scripted(ScriptedService(model, lambda asked: "one two three"), rollback_chars=5)
+    events = [event for _ in range(5) for event in session.push(speech(0.5))]
+    assert [event.confirmed for event in events if isinstance(event, Partial)] == ["", *["one two"] * 4]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"rollback_tokens": 2}, ["", "one two", "one two", "one two"]),
+        ({"unfixed_partials": 4}, ["", "", "", "one two three four"]),
+    ],
+)
+def test_tokens_and_first_partials_can_be_kept_open(model: Model, options: dict[str, int], expected: list[str]) -> None:
+    session = scripted(ScriptedService(model, lambda asked: "one two three four"), rollback_chars=0, **options)
+    events = [event for _ in range(4) for event in session.push(speech(0.5))]
+    assert [event.confirmed for event in events if isinstance(event, Partial)] == expected
+
+
+def test_the_language_that_was_heard_is_asked_for_with_what_is_confirmed(model: Model) -> None:
+    service = ScriptedService(model, lambda asked: "one two three", language="en")
+    hear(scripted(service, rollback_chars=5), speech(2.0, 2.5), 8000)
+    first, second, *later, final = [(one.answer_prefix, one.language) for one in service.submitted]
+    assert first == second == final == ("", None)
+    assert set(later) == {("one two", "en")}
+
+
+def test_a_partial_is_made_once_a_chunk(model: Model) -> None:
+    service = ScriptedService(model, lambda asked: "words")
+    session = scripted(service)
+    pcm = speech(5.0)
+    ends = [event.end for start in range(0, len(pcm), 800) for event in session.push(pcm[start : start + 800])]
+    assert ends == pytest.approx([0.5 * i for i in range(1, 11)])
+
+
+def test_words_beyond_a_cut_are_kept_for_the_next_segment(model: Model) -> None:
+    def answer(asked: Submitted) -> str:
+        if asked.is_partial:
+            return asked.answer_prefix or "one two three four"
+        return asked.answer_prefix or "One two."
+
+    service = ScriptedService(model, answer)
+    session = scripted(service, rollback_chars=0, rules=SegmentRules(max_segment_s=2.0))
+    events = session.push(speech(1.2)) + session.push(speech(0.7)) + session.push(speech(0.6))
+    after = events[[type(event) for event in events].index(Final) :]
+    assert [(type(e), e.text) for e in after] == [(Final, "one two"), (Partial, "three four"), (Partial, "three four")]
+    assert all(event.confirmed == "three four" for event in after[1:] if isinstance(event, Partial))
+
+
+def test_an_hour_costs_sixty_times_a_minute(model: Model) -> None:
+    service = ScriptedService(model, lambda asked: "some words")
+    session = scripted(service)
+    minute = speech(12.0, 3.0, 8.0, 3.0, 31.0, 3.0)
+    encoded = []
+    for _ in range(60):
+        before = len(service.submitted)
+        for start in range(0, len(minute), 8000):
+            session.push(minute[start : start + 8000])
+        encoded.append(sum(asked.duration for asked in service.submitted[before:]))
+    assert encoded[1:] == pytest.approx([encoded[1]] * 59)
+    assert max(asked.duration for asked in service.submitted) <= 31.0
+    assert session._stream._recent.end_s - session._stream._recent._first / SAMPLE_RATE < 31.0
+
+
+def test_silence_costs_nothing(model: Model) -> None:
+    service = ScriptedService(model, lambda asked: "words")
+    session = scripted(service)
+    assert hear(session, speech(0.0, 60.0), 1600) == []
+    assert service.submitted == [] and len(session._stream._recent._pieces) < 10
+
+
+def test_a_full_service_costs_partials_but_no_final(model: Model) -> None:
+    service = ScriptedService(model, lambda asked: "words", is_full=True)
+    session = scripted(service)
+    assert session.push(speech(2.0)) == []
+    with pytest.raises(QueueFullError):
+        session.push(speech(0.0, 2.5))
+    with pytest.raises(QueueFullError):
+        session.finish()
+    service.is_full = False
+    assert [event.text for event in session.finish()] == ["words"]
+
+
+def test_the_loop_is_free_while_a_session_waits(model: Model) -> None:
+    service = ScriptedService(model, lambda asked: None)
+    live = LiveOptions(vad=LoudIsSpeech())
+
+    async def listen() -> list[Event]:
+        session = AsyncStreamingSession(service, OPTIONS, live)  # type: ignore[arg-type]
+        pushing = asyncio.create_task(session.push(speech(2.0)))
+        while not service.submitted:
+            await asyncio.sleep(0)
+        service.submitted[0].future.set_result(Transcript(key="k", text="words"))
+        return await pushing
+
+    assert [event.text for event in asyncio.run(listen())] == ["words"]
+
+
+def test_a_cancelled_push_drops_its_decoding(model: Model) -> None:
+    service = ScriptedService(model, lambda asked: None)
+    live = LiveOptions(vad=LoudIsSpeech())
+
+    async def listen() -> Future[Transcript]:
+        session = AsyncStreamingSession(service, OPTIONS, live)  # type: ignore[arg-type]
+        pushing = asyncio.create_task(session.push(speech(2.0)))
+        while not service.submitted:
+            await asyncio.sleep(0)
+        pushing.cancel()
+        await asyncio.wait([pushing])
+        return service.submitted[0].future
+
+    assert asyncio.run(listen()).cancelled()
+
+
+# --- Samples and tokens
+
+
+def test_bytes_integers_and_floats_are_the_same_samples() -> None:
+    integers = np.array([0, 1, -32768, 32767], np.int16)
+    for pcm in (integers, integers.tobytes(), (integers / 32768).astype(np.float32)):
+        assert samples_of(pcm).tolist() == [0.0, 1 / 32768, -1.0, 32767 / 32768]
+
+
+@pytest.mark.parametrize(
+    ("pcm", "message"),
+    [
+        (b"123", "even number of bytes, got 3"),
+        (np.zeros(3), "got an array of float64"),
+        (np.zeros((2, 3), np.int16), r"shape \(2, 3\)"),
+        (np.array([0.0, np.nan], np.float32), "1 of 2 samples are NaN"),
+    ],
+)
+def test_other_samples_are_refused(pcm: Any, message: str) -> None:
+    with pytest.raises(UnsupportedAudioError, match=message):
+        samples_of(pcm)
+
+
+@given(
+    text=st.text(st.sampled_from("The train leaves at 8:15 今天北京的天气怎么样？😀é"), max_size=30),
+    limit=st.integers(-3, 30),
+)
+def test_a_token_prefix_is_a_beginning_in_whole_tokens(model: Model, text: str, limit: int) -> None:
+    prefix = token_prefix(model.tokenizer, text, limit)
+    assert text.startswith(prefix)
+    assert len(prefix) <= max(0, limit)
+    token_ids = model.tokenizer.encode(prefix)
+    assert model.tokenizer.encode(text)[: len(token_ids)] == token_ids
+
+
+def test_an_unknown_language_is_refused_before_any_audio(model: Model) -> None:
+    with pytest.raises(ConfigError, match="'Klingon' is unknown"):
+        StreamingSession(
+            ScriptedService(model, lambda asked: ""),  # type: ignore[arg-type]
+            transcribe_options(language="Klingon"),
+            LiveOptions(vad=LoudIsSpeech()),
+        )

@@ -1,0 +1,98 @@
+"""Qwen3-ForcedAligner: the classes that transformers' model chooses, and honest refusals."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers.models.qwen3_asr.feature_extraction_qwen3_asr import Qwen3ASRFeatureExtractor
+
+from tests import tiny_models
+from tests.tones import SAMPLE_RATE, clip
+from twostage_asr.convert.export import ensure_converted
+from twostage_asr.convert.verify import verify_conversion
+from twostage_asr.engine import (
+    AudioTooLongError,
+    AutoModelVLLM,
+    CheckpointError,
+    ConfigError,
+    Qwen3ForcedAligner,
+)
+from twostage_asr.engine.aligned_words import in_order
+from twostage_asr.engine.text import LLMTokenizer
+
+TEXTS = ("hello there you", "你好 world", "a b c d e f g h")
+SECONDS = (2.3, 1.0, 9.7)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    directory = tmp_path_factory.mktemp("aligner")
+    return directory, tiny_models.qwen3_forced_aligner(directory)
+
+
+@pytest.fixture(scope="module")
+def aligner(checkpoint: tuple[Path, Any]) -> Qwen3ForcedAligner:
+    return Qwen3ForcedAligner.from_pretrained(checkpoint[0], device="cpu", dtype="fp32")
+
+
+@torch.inference_mode()
+def reference_times(directory: Path, model: Any, waveform: np.ndarray, words: list[str]) -> list[float]:
+    features = Qwen3ASRFeatureExtractor()(waveform, sampling_rate=SAMPLE_RATE, padding=True, return_attention_mask=True)
+    mask = torch.as_tensor(features["attention_mask"])
+    seconds, rest = divmod(int(mask.sum()), 100)
+    pads = "<|audio_pad|>" * (13 * seconds + -(-rest // 8))
+    text = f"<|audio_start|>{pads}<|audio_end|>" + "".join(f"{word}<timestamp><timestamp>" for word in words)
+    ids = torch.tensor([LLMTokenizer(directory / "twostage" / "llm").encode(text)])
+    logits = model(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        input_features=torch.as_tensor(features["input_features"]),
+        input_features_mask=mask,
+    ).logits
+    classes = logits.argmax(-1)[ids == model.config.timestamp_token_id]
+    return [time / 1000 for time in in_order((classes * 80).tolist())]
+
+
+def test_times_are_those_of_transformers_alone_and_in_a_batch(
+    checkpoint: tuple[Path, Any], aligner: Qwen3ForcedAligner
+) -> None:
+    clips = [clip(s, seed) for seed, s in enumerate(SECONDS)]
+    results = aligner.align([(one, SAMPLE_RATE) for one in clips], list(TEXTS), "English")
+    assert len({item.start_time for result in results for item in result}) > 5, "times too dull to prove anything"
+    for waveform, text, result in zip(clips, TEXTS, results, strict=True):
+        expected = reference_times(*checkpoint, waveform, [item.text for item in result])
+        assert [t for item in result for t in (item.start_time, item.end_time)] == expected
+        assert aligner.align((waveform, SAMPLE_RATE), text, "en") == [result]
+
+
+def test_words_of_a_transcript_are_written_as_its_text_writes_them(aligner: Qwen3ForcedAligner) -> None:
+    (alignment,) = aligner.align_words([clip(1.0)], ["It's 3.14, 你好!"], ["Chinese"])
+    assert alignment.words is not None
+    assert [word.text for word in alignment.words] == ["It's", "3.14", "你", "好"]
+    assert all(0 <= word.confidence <= 1 for word in alignment.words)
+
+
+def test_a_text_without_words_has_none(aligner: Qwen3ForcedAligner) -> None:
+    assert [len(result) for result in aligner.align((clip(1.0), SAMPLE_RATE), "...", "English")] == [0]
+
+
+def test_what_cannot_be_aligned_is_refused(aligner: Qwen3ForcedAligner) -> None:
+    audio = (clip(1.0), SAMPLE_RATE)
+    with pytest.raises(ConfigError, match="audio=1, text=2, language=1"):
+        aligner.align(audio, ["a", "b"], "English")
+    with pytest.raises(ConfigError, match="'Klingon' is unknown"):
+        aligner.align(audio, "a", "Klingon")
+    long = np.zeros(301 * SAMPLE_RATE, np.float32)
+    with pytest.raises(AudioTooLongError, match=r"301\.0 s of audio; the forced aligner takes up to 300 s"):
+        aligner.align((long, SAMPLE_RATE), "a", "English")
+    (alignment,) = aligner.align_words([long], ["a"], ["English"])
+    assert (alignment.words, alignment.reason) == (None, "the forced aligner takes up to 300 s of audio")
+
+
+def test_the_conversion_verifies_and_is_no_recogniser(checkpoint: tuple[Path, Any]) -> None:
+    directory = checkpoint[0]
+    assert verify_conversion(directory, ensure_converted(directory, progress=False)).num_tensors > 60
+    with pytest.raises(CheckpointError, match="give it as forced_aligner="):
+        AutoModelVLLM(directory, backend="torch")

@@ -1,0 +1,81 @@
+"""Our use of silero-vad's network: what the package's own model says, and nothing that depends on the pieces pushed."""
+
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.pipeline import Clip
+from twostage_asr.engine import ConfigError
+from twostage_asr.engine.audio import decode_audio
+from twostage_asr.engine.vad import SegmentRules, SpeechSegmenter, SpeechSpan, load_vad
+
+MODEL = load_vad()
+
+
+@pytest.fixture(scope="module")
+def speech(clips: list[Clip]) -> np.ndarray:
+    """20 s with pauses."""
+    waveforms = [decode_audio(Path(clip["source"])) for clip in clips if clip["text"]]
+    return np.concatenate(waveforms)[: 20 * 16_000]
+
+
+def test_the_probabilities_are_those_of_the_packages_model(speech: np.ndarray) -> None:
+    spec = find_spec("silero_vad")
+    assert spec is not None and spec.origin is not None
+    theirs = torch.jit.load(Path(spec.origin).parent / "data/silero_vad.jit")  # type: ignore[no-untyped-call]
+    windows = torch.from_numpy(speech[: len(speech) // 512 * 512]).view(-1, 1, 512)
+    with torch.inference_mode():
+        expected = [theirs(window, 16_000).item() for window in windows]
+    np.testing.assert_allclose(MODEL.new_stream().push(speech), expected, atol=1e-3)
+
+
+@settings(deadline=None, max_examples=20)
+@given(sizes=st.lists(st.integers(1, 50_000), min_size=1))
+def test_chunks_do_not_change_a_bit(speech: np.ndarray, sizes: list[int]) -> None:
+    whole, live = MODEL.new_stream(), MODEL.new_stream()
+    edges = np.cumsum(sizes)
+    pieces = [live.push(piece) for piece in np.split(speech, edges[edges < len(speech)])]
+    assert np.array_equal(np.concatenate(pieces), whole.push(speech))
+
+
+def test_sentences_between_pauses_are_found(clips: list[Clip]) -> None:
+    """Where the synthesizer says that words are."""
+    spoken = [clip for clip in clips if clip["words"]][:4]
+    pause = np.zeros(3 * 16_000, np.float32)
+    pieces, expected, position = [pause], [], 3.0
+    for clip in spoken:
+        waveform = decode_audio(Path(clip["source"]))
+        pieces += [waveform, pause]
+        expected.append((position + clip["words"][0][1], position + clip["words"][-1][2]))
+        position += len(waveform) / 16_000 + 3.0
+    segmenter = SpeechSegmenter(MODEL.new_stream(), SegmentRules())
+    spans = segmenter.push(np.concatenate(pieces)) + segmenter.finish()
+    assert len(spans) == len(expected)
+    for span, (start, end) in zip(spans, expected, strict=True):
+        assert start - 0.4 < span.start < start + 0.05
+        assert end - 0.05 < span.end < end + 0.5
+
+
+@pytest.mark.parametrize("level", [0.0, 0.001, 0.1])
+def test_noise_is_no_speech(level: float) -> None:
+    noise = (level * np.random.default_rng(0).standard_normal(30 * 16_000)).astype(np.float32)
+    segmenter = SpeechSegmenter(MODEL.new_stream(), SegmentRules())
+    spans: list[SpeechSpan] = segmenter.push(noise) + segmenter.finish()
+    assert spans == []
+
+
+def test_it_needs_no_torch() -> None:
+    check = "import sys; from twostage_asr.engine.vad import load_vad; load_vad(); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", check]).returncode == 0
+
+
+def test_unknown_models_are_refused() -> None:
+    with pytest.raises(ConfigError, match="'silero' or the directory"):
+        load_vad("webrtc")

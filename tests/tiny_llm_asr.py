@@ -1,0 +1,92 @@
+"""A tiny LLMASR checkpoint whose weights are a function of their names, made alike with and without FunASR."""
+
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+NUM_TOKENS = 12
+PROMPT = "Transcribe speech to text."
+SECONDS = (0.5, 4.0)
+WHISPER = {
+    "n_mels": 80,
+    "n_audio_ctx": 1500,
+    "n_audio_state": 64,
+    "n_audio_head": 1,
+    "n_audio_layer": 2,
+    "n_vocab": 10,
+    "n_text_ctx": 8,
+    "n_text_state": 64,
+    "n_text_head": 1,
+    "n_text_layer": 1,
+}
+LLM = {
+    "vocab_size": 320,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 8192,
+    "tie_word_embeddings": False,
+    "eos_token_id": 256,
+    "bos_token_id": 256,
+}
+ADAPTORS: dict[str, dict[str, Any]] = {
+    "Linear": {"downsample_rate": 5, "llm_dim": 64, "ffn_dim": 96, "encoder_dim": 64},
+    "Transformer": {"downsample_rate": 2, "llm_dim": 64, "ffn_dim": 96, "encoder_dim": 64, "n_layer": 2},
+    "QFormer": {"downsample_rate": 5, "llm_dim": 64, "ffn_dim": 96, "encoder_dim": 64},
+}
+
+
+def weight(name: str, shape: tuple[int, ...]) -> torch.Tensor:
+    """Norms are ones, biases zeros, everything else random."""
+    is_norm = any(part in name for part in ("norm", "_ln.", "ln_post", "LayerNorm"))
+    if len(shape) == 1:
+        return torch.ones(shape) if is_norm and name.endswith("weight") else torch.zeros(shape)
+    rng = np.random.default_rng(zlib.crc32(name.encode()))
+    scale = 0.05 if "embed_tokens" in name else 2.0 / np.sqrt(np.prod(shape[1:]))
+    return torch.from_numpy((rng.standard_normal(shape) * scale).astype(np.float32))
+
+
+def write_llm(directory: Path) -> None:
+    """An ordinary Hugging Face directory with weights."""
+    symbols = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={s: i for i, s in enumerate(symbols)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>").save_pretrained(directory)
+    config = Qwen2Config(**LLM)
+    config.save_pretrained(directory)
+    with torch.device("meta"):
+        shapes = {name: tuple(t.shape) for name, t in Qwen2ForCausalLM(config).state_dict().items()}
+    save_file({n: weight(n, s) for n, s in shapes.items()}, directory / "model.safetensors", {"format": "pt"})
+
+
+def write_checkpoint(
+    directory: Path, adaptor: str, shapes: Mapping[str, tuple[int, ...]], *, with_llm: bool = False
+) -> None:
+    """config.yaml and model.pt beside the directory `llm`, whose weights model.pt repeats if asked to."""
+    config = {
+        "model": "LLMASR",
+        "audio_encoder": "iic/Whisper-large-v3",
+        "audio_encoder_conf": {"hub": "ms", "freeze": True},
+        "llm": "Qwen1.5-7b-chat",
+        "llm_conf": {"hub": "hf", "freeze": True, "init_param_path": "llm"},
+        "audio_adaptor": adaptor,
+        "audio_adaptor_conf": ADAPTORS[adaptor] | {"encoder_dim": 512},  # as in the recipes, wrong and corrected
+        "frontend": "WhisperFrontend",
+        "frontend_conf": {"fs": 16000, "whisper_model": "large-v3", "do_pad_trim": True, "permute": True},
+    }
+    (directory / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    tensors = {name: weight(name, shape) for name, shape in shapes.items()}
+    if with_llm:
+        tensors |= {f"llm.{name}": t for name, t in load_file(directory / "llm" / "model.safetensors").items()}
+    torch.save(tensors, directory / "model.pt")

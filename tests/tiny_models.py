@@ -1,0 +1,255 @@
+"""Tiny checkpoints with random weights, built by transformers' own classes, and what those classes make of clips.
+
+The scales are such that greedy answers wander through the vocabulary with clear leads, instead of repeating a token.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from torch import nn
+from transformers import (
+    GlmAsrConfig,
+    GlmAsrForConditionalGeneration,
+    PreTrainedTokenizerFast,
+    Qwen3ASRConfig,
+    Qwen3ASRForConditionalGeneration,
+    Qwen3ASRForTokenClassification,
+    WhisperFeatureExtractor,
+)
+from transformers.models.qwen3_asr.feature_extraction_qwen3_asr import Qwen3ASRFeatureExtractor
+
+from tests.tones import SAMPLE_RATE
+
+VOCAB = 320
+LLM_SIZES: dict[str, Any] = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "vocab_size": VOCAB,
+    "max_position_embeddings": 8192,
+}
+QWEN_TOWER = {
+    "d_model": 64,
+    "encoder_layers": 2,
+    "encoder_attention_heads": 4,
+    "encoder_ffn_dim": 128,
+    "output_dim": 64,
+    "downsample_hidden_size": 16,
+}
+QWEN_SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|audio_start|>", "<|audio_end|>", "<|audio_pad|>")
+GLM_SPECIALS = (
+    "<|endoftext|>",
+    "<|user|>",
+    "<|assistant|>",
+    "<|observation|>",
+    "<|pad|>",
+    "<|begin_of_audio|>",
+    "<|end_of_audio|>",
+)
+QWEN_TAGS = ("<asr_text>", "<timestamp>")  # which decoding keeps
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A checkpoint and the model that it was saved from."""
+
+    directory: Path
+    model: Any
+    answer: Callable[[np.ndarray, list[int], list[int], int], list[int]]  # clip, prefix, suffix, tokens -> tokens
+
+
+def write_tokenizer(directory: Path, specials: Sequence[str], tags: Sequence[str] = ()) -> PreTrainedTokenizerFast:
+    """256 byte symbols, then `specials`, then `tags`."""
+    symbols = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={s: i for i, s in enumerate(symbols)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(list(specials))
+    tokenizer.add_tokens(list(tags))
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=specials[0], pad_token=specials[0])
+    fast.save_pretrained(directory)
+    return fast
+
+
+def randomise(model: nn.Module, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    for name, weight in model.named_parameters():
+        if "embed_tokens" in name:
+            scale = 0.05
+        elif weight.ndim > 1:
+            scale = (2.5 if "language_model" in name else 1.0) * weight[0].numel() ** -0.5
+        else:
+            continue
+        with torch.no_grad():
+            weight.copy_(torch.randn(weight.shape, generator=generator) * scale)
+    for name, weight in model.named_parameters():
+        if name.endswith(("q_norm.weight", "k_norm.weight")):
+            nn.init.constant_(weight, 2.0)
+
+
+def qwen3_asr(directory: Path, *, original: bool = False, seed: int = 0) -> Reference:
+    """A Qwen3-ASR in transformers' layout, or the same one in the original layout."""
+    tokenizer = write_tokenizer(directory, QWEN_SPECIALS, QWEN_TAGS)
+    ids = {token: tokenizer.convert_tokens_to_ids(token) for token in (*QWEN_SPECIALS, *QWEN_TAGS)}
+    config = Qwen3ASRConfig(
+        audio_config=QWEN_TOWER,
+        text_config={**LLM_SIZES, "tie_word_embeddings": True, "rope_theta": 1e6},
+        audio_token_id=ids["<|audio_pad|>"],
+        eos_token_id=[ids["<|im_end|>"], ids["<|endoftext|>"]],
+    )
+    model = Qwen3ASRForConditionalGeneration(config).eval()
+    randomise(model, seed)
+    model.save_pretrained(directory)
+    if original:
+        _to_original_qwen(directory)
+    extractor = Qwen3ASRFeatureExtractor()
+
+    def answer(waveform: np.ndarray, prefix: list[int], suffix: list[int], num_tokens: int) -> list[int]:
+        features = extractor(waveform, sampling_rate=SAMPLE_RATE, padding=True, return_attention_mask=True)
+        mask = torch.as_tensor(features["attention_mask"])
+        seconds, rest = divmod(int(mask.sum()), 100)
+        audio = [config.audio_token_id] * (13 * seconds + -(-rest // 8))
+        return _greedy(model, [*prefix, *audio, *suffix], features["input_features"], mask, num_tokens)
+
+    return Reference(directory, model, answer)
+
+
+def glm_asr(directory: Path, *, old: bool = False, seed: int = 0) -> Reference:
+    """A GLM-ASR-Nano in transformers' layout, or the same one in the layout that came before it."""
+    tokenizer = write_tokenizer(directory, GLM_SPECIALS)
+    ids = {token: tokenizer.convert_tokens_to_ids(token) for token in GLM_SPECIALS}
+    ends = [ids[token] for token in ("<|endoftext|>", "<|user|>", "<|observation|>")]
+    config = GlmAsrConfig(
+        audio_config={
+            "hidden_size": 64,
+            "intermediate_size": 256,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 2,
+        },
+        text_config={**LLM_SIZES, "eos_token_id": ends},
+        audio_token_id=ids["<|pad|>"],
+    )
+    model = GlmAsrForConditionalGeneration(config).eval()
+    randomise(model, seed)
+    model.generation_config.eos_token_id = ends
+    model.save_pretrained(directory)
+    if old:
+        _to_old_glm(directory, config)
+    extractor = WhisperFeatureExtractor(feature_size=128)
+
+    def answer(waveform: np.ndarray, prefix: list[int], suffix: list[int], num_tokens: int) -> list[int]:
+        pieces = [waveform[i : i + 30 * SAMPLE_RATE] for i in range(0, len(waveform), 30 * SAMPLE_RATE)]
+        features = extractor(pieces, sampling_rate=SAMPLE_RATE, return_attention_mask=True, return_tensors="pt")
+        mask = features["attention_mask"]
+        audio = [config.audio_token_id] * (((int(mask.sum()) - 1) // 2 + 1 - 4) // 4 + 1)
+        return _greedy(model, [*prefix, *audio, *suffix], features["input_features"], mask, num_tokens)
+
+    return Reference(directory, model, answer)
+
+
+@torch.inference_mode()
+def _greedy(model: Any, ids: list[int], features: Any, mask: torch.Tensor, num_tokens: int) -> list[int]:
+    generated = model.generate(
+        input_ids=torch.tensor([ids]),
+        attention_mask=torch.ones(1, len(ids), dtype=torch.long),
+        input_features=torch.as_tensor(features),
+        input_features_mask=mask,
+        max_new_tokens=num_tokens,
+        min_new_tokens=num_tokens,
+        do_sample=False,
+        eos_token_id=VOCAB - 1,
+    )
+    return generated[0, len(ids) :].tolist()
+
+
+def _to_original_qwen(directory: Path) -> None:
+    names = {
+        "model.multi_modal_projector.linear_1": "thinker.audio_tower.proj1",
+        "model.multi_modal_projector.linear_2": "thinker.audio_tower.proj2",
+        "model.audio_tower": "thinker.audio_tower",
+        "model.language_model": "thinker.model",
+    }
+    tensors = load_file(directory / "model.safetensors")
+    for new, old in names.items():
+        tensors = {old + n.removeprefix(new) if n.startswith(new + ".") else n: t for n, t in tensors.items()}
+    tensors["thinker.lm_head.weight"] = tensors["thinker.model.embed_tokens.weight"].clone()
+    save_file(tensors, directory / "model.safetensors")
+    config = json.loads((directory / "config.json").read_text())
+    text = config["text_config"]
+    rope = {"rope_type": "default", "mrope_section": [24, 20, 20], "interleaved": True, "mrope_interleaved": True}
+    text |= {
+        "rope_theta": text.pop("rope_parameters")["rope_theta"],
+        "rope_scaling": rope,
+        "model_type": "qwen3_asr_text",
+    }
+    thinker = {"model_type": "qwen3_asr", "audio_config": config["audio_config"], "text_config": text}
+    written = {"model_type": "qwen3_asr", "architectures": config["architectures"], "thinker_config": thinker}
+    (directory / "config.json").write_text(json.dumps(written))
+
+
+def _to_old_glm(directory: Path, config: GlmAsrConfig) -> None:
+    """Rows of queries and keys go back to neighbours: the reverse of what the converter does, written another way."""
+    heads = config.audio_config.num_attention_heads
+    head_dim = config.audio_config.hidden_size // heads
+    turned = head_dim // 2
+    tensors: dict[str, torch.Tensor] = {"audio_encoder.proj.weight": torch.zeros(2, 2)}
+    for name, tensor in load_file(directory / "model.safetensors").items():
+        old = name.replace("language_model.model.model.", "model.").replace("language_model.", "")
+        if "audio_tower" in name and ("q_proj" in name or "k_proj" in name):
+            rows = tensor.reshape(heads, head_dim, -1).clone()
+            for pair in range(turned // 2):
+                rows[:, 2 * pair] = tensor.reshape(heads, head_dim, -1)[:, pair]
+                rows[:, 2 * pair + 1] = tensor.reshape(heads, head_dim, -1)[:, turned // 2 + pair]
+            tensor = rows.reshape(tensor.shape)
+        old = old.replace("audio_tower.norm.", "audio_encoder.layer_norm.").replace(
+            "audio_tower.", "audio_encoder.whisper."
+        )
+        old = old.replace("multi_modal_projector.linear_1", "audio_encoder.adapting.0")
+        old = old.replace("multi_modal_projector.linear_2", "audio_encoder.adapting.2")
+        if "audio_encoder.whisper" in old:
+            old = old.replace("o_proj", "out_proj").replace("input_layernorm", "self_attn_layer_norm")
+            old = old.replace("post_attention_layernorm", "final_layer_norm").replace("mlp.", "")
+        tensors[old] = tensor
+    tensors["audio_encoder.whisper.embed_positions.weight"] = torch.zeros(1500, heads * head_dim)
+    tensors["audio_encoder.audio_bos_eos_token.weight"] = torch.zeros(2, LLM_SIZES["hidden_size"])
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, directory / "model.safetensors")
+    new = json.loads((directory / "config.json").read_text())
+    audio = new["audio_config"]
+    whisper = {
+        "d_model": audio["hidden_size"],
+        "encoder_layers": audio["num_hidden_layers"],
+        "encoder_attention_heads": heads,
+        "encoder_ffn_dim": audio["intermediate_size"],
+        "num_mel_bins": 128,
+    }
+    written = {"model_type": "Glmasr", "adapter_type": "mlp", "merge_factor": 4, "use_rope": True}
+    (directory / "config.json").write_text(
+        json.dumps({**written, "lm_config": new["text_config"], "whisper_config": whisper})
+    )
+
+
+def qwen3_forced_aligner(directory: Path, *, num_classes: int = 400, seed: int = 0) -> Any:
+    """A Qwen3-ForcedAligner in transformers' layout; returns the model."""
+    tokenizer = write_tokenizer(directory, QWEN_SPECIALS, QWEN_TAGS)
+    config = Qwen3ASRConfig(
+        audio_config=QWEN_TOWER,
+        text_config={**LLM_SIZES, "tie_word_embeddings": False, "rope_theta": 1e6},
+        audio_token_id=tokenizer.convert_tokens_to_ids("<|audio_pad|>"),
+        timestamp_token_id=tokenizer.convert_tokens_to_ids("<timestamp>"),
+        num_labels=num_classes,
+    )
+    model = Qwen3ASRForTokenClassification(config).eval()
+    randomise(model, seed)
+    model.save_pretrained(directory)
+    return model
