@@ -21,7 +21,6 @@ import torch
 
 from twostage_asr.encoders.adaptor import audio_token_count
 from twostage_asr.encoders.fbank import num_lfr_frames
-from twostage_asr.engine.families.base import Request
 from twostage_asr.engine.families.fun_asr_nano import HOTWORD_HEADER, FunASRNano
 
 from .corpus import Corpus
@@ -41,7 +40,7 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """B clips, S segments, Q questions, A audio tokens, Y answer tokens, P of them in names; L is the longest sequence."""
+    """B clips, S segments, Q questions, A audio and Y answer tokens, P of these in names; L is the longest sequence."""
 
     segment_rows: Ints  # (S,)
     segment_starts: Ints  # (S,) in the clip's samples
