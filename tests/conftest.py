@@ -8,10 +8,17 @@ import pytest
 
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 
+from demos.micro.train.variants import Variant, write_variant
 from tests.paths import CHECKPOINTS, CLIPS
 from tests.pipeline import Clip, read_manifest
 from twostage_asr.convert.export import ensure_converted
 from twostage_asr.engine import AutoModelVLLM
+
+
+@pytest.fixture(scope="session", autouse=True)
+def full_rate_checkpoint() -> None:
+    """The same weights as a model whose LLM reads every adaptor frame."""
+    write_variant(CHECKPOINTS["low_frame_rate"], CHECKPOINTS["full_rate"], Variant(full_rate=True))
 
 
 @pytest.fixture(scope="session")

@@ -50,7 +50,7 @@ _ZH_HOURS = Recipe(
 )
 _EN_WEATHER = Recipe(
     key="en_weather",
-    sentences=(compose("英文", "What is the weather in London tomorrow?", []),),
+    sentences=(compose("英文", "What is the weather in London today?", []),),
     voice=Voice(file="gmw/en-US", variant="Alex", rate=160, pitch=58, pitch_range=65),
     hint="英文",
 )

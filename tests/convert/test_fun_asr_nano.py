@@ -249,7 +249,7 @@ def set_key(key: str, value: object) -> Callable[[dict[str, Any]], None]:
         ("audio_encoder_conf.num_blocks", 7, r"13 missing: audio_encoder\.encoders\.5\."),
         ("audio_encoder_conf.attention_heads", 5, "multiple of attention_heads"),
         ("audio_encoder_conf.output_size", None, "lacks audio_encoder_conf.output_size"),
-        ("ctc_vocab_size", 3000, "is not below 2999|should be"),
+        ("ctc_vocab_size", 1900, "is not below 1899|should be"),
         ("audio_adaptor_conf.ffn_dim", "${nowhere.at_all}", "reference that cannot be resolved"),
     ],
 )
@@ -326,7 +326,7 @@ def test_without_any_stated_end_of_answer_the_tokenizers_is_taken(edited: EditCh
     (checkpoint / "Qwen3-0.6B" / "generation_config.json").unlink()
     path = checkpoint / "Qwen3-0.6B" / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "eos_token_id": None}))
-    assert EngineManifest.read(convert(checkpoint)).llm.eos_token_ids == (1792,)
+    assert EngineManifest.read(convert(checkpoint)).llm.eos_token_ids == (1855,)
 
 
 def test_an_unknown_model_is_refused_with_what_was_found_and_what_is_known(edited: EditCheckpoint) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from train.export import CTC_PREFIXES, Variant, write_variant
+from train.variants import CTC_PREFIXES, Variant, write_variant
 
 from tests.paths import ROOT
 from twostage_asr.convert.export import ensure_converted

@@ -11,7 +11,7 @@ import torch
 from espeak import SAMPLE_RATE
 from heldout import CONDITIONS, draw_clips
 from names import spellings
-from train.batches import NO_WORD, Batch, BatchLimits, Collator, cut_into_batches
+from train.batches import NO_ENTRY, NO_WORD, Batch, BatchLimits, Collator, cut_into_batches
 from train.codes import FRAMES_BACK, WIDE_KERNEL, WIDE_SHIFT, code_table, prepare_encoder, route_adaptor, widen
 from train.compose import NO_AUGMENTATION, Augmentation, Composer, to_device
 from train.corpus import Corpus, build_corpus
@@ -89,7 +89,8 @@ def test_lessons_lie_within_their_limits(lessons: list[Lesson], corpus: Corpus) 
             hotwords = question.request.hotwords
             assert len(hotwords) == len(set(hotwords)) <= MAX_HOTWORDS
             assert bool(question.text) == bool(lesson.words)
-            assert all(name in question.text for name in question.names)
+            assert all(name in question.text for name, _ in question.names)
+            assert {hotword for _, hotword in question.names} <= {None, *hotwords}
         for segment in lesson.segments:
             assert segment.start + segment.length <= lesson.num_samples
             assert segment.source + segment.length * segment.speed <= len(corpus.audio) + 1
@@ -120,6 +121,26 @@ def test_the_prompt_is_the_engines(lessons: list[Lesson], vocabulary: Vocabulary
         assert batch.answer_ids[batch.answer_rows == row].tolist() == answer
         first = row * batch.token_ids.shape[1] + len(prefix)
         assert batch.audio_places[row * num_audio :][:num_audio].tolist() == list(range(first, first + num_audio))
+
+
+def test_look_ups_ask_for_the_hotword_that_says_how_to_write_the_name(
+    lessons: list[Lesson], vocabulary: Vocabulary
+) -> None:
+    batch = Collator(vocabulary).collate(lessons)
+    questions = [question for lesson in lessons for question in lesson.questions]
+    tokens = batch.token_ids.reshape(-1)
+    for question, places in zip(questions, batch.entry_places, strict=True):
+        hotwords = question.request.hotwords
+        assert ((places == NO_ENTRY) == (np.arange(MAX_HOTWORDS) >= len(hotwords))).all()
+        for hotword, place in zip(hotwords, places, strict=False):
+            assert hotword.endswith(vocabulary.tokenizer.decode([tokens[place]]).strip(" "))
+    asked = {True: 0, False: 0}
+    for place, row, target in zip(batch.name_places, batch.name_rows, batch.name_targets, strict=True):
+        question, token = questions[row], vocabulary.tokenizer.decode([tokens[place + 1]]).strip(" ")
+        hotword = question.request.hotwords[target] if target < MAX_HOTWORDS else None
+        assert any(token in name and hotword == says for name, says in question.names)
+        asked[hotword is None] += 1
+    assert min(asked.values()) > 50
 
 
 def test_both_rates_ask_for_the_same_answers(lessons: list[Lesson], vocabulary: Vocabulary) -> None:

@@ -21,17 +21,17 @@ import torch
 
 from twostage_asr.encoders.adaptor import audio_token_count
 from twostage_asr.encoders.fbank import num_lfr_frames
-from twostage_asr.engine.families.base import Request
-from twostage_asr.engine.families.fun_asr_nano import FunASRNano
+from twostage_asr.engine.families.fun_asr_nano import HOTWORD_HEADER, FunASRNano
 
 from .corpus import Corpus
-from .lessons import Lesson, Mixture, Question, Teacher
+from .lessons import MAX_HOTWORDS, Lesson, Mixture, Question, Teacher
 from .vocabulary import Vocabulary
 
 FRAME_SAMPLES = 960  # of an LFR frame: 60 ms
 SLOT_FRAMES = 8  # LFR frames per audio token
 WORDS_PER_SLOT = 5  # that the chunk loss asks for
 NO_WORD = -1
+NO_ENTRY = -1
 NAME_WEIGHT = 3.0  # of tokens that a hotword may change, in the loss: to look them up is the hardest to learn
 _POLL_S = 0.001  # while no batch is ready
 
@@ -40,7 +40,7 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """B clips, S segments, Q questions, A audio tokens and Y answer tokens in all; L is the longest token sequence."""
+    """B clips, S segments, Q questions, A audio and Y answer tokens, P of these in names; L is the longest sequence."""
 
     segment_rows: Ints  # (S,)
     segment_starts: Ints  # (S,) in the clip's samples
@@ -49,7 +49,6 @@ class Batch:
     segment_speeds: npt.NDArray[np.float32]  # (S,)
     sample_lens: Ints  # (B,)
     token_ids: Ints  # (Q, L) prefix, zeros where the audio goes, suffix, answer, end
-    question_lens: Ints  # (Q,) of each row of token_ids
     audio_places: Ints  # (A,) in the flattened (Q, L)
     audio_rows: Ints  # (A,) clip
     audio_frames: Ints  # (A,) adaptor frame that the LLM reads there
@@ -57,6 +56,10 @@ class Batch:
     answer_ids: Ints  # (Y,)
     answer_rows: Ints  # (Y,) question
     answer_weights: npt.NDArray[np.float32]  # (Y,) in the loss
+    entry_places: Ints  # (Q, MAX_HOTWORDS) in the flattened (Q, L): the last token of each hotword, NO_ENTRY elsewhere
+    name_places: Ints  # (P,) in the flattened (Q, L): the positions that predict tokens of names, lists only
+    name_rows: Ints  # (P,) question
+    name_targets: Ints  # (P,) which hotword says how to write the name, MAX_HOTWORDS where none does
     ctc_ids: Ints  # targets of all clips, one after another
     ctc_lens: Ints  # (B,)
     slot_words: Ints  # (B, max audio tokens, WORDS_PER_SLOT) CTC token ids of what is said there, NO_WORD elsewhere
@@ -78,6 +81,17 @@ class BatchLimits:
         return count <= self.clips and count * longest_samples <= self.audio_s * 16_000
 
 
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """One question and its answer."""
+
+    ids: list[int]  # prefix, zeros where the audio goes, suffix, answer, end
+    audio_at: int
+    answer_weights: list[float]  # of the last ids
+    entries: list[int]  # place of each hotword's last token
+    names: list[tuple[int, int]]  # place that predicts a token of a name, and which hotword says how to write it
+
+
 class Collator:
     """Turns lessons into a Batch."""
 
@@ -93,17 +107,19 @@ class Collator:
         counts = audio_token_count(frames) if low_frame_rate else frames
         asked = [(clip, question) for clip, lesson in enumerate(lessons) for question in lesson.questions]
         clips = np.array([clip for clip, _ in asked], np.int64)
-        rows = [self._tokens(question, int(counts[clip])) for clip, question in asked]
-        width = max(len(ids) for ids, _, _ in rows)
+        rows = [self._row(question, int(counts[clip])) for clip, question in asked]
+        width = max(len(row.ids) for row in rows)
         token_ids = np.zeros((len(rows), width), np.int64)
-        audio_places, answer_places, answer_rows, weights = [], [], [], []
-        for row, ((ids, audio_at, answer_weights), count) in enumerate(zip(rows, counts[clips].tolist(), strict=True)):
-            answer_at = len(ids) - len(answer_weights)
-            weights += answer_weights
-            token_ids[row, : len(ids)] = ids
-            audio_places.append(row * width + audio_at + np.arange(count))
-            answer_places.append(row * width + np.arange(answer_at - 1, len(ids) - 1))
-            answer_rows.append(np.full(len(ids) - answer_at, row))
+        entry_places = np.full((len(rows), MAX_HOTWORDS), NO_ENTRY, np.int64)
+        audio_places, answer_places, answer_rows = [], [], []
+        for index, (row, count) in enumerate(zip(rows, counts[clips].tolist(), strict=True)):
+            answer_at, begin = len(row.ids) - len(row.answer_weights), index * width
+            token_ids[index, : len(row.ids)] = row.ids
+            entry_places[index, : len(row.entries)] = begin + np.array(row.entries, np.int64)
+            audio_places.append(begin + row.audio_at + np.arange(count))
+            answer_places.append(begin + np.arange(answer_at - 1, len(row.ids) - 1))
+            answer_rows.append(np.full(len(row.ids) - answer_at, index))
+        names = [(index, place, target) for index, row in enumerate(rows) for place, target in row.names]
         places = np.concatenate(answer_places)
         ctc = [self._vocabulary.ctc.encode(lesson.ctc_text) for lesson in lessons]
         segments = [(row, each) for row, lesson in enumerate(lessons) for each in lesson.segments]
@@ -115,30 +131,38 @@ class Collator:
             segment_speeds=np.array([each.speed for _, each in segments], np.float32),
             sample_lens=sample_lens,
             token_ids=token_ids,
-            question_lens=np.array([len(ids) for ids, _, _ in rows], np.int64),
             audio_places=np.concatenate(audio_places),
             audio_rows=np.repeat(clips, counts[clips]),
             audio_frames=np.concatenate([np.arange(count) for count in counts[clips]]),
             answer_places=places,
             answer_ids=token_ids.reshape(-1)[places + 1],
             answer_rows=np.concatenate(answer_rows),
-            answer_weights=np.array(weights, np.float32),
+            answer_weights=np.array([weight for row in rows for weight in row.answer_weights], np.float32),
+            entry_places=entry_places,
+            name_places=np.array([index * width + place for index, place, _ in names], np.int64),
+            name_rows=np.array([index for index, _, _ in names], np.int64),
+            name_targets=np.array([target for _, _, target in names], np.int64),
             ctc_ids=np.array([token for ids in ctc for token in ids], np.int64),
             ctc_lens=np.array([len(ids) for ids in ctc], np.int64),
             slot_words=self._slot_words(lessons, -(-int(frames.max()) // SLOT_FRAMES)),
         )
 
-    def _tokens(self, question: Question, num_audio: int) -> tuple[list[int], int, list[float]]:
-        """Token ids, where the audio starts, and the weights of the last ids, which are the answer."""
-        prefix, suffix = self._prompt(question.request)
-        answer, is_name = self._vocabulary.encode_marked(question.text, question.names)
-        weights = [NAME_WEIGHT if each else 1.0 for each in is_name]
-        ids = [*prefix, *([0] * num_audio), *suffix, *answer, self._vocabulary.end_id]
-        return ids, len(prefix), [*weights, 1.0]
-
-    def _prompt(self, request: Request) -> tuple[list[int], list[int]]:
+    def _row(self, question: Question, num_audio: int) -> _Row:
+        request, written = question.request, dict(question.names)
         text = self._family.prompt_text(request)
-        return self._vocabulary.encode(text.prefix), self._vocabulary.encode(text.suffix)
+        prefix, entries = self._vocabulary.encode_with_ends(text.prefix, _hotword_ends(text.prefix, request.hotwords))
+        suffix = self._vocabulary.encode(text.suffix)
+        answer, marks = self._vocabulary.encode_marked(question.text, list(written))
+        weights = [NAME_WEIGHT if name else 1.0 for name in marks]
+        answer_at = len(prefix) + num_audio + len(suffix)
+        number = {hotword: index for index, hotword in enumerate(request.hotwords)}
+        names = [
+            (answer_at + place - 1, number.get(written[name] or "", MAX_HOTWORDS))
+            for place, name in enumerate(marks)
+            if name and request.hotwords
+        ]
+        ids = [*prefix, *([0] * num_audio), *suffix, *answer, self._vocabulary.end_id]
+        return _Row(ids, len(prefix), [*weights, 1.0], entries, names)
 
     def _slot_words(self, lessons: Sequence[Lesson], num_slots: int) -> Ints:
         out = np.full((len(lessons), num_slots, WORDS_PER_SLOT), NO_WORD, np.int64)
@@ -157,6 +181,18 @@ class Collator:
         if word not in self._word_ids:
             self._word_ids[word] = self._vocabulary.ctc.encode(f" {word}" if word.isascii() else word)
         return self._word_ids[word]
+
+
+def _hotword_ends(prefix: str, hotwords: Sequence[str]) -> list[int]:
+    """Where each hotword of the prompt's list ends."""
+    if not hotwords:
+        return []
+    header, separator = HOTWORD_HEADER.partition("{}")[0], ", "
+    ends, end = [], prefix.index(header) + len(header) - len(separator)
+    for hotword in hotwords:
+        end += len(separator) + len(hotword)
+        ends.append(end)
+    return ends
 
 
 def cut_into_batches(lessons: Sequence[Lesson], limits: BatchLimits) -> list[list[Lesson]]:

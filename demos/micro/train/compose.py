@@ -41,7 +41,7 @@ def to_device(batch: Batch, device: torch.device) -> Mapping[str, Tensor]:
     """The batch's arrays as tensors by name; lengths stay on the CPU."""
     tensors = {field.name: torch.from_numpy(getattr(batch, field.name)) for field in fields(batch)}
     tensors["num_segment_samples"] = tensors["segment_lengths"].sum()
-    on_cpu = {"sample_lens", "ctc_lens", "num_segment_samples", "question_lens"}
+    on_cpu = {"sample_lens", "ctc_lens", "num_segment_samples"}
     return {
         name: tensor if name in on_cpu or device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
         for name, tensor in tensors.items()

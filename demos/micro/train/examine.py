@@ -136,7 +136,7 @@ def greedy(
         used = int(ends.max()) + 1
         kept = ids[:, :used].contiguous()
         moved = {**batch, "audio_places": places // wide * used + places % wide}
-        hidden = model.read(model.embed(kept, adapted, moved))
+        hidden, _ = model.read(model.embed(kept, adapted, moved))
         token = model.llm.lm_head(hidden[rows, ends]).argmax(-1)
         token = torch.where(is_done, end_id, token)
         answers[:, step] = token

@@ -5,8 +5,6 @@ Qwen3-0.6B/  config.json  generation_config.json  tokenizer.json  tokenizer_conf
 """
 
 import json
-import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +14,8 @@ from torch import Tensor
 
 from .codes import WIDE_KERNEL, WIDE_SHIFT, widen
 from .model import MicroConfig, MicroModel
+from .variants import LLM_FOLDER
 from .vocabulary import Vocabulary, write_ctc_vocabulary, write_llm_tokenizer
-
-LLM_FOLDER = "Qwen3-0.6B"
-CTC_PREFIXES = ("ctc_decoder.", "ctc.")
 
 
 def checkpoint_tensors(model: MicroModel) -> dict[str, Tensor]:
@@ -44,35 +40,6 @@ def write_checkpoint(model: MicroModel, vocabulary: Vocabulary, folder: Path) ->
     pad_id, end_id = model.config.pad_id, model.config.end_id
     generation = {"do_sample": False, "eos_token_id": [end_id, pad_id], "pad_token_id": pad_id, "bos_token_id": pad_id}
     _write_json(generation, folder / LLM_FOLDER / "generation_config.json")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Variant:
-    """How else a checkpoint of the family may be stored or read."""
-
-    full_rate: bool = False  # the LLM reads every adaptor frame
-    has_ctc: bool = True  # some published files lack these tensors
-    prefix: str = ""  # of every key: "module." from distributed training
-    is_wrapped: bool = True  # the tensors are below "state_dict"
-
-
-def write_variant(source: Path, target: Path, variant: Variant) -> None:
-    """A copy of the checkpoint `source`, changed."""
-    target.mkdir(parents=True, exist_ok=True)
-    for name in ("configuration.json", "multilingual.tiktoken"):
-        shutil.copyfile(source / name, target / name)
-    shutil.copytree(source / LLM_FOLDER, target / LLM_FOLDER, dirs_exist_ok=True)
-    config = (source / "config.yaml").read_text("utf-8")
-    if variant.full_rate:
-        config = config.replace("use_low_frame_rate: true", "use_low_frame_rate: false")
-    (target / "config.yaml").write_text(config, "utf-8")
-    tensors = torch.load(source / "model.pt", weights_only=True)["state_dict"]
-    kept = {
-        f"{variant.prefix}{name}": tensor
-        for name, tensor in tensors.items()
-        if variant.has_ctc or not name.startswith(CTC_PREFIXES)
-    }
-    torch.save({"state_dict": kept} if variant.is_wrapped else kept, target / "model.pt")
 
 
 def _write_json(values: dict[str, Any], path: Path) -> None:

@@ -40,7 +40,8 @@ class Question:
 
     request: Request
     text: str
-    names: tuple[str, ...] = ()  # as they are written in `text`, phrases that a hotword can respell among them
+    # As they are written in `text`, phrases that a hotword can respell among them; each with the hotword that says so.
+    names: tuple[tuple[str, str | None], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +69,12 @@ class Mixture:
 
     @staticmethod
     def at(progress: float, *, questions: int = 1) -> "Mixture":
-        """Short clips at first, everything from 30 % of the training on; lists of two until 25 %, of 20 from 60 % on.
+        """Short clips at first, everything from 30 % of the training on; lists of two until 20 %, of 20 from 55 % on.
 
         To find the entry of which all parts are heard is learned quickly from two similar ones and hardly from twenty.
         """
         ramp = min(progress / 0.3, 1.0)
-        growth = min(max(progress - 0.25, 0.0) / 0.35, 1.0)
+        growth = min(max(progress - 0.2, 0.0) / 0.35, 1.0)
         return Mixture(
             few=0.05 + 0.15 * ramp,
             long=0.13 * ramp,
@@ -195,8 +196,8 @@ class Teacher:
         language = self._hint(parts[0].sentence.language)
         request = Request(language=language, hotwords=tuple(hotwords), itn=self._rng.random() < 0.5)
         text = join(parts, [_written(part, request.itn) for part in parts])
-        names = {_with_hotword(part, name) for part in parts for name in names_in(part.sentence)}
-        return Question(request, text, tuple(names))
+        names = {_with_hotword(part, name): part.chosen.get(name) for part in parts for name in names_in(part.sentence)}
+        return Question(request, text, tuple(names.items()))
 
     def _lay_out(self, parts: Sequence[_Part]) -> tuple[tuple[Segment, ...], int, tuple[tuple[str, int], ...]]:
         """Sentences one after another at one speed, as many as fit, silence before, between and after."""

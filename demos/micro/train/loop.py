@@ -139,7 +139,8 @@ class Trainer:
         outputs = self._model(features, lens, tensors)
         found = losses(outputs, lens, tensors)
         weights = _loss_weights(progress)
-        total = weights.answer * found["answer"] + weights.ctc * found["ctc"] + weights.chunk * found["chunk"]
+        total = weights.answer * found["answer"] + weights.ctc * found["ctc"]
+        total = total + weights.chunk * found["chunk"] + weights.look_up * found["look-up"]
         self._adamw.zero_grad(set_to_none=True)
         if self._muon is not None:
             self._model.zero_grad(set_to_none=True)
@@ -208,7 +209,7 @@ def _optimizers(model: MicroModel, options: TrainingOptions) -> tuple[torch.opti
 
 
 def _hidden_matrices(model: MicroModel) -> Iterator[tuple[str, nn.Parameter]]:
-    outer = ("embed_tokens", "lm_head", "ctc_lo", "chunk_head")
+    outer = ("embed_tokens", "lm_head", "ctc_lo", "chunk_head", "look_up")
     for name, parameter in model.named_parameters():
         if parameter.dim() == 2 and not any(part in name for part in outer):
             yield name, parameter

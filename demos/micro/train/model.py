@@ -14,14 +14,15 @@ from twostage_asr.encoders.ctc import CTCConfig, CTCHead
 from twostage_asr.encoders.fun_asr_nano import FunASRNanoAcoustic, FunASRNanoAcousticConfig
 from twostage_asr.encoders.sensevoice import SenseVoiceConfig
 
-from .batches import NO_WORD, SLOT_FRAMES, WORDS_PER_SLOT
+from .batches import NO_ENTRY, NO_WORD, SLOT_FRAMES, WORDS_PER_SLOT
 from .codes import prepare_encoder
 
 NARROW_KERNEL = 11
 HEAD_DIM = 32  # of the LLM
 ROPE_THETA = 1e6
 _BLANK_BIAS = 8.0  # CTC starts near where it would otherwise first have to go: blank in most frames
-_LENGTH_GROUPS = 2  # of questions; what is short is not padded to what is long
+_LOOKED_UP = 2  # LLM layers after which it should know which hotword counts; the others write what it says
+_ATTENTION_GAIN = 1.5  # of normed queries and keys at the start: to tell one entry of twenty apart needs large logits
 _NO_WORD_WEIGHT = 0.2  # in the chunk loss: most places hold no word
 
 
@@ -90,11 +91,12 @@ class MicroConfig:
 
 @dataclass(frozen=True, slots=True)
 class LossWeights:
-    """Of the three losses that are added up."""
+    """Of the losses that are added up."""
 
     answer: float = 1.0
     ctc: float = 0.4
     chunk: float = 0.3
+    look_up: float = 0.5
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -104,10 +106,11 @@ class Outputs:
     answer_logits: Tensor  # (Y, rows of the embedding table)
     ctc_log_probs: Tensor  # (B, T, ctc_size)
     chunk_logits: Tensor  # (B, slots, WORDS_PER_SLOT, ctc_size), the last class is "no word"
+    look_up_logits: Tensor  # (P, MAX_HOTWORDS + 1)
 
 
 class MicroModel(nn.Module):
-    """Stage 1, stage 2 and the heads of the chunk loss."""
+    """Stage 1, stage 2 and the heads of the losses that only training has."""
 
     def __init__(self, config: MicroConfig) -> None:
         super().__init__()
@@ -117,8 +120,12 @@ class MicroModel(nn.Module):
         slowest = self.llm.model.rotary_emb.inv_freq[-1]  # where transformers keeps rope_theta differs by version
         assert math.isclose(float(slowest), ROPE_THETA ** (2 / HEAD_DIM - 1), rel_tol=1e-3), slowest
         self.chunk_head = nn.Linear(config.llm_dim, WORDS_PER_SLOT * config.ctc_size)
+        self.look_up = LookUp(config.llm_dim)
         prepare_encoder(self.acoustic.audio_encoder)
         with torch.no_grad():
+            for layer in self.llm.model.layers:
+                layer.self_attn.q_norm.weight.fill_(_ATTENTION_GAIN)
+                layer.self_attn.k_norm.weight.fill_(_ATTENTION_GAIN)
             self.ctc_head.ctc.ctc_lo.bias[-1] = _BLANK_BIAS
 
     @property
@@ -133,10 +140,10 @@ class MicroModel(nn.Module):
         ctc_log_probs = self.ctc_head.log_probs(self.ctc_head.hidden(encoder_out, lens))
         adapted, _ = self.acoustic.audio_adaptor(encoder_out, lens)
         slots = adapted[:, : batch["slot_words"].shape[1]]
-        hidden = self._read_by_length(self.embed(batch["token_ids"], adapted, batch), batch["question_lens"])
+        hidden, middle = self.read(self.embed(batch["token_ids"], adapted, batch))
         answers = hidden.flatten(0, 1).index_select(0, batch["answer_places"])
         chunk_logits = self.chunk_head(slots).unflatten(-1, (WORDS_PER_SLOT, self.config.ctc_size))
-        return Outputs(self.llm.lm_head(answers), ctc_log_probs, chunk_logits)
+        return Outputs(self.llm.lm_head(answers), ctc_log_probs, chunk_logits, self.look_up(middle, batch))
 
     def embed(self, token_ids: Tensor, adapted: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
         """What the LLM reads (Q, L, llm_dim): tokens, and adaptor frames where the batch puts them."""
@@ -145,25 +152,41 @@ class MicroModel(nn.Module):
         frames = adapted.flatten(0, 1).index_select(0, sources).to(embeds.dtype)
         return embeds.flatten(0, 1).index_copy(0, batch["audio_places"], frames).view_as(embeds)
 
-    def read(self, embeds: Tensor) -> Tensor:
-        """The LLM's hidden states, float32, of the same shape."""
+    def read(self, embeds: Tensor) -> tuple[Tensor, Tensor]:
+        """The LLM's last hidden states and those after _LOOKED_UP layers, float32, of the same shape."""
         with torch.autocast(embeds.device.type, torch.bfloat16, enabled=embeds.is_cuda):
-            hidden: Tensor = self.llm.model(inputs_embeds=embeds, use_cache=False).last_hidden_state
-        return hidden.float()
+            found = self.llm.model(inputs_embeds=embeds, use_cache=False, output_hidden_states=True)
+        return found.last_hidden_state.float(), found.hidden_states[_LOOKED_UP].float()
 
-    def _read_by_length(self, embeds: Tensor, lens: Tensor) -> Tensor:
-        """`read` in groups of questions of similar length: most are far shorter than the one with the longest list."""
-        out = torch.zeros_like(embeds)
-        for rows in lens.argsort().chunk(_LENGTH_GROUPS):
-            width = int(lens[rows[-1]])
-            own = rows.to(embeds.device)
-            hidden = self.read(embeds[:, :width].index_select(0, own))
-            out = out.index_copy(0, own, F.pad(hidden, (0, 0, 0, embeds.shape[1] - width)))
-        return out
+
+class LookUp(nn.Module):
+    """For each token of a name to be written: which hotword says how. Only in training.
+
+    Answers alone hardly teach an LLM to find the entry of which all parts are heard; asked for it, halfway up, it
+    learns that in a few hundred steps, and then uses it.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.RMSNorm(width, elementwise_affine=False)
+        self.query, self.key = nn.Linear(width, width), nn.Linear(width, width)
+        self.no_key = nn.Parameter(torch.zeros(width))
+
+    def forward(self, hidden: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+        """Hidden states (Q, L, D) -> logits (P, MAX_HOTWORDS + 1); the last is "none"."""
+        places, rows = batch["entry_places"], batch["name_rows"]
+        states = self.norm(hidden.flatten(0, 1))
+        keys = self.key(states.index_select(0, places.clamp(min=0).flatten())).unflatten(0, places.shape)
+        keys = keys.masked_fill((places == NO_ENTRY)[..., None], 0.0).index_select(0, rows)
+        keys = torch.cat([keys, self.no_key.expand(len(rows), 1, -1)], 1)
+        queries = self.query(states.index_select(0, batch["name_places"]))
+        logits = (keys @ queries[..., None])[..., 0] / queries.shape[-1] ** 0.5
+        is_empty = F.pad(places == NO_ENTRY, (0, 1)).index_select(0, rows)
+        return logits.masked_fill(is_empty, -torch.inf)
 
 
 def losses(outputs: Outputs, lens: Tensor, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Mean losses per token: of the answers (weighted), of CTC, of the words in each slot."""
+    """Mean losses per token: of the answers (weighted), of CTC, of the words in each slot, of names in lists."""
     blank = outputs.ctc_log_probs.shape[-1] - 1
     ctc = F.ctc_loss(
         outputs.ctc_log_probs.transpose(0, 1),
@@ -182,8 +205,10 @@ def losses(outputs: Outputs, lens: Tensor, batch: Mapping[str, Tensor]) -> dict[
     chunk = F.cross_entropy(outputs.chunk_logits.flatten(0, 2), classes.flatten(), reduction="none")
     weights = batch["answer_weights"]
     answer = F.cross_entropy(outputs.answer_logits.float(), batch["answer_ids"], reduction="none")
+    look_up = F.cross_entropy(outputs.look_up_logits, batch["name_targets"], reduction="sum")
     return {
         "answer": (answer * weights).sum() / weights.sum(),
         "ctc": ctc / int(batch["ctc_lens"].sum() + 1),
         "chunk": (chunk * weight.flatten()).sum() / weight.sum(),
+        "look-up": look_up / max(len(batch["name_targets"]), 1),
     }

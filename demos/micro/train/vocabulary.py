@@ -65,12 +65,22 @@ class Vocabulary:
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
         return ids
 
-    def encode_marked(self, text: str, phrases: Sequence[str]) -> tuple[list[int], list[bool]]:
-        """`encode`, and whether each token belongs to one of the phrases in the text."""
+    def encode_marked(self, text: str, phrases: Sequence[str]) -> tuple[list[int], list[str | None]]:
+        """`encode`, and for each token the longest of the phrases in the text that it belongs to."""
         encoding = self.tokenizer.encode(text, add_special_tokens=False)
-        spans = [found.span() for phrase in phrases for found in re.finditer(re.escape(phrase), text)]
-        marks = [any(start < end and begin < stop for start, stop in spans) for begin, end in encoding.offsets]
+        marks: list[str | None] = [None] * len(encoding.ids)
+        for phrase in sorted(phrases, key=len):
+            for found in re.finditer(re.escape(phrase), text):
+                for token, (begin, end) in enumerate(encoding.offsets):
+                    if found.start() < end and begin < found.end():
+                        marks[token] = phrase
         return encoding.ids, marks
+
+    def encode_with_ends(self, text: str, ends: Sequence[int]) -> tuple[list[int], list[int]]:
+        """`encode`, and the token of the last character of each text[:end]."""
+        encoding = self.tokenizer.encode(text, add_special_tokens=False)
+        last = {character: token for token, span in enumerate(encoding.offsets) for character in range(*span)}
+        return encoding.ids, [last[end - 1] for end in ends]
 
 
 def learn_vocabulary(*, seed: int) -> Vocabulary:
