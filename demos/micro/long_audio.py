@@ -5,7 +5,8 @@
 
 `make` needs espeak-ng (see espeak.py). `measure` transcribes the recording as one file, and the same sentences cut by
 hand (their own clips, with 0.3 s of silence around them), and prints for both the character error rate (case and
-punctuation count, spaces do not), and for the recording the errors of word starts, its speed, and the peak of memory.
+punctuation count, spaces do not), and for the recording the errors of word starts, its speed, and the peak of this
+process's memory until then.
 """
 
 import argparse
@@ -75,9 +76,8 @@ def measure(path: Path, model_dir: str, *, max_segment_s: float, by_hand: bool) 
         if whole.status == "error":
             raise SystemExit(f"{path}: {whole.error}")
         texts = [r.text for r in model.generate(list(cut_by_hand(path, truth)), vad=None)] if by_hand else []
-    children_mb = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
     print(f"{whole.duration / 60:.1f} minutes in {wall_s:.1f} s: RTFx {whole.duration / wall_s:.1f}")
-    print(f"peak of memory: {peak_mb:.0f} MB, of the process that reads {children_mb:.0f} MB")
+    print(f"peak of memory: {peak_mb:.0f} MB")
     print(f"{len(whole.segments)} segments, {len(whole.warnings)} warnings; CER {cer(truth, [whole.text]):.2%}")
     if texts:
         print(f"the same sentences cut by hand: CER {cer(truth, texts):.2%}")
