@@ -2,6 +2,7 @@
 
     python demos/serve_realtime_ws.py --port 10095 --language 中文 --hotword-file hotword_list
     python demos/client_python.py --server ws://localhost:10095 --mic
+http://localhost:10095/ is a page to try it with; demos/client_mic.html from the disk needs --cors-origin null.
 
 The same as `twostage-asr serve-realtime`, whose --help lists all options.
 """

@@ -1,7 +1,7 @@
 """The CTC head: which token the audio holds in each 60 ms frame.
 
 Hidden states and log-probabilities are separate steps, because the vocabulary is wide (60,515 tokens: the float32
-log-probabilities of a 30 s clip take 120 MB). `emissions` and `greedy` look at a few hundred frames at a time.
+log-probabilities of a 30 s clip take 120 MB). `scores` and `greedy` look at a few hundred frames at a time.
 Logits, log-probabilities and their sums are float32 for weights of any dtype.
 """
 
@@ -31,6 +31,14 @@ class CTCConfig:
             raise ValueError(f"blank_id must be in 0..{self.vocab_size - 1} (the CTC vocabulary), got {self.blank_id}")
         if self.decoder.downsample_rate != 1:
             raise ValueError(f"the CTC decoder's downsample_rate must be 1, got {self.decoder.downsample_rate}")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CTCScores:
+    """What one look at all tokens says of B padded clips."""
+
+    emissions: Tensor  # (B, T, K) float32, log-probabilities of the tokens that were asked for
+    best: Tensor  # (B, T) int64, the likeliest token of each frame
 
 
 class CTCOutput(nn.Module):
@@ -66,42 +74,48 @@ class CTCHead(nn.Module):
         return hidden
 
     def log_probs(self, hidden: Tensor) -> Tensor:
-        """(..., D) -> (..., vocab_size) float32. Mind the size; see `emissions`."""
+        """(..., D) -> (..., vocab_size) float32. Mind the size; see `scores`."""
         return self.ctc.logits(hidden).log_softmax(-1)
 
-    def emissions(self, hidden: Tensor, columns: Tensor) -> Tensor:
-        """Log-probabilities of only some tokens, as forced alignment needs them.
+    def scores(self, hidden: Tensor, columns: Tensor) -> CTCScores:
+        """Log-probabilities of only some tokens, as forced alignment needs them, and the likeliest of all.
 
         Args:
             hidden: (B, T, D).
-            columns: (B, K) int64 token ids, any order, repetitions allowed.
-
-        Returns:
-            (B, T, K) float32; [b, t, k] is the log-probability of token columns[b, k] in frame t.
+            columns: (B, K) int64 token ids, any order, repetitions allowed; emissions[b, t, k] is the
+                log-probability of token columns[b, k] in frame t.
         """
         index = columns.to(hidden.device)
         if hidden.is_cuda and hidden.dtype == self.ctc.ctc_lo.weight.dtype == torch.bfloat16:
-            return self._emissions_without_logits(hidden, index)
+            return self._scores_without_logits(hidden, index)
         index = index[:, None, :]
-        out = hidden.new_empty(*hidden.shape[:2], columns.shape[1], dtype=torch.float32)
+        emissions = hidden.new_empty(*hidden.shape[:2], columns.shape[1], dtype=torch.float32)
+        best = hidden.new_empty(hidden.shape[:2], dtype=torch.int64)
         for part in _parts(hidden):
             logits = self.ctc.logits(hidden[:, part])
             chosen = logits.gather(2, index.expand(-1, logits.shape[1], -1))
-            out[:, part] = chosen - logits.logsumexp(-1, keepdim=True)
-        return out
+            emissions[:, part] = chosen - logits.logsumexp(-1, keepdim=True)
+            best[:, part] = logits.argmax(-1)
+        return CTCScores(emissions, best)
 
-    def _emissions_without_logits(self, hidden: Tensor, index: Tensor) -> Tensor:
-        """The same on an NVIDIA GPU: a product with the few columns, and the sum over all of them in one kernel."""
-        from .log_norm_triton import log_norm
+    def _scores_without_logits(self, hidden: Tensor, index: Tensor) -> CTCScores:
+        """The same on an NVIDIA GPU: a product with the few columns, and one kernel that looks at all of them."""
+        from .ctc_triton import log_norm_and_best
 
         weight, bias = self.ctc.ctc_lo.weight, self.ctc.ctc_lo.bias
         logits = torch.baddbmm(bias[index][:, None].float(), hidden.float(), weight[index].float().transpose(1, 2))
-        norm = log_norm(hidden.flatten(0, 1), weight, bias).view(*hidden.shape[:2], 1)
-        return logits.sub_(norm)
+        norm, best = log_norm_and_best(hidden.flatten(0, 1), weight, bias)
+        return CTCScores(logits.sub_(norm.view(*hidden.shape[:2], 1)), best.view(hidden.shape[:2]))
 
     def greedy(self, hidden: Tensor, lens: Tensor) -> list[list[int]]:
-        """Best path of each clip: the likeliest token of every frame, equal neighbours merged, blanks dropped."""
-        best = torch.cat([self.ctc.logits(hidden[:, part]).argmax(-1) for part in _parts(hidden)], dim=1)
+        """Best path of each clip: (B, T, D) -> what `collapse` makes of the likeliest token of every frame."""
+        best = hidden.new_empty(hidden.shape[:2], dtype=torch.int64)
+        for part in _parts(hidden):
+            best[:, part] = self.ctc.logits(hidden[:, part]).argmax(-1)
+        return self.collapse(best, lens)
+
+    def collapse(self, best: Tensor, lens: Tensor) -> list[list[int]]:
+        """(B, T) a token for each frame -> the tokens of each clip: equal neighbours merged, blanks dropped."""
         starts = F.pad(best[:, 1:] != best[:, :-1], (1, 0), value=True) & (best != self.config.blank_id)
         valid = valid_frames(lens, best.shape[1], best.device)
         if valid is not None:

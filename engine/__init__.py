@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .service import TranscriptionService
     from .streaming import AsyncStreamingSession, Final, LiveOptions, Partial, StreamingSession
     from .streaming.sdk import FunASRNanoStreamingVLLM
-    from .transcript import Segment, Transcript, TranscriptWarning, Word
+    from .transcript import Segment, Token, Transcript, TranscriptWarning, Word
 
 _ERRORS = (
     "ASRError",
@@ -52,7 +52,7 @@ _HOMES = {
     **dict.fromkeys(("ASRTranscription", "Qwen3ASRModel"), "qwen_style"),
     **dict.fromkeys(("ForcedAlignItem", "ForcedAlignResult", "Qwen3ForcedAligner"), "forced_aligner"),
     "parse_asr_output": "families.qwen3_asr",
-    **dict.fromkeys(("Segment", "Transcript", "TranscriptWarning", "Word"), "transcript"),
+    **dict.fromkeys(("Segment", "Token", "Transcript", "TranscriptWarning", "Word"), "transcript"),
 }
 
 __all__ = [
@@ -81,6 +81,7 @@ __all__ = [
     "Segment",
     "ServiceClosedError",
     "StreamingSession",
+    "Token",
     "Transcript",
     "TranscriptWarning",
     "TranscriptionService",

@@ -1,6 +1,7 @@
 """Word times: when each word of a transcript was spoken, by CTC forced alignment.
 
-    hidden states of the CTC head + text  ->  Alignment: Words with start, end and confidence, or the reason why none
+    hidden states of the CTC head + text  ->  Alignment: Words with start, end and confidence, or the reason why none,
+                                              and the text that the head hears by itself
 
 text -> words (words.py) -> tokens of what is said (ctc_tokenizer.py) -> in which frames the head emits them
 (viterbi.py) -> when they are spoken (token_times.py) -> words again.
@@ -17,7 +18,8 @@ Frame t is built from seven 25 ms windows around the one that begins at t * 60 m
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +35,7 @@ from .manifest import FrameClock
 from .token_times import token_times
 from .transcript import Word
 from .viterbi import BLANK, best_paths, min_frames, path_log_probs
+from .waveform import Waveform
 from .words import WrittenWord, split_words, spoken_form
 
 HALF_WINDOW_S = WINDOW_SAMPLES / SAMPLE_RATE / 2
@@ -60,6 +63,16 @@ class Alignment:
 
     words: tuple[Word, ...] | None
     reason: str | None = None
+    heard: str | None = None  # what the CTC head alone makes of the audio: spoken form, no marks; None: nothing asked
+
+
+class TextAligner(Protocol):
+    """Times words without a family's help, from the audio itself."""
+
+    def align_words(
+        self, waveforms: Sequence[Waveform], texts: Sequence[str], languages: Sequence[str | None]
+    ) -> list[Alignment]:
+        """(N,) float32 at 16 kHz, what is said in it, and in which language -> its words, or why there are none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -150,6 +163,7 @@ class WordAligner:
         """
         alignments = [Alignment(words=())] * len(texts)
         tasks: list[_Task] = []
+        others: list[int] = []  # clips without anything to align
         for i, (clip, text, duration_s) in enumerate(zip(hidden, texts, durations, strict=True)):
             target = AlignmentTarget.from_text(text, self._tokenizer)
             needed = min_frames(target.token_ids)
@@ -158,16 +172,29 @@ class WordAligner:
                 alignments[i] = Alignment(
                     words=None, reason=f"the text takes at least {frames}, the audio has {len(clip)}"
                 )
-            elif target.words:
+                others.append(i)
+            elif not target.words:
+                others.append(i)
+            else:
                 tasks.append(_Task(index=i, hidden=clip, target=target, duration_s=duration_s))
+        others = [i for i in others if len(hidden[i])]
         with torch.cuda.stream(self._stream):
             for batch in _batches(tasks):
                 for task, alignment in zip(batch, self._align_batch(batch), strict=True):
                     alignments[task.index] = alignment
+            for i, heard in zip(others, self._listen([hidden[i] for i in others]), strict=True):
+                alignments[i] = replace(alignments[i], heard=heard)
         return alignments
 
+    def _listen(self, hidden: Sequence[Tensor]) -> list[str]:
+        """What the head makes of clips on its own."""
+        if not hidden:
+            return []
+        lens = torch.tensor([len(clip) for clip in hidden])
+        return [self._tokenizer.decode(ids) for ids in self._head.greedy(pad_sequence(list(hidden), True), lens)]
+
     def _align_batch(self, batch: Sequence[_Task]) -> list[Alignment]:
-        emissions = self._emissions(batch)
+        emissions, heard = self._emissions(batch)
         num_tokens = torch.tensor([len(task.target.token_ids) for task in batch])
         lengths = pad_sequence([torch.from_numpy(task.target.token_lengths) for task in batch], batch_first=True)
         typical_rate = 1.0 / (TYPICAL_BYTES_PER_S * self._clock.frame_s)
@@ -179,16 +206,18 @@ class WordAligner:
             reason = self._doubt(float(emissions.frame_log_probs[i]))
             probs = emissions.token_probs[i].numpy(), emissions.speech_probs[i].numpy()
             words = None if reason else _timed_words(task, starts[i].numpy(), ends[i].numpy(), *probs)
-            alignments.append(Alignment(words=words, reason=reason))
+            alignments.append(Alignment(words=words, reason=reason, heard=heard[i]))
         return alignments
 
-    def _emissions(self, batch: Sequence[_Task]) -> _Emissions:
+    def _emissions(self, batch: Sequence[_Task]) -> tuple[_Emissions, list[str]]:
+        """What the best paths of the texts emit, and what the head hears whatever the texts."""
         columns, targets = _columns_and_targets([t.target.token_ids for t in batch], self._head.config.blank_id)
-        emissions = self._head.emissions(pad_sequence([t.hidden for t in batch], batch_first=True), columns)
-        targets = targets.to(emissions.device)
+        scores = self._head.scores(pad_sequence([t.hidden for t in batch], batch_first=True), columns)
+        emissions, targets = scores.emissions, targets.to(scores.emissions.device)
         frame_lens = torch.tensor([len(task.hidden) for task in batch])
         states = best_paths(emissions, targets, frame_lens, torch.tensor([len(t.target.token_ids) for t in batch]))
-        return _read_paths(emissions, targets, states, frame_lens.to(emissions.device))
+        heard = [self._tokenizer.decode(ids) for ids in self._head.collapse(scores.best, frame_lens)]
+        return _read_paths(emissions, targets, states, frame_lens.to(emissions.device)), heard
 
     def _seconds(self, frames: Tensor) -> Tensor:
         return frames * self._clock.frame_s + HALF_WINDOW_S

@@ -6,9 +6,10 @@ import inspect
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from tqdm import tqdm
@@ -21,6 +22,7 @@ from .decoder.base import DecodeParams, Decoder, LLMSource
 from .errors import ConfigError
 from .families import FAMILIES, family_named
 from .families.base import Request, StageOneOptions
+from .forced_aligner import Qwen3ForcedAligner
 from .hub import HubName, resolve_model
 from .inputs import expand_inputs
 from .manifest import LLM_DIR_NAME, EngineManifest
@@ -57,6 +59,7 @@ class AutoModelVLLM:
         max_model_len: int | None = None,
         decoder_processes: int | None = None,
         dither: float = 0.0,
+        forced_aligner: str | Path | None = None,
         vllm: Mapping[str, Any] | None = None,
         **unknown: Any,
     ) -> None:
@@ -76,6 +79,7 @@ class AutoModelVLLM:
             decoder_processes: vLLM engines, each in a process of its own; 0 runs one in this process. None is 0 on a
                 CPU and 1 on a GPU.
             dither: standard deviation of noise added to the 16-bit samples.
+            forced_aligner: directory or hub id of a Qwen3-ForcedAligner, which then times the words of any model.
             vllm: further vLLM EngineArgs by name.
 
         Raises:
@@ -95,7 +99,10 @@ class AutoModelVLLM:
             vllm=vllm or {},
         )
         engine_dir = ensure_converted(resolve_model(model, hub=hub, revision=revision))
-        self._transcriber: Transcriber | None = load_transcriber(engine_dir, config)
+        aligner = None
+        if forced_aligner is not None:
+            aligner = Qwen3ForcedAligner.from_pretrained(forced_aligner, hub=hub, device=device, dtype=encoder_dtype)
+        self._transcriber: Transcriber | None = replace(load_transcriber(engine_dir, config), forced_aligner=aligner)
 
     @staticmethod
     def supported_models() -> dict[str, tuple[str, ...]]:
@@ -113,6 +120,8 @@ class AutoModelVLLM:
         timestamps: bool = True,
         max_new_tokens: int = 512,
         temperature: float = 0.0,
+        check: bool = True,
+        fallback: Literal["ctc"] | None = None,
         vad: str | Path | None = "auto",
         max_segment_s: float | None = None,
         silence_schedule: Sequence[tuple[float, float]] | None = None,
@@ -133,6 +142,9 @@ class AutoModelVLLM:
             timestamps: find word times.
             max_new_tokens: longest answer, in tokens.
             temperature: 0 is greedy.
+            check: weigh each text against what the encoder's CTC head hears: text without speech is dropped, loops are
+                decoded once more, contradictions are marked.
+            fallback: "ctc" puts what the CTC head hears in the place of a text that it contradicts.
             vad: "auto" cuts recordings that are longer than the model hears well where silero-vad hears a pause;
                 "silero", or the directory of an fsmn-vad checkpoint, looks for speech in all of them; None cuts none.
             max_segment_s: longest segment; None is what the model hears well in one pass.
@@ -158,6 +170,8 @@ class AutoModelVLLM:
             timestamps=timestamps,
             max_new_tokens=max_new_tokens,
             temperature=temperature,
+            check=check,
+            fallback=fallback,
             vad=vad,
             max_segment_s=max_segment_s,
             silence_schedule=silence_schedule,
@@ -222,6 +236,8 @@ def transcribe_options(  # noqa: PLR0913 - as `generate`
     timestamps: bool = True,
     max_new_tokens: int = 512,
     temperature: float = 0.0,
+    check: bool = True,
+    fallback: Literal["ctc"] | None = None,
     vad: str | Path | None = "auto",
     max_segment_s: float | None = None,
     silence_schedule: Sequence[tuple[float, float]] | None = None,
@@ -235,6 +251,8 @@ def transcribe_options(  # noqa: PLR0913 - as `generate`
         request=Request(language=language, hotwords=checked_hotwords(hotwords), itn=itn, context=context),
         params=DecodeParams(max_new_tokens=max_new_tokens, temperature=temperature),
         timestamps=timestamps,
+        check=check,
+        fallback=fallback,
         batch_size=batch_size,
         limits=limits,
         segmentation=Segmentation(

@@ -152,26 +152,29 @@ class Qwen3ForcedAligner:
                     for word, start, end in zip(timed.words, timed.times_ms[::2], timed.times_ms[1::2], strict=True)
                 ]
             )
-            for timed in self._time(waveforms, texts, languages)
+            for timed in self._time(waveforms, list(map(alignment_words, texts, languages)))
         ]
 
     def align_words(
         self, waveforms: Sequence[Waveform], texts: Sequence[str], languages: Sequence[str | None]
     ) -> list[Alignment]:
-        """The same as words of a transcript, written as the text writes them; audio too long is a reason."""
-        fit = [i for i, waveform in enumerate(waveforms) if not _is_too_long(waveform)]
-        timed = self._time([waveforms[i] for i in fit], [texts[i] for i in fit], [languages[i] or "" for i in fit])
-        found = {i: Alignment(_words(texts[i], one)) for i, one in zip(fit, timed, strict=True)}
-        reason = f"the forced aligner takes up to {MAX_AUDIO_S:g} s of audio"
-        return [found.get(i, Alignment(None, reason)) for i in range(len(waveforms))]
+        """The same as words of a transcript, written as the text writes them; what cannot be timed says why."""
+        words: dict[int, list[str]] = {}
+        found: dict[int, Alignment] = {}
+        for i, (waveform, text, language) in enumerate(zip(waveforms, texts, languages, strict=True)):
+            try:
+                _check_length(waveform)
+                words[i] = alignment_words(text, _english(language))
+            except (AudioTooLongError, ConfigError) as error:
+                found[i] = Alignment(None, str(error))
+        timed = self._time([waveforms[i] for i in words], list(words.values()))
+        found |= {i: Alignment(_words(texts[i], one)) for i, one in zip(words, timed, strict=True)}
+        return [found[i] for i in range(len(waveforms))]
 
     @torch.inference_mode()
-    def _time(self, waveforms: Sequence[Waveform], texts: Sequence[str], languages: Sequence[str]) -> list[_Timed]:
+    def _time(self, waveforms: Sequence[Waveform], words: Sequence[list[str]]) -> list[_Timed]:
         for waveform in waveforms:
-            if _is_too_long(waveform):
-                seconds = len(waveform) / SAMPLE_RATE
-                raise AudioTooLongError(f"{seconds:.1f} s of audio; the forced aligner takes up to {MAX_AUDIO_S:g} s")
-        words = [alignment_words(text, language) for text, language in zip(texts, languages, strict=True)]
+            _check_length(waveform)
         results = [_Timed([], [], []) for _ in words]
         spoken = [i for i, one in enumerate(words) if one]
         costs = [self._acoustic.num_audio_tokens(len(waveforms[i])) for i in spoken]
@@ -208,8 +211,18 @@ class Qwen3ForcedAligner:
         return rows
 
 
-def _is_too_long(waveform: Waveform) -> bool:
-    return len(waveform) > MAX_AUDIO_S * SAMPLE_RATE + SAMPLES_BEYOND
+def _check_length(waveform: Waveform) -> None:
+    if len(waveform) > MAX_AUDIO_S * SAMPLE_RATE + SAMPLES_BEYOND:
+        seconds = len(waveform) / SAMPLE_RATE
+        raise AudioTooLongError(f"{seconds:.1f} s of audio; the forced aligner takes up to {MAX_AUDIO_S:g} s")
+
+
+def _english(language: str | None) -> str:
+    """The English name of a language, in whatever way a family writes it; "" for one without rules of its own."""
+    try:
+        return language_name(language) or ""
+    except ConfigError:
+        return ""
 
 
 def _words(text: str, timed: _Timed) -> tuple[Word, ...]:

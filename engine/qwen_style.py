@@ -196,7 +196,9 @@ class Qwen3ASRModel:
             AudioInput(key=str(k), source=chunk, sample_rate=SAMPLE_RATE, context=context, language=language)
             for k, (chunk, context, language) in enumerate(chunks)
         ]
-        options = transcribe_options(timestamps=False, max_new_tokens=self._max_new_tokens, batch_size=self._batch_size)
+        options = transcribe_options(
+            timestamps=False, max_new_tokens=self._max_new_tokens, batch_size=self._batch_size, vad=None
+        )
         found = dict(self._model.transcriber.run(inputs, options))
         for transcript in found.values():
             if transcript.status == "error":

@@ -84,22 +84,19 @@ class AudioReaders:
             ahead.cancel()
 
     def submit(
-        self, item: AudioInput, *, limits: AudioLimits, allow_urls: bool | Collection[str]
-    ) -> Future[Waveform | AudioError]:
-        """Read one input in the background; see `load` for `allow_urls`."""
-        return self._threads.submit(self._read_whole, item, limits=limits, allow_urls=allow_urls)
+        self, item: AudioInput, *, limits: AudioLimits, allow_urls: bool | Collection[str], cutting: Cutting | None
+    ) -> Future[list[Audio]]:
+        """Read one input in the background, all of it: a waveform, an error, or Pieces up to a last one or an error.
+
+        `allow_urls`: see `load`.
+        """
+        reading = self._read_one(item, limits=limits, allow_urls=allow_urls, cutting=cutting)
+        return self._threads.submit(list, reading)
 
     def close(self) -> None:
         """End the processes at once, whatever they are doing; the threads end with what they are doing."""
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._processes.close()
-
-    def _read_whole(
-        self, item: AudioInput, *, limits: AudioLimits, allow_urls: bool | Collection[str]
-    ) -> Waveform | AudioError:
-        (audio,) = self._read_one(item, limits=limits, allow_urls=allow_urls, cutting=None)
-        assert not isinstance(audio, Piece)  # nothing is cut
-        return audio
 
     def _read_one(
         self, item: AudioInput, *, limits: AudioLimits, allow_urls: bool | Collection[str], cutting: Cutting | None

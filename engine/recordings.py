@@ -56,6 +56,10 @@ class Recordings:
         self._clips[number] = index
         return [(number, item, audio)]
 
+    def is_segment(self, number: int) -> bool:
+        """Whether this clip is what a VAD took for speech."""
+        return number in self._segments
+
     def finish(self, number: int, transcript: Transcript) -> None:
         """A clip is done."""
         if number in self._clips:

@@ -7,7 +7,6 @@
 Nothing here holds more of a recording than its open segment and a stretch of Cutting.piece_s, or imports torch.
 """
 
-import functools
 import itertools
 import math
 import unicodedata
@@ -17,14 +16,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .transcript import Segment, Transcript, TranscriptWarning, Word
+from .transcript import Segment, Token, Transcript, TranscriptWarning, Word
 from .vad import (
     OFFLINE_SCHEDULE,
     Schedule,
     SegmentRules,
     SpeechSegmenter,
     SpeechSpan,
-    VoiceActivityModel,
     VoiceActivityStream,
     load_vad,
 )
@@ -54,8 +52,8 @@ class Segmentation:
     def __post_init__(self) -> None:
         """Raises ConfigError or CheckpointError for what cannot work."""
         self.cutting(60.0)
-        if self.vad not in (None, "auto"):
-            _model(self.vad)
+        if self.vad is not None and self.vad != "auto":
+            load_vad(self.vad)
 
     def cutting(self, best_length_s: float) -> Cutting | None:
         """For a model that hears audio of this length well; None if nothing shall be cut."""
@@ -139,7 +137,7 @@ def cut_audio(blocks: Iterator[Waveform], cutting: Cutting) -> Iterator[Waveform
 
 
 def _pieces(blocks: Iterable[Waveform], cutting: Cutting) -> Iterator[Piece]:
-    cutter = WaveformCutter(_model(cutting.vad).new_stream(), cutting.rules)
+    cutter = WaveformCutter(load_vad(cutting.vad).new_stream(), cutting.rules)
     cuts: list[Cut] = []
     piece_start = 0.0
     for block in blocks:
@@ -148,11 +146,6 @@ def _pieces(blocks: Iterable[Waveform], cutting: Cutting) -> Iterator[Piece]:
             yield Piece(cuts, cutter.duration_s, is_last=False)
             cuts, piece_start = [], cutter.duration_s
     yield Piece(cuts + cutter.finish(), cutter.duration_s, is_last=True)
-
-
-@functools.cache
-def _model(name: str) -> VoiceActivityModel:
-    return load_vad(name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +165,7 @@ def join_parts(key: str, parts: Sequence[Part], *, duration: float, language: st
     parts = sorted(parts, key=lambda part: part.start)
     if parts and all(part.transcript.status == "error" for part in parts):
         return Transcript(key, duration=duration, status="error", error=parts[0].transcript.error)
-    segments = [_shifted(segment, part.start) for part in parts for segment in part.transcript.segments]
+    segments = [shifted(segment, part.start) for part in parts for segment in part.transcript.segments]
     timed = [segment.words for segment in segments if segment.words is not None]
     languages: Counter[str] = Counter()
     for part in parts:
@@ -188,6 +181,7 @@ def join_parts(key: str, parts: Sequence[Part], *, duration: float, language: st
         confidence=_mean_confidence(segments),
         finish_reason="length" if any(part.transcript.finish_reason == "length" for part in parts) else "stop",
         warnings=tuple(_joined_warnings(parts)),
+        tokens=_joined_tokens(parts),
     )
 
 
@@ -206,12 +200,14 @@ def _is_unspaced(character: str) -> bool:
     return is_wide and not unicodedata.name(character, "").startswith("HANGUL")
 
 
-def _shifted(segment: Segment, offset: float) -> Segment:
-    words = segment.words and tuple(_shifted_word(word, offset) for word in segment.words)
+def shifted(segment: Segment, offset: float) -> Segment:
+    """The segment `offset` seconds later."""
+    words = segment.words and tuple(shifted_word(word, offset) for word in segment.words)
     return replace(segment, start=round(segment.start + offset, 3), end=round(segment.end + offset, 3), words=words)
 
 
-def _shifted_word(word: Word, offset: float) -> Word:
+def shifted_word(word: Word, offset: float) -> Word:
+    """The word `offset` seconds later."""
     return replace(word, start=round(word.start + offset, 3), end=round(word.end + offset, 3))
 
 
@@ -221,6 +217,11 @@ def _mean_confidence(segments: Sequence[Segment]) -> float | None:
     if not total:
         return None
     return math.exp(sum(length * math.log(max(confidence, 1e-12)) for length, confidence in known) / total)
+
+
+def _joined_tokens(parts: Sequence[Part]) -> tuple[Token, ...] | None:
+    tokens = [part.transcript.tokens for part in parts if part.transcript.tokens is not None]
+    return tuple(itertools.chain(*tokens)) if tokens else None
 
 
 def _joined_warnings(parts: Sequence[Part]) -> Iterator[TranscriptWarning]:

@@ -115,8 +115,9 @@ class TranscriptionService:
             options: `batch_size`, `limits` and `allow_urls` are for reading, and mean nothing here.
             key: the transcript's key.
             answer_prefix: text that the answer is made to begin with, and that the transcript's text includes.
-            on_text: called from the service's thread with the whole text so far whenever it has grown; it must return
-                soon. If it raises, its own future gets the error.
+            on_text: called from the service's thread with the whole text so far whenever that has changed; it grows,
+                unless a text that goes round in circles is written anew. It must return soon. If it raises, its own
+                future gets the error.
 
         Returns:
             A future of the transcript, of status "error" where this input cannot be transcribed. Cancelling it drops
@@ -294,7 +295,7 @@ class TranscriptionService:
             if job is None or job.on_text is None:
                 continue
             token_ids = self._model.decoder.written(prompt_id)
-            if len(token_ids) > job.num_told:
+            if len(token_ids) != job.num_told:  # fewer when it is written a second time
                 job.num_told = len(token_ids)
                 # The last character may lack its last bytes.
                 text = self._run.answer(clip, token_ids).text.removesuffix("\N{REPLACEMENT CHARACTER}")

@@ -7,18 +7,20 @@ finished meanwhile. The window, stage 2's `max_pending` and what is read ahead b
 """
 
 import contextlib
-import math
 import threading
 import time
 from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from .alignment import Alignment, WordAligner
+from .alignment import TextAligner, WordAligner
+from .answers import answer_of, review, transcript_of
 from .audio import DEFAULT_LIMITS, SAMPLE_RATE, AudioLimits, Waveform
 from .batching import plan_batches
+from .config import check_choice
 from .decoder.base import POLL_S, DecodeParams, Decoder, Hypothesis
 from .errors import ASRError, AudioError, ConfigError, DecodeError, PromptTooLongError
 from .families.base import AcousticModel, Answer, EncodedBatch, ModelFamily, Request
@@ -30,9 +32,10 @@ from .segments import DEFAULT_SEGMENTATION, Segmentation
 from .text import LLMTokenizer
 from .threads import one_thread
 from .timeline import Timeline
-from .transcript import Segment, Transcript, TranscriptWarning
+from .transcript import Transcript
 
 ALIGN_BATCH = 32  # finished texts that are timed together
+SAFE_REPETITION_PENALTY = 1.2  # of the second try, after a text that went round in circles
 WINDOW_BATCHES = 4  # full stage 1 batches whose clips are sorted by length together
 
 Results = Generator[Result, None, None]
@@ -45,14 +48,24 @@ class TranscribeOptions:
     request: Request
     params: DecodeParams
     timestamps: bool = True
+    check: bool = True  # weigh each text against what the CTC head hears, see trust.py
+    fallback: Literal["ctc"] | None = None  # what replaces a text that the CTC head contradicts
     batch_size: int = 256  # most clips in one stage 1 batch
     limits: AudioLimits = DEFAULT_LIMITS
     allow_urls: bool = True
     segmentation: Segmentation = DEFAULT_SEGMENTATION
+    token_log_probs: bool = False  # give the tokens of each text
 
     def __post_init__(self) -> None:
+        check_choice("fallback", self.fallback, (None, "ctc"))
+        if self.fallback is not None and not self.check:
+            raise ConfigError(f"fallback={self.fallback!r} needs check=True, which finds what to replace")
         if self.batch_size < 1:
             raise ConfigError(f"batch_size must be at least 1, got {self.batch_size}")
+
+    @property
+    def needs_ctc(self) -> bool:
+        return self.timestamps or self.check
 
 
 @dataclass(slots=True, eq=False)
@@ -61,13 +74,16 @@ class Clip:
 
     index: int  # what its transcript is yielded with
     item: AudioInput
-    waveform: Waveform | None  # until it is encoded
+    waveform: Waveform | None  # until it is encoded, or checked, or timed by a forced aligner
     duration: float  # s
     request: Request
     options: TranscribeOptions
     prompt: EmbeddedPrompt
     answer_ids: tuple[int, ...] = ()  # what the answer is made to begin with; a part of the prompt
     is_followed: bool = False  # its text is looked at while it is written
+    is_speech: bool = False  # a VAD has heard some
+    is_second_try: bool = False  # its first text went round in circles
+    audio_embeds: Tensor | None = None
     ctc_hidden: Tensor | None = None
     submitted: float = 0.0  # time.perf_counter()
 
@@ -87,6 +103,7 @@ class Transcriber:
     device: torch.device  # of stage 1
     max_batch_frames: int  # encoder frames of a stage 1 batch, padding included
     lock: threading.Lock
+    forced_aligner: TextAligner | None = None  # in place of `aligner`
 
     def run(
         self, inputs: Iterable[AudioInput], options: TranscribeOptions, timeline: Timeline | None = None
@@ -146,6 +163,7 @@ class Run:
             for index, item, audio in window:
                 clip = self.prepare(index, item, audio, self.options)
                 if isinstance(clip, Clip):
+                    clip.is_speech = self.recordings.is_segment(index)
                     clips.append(clip)
                 else:
                     yield index, clip
@@ -238,9 +256,13 @@ class Run:
         """Start stage 1 on a batch and hand the one before it to stage 2."""
         waveforms = [clip.waveform for clip in batch if clip.waveform is not None]
         with self.timeline.span("encode", len(batch)):
-            encoded = self.model.acoustic.encode(waveforms, with_ctc=any(clip.options.timestamps for clip in batch))
+            with_ctc = any(clip.options.needs_ctc for clip in batch)
+            encoded = self.model.acoustic.encode(waveforms, with_ctc=with_ctc)
         for clip in batch:
-            clip.waveform = None
+            is_checked = clip.options.check and not clip.is_speech
+            is_timed = clip.options.timestamps and self.model.forced_aligner is not None
+            if not is_checked and not is_timed:
+                clip.waveform = None
         yield from self.submit()
         self.encoding = (batch, encoded)
 
@@ -251,17 +273,21 @@ class Run:
         (batch, encoded), self.encoding = self.encoding, None
         with self.timeline.span("encode", 0):
             utterances = encoded.utterances()
-        decoder = self.model.decoder
         for clip, utterance in zip(batch, utterances, strict=True):
-            clip.ctc_hidden = utterance.ctc_hidden
-            try:
-                prompt = clip.prompt.around(utterance.audio_embeds)
-                prompt_id = decoder.submit(prompt, clip.options.params, follow=clip.is_followed)
-            except (DecodeError, PromptTooLongError) as error:
-                yield clip.index, _failed(clip.item.key, clip.duration, error)
-            else:
-                clip.submitted = time.perf_counter()
-                self.decoding[prompt_id] = clip
+            clip.audio_embeds, clip.ctc_hidden = utterance.audio_embeds, utterance.ctc_hidden
+            yield from self._decode(clip, clip.options.params)
+
+    def _decode(self, clip: Clip, params: DecodeParams) -> Iterator[Result]:
+        """Hand an encoded clip to stage 2; yields the error result if that would not take it."""
+        assert clip.audio_embeds is not None
+        try:
+            prompt = clip.prompt.around(clip.audio_embeds)
+            prompt_id = self.model.decoder.submit(prompt, params, follow=clip.is_followed)
+        except (DecodeError, PromptTooLongError) as error:
+            yield clip.index, _failed(clip.item.key, clip.duration, error)
+        else:
+            clip.submitted = time.perf_counter()
+            self.decoding[prompt_id] = clip
 
     def collect(self, *, wait_s: float = POLL_S, wake: int | None = None) -> Iterator[Result]:
         """See what stage 2 has finished; yields transcripts once there are enough to time them together."""
@@ -275,64 +301,20 @@ class Run:
 
     def answer(self, clip: Clip, token_ids: Sequence[int]) -> Answer:
         """What a clip's answer says, whole or as far as it is written."""
-        answer = self.model.tokenizer.decode([*clip.answer_ids, *token_ids])
-        return self.model.family.parse_answer(answer, clip.request)
+        return answer_of(self.model, clip, token_ids)
 
     def _finish(self, finished: Sequence[tuple[Clip, Hypothesis]]) -> Iterator[Result]:
+        """Time the words of some clips and weigh their texts; those that loop are decoded once more."""
         with self.timeline.span("align", len(finished)):
-            answers = [self.answer(clip, hypothesis.token_ids) for clip, hypothesis in finished]
-            alignments = self._align([clip for clip, _ in finished], [answer.text for answer in answers])
-        for (clip, hypothesis), answer, alignment in zip(finished, answers, alignments, strict=True):
-            yield clip.index, self._transcript(clip, hypothesis, answer, alignment)
-
-    def _align(self, clips: Sequence[Clip], texts: Sequence[str]) -> Sequence[Alignment]:
-        timed = [i for i, clip in enumerate(clips) if clip.options.timestamps]
-        if self.model.aligner is None:
-            found = [Alignment(None, self.model.no_times_reason)] * len(timed)
-        else:
-            hidden = [clips[i].ctc_hidden for i in timed]
-            durations = [clips[i].duration for i in timed]
-            found = self.model.aligner.align([h for h in hidden if h is not None], [texts[i] for i in timed], durations)
-        of_clip = dict(zip(timed, found, strict=True))
-        return [of_clip.get(i, Alignment(None, None)) for i in range(len(clips))]
-
-    def _transcript(self, clip: Clip, hypothesis: Hypothesis, answer: Answer, alignment: Alignment) -> Transcript:
-        text, words, confidence = answer.text, alignment.words, _confidence(hypothesis)
-        segments: tuple[Segment, ...] = ()
-        if text:
-            start, end = (words[0].start, words[-1].end) if words else (0.0, clip.duration)
-            segments = (Segment(start, end, text, words, confidence),)
-        return Transcript(
-            key=clip.item.key,
-            text=text,
-            language=answer.language,
-            words=words,
-            segments=segments,
-            duration=clip.duration,
-            confidence=confidence,
-            finish_reason=hypothesis.finish_reason,
-            warnings=tuple(self._warnings(clip, hypothesis, alignment)),
-        )
-
-    def _warnings(self, clip: Clip, hypothesis: Hypothesis, alignment: Alignment) -> Iterator[TranscriptWarning]:
-        if clip.duration > self.model.family.best_length_s:
-            best = f"the model hears up to {self.model.family.best_length_s:g} s well in one pass"
-            yield TranscriptWarning("long_audio", f"{clip.duration:.1f} s of audio; {best}")
-        if hypothesis.finish_reason == "length":
-            yield TranscriptWarning(
-                "unfinished",
-                f"the text stops after {len(hypothesis.token_ids)} tokens (max_new_tokens), not at its end",
-            )
-        if alignment.reason is not None:
-            yield TranscriptWarning("no_word_times", alignment.reason)
+            answers = review(self.model, finished)
+        for written in answers:
+            clip = written.clip
+            if written.needs_second_try:
+                clip.is_second_try = True
+                yield from self._decode(clip, replace(clip.options.params, repetition_penalty=SAFE_REPETITION_PENALTY))
+            else:
+                yield clip.index, transcript_of(written, self.model.family.best_length_s)
 
 
 def _failed(key: str, duration: float, error: ASRError) -> Transcript:
     return Transcript(key, duration=duration, status="error", error=str(error))
-
-
-def _confidence(hypothesis: Hypothesis) -> float | None:
-    """Geometric mean of the tokens' probabilities; None where nothing was written."""
-    if not hypothesis.log_probs:
-        return None
-    return math.exp(sum(hypothesis.log_probs) / len(hypothesis.log_probs))

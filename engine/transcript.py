@@ -76,6 +76,14 @@ class Segment(_Record):
 
 
 @dataclass(frozen=True, slots=True)
+class Token(_Record):
+    """One token of the LLM's answer; a part of a character reads as U+FFFD."""
+
+    text: str
+    log_prob: float  # natural logarithm
+
+
+@dataclass(frozen=True, slots=True)
 class Transcript(_Record):
     """The result for one input.
 
@@ -95,6 +103,7 @@ class Transcript(_Record):
     finish_reason: FinishReason | None = None
     warnings: tuple[TranscriptWarning, ...] = ()
     error: str | None = None
+    tokens: tuple[Token, ...] | None = None  # None unless asked for
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dicts, lists, strings and numbers."""
@@ -112,6 +121,7 @@ class Transcript(_Record):
                 "words": _words(data.get("words")),
                 "segments": tuple(_segment(s) for s in data.get("segments", ())),
                 "warnings": _warnings(data),
+                "tokens": None if data.get("tokens") is None else tuple(Token(**t) for t in data["tokens"]),
             }
         )
 

@@ -3,10 +3,10 @@
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,7 +16,10 @@ from ..audio import SAMPLE_RATE
 from ..auto import AutoModelVLLM
 from ..config import EngineConfig
 from ..errors import ConfigError
+from ..families import family_named
+from ..families.base import Request
 from ..hub import HubName, resolve_model
+from ..manifest import EngineManifest
 from ..plot import require_matplotlib
 from ..timeline import Timeline
 from ..transcriber import Transcriber
@@ -27,9 +30,16 @@ from .measure import ALONE_PASSES, ALONE_WARM_UPS, measure, measure_alone
 from .peer import PeerJob, PeerName, PeerTask, run_peer
 from .plot import plot
 from .random_checkpoint import write_checkpoint
+from .random_tower_families import write_glm_asr, write_qwen3_asr
 from .report import WITH_TIMES, PeerAlone, PeerPass, PeerReport, Report, head, row, side_by_side, tail
 
 Say = Callable[[str], None]
+RandomFamily = Literal["fun_asr_nano", "qwen3_asr", "glm_asr"]
+WRITERS: dict[RandomFamily, Callable[[Path], None]] = {
+    "fun_asr_nano": write_checkpoint,
+    "qwen3_asr": write_qwen3_asr,
+    "glm_asr": write_glm_asr,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +47,7 @@ class BenchOptions:
     """What the command is asked for."""
 
     model: str | None = None  # directory or hub id; None: the published sizes with random weights
+    family: RandomFamily = "fun_asr_nano"  # of random weights
     hub: HubName = "ms"
     source: Path | None = None  # audio instead of random clips
     num_clips: int = 512  # random ones
@@ -106,10 +117,12 @@ def _prepare(options: BenchOptions, folder: Path) -> Prepared:
         alone = load.first()
     if options.model is None:
         checkpoint = folder / "checkpoint"
-        write_checkpoint(checkpoint)
+        WRITERS[options.family](checkpoint)
     else:
         checkpoint = resolve_model(options.model, hub=options.hub)
     engine_dir = ensure_converted(checkpoint)
+    if not _takes_language(engine_dir):
+        load, alone = replace(load, language=None), replace(alone, language=None)
     seconds = time.perf_counter() - started
     return Prepared(
         checkpoint=checkpoint,
@@ -118,6 +131,15 @@ def _prepare(options: BenchOptions, folder: Path) -> Prepared:
         alone=alone if options.latency else None,
         seconds=seconds,
     )
+
+
+def _takes_language(engine_dir: Path) -> bool:
+    """Whether the model's prompt can name the language of random clips."""
+    try:
+        family_named(EngineManifest.read(engine_dir).family).prompt_text(Request(language=LANGUAGE))
+    except ConfigError:
+        return False
+    return True
 
 
 def _measure_engine(

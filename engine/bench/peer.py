@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from ..child import receive, send, start_child
 
-PeerName = Literal["funasr"]
-PEERS: dict[PeerName, str] = {"funasr": f"{__package__}.peer_funasr"}
+PeerName = Literal["funasr", "vllm"]
+PEERS: dict[PeerName, str] = {"funasr": f"{__package__}.peer_funasr", "vllm": f"{__package__}.peer_vllm"}
 
 END_TIMEOUT_S = 60.0
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from ..hub import HUBS
 from .command import Commands, add_engine_options, engine_options
 
+_FAMILIES = ("fun_asr_nano", "qwen3_asr", "glm_asr")
 _TIMESTAMPS = {"off": (False,), "on": (True,), "both": (False, True)}
 
 
@@ -14,6 +15,9 @@ def add_parser(commands: Commands) -> None:
     model = bench.add_mutually_exclusive_group()
     model.add_argument("--model", help="hub id or directory")
     model.add_argument("--random", action="store_true", help="the published sizes with random weights (the default)")
+    bench.add_argument(
+        "--family", choices=_FAMILIES, default=_FAMILIES[0], help="of random weights (default %(default)s)"
+    )
     bench.add_argument("--hub", choices=HUBS, default="ms")
     bench.add_argument("--input", type=Path, help="folder, list file or audio file, instead of random clips")
     bench.add_argument("--clips", type=int, default=512, help="number of random clips, of 1.5 to 30 s (default 512)")
@@ -21,7 +25,7 @@ def add_parser(commands: Commands) -> None:
     bench.add_argument("--timestamps", choices=_TIMESTAMPS, default="both")
     bench.add_argument("--repeat", type=int, default=3, help="passes over the clips; the first is cold (default 3)")
     bench.add_argument("--latency", action="store_true", help="one clip alone, too: 10 s, or the first of --input")
-    bench.add_argument("--peer", choices=["funasr"], help="the same with FunASR, if it is installed")
+    bench.add_argument("--peer", choices=["funasr", "vllm"], help="the same with FunASR, or with vLLM's own model")
     bench.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured")
     bench.add_argument("--plot", type=Path, metavar="FILE", help="write a picture (PNG) of both stages over time")
     add_engine_options(bench)
@@ -33,6 +37,7 @@ def run(args: argparse.Namespace) -> int:
 
     options = BenchOptions(
         model=args.model,
+        family=args.family,
         hub=args.hub,
         source=args.input,
         num_clips=args.clips,

@@ -60,6 +60,9 @@ def add_request_options(parser: argparse.ArgumentParser) -> None:
     """How speech shall be written: arguments of `generate`."""
     group = parser.add_argument_group("the text")
     group.add_argument("--language", help='a name or ISO code, such as "中文" or "zh"; left to the model by default')
+    group.add_argument(
+        "--context", default="", metavar="TEXT", help="what the speech is about, for models that read it"
+    )
     group.add_argument("--hotwords", nargs="+", default=[], metavar="WORD", help="words that the model shall prefer")
     group.add_argument("--hotwords-file", type=Path, metavar="FILE", help="one a line, in UTF-8")
     group.add_argument("--no-itn", dest="itn", action="store_false", help="write numbers as they are spoken")
@@ -71,7 +74,7 @@ def request_options(args: argparse.Namespace) -> dict[str, Any]:
     if args.hotwords_file is not None:
         lines = args.hotwords_file.read_text(encoding="utf-8-sig").splitlines()
         hotwords += [line.strip() for line in lines if line.strip()]
-    return {"language": args.language, "hotwords": hotwords, "itn": args.itn}
+    return {"language": args.language, "context": args.context, "hotwords": hotwords, "itn": args.itn}
 
 
 def add_segment_options(parser: argparse.ArgumentParser, *, vad: str, vad_help: str) -> None:

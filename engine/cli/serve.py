@@ -15,6 +15,7 @@ KEY_VARIABLE = "TWOSTAGE_ASR_API_KEYS"
 
 _LIMITS = (  # of ServerSettings, with the help that the command line gives
     ("max_body_bytes", int, "BYTES", "of one request"),
+    ("max_json_bytes", int, "BYTES", "of one request whose body is JSON"),
     ("max_audio_s", float, "SECONDS", "of one request or session"),
     ("max_new_tokens", int, "N", "of one answer"),
     ("max_requests", int, "N", "under way; more are answered 429"),
@@ -44,14 +45,16 @@ def _add(commands: Commands, name: str, port: int, what: str) -> None:
     where.add_argument("--served-model-name", metavar="NAME", help="in /v1/models; the model's name by default")
     where.add_argument("--language", help="where a request names none")
     where.add_argument("--hotwords-file", "--hotword-file", type=Path, metavar="FILE", help="one a line, in UTF-8")
-    where.add_argument("--vad", default="silero", help='"silero", or the directory of an fsmn-vad checkpoint')
+    where.add_argument("--vad", default="silero", help='of live audio: "silero", or the directory of an fsmn-vad')
     where.add_argument("--chunk-ms", type=float, default=480.0, help="of live audio between two partial texts")
     where.add_argument("--tls-certificate", type=Path, metavar="FILE")
     where.add_argument("--tls-key", type=Path, metavar="FILE")
     where.add_argument("--log-level", choices=["debug", "info", "warning", "error"], default="info")
     permissions = parser.add_argument_group("who may do what")
     permissions.add_argument("--api-key-file", type=Path, metavar="FILE", help=f"keys, one a line; or {KEY_VARIABLE}")
-    permissions.add_argument("--cors-origin", action="append", default=[], metavar="ORIGIN", help="of web pages")
+    permissions.add_argument(
+        "--cors-origin", action="append", default=[], metavar="ORIGIN", help="of web pages; null: from a disk"
+    )
     permissions.add_argument(
         "--allow-url-host", action="append", default=[], metavar="HOST", help="that audio may be fetched from"
     )

@@ -14,6 +14,7 @@ from ..batch_job import OutputFolder
 from ..errors import ConfigError
 from ..inputs import AudioInput, audio_files, expand_inputs, load
 from ..transcript import Transcript
+from ..vad import load_vad
 from ..writers import WRITERS
 from .command import (
     INTERRUPTED,
@@ -40,7 +41,9 @@ def add_parser(commands: Commands) -> None:
     )
     parser.add_argument("--output-dir", type=Path, default=Path(), metavar="DIR", help="default: this folder")
     parser.add_argument("--resume", action="store_true", help="skip what an earlier run has written")
-    parser.add_argument("--plot", action="store_true", help="a picture (PNG) of each: waveform, segments and words")
+    parser.add_argument(
+        "--plot", action="store_true", help="a picture (PNG) of each: waveform, speech, segments and words"
+    )
     add_model_options(parser)
     add_request_options(parser)
     add_segment_options(
@@ -51,6 +54,10 @@ def add_parser(commands: Commands) -> None:
     )
     group = parser.add_argument_group("decoding")
     group.add_argument("--no-timestamps", dest="timestamps", action="store_false", help="do not look for word times")
+    group.add_argument(
+        "--no-check", dest="check", action="store_false", help="do not weigh texts against what the CTC head hears"
+    )
+    group.add_argument("--fallback", choices=["ctc"], help="what replaces a text that the CTC head contradicts")
     group.add_argument("--max-new-tokens", type=int, default=512, metavar="N", help="longest answer (default 512)")
     group.add_argument("--temperature", type=float, default=0.0, help="0, the default, is greedy")
     group.add_argument("--batch-size", type=int, default=256, metavar="N", help="most clips encoded together")
@@ -130,10 +137,11 @@ def _transcribe(args: argparse.Namespace, todo: Sequence[AudioInput], folder: Ou
     from ..auto import AutoModelVLLM
     from ..plot import plot_transcript
 
-    names = ("timestamps", "max_new_tokens", "temperature", "batch_size")
+    names = ("timestamps", "check", "fallback", "max_new_tokens", "temperature", "batch_size")
     options = request_options(args) | segment_options(args) | {name: getattr(args, name) for name in names}
     options["vad"] = None if args.vad == "none" else args.vad
     items = {item.key: item for item in todo}
+    vad = load_vad("silero" if args.vad in ("auto", "none") else args.vad) if args.plot else None
     with (
         AutoModelVLLM(**model_options(args)) as model,
         tqdm(total=len(todo), desc="files", unit="file", disable=None) as files,
@@ -142,8 +150,9 @@ def _transcribe(args: argparse.Namespace, todo: Sequence[AudioInput], folder: Ou
         summary.loaded = time.perf_counter()
         for transcript in model.generate_iter(list(todo), ordered=False, **options):
             folder.write(transcript)
-            if args.plot and transcript.status == "ok":
-                plot_transcript(transcript, load(items[transcript.key]), folder.picture_path(transcript.key))
+            if vad is not None and transcript.status == "ok":
+                key = transcript.key
+                plot_transcript(transcript, load(items[key]), folder.picture_path(key), vad=vad)
             summary.add(transcript)
             files.update()
             audio.update(transcript.duration)

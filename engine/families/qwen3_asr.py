@@ -56,7 +56,16 @@ DIALECTS = {
     **dict.fromkeys(("Yunnan", "Zhejiang", "Wu", "Minnan"), "Chinese"),
     **dict.fromkeys(("Cantonese (Hong Kong accent)", "Cantonese (Guangdong accent)"), "Cantonese"),
 }
-_OTHER_NAMES = {"tl": "Filipino", "tagalog": "Filipino", "mandarin": "Chinese", "中文": "Chinese", "英文": "English"}
+_OTHER_NAMES = {
+    "tl": "Filipino",
+    "tagalog": "Filipino",
+    "mandarin": "Chinese",
+    "中文": "Chinese",
+    "英文": "English",
+    "日文": "Japanese",
+    "韩文": "Korean",
+    "粤语": "Cantonese",
+}
 _NAMES = {
     **{name.lower(): language for name, language in DIALECTS.items()},
     **{name.lower(): name for name in LANGUAGES.values()},
@@ -74,7 +83,7 @@ class Qwen3ASR:
     """The family of Qwen/Qwen3-ASR-0.6B and Qwen/Qwen3-ASR-1.7B."""
 
     name = "qwen3_asr"
-    best_length_s = 1200.0  # what the package decodes in one pass
+    best_length_s = 60.0  # whose answer surely fits into the usual 512 tokens; the model itself was made for 1200 s
 
     def build_acoustic_model(
         self, engine_dir: Path, manifest: EngineManifest, options: StageOneOptions

@@ -6,7 +6,7 @@ from fastapi import APIRouter, FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
-from . import chat, failures, funasr, metrics, openai_audio, predict, realtime
+from . import chat, failures, funasr, metrics, openai_audio, openai_realtime, predict, realtime
 from .gate import Gate
 from .speech import Speech
 
@@ -26,8 +26,10 @@ def create_app(speech: Speech, *, offline: bool = True, live: bool = True) -> Fa
         for protocol in (openai_audio, chat, funasr, predict):
             app.include_router(protocol.router(speech))
     if live:
-        app.include_router(realtime.router(speech))
-    app.add_middleware(Gate, speech=speech)
+        for live_protocol in (realtime, openai_realtime):
+            app.include_router(live_protocol.router(speech))
+    paths = frozenset(path for route in app.routes if (path := getattr(route, "path", None)))
+    app.add_middleware(Gate, speech=speech, paths=paths)
     if speech.settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,

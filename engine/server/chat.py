@@ -11,8 +11,10 @@ from starlette.responses import JSONResponse, Response
 from ..transcript import Transcript
 from . import formats
 from .failures import Refusal
-from .speech import Speech, seconds_of
+from .speech import Speech
 from .sse import event_stream
+
+QWEN = "qwen3_asr"  # the family whose answers its users parse themselves: "language X<asr_text>..."
 
 
 class _Strict(BaseModel):
@@ -53,7 +55,7 @@ class Message(_Strict):
 
 
 class ChatRequest(_Strict):
-    """One audio in one user message. Text beside it is not obeyed: a warning in the answer says so."""
+    """One audio in the messages. Text beside it is context, where the model takes that; else a warning says so."""
 
     messages: Annotated[list[Message], Field(min_length=1, max_length=16)]
     model: str = "fun-asr-nano"
@@ -71,18 +73,19 @@ def router(speech: Speech) -> APIRouter:
     @routes.post("/chat/completions", response_class=Response)
     async def chat_completions(request: Request, body: ChatRequest) -> Response:
         """Transcribe the audio of a chat message."""
+        url, text = _audio(body.messages)
         options = speech.options(
+            context=text if speech.takes_context else "",
             temperature=body.temperature,
             max_new_tokens=body.max_completion_tokens or body.max_tokens,
             timestamps=False,
         )
-        url, has_text = _audio(body.messages)
-        waveform = await speech.read(url)
-        request.state.log = {"audio_s": seconds_of(waveform)}
-        form = ChatForm(speech.settings.model_name, has_text)
+        recording = await speech.read(url)
+        request.state.log = {"audio_s": round(recording.duration, 2)}
+        form = ChatForm(speech, has_unused_text=bool(text) and not speech.takes_context)
         if body.stream:
-            return event_stream(request, speech, form, waveform, options)
-        return JSONResponse(form.whole(await speech.transcribe(waveform, options)))
+            return event_stream(request, speech, form, recording, options)
+        return JSONResponse(form.whole(await speech.transcribe(recording, options)))
 
     return routes
 
@@ -90,12 +93,14 @@ def router(speech: Speech) -> APIRouter:
 class ChatForm:
     """chat.completion, and chat.completion.chunk while it is written."""
 
-    def __init__(self, model: str, has_text: bool) -> None:
+    def __init__(self, speech: Speech, *, has_unused_text: bool) -> None:
+        model = speech.settings.model_name
         self._head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
-        self._has_text = has_text
+        self._has_unused_text = has_unused_text
+        self._says_language = speech.family == QWEN
 
     def whole(self, transcript: Transcript) -> dict[str, Any]:
-        message = {"role": "assistant", "content": transcript.text}
+        message = {"role": "assistant", "content": self._content(transcript)}
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": transcript.finish_reason}
         return {**self._head, "object": "chat.completion", "choices": [choice], "warnings": self._warnings(transcript)}
 
@@ -112,20 +117,26 @@ class ChatForm:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
         return {**self._head, "object": "chat.completion.chunk", "choices": [choice]}
 
+    def _content(self, transcript: Transcript) -> str:
+        if not self._says_language:
+            return transcript.text
+        return f"language {transcript.language}<asr_text>{transcript.text}"
+
     def _warnings(self, transcript: Transcript) -> list[dict[str, str]]:
         found = formats.warnings(transcript)
-        if self._has_text:
+        if self._has_unused_text:
             message = "the text of the messages was not used: this model takes audio alone"
             found.append({"code": "text_not_used", "message": message})
         return found
 
 
-def _audio(messages: list[Message]) -> tuple[str, bool]:
-    """The URL of the one audio, and whether there is text beside it. Raises Refusal."""
-    urls, has_text = [], False
+def _audio(messages: list[Message]) -> tuple[str, str]:
+    """The URL of the one audio, and the text beside it. Raises Refusal."""
+    urls: list[str] = []
+    texts: list[str] = []
     for message in messages:
         if isinstance(message.content, str):
-            has_text |= bool(message.content.strip())
+            texts.append(message.content.strip())
             continue
         for part in message.content:
             match part:
@@ -134,10 +145,10 @@ def _audio(messages: list[Message]) -> tuple[str, bool]:
                 case InputAudioPart():
                     urls.append(f"data:audio/{part.input_audio.format};base64,{part.input_audio.data}")
                 case TextPart():
-                    has_text |= bool(part.text.strip())
+                    texts.append(part.text.strip())
     if len(urls) != 1:
         problem = f"the messages must hold one audio_url or input_audio, got {len(urls)}"
         raise Refusal(400, problem, code="invalid_value", param="messages")
     if not urls[0].lower().startswith(("data:", "http://", "https://")):
         raise Refusal(400, "audio_url must be a data:, http: or https: URL", code="invalid_value", param="messages")
-    return urls[0], has_text
+    return urls[0], "\n".join(filter(None, texts))

@@ -24,7 +24,13 @@ def warning_json(warning: TranscriptWarning) -> dict[str, str]:
 
 def plain(transcript: Transcript) -> dict[str, Any]:
     """OpenAI's `json`, and what this engine has to say about it."""
-    return {"text": transcript.text, "usage": usage(transcript), "warnings": warnings(transcript)}
+    answer = {"text": transcript.text, "usage": usage(transcript), "warnings": warnings(transcript)}
+    if transcript.tokens is not None:
+        answer["logprobs"] = [
+            {"token": token.text, "logprob": token.log_prob, "bytes": list(token.text.encode())}
+            for token in transcript.tokens
+        ]
+    return answer
 
 
 def verbose(transcript: Transcript, *, with_words: bool, temperature: float) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from ..waveform import SAMPLE_RATE
 from . import formats
 from .openai_audio import split_words
 from .sessions import Link, SessionEnd, hold_session
-from .speech import Speech, seconds_of
+from .speech import Speech
 
 NO_SPEAKERS = {"code": "no_speakers", "message": "spk was asked for, but this server has no speaker model"}
 
@@ -38,9 +38,9 @@ def router(speech: Speech) -> APIRouter:
         started = time.perf_counter()
         hotwords = split_words(form.hotwords)
         options = speech.options(language=form.language, hotwords=hotwords, timestamps=form.timestamp)
-        waveform = await speech.read(await form.file.read())
-        request.state.log = {"audio_s": seconds_of(waveform)}
-        transcript = await speech.transcribe(waveform, options)
+        recording = await speech.read(await form.file.read())
+        request.state.log = {"audio_s": round(recording.duration, 2)}
+        transcript = await speech.transcribe(recording, options)
         wall_s = time.perf_counter() - started
         answer = formats.funasr(transcript, with_words=form.timestamp, wall_s=wall_s)
         if form.spk:
@@ -109,7 +109,7 @@ class _OfflineSession:
         if len(pcm) >= 4:
             options = self._speech.options(language=self._language, hotwords=self._hotwords)
             try:
-                transcript = await self._speech.transcribe(samples_of(pcm), options)
+                transcript = await self._speech.transcribe(await self._speech.read(samples_of(pcm)), options)
             except ASRError as error:
                 await self._link.fail(error)
                 return

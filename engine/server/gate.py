@@ -10,6 +10,7 @@ import logging
 import re
 import time
 import uuid
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -90,8 +91,10 @@ class Exchange:
 class Gate:
     """ASGI middleware around the whole application."""
 
-    def __init__(self, app: ASGIApp, speech: Speech) -> None:
+    def __init__(self, app: ASGIApp, speech: Speech, paths: Collection[str]) -> None:
+        """`paths` are what the counters tell apart; others are the clients' inventions, without a bound."""
         self._app = app
+        self._paths = paths
         self._speech = speech
         self._settings = speech.settings
 
@@ -105,7 +108,9 @@ class Gate:
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers, started = Headers(scope=scope), time.perf_counter()
-        exchange = Exchange(receive, send, _request_id(headers), self._settings.max_body_bytes)
+        is_form = headers.get("content-type", "").startswith("multipart/form-data")
+        most = self._settings.max_body_bytes if is_form else self._settings.max_json_bytes
+        exchange = Exchange(receive, send, _request_id(headers), most)
         scope.setdefault("state", {})["request_id"] = exchange.request_id
         is_counted = scope["path"] not in OPEN_PATHS
         self._speech.num_requests += is_counted
@@ -182,8 +187,8 @@ class Gate:
 
     def _record(self, scope: Scope, exchange: Exchange, wall_s: float) -> None:
         status = exchange.status or 499  # nginx' number for a client that went away first
-        route = scope.get("route")
-        path = str(getattr(route, "path", None) or "unknown")  # what was asked for is the client's: unbounded
+        route = getattr(scope.get("route"), "path", None)  # none where the gate has refused
+        path = route or (scope["path"] if scope["path"] in self._paths else "unknown")
         self._speech.metrics.requests.labels(path, str(status)).inc()
         self._speech.metrics.request_seconds.labels(path).observe(wall_s)
         if scope["path"] in OPEN_PATHS or scope["path"] == "/metrics":

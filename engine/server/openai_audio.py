@@ -1,6 +1,7 @@
 """OpenAI's audio API: POST /v1/audio/transcriptions and /v1/audio/translations, GET /v1/models."""
 
 import re
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Form, Request, UploadFile
@@ -12,7 +13,7 @@ from ..transcript import Transcript
 from ..writers import WRITERS
 from . import formats
 from .failures import Refusal
-from .speech import Speech, seconds_of
+from .speech import Speech
 from .sse import TextStream, event_stream
 
 Granularity = Literal["word", "segment"]
@@ -26,7 +27,9 @@ class TranscriptionForm(BaseModel):
     file: Annotated[UploadFile, Field(description="Any common audio or video file")]
     model: Annotated[str, Field(description="For compatibility; this server has one model")] = "fun-asr-nano"
     language: Annotated[str | None, Field(description="A name or ISO code; left to the model by default")] = None
-    prompt: Annotated[str, Field(description="Words that the model shall prefer, separated by commas")] = ""
+    prompt: Annotated[
+        str, Field(description="What the speech is about; words separated by commas where the model takes no more")
+    ] = ""
     keywords: Annotated[list[str], Field(alias="keywords[]", description="Words that the model shall prefer")] = []
     hotwords: Annotated[str, Field(description="The same, separated by commas")] = ""
     response_format: formats.ResponseFormat = "json"
@@ -53,11 +56,11 @@ def router(speech: Speech) -> APIRouter:
         """Transcribe a file. With `stream`, text comes as server-sent events while it is written."""
         _refuse_what_is_missing(form)
         options = _options(speech, form)
-        waveform = await speech.read(await form.file.read())
-        request.state.log = {"audio_s": seconds_of(waveform)}
+        recording = await speech.read(await form.file.read())
+        request.state.log = {"audio_s": round(recording.duration, 2)}
         if form.stream:
-            return event_stream(request, speech, TextStream(), waveform, options)
-        return _answer(form, await speech.transcribe(waveform, options))
+            return event_stream(request, speech, TextStream(), recording, options)
+        return _answer(form, await speech.transcribe(recording, options))
 
     @routes.post("/audio/translations", response_class=Response)
     async def translations(request: Request) -> Response:
@@ -122,15 +125,19 @@ def _refuse_what_is_missing(form: TranscriptionForm) -> None:
     if form.stream and form.response_format not in ("json", "text"):
         message = f"stream=true sends text alone: response_format must be json or text, got {form.response_format}"
         raise Refusal(400, message, code="unsupported_value", param="response_format")
-    if form.include:
-        raise Refusal(400, "include[]=logprobs is not available", code="unsupported_value", param="include[]")
+    if form.include and form.response_format != "json":
+        message = f"include[]=logprobs needs response_format=json, got {form.response_format}"
+        raise Refusal(400, message, code="unsupported_value", param="include[]")
 
 
 def _options(speech: Speech, form: TranscriptionForm) -> TranscribeOptions:
-    return speech.options(
+    prompted = [] if speech.takes_context else split_words(form.prompt)
+    options = speech.options(
         language=form.language,
-        hotwords=[*form.keywords, *split_words(form.hotwords), *split_words(form.prompt)],
+        hotwords=[*form.keywords, *split_words(form.hotwords), *prompted],
         itn=form.itn,
+        context=form.prompt if speech.takes_context else "",
         timestamps=not form.stream and form.response_format in ("verbose_json", "srt", "vtt"),
         temperature=form.temperature,
     )
+    return replace(options, token_log_probs=bool(form.include))

@@ -15,12 +15,11 @@ from fastapi import APIRouter, File, Form, Request, UploadFile
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.responses import StreamingResponse
 
-from ..audio import as_waveform
 from ..errors import ASRError
 from ..transcript import Transcript
-from ..waveform import Waveform
 from .failures import Refusal, error_body, refusal_of
-from .speech import Speech, seconds_of
+from .recording import Recording
+from .speech import Speech
 from .sse import texts
 
 RAW = ("raw", "pcm")
@@ -51,9 +50,9 @@ def router(speech: Speech) -> APIRouter:
         request: Request, audio: Annotated[UploadFile, File()], description: Annotated[str, Form(alias="json")] = "{}"
     ) -> Prediction:
         """The text of a file."""
-        waveform = await _waveform(speech, audio, description)
-        request.state.log = {"audio_s": seconds_of(waveform)}
-        transcript = await speech.transcribe(waveform, speech.options(timestamps=False))
+        recording = await _read(speech, audio, description)
+        request.state.log = {"audio_s": round(recording.duration, 2)}
+        transcript = await speech.transcribe(recording, speech.options(timestamps=False))
         return Prediction(id=uuid.uuid4().hex, transcript=transcript.text)
 
     @routes.post("/stream-predict", response_class=StreamingResponse)
@@ -61,17 +60,17 @@ def router(speech: Speech) -> APIRouter:
         request: Request, audio: Annotated[UploadFile, File()], description: Annotated[str, Form(alias="json")] = "{}"
     ) -> StreamingResponse:
         """A line of JSON with the whole text so far whenever it has grown; `is_final` is true in the last."""
-        waveform = await _waveform(speech, audio, description)
-        request.state.log = {"audio_s": seconds_of(waveform)}
-        return StreamingResponse(_lines(speech, waveform), media_type="application/x-ndjson")
+        recording = await _read(speech, audio, description)
+        request.state.log = {"audio_s": round(recording.duration, 2)}
+        return StreamingResponse(_lines(speech, recording), media_type="application/x-ndjson")
 
     return routes
 
 
-async def _lines(speech: Speech, waveform: Waveform) -> AsyncIterator[str]:
+async def _lines(speech: Speech, recording: Recording) -> AsyncIterator[str]:
     prediction_id = uuid.uuid4().hex
     try:
-        async for news in texts(speech, waveform, speech.options(timestamps=False)):
+        async for news in texts(speech, recording, speech.options(timestamps=False)):
             is_final = isinstance(news, Transcript)
             text = news.text if isinstance(news, Transcript) else news
             line = {"id": prediction_id, "transcript": text, "is_final": is_final}
@@ -81,7 +80,7 @@ async def _lines(speech: Speech, waveform: Waveform) -> AsyncIterator[str]:
         yield json.dumps(error_body(refusal.status_code, str(error), code=refusal.code)) + "\n"
 
 
-async def _waveform(speech: Speech, audio: UploadFile, description: str) -> Waveform:
+async def _read(speech: Speech, audio: UploadFile, description: str) -> Recording:
     try:
         described = AudioDescription.model_validate_json(description)
     except ValidationError as error:
@@ -95,4 +94,4 @@ async def _waveform(speech: Speech, audio: UploadFile, description: str) -> Wave
         message = f"{len(content)} bytes are not whole 16-bit samples of {described.channels} channels"
         raise Refusal(400, message, code="unsupported_audio", param="audio")
     planes = np.frombuffer(content, "<i2").reshape(-1, described.channels).T
-    return as_waveform(planes, described.sample_rate, limits=speech.settings.audio_limits)
+    return await speech.read(planes, described.sample_rate)

@@ -8,7 +8,15 @@ from ..audio import AudioLimits
 from ..errors import ConfigError
 
 _POSITIVE = (
-    *("max_body_bytes", "max_audio_s", "max_new_tokens", "max_requests", "max_waiting", "request_timeout_s"),
+    *(
+        "max_body_bytes",
+        "max_json_bytes",
+        "max_audio_s",
+        "max_new_tokens",
+        "max_requests",
+        "max_waiting",
+        "request_timeout_s",
+    ),
     *("max_sessions", "max_message_bytes", "max_messages_per_s", "session_idle_s", "session_timeout_s"),
 )
 
@@ -21,10 +29,11 @@ class ServerSettings:
     language: str | None = None  # where a request names none
     hotwords: tuple[str, ...] = ()  # where a request gives none
     api_keys: tuple[str, ...] = field(default=(), repr=False)  # one of them is needed if there are any
-    cors_origins: tuple[str, ...] = ()  # of web pages from elsewhere that may call; "*" is any
+    cors_origins: tuple[str, ...] = ()  # of web pages from elsewhere that may call; "*": any; "null": from a disk
     url_hosts: tuple[str, ...] = ()  # that audio may be fetched from on a client's behalf
 
     max_body_bytes: int = 256 << 20  # of one request
+    max_json_bytes: int = 32 << 20  # of one that is JSON: parsing it holds up everybody else
     max_audio_s: float = 3 * 3600.0  # of one request or session
     min_sample_rate: int = 4_000  # Hz
     max_sample_rate: int = 384_000  # Hz
@@ -69,7 +78,10 @@ class ServerSettings:
         return any([hmac.compare_digest(given, _digest(known)) for known in self.api_keys])
 
     def allows_origin(self, origin: str | None, host: str | None) -> bool:
-        """Whether a page from there may open a WebSocket; pages of our own may, and files opened from a disk."""
+        """Whether a page from there may open a WebSocket; pages of our own may.
+
+        Of a page from the disk, browsers say "null", as of any that hides where it is from: that must be allowed.
+        """
         if origin is None or origin == "file://" or "*" in self.cors_origins or origin in self.cors_origins:
             return True
         return host is not None and origin.partition("://")[2] == host

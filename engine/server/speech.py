@@ -1,26 +1,29 @@
 """The loaded model as request handlers see it: bytes -> waveform -> transcript, awaited, never blocking the loop."""
 
 import asyncio
-import contextlib
+import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from ..auto import transcribe_options
-from ..errors import AudioError
+from ..errors import AudioError, ConfigError, QueueFullError
 from ..families.base import Request
-from ..inputs import AudioInput
+from ..inputs import AudioInput, Samples
+from ..segments import DEFAULT_SEGMENTATION, Cut, Part, Piece, join_parts
 from ..service import TranscriptionService
 from ..streaming import LiveOptions
 from ..transcriber import TranscribeOptions, Transcriber
 from ..transcript import Transcript
 from ..vad import VoiceActivityModel
-from ..waveform import SAMPLE_RATE, Waveform
+from ..waveform import SAMPLE_RATE
 from .metrics import Metrics, MetricsTimeline
+from .recording import GrowingText, OnText, Recording
 from .settings import ServerSettings
 
 CHUNK_MS = 480.0  # of live audio; what is heard of a shorter piece is mostly wrong
 
-OnText = Callable[[str], None]
+SEGMENTS_AT_ONCE = 32  # of one recording, so that others have their turn
+BUSY_WAIT_S = 0.1  # until a segment is offered again to a service that is full
 
 
 class Speech:
@@ -42,10 +45,24 @@ class Speech:
         )
         self._readers = transcriber.readers
         self._family = transcriber.family
+        self._cutting = DEFAULT_SEGMENTATION.cutting(self._family.best_length_s)
         self.metrics.watch("twostage_active_requests", "Requests under way", lambda: self.num_requests)
         self.metrics.watch("twostage_queue_clips", "Clips not yet encoded", lambda: self.service.num_waiting)
         self.metrics.watch("twostage_clips", "Clips not yet transcribed", lambda: self.service.num_jobs)
         self.metrics.watch("twostage_ready", "1 if requests are taken", lambda: float(self.is_ready))
+
+    @property
+    def family(self) -> str:
+        return self._family.name
+
+    @functools.cached_property
+    def takes_context(self) -> bool:
+        """Whether the model's prompt has a place for free text."""
+        try:
+            self._family.prompt_text(Request(context="context"))
+        except ConfigError:
+            return False
+        return True
 
     @property
     def is_ready(self) -> bool:
@@ -57,6 +74,7 @@ class Speech:
         language: str | None = None,
         hotwords: Sequence[str] = (),
         itn: bool = True,
+        context: str = "",
         timestamps: bool = True,
         temperature: float = 0.0,
         max_new_tokens: int | None = None,
@@ -66,6 +84,7 @@ class Speech:
             language=language or self.settings.language,
             hotwords=tuple(hotwords) or self.settings.hotwords,
             itn=itn,
+            context=context,
             timestamps=timestamps,
             temperature=temperature,
             max_new_tokens=max_new_tokens or self.settings.max_new_tokens,
@@ -76,23 +95,30 @@ class Speech:
         """Raises ConfigError for one that the model does not know."""
         self._family.prompt_text(Request(language=language))
 
-    async def read(self, source: bytes | str) -> Waveform:
-        """Decode a file's content or a URL, elsewhere than on the event loop.
+    async def read(self, source: "bytes | str | Samples", sample_rate: int | None = None) -> Recording:
+        """Decode a file's content, a URL or samples, elsewhere than on the event loop.
 
         Raises:
             AudioError: not audio, too long, or a URL whose host is not allowed.
         """
-        item = AudioInput(key="audio", source=source)
-        future = self._readers.submit(item, limits=self.settings.audio_limits, allow_urls=self.settings.url_hosts)
-        audio = await asyncio.wrap_future(future)
-        if isinstance(audio, AudioError):
-            raise audio
-        return audio
+        item = AudioInput(key="audio", source=source, sample_rate=sample_rate)
+        limits, hosts = self.settings.audio_limits, self.settings.url_hosts
+        future = self._readers.submit(item, limits=limits, allow_urls=hosts, cutting=self._cutting)
+        cuts: list[Cut] = []
+        duration = 0.0
+        for audio in await asyncio.wrap_future(future):
+            if isinstance(audio, AudioError):
+                raise audio
+            if not isinstance(audio, Piece):
+                return Recording([Cut(0.0, audio)], len(audio) / SAMPLE_RATE, is_whole=True)
+            cuts += audio.cuts
+            duration = audio.duration
+        return Recording(cuts, duration, is_whole=False)
 
     async def transcribe(
-        self, waveform: Waveform, options: TranscribeOptions, on_text: OnText | None = None
+        self, recording: Recording, options: TranscribeOptions, on_text: OnText | None = None
     ) -> Transcript:
-        """Transcribe one waveform; `on_text` is called on this event loop with the text so far.
+        """Transcribe a recording; `on_text` is called on this event loop with the text so far.
 
         Cancelling the wait drops the work in both stages.
 
@@ -100,30 +126,40 @@ class Speech:
             ASRError: also where the transcript would be of status "error".
         """
         started = time.perf_counter()
-        future = self.service.submit(waveform, options, on_text=_on_this_loop(on_text))
-        transcript = await asyncio.wrap_future(future)
+        so_far = GrowingText(len(recording.cuts), on_text)
+        room = asyncio.Semaphore(SEGMENTS_AT_ONCE)
+        work = [self._segment(number, cut, options, so_far, room) for number, cut in enumerate(recording.cuts)]
+        tasks = [asyncio.create_task(segment) for segment in work]
+        try:
+            transcripts = await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+        parts = [Part(cut.start, transcript) for cut, transcript in zip(recording.cuts, transcripts, strict=True)]
+        language = options.request.language
+        whole = join_parts("audio", parts, duration=recording.duration, language=language)
+        transcript = transcripts[0] if recording.is_whole else whole
         self.metrics.count(transcript, time.perf_counter() - started)
         if transcript.status == "error":
             raise AudioError(transcript.error or "this audio cannot be transcribed")
         return transcript
 
+    async def _segment(
+        self, number: int, cut: Cut, options: TranscribeOptions, so_far: GrowingText, room: asyncio.Semaphore
+    ) -> Transcript:
+        async with room:
+            while True:
+                try:
+                    future = self.service.submit(cut.waveform, options, on_text=so_far.listener(number))
+                    break
+                except QueueFullError:
+                    if not number:  # nothing has been done yet: the client may come again
+                        raise
+                    await asyncio.sleep(BUSY_WAIT_S)
+            transcript = await asyncio.wrap_future(future)
+            so_far.finish(number, transcript.text)
+            return transcript
+
     def close(self) -> None:
         """Drop what is left; the model is the caller's."""
         self.service.close()
-
-
-def _on_this_loop(on_text: OnText | None) -> OnText | None:
-    if on_text is None:
-        return None
-    loop, call = asyncio.get_running_loop(), on_text
-
-    def tell(text: str) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop has been closed: nobody listens any more
-            loop.call_soon_threadsafe(call, text)
-
-    return tell
-
-
-def seconds_of(waveform: Waveform) -> float:
-    """For log lines."""
-    return round(len(waveform) / SAMPLE_RATE, 2)

@@ -11,9 +11,9 @@ from starlette.responses import StreamingResponse
 from ..errors import ASRError
 from ..transcriber import TranscribeOptions
 from ..transcript import Transcript
-from ..waveform import Waveform
 from . import formats
 from .failures import error_body, refusal_of
+from .recording import Recording
 from .speech import Speech
 
 
@@ -43,18 +43,18 @@ class TextStream:
 
 
 def event_stream(
-    request: Request, speech: Speech, form: EventForm, waveform: Waveform, options: TranscribeOptions
+    request: Request, speech: Speech, form: EventForm, recording: Recording, options: TranscribeOptions
 ) -> StreamingResponse:
     """The response; its deltas together are the text."""
     return StreamingResponse(
-        _events(speech, form, waveform, options), media_type="text/event-stream", headers={"Cache-Control": "no-cache"}
+        _events(speech, form, recording, options), media_type="text/event-stream", headers={"Cache-Control": "no-cache"}
     )
 
 
-async def texts(speech: Speech, waveform: Waveform, options: TranscribeOptions) -> AsyncIterator[str | Transcript]:
+async def texts(speech: Speech, recording: Recording, options: TranscribeOptions) -> AsyncIterator[str | Transcript]:
     """The text so far whenever it has grown, and at the end the transcript. Raises ASRError."""
     arrived: asyncio.Queue[str | None] = asyncio.Queue()
-    task = asyncio.create_task(speech.transcribe(waveform, options, on_text=arrived.put_nowait))
+    task = asyncio.create_task(speech.transcribe(recording, options, on_text=arrived.put_nowait))
     task.add_done_callback(lambda _: arrived.put_nowait(None))
     try:
         while (text := await arrived.get()) is not None:
@@ -65,13 +65,13 @@ async def texts(speech: Speech, waveform: Waveform, options: TranscribeOptions) 
 
 
 async def _events(
-    speech: Speech, form: EventForm, waveform: Waveform, options: TranscribeOptions
+    speech: Speech, form: EventForm, recording: Recording, options: TranscribeOptions
 ) -> AsyncIterator[bytes]:
     sent = ""
     for event in form.first():
         yield _event(event)
     try:
-        async for news in texts(speech, waveform, options):
+        async for news in texts(speech, recording, options):
             text = news.text if isinstance(news, Transcript) else news
             if text.startswith(sent) and len(text) > len(sent):
                 yield _event(form.delta(text[len(sent) :]))

@@ -20,10 +20,9 @@ def samples_of(pcm: PCM) -> Waveform:
         if len(pcm) % 2:
             raise UnsupportedAudioError(f"16-bit samples take an even number of bytes, got {len(pcm)}")
         pcm = np.frombuffer(pcm, "<i2")
-    if pcm.ndim != 1 or pcm.dtype not in (np.int16, np.float32):
-        raise UnsupportedAudioError(
-            f"live audio is bytes, or (N,) int16 or float32; got an array of {pcm.dtype}, shape {pcm.shape}"
-        )
+    if not isinstance(pcm, np.ndarray) or pcm.ndim != 1 or pcm.dtype not in (np.int16, np.float32):
+        found = f"{pcm.dtype} of shape {pcm.shape}" if isinstance(pcm, np.ndarray) else type(pcm).__name__
+        raise UnsupportedAudioError(f"live audio is bytes, or an array of (N,) int16 or float32; got {found}")
     if pcm.dtype == np.int16:
         return pcm.astype(np.float32) / np.float32(PCM16_FULL_SCALE)
     if not np.isfinite(pcm).all():

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypedDict
+from typing import Any, Literal, Self, TypedDict
 
 from ..auto import AutoModelVLLM, transcribe_options
 from ..config import refuse_unknown
@@ -128,13 +128,15 @@ class FunASRNanoStreamingVLLM:
         self.close()
 
 
-def session_options(
+def session_options(  # noqa: PLR0913 - arguments of the public facade
     *,
     language: str | None = None,
     context: str = "",
     hotwords: Sequence[str] = (),
     itn: bool = True,
     timestamps: bool = True,
+    check: bool = True,
+    fallback: Literal["ctc"] | None = None,
     max_new_tokens: int = 512,
     temperature: float = 0.0,
     **unknown: Any,
@@ -151,6 +153,8 @@ def session_options(
         hotwords=hotwords,
         itn=itn,
         timestamps=timestamps,
+        check=check,
+        fallback=fallback,
         max_new_tokens=max_new_tokens,
         temperature=temperature,
     )

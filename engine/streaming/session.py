@@ -41,7 +41,7 @@ from ..waveform import Waveform
 from ..words import split_words
 from .audio import PCM, RecentAudio, samples_of
 from .events import Event, Final, Partial
-from .text import shifted, split_after, token_prefix, with_text
+from .text import on_stream_time, split_after, token_prefix, with_text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,7 +180,7 @@ class _Stream:
             self._closed.popleft()
             transcript, rest = yield from self._reconciled(closed, transcript)
             start, end = closed.span.start, closed.span.end
-            events.append(Final(self._segment, start, end, shifted(transcript, start)))
+            events.append(Final(self._segment, start, end, on_stream_time(transcript, start)))
             self._segment += 1
             self._confirmed = self._hypothesis = rest
             self._num_partials = 0
@@ -273,7 +273,7 @@ async def _wait_on_loop(stream: _Stream, steps: _Steps) -> list[Event]:
             transcript: Transcript = await asyncio.wrap_future(outcome)
             outcome = _resume(steps, transcript)
     except asyncio.CancelledError:
-        await first  # a thread cannot be stopped
+        await asyncio.wait([first])  # a thread cannot be stopped
         stream.cancel()
         raise
     return outcome

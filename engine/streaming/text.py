@@ -2,8 +2,9 @@
 
 from dataclasses import replace
 
+from ..segments import shifted, shifted_word
 from ..text import LLMTokenizer
-from ..transcript import Segment, Transcript, TranscriptWarning, Word
+from ..transcript import Segment, Transcript, TranscriptWarning
 from ..words import split_words
 
 
@@ -35,24 +36,17 @@ def split_after(text: str, num_words: int) -> tuple[str, str]:
 def with_text(transcript: Transcript, text: str) -> Transcript:
     """The transcript with a text that was confirmed in place of its own, and its word times if they fit that."""
     words, warnings = transcript.words, transcript.warnings
-    if words is not None and [word.text for word in words] != [word.text for word in split_words(text)]:
+    if transcript.status == "error":
+        warnings += (TranscriptWarning("segment_failed", f"only what was confirmed is known: {transcript.error}"),)
+    elif words is not None and [word.text for word in words] != [word.text for word in split_words(text)]:
         words = None
         warnings += (TranscriptWarning("no_word_times", "the text was confirmed before all of it had been heard"),)
     start, end = (words[0].start, words[-1].end) if words else (0.0, transcript.duration)
     segments = (Segment(start, end, text, words, transcript.confidence),) if text else ()
-    return replace(transcript, text=text, words=words, segments=segments, warnings=warnings)
+    return replace(transcript, text=text, words=words, segments=segments, warnings=warnings, status="ok", error=None)
 
 
-def shifted(transcript: Transcript, seconds: float) -> Transcript:
-    """With times that count from the start of the stream."""
-    segments = tuple(
-        replace(s, start=round(s.start + seconds, 3), end=round(s.end + seconds, 3), words=_later(s.words, seconds))
-        for s in transcript.segments
-    )
-    return replace(transcript, words=_later(transcript.words, seconds), segments=segments)
-
-
-def _later(words: tuple[Word, ...] | None, seconds: float) -> tuple[Word, ...] | None:
-    if words is None:
-        return None
-    return tuple(replace(w, start=round(w.start + seconds, 3), end=round(w.end + seconds, 3)) for w in words)
+def on_stream_time(transcript: Transcript, start: float) -> Transcript:
+    """The transcript of a segment, with times that count from the start of the stream."""
+    words = transcript.words and tuple(shifted_word(word, start) for word in transcript.words)
+    return replace(transcript, words=words, segments=tuple(shifted(segment, start) for segment in transcript.segments))

@@ -1,5 +1,6 @@
 """Voice activity detection: where in a stream of samples somebody speaks. Nothing here imports torch for "silero"."""
 
+import functools
 from pathlib import Path
 
 from ..errors import ConfigError
@@ -29,8 +30,9 @@ __all__ = [
 ]
 
 
+@functools.cache
 def load_vad(name: str | Path = "silero") -> VoiceActivityModel:
-    """Load "silero", or the fsmn-vad checkpoint in a directory.
+    """Load "silero", or the fsmn-vad checkpoint in a directory; once in a process.
 
     Raises:
         ConfigError: neither of them. CheckpointError: a directory that holds no fsmn-vad.

@@ -39,7 +39,7 @@ def test_emissions_are_columns_of_the_log_probs(
     monkeypatch.setattr(ctc_module, "_MAX_FRAMES_AT_ONCE", frames_at_once)
     columns = torch.tensor([[BLANK, 0, 0, 3], [BLANK, 5, 4, 3], [1, 1, 1, 1]])
     expected = head.log_probs(hidden).gather(2, columns[:, None, :].expand(-1, 41, -1))
-    torch.testing.assert_close(head.emissions(hidden, columns), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(head.scores(hidden, columns).emissions, expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("frames_at_once", [1, 10, 10**6])
@@ -71,7 +71,7 @@ def test_bfloat16_weights_give_float32_log_probs(head: CTCHead, hidden: Tensor) 
     log_probs = half.log_probs(hidden.bfloat16())
     assert (
         log_probs.dtype
-        == half.emissions(hidden.bfloat16(), torch.zeros(3, 1, dtype=torch.int64)).dtype
+        == half.scores(hidden.bfloat16(), torch.zeros(3, 1, dtype=torch.int64)).emissions.dtype
         == torch.float32
     )
     torch.testing.assert_close(log_probs.exp().sum(-1), torch.ones(3, 41))

@@ -5,7 +5,7 @@ import sys
 
 import torch
 
-from twostage_asr.encoders.log_norm_triton import log_norm
+from twostage_asr.encoders.ctc_triton import log_norm_and_best
 from twostage_asr.engine.viterbi import batched_paths, kernel_paths, min_frames
 
 NUM_BATCHES = 60
@@ -31,5 +31,8 @@ for num_rows, num_columns, depth in ((1, 129, 16), (3, 300, 64), (130, 1000, 192
     hidden, weight = (torch.randn(n, depth, generator=generator) * 0.5 for n in (num_rows, num_columns))
     bias = torch.randn(num_columns, generator=generator)
     # The interpreter cannot multiply bfloat16.
-    torch.testing.assert_close(log_norm(hidden, weight, bias), (hidden @ weight.t() + bias).logsumexp(-1))
+    logits = hidden @ weight.t() + bias
+    norm, best = log_norm_and_best(hidden, weight, bias)
+    torch.testing.assert_close(norm, logits.logsumexp(-1))
+    assert torch.equal(best, logits.argmax(-1)), (num_rows, num_columns, depth)
 sys.stdout.write(f"{NUM_BATCHES} batches agree\n")

@@ -88,7 +88,7 @@ def test_what_cannot_be_aligned_is_refused(aligner: Qwen3ForcedAligner) -> None:
     with pytest.raises(AudioTooLongError, match=r"301\.0 s of audio; the forced aligner takes up to 300 s"):
         aligner.align((long, SAMPLE_RATE), "a", "English")
     (alignment,) = aligner.align_words([long], ["a"], ["English"])
-    assert (alignment.words, alignment.reason) == (None, "the forced aligner takes up to 300 s of audio")
+    assert (alignment.words, alignment.reason) == (None, "301.0 s of audio; the forced aligner takes up to 300 s")
 
 
 def test_the_conversion_verifies_and_is_no_recogniser(checkpoint: tuple[Path, Any]) -> None:
@@ -96,3 +96,19 @@ def test_the_conversion_verifies_and_is_no_recogniser(checkpoint: tuple[Path, An
     assert verify_conversion(directory, ensure_converted(directory, progress=False)).num_tensors > 60
     with pytest.raises(CheckpointError, match="give it as forced_aligner="):
         AutoModelVLLM(directory, backend="torch")
+
+
+def test_it_times_the_words_of_any_model(
+    checkpoint: tuple[Path, Any], engine_dirs: dict[str, Path], clips: list[dict[str, Any]]
+) -> None:
+    """In place of the model's own CTC head, whatever the language is called."""
+    source, language = clips[0]["source"], clips[0]["language"]
+    with AutoModelVLLM(
+        engine_dirs["low_frame_rate"], backend="torch", dtype="fp32", forced_aligner=checkpoint[0]
+    ) as model:
+        (result,) = model.generate(source, language=language)
+        (without,) = model.generate(source, language=language, timestamps=False)
+    assert (result.text, without.words) == (clips[0]["text"], None)
+    assert result.words
+    assert all((1000 * word.start) % 80 == pytest.approx(0) for word in result.words), "its classes are 80 ms"
+    assert all(word.text in result.text for word in result.words)

@@ -3,8 +3,12 @@
 import io
 import json
 import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +17,7 @@ import soundfile
 from tests.pipeline import Clip
 from twostage_asr.engine import AutoModelVLLM, Transcript
 from twostage_asr.engine.audio import decode_audio
-from twostage_asr.engine.cli import main
+from twostage_asr.engine.cli import main, stream
 from twostage_asr.engine.waveform import SAMPLE_RATE
 
 PNG_MAGIC = b"\x89PNG"
@@ -188,3 +192,49 @@ def test_long_recordings_are_cut_as_the_options_say(
         result = Transcript.from_json((tmp_path / "two.json").read_text(encoding="utf-8"))
         assert len(result.segments) == num_segments
         assert result.text == " ".join(clip["text"] for clip in spoken)
+
+
+def test_stream_shows_the_rest_when_it_is_interrupted(
+    model: list[str], clips: list[Clip], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def blocks(source: str, *, realtime: bool) -> Iterator[Any]:
+        yield decode_audio(Path(source))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stream, "_blocks", blocks)
+    assert main(["stream", clips[1]["source"], *model, "--no-itn"]) == 0
+    assert clips[1]["text"] in capsys.readouterr().out
+
+
+class FakeMicrophone:
+    """Records three blocks as soon as it is opened."""
+
+    def __init__(self, *, callback: Any, **options: Any) -> None:
+        assert options == {"samplerate": 16_000, "channels": 1, "dtype": "int16", "blocksize": 1600}
+        self._callback = callback
+
+    def __enter__(self) -> None:
+        for block in (b"ab", b"cd", b"ef"):
+            self._callback(memoryview(block), 1, None, None)
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+
+def test_what_a_microphone_recorded_meanwhile_comes_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = SimpleNamespace(RawInputStream=FakeMicrophone, PortAudioError=RuntimeError)
+    monkeypatch.setitem(sys.modules, "sounddevice", fake)
+    assert next(stream._blocks("mic", realtime=False)) == b"abcdef"
+
+
+def test_a_missing_microphone_is_said_before_the_model_is_loaded(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "sounddevice", None)
+    assert main(["stream", "mic", "--model", "nowhere/near"]) == 1
+    assert 'pip install "twostage-asr[mic]"' in capsys.readouterr().err
+
+
+def test_the_commands_are_listed_without_torch() -> None:
+    code = "import sys, twostage_asr.engine.cli; print(sorted({'torch', 'vllm', 'transformers'} & set(sys.modules)))"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"

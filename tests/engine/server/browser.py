@@ -62,7 +62,7 @@ async def open_page(chromium: str, url: str, microphone: Path, directory: Path) 
                     await asyncio.sleep(0.05)
             async with websockets.connect(pages[0]["webSocketDebuggerUrl"], max_size=None) as socket:
                 page = Page(socket)
-                await page.wait_for("document.readyState === 'complete'")
+                await page.wait_for(f"location.href === '{url}' && document.readyState === 'complete'")
                 yield page
         finally:
             process.terminate()

@@ -3,15 +3,17 @@
 import asyncio
 import base64
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.engine.server.browser import Page, open_page
-from tests.engine.server.conftest import Running
+from tests.engine.server.conftest import Running, running
 from tests.engine.server.requests_of_clients import wav, waveform
 from tests.paths import ROOT
 from tests.pipeline import Clip
+from twostage_asr.engine import AutoModelVLLM
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
@@ -25,6 +27,13 @@ DROP = """
   document.getElementById("file").onchange();
 }})()
 """
+
+
+@pytest.fixture(scope="module")
+def server(vllm_model: AutoModelVLLM) -> Iterator[Running]:
+    """Pages from the disk may connect to it."""
+    with running(vllm_model, cors_origins=("null",)) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")

@@ -41,6 +41,14 @@ def test_keys(start: Callable[..., Any], content: bytes) -> None:
             assert post(server, content, headers={"Authorization": f"Bearer {key}"}).status_code == 200
         assert requests.get(f"{server.http}/ready", timeout=10).status_code == 200
         assert requests.get(f"{server.http}/metrics", timeout=10).status_code == 401
+        assert (
+            requests.get(f"{server.http}/nowhere/7", headers={"Authorization": "Bearer first"}, timeout=10).status_code
+            == 404
+        )
+        metrics = requests.get(f"{server.http}/metrics", headers={"Authorization": "Bearer first"}, timeout=10).text
+        assert f'twostage_requests_total{{path="{PATH}",status="401"}} 3.0' in metrics
+        assert 'twostage_requests_total{path="unknown",status="404"} 1.0' in metrics
+        assert "twostage_encode_batch_clips_count 2.0" in metrics
 
         async def connect(**options: Any) -> str | None:
             async with websockets.connect(server.ws, **options) as socket:
@@ -55,9 +63,12 @@ def test_keys(start: Callable[..., Any], content: bytes) -> None:
 
 
 def test_sizes_durations_and_rates(start: Callable[..., Any], clips: list[Clip]) -> None:
-    with start(max_body_bytes=400_000, max_audio_s=5.0, min_sample_rate=8_000) as server:
+    with start(max_body_bytes=400_000, max_json_bytes=100_000, max_audio_s=5.0, min_sample_rate=8_000) as server:
         assert post(server, wav(plain(clips)[0])).status_code == 200
         large = post(server, bytes(500_000))
+        assert (large.status_code, large.json()["error"]["code"]) == (413, "body_too_large")
+        body = {"messages": [{"role": "user", "content": "x" * 150_000}]}
+        large = requests.post(f"{server.http}/v1/chat/completions", json=body, timeout=60)
         assert (large.status_code, large.json()["error"]["code"]) == (413, "body_too_large")
         silence = np.zeros(16_000 * 60, np.float32)
         long = post(server, encode(silence, 16_000, "FLAC", "PCM_16"))
@@ -131,9 +142,10 @@ def test_pages_from_elsewhere_may_not_connect(start: Callable[..., Any]) -> None
     with start(cors_origins=("https://friend.example",)) as server:
         for origin in ("https://friend.example", "file://", server.http):
             asyncio.run(connect(server, origin))
-        with pytest.raises(websockets.InvalidStatus) as refused:
-            asyncio.run(connect(server, "https://evil.example"))
-        assert refused.value.response.status_code == 403
+        for origin in ("https://evil.example", "null"):
+            with pytest.raises(websockets.InvalidStatus) as refused:
+                asyncio.run(connect(server, origin))
+            assert refused.value.response.status_code == 403
         allowed = requests.get(f"{server.http}/health", headers={"Origin": "https://friend.example"}, timeout=10)
         assert allowed.headers["access-control-allow-origin"] == "https://friend.example"
         other = requests.get(f"{server.http}/health", headers={"Origin": "https://evil.example"}, timeout=10)

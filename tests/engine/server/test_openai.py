@@ -79,6 +79,14 @@ def test_streamed_deltas_together_are_the_text(client: openai.OpenAI, clips: lis
         assert done.type == "transcript.text.done" and done.text == clip["text"]
 
 
+def test_log_probabilities_of_the_tokens(client: openai.OpenAI, clip: Clip) -> None:
+    done = client.audio.transcriptions.create(model="x", file=("a.wav", wav(clip)), include=["logprobs"])
+    assert done.logprobs is not None
+    assert "".join(token.token or "" for token in done.logprobs) == clip["text"]
+    assert all(token.logprob is not None and -5 < token.logprob <= 0 for token in done.logprobs)
+    assert client.audio.transcriptions.create(model="x", file=("a.wav", wav(clip))).logprobs is None
+
+
 @pytest.mark.parametrize("how", ["keywords", "prompt", "hotwords"])
 def test_hotwords_change_the_spelling(client: openai.OpenAI, clips: list[Clip], how: str) -> None:
     clip = next(c for c in clips if c["hotwords"] == ["颜峰"])

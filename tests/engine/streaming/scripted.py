@@ -15,6 +15,7 @@ from twostage_asr.engine.vad import VoiceActivityStream
 from twostage_asr.engine.waveform import SAMPLE_RATE
 
 FRAME_S = 0.1
+FAILED = "\0"  # in place of an answer
 
 
 class LoudIsSpeech:
@@ -85,6 +86,8 @@ class ScriptedService:
         asked = Submitted(duration, answer_prefix, not options.timestamps, options.request.language, Future())
         self.submitted.append(asked)
         text = self.answer(asked)
-        if text is not None:
+        if text == FAILED:
+            asked.future.set_result(Transcript(key=key, duration=duration, status="error", error="it failed"))
+        elif text is not None:
             asked.future.set_result(Transcript(key=key, text=text, language=self.language, duration=duration))
         return asked.future

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.engine.streaming.listening import hear, require_nothing_retracted
-from tests.engine.streaming.scripted import LoudIsSpeech, Model, ScriptedService, Submitted, speech
+from tests.engine.streaming.listening import finals, hear, require_nothing_retracted
+from tests.engine.streaming.scripted import FAILED, LoudIsSpeech, Model, ScriptedService, Submitted, speech
 from twostage_asr.engine import (
     AsyncStreamingSession,
     ConfigError,
@@ -128,6 +128,19 @@ def test_words_beyond_a_cut_are_kept_for_the_next_segment(model: Model) -> None:
     assert all(event.confirmed == "three four" for event in after[1:] if isinstance(event, Partial))
 
 
+def test_a_segment_that_fails_keeps_what_was_confirmed(model: Model) -> None:
+    service = ScriptedService(model, lambda asked: "one two three" if asked.is_partial else None)
+    session = scripted(service, rollback_chars=5)
+    for _ in range(4):
+        session.push(speech(0.5))
+    service.answer = lambda asked: FAILED
+    (final,) = finals(session.push(speech(0.0, 2.5)))
+    assert (final.text, final.transcript.status, final.transcript.error) == ("one two", "ok", None)
+    assert [segment.text for segment in final.transcript.segments] == ["one two"]
+    (warning,) = final.transcript.warnings
+    assert (warning.code, warning.message) == ("segment_failed", "only what was confirmed is known: it failed")
+
+
 def test_an_hour_costs_sixty_times_a_minute(model: Model) -> None:
     service = ScriptedService(model, lambda asked: "some words")
     session = scripted(service)
@@ -206,7 +219,8 @@ def test_bytes_integers_and_floats_are_the_same_samples() -> None:
     ("pcm", "message"),
     [
         (b"123", "even number of bytes, got 3"),
-        (np.zeros(3), "got an array of float64"),
+        (np.zeros(3), "got float64 of shape"),
+        ([0.0, 0.0], "got list"),
         (np.zeros((2, 3), np.int16), r"shape \(2, 3\)"),
         (np.array([0.0, np.nan], np.float32), "1 of 2 samples are NaN"),
     ],

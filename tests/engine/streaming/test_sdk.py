@@ -1,12 +1,15 @@
 """FunASR's streaming SDK: its names, its fields, one result a chunk, and a fixed text that only grows."""
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.pipeline import Clip
-from twostage_asr.engine import AudioError, ConfigError, FunASRNanoStreamingVLLM
+from twostage_asr.engine import AudioError, ConfigError, Final, FunASRNanoStreamingVLLM
+from twostage_asr.engine.audio import decode_audio
+from twostage_asr.engine.streaming import Event
 
 
 @pytest.fixture(scope="module")
@@ -67,3 +70,19 @@ def test_what_cannot_be_heard_is_an_error(engine: FunASRNanoStreamingVLLM) -> No
 def test_wrong_options_are_refused(engine_dirs: dict[str, Path], options: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         FunASRNanoStreamingVLLM.from_pretrained(engine_dirs["low_frame_rate"], **options)
+
+
+def test_both_kinds_of_session_hear_the_same(engine: FunASRNanoStreamingVLLM, clips: list[Clip]) -> None:
+    clip = next(clip for clip in clips if clip["hotwords"])
+    asked = {"language": clip["language"], "hotwords": clip["hotwords"], "itn": clip["itn"], "key": "mine"}
+    pcm = decode_audio(Path(clip["source"]))
+
+    async def listen() -> list[Event]:
+        session = engine.async_session(**asked)
+        return await session.push(pcm) + await session.finish()
+
+    session = engine.session(**asked)
+    events = session.push(pcm) + session.finish()
+    assert asyncio.run(listen()) == events
+    (final,) = (event for event in events if isinstance(event, Final))
+    assert (final.text, final.transcript.key) == (clip["text"], "mine")

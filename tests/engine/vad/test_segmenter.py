@@ -70,7 +70,7 @@ def rules(draw: st.DrawFn) -> SegmentRules:
     )
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(streams(), rules(), st.lists(st.integers(1, 40_000), min_size=1))
 def test_chunks_do_not_change_the_spans(pcm: np.ndarray, rules: SegmentRules, sizes: list[int]) -> None:
     whole, live = SpeechSegmenter(Scripted(), rules), SpeechSegmenter(Scripted(), rules)
@@ -88,7 +88,7 @@ def test_chunks_do_not_change_the_spans(pcm: np.ndarray, rules: SegmentRules, si
     assert found + live.finish() == expected
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(streams(), rules())
 def test_spans_lie_in_order_in_the_stream_and_are_no_longer_than_allowed(pcm: np.ndarray, rules: SegmentRules) -> None:
     segmenter = SpeechSegmenter(Scripted(), rules)

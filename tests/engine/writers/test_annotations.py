@@ -41,6 +41,7 @@ def test_a_textgrid_quotes_orders_and_warns() -> None:
         duration=0.8,
         warnings=(TranscriptWarning("unfinished", "it stops"),),
     )
+    assert 'text = "say ""a"""' in WRITERS["TextGrid"](odd)
     grid = read_textgrid(odd)
     assert entries(grid, "segments") == [(0.5, 0.9, 'say "a"')]
     assert entries(grid, "words") == [(0.5, 0.9, "a"), (0.9, 0.901, "b")]

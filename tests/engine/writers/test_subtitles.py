@@ -40,3 +40,17 @@ def test_no_text_can_look_like_the_format_itself() -> None:
     assert "a --&gt; b &lt;i&gt;c&lt;/i&gt; &amp; d" in WRITERS["vtt"](arrow)
     commands = WRITERS["ass"](one_segment(r"{\b1}bold{\b0} C:\Nothing"))
     assert pysubs2.SSAFile.from_string(commands)[0].plaintext == "｛\\\u2060b1｝bold｛\\\u2060b0｝ C:\\\u2060Nothing"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "ass", "vtt"),
+    [
+        (59.996, "0:01:00.00", "00:00:59.996"),
+        (3723.456, "1:02:03.46", "01:02:03.456"),
+        (36_000, "10:00:00.00", "10:00:00.000"),
+    ],
+)
+def test_times_pass_minutes_and_hours(seconds: float, ass: str, vtt: str) -> None:
+    late = Transcript(key="k", segments=(Segment(seconds, seconds + 1, "a", None, None),))
+    assert WRITERS["ass"](late).splitlines()[-1].startswith(f"Dialogue: 0,{ass},")
+    assert f"\n{vtt} --> " in WRITERS["vtt"](late)

@@ -1,4 +1,4 @@
-"""log(sum(exp(logits))) of a wide linear layer on an NVIDIA GPU, without ever storing the logits.
+"""What CTC asks of all its logits, on an NVIDIA GPU and without ever storing them: their normaliser and the likeliest.
 
 A CTC head has 60,515 outputs a frame. Its logits of half an hour of audio take 7 GB, written and read only
 to be summed up. One program here holds some frames and goes through a part of the vocabulary, with a running maximum
@@ -15,10 +15,16 @@ _PROGRAMS = 264  # that fill a GPU: two for each of an H200's multiprocessors
 _MOST_PARTS = 32  # of the vocabulary
 
 
-def log_norm(hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """(M, D) bfloat16 rows, (V, D) bfloat16 weights and (V,) biases -> (M,) float32, summed up in float32.
+def log_norm_and_best(hidden: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """log(sum(exp(logits))) and the number of the largest logit of each row.
 
-    D must be a multiple of 16.
+    Args:
+        hidden: (M, D) bfloat16, D a multiple of 16.
+        weight: (V, D) bfloat16.
+        bias: (V,).
+
+    Returns:
+        (M,) float32, summed up in float32, and (M,) int64.
     """
     num_rows, depth = hidden.shape
     num_columns = weight.shape[0]
@@ -26,17 +32,19 @@ def log_norm(hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     num_parts = max(1, min(_PROGRAMS // row_blocks, _MOST_PARTS))
     part = triton.cdiv(triton.cdiv(num_columns, num_parts), _COLUMNS) * _COLUMNS
     num_parts = triton.cdiv(num_columns, part)
-    partial = hidden.new_empty(num_parts, num_rows, dtype=torch.float32)
-    _partial_log_norm[(row_blocks, num_parts)](
-        hidden.contiguous(), weight, bias, partial, num_rows, num_columns, part, depth,
+    norms, highest = (hidden.new_empty(num_parts, num_rows, dtype=torch.float32) for _ in range(2))
+    places = hidden.new_empty(num_parts, num_rows, dtype=torch.int32)
+    _scan[(row_blocks, num_parts)](
+        hidden.contiguous(), weight, bias, norms, highest, places, num_rows, num_columns, part, depth,
         _ROWS, _COLUMNS, min(_DEPTH, depth), num_warps=8, num_stages=3,
     )  # fmt: skip
-    return partial[0] if num_parts == 1 else partial.logsumexp(0)
+    best = places.gather(0, highest.argmax(0, keepdim=True))[0].long()
+    return norms.logsumexp(0), best
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _partial_log_norm(  # type: ignore[no-untyped-def]  # noqa: PLR0913 - a kernel has no objects
-    hidden, weight, bias, partial, num_rows, num_columns, part,
+def _scan(  # type: ignore[no-untyped-def]  # noqa: PLR0913 - a kernel has no objects
+    hidden, weight, bias, norms, highest, places, num_rows, num_columns, part,
     depth: tl.constexpr, block_rows: tl.constexpr, block_columns: tl.constexpr, block_depth: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0) * block_rows + tl.arange(0, block_rows)
@@ -46,6 +54,7 @@ def _partial_log_norm(  # type: ignore[no-untyped-def]  # noqa: PLR0913 - a kern
     first = tl.program_id(1) * part
     most = tl.full((block_rows,), float("-inf"), tl.float32)
     total = tl.zeros((block_rows,), tl.float32)
+    place = tl.zeros((block_rows,), tl.int32)
     for start in range(first, min(first + part, num_columns), block_columns):
         column = start + tl.arange(0, block_columns)
         is_column = column < num_columns
@@ -58,7 +67,12 @@ def _partial_log_norm(  # type: ignore[no-untyped-def]  # noqa: PLR0913 - a kern
             logits = tl.dot(rows, columns, logits)
         logits += tl.load(bias + column, mask=is_column, other=0.0).to(tl.float32)[None, :]
         logits = tl.where(is_column[None, :], logits, float("-inf"))
-        higher = tl.maximum(most, tl.max(logits, 1))
+        tile_most, tile_place = tl.max(logits, 1, return_indices=True)
+        place = tl.where(tile_most > most, start + tile_place, place)
+        higher = tl.maximum(most, tile_most)
         total = total * tl.exp(most - higher) + tl.sum(tl.exp(logits - higher[:, None]), 1)
         most = higher
-    tl.store(partial + tl.program_id(1) * num_rows + row, most + tl.log(total), mask=is_row)
+    out = tl.program_id(1) * num_rows + row
+    tl.store(norms + out, most + tl.log(total), mask=is_row)
+    tl.store(highest + out, most, mask=is_row)
+    tl.store(places + out, place, mask=is_row)

@@ -1,0 +1,170 @@
+"""From what stage 2 wrote for some clips to their transcripts: texts, word times, and whether the texts can be trusted.
+
+clip + hypothesis -> text (the family's parse_answer) -> words and what the CTC head hears (alignment.py)
+                  -> opinion (trust.py) -> Transcript, or a second try of a text that went round in circles
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from .alignment import Alignment, TextAligner, WordAligner
+from .decoder.base import Hypothesis
+from .families.base import Answer
+from .transcript import Segment, Token, Transcript, TranscriptWarning, Word
+from .trust import Opinion, hears_speech, judge, with_ctc_text
+
+if TYPE_CHECKING:
+    from .transcriber import Clip, Transcriber
+
+_NO_ALIGNMENT = Alignment(None)
+_NO_OPINION = Opinion()
+
+
+@dataclass(slots=True, eq=False)
+class Written:
+    """What stage 2 wrote for a clip, and what is made of it."""
+
+    clip: "Clip"
+    hypothesis: Hypothesis
+    answer: Answer
+    alignment: Alignment = _NO_ALIGNMENT
+    opinion: Opinion = _NO_OPINION
+    confidence: float | None = None
+    tokens: tuple[Token, ...] | None = None
+
+    @property
+    def needs_second_try(self) -> bool:
+        return self.opinion.is_loop and not self.clip.is_second_try
+
+
+def review(model: "Transcriber", finished: Sequence[tuple["Clip", Hypothesis]]) -> list[Written]:
+    """Read, time and weigh some answers together."""
+    answers = [
+        Written(clip, hypothesis, answer_of(model, clip, hypothesis.token_ids), confidence=_confidence(hypothesis))
+        for clip, hypothesis in finished
+    ]
+    _align(model, answers)
+    for each in answers:
+        if each.clip.options.check:
+            _judge(each)
+        if each.clip.options.token_log_probs:
+            each.tokens = _tokens(model, each.hypothesis)
+    _fall_back(model, [each for each in answers if each.opinion.disagrees and not each.needs_second_try])
+    return answers
+
+
+def answer_of(model: "Transcriber", clip: "Clip", token_ids: Sequence[int]) -> Answer:
+    """What a clip's answer says, whole or as far as it is written."""
+    text = model.tokenizer.decode([*clip.answer_ids, *token_ids])
+    return model.family.parse_answer(text, clip.request)
+
+
+def transcript_of(written: Written, best_length_s: float) -> Transcript:
+    """`best_length_s`: what the model hears well in one pass."""
+    clip, text = written.clip, written.answer.text
+    words = written.alignment.words if clip.options.timestamps else None
+    warnings = tuple(_warnings(written, best_length_s))
+    segments: tuple[Segment, ...] = ()
+    if text:
+        start, end = (words[0].start, words[-1].end) if words else (0.0, clip.duration)
+        segments = (Segment(start, end, text, words, written.confidence, warnings),)
+    return Transcript(
+        key=clip.item.key,
+        text=text,
+        language=written.answer.language,
+        words=words,
+        segments=segments,
+        duration=clip.duration,
+        confidence=written.confidence,
+        finish_reason=written.hypothesis.finish_reason,
+        warnings=warnings,
+        tokens=written.tokens,
+    )
+
+
+def _tokens(model: "Transcriber", hypothesis: Hypothesis) -> tuple[Token, ...]:
+    pairs = zip(hypothesis.token_ids, hypothesis.log_probs, strict=True)
+    return tuple(Token(model.tokenizer.decode([token_id]), log_prob) for token_id, log_prob in pairs)
+
+
+def _align(model: "Transcriber", answers: Sequence[Written]) -> None:
+    """Find the word times of these texts, and what the CTC head hears, where they are asked for."""
+    if model.aligner is None:
+        for each in answers:
+            each.alignment = Alignment(None, model.no_times_reason)
+    else:
+        _align_by_ctc(model.aligner, answers)
+    if model.forced_aligner is not None:
+        _align_by_force(model.forced_aligner, answers)
+
+
+def _align_by_ctc(aligner: WordAligner, answers: Sequence[Written]) -> None:
+    asked = [(each, each.clip.ctc_hidden) for each in answers if each.clip.options.needs_ctc]
+    heard = [(each, hidden) for each, hidden in asked if hidden is not None]
+    texts, durations = [each.answer.text for each, _ in heard], [each.clip.duration for each, _ in heard]
+    alignments = aligner.align([hidden for _, hidden in heard], texts, durations)
+    for (each, _), alignment in zip(heard, alignments, strict=True):
+        each.alignment = alignment
+
+
+def _align_by_force(aligner: TextAligner, answers: Sequence[Written]) -> None:
+    asked = [(each, each.clip.waveform) for each in answers if each.clip.options.timestamps]
+    kept = [(each, waveform) for each, waveform in asked if waveform is not None]
+    texts, languages = [each.answer.text for each, _ in kept], [each.answer.language for each, _ in kept]
+    alignments = aligner.align_words([waveform for _, waveform in kept], texts, languages)
+    for (each, _), alignment in zip(kept, alignments, strict=True):
+        each.alignment = replace(alignment, heard=each.alignment.heard)
+
+
+def _judge(written: Written) -> None:
+    waveform = written.clip.waveform
+    written.opinion = judge(
+        written.answer.text,
+        written.alignment.heard,
+        written.hypothesis,
+        lambda: waveform is None or hears_speech(waveform),  # a segment that a VAD has cut is not kept
+    )
+    if written.opinion.is_dropped:
+        written.answer = replace(written.answer, text="")
+        written.alignment, written.confidence = Alignment(()), None
+
+
+def _fall_back(model: "Transcriber", answers: Sequence[Written]) -> None:
+    """Put what the CTC head hears in the place of these texts, where that is asked for."""
+    replaced = [each for each in answers if each.clip.options.fallback == "ctc" and each.alignment.heard]
+    for each in replaced:
+        each.opinion = with_ctc_text(each.opinion, each.answer.text)
+        each.answer = replace(each.answer, text=" ".join((each.alignment.heard or "").split()))
+    _align(model, replaced)
+    for each in replaced:
+        each.confidence = _mean_confidence(each.alignment.words)
+
+
+def _warnings(written: Written, best_length_s: float) -> Iterator[TranscriptWarning]:
+    clip, hypothesis = written.clip, written.hypothesis
+    if clip.duration > best_length_s:
+        best = f"the model hears up to {best_length_s:g} s well in one pass"
+        yield TranscriptWarning("long_audio", f"{clip.duration:.1f} s of audio; {best}")
+    if hypothesis.finish_reason == "length":
+        yield TranscriptWarning(
+            "unfinished", f"the text stops after {len(hypothesis.token_ids)} tokens (max_new_tokens), not at its end"
+        )
+    if clip.options.timestamps and written.alignment.reason is not None:
+        yield TranscriptWarning("no_word_times", written.alignment.reason)
+    yield from written.opinion.warnings
+
+
+def _confidence(hypothesis: Hypothesis) -> float | None:
+    """Geometric mean of the tokens' probabilities; None where nothing was written."""
+    if not hypothesis.log_probs:
+        return None
+    return math.exp(sum(hypothesis.log_probs) / len(hypothesis.log_probs))
+
+
+def _mean_confidence(words: Sequence[Word] | None) -> float | None:
+    """Geometric mean of what the CTC head says of each word."""
+    if not words:
+        return None
+    return math.exp(sum(math.log(max(word.confidence, 1e-12)) for word in words) / len(words))

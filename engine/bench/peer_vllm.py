@@ -1,0 +1,80 @@
+"""A process that times vLLM's own single-stage model of a family for peer.py: its encoder and its LLM in one engine."""
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..audio import SAMPLE_RATE
+from ..child import connect, receive, send
+from ..inputs import expand_inputs, load
+from .peer import PeerClip, PeerJob, PeerTask
+
+MOST_TOKENS = 512  # where a text ends by itself
+MAX_MODEL_LEN = 4096  # as ours
+GPU_BATCH = 512
+PROMPTS = {  # model_type -> the prompt; vLLM repeats the placeholder as often as a clip needs it
+    "qwen3_asr": "<|im_start|>system\n<|im_end|>\n<|im_start|>user\n"
+    "<|audio_start|><|audio_pad|><|audio_end|><|im_end|>\n<|im_start|>assistant\nlanguage Chinese<asr_text>",
+    "glmasr": "<|user|>\n<|begin_of_audio|><|pad|><|end_of_audio|><|user|>\n"
+    "Please transcribe this audio into text<|assistant|>\n",
+}
+
+
+def engine(task: PeerTask) -> Any:
+    """vLLM's LLM class over the checkpoint as it was published, in bfloat16 on a GPU."""
+    from vllm import LLM
+
+    on_cpu = task.device == "cpu"
+    return LLM(
+        model=task.checkpoint,
+        dtype="float32" if on_cpu else "bfloat16",
+        max_model_len=MAX_MODEL_LEN,
+        gpu_memory_utilization=0.6,
+        enforce_eager=on_cpu,
+        enable_prefix_caching=False,
+        mm_processor_cache_gb=0,  # a second pass would find the embeddings of the first
+        limit_mm_per_prompt={"audio": 1},
+        seed=0,
+        **({} if on_cpu else {"max_num_seqs": GPU_BATCH}),
+    )
+
+
+def waveform(clip: PeerClip) -> np.ndarray:
+    if isinstance(clip, np.ndarray):
+        return clip
+    (item,) = expand_inputs([clip])
+    return load(item)
+
+
+def transcribe(llm: Any, prompt: str, job: PeerJob) -> object:
+    from vllm import SamplingParams
+
+    params = SamplingParams(
+        temperature=0.0, max_tokens=job.num_tokens or MOST_TOKENS, ignore_eos=job.num_tokens is not None
+    )
+    requests = [{"prompt": prompt, "multi_modal_data": {"audio": (waveform(clip), SAMPLE_RATE)}} for clip in job.clips]
+    return llm.generate(requests, params, use_tqdm=False)
+
+
+def main() -> None:
+    """Do all jobs."""
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    parent = connect()
+    task: PeerTask = receive(parent)
+    config = json.loads((Path(task.checkpoint) / "config.json").read_text(encoding="utf-8"))
+    prompt = PROMPTS[config["model_type"]]
+    llm = engine(task)
+    for index, job in enumerate(task.jobs):
+        for _ in range(job.num_passes):
+            started = time.perf_counter()
+            transcribe(llm, prompt, job)
+            send(parent, (index, time.perf_counter() - started))
+    send(parent, None)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""What speaks against a text: loops, and what the encoder's own CTC head hears in the same audio.
+
+An LLM that is given no speech, or audio that it does not understand, writes fluent sentences all the same. The CTC head
+reads the same encoder but cannot: it says for every frame what is heard there, or that nothing is. So
+
+- where it hears nothing at all, or something else than the text and a VAD hears no speech either, the text is dropped;
+- where it hears something else and there is speech, the text is marked, or replaced on request;
+- a text that goes round in circles, while the head does not, is decoded once more; if that loops as well, it is marked.
+
+CTC texts are spoken form without marks ("ninety" for 90). Words with numerals are therefore no evidence either way.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from kaldialign import edit_distance
+
+from .decoder.base import Hypothesis
+from .transcript import TranscriptWarning
+from .vad import SegmentRules, SpeechSegmenter, load_vad
+from .waveform import Waveform
+from .words import split_words, spoken_form
+
+DISAGREEMENT = 0.5  # from which a text is marked; names that hotwords spell in another way stay well below
+_LOOP_SUPPORT = 0.3  # disagreement up to which the head hears the repetition as well
+_LOOP_TOKENS = 8  # that repeat what stands before them
+_LOOP_TIMES = 3  # with the head against the text
+_LOOP_TIMES_ALONE = 8  # with nothing to compare it with, unless the text never ended
+_RULES = SegmentRules()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opinion:
+    """What is to be done about one text."""
+
+    is_loop: bool = False
+    is_dropped: bool = False
+    disagrees: bool = False
+    warnings: tuple[TranscriptWarning, ...] = ()
+
+
+def judge(text: str, heard: str | None, hypothesis: Hypothesis, hears_speech: Callable[[], bool]) -> Opinion:
+    """Weigh a text.
+
+    Args:
+        heard: what the CTC head makes of the same audio; None if there is no such head.
+        hypothesis: what the LLM wrote.
+        hears_speech: asks a VAD; called where it can decide something.
+    """
+    distance = 0.0 if heard is None else disagreement(text, heard)
+    disagrees = distance is not None and distance >= DISAGREEMENT
+    if text and (disagrees or distance is None) and not (heard and hears_speech()):
+        found = f"the CTC head hears {_quoted(heard)}" if heard else "the CTC head hears nothing"
+        message = f"no speech is heard here ({found}); the model wrote {_quoted(text)}, which was dropped"
+        return Opinion(is_dropped=True, warnings=(TranscriptWarning("no_speech", message),))
+    times = loop_times(hypothesis.token_ids)
+    if heard is None:
+        is_loop = times >= (_LOOP_TIMES if hypothesis.finish_reason == "length" else _LOOP_TIMES_ALONE)
+    else:
+        is_loop = times >= _LOOP_TIMES and (distance is None or distance > _LOOP_SUPPORT)
+    warnings = []
+    if is_loop:
+        warnings.append(TranscriptWarning("repetition", f"the same words come {times} times in a row"))
+    if disagrees:
+        message = f"the CTC head hears {_quoted(heard)}: {distance:.0%} of the text and of that differ"
+        warnings.append(TranscriptWarning("disagreement", message))
+    return Opinion(is_loop=is_loop, disagrees=disagrees, warnings=tuple(warnings))
+
+
+def with_ctc_text(opinion: Opinion, text: str) -> Opinion:
+    """What is said of a text that was replaced by what the CTC head hears."""
+    message = f"the text is what the CTC head hears; the model wrote {_quoted(text)}"
+    return replace(opinion, is_loop=False, warnings=(TranscriptWarning("ctc_text", message),))
+
+
+def disagreement(text: str, heard: str) -> float | None:
+    """Edits from a text to what the CTC head heard, over edits and characters in common: 0 to 1.
+
+    Both are compared in spoken form, character by character. Words with numerals are left out; because it is unknown
+    how much of `heard` they stand for, what `heard` has beyond such a text does not count. None if the text has no
+    other words and something was heard.
+    """
+    said, has_numerals = _comparable(text)
+    ctc, _ = _comparable(heard)
+    if not ctc:
+        return 1.0 if text.strip() else 0.0
+    if not said:
+        return None if has_numerals else 1.0
+    first = _num_common(said, ctc)
+    last = _num_common(said[first:][::-1], ctc[first:][::-1])
+    counts = edit_distance(said[first : len(said) - last], ctc[first : len(ctc) - last])
+    changed = counts["sub"] + counts["del"]
+    in_common = len(said) - changed
+    edits = changed + (0 if has_numerals else counts["ins"])
+    return edits / (edits + in_common) if edits else 0.0
+
+
+def loop_times(token_ids: Sequence[int]) -> int:
+    """How often the most repeated run of tokens follows itself, 1 if none repeats at any length."""
+    if len(token_ids) - len(set(token_ids)) < _LOOP_TOKENS:
+        return 1
+    ids = np.array(token_ids)
+    most = 1
+    for period in range(1, len(ids) // 2 + 1):
+        breaks = np.flatnonzero(np.concatenate([[True], ids[period:] != ids[:-period], [True]]))
+        longest = int(np.diff(breaks).max()) - 1  # tokens in a row that are what stands `period` before them
+        if longest >= _LOOP_TOKENS:
+            most = max(most, longest // period + 1)
+    return most
+
+
+def hears_speech(waveform: Waveform) -> bool:
+    """Whether silero-vad finds a segment in (N,) float32 samples at 16 kHz."""
+    segmenter = SpeechSegmenter(load_vad().new_stream(), _RULES)
+    return bool(segmenter.push(waveform) + segmenter.finish())
+
+
+def _comparable(text: str) -> tuple[str, bool]:
+    """The spoken form without the words that have numerals, and whether there are such."""
+    words = split_words(text)
+    plain = [word for word in words if not word.has_numerals]
+    return spoken_form(text, plain)[0], len(plain) < len(words)
+
+
+def _num_common(a: str, b: str) -> int:
+    """Characters at the beginning that both have."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
+
+def _quoted(text: str | None) -> str:
+    """Enough of it for a message."""
+    text = " ".join((text or "").split())
+    return repr(text if len(text) <= 60 else text[:57] + "...")

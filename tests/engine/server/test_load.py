@@ -1,0 +1,41 @@
+"""demos/load_test.py and demos/client_python.py: everybody gets the right text, and /health stays quick meanwhile."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.engine.server.conftest import Running
+from tests.engine.server.requests_of_clients import plain, wav
+from tests.paths import ROOT
+from tests.pipeline import Clip
+
+DEMOS = ROOT / "demos"
+
+
+def run_load(server: str, *arguments: str) -> Any:
+    command = [sys.executable, str(DEMOS / "load_test.py"), "--server", server, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize(("kind", "concurrency"), [("http", 32), ("ws", 16)])
+def test_everybody_gets_the_right_text(server: Running, kind: str, concurrency: int) -> None:
+    address = server.http if kind == "http" else server.ws
+    report = run_load(address, "--concurrency", str(concurrency), "--seconds", "3", "--speed", "30")
+    assert report["outcomes"].keys() == {"ok"} and report["outcomes"]["ok"] >= concurrency, report
+    assert report["health_ms"]["p99"] < 500
+
+
+def test_the_client_prints_what_is_said(server: Running, clips: list[Clip], tmp_path: Path) -> None:
+    clip = plain(clips)[0]
+    file = tmp_path / "a.wav"
+    file.write_bytes(wav(clip))
+    command = [sys.executable, str(DEMOS / "client_python.py"), "--server", server.ws, "--file", str(file)]
+    command += ["--speed", "8", "--language", clip["language"] or "auto", "--hotwords", "Smyth"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert clip["text"] in done.stdout, done.stderr
