@@ -19,11 +19,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from heldout import CONDITIONS, draw_all
+from train.align import align_head
 from train.batches import BatchLimits, PlannerOptions, Planners
 from train.compose import Composer
 from train.corpus import build_corpus
 from train.examine import FULL_RATE, MAX_NEW_TOKENS, Examiner
-from train.export import write_checkpoint
+from train.export import read_weights, write_checkpoint
 from train.loop import Trainer, TrainingOptions
 from train.model import MicroConfig, MicroModel
 from train.vocabulary import learn_vocabulary
@@ -39,6 +40,7 @@ class Scale:
     batch: BatchLimits
     seconds: float
     steps: int
+    head_steps: int  # at the end, of the CTC head alone
     examinations: int  # while training
     max_new_tokens: int  # of an answer when examining
 
@@ -50,6 +52,7 @@ FULL = Scale(
     batch=BatchLimits(audio_s=1600.0, clips=480),
     seconds=460.0,
     steps=100_000,
+    head_steps=400,
     examinations=5,
     max_new_tokens=MAX_NEW_TOKENS,
 )
@@ -60,6 +63,7 @@ SMOKE = Scale(
     batch=BatchLimits(audio_s=60.0, clips=24),
     seconds=60.0,
     steps=4,
+    head_steps=2,
     examinations=0,
     max_new_tokens=4,
 )
@@ -122,7 +126,12 @@ def make(arguments: argparse.Namespace, scale: Scale) -> None:
                 report_steps=min(100, max(scale.steps // 4, 1)),
             ),
         )
-        trainer.run()
+        if arguments.checkpoint:
+            read_weights(model, arguments.checkpoint)
+        else:
+            trainer.run()
+        planners.set_progress(1.0)
+        align_head(model.acoustic, composer, iter(planners), steps=arguments.head_steps or scale.head_steps)
         write_checkpoint(model, vocabulary, arguments.out)
         size = sum(file.stat().st_size for file in arguments.out.rglob("*") if file.is_file())
         print(f"written {time.perf_counter() - started:.1f} s: {arguments.out}, {size} bytes", flush=True)
@@ -135,6 +144,8 @@ def make(arguments: argparse.Namespace, scale: Scale) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder to write the checkpoint to")
+    parser.add_argument("--checkpoint", type=Path, help="made before: train only its CTC head, for --head-steps")
+    parser.add_argument("--head-steps", type=int, help="of the CTC head, at the end")
     parser.add_argument("--smoke", action="store_true", help="a few steps on little data")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--workers", type=int, help="processes that speak and plan; by default one per CPU core")

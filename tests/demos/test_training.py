@@ -3,6 +3,7 @@
 import random
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import english
 import numpy as np
@@ -11,10 +12,12 @@ import torch
 from espeak import SAMPLE_RATE
 from heldout import CONDITIONS, draw_clips
 from names import spellings
+from train.align import aligned_ctc_loss
 from train.batches import NO_ENTRY, NO_WORD, Batch, BatchLimits, Collator, cut_into_batches
 from train.codes import FRAMES_BACK, WIDE_KERNEL, WIDE_SHIFT, code_table, prepare_encoder, route_adaptor, widen
 from train.compose import NO_AUGMENTATION, Augmentation, Composer, to_device
 from train.corpus import Corpus, build_corpus
+from train.export import checkpoint_tensors, read_weights, write_checkpoint
 from train.lessons import LONGEST_SAMPLES, MAX_HOTWORDS, Lesson, Mixture, Teacher
 from train.model import MicroConfig, MicroModel, losses
 from train.muon import orthogonalise
@@ -23,6 +26,7 @@ from voices import HELD_OUT_VARIANTS, TRAINING_VARIANTS
 
 from tests.demos.stand_in import use_stand_in
 from twostage_asr.encoders.adaptor import AdaptorConfig, TransformerAdaptor
+from twostage_asr.encoders.fbank import num_lfr_frames
 from twostage_asr.encoders.sensevoice import SenseVoiceConfig, SenseVoiceEncoder
 from twostage_asr.engine.families.fun_asr_nano import FunASRNano
 
@@ -198,6 +202,45 @@ def test_every_parameter_gets_a_gradient(model: MicroModel, batch: Batch, corpus
     without = [name for name, parameter in model.named_parameters() if parameter.grad is None]
     assert without == []
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters() if parameter.grad is not None)
+
+
+def test_tokens_may_be_emitted_around_the_middle_of_their_words(lessons: list[Lesson], vocabulary: Vocabulary) -> None:
+    spoken = [lesson for lesson in lessons if len(lesson.words) == len(vocabulary.ctc.encode(lesson.ctc_text))][:100]
+    batch = Collator(vocabulary).collate(spoken)
+    middles = [middle / 960 for lesson in spoken for _, middle in lesson.words]
+    assert len(middles) > 300
+    narrow = np.diff(batch.ctc_windows, axis=1)[:, 0] <= 3
+    assert narrow.mean() > 0.7  # the others write something else than was said
+    first, last = batch.ctc_windows[narrow].T
+    assert (first - 1.5 <= np.array(middles)[narrow]).all() and (np.array(middles)[narrow] <= last + 1.5).all()
+
+
+def test_the_aligned_loss_is_plain_ctc_where_tokens_may_be_anywhere(batch: Batch) -> None:
+    torch.manual_seed(0)
+    lens = torch.tensor([num_lfr_frames(n) for n in batch.sample_lens.tolist()])
+    tensors = dict(to_device(batch, torch.device("cpu")))
+    classes = int(tensors["ctc_ids"].max()) + 2
+    log_probs = torch.randn(len(lens), int(lens.max()), classes).log_softmax(-1)
+    aligned = aligned_ctc_loss(log_probs, lens, tensors)
+    tensors["ctc_windows"] = torch.stack(
+        [torch.zeros(len(tensors["ctc_ids"])), lens[tensors["ctc_rows"]] - 1], 1
+    ).long()
+    plain = torch.nn.functional.ctc_loss(
+        log_probs.transpose(0, 1), tensors["ctc_ids"], lens, tensors["ctc_lens"], blank=classes - 1, reduction="sum"
+    )
+    free = aligned_ctc_loss(log_probs, lens, tensors)
+    torch.testing.assert_close(free, plain / len(tensors["ctc_ids"]))
+    assert aligned > free + 0.1
+
+
+def test_a_checkpoint_read_back_is_written_the_same(model: MicroModel, vocabulary: Vocabulary, tmp_path: Path) -> None:
+    write_checkpoint(model, vocabulary, tmp_path)
+    written = checkpoint_tensors(model)
+    other = MicroModel(model.config)
+    read_weights(other, tmp_path)
+    again = checkpoint_tensors(other)
+    assert written.keys() == again.keys()
+    assert all(torch.equal(written[name], again[name]) for name in written)
 
 
 def test_the_wide_kernel_gives_what_the_table_gives() -> None:

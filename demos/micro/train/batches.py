@@ -4,6 +4,7 @@ Clips of similar length share a batch. Planners are forked, so they must start b
 """
 
 import contextlib
+import math
 import multiprocessing
 import os
 import random
@@ -20,7 +21,7 @@ import numpy.typing as npt
 import torch
 
 from twostage_asr.encoders.adaptor import audio_token_count
-from twostage_asr.encoders.fbank import num_lfr_frames
+from twostage_asr.encoders.fbank import WINDOW_SAMPLES, num_lfr_frames
 from twostage_asr.engine.families.fun_asr_nano import HOTWORD_HEADER, FunASRNano
 
 from .corpus import Corpus
@@ -62,6 +63,8 @@ class Batch:
     name_targets: Ints  # (P,) which hotword says how to write the name, MAX_HOTWORDS where none does
     ctc_ids: Ints  # targets of all clips, one after another
     ctc_lens: Ints  # (B,)
+    ctc_rows: Ints  # clip of each target
+    ctc_windows: Ints  # (targets, 2) the first and the last frame around the middle of its word; any where unknown
     slot_words: Ints  # (B, max audio tokens, WORDS_PER_SLOT) CTC token ids of what is said there, NO_WORD elsewhere
 
     @property
@@ -144,6 +147,15 @@ class Collator:
             name_targets=np.array([target for _, _, target in names], np.int64),
             ctc_ids=np.array([token for ids in ctc for token in ids], np.int64),
             ctc_lens=np.array([len(ids) for ids in ctc], np.int64),
+            ctc_rows=np.repeat(np.arange(len(lessons)), [len(ids) for ids in ctc]),
+            ctc_windows=np.array(
+                [
+                    window
+                    for lesson, ids, count in zip(lessons, ctc, frames.tolist(), strict=True)
+                    for window in self._ctc_windows(lesson, ids, count)
+                ],
+                np.int64,
+            ).reshape(-1, 2),
             slot_words=self._slot_words(lessons, -(-int(frames.max()) // SLOT_FRAMES)),
         )
 
@@ -163,6 +175,28 @@ class Collator:
         ]
         ids = [*prefix, *([0] * num_audio), *suffix, *answer, self._vocabulary.end_id]
         return _Row(ids, len(prefix), [*weights, 1.0], entries, names)
+
+    def _ctc_windows(self, lesson: Lesson, ids: Sequence[int], num_frames: int) -> list[tuple[int, int]]:
+        """Of each token of the CTC text, from the words' times; whole clips where the text is not these words."""
+        ends, place = [], 0  # of the words in the text: in bytes, and the last one's in characters
+        for word, _ in lesson.words:
+            start = lesson.ctc_text.find(word, place)
+            if start < 0 or lesson.ctc_text[place:start].strip():
+                break
+            size = len(lesson.ctc_text[place : start + len(word)].encode())
+            ends.append(size + (ends[-1] if ends else 0))
+            place = start + len(word)
+        if len(ends) < len(lesson.words) or lesson.ctc_text[place:].strip():
+            return [(0, num_frames - 1)] * len(ids)
+        owners = np.searchsorted(ends, np.cumsum(self._vocabulary.ctc.byte_lengths(ids)))
+        counts = np.bincount(owners, minlength=len(ends))
+        windows = []
+        for owner in owners.tolist():
+            middle = (lesson.words[owner][1] - WINDOW_SAMPLES // 2) / FRAME_SAMPLES
+            reach = float(counts[owner])
+            first, last = math.floor(middle - reach + 0.5), math.ceil(middle + reach - 0.5)
+            windows.append((min(max(first, 0), num_frames - 1), max(min(last, num_frames - 1), 0)))
+        return windows
 
     def _slot_words(self, lessons: Sequence[Lesson], num_slots: int) -> Ints:
         out = np.full((len(lessons), num_slots, WORDS_PER_SLOT), NO_WORD, np.int64)

@@ -12,8 +12,8 @@ import torch
 import yaml
 from torch import Tensor
 
-from .codes import WIDE_KERNEL, WIDE_SHIFT, widen
-from .model import MicroConfig, MicroModel
+from .codes import WIDE_KERNEL, WIDE_SHIFT, narrow, widen
+from .model import NARROW_KERNEL, MicroConfig, MicroModel
 from .variants import LLM_FOLDER
 from .vocabulary import Vocabulary, write_ctc_vocabulary, write_llm_tokenizer
 
@@ -25,6 +25,15 @@ def checkpoint_tensors(model: MicroModel) -> dict[str, Tensor]:
     llm = {f"llm.{name}": tensor.detach().float().cpu() for name, tensor in model.llm.state_dict().items()}
     llm["llm.lm_head.weight"] = llm["llm.model.embed_tokens.weight"]  # the published file has its own copy
     return {name: tensor.to(torch.bfloat16).clone() for name, tensor in (weights | llm).items()}
+
+
+def read_weights(model: MicroModel, folder: Path) -> None:
+    """Give `model` the weights of a checkpoint that write_checkpoint wrote for a model of its sizes."""
+    stored = torch.load(folder / "model.pt", weights_only=True)["state_dict"]
+    weights = {name: tensor.float() for name, tensor in stored.items()}
+    narrow(weights, "audio_encoder.", model.config.encoder_dim, NARROW_KERNEL)
+    model.llm.load_state_dict({name[4:]: tensor for name, tensor in weights.items() if name.startswith("llm.")})
+    model.acoustic.load_state_dict({name: tensor for name, tensor in weights.items() if not name.startswith("llm.")})
 
 
 def write_checkpoint(model: MicroModel, vocabulary: Vocabulary, folder: Path) -> None:
