@@ -269,7 +269,7 @@ def test_references_between_keys_are_followed(edited: EditCheckpoint, converted_
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (b"YQ== 3469", r"rank 3469 is not below 3469 \(the CTC blank\)"),
+        (b"YQ== 1853", r"rank 1853 is not below 1853 \(the CTC blank\)"),
         (b"YQ== 0", "rank 0 repeats the rank of"),
         (b"YQ==", "is not a base64 token and a rank"),
         (b"\xff\xfe 5000", "is not a base64 token and a rank"),

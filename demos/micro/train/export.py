@@ -123,6 +123,16 @@ def _config_yaml(config: MicroConfig) -> dict[str, Any]:
             "llm_dtype": "bf16",
             "init_param_path": LLM_FOLDER,
             "use_lora": False,
+            "lora_conf": {
+                "freeze_lora": True,
+                "task_type": "CAUSAL_LM",
+                "r": 16,
+                "lora_alpha": 32,
+                "lora_dropout": 0.05,
+                "bias": "none",
+                "target_modules": ["q_proj", "v_proj"],
+                "init_param_path": "",
+            },
         },
         "audio_adaptor": "Transformer",
         "audio_adaptor_conf": {
