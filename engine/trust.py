@@ -51,16 +51,17 @@ def judge(text: str, heard: str | None, hypothesis: Hypothesis, speech_s: Callab
     """
     distance = 0.0 if heard is None else disagreement(text, heard)
     disagrees = distance is not None and distance >= DISAGREEMENT
-    is_doubted = disagrees or distance is None
-    if text and is_doubted and (not heard or len(text.encode()) > MOST_BYTES_PER_S * speech_s()):
-        found = f"the CTC head hears {_quoted(heard)}" if heard else "the CTC head hears nothing"
-        message = f"no speech is heard that could be this text ({found}); {_quoted(text)} was dropped"
-        return Opinion(is_dropped=True, warnings=(TranscriptWarning("no_speech", message),))
     times = loop_times(hypothesis.token_ids)
     if heard is None:
         is_loop = times >= (_LOOP_TIMES if hypothesis.finish_reason == "length" else _LOOP_TIMES_ALONE)
     else:
         is_loop = times >= _LOOP_TIMES and (distance is None or distance > _LOOP_SUPPORT)
+    is_doubted = disagrees or distance is None
+    # How long a loop is says nothing; another try may hear the speech.
+    if text and is_doubted and (not heard or (not is_loop and len(text.encode()) > MOST_BYTES_PER_S * speech_s())):
+        found = f"the CTC head hears {_quoted(heard)}" if heard else "the CTC head hears nothing"
+        message = f"no speech is heard that could be this text ({found}); {_quoted(text)} was dropped"
+        return Opinion(is_dropped=True, warnings=(TranscriptWarning("no_speech", message),))
     warnings = []
     if is_loop:
         warnings.append(TranscriptWarning("repetition", f"the same words come {times} times in a row"))

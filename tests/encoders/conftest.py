@@ -47,7 +47,7 @@ def _micro_config(directory: Path) -> FunASRNanoAcousticConfig:
     }
     vocab_size = stored["ctc_vocab_size"]
     return FunASRNanoAcousticConfig(
-        encoder=SenseVoiceConfig(output_dim=encoder["output_size"], **shared),
+        encoder=SenseVoiceConfig(output_dim=encoder["output_size"], memory_shift=encoder["sanm_shfit"], **shared),
         adaptor=_adaptor_config(stored["audio_adaptor_conf"]),
         ctc=CTCConfig(
             decoder=_adaptor_config(stored["ctc_decoder_conf"]), vocab_size=vocab_size, blank_id=vocab_size - 1

