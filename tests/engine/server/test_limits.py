@@ -156,6 +156,7 @@ def test_pages_from_elsewhere_may_not_connect(start: Callable[..., Any]) -> None
 
 async def end_of(server: Running, *messages: str | bytes) -> tuple[int, str]:
     """The close code and reason that these messages lead to."""
+    wait_until(lambda: not server.speech.num_sessions, "the session before goes on")
     async with websockets.connect(server.ws) as socket:
         try:
             for message in messages:
