@@ -134,7 +134,7 @@ class _Attention(nn.Module):
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         query, key = (self._rotated(proj(x), cos, sin) for proj in (self.q_proj, self.k_proj))
-        out: Tensor = self.o_proj(attend(query, key, self.v_proj(x), num_heads=self.num_heads, bias=None))
+        out: Tensor = self.o_proj(attend(query, key, self.v_proj(x), num_heads=self.num_heads, mask=None))
         return out
 
     def _rotated(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -221,7 +221,7 @@ class _Attention(nn.Module):
 
     def forward(self, x: Tensor, windows: _Windows) -> Tensor:
         query, key, value = (windows.padded(proj(x)) for proj in (self.q_proj, self.k_proj, self.v_proj))
-        attended = attend(query, key, value, num_heads=self.num_heads, bias=windows.bias)
+        attended = attend(query, key, value, num_heads=self.num_heads, mask=windows.bias)
         out: Tensor = self.out_proj(windows.packed(attended))
         return out
 

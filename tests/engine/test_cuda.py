@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from tests.pipeline import Clip
 from twostage_asr.encoders.adaptor import AdaptorConfig
 from twostage_asr.encoders.ctc import CTCConfig, CTCHead
+from twostage_asr.encoders.transformer import PaddedKeys, attend, attention_bias, key_mask, valid_frames
 from twostage_asr.engine import AutoModelVLLM
 from twostage_asr.engine.cuda_graphs import MAX_CLIPS, MAX_FRAMES, SmallBatchGraphs, bucket_of
 from twostage_asr.engine.families import family_named
@@ -74,6 +75,16 @@ def test_emissions_are_those_of_whole_logits(num_clips: int, num_frames: int) ->
     assert ours.shape == (num_clips, num_frames, 20)
     expected = all_tokens.gather(2, columns[:2].cuda()[:, None, :].expand(-1, num_frames, -1))
     torch.testing.assert_close(ours[:2], expected, atol=2e-3, rtol=0)
+
+
+@needs_cuda
+def test_attention_looks_at_each_clips_own_keys_alone() -> None:
+    lens = torch.tensor([1, 37, 300], device="cuda")
+    parts = [torch.randn(3, 300, 512, device="cuda", dtype=torch.bfloat16) for _ in range(3)]
+    masked = attend(*parts, num_heads=4, mask=attention_bias(valid_frames(lens, 300, lens.device), torch.bfloat16))
+    mask = key_mask(lens, 300, parts[0])
+    assert isinstance(mask, PaddedKeys)
+    torch.testing.assert_close(attend(*parts, num_heads=4, mask=mask), masked, atol=0.02, rtol=0.02)
 
 
 @needs_cuda
