@@ -35,6 +35,11 @@ def valid_frames(lens: Tensor, num_frames: int, device: torch.device) -> Tensor 
     return (frames < lens[:, None]).to(device, non_blocking=True)
 
 
+def has_kernels(x: Tensor) -> bool:
+    """Whether frames like these may take kernels that are made for GPUs and know no gradients."""
+    return x.is_cuda and torch.is_inference_mode_enabled()
+
+
 class PaddedKeys(NamedTuple):
     """Where each clip's keys are in a padded batch, for kernels that look at no others."""
 
@@ -51,7 +56,7 @@ def key_mask(lens: Tensor, num_frames: int, weight: Tensor) -> Mask:
     A bias, or on a GPU in half precision PaddedKeys: each layer would copy a bias to all its heads, which takes a third
     as long as attention itself.
     """
-    if lens.is_cuda and weight.dtype in (torch.bfloat16, torch.float16):
+    if has_kernels(lens) and weight.dtype in (torch.bfloat16, torch.float16):
         starts = torch.arange(len(lens) + 1, dtype=torch.int32, device=lens.device) * num_frames
         return PaddedKeys(starts, lens.int())
     return attention_bias(valid_frames(lens, num_frames, weight.device), weight.dtype)
@@ -103,5 +108,12 @@ class FeedForward(nn.Module):
         self.w_2 = nn.Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.w_2(F.relu(self.w_1(x)))
+        out: Tensor = self.w_2(self._hidden(x))
         return out
+
+    def _hidden(self, x: Tensor) -> Tensor:
+        if not has_kernels(x):
+            return F.relu(self.w_1(x))
+        # The matrix product's own ReLU: the hidden frames, the widest of all, are not read and written once more.
+        rows: Tensor = torch.ops.aten._addmm_activation(self.w_1.bias, x.flatten(0, 1), self.w_1.weight.t())
+        return rows.view(*x.shape[:2], -1)
