@@ -11,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .transformer import FeedForward, Mask, attend, has_kernels, key_mask, valid_frames
+from .transformer import FeedForward, Mask, attend, key_mask, valid_frames
 
 _LONGEST_WAVELENGTH = 10_000.0  # of the positional encoding, in frames / 2 pi
+_MOST_UNROLLED_TAPS = 31  # of the FSMN memory; the published models have 11
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +113,8 @@ class _SANMLayer(nn.Module):
         self.feed_forward = FeedForward(config.output_dim, config.linear_units)
 
     def forward(self, x: Tensor, mask: Mask, padding: Tensor | None) -> Tensor:
-        x = self.self_attn(self.norm1(x), mask, padding, residual=None if self.is_first else x)
+        attended = self.self_attn(self.norm1(x), mask, padding)
+        x = attended if self.is_first else x + attended
         out: Tensor = x + self.feed_forward(self.norm2(x))
         return out
 
@@ -130,24 +132,30 @@ class _SANM(nn.Module):
         frames_back = (config.kernel_size - 1) // 2 + config.memory_shift
         self._reach = (frames_back, config.kernel_size - 1 - frames_back)
 
-    def forward(self, x: Tensor, mask: Mask, padding: Tensor | None, *, residual: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, mask: Mask, padding: Tensor | None) -> Tensor:
         q, k, value = self.linear_q_k_v(x).chunk(3, dim=-1)
-        projected: Tensor = self.linear_out(attend(q, k, value, num_heads=self.num_heads, mask=mask))
-        if padding is not None and has_kernels(x):
-            from .memory_triton import add_memory
-
-            weight = self.fsmn_block.weight[:, 0]
-            return add_memory(value, weight, padding[..., 0], projected, residual, self._reach[0])
-        attended = projected + self._memory(value, padding)
-        return attended if residual is None else residual + attended
+        context = attend(q, k, value, num_heads=self.num_heads, mask=mask)
+        out: Tensor = self.linear_out(context) + self._memory(value, padding)
+        return out
 
     def _memory(self, value: Tensor, padding: Tensor | None) -> Tensor:
         """FSMN: each frame's value plus a learned sum of its neighbours', (B, T, width)."""
         if padding is not None:
             value = value.masked_fill(padding, 0.0)
+        if torch.compiler.is_compiling() and self.fsmn_block.kernel_size[0] <= _MOST_UNROLLED_TAPS:
+            return self._unrolled_memory(value)
         columns = F.pad(value.transpose(1, 2), self._reach)
         memory: Tensor = self.fsmn_block(columns).transpose(1, 2)
         return memory + value
+
+    def _unrolled_memory(self, value: Tensor) -> Tensor:
+        """The same as a sum of shifted frames, which a compiler joins with what stands around it: no copies, no add."""
+        frames_back, frames_ahead = self._reach
+        padded = F.pad(value, (0, 0, frames_back, frames_ahead)).float()
+        memory = value.float()
+        for tap, weight in enumerate(self.fsmn_block.weight[:, 0].float().unbind(1)):
+            memory = memory + padded[:, tap : tap + value.shape[1]] * weight
+        return memory.to(value.dtype)
 
 
 def _positional_encoding(num_frames: int, width: int, device: torch.device) -> Tensor:

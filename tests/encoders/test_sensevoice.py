@@ -89,6 +89,24 @@ def test_impossible_sizes_are_refused(wrong: dict[str, int]) -> None:
         SenseVoiceConfig(**(sizes | wrong))
 
 
+@pytest.mark.parametrize(("kernel_size", "memory_shift"), [(11, 0), (11, 3), (8, 0), (1, 0)])
+def test_the_memory_that_a_compiler_sees_is_the_same(kernel_size: int, memory_shift: int) -> None:
+    torch.manual_seed(0)
+    config = SenseVoiceConfig(
+        output_dim=64,
+        attention_heads=4,
+        linear_units=128,
+        num_blocks=2,
+        tp_blocks=1,
+        kernel_size=kernel_size,
+        memory_shift=memory_shift,
+    )
+    encoder = SenseVoiceEncoder(config).eval().requires_grad_(False)
+    value = torch.randn(3, 17, 64)
+    memory = encoder.encoders0[0].self_attn
+    torch.testing.assert_close(memory._unrolled_memory(value), memory._memory(value, None), atol=1e-5, rtol=0)
+
+
 def test_compiled_layers_give_the_same_frames(monkeypatch: pytest.MonkeyPatch) -> None:
     """Traced as for a GPU, but run by PyTorch itself: no C++ compiler is needed."""
     torch.manual_seed(0)
@@ -100,7 +118,16 @@ def test_compiled_layers_give_the_same_frames(monkeypatch: pytest.MonkeyPatch) -
     expected = encoder(features, lens)
     compile_ = torch.compile
     monkeypatch.setattr(torch, "compile", lambda f, dynamic: compile_(f, dynamic=dynamic, backend="eager"))
+    unrolled: list[int] = []
+    memory = type(encoder.encoders0[0].self_attn)._unrolled_memory
+
+    def counted(self: object, value: Tensor) -> Tensor:
+        unrolled.append(1)
+        return memory(self, value)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(type(encoder.encoders0[0].self_attn), "_unrolled_memory", counted)
     encoder.compile()
     out = encoder(features, lens)
     for row, same, length in zip(out, expected, lens.tolist(), strict=True):
         torch.testing.assert_close(row[:length], same[:length], atol=2e-5, rtol=0)
+    assert unrolled

@@ -6,8 +6,6 @@ import sys
 import torch
 
 from twostage_asr.encoders.ctc_triton import log_norm_and_best
-from twostage_asr.encoders.memory_triton import add_memory
-from twostage_asr.encoders.sensevoice import SenseVoiceConfig, SenseVoiceEncoder
 from twostage_asr.engine.viterbi import batched_paths, kernel_paths, min_frames
 
 NUM_BATCHES = 60
@@ -37,18 +35,4 @@ for num_rows, num_columns, depth in ((1, 129, 16), (3, 300, 64), (130, 1000, 192
     norm, best = log_norm_and_best(hidden, weight, bias)
     torch.testing.assert_close(norm, logits.logsumexp(-1))
     assert torch.equal(best, logits.argmax(-1)), (num_rows, num_columns, depth)
-for kernel_size, memory_shift, width in ((11, 0, 64), (8, 3, 160), (1, 0, 64)):
-    torch.manual_seed(kernel_size)
-    sizes = {"linear_units": 8, "num_blocks": 2, "tp_blocks": 0}
-    config = SenseVoiceConfig(
-        output_dim=width, attention_heads=4, kernel_size=kernel_size, memory_shift=memory_shift, **sizes
-    )
-    attention = SenseVoiceEncoder(config).requires_grad_(False).encoders[0].self_attn
-    value, (projected, residual) = torch.randn(3, 37, 3 * width).chunk(3, -1)[2], torch.randn(2, 3, 37, width)
-    padding = torch.arange(37) >= torch.tensor([[37], [1], [20]])
-    memory = attention._memory(value, padding[..., None])
-    weight, frames_back = attention.fsmn_block.weight[:, 0], attention._reach[0]
-    for added in (None, residual):
-        expected = projected + memory + (0 if added is None else added)
-        torch.testing.assert_close(add_memory(value, weight, padding, projected, added, frames_back), expected)
 sys.stdout.write(f"{NUM_BATCHES} batches agree\n")
