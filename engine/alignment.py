@@ -24,6 +24,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -130,6 +131,24 @@ class _Emissions:
     token_probs: Tensor  # (B, S) highest probability of the token in those frames
     speech_probs: Tensor  # (B, S) highest probability of any token in those frames
     frame_log_probs: Tensor  # (B,) mean log-probability per frame of the whole path
+    heard: list[str]  # of each clip, whatever its text
+
+    @classmethod
+    def joined(cls, parts: Sequence["_Emissions"]) -> "_Emissions":
+        """Those of several batches; tokens that a clip lacks are zeros."""
+        num_tokens = max(part.centres.shape[1] for part in parts)
+
+        def rows(name: str) -> Tensor:
+            of_parts = (getattr(part, name) for part in parts)
+            return torch.cat([F.pad(each, (0, num_tokens - each.shape[1])) for each in of_parts])
+
+        return cls(
+            centres=rows("centres"),
+            token_probs=rows("token_probs"),
+            speech_probs=rows("speech_probs"),
+            frame_log_probs=torch.cat([part.frame_log_probs for part in parts]),
+            heard=[text for part in parts for text in part.heard],
+        )
 
 
 class WordAligner:
@@ -179,9 +198,10 @@ class WordAligner:
                 tasks.append(_Task(index=i, hidden=clip, target=target, duration_s=duration_s))
         others = [i for i in others if len(hidden[i])]
         with torch.cuda.stream(self._stream):
-            for batch in _batches(tasks):
-                for task, alignment in zip(batch, self._align_batch(batch), strict=True):
-                    alignments[task.index] = alignment
+            batches = list(_batches(tasks))
+            timed = [task for batch in batches for task in batch]
+            for task, alignment in zip(timed, self._align(timed, [self._emissions(b) for b in batches]), strict=True):
+                alignments[task.index] = alignment
             for i, heard in zip(others, self._listen([hidden[i] for i in others]), strict=True):
                 alignments[i] = replace(alignments[i], heard=heard)
         return alignments
@@ -193,23 +213,27 @@ class WordAligner:
         lens = torch.tensor([len(clip) for clip in hidden])
         return [self._tokenizer.decode(ids) for ids in self._head.greedy(pad_sequence(list(hidden), True), lens)]
 
-    def _align_batch(self, batch: Sequence[_Task]) -> list[Alignment]:
-        emissions, heard = self._emissions(batch)
-        num_tokens = torch.tensor([len(task.target.token_ids) for task in batch])
-        lengths = pad_sequence([torch.from_numpy(task.target.token_lengths) for task in batch], batch_first=True)
+    def _align(self, tasks: Sequence[_Task], parts: Sequence[_Emissions]) -> list[Alignment]:
+        if not tasks:
+            return []
+        emissions = _Emissions.joined(parts)
+        num_tokens = torch.tensor([len(task.target.token_ids) for task in tasks])
+        lengths = pad_sequence([torch.from_numpy(task.target.token_lengths) for task in tasks], batch_first=True)
         typical_rate = 1.0 / (TYPICAL_BYTES_PER_S * self._clock.frame_s)
         onsets, ends = token_times(emissions.centres, lengths, num_tokens, typical_rate)
-        durations = torch.tensor([task.duration_s for task in batch], dtype=torch.float64)
+        durations = torch.tensor([task.duration_s for task in tasks], dtype=torch.float64)
         starts, ends = _settle(self._seconds(onsets), self._seconds(ends), num_tokens, durations)
+        rows = (each.numpy() for each in (starts, ends, emissions.token_probs, emissions.speech_probs))
         alignments = []
-        for i, task in enumerate(batch):
-            reason = self._doubt(float(emissions.frame_log_probs[i]))
-            probs = emissions.token_probs[i].numpy(), emissions.speech_probs[i].numpy()
-            words = None if reason else _timed_words(task, starts[i].numpy(), ends[i].numpy(), *probs)
-            alignments.append(Alignment(words=words, reason=reason, heard=heard[i]))
+        for task, heard, log_prob, *row in zip(
+            tasks, emissions.heard, emissions.frame_log_probs.tolist(), *rows, strict=True
+        ):
+            reason = self._doubt(log_prob)
+            words = None if reason else _timed_words(task, *row)
+            alignments.append(Alignment(words=words, reason=reason, heard=heard))
         return alignments
 
-    def _emissions(self, batch: Sequence[_Task]) -> tuple[_Emissions, list[str]]:
+    def _emissions(self, batch: Sequence[_Task]) -> _Emissions:
         """What the best paths of the texts emit, and what the head hears whatever the texts."""
         columns, targets = _columns_and_targets([t.target.token_ids for t in batch], self._head.config.blank_id)
         scores = self._head.scores(pad_sequence([t.hidden for t in batch], batch_first=True), columns)
@@ -217,7 +241,7 @@ class WordAligner:
         frame_lens = torch.tensor([len(task.hidden) for task in batch])
         states = best_paths(emissions, targets, frame_lens, torch.tensor([len(t.target.token_ids) for t in batch]))
         heard = [self._tokenizer.decode(ids) for ids in self._head.collapse(scores.best, frame_lens)]
-        return _read_paths(emissions, targets, states, frame_lens.to(emissions.device)), heard
+        return _read_paths(emissions, targets, states, frame_lens.to(emissions.device), heard)
 
     def _seconds(self, frames: Tensor) -> Tensor:
         return frames * self._clock.frame_s + HALF_WINDOW_S
@@ -261,7 +285,7 @@ def _columns_and_targets(token_ids: Sequence[Sequence[int]], blank_id: int) -> t
     return pad_sequence(columns, batch_first=True), pad_sequence(targets, batch_first=True)
 
 
-def _read_paths(emissions: Tensor, targets: Tensor, states: Tensor, frame_lens: Tensor) -> _Emissions:
+def _read_paths(emissions: Tensor, targets: Tensor, states: Tensor, frame_lens: Tensor, heard: list[str]) -> _Emissions:
     num_clips, num_tokens = targets.shape
     log_probs = path_log_probs(emissions, targets, states)
     # Frames that emit blank, or are padding, go to one token more.
@@ -279,6 +303,7 @@ def _read_paths(emissions: Tensor, targets: Tensor, states: Tensor, frame_lens: 
         token_probs=of_tokens[1],
         speech_probs=of_tokens[2],
         frame_log_probs=(log_probs.masked_fill(padding, 0.0).sum(1) / frame_lens).double().cpu(),
+        heard=heard,
     )
 
 
@@ -298,9 +323,9 @@ def _timed_words(
 ) -> tuple[Word, ...]:
     target = task.target
 
-    def seconds(tokens: IntArray, fractions: FloatArray) -> list[float]:
-        within = starts[tokens] + fractions * (ends[tokens] - starts[tokens])
-        return [round(second, 3) for second in within.tolist()]
+    def seconds(tokens: IntArray, fractions: FloatArray) -> FloatArray:
+        within: FloatArray = starts[tokens] + fractions * (ends[tokens] - starts[tokens])
+        return within.round(3)
 
     def means(probs: FloatArray) -> FloatArray:
         """Geometric, over the tokens of each word."""
@@ -311,9 +336,7 @@ def _timed_words(
 
     has_numerals = np.array([word.has_numerals for word in target.words])
     confidences = np.where(has_numerals, means(speech_probs), means(token_probs)).tolist()
-    word_starts = seconds(target.start_tokens, target.start_fractions)
-    word_ends = seconds(target.end_tokens, target.end_fractions)
-    return tuple(
-        Word(text=word.text, start=start, end=min(end, task.duration_s), confidence=confidence)
-        for word, start, end, confidence in zip(target.words, word_starts, word_ends, confidences, strict=True)
-    )
+    word_starts = seconds(target.start_tokens, target.start_fractions).tolist()
+    word_ends = seconds(target.end_tokens, target.end_fractions).clip(max=task.duration_s).tolist()
+    texts = (word.text for word in target.words)
+    return tuple(map(Word, texts, word_starts, word_ends, confidences))
