@@ -29,9 +29,9 @@ from tests.tiny_qwen_asr import ALIGNED, AUDIO, CASES, NUM_CLASSES, NUM_TOKENS, 
 from tests.tones import SAMPLE_RATE, clip
 
 TEMPLATE = (  # renders as the published one does
-    "{% for m in messages %}{% if m.role == 'system' %}<|im_start|>system\n{{ m.content }}<|im_end|>\n{% else %}"
-    "<|im_start|>user\n<|audio_start|><|audio_pad|><|audio_end|><|im_end|>\n{% endif %}{% endfor %}"
-    "<|im_start|>assistant\n"
+    "{% for m in messages %}{% if m.role == 'system' %}{{ '<|im_start|>system\n' + m.content + '<|im_end|>\n' }}"
+    "{% else %}{{ '<|im_start|>user\n<|audio_start|><|audio_pad|><|audio_end|><|im_end|>\n' }}{% endif %}{% endfor %}"
+    "{{ '<|im_start|>assistant\n' }}"
 )
 
 

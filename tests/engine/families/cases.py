@@ -47,7 +47,9 @@ class GoldenAnswers:
 
     def answer(self, waveform: np.ndarray, prefix: list[int], suffix: list[int], num_tokens: int) -> list[int]:
         golden = self.answers[len(waveform)]
-        assert (prefix, suffix, num_tokens) == (golden["prefix_ids"], golden["suffix_ids"], len(golden["tokens"]))
+        assert prefix == golden["prefix_ids"]
+        assert suffix == golden["suffix_ids"]
+        assert num_tokens == len(golden["tokens"])
         return list(golden["tokens"])
 
 
