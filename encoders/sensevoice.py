@@ -15,6 +15,9 @@ from .transformer import FeedForward, Mask, attend, key_mask, valid_frames
 
 _LONGEST_WAVELENGTH = 10_000.0  # of the positional encoding, in frames / 2 pi
 _MOST_UNROLLED_TAPS = 31  # of the FSMN memory; the published models have 11
+_LENGTH_STEP = (
+    32  # frames; oneDNN compiles a kernel for each shape that it convolves, and keeps 1024 of them, 0.5 MB each
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,8 +147,9 @@ class _SANM(nn.Module):
             value = value.masked_fill(padding, 0.0)
         if torch.compiler.is_compiling() and self.fsmn_block.kernel_size[0] <= _MOST_UNROLLED_TAPS:
             return self._unrolled_memory(value)
-        columns = F.pad(value.transpose(1, 2), self._reach)
-        memory: Tensor = self.fsmn_block(columns).transpose(1, 2)
+        num_frames, (frames_back, frames_ahead) = value.shape[1], self._reach
+        columns = F.pad(value.transpose(1, 2), (frames_back, frames_ahead + -num_frames % _LENGTH_STEP))
+        memory: Tensor = self.fsmn_block(columns)[..., :num_frames].transpose(1, 2)
         return memory + value
 
     def _unrolled_memory(self, value: Tensor) -> Tensor:
