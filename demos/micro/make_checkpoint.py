@@ -130,6 +130,7 @@ def make(arguments: argparse.Namespace, scale: Scale) -> None:
             read_weights(model, arguments.checkpoint)
         else:
             trainer.run()
+        write_checkpoint(model, vocabulary, arguments.out)  # whatever becomes of the last step
         planners.set_progress(1.0)
         align_head(model.acoustic, composer, iter(planners), steps=arguments.head_steps or scale.head_steps)
         write_checkpoint(model, vocabulary, arguments.out)
