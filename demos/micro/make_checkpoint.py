@@ -50,9 +50,9 @@ FULL = Scale(
     num_sounds=4_000,
     num_held_out=320,
     batch=BatchLimits(audio_s=1600.0, clips=480),
-    seconds=460.0,
-    steps=100_000,
-    head_steps=400,
+    seconds=900.0,
+    steps=6_500,
+    head_steps=1_000,
     examinations=5,
     max_new_tokens=MAX_NEW_TOKENS,
 )
