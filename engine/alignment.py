@@ -12,6 +12,7 @@ text -> words (words.py) -> tokens of what is said (ctc_tokenizer.py) -> in whic
   token in the frames where it is emitted. What the text writes with digits or signs ("20%") the head may spell out, so
   for such words it is the highest probability that anything at all is said there.
 - It is all words or none. A text without words has none and needs no reason.
+- Where the head goes on for MIN_REST_S after the last word, the text lacks its end: that rest begins at `rest_start`.
 
 Frame t is built from seven 25 ms windows around the one that begins at t * 60 ms: its centre is 12.5 ms later.
 """
@@ -40,6 +41,9 @@ from .words import WrittenWord, split_words, spoken_form
 
 HALF_WINDOW_S = WINDOW_SAMPLES / SAMPLE_RATE / 2
 MIN_TOKEN_S = 0.02
+MIN_REST_S = 1.0
+_MIN_REST_TOKENS = 2
+_AFTER_WORD_S = 0.3  # in which the head may still emit a word that has ended, or emits one that begins
 # Length of text is counted in bytes of UTF-8, which is about fair across scripts: speakers of English say 14 letters a
 # second, speakers of Mandarin 4.5 characters of 3 bytes. A digit or a sign counts like such a syllable.
 TYPICAL_BYTES_PER_S = 13.5
@@ -64,6 +68,7 @@ class Alignment:
     words: tuple[Word, ...] | None
     reason: str | None = None
     heard: str | None = None  # what the CTC head alone makes of the audio: spoken form, no marks; None: nothing asked
+    rest_start: float | None = None  # s, of speech that follows the text and is no part of it; `heard` ends before it
 
 
 class TextAligner(Protocol):
@@ -182,19 +187,26 @@ class WordAligner:
             for batch in _batches(tasks):
                 for task, alignment in zip(batch, self._align_batch(batch), strict=True):
                     alignments[task.index] = alignment
-            for i, heard in zip(others, self._listen([hidden[i] for i in others]), strict=True):
-                alignments[i] = replace(alignments[i], heard=heard)
+            for i, (token_ids, times) in zip(others, self._listen([hidden[i] for i in others]), strict=True):
+                alignments[i] = self._with_heard(alignments[i], token_ids, times)
         return alignments
 
-    def _listen(self, hidden: Sequence[Tensor]) -> list[str]:
-        """What the head makes of clips on its own."""
-        if not hidden:
-            return []
-        lens = torch.tensor([len(clip) for clip in hidden])
-        return [self._tokenizer.decode(ids) for ids in self._head.greedy(pad_sequence(list(hidden), True), lens)]
+    def _listen(self, hidden: Sequence[Tensor]) -> Iterator[tuple[list[int], Tensor]]:
+        """What the head makes of clips on its own: tokens, and (N,) seconds at which it emits them."""
+        if hidden:
+            lens = torch.tensor([len(clip) for clip in hidden])
+            for token_ids, frames in self._head.greedy(pad_sequence(list(hidden), True), lens):
+                yield token_ids, self._seconds(frames)
+
+    def _with_heard(self, alignment: Alignment, token_ids: list[int], times: Tensor) -> Alignment:
+        """The alignment, and what the head emits at these (N,) seconds, split where the text ends too early."""
+        rest_start = None if alignment.words is None else _rest_start(alignment.words, times)
+        if rest_start is not None:
+            token_ids = token_ids[: int((times < rest_start).sum())]
+        return replace(alignment, heard=self._tokenizer.decode(token_ids), rest_start=rest_start)
 
     def _align_batch(self, batch: Sequence[_Task]) -> list[Alignment]:
-        emissions, heard = self._emissions(batch)
+        emissions, emitted = self._emissions(batch)
         num_tokens = torch.tensor([len(task.target.token_ids) for task in batch])
         lengths = pad_sequence([torch.from_numpy(task.target.token_lengths) for task in batch], batch_first=True)
         typical_rate = 1.0 / (TYPICAL_BYTES_PER_S * self._clock.frame_s)
@@ -206,18 +218,19 @@ class WordAligner:
             reason = self._doubt(float(emissions.frame_log_probs[i]))
             probs = emissions.token_probs[i].numpy(), emissions.speech_probs[i].numpy()
             words = None if reason else _timed_words(task, starts[i].numpy(), ends[i].numpy(), *probs)
-            alignments.append(Alignment(words=words, reason=reason, heard=heard[i]))
+            token_ids, frames = emitted[i]
+            alignments.append(self._with_heard(Alignment(words, reason), token_ids, self._seconds(frames)))
         return alignments
 
-    def _emissions(self, batch: Sequence[_Task]) -> tuple[_Emissions, list[str]]:
-        """What the best paths of the texts emit, and what the head hears whatever the texts."""
+    def _emissions(self, batch: Sequence[_Task]) -> tuple[_Emissions, list[tuple[list[int], Tensor]]]:
+        """What the best paths of the texts emit; and what the head emits whatever the texts, see CTCHead.collapse."""
         columns, targets = _columns_and_targets([t.target.token_ids for t in batch], self._head.config.blank_id)
         scores = self._head.scores(pad_sequence([t.hidden for t in batch], batch_first=True), columns)
         emissions, targets = scores.emissions, targets.to(scores.emissions.device)
         frame_lens = torch.tensor([len(task.hidden) for task in batch])
         states = best_paths(emissions, targets, frame_lens, torch.tensor([len(t.target.token_ids) for t in batch]))
-        heard = [self._tokenizer.decode(ids) for ids in self._head.collapse(scores.best, frame_lens)]
-        return _read_paths(emissions, targets, states, frame_lens.to(emissions.device)), heard
+        emitted = self._head.collapse(scores.best, frame_lens)
+        return _read_paths(emissions, targets, states, frame_lens.to(emissions.device)), emitted
 
     def _seconds(self, frames: Tensor) -> Tensor:
         return frames * self._clock.frame_s + HALF_WINDOW_S
@@ -291,6 +304,19 @@ def _settle(starts: Tensor, ends: Tensor, num_tokens: Tensor, durations: Tensor)
     is_last = position == num_tokens[:, None] - 1
     following = torch.where(is_last, durations[:, None], starts.roll(-1, 1))
     return starts, ends.maximum(starts + least).minimum(following)
+
+
+def _rest_start(words: Sequence[Word], times: Tensor) -> float | None:
+    """Where what follows the words begins: (N,) seconds at which the head emits its tokens -> see Alignment.
+
+    Speech without any text has to follow a second of something else: that may be what the text was lost for.
+    """
+    end = words[-1].end if words else 0.0
+    rest = times[times > end + _AFTER_WORD_S]
+    if len(rest) < _MIN_REST_TOKENS or float(rest[-1]) < end + MIN_REST_S:
+        return None
+    start = max(end, float(rest[0]) - _AFTER_WORD_S)
+    return start if words or start >= MIN_REST_S else None
 
 
 def _timed_words(
