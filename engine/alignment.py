@@ -196,7 +196,7 @@ class WordAligner:
         if hidden:
             lens = torch.tensor([len(clip) for clip in hidden])
             for token_ids, frames in self._head.greedy(pad_sequence(list(hidden), True), lens):
-                yield token_ids, self._seconds(frames)
+                yield token_ids, self._seconds(frames.double())
 
     def _with_heard(self, alignment: Alignment, token_ids: list[int], times: Tensor) -> Alignment:
         """The alignment, and what the head emits at these (N,) seconds, split where the text ends too early."""
@@ -219,7 +219,7 @@ class WordAligner:
             probs = emissions.token_probs[i].numpy(), emissions.speech_probs[i].numpy()
             words = None if reason else _timed_words(task, starts[i].numpy(), ends[i].numpy(), *probs)
             token_ids, frames = emitted[i]
-            alignments.append(self._with_heard(Alignment(words, reason), token_ids, self._seconds(frames)))
+            alignments.append(self._with_heard(Alignment(words, reason), token_ids, self._seconds(frames.double())))
         return alignments
 
     def _emissions(self, batch: Sequence[_Task]) -> tuple[_Emissions, list[tuple[list[int], Tensor]]]:

@@ -333,10 +333,12 @@ class Run:
 
     def _rest(self, written: Written, transcript: Transcript) -> Clip | None:
         """What a text leaves out at its end, as a clip."""
-        clip, start = written.clip, written.rest_start
-        if start is None or clip.waveform is None:
+        clip = written.clip
+        if written.rest_start is None or clip.waveform is None:
             return None
-        rest = self.prepare(clip.index, clip.item, clip.waveform[round(start * SAMPLE_RATE) :], clip.options)
+        first = round(written.rest_start * SAMPLE_RATE)
+        start = first / SAMPLE_RATE
+        rest = self.prepare(clip.index, clip.item, clip.waveform[first:], clip.options)
         assert isinstance(rest, Clip)  # the same request with less audio
         rest.is_followed, rest.is_speech = clip.is_followed, clip.is_speech
         rest.before = (*clip.before, Part(clip.start, replace(transcript, duration=start)))
