@@ -17,6 +17,7 @@ text -> words (words.py) -> tokens of what is said (ctc_tokenizer.py) -> in whic
 Frame t is built from seven 25 ms windows around the one that begins at t * 60 ms: its centre is 12.5 ms later.
 """
 
+import bisect
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -187,22 +188,22 @@ class WordAligner:
             for batch in _batches(tasks):
                 for task, alignment in zip(batch, self._align_batch(batch), strict=True):
                     alignments[task.index] = alignment
-            for i, (token_ids, times) in zip(others, self._listen([hidden[i] for i in others]), strict=True):
-                alignments[i] = self._with_heard(alignments[i], token_ids, times)
+            for i, emitted in zip(others, self._listen([hidden[i] for i in others]), strict=True):
+                alignments[i] = self._with_heard(alignments[i], *emitted)
         return alignments
 
-    def _listen(self, hidden: Sequence[Tensor]) -> Iterator[tuple[list[int], Tensor]]:
-        """What the head makes of clips on its own: tokens, and (N,) seconds at which it emits them."""
-        if hidden:
-            lens = torch.tensor([len(clip) for clip in hidden])
-            for token_ids, frames in self._head.greedy(pad_sequence(list(hidden), True), lens):
-                yield token_ids, self._seconds(frames.double())
+    def _listen(self, hidden: Sequence[Tensor]) -> list[tuple[list[int], list[int]]]:
+        """What the head makes of clips on its own, see CTCHead.collapse."""
+        if not hidden:
+            return []
+        return self._head.greedy(pad_sequence(list(hidden), True), torch.tensor([len(clip) for clip in hidden]))
 
-    def _with_heard(self, alignment: Alignment, token_ids: list[int], times: Tensor) -> Alignment:
-        """The alignment, and what the head emits at these (N,) seconds, split where the text ends too early."""
+    def _with_heard(self, alignment: Alignment, token_ids: list[int], frames: list[int]) -> Alignment:
+        """The alignment, and what the head emits in these frames, up to where the text ends too early."""
+        times = [frame * self._clock.frame_s + HALF_WINDOW_S for frame in frames]
         rest_start = None if alignment.words is None else _rest_start(alignment.words, times)
         if rest_start is not None:
-            token_ids = token_ids[: int((times < rest_start).sum())]
+            token_ids = token_ids[: bisect.bisect_left(times, rest_start)]
         return replace(alignment, heard=self._tokenizer.decode(token_ids), rest_start=rest_start)
 
     def _align_batch(self, batch: Sequence[_Task]) -> list[Alignment]:
@@ -218,11 +219,10 @@ class WordAligner:
             reason = self._doubt(float(emissions.frame_log_probs[i]))
             probs = emissions.token_probs[i].numpy(), emissions.speech_probs[i].numpy()
             words = None if reason else _timed_words(task, starts[i].numpy(), ends[i].numpy(), *probs)
-            token_ids, frames = emitted[i]
-            alignments.append(self._with_heard(Alignment(words, reason), token_ids, self._seconds(frames.double())))
+            alignments.append(self._with_heard(Alignment(words, reason), *emitted[i]))
         return alignments
 
-    def _emissions(self, batch: Sequence[_Task]) -> tuple[_Emissions, list[tuple[list[int], Tensor]]]:
+    def _emissions(self, batch: Sequence[_Task]) -> tuple[_Emissions, list[tuple[list[int], list[int]]]]:
         """What the best paths of the texts emit; and what the head emits whatever the texts, see CTCHead.collapse."""
         columns, targets = _columns_and_targets([t.target.token_ids for t in batch], self._head.config.blank_id)
         scores = self._head.scores(pad_sequence([t.hidden for t in batch], batch_first=True), columns)
@@ -306,16 +306,16 @@ def _settle(starts: Tensor, ends: Tensor, num_tokens: Tensor, durations: Tensor)
     return starts, ends.maximum(starts + least).minimum(following)
 
 
-def _rest_start(words: Sequence[Word], times: Tensor) -> float | None:
-    """Where what follows the words begins: (N,) seconds at which the head emits its tokens -> see Alignment.
+def _rest_start(words: Sequence[Word], times: Sequence[float]) -> float | None:
+    """Where what follows the words begins, s: from when the head emits its tokens. See Alignment.
 
     Speech without any text has to follow a second of something else: that may be what the text was lost for.
     """
     end = words[-1].end if words else 0.0
-    rest = times[times > end + _AFTER_WORD_S]
-    if len(rest) < _MIN_REST_TOKENS or float(rest[-1]) < end + MIN_REST_S:
+    rest = times[bisect.bisect_right(times, end + _AFTER_WORD_S) :]
+    if len(rest) < _MIN_REST_TOKENS or rest[-1] < end + MIN_REST_S:
         return None
-    start = max(end, float(rest[0]) - _AFTER_WORD_S)
+    start = max(end, rest[0] - _AFTER_WORD_S)
     return start if words or start >= MIN_REST_S else None
 
 

@@ -61,7 +61,7 @@ def make(path: Path, minutes: float, seed: int) -> None:
     print(f"{path}: {position / SAMPLE_RATE / 60:.1f} minutes, {len(lines)} clips")
 
 
-def measure(path: Path, model_dir: str, *, max_segment_s: float, by_hand: bool) -> None:
+def measure(path: Path, model_dir: str, *, max_segment_s: float | None, by_hand: bool) -> None:
     """Print everything that the top of this file promises."""
     from twostage_asr.engine.console import quiet_libraries
 
@@ -129,7 +129,7 @@ def main() -> None:
     measurer = commands.add_parser("measure")
     measurer.add_argument("path", type=Path)
     measurer.add_argument("--model", required=True)
-    measurer.add_argument("--max-segment-s", type=float, default=10.0, help="what the micro checkpoint hears well")
+    measurer.add_argument("--max-segment-s", type=float, help="by default what the model's family hears well")
     measurer.add_argument("--no-cut-by-hand", action="store_true", help="spare the comparison, and its memory")
     arguments = parser.parse_args()
     if arguments.command == "make":

@@ -52,6 +52,7 @@ class LiveOptions:
     chunk_ms: float = 720.0  # of new audio between two partials of a segment
     rollback_chars: int = 8  # at the end of a partial, that are never confirmed
     rollback_tokens: int = 0  # of the LLM, likewise
+    agreeing_partials: int = 2
     unfixed_partials: int = 2  # of a segment must have been made before anything of it is confirmed
     rules: SegmentRules = field(
         default_factory=lambda: SegmentRules(max_segment_s=30.0, silence_schedule=STREAMING_SCHEDULE)
@@ -147,6 +148,7 @@ class _Stream:
         self._hypothesis = ""  # its last partial, whole
         self._language: str | None = None  # of that
         self._num_partials = 0  # of that segment
+        self._agreed: list[int] = []
         self._heard_s = 0.0  # how much of the stream that partial had heard
 
     def push(self, samples: Waveform) -> _Steps:
@@ -184,6 +186,7 @@ class _Stream:
             self._segment += 1
             self._confirmed = self._hypothesis = rest
             self._num_partials = 0
+            self._agreed = []
             if rest:
                 start = self._next_start_s()
                 events.append(Partial(self._segment, start, max(start, self._heard_s), rest, "", self._language))
@@ -237,7 +240,10 @@ class _Stream:
         if self._num_partials < live.unfixed_partials:
             return self._confirmed
         agreed = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(self._hypothesis, text, strict=False)))
-        longest = min(agreed, len(text) - live.rollback_chars)
+        self._agreed = [*self._agreed[2 - live.agreeing_partials :], agreed] if live.agreeing_partials > 2 else [agreed]
+        if len(self._agreed) < live.agreeing_partials - 1:
+            return self._confirmed
+        longest = min(*self._agreed, agreed, len(text) - live.rollback_chars)
         prefix = token_prefix(self._service.model.tokenizer, text, longest, drop_tokens=live.rollback_tokens)
         return max(self._confirmed, prefix, key=len)
 
