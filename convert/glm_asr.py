@@ -19,7 +19,7 @@ from ..encoders.glm_asr import GLMASRTower, GLMASRTowerConfig
 from ..engine.errors import CheckpointError
 from .config_file import CONFIG_NAME, model_type, read_json
 from .layout import Family, Part, Plan, check_fit, split_parts
-from .llm import HEAD, list_llm_files, llm_shapes, nested_llm_config, plan_llm
+from .llm import HEAD, list_llm_files, llm_shapes, nested_llm_config, plan_without_ctc
 from .safetensors_file import list_checkpoint_files, read_checkpoint
 from .weights import plan_weights
 
@@ -83,16 +83,7 @@ def plan(directory: Path, dtype: torch.dtype | None) -> Plan:
     needed = _needed_shapes(tower, llm_config, has_head="language_model." + HEAD in weights)
     check_fit(directory, needed=needed, found={name: weight.shape for name, weight in weights.items()})
     parts = split_parts(weights, NAME_TABLE)
-    llm_plan, notes = plan_llm(directory, llm_config, parts["llm"])
-    return Plan(
-        acoustic=parts["acoustic"],
-        acoustic_config=asdict(tower),
-        frame_clock=None,
-        ctc_vocabulary=None,
-        llm=llm_plan,
-        missing={"ctc": _NO_CTC},
-        notes=tuple(notes),
-    )
+    return plan_without_ctc(directory, llm_config, parts, acoustic_config=asdict(tower), no_times_reason=_NO_CTC)
 
 
 def _newer_name(name: str) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..engine.errors import CheckpointError
 from ..engine.manifest import LLMInfo
 from .config_file import CONFIG_NAME, read_json
-from .layout import LLMPlan
+from .layout import LLMPlan, Part, Plan
 from .weights import Weight
 
 GENERATION_CONFIG_NAME = "generation_config.json"
@@ -115,6 +115,27 @@ def plan_llm(directory: Path, config: Mapping[str, Any], weights: Mapping[str, W
         ),
     )
     return plan, notes
+
+
+def plan_without_ctc(
+    llm_directory: Path,
+    llm_config: Mapping[str, Any],
+    parts: Mapping[Part, Mapping[str, Weight]],
+    *,
+    acoustic_config: Mapping[str, Any],
+    no_times_reason: str,
+) -> Plan:
+    """The conversion of a model that is an encoder and an LLM, and has nothing that could time words."""
+    llm_plan, notes = plan_llm(llm_directory, llm_config, parts["llm"])
+    return Plan(
+        acoustic=parts["acoustic"],
+        acoustic_config=acoustic_config,
+        frame_clock=None,
+        ctc_vocabulary=None,
+        llm=llm_plan,
+        missing={"ctc": no_times_reason},
+        notes=tuple(notes),
+    )
 
 
 def _tie_note(tied: bool) -> str:

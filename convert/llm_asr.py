@@ -19,7 +19,7 @@ from ..engine.hub import HubName, resolve_model
 from .checkpoint import read_state_dict
 from .config_file import CONFIG_NAME, CONFIG_YAML, ConfigFile, model_class
 from .layout import Family, Part, Plan, check_fit, split_parts
-from .llm import HEAD, list_llm_files, llm_shapes, plan_llm, read_llm_config
+from .llm import HEAD, list_llm_files, llm_shapes, plan_without_ctc, read_llm_config
 from .safetensors_file import list_checkpoint_files, read_checkpoint
 from .weights import plan_weights
 
@@ -65,16 +65,7 @@ def plan(directory: Path, dtype: torch.dtype | None) -> Plan:
     needed = _needed_shapes(tower, llm_config, has_head="llm." + HEAD in weights)
     check_fit(directory / MODEL_PT, needed=needed, found=found)
     parts = split_parts(weights, NAME_TABLE)
-    llm_plan, notes = plan_llm(llm_directory, llm_config, parts["llm"])
-    return Plan(
-        acoustic=parts["acoustic"],
-        acoustic_config=asdict(tower),
-        frame_clock=None,
-        ctc_vocabulary=None,
-        llm=llm_plan,
-        missing={"ctc": _NO_CTC},
-        notes=tuple(notes),
-    )
+    return plan_without_ctc(llm_directory, llm_config, parts, acoustic_config=asdict(tower), no_times_reason=_NO_CTC)
 
 
 def _has_llm(tensors: Mapping[str, Tensor]) -> bool:

@@ -18,7 +18,7 @@ from ..encoders.qwen3_asr import Qwen3ASRTower, Qwen3ASRTowerConfig
 from ..engine.errors import CheckpointError
 from .config_file import CONFIG_NAME, model_type, read_json
 from .layout import Family, Part, Plan, Shapes, check_fit, split_parts
-from .llm import HEAD, list_llm_files, llm_shapes, nested_llm_config, plan_llm, read_tokenizer
+from .llm import HEAD, list_llm_files, llm_shapes, nested_llm_config, plan_without_ctc, read_tokenizer
 from .safetensors_file import list_checkpoint_files, read_checkpoint
 from .weights import plan_weights
 
@@ -76,19 +76,10 @@ def plan(directory: Path, dtype: torch.dtype | None, *, table: Mapping[str, tupl
     needed = _needed_shapes(tower, llm_config, is_aligner=is_aligner, head=parts_of_head)
     check_fit(directory, needed=needed, found={name: weight.shape for name, weight in weights.items()})
     parts = split_parts(weights, table)
-    llm_plan, notes = plan_llm(directory, llm_config, parts["llm"])
     acoustic_config = asdict(tower)
     if is_aligner:
         acoustic_config |= {"num_classes": needed["thinker." + HEAD][0], "class_ms": _class_ms(whole, path)}
-    return Plan(
-        acoustic=parts["acoustic"],
-        acoustic_config=acoustic_config,
-        frame_clock=None,
-        ctc_vocabulary=None,
-        llm=llm_plan,
-        missing={"ctc": _NO_CTC},
-        notes=tuple(notes),
-    )
+    return plan_without_ctc(directory, llm_config, parts, acoustic_config=acoustic_config, no_times_reason=_NO_CTC)
 
 
 def _class_ms(config: Mapping[str, Any], path: Path) -> int:

@@ -10,7 +10,7 @@ from typing import TypeVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .transformer import FeedForward, attend, attention_bias, valid_frames
+from .transformer import FeedForward, Mask, attend, key_mask, valid_frames
 
 _NORM_EPS = 1e-12  # ten million times smaller than the encoder's, as trained
 Count = TypeVar("Count", int, Tensor)
@@ -74,9 +74,9 @@ class TransformerAdaptor(nn.Module):
             x = _join_frames(x, lens, rate)
         out_lens = -(-lens // rate)
         x = self.linear2(F.relu(self.linear1(x)))
-        bias = attention_bias(valid_frames(out_lens, x.shape[1], x.device), x.dtype)
+        mask = key_mask(out_lens, x.shape[1], self.linear1.weight)
         for block in self.blocks:
-            x = block(x, bias)
+            x = block(x, mask)
         return x, out_lens
 
 
@@ -91,8 +91,8 @@ class _Block(nn.Module):
         self.norm2 = nn.LayerNorm(width, eps=_NORM_EPS)
         self.feed_forward = FeedForward(width, width // 4)
 
-    def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        x = x + self.self_attn(self.norm1(x), bias)
+    def forward(self, x: Tensor, mask: Mask) -> Tensor:
+        x = x + self.self_attn(self.norm1(x), mask)
         out: Tensor = x + self.feed_forward(self.norm2(x))
         return out
 
@@ -108,9 +108,9 @@ class _Attention(nn.Module):
         self.linear_v = nn.Linear(width, width)
         self.linear_out = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, mask: Mask) -> Tensor:
         query, key, value = self.linear_q(x), self.linear_k(x), self.linear_v(x)
-        out: Tensor = self.linear_out(attend(query, key, value, num_heads=self.num_heads, bias=bias))
+        out: Tensor = self.linear_out(attend(query, key, value, num_heads=self.num_heads, mask=mask))
         return out
 
 

@@ -13,6 +13,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from .upload import to_device
+
 SAMPLE_RATE = 16_000  # Hz
 WINDOW_SAMPLES = 400  # 25 ms
 HOP_SAMPLES = 160  # 10 ms
@@ -76,8 +78,8 @@ def log_mel_fbank(waveforms: Tensor, sample_lens: Tensor, *, dither: float = 0.0
     for clip in (sample_lens < WINDOW_SAMPLES).nonzero().flatten().tolist():
         fbank[clip, :1] = _log_mel(waveforms[clip : clip + 1, : int(sample_lens[clip])], dither)
     fbank_lens = fbank_frame_lens(sample_lens)
-    if waveforms.is_cuda and not fbank_lens.is_cuda:  # a copy from memory that is not pinned would wait for the GPU
-        fbank_lens = fbank_lens.pin_memory().to(waveforms.device, non_blocking=True)
+    if not fbank_lens.is_cuda:
+        fbank_lens = to_device(fbank_lens, waveforms.device)
     return _zero_padding(fbank, fbank_lens), fbank_lens
 
 

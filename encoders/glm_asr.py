@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .transformer import attend
+from .upload import to_device
 from .whisper_features import HOP_SAMPLES, SAMPLE_RATE
 
 WINDOW_SAMPLES = 30 * SAMPLE_RATE
@@ -80,14 +81,14 @@ class GLMASRTower(nn.Module):
         """
         x = F.gelu(self.conv1(features.to(self.conv1.weight.dtype)))
         x = F.gelu(self.conv2(x)).transpose(1, 2).contiguous()
-        cos_sin = rotations(x.shape[1], self.config.rotary_dim, self.config.rope_theta)
-        cos, sin = (table.to(x.device, x.dtype, non_blocking=True) for table in cos_sin)
+        angles = rotations(x.shape[1], self.config.rotary_dim, self.config.rope_theta, x.device)
+        cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
         for layer in self.layers:
             x = layer(x, cos, sin)
         x = self.norm(x).view(len(x), -1, MERGED_FRAMES * x.shape[2])
         token_lens = torch.tensor([self.num_tokens(n) for n in sample_lens.tolist()])
         own = torch.arange(x.shape[1]) < token_lens[:, None]
-        x = x.flatten(0, 1)[own.flatten().nonzero()[:, 0].to(x.device, non_blocking=True)]
+        x = x.flatten(0, 1)[to_device(own.flatten().nonzero()[:, 0], x.device)]
         out: Tensor = self.linear_2(F.gelu(self.linear_1(x)))
         return out
 
@@ -134,7 +135,7 @@ class _Attention(nn.Module):
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         query, key = (self._rotated(proj(x), cos, sin) for proj in (self.q_proj, self.k_proj))
-        out: Tensor = self.o_proj(attend(query, key, self.v_proj(x), num_heads=self.num_heads, bias=None))
+        out: Tensor = self.o_proj(attend(query, key, self.v_proj(x), num_heads=self.num_heads, mask=None))
         return out
 
     def _rotated(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -146,8 +147,7 @@ class _Attention(nn.Module):
         return torch.cat([first * c - second * s, second * c + first * s, rest], -1).flatten(2)
 
 
-def rotations(num_positions: int, rotary_dim: int, theta: float) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of rotary positions: two times (num_positions, rotary_dim // 2) float32."""
-    speeds = theta ** -(torch.arange(0, rotary_dim, 2, dtype=torch.float32) / rotary_dim)
-    angles = torch.arange(num_positions, dtype=torch.float32)[:, None] * speeds
-    return angles.cos(), angles.sin()
+def rotations(num_positions: int, rotary_dim: int, theta: float, device: torch.device) -> Tensor:
+    """Angles of rotary positions: (num_positions, rotary_dim // 2) float32."""
+    speeds = theta ** -(torch.arange(0, rotary_dim, 2, dtype=torch.float32, device=device) / rotary_dim)
+    return torch.arange(num_positions, dtype=torch.float32, device=device)[:, None] * speeds

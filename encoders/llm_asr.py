@@ -139,7 +139,7 @@ class _Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         query, key, value = self.query(x), self.key(x), self.value(x)
-        out: Tensor = self.out(attend(query, key, value, num_heads=self.num_heads, bias=None))
+        out: Tensor = self.out(attend(query, key, value, num_heads=self.num_heads, mask=None))
         return out
 
 

@@ -15,10 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .transformer import attend, attention_bias
+from .upload import to_device
 from .whisper_features import HOP_SAMPLES, SAMPLE_RATE
 
 MIN_SAMPLES = SAMPLE_RATE // 2  # shorter clips are filled up with silence
-_CHUNKS_AT_ONCE = 500  # bounds what the first convolution holds: 1.5 GB in bfloat16 at the published sizes
+_CHUNKS_AT_ONCE = 512  # bounds what the first convolution holds: 1.5 GB in bfloat16 at the published sizes
+_CUDA_CHUNK_STEP = 64  # chunks are filled up to a multiple of it, because cuDNN makes a plan for each new number
 _MAX_WAVELENGTH = 10_000.0  # of the position embeddings
 
 Count = TypeVar("Count", int, Tensor)
@@ -104,8 +106,8 @@ class Qwen3ASRTower(nn.Module):
         """
         layout = _Layout.of(sample_lens.clamp(min=MIN_SAMPLES) // HOP_SAMPLES, self.config)
         features = features.to(self.conv_out.weight.dtype)
-        x = self._convolve(features, layout.chunks.to(features.device, non_blocking=True))
-        x = x.flatten(0, 1)[layout.tokens.to(x.device, non_blocking=True)]
+        x = self._convolve(features, to_device(layout.chunks, features.device))
+        x = x.flatten(0, 1)[to_device(layout.tokens, x.device)]
         windows = layout.windows_on(x.device, x.dtype)
         for layer in self.layers:
             x = layer(x, windows)
@@ -113,18 +115,20 @@ class Qwen3ASRTower(nn.Module):
         return out
 
     def _convolve(self, features: Tensor, chunks: Tensor) -> Tensor:
-        """(B, mels, T) -> (number of chunks, chunk_tokens, d_model), positions added."""
+        """(B, mels, T) -> (at least as many as `chunks`, chunk_tokens, d_model), positions added."""
         size = self.config.chunk_frames
         features = F.pad(features, (0, -features.shape[2] % size))
         batch, mels, num_frames = features.shape
         pieces = features.view(batch, mels, num_frames // size, size).transpose(1, 2).flatten(0, 1)[chunks]
+        if pieces.is_cuda:
+            pieces = F.pad(pieces, (0, 0, 0, 0, 0, -len(pieces) % _CUDA_CHUNK_STEP))
         parts = []
         for piece in torch.split(pieces, _CHUNKS_AT_ONCE):
             x = F.gelu(self.conv2d1(piece[:, None]))
             x = F.gelu(self.conv2d3(F.gelu(self.conv2d2(x))))
             parts.append(self.conv_out(x.permute(0, 3, 1, 2).flatten(2)))
         x = torch.cat(parts)
-        return x + position_embeddings(x.shape[1], x.shape[2]).to(x.device, x.dtype, non_blocking=True)
+        return x + position_embeddings(x.shape[1], x.shape[2], x.device).to(x.dtype)
 
 
 class Qwen3AlignerTower(Qwen3ASRTower):
@@ -182,12 +186,12 @@ class _Layout:
         return cls(real.flatten().nonzero()[:, 0], tokens.flatten().nonzero()[:, 0], slots, shape)
 
     def windows_on(self, device: torch.device, dtype: torch.dtype) -> _Windows:
-        slots = self.slots.to(device, non_blocking=True)
+        slots = to_device(self.slots, device)
         if len(self.slots) == self.shape[0] * self.shape[1]:
             return _Windows(slots, self.shape, None)
         valid = torch.zeros(self.shape, dtype=torch.bool)
         valid.view(-1)[self.slots] = True
-        return _Windows(slots, self.shape, attention_bias(valid.to(device, non_blocking=True), dtype))
+        return _Windows(slots, self.shape, attention_bias(to_device(valid, device), dtype))
 
 
 class _Layer(nn.Module):
@@ -221,13 +225,15 @@ class _Attention(nn.Module):
 
     def forward(self, x: Tensor, windows: _Windows) -> Tensor:
         query, key, value = (windows.padded(proj(x)) for proj in (self.q_proj, self.k_proj, self.v_proj))
-        attended = attend(query, key, value, num_heads=self.num_heads, bias=windows.bias)
+        attended = attend(query, key, value, num_heads=self.num_heads, mask=windows.bias)
         out: Tensor = self.out_proj(windows.packed(attended))
         return out
 
 
-def position_embeddings(num_positions: int, width: int) -> Tensor:
+def position_embeddings(num_positions: int, width: int, device: torch.device) -> Tensor:
     """Whisper's: (num_positions, width) float32, sines in the first half and cosines in the second."""
     step = math.log(_MAX_WAVELENGTH) / (width // 2 - 1)
-    angles = torch.arange(num_positions)[:, None] * torch.exp(-step * torch.arange(width // 2))
+    angles = torch.arange(num_positions, device=device)[:, None] * torch.exp(
+        -step * torch.arange(width // 2, device=device)
+    )
     return torch.cat([angles.sin(), angles.cos()], 1)

@@ -11,10 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .transformer import FeedForward, attend, attention_bias, valid_frames
+from .transformer import FeedForward, Mask, attend, key_mask, valid_frames
 
 _LONGEST_WAVELENGTH = 10_000.0  # of the positional encoding, in frames / 2 pi
 _MOST_UNROLLED_TAPS = 31  # of the FSMN memory; the published models have 11
+_LENGTH_STEP = (
+    32  # frames; oneDNN compiles a kernel for each shape that it convolves, and keeps 1024 of them, 0.5 MB each
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,16 +82,16 @@ class SenseVoiceEncoder(nn.Module):
             (B, T, output_dim) in the weights' dtype. Rows beyond a clip's length are meaningless, but finite.
         """
         valid = valid_frames(lens, features.shape[1], features.device)
-        bias = attention_bias(valid, self.after_norm.weight.dtype)
+        mask = key_mask(lens, features.shape[1], self.after_norm.weight)
         padding = None if valid is None else ~valid[..., None]
         # Raw log-mel energies are large: scaled and encoded in float32, rounded only after the first LayerNorm.
         x = features.float() * math.sqrt(self.config.output_dim)
         x += _positional_encoding(features.shape[1], self.config.input_dim, features.device)
         for layer in (*self.encoders0, *self.encoders):
-            x = self._run_layer(layer, x, bias, padding)
+            x = self._run_layer(layer, x, mask, padding)
         x = self.after_norm(x)
         for layer in self.tp_encoders:
-            x = self._run_layer(layer, x, bias, padding)
+            x = self._run_layer(layer, x, mask, padding)
         encoder_out: Tensor = self.tp_norm(x)
         return encoder_out
 
@@ -112,8 +115,8 @@ class _SANMLayer(nn.Module):
         self.norm2 = nn.LayerNorm(config.output_dim)
         self.feed_forward = FeedForward(config.output_dim, config.linear_units)
 
-    def forward(self, x: Tensor, bias: Tensor | None, padding: Tensor | None) -> Tensor:
-        attended = self.self_attn(self.norm1(x), bias, padding)
+    def forward(self, x: Tensor, mask: Mask, padding: Tensor | None) -> Tensor:
+        attended = self.self_attn(self.norm1(x), mask, padding)
         x = attended if self.is_first else x + attended
         out: Tensor = x + self.feed_forward(self.norm2(x))
         return out
@@ -132,9 +135,9 @@ class _SANM(nn.Module):
         frames_back = (config.kernel_size - 1) // 2 + config.memory_shift
         self._reach = (frames_back, config.kernel_size - 1 - frames_back)
 
-    def forward(self, x: Tensor, bias: Tensor | None, padding: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, mask: Mask, padding: Tensor | None) -> Tensor:
         q, k, value = self.linear_q_k_v(x).chunk(3, dim=-1)
-        context = attend(q, k, value, num_heads=self.num_heads, bias=bias)
+        context = attend(q, k, value, num_heads=self.num_heads, mask=mask)
         out: Tensor = self.linear_out(context) + self._memory(value, padding)
         return out
 
@@ -144,8 +147,9 @@ class _SANM(nn.Module):
             value = value.masked_fill(padding, 0.0)
         if torch.compiler.is_compiling() and self.fsmn_block.kernel_size[0] <= _MOST_UNROLLED_TAPS:
             return self._unrolled_memory(value)
-        columns = F.pad(value.transpose(1, 2), self._reach)
-        memory: Tensor = self.fsmn_block(columns).transpose(1, 2)
+        num_frames, (frames_back, frames_ahead) = value.shape[1], self._reach
+        columns = F.pad(value.transpose(1, 2), (frames_back, frames_ahead + -num_frames % _LENGTH_STEP))
+        memory: Tensor = self.fsmn_block(columns)[..., :num_frames].transpose(1, 2)
         return memory + value
 
     def _unrolled_memory(self, value: Tensor) -> Tensor:

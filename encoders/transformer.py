@@ -6,6 +6,7 @@ no mask. On a GPU nothing may wait for them: they are taken as they are, and the
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +35,33 @@ def valid_frames(lens: Tensor, num_frames: int, device: torch.device) -> Tensor 
     return (frames < lens[:, None]).to(device, non_blocking=True)
 
 
+def has_kernels(x: Tensor) -> bool:
+    """Whether frames like these may take kernels that are made for GPUs and know no gradients."""
+    return x.is_cuda and torch.is_inference_mode_enabled()
+
+
+class PaddedKeys(NamedTuple):
+    """Where each clip's keys are in a padded batch, for kernels that look at no others."""
+
+    starts: Tensor  # (B + 1,) int32, of the clips' rows in all B * T
+    lens: Tensor  # (B,) int32
+
+
+Mask: TypeAlias = Tensor | PaddedKeys | None  # what attention may look at; None: everything
+
+
+def key_mask(lens: Tensor, num_frames: int, weight: Tensor) -> Mask:
+    """For batches (B, num_frames) with these lengths, computed like `weight`.
+
+    A bias, or on a GPU in half precision PaddedKeys: each layer would copy a bias to all its heads, which takes a third
+    as long as attention itself.
+    """
+    if has_kernels(lens) and weight.dtype in (torch.bfloat16, torch.float16):
+        starts = torch.arange(len(lens) + 1, dtype=torch.int32, device=lens.device) * num_frames
+        return PaddedKeys(starts, lens.int())
+    return attention_bias(valid_frames(lens, num_frames, weight.device), weight.dtype)
+
+
 def attention_bias(valid: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     """(B, T) bool -> (B, 1, 1, T) of `dtype`: 0 for real keys, -inf for padding. None stays None."""
     if valid is None:
@@ -55,12 +83,20 @@ def attention_for_any_shape() -> Iterator[None]:
         yield
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, *, num_heads: int, bias: Tensor | None) -> Tensor:
+def attend(query: Tensor, key: Tensor, value: Tensor, *, num_heads: int, mask: Mask) -> Tensor:
     """Scaled dot-product attention: three times (B, T, D), heads side by side in D -> (B, T, D)."""
     batch, num_frames, width = query.shape
     heads = (batch, num_frames, num_heads, width // num_heads)
-    q, k, v = query.view(heads).transpose(1, 2), key.view(heads).transpose(1, 2), value.view(heads).transpose(1, 2)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias).transpose(1, 2).flatten(2)
+    q, k, v = query.view(heads), key.view(heads), value.view(heads)
+    if isinstance(mask, PaddedKeys):
+        # The public varlen_attn has no seqused_k before PyTorch 2.12.
+        rows = (each.flatten(0, 1) for each in (q, k, v))
+        attended: tuple[Tensor, ...] = torch.ops.aten._flash_attention_forward(
+            *rows, mask.starts, mask.starts, num_frames, num_frames, 0.0, False, False, seqused_k=mask.lens
+        )
+        return attended[0].view(batch, num_frames, width)
+    q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
 
 
 class FeedForward(nn.Module):
@@ -72,5 +108,12 @@ class FeedForward(nn.Module):
         self.w_2 = nn.Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.w_2(F.relu(self.w_1(x)))
+        out: Tensor = self.w_2(self._hidden(x))
         return out
+
+    def _hidden(self, x: Tensor) -> Tensor:
+        if not has_kernels(x):
+            return F.relu(self.w_1(x))
+        # The matrix product's own ReLU: the hidden frames, the widest of all, are not read and written once more.
+        rows: Tensor = torch.ops.aten._addmm_activation(self.w_1.bias, x.flatten(0, 1), self.w_1.weight.t())
+        return rows.view(*x.shape[:2], -1)

@@ -6,12 +6,14 @@ mirrored at both ends, so that frame t is centred on sample 160 t; a clip of N s
 features depend neither on its padding nor on the other clips.
 """
 
-from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from .upload import to_device
 
 SAMPLE_RATE = 16_000  # Hz
 WINDOW_SAMPLES = 400  # 25 ms
@@ -32,59 +34,51 @@ def num_mel_frames(num_samples: int) -> int:
     return num_samples // HOP_SAMPLES
 
 
-def mirrored_batch(clips: Sequence[np.ndarray], *, pin_memory: bool = False) -> Tensor:
-    """Clips as rows with mirrored margins, which `log_mel` reads.
-
-    Args:
-        clips: (N_i,) float32 each, N_i at least MIN_SAMPLES.
-
-    Returns:
-        (B, MARGIN_SAMPLES + max(N_i) + MARGIN_SAMPLES) float32 on the CPU, zero behind each clip's margin.
-
-    Raises:
-        ValueError: a clip that is too short.
-    """
-    shortest = min(len(clip) for clip in clips)
-    if shortest < MIN_SAMPLES:
-        raise ValueError(f"clips must have at least {MIN_SAMPLES} samples, got {shortest}")
-    longest = max(len(clip) for clip in clips)
-    rows = torch.zeros(len(clips), longest + 2 * MARGIN_SAMPLES, pin_memory=pin_memory)
-    for row, clip in zip(rows.numpy(), clips, strict=True):
-        end = MARGIN_SAMPLES + len(clip)
-        row[MARGIN_SAMPLES:end] = clip
-        row[:MARGIN_SAMPLES] = clip[MARGIN_SAMPLES:0:-1]
-        row[end : end + MARGIN_SAMPLES] = clip[-2 : -2 - MARGIN_SAMPLES : -1]
-    return rows
-
-
-def log_mel(rows: Tensor, sample_lens: Tensor, num_mels: int) -> Tensor:
+def log_mel(waveforms: Tensor, sample_lens: Tensor, num_mels: int) -> Tensor:
     """Features of B clips.
 
     Args:
-        rows: (B, margin + N + margin) float32 from `mirrored_batch`, on any device.
-        sample_lens: (B,) int64 on the CPU, each at most N.
+        waveforms: (B, N) float32, zero beyond a clip's own samples, on any device.
+        sample_lens: (B,) int64 on the CPU, each in MIN_SAMPLES..N; silence that is to be heard counts.
 
     Returns:
         (B, num_mels, N // 160) float32, zero beyond a clip's own frames.
+
+    Raises:
+        ValueError: a length outside MIN_SAMPLES..N.
     """
-    num_frames = num_mel_frames(rows.shape[1] - 2 * MARGIN_SAMPLES)
-    lens = (sample_lens // HOP_SAMPLES).to(rows.device, non_blocking=True)
-    features = rows.new_empty(len(rows), num_mels, num_frames)
+    num_clips, num_samples = waveforms.shape
+    shortest, longest = (int(bound) for bound in torch.aminmax(sample_lens))
+    if shortest < MIN_SAMPLES or longest > num_samples:
+        raise ValueError(f"lengths must be in {MIN_SAMPLES}..{num_samples} samples, got {shortest}..{longest}")
+    num_frames = num_mel_frames(num_samples)
+    lens = to_device(sample_lens, waveforms.device)
+    features = waveforms.new_empty(num_clips, num_mels, num_frames)
     size = max(_MAX_FRAMES_AT_ONCE // max(num_frames, 1), 1)
-    for start in range(0, len(rows), size):
+    for start in range(0, num_clips, size):
         part = slice(start, start + size)
-        features[part] = _log_mel(rows[part], lens[part], num_mels, num_frames)
+        features[part] = _log_mel(waveforms[part], lens[part], num_mels)
     return features
 
 
-def _log_mel(rows: Tensor, lens: Tensor, num_mels: int, num_frames: int) -> Tensor:
-    window = _hann(rows.device)
+def _log_mel(waveforms: Tensor, lens: Tensor, num_mels: int) -> Tensor:
+    device, num_frames = waveforms.device, num_mel_frames(waveforms.shape[1])
+    rows, window = _mirrored(waveforms, lens), _hann(device)
     spectra = torch.stft(rows, WINDOW_SAMPLES, HOP_SAMPLES, window=window, center=False, return_complex=True)
     power = spectra[..., :num_frames].abs().square_()
-    energies = (_mel_filters(num_mels, rows.device) @ power).clamp_(min=_POWER_FLOOR).log10_()
-    padding = torch.arange(num_frames, device=rows.device) >= lens[:, None, None]
+    energies = (_mel_filters(num_mels, device) @ power).clamp_(min=_POWER_FLOOR).log10_()
+    padding = torch.arange(num_frames, device=device) >= (lens // HOP_SAMPLES)[:, None, None]
     highest = energies.masked_fill(padding, -torch.inf).amax((1, 2), keepdim=True)
     return energies.maximum(highest - _RANGE_DECADES).add_(4.0).div_(4.0).masked_fill_(padding, 0.0)
+
+
+def _mirrored(waveforms: Tensor, lens: Tensor) -> Tensor:
+    """(B, N) and (B,) on one device -> (B, MARGIN_SAMPLES + N + MARGIN_SAMPLES), each clip mirrored at both ends."""
+    steps = torch.arange(MARGIN_SAMPLES, device=waveforms.device)
+    rows = F.pad(waveforms, (MARGIN_SAMPLES, MARGIN_SAMPLES))
+    rows[:, :MARGIN_SAMPLES] = waveforms[:, 1 : MARGIN_SAMPLES + 1].flip(1)
+    ends = lens[:, None]
+    return rows.scatter_(1, MARGIN_SAMPLES + ends + steps, waveforms.gather(1, ends - 2 - steps))
 
 
 @lru_cache(maxsize=8)

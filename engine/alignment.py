@@ -21,11 +21,12 @@ import bisect
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -58,6 +59,7 @@ _LENGTH_OF_BYTE = np.ones(256)
 _LENGTH_OF_BYTE[:128] = [1.0 if chr(b).isalpha() or chr(b) == "'" else _SYLLABLE_BYTES for b in range(128)]
 _LENGTH_OF_BYTE[ord(" ")] = 0.0
 
+_Heard: TypeAlias = tuple[list[int], list[int]]  # see CTCHead.collapse
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
 
@@ -136,6 +138,24 @@ class _Emissions:
     token_probs: Tensor  # (B, S) highest probability of the token in those frames
     speech_probs: Tensor  # (B, S) highest probability of any token in those frames
     frame_log_probs: Tensor  # (B,) mean log-probability per frame of the whole path
+    heard: list[_Heard]  # of each clip, whatever its text
+
+    @classmethod
+    def joined(cls, parts: Sequence["_Emissions"]) -> "_Emissions":
+        """Those of several batches; tokens that a clip lacks are zeros."""
+        num_tokens = max(part.centres.shape[1] for part in parts)
+
+        def rows(name: str) -> Tensor:
+            of_parts = (getattr(part, name) for part in parts)
+            return torch.cat([F.pad(each, (0, num_tokens - each.shape[1])) for each in of_parts])
+
+        return cls(
+            centres=rows("centres"),
+            token_probs=rows("token_probs"),
+            speech_probs=rows("speech_probs"),
+            frame_log_probs=torch.cat([part.frame_log_probs for part in parts]),
+            heard=[each for part in parts for each in part.heard],
+        )
 
 
 class WordAligner:
@@ -185,52 +205,58 @@ class WordAligner:
                 tasks.append(_Task(index=i, hidden=clip, target=target, duration_s=duration_s))
         others = [i for i in others if len(hidden[i])]
         with torch.cuda.stream(self._stream):
-            for batch in _batches(tasks):
-                for task, alignment in zip(batch, self._align_batch(batch), strict=True):
-                    alignments[task.index] = alignment
-            for i, emitted in zip(others, self._listen([hidden[i] for i in others]), strict=True):
-                alignments[i] = self._with_heard(alignments[i], *emitted)
+            batches = list(_batches(tasks))
+            timed = [task for batch in batches for task in batch]
+            for task, alignment in zip(timed, self._align(timed, [self._emissions(b) for b in batches]), strict=True):
+                alignments[task.index] = alignment
+            for i, heard in zip(others, self._listen([hidden[i] for i in others]), strict=True):
+                alignments[i] = self._with_heard(alignments[i], heard)
         return alignments
 
-    def _listen(self, hidden: Sequence[Tensor]) -> list[tuple[list[int], list[int]]]:
-        """What the head makes of clips on its own, see CTCHead.collapse."""
+    def _listen(self, hidden: Sequence[Tensor]) -> list[_Heard]:
+        """What the head makes of clips on its own."""
         if not hidden:
             return []
         return self._head.greedy(pad_sequence(list(hidden), True), torch.tensor([len(clip) for clip in hidden]))
 
-    def _with_heard(self, alignment: Alignment, token_ids: list[int], frames: list[int]) -> Alignment:
-        """The alignment, and what the head emits in these frames, up to where the text ends too early."""
+    def _with_heard(self, alignment: Alignment, heard: _Heard) -> Alignment:
+        """The alignment, and what the head hears, up to where the text ends too early."""
+        token_ids, frames = heard
         times = [frame * self._clock.frame_s + HALF_WINDOW_S for frame in frames]
         rest_start = None if alignment.words is None else _rest_start(alignment.words, times)
         if rest_start is not None:
             token_ids = token_ids[: bisect.bisect_left(times, rest_start)]
         return replace(alignment, heard=self._tokenizer.decode(token_ids), rest_start=rest_start)
 
-    def _align_batch(self, batch: Sequence[_Task]) -> list[Alignment]:
-        emissions, emitted = self._emissions(batch)
-        num_tokens = torch.tensor([len(task.target.token_ids) for task in batch])
-        lengths = pad_sequence([torch.from_numpy(task.target.token_lengths) for task in batch], batch_first=True)
+    def _align(self, tasks: Sequence[_Task], parts: Sequence[_Emissions]) -> list[Alignment]:
+        if not tasks:
+            return []
+        emissions = _Emissions.joined(parts)
+        num_tokens = torch.tensor([len(task.target.token_ids) for task in tasks])
+        lengths = pad_sequence([torch.from_numpy(task.target.token_lengths) for task in tasks], batch_first=True)
         typical_rate = 1.0 / (TYPICAL_BYTES_PER_S * self._clock.frame_s)
         onsets, ends = token_times(emissions.centres, lengths, num_tokens, typical_rate)
-        durations = torch.tensor([task.duration_s for task in batch], dtype=torch.float64)
+        durations = torch.tensor([task.duration_s for task in tasks], dtype=torch.float64)
         starts, ends = _settle(self._seconds(onsets), self._seconds(ends), num_tokens, durations)
+        rows = (each.numpy() for each in (starts, ends, emissions.token_probs, emissions.speech_probs))
         alignments = []
-        for i, task in enumerate(batch):
-            reason = self._doubt(float(emissions.frame_log_probs[i]))
-            probs = emissions.token_probs[i].numpy(), emissions.speech_probs[i].numpy()
-            words = None if reason else _timed_words(task, starts[i].numpy(), ends[i].numpy(), *probs)
-            alignments.append(self._with_heard(Alignment(words, reason), *emitted[i]))
+        for task, heard, log_prob, *row in zip(
+            tasks, emissions.heard, emissions.frame_log_probs.tolist(), *rows, strict=True
+        ):
+            reason = self._doubt(log_prob)
+            words = None if reason else _timed_words(task, *row)
+            alignments.append(self._with_heard(Alignment(words, reason), heard))
         return alignments
 
-    def _emissions(self, batch: Sequence[_Task]) -> tuple[_Emissions, list[tuple[list[int], list[int]]]]:
-        """What the best paths of the texts emit; and what the head emits whatever the texts, see CTCHead.collapse."""
+    def _emissions(self, batch: Sequence[_Task]) -> _Emissions:
+        """What the best paths of the texts emit, and what the head hears whatever the texts."""
         columns, targets = _columns_and_targets([t.target.token_ids for t in batch], self._head.config.blank_id)
         scores = self._head.scores(pad_sequence([t.hidden for t in batch], batch_first=True), columns)
         emissions, targets = scores.emissions, targets.to(scores.emissions.device)
         frame_lens = torch.tensor([len(task.hidden) for task in batch])
         states = best_paths(emissions, targets, frame_lens, torch.tensor([len(t.target.token_ids) for t in batch]))
-        emitted = self._head.collapse(scores.best, frame_lens)
-        return _read_paths(emissions, targets, states, frame_lens.to(emissions.device)), emitted
+        heard = self._head.collapse(scores.best, frame_lens)
+        return _read_paths(emissions, targets, states, frame_lens.to(emissions.device), heard)
 
     def _seconds(self, frames: Tensor) -> Tensor:
         return frames * self._clock.frame_s + HALF_WINDOW_S
@@ -274,7 +300,9 @@ def _columns_and_targets(token_ids: Sequence[Sequence[int]], blank_id: int) -> t
     return pad_sequence(columns, batch_first=True), pad_sequence(targets, batch_first=True)
 
 
-def _read_paths(emissions: Tensor, targets: Tensor, states: Tensor, frame_lens: Tensor) -> _Emissions:
+def _read_paths(
+    emissions: Tensor, targets: Tensor, states: Tensor, frame_lens: Tensor, heard: list[_Heard]
+) -> _Emissions:
     num_clips, num_tokens = targets.shape
     log_probs = path_log_probs(emissions, targets, states)
     # Frames that emit blank, or are padding, go to one token more.
@@ -292,18 +320,8 @@ def _read_paths(emissions: Tensor, targets: Tensor, states: Tensor, frame_lens: 
         token_probs=of_tokens[1],
         speech_probs=of_tokens[2],
         frame_log_probs=(log_probs.masked_fill(padding, 0.0).sum(1) / frame_lens).double().cpu(),
+        heard=heard,
     )
-
-
-def _settle(starts: Tensor, ends: Tensor, num_tokens: Tensor, durations: Tensor) -> tuple[Tensor, Tensor]:
-    """Move times (B, S), in seconds, as little as rising order, the clip's bounds and the least duration ask for."""
-    least = (durations / num_tokens).clamp(max=MIN_TOKEN_S)[:, None]
-    position = torch.arange(starts.shape[1])
-    starts = (starts.clamp(min=0.0) - position * least).cummax(1).values + position * least
-    starts = starts.minimum(durations[:, None] - (num_tokens[:, None] - position) * least)
-    is_last = position == num_tokens[:, None] - 1
-    following = torch.where(is_last, durations[:, None], starts.roll(-1, 1))
-    return starts, ends.maximum(starts + least).minimum(following)
 
 
 def _rest_start(words: Sequence[Word], times: Sequence[float]) -> float | None:
@@ -319,14 +337,25 @@ def _rest_start(words: Sequence[Word], times: Sequence[float]) -> float | None:
     return start if words or start >= MIN_REST_S else None
 
 
+def _settle(starts: Tensor, ends: Tensor, num_tokens: Tensor, durations: Tensor) -> tuple[Tensor, Tensor]:
+    """Move times (B, S), in seconds, as little as rising order, the clip's bounds and the least duration ask for."""
+    least = (durations / num_tokens).clamp(max=MIN_TOKEN_S)[:, None]
+    position = torch.arange(starts.shape[1])
+    starts = (starts.clamp(min=0.0) - position * least).cummax(1).values + position * least
+    starts = starts.minimum(durations[:, None] - (num_tokens[:, None] - position) * least)
+    is_last = position == num_tokens[:, None] - 1
+    following = torch.where(is_last, durations[:, None], starts.roll(-1, 1))
+    return starts, ends.maximum(starts + least).minimum(following)
+
+
 def _timed_words(
     task: _Task, starts: FloatArray, ends: FloatArray, token_probs: FloatArray, speech_probs: FloatArray
 ) -> tuple[Word, ...]:
     target = task.target
 
-    def seconds(tokens: IntArray, fractions: FloatArray) -> list[float]:
-        within = starts[tokens] + fractions * (ends[tokens] - starts[tokens])
-        return [round(second, 3) for second in within.tolist()]
+    def seconds(tokens: IntArray, fractions: FloatArray) -> FloatArray:
+        within: FloatArray = starts[tokens] + fractions * (ends[tokens] - starts[tokens])
+        return within.round(3)
 
     def means(probs: FloatArray) -> FloatArray:
         """Geometric, over the tokens of each word."""
@@ -337,9 +366,7 @@ def _timed_words(
 
     has_numerals = np.array([word.has_numerals for word in target.words])
     confidences = np.where(has_numerals, means(speech_probs), means(token_probs)).tolist()
-    word_starts = seconds(target.start_tokens, target.start_fractions)
-    word_ends = seconds(target.end_tokens, target.end_fractions)
-    return tuple(
-        Word(text=word.text, start=start, end=min(end, task.duration_s), confidence=confidence)
-        for word, start, end, confidence in zip(target.words, word_starts, word_ends, confidences, strict=True)
-    )
+    word_starts = seconds(target.start_tokens, target.start_fractions).tolist()
+    word_ends = seconds(target.end_tokens, target.end_fractions).clip(max=task.duration_s).tolist()
+    texts = (word.text for word in target.words)
+    return tuple(map(Word, texts, word_starts, word_ends, confidences))

@@ -8,7 +8,6 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal, Self
 
 import torch
@@ -17,6 +16,7 @@ from tqdm import tqdm
 from ..convert.export import ensure_converted
 from ..convert.families import FAMILIES as CONVERTED_FAMILIES
 from .audio import DEFAULT_LIMITS, AudioLimits
+from .closing import Closing
 from .config import DEFAULT_MODEL_LEN, Backend, EngineConfig, refuse_unknown
 from .decoder.base import DecodeParams, Decoder, LLMSource
 from .errors import ConfigError
@@ -38,7 +38,7 @@ from .vad import OFFLINE_SCHEDULE, checked_schedule
 CPU_BATCH_FRAMES, GPU_BATCH_FRAMES = 600, 40_000
 
 
-class AutoModelVLLM:
+class AutoModelVLLM(Closing):
     """A speech recognition model with an LLM decoder, loaded and ready.
 
     Usable as a context manager; `close()` frees the GPU and ends vLLM and the processes that decode.
@@ -210,14 +210,6 @@ class AutoModelVLLM:
         transcriber, self._transcriber = self._transcriber, None
         if transcriber is not None:
             transcriber.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
     @property
     def transcriber(self) -> Transcriber:

@@ -9,9 +9,8 @@ same inputs must be given again, because their keys stand for them.
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
+from .closing import Closing
 from .errors import ConfigError
 from .transcript import Transcript
 from .writers import WRITERS, JsonlWriter, write_file
@@ -21,8 +20,8 @@ _NOT_IN_NAMES = '/\\:*?"<>|'  # on one system or another
 _MAX_NAME_BYTES = 200  # most file systems allow 255, of which suffixes take some
 
 
-class OutputFolder:
-    """Writes the transcripts of one job. Use it as a context manager."""
+class OutputFolder(Closing):
+    """Writes the transcripts of one job."""
 
     def __init__(self, directory: Path, formats: Sequence[str], keys: Iterable[str], *, resume: bool) -> None:
         """Make the folder; without `resume`, files of an earlier run are replaced as this one goes on.
@@ -73,12 +72,7 @@ class OutputFolder:
         if self._jsonl is not None:
             self._jsonl.write(transcript)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
         if self._jsonl is not None:
             self._jsonl.close()
 

@@ -11,7 +11,6 @@ import binascii
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import numpy as np
@@ -19,6 +18,7 @@ import torch
 
 from .audio import SAMPLE_RATE, Waveform
 from .auto import AutoModelVLLM, transcribe_options
+from .closing import Closing
 from .errors import ASRError, ConfigError, UnsupportedAudioError
 from .families.qwen3_asr import Qwen3ASR, language_name
 from .forced_aligner import ForcedAlignItem, ForcedAlignResult, Qwen3ForcedAligner
@@ -43,7 +43,7 @@ class ASRTranscription:
     time_stamps: ForcedAlignResult | None = None
 
 
-class Qwen3ASRModel:
+class Qwen3ASRModel(Closing):
     """Qwen3-ASR with qwen-asr's interface."""
 
     def __init__(
@@ -181,14 +181,6 @@ class Qwen3ASRModel:
         """End vLLM and free the memory; idempotent."""
         self._streams.close()
         self._model.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _transcribe(self, chunks: Sequence[tuple[Waveform, str, str | None]]) -> list[tuple[str, str]]:
         """Language and text of each chunk."""

@@ -86,7 +86,7 @@ class TranscriptionService:
         self._max_waiting = max_waiting
         self._batch_wait_s = batch_wait_s
         options = TranscribeOptions(request=Request(), params=DecodeParams())
-        self._run = Run(transcriber, options, timeline or _Forgetful(), align_batch=1)
+        self._run = Run(transcriber, options, timeline or _Forgetful(), align_wait_s=0.0)
         self._max_size = options.batch_size
         self._lock = threading.Lock()  # over the five that follow, and `failed`
         self._jobs: dict[int, _Job] = {}  # all that are not done, by the index of their clip

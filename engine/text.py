@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -20,6 +21,7 @@ class LLMTokenizer:
         if not path.is_file():
             raise CheckpointError(f"{path} does not exist; the converter puts it beside the LLM's weights")
         self._tokenizer = Tokenizer.from_file(str(path))
+        self._piece = lru_cache(maxsize=None)(self._decode_one)  # at most the vocabulary
 
     def encode(self, text: str, *, begins_text: bool = False) -> list[int]:
         """Token ids of `text`; nothing is put before or after it, unless it begins a text."""
@@ -31,7 +33,10 @@ class LLMTokenizer:
 
     def decode_each(self, token_ids: Sequence[int]) -> list[str]:
         """The text of each token alone; bytes that make no character are replacement characters."""
-        return self._tokenizer.decode_batch([[token_id] for token_id in token_ids], skip_special_tokens=True)
+        return [self._piece(token_id) for token_id in token_ids]
+
+    def _decode_one(self, token_id: int) -> str:
+        return self._tokenizer.decode([token_id], skip_special_tokens=True)
 
 
 def clean_text(text: str) -> str:

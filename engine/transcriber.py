@@ -35,7 +35,7 @@ from .threads import one_thread
 from .timeline import Timeline
 from .transcript import Transcript
 
-ALIGN_BATCH = 32  # finished texts that are timed together
+ALIGN_WAIT_S = 0.05  # for more finished texts to be timed together
 SAFE_REPETITION_PENALTY = 1.2  # of the second try, after a text that went round in circles
 WINDOW_BATCHES = 4  # full stage 1 batches whose clips are sorted by length together
 
@@ -142,11 +142,12 @@ class Run:
     model: Transcriber
     options: TranscribeOptions  # of the list of inputs
     timeline: Timeline
-    align_batch: int = ALIGN_BATCH
+    align_wait_s: float = ALIGN_WAIT_S
     recordings: Recordings = field(init=False)
     encoding: tuple[list[Clip], EncodedBatch] | None = None  # queued on the GPU, not yet with stage 2
     decoding: dict[int, Clip] = field(default_factory=dict)  # by the decoder's id
     finished: list[tuple[Clip, Hypothesis]] = field(default_factory=list)  # that wait for their word times
+    align_at: float = 0.0  # when these get them, by time.monotonic()
 
     def __post_init__(self) -> None:
         self.recordings = Recordings(self.options.request.language)
@@ -295,12 +296,14 @@ class Run:
             self.decoding[prompt_id] = clip
 
     def collect(self, *, wait_s: float = POLL_S, wake: int | None = None) -> Iterator[Result]:
-        """See what stage 2 has finished; yields transcripts once there are enough to time them together."""
+        """See what stage 2 has finished; yields transcripts once some have waited to be timed together."""
         for prompt_id, hypothesis in self.model.decoder.poll(wait_s=wait_s, wake=wake):
             clip = self.decoding.pop(prompt_id)
             self.timeline.add("decode", clip.submitted, 1)
+            if not self.finished:
+                self.align_at = time.monotonic() + self.align_wait_s
             self.finished.append((clip, hypothesis))
-        if self.finished and (len(self.finished) >= self.align_batch or not self.decoding):
+        if self.finished and (time.monotonic() >= self.align_at or not self.decoding):
             finished, self.finished = self.finished, []
             yield from self._finish(finished)
 

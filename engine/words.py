@@ -17,11 +17,11 @@ can be rebuilt around its words: `split_words` of the same text gives the same w
 import re
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WrittenWord:
+class WrittenWord(NamedTuple):
     """text[start:end], characters."""
 
     text: str
@@ -34,16 +34,12 @@ class WrittenWord:
 def split_words(text: str) -> list[WrittenWord]:
     """The words of `text` in order; see the top of this file for what a word is."""
     classes = text.translate(_CLASS_OF)
-    return [
-        WrittenWord(
-            text=text[place.start() : place.end()],
-            start=place.start(),
-            end=place.end(),
-            is_character=place.lastgroup == "character",
-            has_numerals=not _NUMERALS.isdisjoint(place.group()),
-        )
-        for place in _WORD.finditer(classes)
-    ]
+    words = []
+    for place in _WORD.finditer(classes):
+        start, end = place.span()
+        has_numerals = not _NUMERALS.isdisjoint(place[0])
+        words.append(WrittenWord(text[start:end], start, end, place.lastgroup == "character", has_numerals))
+    return words
 
 
 def spoken_form(text: str, words: Sequence[WrittenWord]) -> tuple[str, list[tuple[int, int]]]:
@@ -74,6 +70,7 @@ def _needs_space(text: str, previous: WrittenWord, word: WrittenWord) -> bool:
     return has_space or not (previous.is_character or word.is_character)
 
 
+@lru_cache(maxsize=65_536)
 def _spoken_word(written: str) -> str:
     if written.isascii() and written.isalpha():
         return written.lower()

@@ -13,6 +13,9 @@ import soxr
 FloatArray = npt.NDArray[np.float32]
 
 SWEEP_LEVEL = 0.5
+DURATION_S = 2.0
+EXACT, LOSSY = (3e-4, 1e-3), (0.1, 0.1)  # relative error (a delay of one sample: 0.6), seconds added at the end
+_RATE = 16_000  # Hz, of what decoding gives
 
 
 def sweep(duration_s: float, sample_rate: int) -> FloatArray:
@@ -20,6 +23,23 @@ def sweep(duration_s: float, sample_rate: int) -> FloatArray:
     time_s = np.arange(round(duration_s * sample_rate)) / sample_rate
     phase = 2 * np.pi * (200 * time_s + 1400 / duration_s * time_s**2)
     return (SWEEP_LEVEL * np.sin(phase)).astype(np.float32)
+
+
+def clip(sample_rate: int = 16_000, channels: int = 1) -> FloatArray:
+    """A sweep whose channels differ, but have the sweep as their mean."""
+    gains = np.linspace(0.5, 1.5, channels) if channels > 1 else np.ones(1)
+    samples = (gains[:, None] * sweep(DURATION_S, sample_rate)).astype(np.float32)
+    return samples if channels > 1 else samples[0]
+
+
+def assert_is_sweep(waveform: FloatArray, *, max_error: float, delay_s: float = 0.0) -> None:
+    """Aligned to half a sample, at the right level: the difference to the sweep is small against the sweep."""
+    fine = soxr.resample(waveform, _RATE, 8 * _RATE)  # delays of other rates are fractions of our samples
+    start = round(delay_s * 8 * _RATE)
+    expected = sweep(DURATION_S, _RATE)
+    inner = slice(800, -800)  # encoders and resamplers ring at the ends
+    got = fine[start::8][: len(expected)][inner]
+    assert np.linalg.norm(got - expected[inner]) <= max_error * np.linalg.norm(expected[inner])
 
 
 def encode(samples: FloatArray, sample_rate: int, container: str, codec: str) -> bytes:

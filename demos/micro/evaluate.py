@@ -11,6 +11,7 @@ have a line per condition, and where hotwords are about a name, the share of cli
 
 import argparse
 import json
+import re
 import sys
 import unicodedata
 from collections import defaultdict
@@ -83,6 +84,11 @@ def without_punctuation(text: str) -> str:
     return " ".join(kept.casefold().split())
 
 
+def is_written(name: str, text: str) -> bool:
+    """Whether the name stands in the text as a whole: "Brown" is not in "Call Browne."."""
+    return re.search(rf"(?<![A-Za-z]){re.escape(name)}(?![A-Za-z])", text) is not None
+
+
 def score(pairs: Iterable[tuple[str, str]]) -> Score:
     """(reference, hypothesis) pairs -> counts."""
     pairs = list(pairs)
@@ -136,7 +142,7 @@ def table(clips: Sequence[Clip], texts: Mapping[str, str]) -> str:
             for normalise in (str, without_punctuation)
         ]
         cells = [cell for each in scores for cell in (_percent(each.cer), _percent(each.exact / each.clips, digits=1))]
-        named = [clip.name in texts[clip.key] for clip in group if clip.name is not None]
+        named = [is_written(clip.name, texts[clip.key]) for clip in group if clip.name is not None]
         cells.append(_percent(sum(named) / len(named) if named else None, digits=1))
         lines.append(f"| {name} | {len(group)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)

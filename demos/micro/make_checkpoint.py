@@ -8,7 +8,6 @@ the model as it is.
 """
 
 import argparse
-import math
 import os
 import random
 import signal
@@ -38,8 +37,8 @@ class Scale:
     num_sounds: int
     num_held_out: int  # per condition
     batch: BatchLimits
-    seconds: float
     steps: int
+    seconds: float  # at most, should the machine be too slow for the steps; then the checkpoint is a worse one
     head_steps: int  # at the end, of the CTC head alone
     examinations: int  # while training
     max_new_tokens: int  # of an answer when examining
@@ -50,9 +49,9 @@ FULL = Scale(
     num_sounds=4_000,
     num_held_out=320,
     batch=BatchLimits(audio_s=1600.0, clips=480),
-    seconds=460.0,
-    steps=100_000,
-    head_steps=400,
+    steps=10_000,
+    seconds=900.0,
+    head_steps=1_000,
     examinations=5,
     max_new_tokens=MAX_NEW_TOKENS,
 )
@@ -61,8 +60,8 @@ SMOKE = Scale(
     num_sounds=12,
     num_held_out=1,
     batch=BatchLimits(audio_s=60.0, clips=24),
-    seconds=60.0,
     steps=4,
+    seconds=60.0,
     head_steps=2,
     examinations=0,
     max_new_tokens=4,
@@ -118,7 +117,6 @@ def make(arguments: argparse.Namespace, scale: Scale) -> None:
             examiner,
             TrainingOptions(
                 seconds=arguments.seconds or scale.seconds,
-                ends_at=started + arguments.end_s,
                 steps=scale.steps,
                 examinations=scale.examinations,
                 lr=arguments.lr,
@@ -130,6 +128,7 @@ def make(arguments: argparse.Namespace, scale: Scale) -> None:
             read_weights(model, arguments.checkpoint)
         else:
             trainer.run()
+        write_checkpoint(model, vocabulary, arguments.out)  # whatever becomes of the last step
         planners.set_progress(1.0)
         align_head(model.acoustic, composer, iter(planners), steps=arguments.head_steps or scale.head_steps)
         write_checkpoint(model, vocabulary, arguments.out)
@@ -149,10 +148,7 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="a few steps on little data")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--workers", type=int, help="processes that speak and plan; by default one per CPU core")
-    parser.add_argument("--seconds", type=float, help="of training")
-    parser.add_argument(
-        "--end-s", type=float, default=math.inf, help="training ends this long after the start at the latest"
-    )
+    parser.add_argument("--seconds", type=float, help="of training at most")
     parser.add_argument("--lr", type=float, default=2.5e-3)
     parser.add_argument("--muon-lr", type=float, default=4e-3, help="0: AdamW for everything")
     parser.add_argument("--encoder-blocks", type=int, default=6)

@@ -58,6 +58,15 @@ def draw_similar_name(name: str, rng: random.Random) -> str:
     return rng.choice(spellings((" " if language == "英文" else "").join(other)))
 
 
+def draw_nearest_name(name: str, rng: random.Random) -> str:
+    """A Mandarin name of which `name` is a part, or all but one character: what a look-up takes for it most easily."""
+    parts = list(sound(name))
+    place = 2 if len(parts) == 2 else rng.randrange(len(parts))
+    others = mandarin.GIVEN_NAMES if place else mandarin.SURNAMES
+    parts[place : place + 1] = [rng.choice([other for other in others if other not in parts])]
+    return rng.choice(spellings("".join(parts)))
+
+
 def respell(text: str, old: str, hotword: str) -> str:
     """`text` with the name `old` (usual spelling) written as the hotword, which may be a part of it, says."""
     return text.replace(old, _with_part(old, hotword))

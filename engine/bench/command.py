@@ -24,14 +24,14 @@ from ..plot import require_matplotlib
 from ..timeline import Timeline
 from ..transcriber import Transcriber
 from .figures import percentile_s
-from .load import ALONE_S, LANGUAGE, Form, Load, given_load, random_lengths, random_load
+from .load import FEW_S, LANGUAGE, Form, Load, given_load, random_lengths, random_load
 from .machine import gpu_busy_unknown, hardware, memory, process_age_s, versions
-from .measure import ALONE_PASSES, ALONE_WARM_UPS, measure, measure_alone
+from .measure import FEW_PASSES, FEW_WARM_UPS, measure, measure_latency
 from .peer import PeerJob, PeerName, PeerTask, run_peer
 from .plot import plot
 from .random_checkpoint import write_checkpoint
 from .random_tower_families import write_glm_asr, write_qwen3_asr
-from .report import WITH_TIMES, PeerAlone, PeerPass, PeerReport, Report, head, row, side_by_side, tail
+from .report import WITH_TIMES, PeerLatency, PeerPass, PeerReport, Report, head, row, side_by_side, tail
 
 Say = Callable[[str], None]
 RandomFamily = Literal["fun_asr_nano", "qwen3_asr", "glm_asr"]
@@ -54,7 +54,7 @@ class BenchOptions:
     form: Form = "memory"  # of random clips
     timestamps: Sequence[bool] = (False, True)
     repeat: int = 3
-    latency: bool = False  # one clip alone, too
+    latency: Sequence[int] = ()  # so many clips at once, too, for each number
     peer: PeerName | None = None
     json_path: Path | None = None
     plot_path: Path | None = None
@@ -62,8 +62,9 @@ class BenchOptions:
 
     def __post_init__(self) -> None:
         """Refuse, before anything takes minutes, what would fail after them."""
-        if self.repeat < 1:
-            raise ConfigError(f"repeat must be at least 1, got {self.repeat}")
+        for name, number in (("repeat", self.repeat), *(("latency", times) for times in self.latency)):
+            if number < 1:
+                raise ConfigError(f"{name} must be at least 1, got {number}")
         if self.source is not None and self.form != "memory":
             raise ConfigError("files of random clips and an input of one's own exclude each other")
         for path in (self.json_path, self.plot_path):
@@ -80,7 +81,7 @@ class Prepared:
     checkpoint: Path  # as it was published
     engine_dir: Path  # converted
     load: Load
-    alone: Load | None
+    few: Sequence[Load]  # whose latency is measured
     seconds: float
 
 
@@ -111,10 +112,10 @@ def _prepare(options: BenchOptions, folder: Path) -> Prepared:
     started = time.perf_counter()
     if options.source is None:
         load = random_load(random_lengths(options.num_clips), options.form, folder / "clips")
-        alone = random_load([round(ALONE_S * SAMPLE_RATE)], options.form, folder / "alone")
+        one = random_load([round(FEW_S * SAMPLE_RATE)], options.form, folder / "one")
     else:
         load = given_load(options.source)
-        alone = load.first()
+        one = load
     if options.model is None:
         checkpoint = folder / "checkpoint"
         WRITERS[options.family](checkpoint)
@@ -122,13 +123,13 @@ def _prepare(options: BenchOptions, folder: Path) -> Prepared:
         checkpoint = resolve_model(options.model, hub=options.hub)
     engine_dir = ensure_converted(checkpoint)
     if not _takes_language(engine_dir):
-        load, alone = replace(load, language=None), replace(alone, language=None)
+        load, one = replace(load, language=None), replace(one, language=None)
     seconds = time.perf_counter() - started
     return Prepared(
         checkpoint=checkpoint,
         engine_dir=engine_dir,
         load=load,
-        alone=alone if options.latency else None,
+        few=[one.first(times) for times in options.latency],
         seconds=seconds,
     )
 
@@ -165,8 +166,8 @@ def _measure_engine(
                 report.passes.append(one)
                 say(row(one))
             timelines[f"{report.load}, {WITH_TIMES[timestamps]}: RTFx {one.rtfx:.0f}"] = timeline
-            if prepared.alone:
-                report.alone.append(measure_alone(transcriber, prepared.alone, timestamps=timestamps))
+            for few in prepared.few:
+                report.latency.append(measure_latency(transcriber, few, timestamps=timestamps))
         report.memory = memory(device)
     if device.type == "cuda":
         torch.cuda.empty_cache()  # a peer may want the memory
@@ -212,8 +213,8 @@ def _scope(options: BenchOptions) -> str:
 def _measure_peer(name: PeerName, options: BenchOptions, prepared: Prepared, audio_s: float) -> PeerReport:
     modes = options.timestamps
     jobs = [_peer_job(prepared.load, timestamps, options.repeat) for timestamps in modes]
-    if prepared.alone:
-        jobs += [_peer_job(prepared.alone, timestamps, ALONE_WARM_UPS + ALONE_PASSES) for timestamps in modes]
+    latencies = [(timestamps, few) for timestamps in modes for few in prepared.few]
+    jobs += [_peer_job(few, timestamps, FEW_WARM_UPS + FEW_PASSES) for timestamps, few in latencies]
     language = None if prepared.load.num_tokens is None else LANGUAGE
     device = str(EngineConfig(**options.engine).torch_device())
     times = run_peer(name, PeerTask(checkpoint=str(prepared.checkpoint), device=device, language=language, jobs=jobs))
@@ -226,10 +227,15 @@ def _measure_peer(name: PeerName, options: BenchOptions, prepared: Prepared, aud
             for timestamps, passes in zip(modes, times.wall_s, strict=False)
             for number, wall_s in enumerate(passes)
         ],
-        alone=[
-            PeerAlone(timestamps=timestamps, p50_s=percentile_s(warm, 50), p95_s=percentile_s(warm, 95))
-            for timestamps, passes in zip(modes, times.wall_s[len(modes) :], strict=False)
-            if (warm := passes[ALONE_WARM_UPS:])
+        latency=[
+            PeerLatency(
+                timestamps=timestamps,
+                num_clips=len(few.items),
+                p50_s=percentile_s(warm, 50),
+                p95_s=percentile_s(warm, 95),
+            )
+            for (timestamps, few), passes in zip(latencies, times.wall_s[len(modes) :], strict=False)
+            if (warm := passes[FEW_WARM_UPS:])
         ],
     )
 

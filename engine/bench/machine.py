@@ -64,7 +64,7 @@ def gpu_busy_unknown(device: torch.device) -> str | None:
 
 def hardware(device: torch.device) -> dict[str, object]:
     """Names and sizes."""
-    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    gpu = torch.get_device_module(device).get_device_name(device) if device.type != "cpu" else None
     return {"gpu": gpu, "cpu": _cpu_model(), "cores": len(os.sched_getaffinity(0))}
 
 
@@ -81,12 +81,14 @@ def versions(device: torch.device) -> dict[str, str]:
 
 def memory(device: torch.device) -> dict[str, int | None]:
     """Bytes. `gpu_peak_torch` is of this process; `gpu_in_use` is everybody's, vLLM's own processes included."""
-    on_gpu = device.type == "cuda"
-    free, total = torch.cuda.mem_get_info(device) if on_gpu else (0, 0)
+    if device.type == "cpu":
+        return {"peak_rss": peak_rss_bytes(), "gpu_peak_torch": None, "gpu_in_use": None}
+    module = torch.get_device_module(device)  # torch.cuda, or torch.npu with the same names
+    free, total = module.mem_get_info(device)
     return {
         "peak_rss": peak_rss_bytes(),
-        "gpu_peak_torch": torch.cuda.max_memory_allocated(device) if on_gpu else None,
-        "gpu_in_use": total - free if on_gpu else None,
+        "gpu_peak_torch": module.max_memory_allocated(device),
+        "gpu_in_use": total - free,
     }
 
 

@@ -3,6 +3,7 @@
 The clock of a pass starts before the first clip is asked for and stops after the last transcript.
 """
 
+import statistics
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +21,7 @@ from .figures import busy_s, most_at_once, percentile_s
 from .load import Load
 from .machine import GPUMeter, peak_rss_bytes
 
-ALONE_WARM_UPS, ALONE_PASSES = 3, 20
+FEW_WARM_UPS, FEW_PASSES = 3, 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,14 +47,19 @@ class Pass:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Alone:
-    """One clip alone, several times, warm: from its audio to its transcript."""
+class Latency:
+    """One clip, or a few at once, with nothing else to do, warm: from the audio to the last transcript."""
 
     timestamps: bool
-    audio_s: float
+    num_clips: int
+    audio_s: float  # of all clips
     num_passes: int
+    mean_s: float
     p50_s: float | None
+    p90_s: float | None
     p95_s: float | None
+    p99_s: float | None
+    rtfx: float  # audio_s / mean_s
     encode_p50_s: float | None  # stage 1's part
 
 
@@ -159,19 +165,24 @@ def measure(
     return figures, outcome.timeline
 
 
-def measure_alone(transcriber: Transcriber, load: Load, *, timestamps: bool) -> Alone:
-    """A load of one clip, until it is warm and then ALONE_PASSES times."""
-    outcomes = [transcribe(transcriber, load, timestamps=timestamps) for _ in range(ALONE_WARM_UPS + ALONE_PASSES)][
-        ALONE_WARM_UPS:
-    ]
-    seconds = [outcome.wall_s for outcome in outcomes]
-    encode_s = [stage_seconds(outcome.timeline.spans)["encode"] for outcome in outcomes]
-    return Alone(
+def measure_latency(transcriber: Transcriber, load: Load, *, timestamps: bool) -> Latency:
+    """A load of a few clips, until it is warm and then FEW_PASSES times."""
+    outcomes = [transcribe(transcriber, load, timestamps=timestamps) for _ in range(FEW_WARM_UPS + FEW_PASSES)]
+    warm = outcomes[FEW_WARM_UPS:]
+    seconds = [outcome.wall_s for outcome in warm]
+    mean_s, audio_s = statistics.fmean(seconds), warm[0].audio_s()
+    encode_s = [stage_seconds(outcome.timeline.spans)["encode"] for outcome in warm]
+    return Latency(
         timestamps=timestamps,
-        audio_s=outcomes[0].audio_s(),
-        num_passes=len(outcomes),
+        num_clips=len(load.items),
+        audio_s=audio_s,
+        num_passes=len(warm),
+        mean_s=mean_s,
         p50_s=percentile_s(seconds, 50),
+        p90_s=percentile_s(seconds, 90),
         p95_s=percentile_s(seconds, 95),
+        p99_s=percentile_s(seconds, 99),
+        rtfx=audio_s / mean_s,
         encode_p50_s=percentile_s(encode_s, 50),
     )
 

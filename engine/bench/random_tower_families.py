@@ -21,6 +21,7 @@ from ...convert.llm import transformers_model
 from ...encoders.glm_asr import GLMASRTower, GLMASRTowerConfig
 from ...encoders.qwen3_asr import Qwen3ASRTower, Qwen3ASRTowerConfig
 
+DTYPE = torch.bfloat16
 FEATURES = {
     "feature_extractor_type": "WhisperFeatureExtractor",
     "feature_size": 128,
@@ -121,9 +122,8 @@ def write_qwen3_asr(directory: Path, sizes: Sizes = QWEN3_ASR_0_6B) -> None:
     )
     text = _llm_config(sizes, "qwen3", max_position_embeddings=65_536, rms_norm_eps=1e-6, tie_word_embeddings=True)
     text |= {"rope_theta": 1e6}
-    tensors = {
-        f"thinker.audio_tower.{name}": tensor for name, tensor in Qwen3ASRTower(sizes.tower).state_dict().items()
-    }
+    tower = Qwen3ASRTower(sizes.tower).to(DTYPE).state_dict()
+    tensors = {f"thinker.audio_tower.{name}": tensor for name, tensor in tower.items()}
     tensors |= {f"thinker.{name}": tensor for name, tensor in _llm_weights(text).items()}
     rope = {"rope_type": "default", "mrope_section": [24, 20, 20], "interleaved": True, "mrope_interleaved": True}
     audio = asdict(sizes.tower) | {"conv_chunksize": 500, "max_source_positions": 1500, "activation_function": "gelu"}
@@ -151,7 +151,7 @@ def write_glm_asr(directory: Path, sizes: Sizes = GLM_ASR_NANO) -> None:
     ends = {"eos_token_id": [ids["<|endoftext|>"], ids["<|user|>"], ids["<|observation|>"]]}
     text = _llm_config(sizes, "llama", max_position_embeddings=8192, rms_norm_eps=1e-5, tie_word_embeddings=True)
     text |= {"rope_theta": 10_000.0, **ends}
-    tower = GLMASRTower(sizes.tower).state_dict()
+    tower = GLMASRTower(sizes.tower).to(DTYPE).state_dict()
     bridge = {name: tensor for name, tensor in tower.items() if name.startswith("linear_")}
     tensors = {f"audio_tower.{name}": tensor for name, tensor in tower.items() if name not in bridge}
     tensors |= {f"multi_modal_projector.{name}": tensor for name, tensor in bridge.items()}
@@ -181,7 +181,7 @@ def _llm_config(sizes: Sizes, model_type: str, **more: Any) -> dict[str, Any]:
 def _llm_weights(config: Mapping[str, Any]) -> dict[str, Tensor]:
     """With a head of its own, as the published files have it."""
     llm_config, llm_class = transformers_model(config)
-    return dict(llm_class(llm_config).state_dict())
+    return dict(llm_class(llm_config).to(DTYPE).state_dict())
 
 
 def _write_tokenizer(
@@ -203,7 +203,7 @@ def _write_tokenizer(
 
 
 def _write(directory: Path, tensors: Mapping[str, Tensor], config: object, generation: object) -> None:
-    weights = {name: tensor.to(torch.bfloat16).clone() for name, tensor in tensors.items()}
+    weights = {name: tensor.clone() for name, tensor in tensors.items()}  # tied ones apart
     save_file(weights, directory / "model.safetensors", {"format": "pt"})
     for name, content in (
         ("config.json", config),

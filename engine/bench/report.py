@@ -8,12 +8,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from .measure import Alone, Pass
+from .measure import Latency, Pass
 
 WITH_TIMES = {False: "without word times", True: "with word times"}
 COLUMNS = (
     "word times", "pass", "wall s", "RTFx", "tokens/s", "read s", "encode s", "decode s", "align s", "in stage 2",
     "first s", "p50 s", "p95 s", "GPU busy", "RSS GB",
+)  # fmt: skip
+LATENCY_COLUMNS = (
+    "word times", "clips at once", "audio s", "passes", "mean ms", "p50 ms", "p90 ms", "p95 ms", "p99 ms",
+    "stage 1 p50 ms", "RTFx",
 )  # fmt: skip
 
 
@@ -28,10 +32,11 @@ class PeerPass:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PeerAlone:
-    """One clip alone, by another engine."""
+class PeerLatency:
+    """One clip, or a few at once, by another engine."""
 
     timestamps: bool
+    num_clips: int
     p50_s: float | None
     p95_s: float | None
 
@@ -44,7 +49,7 @@ class PeerReport:
     version: str | None
     error: str | None
     passes: list[PeerPass]
-    alone: list[PeerAlone]
+    latency: list[PeerLatency]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -61,7 +66,7 @@ class Report:
     load_s: float = 0.0  # loading both stages
     first_text_s: float | None = None  # from the start of the process, without prepare_s
     passes: list[Pass] = field(default_factory=list)
-    alone: list[Alone] = field(default_factory=list)
+    latency: list[Latency] = field(default_factory=list)
     memory: dict[str, int | None] = field(default_factory=dict)
     gpu_busy_unknown: str | None = None  # why gpu_busy_share is null
     peer: PeerReport | None = None
@@ -120,17 +125,28 @@ def row(one: Pass) -> str:
     return "  ".join(cell.rjust(len(title)) for cell, title in zip(cells, COLUMNS, strict=True))
 
 
+def _latency_row(one: Latency) -> str:
+    """A measurement, below LATENCY_COLUMNS."""
+    quantiles = (one.mean_s, one.p50_s, one.p90_s, one.p95_s, one.p99_s, one.encode_p50_s)
+    cells = [
+        "yes" if one.timestamps else "no",
+        str(one.num_clips),
+        f"{one.audio_s:.1f}",
+        str(one.num_passes),
+        *(_number(None if seconds is None else 1000 * seconds, "{:.1f}") for seconds in quantiles),
+        f"{one.rtfx:.2f}",
+    ]
+    return "  ".join(cell.rjust(len(title)) for cell, title in zip(cells, LATENCY_COLUMNS, strict=True))
+
+
 def tail(report: Report) -> Iterator[str]:
     """What is known when all passes are done."""
     failed = {key: error for one in report.passes for key, error in one.failed.items()}
     for key, error in failed.items():
         yield f"FAILED {key}: {error}"
-    for one in report.alone:
-        yield (
-            f"one clip of {one.audio_s:.1f} s alone, {WITH_TIMES[one.timestamps]}, {one.num_passes} passes, warm: "
-            f"p50 {_number(one.p50_s, '{:.4f}')} s, p95 {_number(one.p95_s, '{:.4f}')} s, "
-            f"of which stage 1 {_number(one.encode_p50_s, '{:.4f}')} s"
-        )
+    if report.latency:
+        yield "  ".join(LATENCY_COLUMNS)
+    yield from map(_latency_row, report.latency)
     if report.first_text_s is not None:
         yield f"first text {report.first_text_s:.1f} s after the process started, preparation left out"
     memory = ", ".join(f"{name} {size / 1e9:.2f} GB" for name, size in report.memory.items() if size is not None)
@@ -146,10 +162,10 @@ def side_by_side(report: Report, peer: PeerReport) -> Iterator[str]:
         ours, theirs = (median_rtfx(passes, timestamps=timestamps) for passes in (report.passes, peer.passes))
         if ours and theirs:
             lines.append((f"RTFx, {with_times}", f"{ours:.1f}", f"{theirs:.1f}", f"{ours / theirs:.2f}"))
-    for ours_alone in report.alone:
-        for theirs_alone in peer.alone:
-            if ours_alone.timestamps == theirs_alone.timestamps:
-                lines += _latencies(ours_alone, theirs_alone)
+    for ours_few in report.latency:
+        for theirs_few in peer.latency:
+            if (ours_few.timestamps, ours_few.num_clips) == (theirs_few.timestamps, theirs_few.num_clips):
+                lines += _latencies(ours_few, theirs_few)
     if len(lines) > 1:
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         for first, *others in lines:
@@ -157,11 +173,11 @@ def side_by_side(report: Report, peer: PeerReport) -> Iterator[str]:
             yield "  ".join([first.ljust(widths[0]), *cells])
 
 
-def _latencies(ours: Alone, theirs: PeerAlone) -> Iterator[tuple[str, str, str, str]]:
+def _latencies(ours: Latency, theirs: PeerLatency) -> Iterator[tuple[str, str, str, str]]:
     for name in ("p50_s", "p95_s"):
         our_s, their_s = getattr(ours, name), getattr(theirs, name)
         if our_s and their_s:
-            title = f"one clip alone, {WITH_TIMES[ours.timestamps]}, {name[:3]} in ms"
+            title = f"{ours.num_clips} clip(s) at once, {WITH_TIMES[ours.timestamps]}, {name[:3]} in ms"
             yield title, f"{1000 * our_s:.0f}", f"{1000 * their_s:.0f}", f"{their_s / our_s:.2f}"
 
 

@@ -24,7 +24,13 @@ def add_parser(commands: Commands) -> None:
     bench.add_argument("--files", choices=["none", "wav", "mp3"], default="none", help="write them to files first")
     bench.add_argument("--timestamps", choices=_TIMESTAMPS, default="both")
     bench.add_argument("--repeat", type=int, default=3, help="passes over the clips; the first is cold (default 3)")
-    bench.add_argument("--latency", action="store_true", help="one clip alone, too: 10 s, or the first of --input")
+    bench.add_argument(
+        "--latency",
+        nargs="*",
+        type=int,
+        metavar="N",
+        help="how long N clips of 10 s (or N times the first of --input) take at once, for each N (default 1)",
+    )
     bench.add_argument("--peer", choices=["funasr", "vllm"], help="the same with FunASR, or with vLLM's own model")
     bench.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured")
     bench.add_argument("--plot", type=Path, metavar="FILE", help="write a picture (PNG) of both stages over time")
@@ -44,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
         form="memory" if args.files == "none" else args.files,
         timestamps=_TIMESTAMPS[args.timestamps],
         repeat=args.repeat,
-        latency=args.latency,
+        latency=() if args.latency is None else args.latency or (1,),
         peer=args.peer,
         json_path=args.json,
         plot_path=args.plot,

@@ -25,6 +25,9 @@ OWN_ARGUMENTS = frozenset({"dtype", "gpu_memory_utilization", "max_model_len", "
 FIXED_ARGUMENTS = frozenset({"enable_prompt_embeds", "skip_tokenizer_init"})
 CPU_KV_CACHE_BYTES = 1 << 30
 CPU_BATCH = 128
+# Compiled products that oneDNN keeps for vLLM on a CPU, one for each number of rows that a layer has met: 0.15 ms to
+# compile, 0.3 MB to keep. Its own default is 1024.
+ONEDNN_CACHE = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
 # The largest batch that vLLM captures CUDA graphs for: 45 k tokens/s on an H200, against 34 k with its default of 1024.
 GPU_BATCH = 512
 
@@ -192,7 +195,8 @@ def _start_engine(arguments: Mapping[str, Any]) -> Any:
     from vllm.usage.usage_lib import UsageContext
     from vllm.v1.engine.llm_engine import LLMEngine
 
-    with _environment({"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}):
+    name, capacity = ONEDNN_CACHE
+    with _environment({"VLLM_ENABLE_V1_MULTIPROCESSING": "0", name: os.environ.get(name, capacity)}):
         return LLMEngine.from_engine_args(EngineArgs(**arguments), usage_context=UsageContext.LLM_CLASS)
 
 

@@ -6,18 +6,18 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from ...encoders.fbank import SAMPLE_RATE, num_lfr_frames
 from ...encoders.fun_asr_nano import FunASRNanoAcoustic, FunASRNanoAcousticConfig
 from ...encoders.transformer import attention_for_any_shape
+from ...encoders.upload import to_device
 from ..alignment import WordAligner
 from ..ctc_tokenizer import CTCTokenizer
 from ..cuda_graphs import MAX_CLIPS, Encode, SmallBatchGraphs
 from ..errors import ConfigError
 from ..manifest import ACOUSTIC_NAME, CTC_VOCABULARY_NAME, EngineManifest
 from ..prompt import PromptText
-from ..staging import WaveformStaging
+from ..staging import uploader
 from ..text import clean_text
 from ..threads import one_thread
 from .base import Answer, EncodedBatch, Request, StageOneOptions
@@ -152,9 +152,8 @@ class FunASRNanoAcousticModel:
         self._module = module
         self._options = options
         self._run: Encode = self._run_modules
-        self._staging: WaveformStaging | None = None
+        self._upload = uploader(options.device)
         if options.device.type == "cuda":
-            self._staging = WaveformStaging(options.device)
             module.audio_encoder.compile()
             self._run = SmallBatchGraphs(self._run_modules)
             self._warm_up()
@@ -177,13 +176,8 @@ class FunASRNanoAcousticModel:
     def encode(self, waveforms: Sequence[np.ndarray], *, with_ctc: bool) -> EncodedBatch:
         device = self._options.device
         sample_lens = torch.tensor([len(w) for w in waveforms])  # stays on the CPU, so that nothing waits for the GPU
-        if self._staging is not None:
-            padded = self._staging.upload(waveforms)
-        else:
-            padded = pad_sequence([torch.from_numpy(waveform) for waveform in waveforms], batch_first=True).to(device)
-        features, lens = self._module.features(padded, sample_lens, self._options.dither)
-        own_lens = lens.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else lens
-        audio_embeds, *hidden = self._run(features, own_lens)
+        features, lens = self._module.features(self._upload(waveforms), sample_lens, self._options.dither)
+        audio_embeds, *hidden = self._run(features, to_device(lens, device) if device.type == "cuda" else lens)
         embeds, done = to_cpu(audio_embeds)
         return EncodedBatch(
             audio_embeds=embeds,

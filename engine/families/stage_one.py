@@ -10,14 +10,16 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from ...encoders.transformer import attention_for_any_shape
-from ...encoders.whisper_features import log_mel, mirrored_batch
+from ...encoders.whisper_features import SAMPLE_RATE, log_mel
 from ..errors import CheckpointError
+from ..staging import uploader
 from .base import EncodedBatch, StageOneOptions
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -49,6 +51,9 @@ class TowerModel:
     def __init__(self, tower: Tower, options: StageOneOptions) -> None:
         self._tower = tower
         self._options = options
+        self._upload = uploader(options.device)
+        if options.device.type == "cuda":  # whose libraries load what they need with the first call
+            self.encode([np.zeros(SAMPLE_RATE, np.float32)], with_ctc=False).utterances()
 
     def num_frames(self, num_samples: int) -> int:
         return sum(map(self._tower.num_frames, self._pieces(num_samples)))
@@ -60,13 +65,13 @@ class TowerModel:
     @attention_for_any_shape()
     def encode(self, waveforms: Sequence[np.ndarray], *, with_ctc: bool) -> EncodedBatch:
         """`with_ctc` changes nothing: a tower has no CTC head."""
-        device, tower = self._options.device, self._tower
+        tower = self._tower
         pieces = [part for waveform in waveforms for part in self._cut(waveform)]
         sample_lens = torch.tensor([len(piece) for piece in pieces])
-        filled = [np.pad(piece, (0, max(tower.min_samples - len(piece), 0))) for piece in pieces]
-        rows = mirrored_batch(filled, pin_memory=device.type == "cuda").to(device, non_blocking=True)
-        features = log_mel(rows, sample_lens.clamp(min=tower.min_samples), tower.num_mels)
-        packed = tower(features, sample_lens).to(self._options.embeds_dtype)
+        heard_lens = sample_lens.clamp(min=tower.min_samples)
+        padded = self._upload(pieces)
+        padded = F.pad(padded, (0, int(heard_lens.max()) - padded.shape[1]))
+        packed = tower(log_mel(padded, heard_lens, tower.num_mels), sample_lens).to(self._options.embeds_dtype)
         audio_lens = [self.num_audio_tokens(len(waveform)) for waveform in waveforms]
         embeds, done = to_cpu(pad_sequence(list(torch.split(packed, audio_lens)), batch_first=True))
         return EncodedBatch(

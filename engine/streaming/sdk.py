@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal, Self, TypedDict
 
 from ..auto import AutoModelVLLM, transcribe_options
+from ..closing import Closing
 from ..config import refuse_unknown
 from ..errors import ConfigError
 from ..inputs import expand_inputs, load
@@ -27,7 +27,7 @@ class StreamingResult(TypedDict):
     audio_duration_ms: float  # heard so far
 
 
-class FunASRNanoStreamingVLLM:
+class FunASRNanoStreamingVLLM(Closing):
     """A loaded model for live audio. Any number of sessions may be open at once; they share both stages.
 
     Usable as a context manager; `close()` frees the model.
@@ -118,14 +118,6 @@ class FunASRNanoStreamingVLLM:
         """Drop what is being decoded and free the model; idempotent."""
         self.service.close()
         self._model.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def session_options(  # noqa: PLR0913 - arguments of the public facade

@@ -3,9 +3,9 @@
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Self, TextIO
+from typing import TextIO
 
+from ..closing import Closing
 from ..transcript import Transcript
 from .cues import one_line
 
@@ -39,10 +39,10 @@ def remarks(transcript: Transcript) -> Iterator[str]:
         yield one_line(f"warning: {warning.code}: {warning.message}")
 
 
-class JsonlWriter:
+class JsonlWriter(Closing):
     """Write transcripts to a file, one JSON object per line; each line is flushed before write() returns.
 
-    An existing file is replaced, or with `append` continued. Use it as a context manager, or close it.
+    An existing file is replaced, or with `append` continued.
     """
 
     def __init__(self, path: Path, *, append: bool = False) -> None:
@@ -57,14 +57,6 @@ class JsonlWriter:
 
     def close(self) -> None:
         self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def write_jsonl(transcripts: Iterable[Transcript], path: Path) -> None:

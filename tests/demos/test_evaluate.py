@@ -4,7 +4,17 @@ import json
 from pathlib import Path
 
 import pytest
-from evaluate import Clip, Score, edit_distance, read_hypotheses, read_manifest, score, table, without_punctuation
+from evaluate import (
+    Clip,
+    Score,
+    edit_distance,
+    is_written,
+    read_hypotheses,
+    read_manifest,
+    score,
+    table,
+    without_punctuation,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,6 +33,21 @@ TEXTS = st.text("abc。二 ", max_size=12)
 )
 def test_edit_distance_of_known_pairs(reference: str, hypothesis: str, distance: int) -> None:
     assert edit_distance(reference, hypothesis) == distance
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "found"),
+    [
+        ("Brown", "Call Brown.", True),
+        ("Brown", "Call Browne.", False),
+        ("Ann", "Call Joann Brown.", False),
+        ("Ann Brown", "Ann Brown is here.", True),
+        ("章三", "请联系章三。", True),
+        ("章三", "请联系张三。", False),
+    ],
+)
+def test_a_name_is_written_only_as_a_whole(name: str, text: str, found: bool) -> None:
+    assert is_written(name, text) == found
 
 
 @given(TEXTS, TEXTS, TEXTS)

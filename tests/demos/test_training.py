@@ -11,7 +11,7 @@ import pytest
 import torch
 from espeak import SAMPLE_RATE
 from heldout import CONDITIONS, draw_clips
-from names import spellings
+from names import draw_nearest_name, is_heard_in, sound, spellings
 from train.align import aligned_ctc_loss
 from train.batches import NO_ENTRY, NO_WORD, Batch, BatchLimits, Collator, cut_into_batches
 from train.codes import FRAMES_BACK, WIDE_KERNEL, WIDE_SHIFT, code_table, prepare_encoder, route_adaptor, widen
@@ -109,6 +109,14 @@ def test_a_name_is_respelled_only_if_a_hotword_asks_for_it(lessons: list[Lesson]
             respelled += 1
             assert any(other in hotword.split() for hotword in question.request.hotwords), question
     assert respelled > 10
+
+
+@pytest.mark.parametrize("name", ["魏静", "张三", "陆婷轩"])
+def test_the_nearest_names_lack_one_character_at_most_and_are_not_heard(name: str) -> None:
+    rng = random.Random(0)
+    for nearest in (draw_nearest_name(name, rng) for _ in range(200)):
+        assert len(nearest) == 3 and not is_heard_in(nearest, name)
+        assert sum(character in sound(nearest) for character in name) >= 2
 
 
 def test_the_prompt_is_the_engines(lessons: list[Lesson], vocabulary: Vocabulary) -> None:

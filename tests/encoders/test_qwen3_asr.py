@@ -5,13 +5,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.nn.utils.rnn import pad_sequence
 from transformers import Qwen3ASREncoderConfig
 from transformers.models.qwen3_asr.modeling_qwen3_asr import Qwen3ASREncoder
 
 from tests.tiny_models import randomise
 from tests.tones import clip
 from twostage_asr.encoders.qwen3_asr import Qwen3ASRTower, Qwen3ASRTowerConfig
-from twostage_asr.encoders.whisper_features import log_mel, mirrored_batch
+from twostage_asr.encoders.whisper_features import log_mel
 
 SIZES = {"d_model": 64, "encoder_layers": 2, "encoder_attention_heads": 4, "encoder_ffn_dim": 128, "output_dim": 32}
 SECOND = 16_000
@@ -27,7 +28,7 @@ def tower() -> Qwen3ASRTower:
 
 def encode(tower: Qwen3ASRTower, clips: list[np.ndarray]) -> list[torch.Tensor]:
     lens = torch.tensor([len(one) for one in clips])
-    packed = tower(log_mel(mirrored_batch(clips), lens, 128), lens)
+    packed = tower(log_mel(pad_sequence(list(map(torch.from_numpy, clips)), batch_first=True), lens, 128), lens)
     return list(torch.split(packed, [tower.num_tokens(len(one)) for one in clips]))
 
 
@@ -54,7 +55,7 @@ def test_the_encoder_gives_the_numbers_of_transformers(tower: Qwen3ASRTower, sec
     own = {n: t for n, t in tower.state_dict().items() if not n.startswith("proj")}
     reference.load_state_dict(own, strict=False)
     waveform = clip(seconds)
-    features = log_mel(mirrored_batch([waveform]), torch.tensor([len(waveform)]), 128)
+    features = log_mel(torch.from_numpy(waveform)[None], torch.tensor([len(waveform)]), 128)
     num_frames = features.shape[2]
     padded = torch.nn.functional.pad(features, (0, -num_frames % 100))
     mask = (torch.arange(padded.shape[2]) < num_frames).long()[None]

@@ -107,6 +107,19 @@ def test_the_memory_that_a_compiler_sees_is_the_same(kernel_size: int, memory_sh
     torch.testing.assert_close(memory._unrolled_memory(value), memory._memory(value, None), atol=1e-5, rtol=0)
 
 
+def test_few_lengths_are_convolved_however_many_there_are() -> None:
+    """oneDNN compiles and keeps a kernel for each."""
+    config = SenseVoiceConfig(
+        output_dim=64, attention_heads=4, linear_units=128, num_blocks=1, tp_blocks=0, kernel_size=3
+    )
+    memory = SenseVoiceEncoder(config).encoders0[0].self_attn
+    convolved: set[torch.Size] = set()
+    memory.fsmn_block.register_forward_pre_hook(lambda _, columns: convolved.add(columns[0].shape))
+    for num_frames in range(1, 129):
+        assert memory._memory(torch.randn(1, num_frames, 64), None).shape == (1, num_frames, 64)
+    assert len(convolved) == 4
+
+
 def test_compiled_layers_give_the_same_frames(monkeypatch: pytest.MonkeyPatch) -> None:
     """Traced as for a GPU, but run by PyTorch itself: no C++ compiler is needed."""
     torch.manual_seed(0)

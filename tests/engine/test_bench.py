@@ -19,11 +19,11 @@ from twostage_asr.engine.audio import SAMPLE_RATE
 from twostage_asr.engine.bench import machine, peer
 from twostage_asr.engine.bench.command import BenchOptions
 from twostage_asr.engine.bench.figures import busy_s, concurrency, most_at_once, percentile_s
-from twostage_asr.engine.bench.load import given_load, noise, random_lengths, random_load
+from twostage_asr.engine.bench.load import FEW_S, given_load, noise, random_lengths, random_load
 from twostage_asr.engine.bench.machine import GPUMeter, process_age_s
-from twostage_asr.engine.bench.measure import Alone, Pass, measure, stage_seconds
+from twostage_asr.engine.bench.measure import Latency, Pass, measure, stage_seconds
 from twostage_asr.engine.bench.peer import PeerJob, PeerTask, run_peer
-from twostage_asr.engine.bench.report import PeerAlone, PeerPass, PeerReport, Report, median_rtfx, side_by_side
+from twostage_asr.engine.bench.report import PeerLatency, PeerPass, PeerReport, Report, median_rtfx, side_by_side
 from twostage_asr.engine.cli import main
 from twostage_asr.engine.inputs import load
 from twostage_asr.engine.timeline import Span
@@ -78,6 +78,22 @@ def a_pass(timestamps: bool, is_warm: bool, rtfx: float) -> PeerPass:
     return PeerPass(timestamps=timestamps, is_warm=is_warm, wall_s=100 / rtfx, rtfx=rtfx)
 
 
+def latency(*, num_clips: int, p50_s: float, p95_s: float) -> Latency:
+    return Latency(
+        timestamps=True,
+        num_clips=num_clips,
+        audio_s=10,
+        num_passes=20,
+        mean_s=p50_s,
+        p50_s=p50_s,
+        p90_s=p95_s,
+        p95_s=p95_s,
+        p99_s=p95_s,
+        rtfx=10 / p50_s,
+        encode_p50_s=0.01,
+    )
+
+
 def test_the_median_is_that_of_the_warm_passes() -> None:
     passes = [a_pass(False, False, 1), a_pass(False, True, 10), a_pass(False, True, 30), a_pass(True, False, 7)]
     assert median_rtfx(passes, timestamps=False) == 20
@@ -88,13 +104,16 @@ def test_the_median_is_that_of_the_warm_passes() -> None:
 def test_side_by_side_says_how_many_times_faster_ours_is() -> None:
     report = Report(date="", load="", scope="", engine={}, versions={}, hardware={}, prepare_s=0)
     report.passes = [a_pass(False, True, 300)]  # type: ignore[list-item]
-    report.alone = [Alone(timestamps=True, audio_s=10, num_passes=20, p50_s=0.1, p95_s=0.2, encode_p50_s=0.01)]
+    report.latency = [latency(num_clips=1, p50_s=0.1, p95_s=0.2), latency(num_clips=4, p50_s=0.2, p95_s=0.2)]
     theirs = PeerReport(
         name="funasr",
         version="1.4.16",
         error=None,
         passes=[a_pass(False, True, 100), a_pass(True, True, 50)],
-        alone=[PeerAlone(timestamps=True, p50_s=0.25, p95_s=0.3)],
+        latency=[
+            PeerLatency(timestamps=True, num_clips=1, p50_s=0.25, p95_s=0.3),
+            PeerLatency(timestamps=False, num_clips=4, p50_s=0.1, p95_s=0.1),
+        ],
     )
     assert [line.split()[-3:] for line in side_by_side(report, theirs)] == [
         ["funasr", "1.4.16", "ratio"],
@@ -158,7 +177,7 @@ def test_the_command_measures_prints_and_writes(
     monkeypatch.setitem(peer.PEERS, "funasr", "json.tool")  # which ends with an error at once
     arguments = ["bench", "--model", str(engine_dirs["low_frame_rate"]), "--backend", "torch", "--clips", "2"]
     outputs = ["--json", str(tmp_path / "report.json"), "--plot", str(tmp_path / "timeline.png")]
-    assert main([*arguments, "--repeat", "2", "--latency", "--peer", "funasr", *outputs]) == 0
+    assert main([*arguments, "--repeat", "2", "--latency", "2", "--peer", "funasr", *outputs]) == 0
     assert (tmp_path / "timeline.png").read_bytes().startswith(PNG_MAGIC)
     report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
     assert list(report) == [field.name for field in dataclasses.fields(Report)]
@@ -174,7 +193,13 @@ def test_the_command_measures_prints_and_writes(
         assert 0 < one["first_result_s"] <= one["wall_s"]
         assert sum(one["stage_s"][stage] for stage in ("read", "encode", "align")) <= one["wall_s"]
     assert len({one["num_tokens"] for one in report["passes"]}) == 1
-    assert [one["timestamps"] for one in report["alone"]] == [False, True]
+    few = report["latency"]
+    assert [(one["timestamps"], one["num_clips"]) for one in few] == [(False, 2), (True, 2)]
+    for one in few:
+        assert list(one) == [field.name for field in dataclasses.fields(Latency)]
+        assert one["audio_s"] == pytest.approx(one["num_clips"] * FEW_S)
+        assert 0 < one["p50_s"] <= one["p90_s"] <= one["p99_s"]
+        assert one["rtfx"] == pytest.approx(one["audio_s"] / one["mean_s"])
     assert report["peer"]["error"] and not report["peer"]["passes"]
     printed = capsys.readouterr().out
     assert sum(" warm " in line for line in printed.splitlines()) == 2

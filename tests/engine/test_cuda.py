@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from tests.pipeline import Clip
 from twostage_asr.encoders.adaptor import AdaptorConfig
 from twostage_asr.encoders.ctc import CTCConfig, CTCHead
+from twostage_asr.encoders.sensevoice import SenseVoiceConfig, SenseVoiceEncoder
+from twostage_asr.encoders.transformer import PaddedKeys, attend, attention_bias, key_mask, valid_frames
 from twostage_asr.engine import AutoModelVLLM
 from twostage_asr.engine.cuda_graphs import MAX_CLIPS, MAX_FRAMES, SmallBatchGraphs, bucket_of
 from twostage_asr.engine.families import family_named
@@ -67,13 +69,43 @@ def test_emissions_are_those_of_whole_logits(num_clips: int, num_frames: int) ->
     hidden = torch.randn(num_clips, num_frames, 512, device="cuda", dtype=torch.bfloat16)
     columns = torch.randint(0, 60_515, (num_clips, 20))
     with torch.inference_mode():
-        ours, best = head.scores(hidden, columns)
+        scores = head.scores(hidden, columns)
         all_tokens = head.log_probs(hidden[:2])
     # Where two tokens are almost equally likely, another order of the sum may choose the other.
-    assert (best[:2] == all_tokens.argmax(-1)).float().mean() > 0.99
-    assert ours.shape == (num_clips, num_frames, 20)
+    assert (scores.best[:2] == all_tokens.argmax(-1)).float().mean() > 0.99
+    assert scores.emissions.shape == (num_clips, num_frames, 20)
     expected = all_tokens.gather(2, columns[:2].cuda()[:, None, :].expand(-1, num_frames, -1))
-    torch.testing.assert_close(ours[:2], expected, atol=2e-3, rtol=0)
+    torch.testing.assert_close(scores.emissions[:2], expected, atol=2e-3, rtol=0)
+
+
+@needs_cuda
+def test_attention_looks_at_each_clips_own_keys_alone() -> None:
+    lens = torch.tensor([1, 37, 300], device="cuda")
+    parts = [torch.randn(3, 300, 512, device="cuda", dtype=torch.bfloat16) for _ in range(3)]
+    masked = attend(*parts, num_heads=4, mask=attention_bias(valid_frames(lens, 300, lens.device), torch.bfloat16))
+    with torch.inference_mode():
+        mask = key_mask(lens, 300, parts[0])
+    assert isinstance(mask, PaddedKeys)
+    torch.testing.assert_close(attend(*parts, num_heads=4, mask=mask), masked, atol=0.02, rtol=0.02)
+
+
+@needs_cuda
+@pytest.mark.parametrize("kernel_size", [11, 513])
+@torch.inference_mode()
+def test_kernels_say_what_tensor_operations_say(kernel_size: int) -> None:
+    torch.manual_seed(0)
+    config = SenseVoiceConfig(
+        output_dim=128, attention_heads=4, linear_units=256, num_blocks=3, tp_blocks=2, kernel_size=kernel_size
+    )
+    encoder = SenseVoiceEncoder(config).eval()
+    features, lens = torch.randn(3, 70, 560) + 9, torch.tensor([70, 1, 33])
+    expected = encoder(features, lens)
+    encoder.cuda()
+    eager = encoder(features.cuda(), lens.cuda())
+    encoder.compile()
+    for out in (eager, encoder(features.cuda(), lens.cuda())):
+        for ours, own, length in zip(out.cpu(), expected, lens.tolist(), strict=True):
+            torch.testing.assert_close(ours[:length], own[:length], atol=2e-3, rtol=0)
 
 
 @needs_cuda

@@ -1,4 +1,4 @@
-"""Qwen3-ForcedAligner: the classes that transformers' model chooses, and honest refusals."""
+"""Qwen3-ForcedAligner: the times that transformers' model and the qwen-asr package choose, and honest refusals."""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,8 @@ import pytest
 import torch
 from transformers.models.qwen3_asr.feature_extraction_qwen3_asr import Qwen3ASRFeatureExtractor
 
-from tests import tiny_models
+from tests import tiny_models, tiny_qwen_asr
+from tests.engine.families.cases import QWEN_ASR_ANSWERS
 from tests.tones import SAMPLE_RATE, clip
 from twostage_asr.convert.export import ensure_converted
 from twostage_asr.convert.verify import verify_conversion
@@ -65,6 +66,18 @@ def test_times_are_those_of_transformers_alone_and_in_a_batch(
         expected = reference_times(*checkpoint, waveform, [item.text for item in result])
         assert [t for item in result for t in (item.start_time, item.end_time)] == expected
         assert aligner.align((waveform, SAMPLE_RATE), text, "en") == [result]
+
+
+def test_words_and_times_are_those_of_the_package(tmp_path: Path) -> None:
+    golden = QWEN_ASR_ANSWERS["alignment"]
+    tiny_qwen_asr.write_checkpoint(tmp_path, golden["config"], golden["shapes"])
+    aligner = Qwen3ForcedAligner.from_pretrained(tmp_path, device="cpu", dtype="fp32")
+    assert len({item[1] for items in golden["items"] for item in items}) > 5, "times too dull to prove anything"
+    audio = [(clip(seconds, seed), SAMPLE_RATE) for seed, (seconds, *_) in enumerate(tiny_qwen_asr.ALIGNED)]
+    texts, languages = ([one[place] for one in tiny_qwen_asr.ALIGNED] for place in (1, 2))
+    results = aligner.align(audio, texts, languages)
+    found = [[[item.text, item.start_time, item.end_time] for item in result] for result in results]
+    assert found == golden["items"]
 
 
 def test_words_of_a_transcript_are_written_as_its_text_writes_them(aligner: Qwen3ForcedAligner) -> None:

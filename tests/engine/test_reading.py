@@ -1,6 +1,5 @@
 """AudioReaders gives what load() gives, in order, with bounded memory, whichever process dies."""
 
-import contextlib
 import os
 import signal
 import subprocess
@@ -19,6 +18,7 @@ from hypothesis import strategies as st
 
 from tests.audio_clips import encode, encode_vbr_mp3, sweep, wav_header
 from tests.hostile import hostile_inputs
+from tests.processes import is_running, processes, wait_until
 from twostage_asr.engine import reading
 from twostage_asr.engine.audio import AudioLimits, Waveform
 from twostage_asr.engine.errors import AudioError, AudioTooLongError, ConfigError
@@ -52,36 +52,11 @@ def in_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "PROCESS_BYTES", 0)
 
 
-def processes() -> set[int]:
-    """Those that this one started and that have not ended."""
-    listed = ""
-    for task in Path("/proc/self/task").iterdir():
-        with contextlib.suppress(OSError):  # a thread that has ended by now
-            listed += (task / "children").read_text()
-    return {int(pid) for pid in listed.split() if is_running(int(pid))}
-
-
 @pytest.fixture
 def new_processes() -> Callable[[], set[int]]:
     """Those that were started in this test."""
     before = processes()
     return lambda: processes() - before
-
-
-def is_running(pid: int) -> bool:
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-        # The first thread may have ended before the others, and nobody can wait for the process until all have.
-        return stat.rpartition(")")[2].split()[0] != "Z" or len(list(Path(f"/proc/{pid}/task").iterdir())) > 1
-    except OSError:
-        return False
-
-
-def wait_until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "it never happened"
-        time.sleep(0.005)
 
 
 def read(readers: AudioReaders, items: list[AudioInput], **options: bool) -> list[Waveform | AudioError]:

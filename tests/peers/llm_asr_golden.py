@@ -69,7 +69,7 @@ def answer(model: Any, frontend: Any, tokenizer: Any, seconds: float, seed: int)
         num_beams=1,
         do_sample=False,
     )
-    return {"prompt_ids": ids, "num_audio": audio.shape[1], "tokens": tokens[0].tolist()}
+    return {"prefix_ids": ids, "num_audio": audio.shape[1], "suffix_ids": [], "tokens": tokens[0].tolist()}
 
 
 def main() -> None:

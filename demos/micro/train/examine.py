@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from evaluate import edit_distance
+from evaluate import edit_distance, is_written
 from heldout import HeldOutClip
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -83,7 +83,7 @@ class Examiner:
                 tally.ctc_errors += errors
                 tally.ctc_tokens += tokens
                 tally.names += clip.name is not None
-                tally.names_right += clip.name is not None and clip.name in text
+                tally.names_right += clip.name is not None and is_written(clip.name, text)
         model.train()
         return {name: tallies[name] for name in sorted(tallies)}
 

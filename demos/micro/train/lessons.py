@@ -12,7 +12,7 @@ import english
 import mandarin
 from espeak import SAMPLE_RATE
 from grammar import Language, Sentence
-from names import PHRASES, draw_name, draw_similar_name, is_heard_in, respell, spellings
+from names import PHRASES, draw_name, draw_nearest_name, draw_similar_name, is_heard_in, respell, spellings
 
 from twostage_asr.engine.families.base import Request
 from twostage_asr.engine.words import split_words, spoken_form
@@ -66,6 +66,7 @@ class Mixture:
     questions: int = 1  # about a clip with names, each with another list of hotwords
     most_hotwords: int = MAX_HOTWORDS
     similar: float = 0.5  # of the distractors, where a name is heard
+    nearest: float = 0.25  # of the similar ones, in Mandarin
 
     @staticmethod
     def at(progress: float, *, questions: int = 1) -> "Mixture":
@@ -273,18 +274,20 @@ class Teacher:
         found: dict[str, None] = {}
         for _ in range(count):
             for _ in range(8):
-                candidate = self._distractor(language, heard, mixture.similar)
+                candidate = self._distractor(language, heard, mixture)
                 asked = any(is_heard_in(candidate, name) or PHRASES.get(name) == candidate for name in heard)
                 if candidate not in found and not asked:
                     found[candidate] = None
                     break
         return list(found)
 
-    def _distractor(self, language: Language, heard: Sequence[str], similar: float) -> str:
+    def _distractor(self, language: Language, heard: Sequence[str], mixture: Mixture) -> str:
         rng, kind = self._rng, self._rng.random()
         people = [name for name in heard if name not in PHRASES]
-        if people and rng.random() < similar:
-            return draw_similar_name(rng.choice(people), rng)
+        if people and rng.random() < mixture.similar:
+            name = rng.choice(people)
+            is_nearest = not name.isascii() and rng.random() < mixture.nearest
+            return draw_nearest_name(name, rng) if is_nearest else draw_similar_name(name, rng)
         if kind < 0.7:
             other: Language = "英文" if language == "中文" else "中文"
             return draw_name(language if rng.random() < 0.85 else other, rng)

@@ -31,11 +31,10 @@ _EXAMINED = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingOptions:
-    """How to train, and when to stop: at the first of the limits."""
+    """How to train, and when to stop: at the first of two limits."""
 
     seconds: float
     steps: int
-    ends_at: float = math.inf  # by time.perf_counter(), a third limit
     lr: float = 2.5e-3
     muon_lr: float = 0.0  # 0: AdamW for everything
     weight_decay: float = 0.02
@@ -60,8 +59,7 @@ class Trainer:
     def progress(self) -> float:
         """0..1, the larger share of the limits."""
         elapsed = time.perf_counter() - self._started
-        seconds = max(min(self._options.seconds, self._options.ends_at - self._started), 1.0)
-        return min(max(elapsed / seconds, self._step / self._options.steps), 1.0)
+        return min(max(elapsed / self._options.seconds, self._step / self._options.steps), 1.0)
 
     def run(self) -> None:
         """Train to the end, or until interrupted."""
@@ -70,6 +68,8 @@ class Trainer:
             self._warm_up(batches)
             self._started = time.perf_counter()
             self._train(batches)
+            if self._step < self._options.steps:
+                print(f"out of time after {self._step} of {self._options.steps} steps", flush=True)
         except KeyboardInterrupt:
             print(f"interrupted at step {self._step}; the model is written as it is", flush=True)
 

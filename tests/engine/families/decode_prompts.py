@@ -1,6 +1,6 @@
 """Decode saved prompts with vLLM, one family after the other, in a process of its own.
 
-    python -m tests.engine.families.decode_prompts FILE...    # each holds directory, prompts and num_tokens
+    python -m tests.engine.families.decode_prompts FILE...    # each holds directory, prompts, num_tokens and dtype
 
 Writes FILE.json beside each: the token ids of every prompt. The test session's own engine would not survive that
 another one is closed in its process.
@@ -22,7 +22,7 @@ if __name__ == "__main__":
         saved = torch.load(path, weights_only=True)
         engine_dir = Path(saved["directory"])
         info = EngineManifest.read(engine_dir).llm
-        source = LLMSource(engine_dir / LLM_DIR_NAME, info, torch.float32, 1024)
+        source = LLMSource(engine_dir / LLM_DIR_NAME, info, saved["dtype"], 1024)
         decoder = VLLMDecoder(source, VLLMOptions(device=torch.device("cpu")))
         params = DecodeParams(max_new_tokens=saved["num_tokens"], ignore_eos=True)
         tokens = [list(hypothesis.token_ids) for hypothesis in decode(decoder, saved["prompts"], params)]

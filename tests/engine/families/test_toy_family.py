@@ -14,7 +14,7 @@ from tests.tiny_llm_asr import write_llm
 from tests.tones import SAMPLE_RATE, clip
 from twostage_asr.convert import families as convert_families
 from twostage_asr.convert.layout import Family, Plan, check_fit, split_parts
-from twostage_asr.convert.llm import list_llm_files, llm_shapes, plan_llm, read_llm_config
+from twostage_asr.convert.llm import list_llm_files, llm_shapes, plan_without_ctc, read_llm_config
 from twostage_asr.convert.safetensors_file import read_checkpoint
 from twostage_asr.convert.weights import plan_weights
 from twostage_asr.engine import AutoModelVLLM
@@ -72,9 +72,8 @@ def plan(directory: Path, dtype: torch.dtype | None) -> Plan:
     needed = llm_shapes(config) | {"ears.weight": (WIDTH, HOP), "ears.bias": (WIDTH,)}
     check_fit(directory, needed=needed, found={name: weight.shape for name, weight in weights.items()})
     parts = split_parts(weights, TABLE)
-    llm, notes = plan_llm(directory, config, parts["llm"])
-    own = {"acoustic": parts["acoustic"], "acoustic_config": {"width": WIDTH}, "llm": llm, "notes": tuple(notes)}
-    return Plan(**own, frame_clock=None, ctc_vocabulary=None, missing={"ctc": "a toy times no words"})
+    times_none = "a toy times no words"
+    return plan_without_ctc(directory, config, parts, acoustic_config={"width": WIDTH}, no_times_reason=times_none)
 
 
 CONVERSION = Family(

@@ -1,0 +1,21 @@
+"""What holds processes, memory or files until it is closed."""
+
+from abc import ABC, abstractmethod
+from types import TracebackType
+from typing import Self
+
+
+class Closing(ABC):
+    """Closed by close(), or at the end of its `with` block."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Free what it holds; idempotent."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
