@@ -259,8 +259,8 @@ def test_padding_does_not_count_as_doubt() -> None:
     targets = torch.tensor([[1, 2], [2, 1]])
     frame_lens = torch.tensor([12, 7])
     states = best_paths(emissions, targets, frame_lens, torch.tensor([2, 2]))
-    both = alignment._read_paths(emissions, targets, states, frame_lens, ["", ""])
-    alone = alignment._read_paths(emissions[1:, :7], targets[1:], states[1:, :7], frame_lens[1:], [""])
+    both = alignment._read_paths(emissions, targets, states, frame_lens, [([], []), ([], [])])
+    alone = alignment._read_paths(emissions[1:, :7], targets[1:], states[1:, :7], frame_lens[1:], [([], [])])
     torch.testing.assert_close(both.frame_log_probs[1:], alone.frame_log_probs)
     torch.testing.assert_close(both.centres[1:], alone.centres)
 
