@@ -61,7 +61,7 @@ def make(path: Path, minutes: float, seed: int) -> None:
     print(f"{path}: {position / SAMPLE_RATE / 60:.1f} minutes, {len(lines)} clips")
 
 
-def measure(path: Path, model_dir: str, *, max_segment_s: float | None, by_hand: bool) -> None:
+def measure(path: Path, model_dir: str, *, dynamic_silence: bool, by_hand: bool) -> None:
     """Print everything that the top of this file promises."""
     from twostage_asr.engine.console import quiet_libraries
 
@@ -71,7 +71,7 @@ def measure(path: Path, model_dir: str, *, max_segment_s: float | None, by_hand:
     truth = [json.loads(line) for line in path.with_suffix(".jsonl").read_text("utf-8").splitlines()]
     with AutoModelVLLM(model=model_dir, dtype="fp32", encoder_dtype="fp32") as model:
         started = time.perf_counter()
-        (whole,) = model.generate(path, max_segment_s=max_segment_s)
+        (whole,) = model.generate(path, dynamic_silence=dynamic_silence)
         wall_s = time.perf_counter() - started
         peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         if whole.status == "error":
@@ -129,14 +129,14 @@ def main() -> None:
     measurer = commands.add_parser("measure")
     measurer.add_argument("path", type=Path)
     measurer.add_argument("--model", required=True)
-    measurer.add_argument("--max-segment-s", type=float, help="by default what the model's family hears well")
+    measurer.add_argument("--fixed-silence", action="store_true", help="800 ms of silence end any segment")
     measurer.add_argument("--no-cut-by-hand", action="store_true", help="spare the comparison, and its memory")
     arguments = parser.parse_args()
     if arguments.command == "make":
         make(arguments.path, arguments.minutes, arguments.seed)
     else:
         by_hand = not arguments.no_cut_by_hand
-        measure(arguments.path, arguments.model, max_segment_s=arguments.max_segment_s, by_hand=by_hand)
+        measure(arguments.path, arguments.model, dynamic_silence=not arguments.fixed_silence, by_hand=by_hand)
 
 
 if __name__ == "__main__":
