@@ -142,7 +142,8 @@ def main() -> None:
         with FunASRNanoStreamingVLLM.from_pretrained(
             args.model or folder, device=args.device, backend=args.backend
         ) as engine:
-            asyncio.run(measure(engine, options, 1 if args.minutes else max(args.sessions), talk(WARM_UP_S)))
+            num_warm = 1 if args.minutes else max(args.sessions)
+            asyncio.run(measure(engine, options, num_warm, talk(min(WARM_UP_S, args.seconds))))
             if args.minutes:
                 for index, (wall, cpu) in enumerate(tenths(engine, options, talk(60 * args.minutes)), start=1):
                     rtfx = 6 * args.minutes / wall
