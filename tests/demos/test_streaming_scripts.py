@@ -55,5 +55,5 @@ def test_latencies_of_many_sessions_are_measured(
     head, row = capsys.readouterr().out.splitlines()
     assert head.split() == ["sessions", "first", "partial", "final", "lag", "partials,", "finals"]
     sessions, *seconds, partials, finals = map(float, row.replace(",", "").split())
-    assert sessions == 2 and len(seconds) == 7 and min(partials, finals) >= 2
+    assert sessions == 2 and len(seconds) == 7 and min(partials, finals) >= 1
     assert seconds[0] > 0.7 and min(seconds[2:6]) > 0
