@@ -8,6 +8,7 @@ itself. The window, stage 2's `max_pending` and what is read ahead bound the mem
 """
 
 import contextlib
+import gc
 import threading
 import time
 from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
@@ -133,6 +134,7 @@ class Transcriber:
         """End the processes and free the models; idempotent."""
         self.readers.close()
         self.decoder.close()
+        gc.unfreeze()  # what load_transcriber() took out of the collector's sight
 
 
 @dataclass(slots=True, eq=False)
