@@ -107,20 +107,23 @@ class CTCHead(nn.Module):
         norm, best = log_norm_and_best(hidden.flatten(0, 1), weight, bias)
         return CTCScores(logits.sub_(norm.view(*hidden.shape[:2], 1)), best.view(hidden.shape[:2]))
 
-    def greedy(self, hidden: Tensor, lens: Tensor) -> list[list[int]]:
+    def greedy(self, hidden: Tensor, lens: Tensor) -> list[tuple[list[int], list[int]]]:
         """Best path of each clip: (B, T, D) -> what `collapse` makes of the likeliest token of every frame."""
         best = hidden.new_empty(hidden.shape[:2], dtype=torch.int64)
         for part in _parts(hidden):
             best[:, part] = self.ctc.logits(hidden[:, part]).argmax(-1)
         return self.collapse(best, lens)
 
-    def collapse(self, best: Tensor, lens: Tensor) -> list[list[int]]:
-        """(B, T) a token for each frame -> the tokens of each clip: equal neighbours merged, blanks dropped."""
+    def collapse(self, best: Tensor, lens: Tensor) -> list[tuple[list[int], list[int]]]:
+        """(B, T) a token for each frame -> the tokens of each clip, equal neighbours merged and blanks dropped, and the
+        frame in which each begins.
+        """
         starts = F.pad(best[:, 1:] != best[:, :-1], (1, 0), value=True) & (best != self.config.blank_id)
         valid = valid_frames(lens, best.shape[1], best.device)
         if valid is not None:
             starts &= valid
-        return [row[keep].tolist() for row, keep in zip(best.cpu(), starts.cpu(), strict=True)]
+        rows = zip(best.cpu(), starts.cpu(), strict=True)
+        return [(row[keep].tolist(), keep.nonzero()[:, 0].tolist()) for row, keep in rows]
 
 
 def _parts(hidden: Tensor) -> Iterator[slice]:

@@ -15,9 +15,8 @@ from .transformer import FeedForward, Mask, attend, key_mask, valid_frames
 
 _LONGEST_WAVELENGTH = 10_000.0  # of the positional encoding, in frames / 2 pi
 _MOST_UNROLLED_TAPS = 31  # of the FSMN memory; the published models have 11
-_LENGTH_STEP = (
-    32  # frames; oneDNN compiles a kernel for each shape that it convolves, and keeps 1024 of them, 0.5 MB each
-)
+# Frames: oneDNN compiles a kernel for each shape that it convolves, and keeps 1024 of them, 0.5 MB each.
+_LENGTH_STEP = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

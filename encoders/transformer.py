@@ -37,7 +37,7 @@ def valid_frames(lens: Tensor, num_frames: int, device: torch.device) -> Tensor 
 
 def has_kernels(x: Tensor) -> bool:
     """Whether frames like these may take kernels that are made for GPUs and know no gradients."""
-    return x.is_cuda and torch.is_inference_mode_enabled()
+    return x.is_cuda and not torch.is_grad_enabled()  # is_inference_mode_enabled() would end a compiled graph
 
 
 class PaddedKeys(NamedTuple):

@@ -12,14 +12,16 @@ text -> words (words.py) -> tokens of what is said (ctc_tokenizer.py) -> in whic
   token in the frames where it is emitted. What the text writes with digits or signs ("20%") the head may spell out, so
   for such words it is the highest probability that anything at all is said there.
 - It is all words or none. A text without words has none and needs no reason.
+- Where the head goes on for MIN_REST_S after the last word, the text lacks its end: that rest begins at `rest_start`.
 
 Frame t is built from seven 25 ms windows around the one that begins at t * 60 ms: its centre is 12.5 ms later.
 """
 
+import bisect
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +43,9 @@ from .words import WrittenWord, split_words, spoken_form
 
 HALF_WINDOW_S = WINDOW_SAMPLES / SAMPLE_RATE / 2
 MIN_TOKEN_S = 0.02
+MIN_REST_S = 1.0
+_MIN_REST_TOKENS = 2
+_AFTER_WORD_S = 0.3  # in which the head may still emit a word that has ended, or emits one that begins
 # Length of text is counted in bytes of UTF-8, which is about fair across scripts: speakers of English say 14 letters a
 # second, speakers of Mandarin 4.5 characters of 3 bytes. A digit or a sign counts like such a syllable.
 TYPICAL_BYTES_PER_S = 13.5
@@ -54,6 +59,7 @@ _LENGTH_OF_BYTE = np.ones(256)
 _LENGTH_OF_BYTE[:128] = [1.0 if chr(b).isalpha() or chr(b) == "'" else _SYLLABLE_BYTES for b in range(128)]
 _LENGTH_OF_BYTE[ord(" ")] = 0.0
 
+_Heard: TypeAlias = tuple[list[int], list[int]]  # see CTCHead.collapse
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
 
@@ -65,6 +71,7 @@ class Alignment:
     words: tuple[Word, ...] | None
     reason: str | None = None
     heard: str | None = None  # what the CTC head alone makes of the audio: spoken form, no marks; None: nothing asked
+    rest_start: float | None = None  # s, of speech that follows the text and is no part of it; `heard` ends before it
 
 
 class TextAligner(Protocol):
@@ -131,7 +138,7 @@ class _Emissions:
     token_probs: Tensor  # (B, S) highest probability of the token in those frames
     speech_probs: Tensor  # (B, S) highest probability of any token in those frames
     frame_log_probs: Tensor  # (B,) mean log-probability per frame of the whole path
-    heard: list[str]  # of each clip, whatever its text
+    heard: list[_Heard]  # of each clip, whatever its text
 
     @classmethod
     def joined(cls, parts: Sequence["_Emissions"]) -> "_Emissions":
@@ -147,7 +154,7 @@ class _Emissions:
             token_probs=rows("token_probs"),
             speech_probs=rows("speech_probs"),
             frame_log_probs=torch.cat([part.frame_log_probs for part in parts]),
-            heard=[text for part in parts for text in part.heard],
+            heard=[each for part in parts for each in part.heard],
         )
 
 
@@ -203,15 +210,23 @@ class WordAligner:
             for task, alignment in zip(timed, self._align(timed, [self._emissions(b) for b in batches]), strict=True):
                 alignments[task.index] = alignment
             for i, heard in zip(others, self._listen([hidden[i] for i in others]), strict=True):
-                alignments[i] = replace(alignments[i], heard=heard)
+                alignments[i] = self._with_heard(alignments[i], heard)
         return alignments
 
-    def _listen(self, hidden: Sequence[Tensor]) -> list[str]:
+    def _listen(self, hidden: Sequence[Tensor]) -> list[_Heard]:
         """What the head makes of clips on its own."""
         if not hidden:
             return []
-        lens = torch.tensor([len(clip) for clip in hidden])
-        return [self._tokenizer.decode(ids) for ids in self._head.greedy(pad_sequence(list(hidden), True), lens)]
+        return self._head.greedy(pad_sequence(list(hidden), True), torch.tensor([len(clip) for clip in hidden]))
+
+    def _with_heard(self, alignment: Alignment, heard: _Heard) -> Alignment:
+        """The alignment, and what the head hears, up to where the text ends too early."""
+        token_ids, frames = heard
+        times = [frame * self._clock.frame_s + HALF_WINDOW_S for frame in frames]
+        rest_start = None if alignment.words is None else _rest_start(alignment.words, times)
+        if rest_start is not None:
+            token_ids = token_ids[: bisect.bisect_left(times, rest_start)]
+        return replace(alignment, heard=self._tokenizer.decode(token_ids), rest_start=rest_start)
 
     def _align(self, tasks: Sequence[_Task], parts: Sequence[_Emissions]) -> list[Alignment]:
         if not tasks:
@@ -230,7 +245,7 @@ class WordAligner:
         ):
             reason = self._doubt(log_prob)
             words = None if reason else _timed_words(task, *row)
-            alignments.append(Alignment(words=words, reason=reason, heard=heard))
+            alignments.append(self._with_heard(Alignment(words, reason), heard))
         return alignments
 
     def _emissions(self, batch: Sequence[_Task]) -> _Emissions:
@@ -240,7 +255,7 @@ class WordAligner:
         emissions, targets = scores.emissions, targets.to(scores.emissions.device)
         frame_lens = torch.tensor([len(task.hidden) for task in batch])
         states = best_paths(emissions, targets, frame_lens, torch.tensor([len(t.target.token_ids) for t in batch]))
-        heard = [self._tokenizer.decode(ids) for ids in self._head.collapse(scores.best, frame_lens)]
+        heard = self._head.collapse(scores.best, frame_lens)
         return _read_paths(emissions, targets, states, frame_lens.to(emissions.device), heard)
 
     def _seconds(self, frames: Tensor) -> Tensor:
@@ -285,7 +300,9 @@ def _columns_and_targets(token_ids: Sequence[Sequence[int]], blank_id: int) -> t
     return pad_sequence(columns, batch_first=True), pad_sequence(targets, batch_first=True)
 
 
-def _read_paths(emissions: Tensor, targets: Tensor, states: Tensor, frame_lens: Tensor, heard: list[str]) -> _Emissions:
+def _read_paths(
+    emissions: Tensor, targets: Tensor, states: Tensor, frame_lens: Tensor, heard: list[_Heard]
+) -> _Emissions:
     num_clips, num_tokens = targets.shape
     log_probs = path_log_probs(emissions, targets, states)
     # Frames that emit blank, or are padding, go to one token more.
@@ -305,6 +322,19 @@ def _read_paths(emissions: Tensor, targets: Tensor, states: Tensor, frame_lens: 
         frame_log_probs=(log_probs.masked_fill(padding, 0.0).sum(1) / frame_lens).double().cpu(),
         heard=heard,
     )
+
+
+def _rest_start(words: Sequence[Word], times: Sequence[float]) -> float | None:
+    """Where what follows the words begins, s: from when the head emits its tokens. See Alignment.
+
+    Speech without any text has to follow a second of something else: that may be what the text was lost for.
+    """
+    end = words[-1].end if words else 0.0
+    rest = times[bisect.bisect_right(times, end + _AFTER_WORD_S) :]
+    if len(rest) < _MIN_REST_TOKENS or rest[-1] < end + MIN_REST_S:
+        return None
+    start = max(end, rest[0] - _AFTER_WORD_S)
+    return start if words or start >= MIN_REST_S else None
 
 
 def _settle(starts: Tensor, ends: Tensor, num_tokens: Tensor, durations: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 clip + hypothesis -> text (the family's parse_answer) -> words and what the CTC head hears (alignment.py)
                   -> opinion (trust.py) -> Transcript, or a second try of a text that went round in circles
+                                           and one more pass over speech that a text leaves out at its end
 """
 
 from collections.abc import Iterator, Sequence
@@ -37,6 +38,12 @@ class Written:
     @property
     def needs_second_try(self) -> bool:
         return self.opinion.is_loop and not self.clip.is_second_try
+
+    @property
+    def rest_start(self) -> float | None:
+        """Where in the clip speech begins that the LLM has left out, s: it took its text for finished too early."""
+        is_finished = self.clip.options.check and self.hypothesis.finish_reason == "stop"
+        return self.alignment.rest_start if is_finished else None
 
 
 def review(model: "Transcriber", finished: Sequence[tuple["Clip", Hypothesis]]) -> list[Written]:
@@ -110,7 +117,7 @@ def _align_with(aligner: TextAligner, answers: Sequence[Written]) -> None:
     texts, languages = [each.answer.text for each, _ in found], [each.answer.language for each, _ in found]
     alignments = aligner.align_words([waveform for _, waveform in found], texts, languages)
     for (each, _), alignment in zip(found, alignments, strict=True):
-        each.alignment = replace(alignment, heard=each.alignment.heard)
+        each.alignment = replace(alignment, heard=each.alignment.heard, rest_start=each.alignment.rest_start)
 
 
 def _judge(written: Written) -> None:

@@ -298,7 +298,7 @@ class TranscriptionService:
             if len(token_ids) != job.num_told:  # fewer when it is written a second time
                 job.num_told = len(token_ids)
                 # The last character may lack its last bytes.
-                text = self._run.answer(clip, token_ids).text.removesuffix("\N{REPLACEMENT CHARACTER}")
+                text = self._run.text_so_far(clip, token_ids).removesuffix("\N{REPLACEMENT CHARACTER}")
                 try:
                     job.on_text(text)
                 except Exception as error:  # noqa: BLE001 - one caller's mistake must not cost the others

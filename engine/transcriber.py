@@ -3,10 +3,12 @@
 Audio is read ahead of need and decoded by other processes; stage 1 encodes here, batch by batch; stage 2 decodes, on a
 GPU in processes of its own. One loop moves the clips on: it encodes whenever stage 2 wants more, hands over each batch
 (on a GPU when the one after it has been queued, so that the GPU never waits), and finds the word times of what has
-finished meanwhile. The window, stage 2's `max_pending` and what is read ahead bound the memory, however long the list.
+finished meanwhile. Where an LLM ends its text before the speech ends, the rest of the clip goes through both stages by
+itself. The window, stage 2's `max_pending` and what is read ahead bound the memory, however long the list.
 """
 
 import contextlib
+import gc
 import threading
 import time
 from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
@@ -17,18 +19,18 @@ import torch
 from torch import Tensor
 
 from .alignment import TextAligner, WordAligner
-from .answers import answer_of, review, transcript_of
+from .answers import Written, answer_of, review, transcript_of
 from .audio import DEFAULT_LIMITS, SAMPLE_RATE, AudioLimits, Waveform
 from .batching import plan_batches
 from .config import check_choice
 from .decoder.base import POLL_S, DecodeParams, Decoder, Hypothesis
 from .errors import ASRError, AudioError, ConfigError, DecodeError, PromptTooLongError
-from .families.base import AcousticModel, Answer, EncodedBatch, ModelFamily, Request
+from .families.base import AcousticModel, EncodedBatch, ModelFamily, Request
 from .inputs import AudioInput
 from .prompt import EmbeddedPrompt, PromptEmbedder
 from .reading import AudioReaders
 from .recordings import ClipAudio, Recordings, Result
-from .segments import DEFAULT_SEGMENTATION, Segmentation
+from .segments import DEFAULT_SEGMENTATION, Part, Segmentation, join_parts, join_texts
 from .text import LLMTokenizer
 from .threads import one_thread
 from .timeline import Timeline
@@ -83,6 +85,8 @@ class Clip:
     is_followed: bool = False  # its text is looked at while it is written
     is_speech: bool = False  # a VAD has heard some
     is_second_try: bool = False  # its first text went round in circles
+    before: tuple[Part, ...] = ()  # of the same input, transcribed before this rest of it
+    start: float = 0.0  # s, of this rest
     audio_embeds: Tensor | None = None
     ctc_hidden: Tensor | None = None
     submitted: float = 0.0  # time.perf_counter()
@@ -130,6 +134,7 @@ class Transcriber:
         """End the processes and free the models; idempotent."""
         self.readers.close()
         self.decoder.close()
+        gc.unfreeze()  # what load_transcriber() took out of the collector's sight
 
 
 @dataclass(slots=True, eq=False)
@@ -175,8 +180,8 @@ class Run:
                 yield from self.collect(wait_s=0)
             if not self.decoding:  # stage 2 would have nothing to do while the next window is read
                 yield from self.submit()
-        yield from self.submit()
-        while self.decoding:
+        while self.encoding is not None or self.decoding:
+            yield from self.submit()
             yield from self.collect()
 
     def cancel(self) -> None:
@@ -266,9 +271,8 @@ class Run:
         self.encoding = (batch, encoded)
 
     def _needs_waveform(self, clip: Clip) -> bool:
-        """Whether an encoded clip is listened to once more: by a VAD that has not heard it, or by a forced aligner."""
-        is_aligned = self.model.forced_aligner is not None and clip.options.timestamps
-        return is_aligned or (clip.options.check and not clip.is_speech)
+        """Whether an encoded clip may be listened to once more: by a VAD, a forced aligner, or the LLM, to its end."""
+        return clip.options.check or (self.model.forced_aligner is not None and clip.options.timestamps)
 
     def submit(self) -> Iterator[Result]:
         """Hand the encoded batch to stage 2; yields what that would not take."""
@@ -288,7 +292,7 @@ class Run:
             prompt = clip.prompt.around(clip.audio_embeds)
             prompt_id = self.model.decoder.submit(prompt, params, follow=clip.is_followed)
         except (DecodeError, PromptTooLongError) as error:
-            yield clip.index, _failed(clip.item.key, clip.duration, error)
+            yield clip.index, _with_before(clip, _failed(clip.item.key, clip.duration, error))
         else:
             clip.submitted = time.perf_counter()
             self.decoding[prompt_id] = clip
@@ -305,21 +309,55 @@ class Run:
             finished, self.finished = self.finished, []
             yield from self._finish(finished)
 
-    def answer(self, clip: Clip, token_ids: Sequence[int]) -> Answer:
-        """What a clip's answer says, whole or as far as it is written."""
-        return answer_of(self.model, clip, token_ids)
+    def text_so_far(self, clip: Clip, token_ids: Sequence[int]) -> str:
+        """What is written for a clip when its answer has come to these tokens."""
+        return join_texts(
+            [*(part.transcript.text for part in clip.before), answer_of(self.model, clip, token_ids).text]
+        )
 
     def _finish(self, finished: Sequence[tuple[Clip, Hypothesis]]) -> Iterator[Result]:
-        """Time the words of some clips and weigh their texts; those that loop are decoded once more."""
+        """Time the words of some clips and weigh their texts; those that loop are decoded once more, and so is what is
+        left out at the end of a text."""
         with self.timeline.span("align", len(finished)):
             answers = review(self.model, finished)
+        rests: list[Clip] = []
         for written in answers:
             clip = written.clip
             if written.needs_second_try:
                 clip.is_second_try = True
                 yield from self._decode(clip, replace(clip.options.params, repetition_penalty=SAFE_REPETITION_PENALTY))
+                continue
+            transcript = transcript_of(written, self.model.family.best_length_s)
+            rest = self._rest(written, transcript)
+            if rest is None:
+                yield clip.index, _with_before(clip, transcript)
             else:
-                yield clip.index, transcript_of(written, self.model.family.best_length_s)
+                rests.append(rest)
+        if rests:
+            yield from self.encode(rests)
+
+    def _rest(self, written: Written, transcript: Transcript) -> Clip | None:
+        """What a text leaves out at its end, as a clip."""
+        clip = written.clip
+        if written.rest_start is None or clip.waveform is None:
+            return None
+        first = round(written.rest_start * SAMPLE_RATE)
+        start = first / SAMPLE_RATE
+        rest = self.prepare(clip.index, clip.item, clip.waveform[first:], clip.options)
+        assert isinstance(rest, Clip)  # the same request with less audio
+        rest.is_followed, rest.is_speech = clip.is_followed, clip.is_speech
+        rest.before = (*clip.before, Part(clip.start, replace(transcript, duration=start)))
+        rest.start = clip.start + start
+        return rest
+
+
+def _with_before(clip: Clip, transcript: Transcript) -> Transcript:
+    """The transcript of a clip after what was transcribed of the same input before."""
+    if not clip.before:
+        return transcript
+    parts = (*clip.before, Part(clip.start, transcript))
+    duration = clip.start + clip.duration
+    return join_parts(clip.item.key, parts, duration=duration, language=clip.request.language)
 
 
 def _failed(key: str, duration: float, error: ASRError) -> Transcript:

@@ -51,7 +51,7 @@ class TranscriptWarning(_Record):
 
     - "no_word_times": there are no words, and why.
     - "long_audio": longer than the model hears well in one pass, and not cut.
-    - "unfinished": the answer reached max_new_tokens.
+    - "unfinished": the answer reached max_new_tokens, and what would follow is missing.
     - "repetition": the text goes round in circles; so it did when decoded once more, with a penalty for it.
     - "no_speech": the model wrote something where its own CTC head hears nothing; that text was dropped.
     - "disagreement": the text differs much from what the CTC head hears.

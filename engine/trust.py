@@ -6,7 +6,9 @@ reads the same encoder but cannot: it says for every frame what is heard there, 
 - where it hears nothing at all, or something else than the text, and a VAD less speech than such a text takes, the text
   is dropped;
 - where it hears something else and there is speech, the text is marked, or replaced on request;
-- a text that goes round in circles, while the head does not, is decoded once more; if that loops as well, it is marked.
+- a text that goes round in circles, while the head does not, is decoded once more; if that loops as well, it is marked;
+- where a text ends while the head goes on (alignment.py finds where), the rest of the audio is decoded by itself, and
+  weighed like any other (transcriber.py): LLMs stop at a long pause, or where the language changes.
 
 CTC texts are spoken form without marks ("ninety" for 90). Words with numerals are therefore no evidence either way.
 """

@@ -79,10 +79,12 @@ def _draw_clip(synthesizer: Synthesizer, condition: Condition, number: int, rng:
             return HeldOutClip(condition=condition.name, recipe=recipe, waveform=rounded, words=words)
 
 
-def draw_all(counts: Mapping[str, int], *, num_workers: int) -> Iterator[HeldOutClip]:
-    """That many clips of each condition named, drawn in worker processes."""
+def draw_all(counts: Mapping[str, int], *, num_workers: int, first_run: int = 0) -> Iterator[HeldOutClip]:
+    """That many clips of each condition named, from one run of _RUN clips on, drawn in worker processes."""
     runs = [
-        (name, first, min(_RUN, count - first)) for name, count in counts.items() for first in range(0, count, _RUN)
+        (name, first_run * _RUN + place, min(_RUN, count - place))
+        for name, count in counts.items()
+        for place in range(0, count, _RUN)
     ]
     for clips in run_jobs(_draw_run, runs, num_workers=num_workers):
         yield from clips

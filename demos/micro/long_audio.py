@@ -25,16 +25,17 @@ SAMPLE_RATE = 16_000
 PAUSE_S, SOUND_S = (0.3, 3.0), (2.0, 8.0)
 SOUND_EVERY = 8  # clips
 PADDING_S = 0.3
+RUNS_A_SEED = 1000  # recordings of different seeds share no clip
 
 
-def make(path: Path, minutes: float) -> None:
+def make(path: Path, minutes: float, seed: int) -> None:
     """Write the recording and, one line a clip, its text, start, end and words."""
     from heldout import draw_all
     from sounds import draw_sound
 
-    rng, sounds = random.Random(0), np.random.default_rng(0)
+    rng, sounds = random.Random(seed), np.random.default_rng(seed)
     count = round(minutes * 60 / 4.5 / 2) + 8  # a clip and its pause take about 5 s
-    drawn = list(draw_all({"en_clean": count, "zh_clean": count}, num_workers=2))
+    drawn = list(draw_all({"en_clean": count, "zh_clean": count}, num_workers=2, first_run=RUNS_A_SEED * seed))
     rng.shuffle(drawn)
     lines, position = [], 0
     with soundfile.SoundFile(path, "w", SAMPLE_RATE, 1) as file:
@@ -60,7 +61,7 @@ def make(path: Path, minutes: float) -> None:
     print(f"{path}: {position / SAMPLE_RATE / 60:.1f} minutes, {len(lines)} clips")
 
 
-def measure(path: Path, model_dir: str, *, max_segment_s: float, by_hand: bool) -> None:
+def measure(path: Path, model_dir: str, *, dynamic_silence: bool, by_hand: bool) -> None:
     """Print everything that the top of this file promises."""
     from twostage_asr.engine.console import quiet_libraries
 
@@ -70,7 +71,7 @@ def measure(path: Path, model_dir: str, *, max_segment_s: float, by_hand: bool) 
     truth = [json.loads(line) for line in path.with_suffix(".jsonl").read_text("utf-8").splitlines()]
     with AutoModelVLLM(model=model_dir, dtype="fp32", encoder_dtype="fp32") as model:
         started = time.perf_counter()
-        (whole,) = model.generate(path, max_segment_s=max_segment_s)
+        (whole,) = model.generate(path, dynamic_silence=dynamic_silence)
         wall_s = time.perf_counter() - started
         peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         if whole.status == "error":
@@ -124,17 +125,18 @@ def main() -> None:
     maker = commands.add_parser("make")
     maker.add_argument("path", type=Path)
     maker.add_argument("--minutes", type=float, default=60.0)
+    maker.add_argument("--seed", type=int, default=0)
     measurer = commands.add_parser("measure")
     measurer.add_argument("path", type=Path)
     measurer.add_argument("--model", required=True)
-    measurer.add_argument("--max-segment-s", type=float, default=10.0, help="what the micro checkpoint hears well")
+    measurer.add_argument("--fixed-silence", action="store_true", help="800 ms of silence end any segment")
     measurer.add_argument("--no-cut-by-hand", action="store_true", help="spare the comparison, and its memory")
     arguments = parser.parse_args()
     if arguments.command == "make":
-        make(arguments.path, arguments.minutes)
+        make(arguments.path, arguments.minutes, arguments.seed)
     else:
         by_hand = not arguments.no_cut_by_hand
-        measure(arguments.path, arguments.model, max_segment_s=arguments.max_segment_s, by_hand=by_hand)
+        measure(arguments.path, arguments.model, dynamic_silence=not arguments.fixed_silence, by_hand=by_hand)
 
 
 if __name__ == "__main__":

@@ -55,7 +55,11 @@ class Message(_Strict):
 
 
 class ChatRequest(_Strict):
-    """One audio in the messages. Text beside it is context, where the model takes that; else a warning says so."""
+    """One audio in the messages. Text beside it is context, where the model takes that; else a warning says so.
+
+    What a Qwen3-ASR answers begins with the language, "language X<asr_text>", as its users parse it; streamed, it does
+    not.
+    """
 
     messages: Annotated[list[Message], Field(min_length=1, max_length=16)]
     model: str = "fun-asr-nano"

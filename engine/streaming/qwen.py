@@ -58,6 +58,7 @@ class QwenStreams:
             chunk_ms=1000 * chunk_size_sec,
             rollback_chars=0,
             rollback_tokens=unfixed_token_num,
+            agreeing_partials=2,
             unfixed_partials=unfixed_chunk_num,
         )
         options = transcribe_options(

@@ -11,9 +11,10 @@ chunk_ms of new audio: a Partial. When it closes, it is decoded once more, alone
 transcription of the same audio gives. Silence costs nothing, and nothing older than the open segment is kept or encoded
 again, so that an hour costs sixty times a minute; a segment is at most SegmentRules.max_segment_s long.
 
-What is confirmed: text that two partials in a row agree on, without the last rollback_chars characters, cut where a
-token of the LLM ends. Later partials get it as the beginning of their answer, so that they only decode what is new. A
-final is decoded without it and nearly always begins with it; if one does not, it is decoded again with it.
+What is confirmed: text that three partials in a row agree on, without the last rollback_chars characters, cut where a
+token of the LLM ends. (Of two in a row the second at times repeats a mistake that the final does not make.) Later
+partials get it as the beginning of their answer, so that they only decode what is new. A final is decoded without it
+and nearly always begins with it; if one does not, it is decoded again with it.
 
 A segment of max_segment_s without a pause is cut in two, at a place that lies before the end of what has been heard. Of
 what was confirmed, as many words as the first half has stay there, and the rest is confirmed for the second half.
@@ -52,7 +53,8 @@ class LiveOptions:
     chunk_ms: float = 720.0  # of new audio between two partials of a segment
     rollback_chars: int = 8  # at the end of a partial, that are never confirmed
     rollback_tokens: int = 0  # of the LLM, likewise
-    unfixed_partials: int = 2  # of a segment must have been made before anything of it is confirmed
+    agreeing_partials: int = 3  # in a row, that must begin with what is confirmed
+    unfixed_partials: int = 0  # of a segment must have been made before anything of it is confirmed
     rules: SegmentRules = field(
         default_factory=lambda: SegmentRules(max_segment_s=30.0, silence_schedule=STREAMING_SCHEDULE)
     )
@@ -60,6 +62,8 @@ class LiveOptions:
     def __post_init__(self) -> None:
         if not self.chunk_ms > 0:
             raise ConfigError(f"chunk_ms must be positive, got {self.chunk_ms}")
+        if self.agreeing_partials < 1:
+            raise ConfigError(f"agreeing_partials must be at least 1, got {self.agreeing_partials}")
         for name in ("rollback_chars", "rollback_tokens", "unfixed_partials"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} must be 0 or more, got {getattr(self, name)}")
@@ -144,8 +148,8 @@ class _Stream:
         self._asked: list[Future[Transcript]] = []  # of the service
         self._segment = 0  # number of the oldest segment without a final
         self._confirmed = ""  # of that segment
-        self._hypothesis = ""  # its last partial, whole
-        self._language: str | None = None  # of that
+        self._hypotheses = deque[str](maxlen=live.agreeing_partials)  # its last partials, whole
+        self._language: str | None = None  # of the last one
         self._num_partials = 0  # of that segment
         self._heard_s = 0.0  # how much of the stream that partial had heard
 
@@ -182,7 +186,8 @@ class _Stream:
             start, end = closed.span.start, closed.span.end
             events.append(Final(self._segment, start, end, on_stream_time(transcript, start)))
             self._segment += 1
-            self._confirmed = self._hypothesis = rest
+            self._confirmed = rest
+            self._hypotheses.clear()
             self._num_partials = 0
             if rest:
                 start = self._next_start_s()
@@ -223,20 +228,21 @@ class _Stream:
             return []
         transcript = yield future
         self._heard_s = span.end
-        text, before = transcript.text, self._hypothesis
-        if not text.startswith(self._confirmed) or not (text or before):
+        text = transcript.text
+        if not text.startswith(self._confirmed) or not (text or self._num_partials):
             return []
         self._num_partials += 1
+        self._hypotheses.append(text)
         confirmed = self._confirmed = self._confirmable(text)
-        self._hypothesis, self._language = text, transcript.language
+        self._language = transcript.language
         return [Partial(self._segment, span.start, span.end, confirmed, text.removeprefix(confirmed), self._language)]
 
     def _confirmable(self, text: str) -> str:
         """What can be confirmed of a hypothesis; begins with what has been."""
         live = self._live
-        if self._num_partials < live.unfixed_partials:
+        if self._num_partials < max(live.agreeing_partials, live.unfixed_partials):
             return self._confirmed
-        agreed = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(self._hypothesis, text, strict=False)))
+        agreed = sum(1 for _ in takewhile(lambda each: len(set(each)) == 1, zip(*self._hypotheses, strict=False)))
         longest = min(agreed, len(text) - live.rollback_chars)
         prefix = token_prefix(self._service.model.tokenizer, text, longest, drop_tokens=live.rollback_tokens)
         return max(self._confirmed, prefix, key=len)

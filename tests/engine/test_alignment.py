@@ -87,6 +87,34 @@ def test_a_frame_s_time_is_the_centre_of_its_windows(aligner: WordAligner, token
     assert word.start == pytest.approx(20 * FRAME_S + HALF_WINDOW_S - 3 / TYPICAL_BYTES_PER_S / 2, abs=0.001)
 
 
+def test_what_a_text_leaves_out_at_its_end_is_found(aligner: WordAligner, tokenizer: CTCTokenizer) -> None:
+    """The head goes on after a pause of two seconds."""
+    said, unwritten = tokenizer.encode("set the"), tokenizer.encode("你好世")
+    last = 4 + 4 * len(said) + 33
+
+    def hidden(*frames: int) -> Tensor:
+        heard = {4 + 4 * i: token_id for i, token_id in enumerate(said)}
+        return emitting(heard | dict(zip(frames, unwritten, strict=False)), last + 40)
+
+    def aligned(hidden: Tensor, text: str) -> Alignment:
+        (alignment,) = aligner.align([hidden], [text], [len(hidden) * FRAME_S])
+        return alignment
+
+    late = hidden(last, last + 8)
+    found = aligned(late, "set the")
+    assert found.words and found.rest_start is not None and found.heard == "set the"
+    assert found.words[-1].end < found.rest_start < last * FRAME_S
+    assert found.rest_start > (last - 10) * FRAME_S
+    # Nothing, one token, or what follows at once and briefly is no rest; nor is what the text has.
+    for frames in ((), (last,), (14, 18)):
+        assert aligned(hidden(*frames), "set the").rest_start is None
+    assert aligned(late, "set the" + tokenizer.decode(unwritten[:2])).rest_start is None
+    # Without a text, speech after something else.
+    silent = aligned(late[last - 30 :], "")
+    assert (silent.words, silent.heard) == ((), "") and silent.rest_start is not None
+    assert aligned(late[last - 10 :], "").rest_start is None
+
+
 def test_words_that_share_a_token_share_its_time(aligner: WordAligner, tokenizer: CTCTokenizer) -> None:
     assert len(tokenizer.encode("你好")) == 1
     first, second = align_one(aligner, spoken_evenly(tokenizer, "你好"), "你好").words or ()
@@ -231,8 +259,8 @@ def test_padding_does_not_count_as_doubt() -> None:
     targets = torch.tensor([[1, 2], [2, 1]])
     frame_lens = torch.tensor([12, 7])
     states = best_paths(emissions, targets, frame_lens, torch.tensor([2, 2]))
-    both = alignment._read_paths(emissions, targets, states, frame_lens, ["", ""])
-    alone = alignment._read_paths(emissions[1:, :7], targets[1:], states[1:, :7], frame_lens[1:], [""])
+    both = alignment._read_paths(emissions, targets, states, frame_lens, [([], []), ([], [])])
+    alone = alignment._read_paths(emissions[1:, :7], targets[1:], states[1:, :7], frame_lens[1:], [([], [])])
     torch.testing.assert_close(both.frame_log_probs[1:], alone.frame_log_probs)
     torch.testing.assert_close(both.centres[1:], alone.centres)
 

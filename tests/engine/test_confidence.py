@@ -4,10 +4,15 @@ import math
 
 import pytest
 
-from twostage_asr.engine import AutoModelVLLM
+from twostage_asr.engine import AutoModelVLLM, confidence
 from twostage_asr.engine.confidence import combined, text_confidence, token_pieces
 from twostage_asr.engine.decoder.base import Hypothesis
 from twostage_asr.engine.transcript import Word
+
+
+@pytest.fixture(autouse=True)
+def equal_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(confidence, "CTC_WEIGHT", 0.5)
 
 
 def confidences(words: list[tuple[str, float]], tokens: list[tuple[str, float]]) -> list[float]:

@@ -204,6 +204,29 @@ def test_a_loop_that_remains_is_marked(
     assert result.segments[0].warnings == result.warnings
 
 
+def test_what_a_text_leaves_out_at_its_end_is_decoded_by_itself(
+    vllm_model: AutoModelVLLM, clips: list[Clip], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A decoder that takes its text for finished after the first of two clips with a pause between them."""
+    first, second = [clip for clip in clips if clip["text"] and not clip["hotwords"] and clip["itn"]][:2]
+    alone = vllm_model.generate([first["source"], second["source"]])
+    begin, end = (load(item) for item in expand_inputs([first["source"], second["source"]]))
+    both = np.concatenate([begin, np.zeros(16_000, np.float32), end])
+    decoder = vllm_model.transcriber.decoder
+    poll, early = decoder.poll, [hypothesis(vllm_model.transcriber.tokenizer.encode(alone[0].text))]
+
+    def poll_early(**kwargs: object) -> list[tuple[int, Hypothesis]]:
+        return [(i, early.pop() if early else h) for i, h in poll(**kwargs)]  # type: ignore[arg-type]
+
+    monkeypatch.setattr(decoder, "poll", poll_early)
+    (result,) = vllm_model.generate((both, 16_000))
+    assert [segment.text for segment in result.segments] == [each.text for each in alone]
+    assert (result.warnings, result.duration) == ((), pytest.approx(len(both) / 16_000))
+    shift = len(begin) / 16_000 + 1.0
+    expected = [word.start + shift for word in alone[1].words or ()]
+    assert [word.start for word in result.segments[1].words or ()] == pytest.approx(expected, abs=0.15)
+
+
 def test_a_contradicted_text_can_be_replaced(
     vllm_model: AutoModelVLLM, clips: list[Clip], monkeypatch: pytest.MonkeyPatch
 ) -> None:

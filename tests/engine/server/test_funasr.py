@@ -12,7 +12,7 @@ import requests
 import websockets
 
 from tests.engine.server.conftest import Running
-from tests.engine.server.requests_of_clients import CHUNK, pcm16, plain, wav, waveform
+from tests.engine.server.requests_of_clients import CHUNK, pcm16, plain, wait_until, wav, waveform
 from tests.pipeline import Clip
 from twostage_asr.engine import ConfigError
 from twostage_asr.engine.server.config_file import read_config_file
@@ -172,7 +172,7 @@ def test_200_interleaved_live_sessions_each_hear_their_own(server: Running, clip
 
     heard = asyncio.run(all_of_them())
     assert heard == [choice[place % len(choice)]["text"] for place in range(200)]
-    assert server.speech.num_sessions == 0
+    wait_until(lambda: not server.speech.num_sessions, "sessions go on whose clients have gone")
 
 
 CONFIG = """

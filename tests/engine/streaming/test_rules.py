@@ -40,7 +40,7 @@ def model(engine_dirs: dict[str, Path]) -> Model:
 
 
 def scripted(service: ScriptedService, **options: Any) -> StreamingSession:
-    live = LiveOptions(vad=LoudIsSpeech(), chunk_ms=500, **options)
+    live = LiveOptions(vad=LoudIsSpeech(), chunk_ms=500, **{"agreeing_partials": 2} | options)
     return StreamingSession(service, OPTIONS, live)  # type: ignore[arg-type]
 
 
@@ -90,6 +90,7 @@ def test_the_end_is_not_confirmed_however_often_it_is_heard(model: Model) -> Non
     [
         ({"rollback_tokens": 2}, ["", "one two", "one two", "one two"]),
         ({"unfixed_partials": 4}, ["", "", "", "one two three four"]),
+        ({"agreeing_partials": 3}, ["", "", "one two three four", "one two three four"]),
     ],
 )
 def test_tokens_and_first_partials_can_be_kept_open(model: Model, options: dict[str, int], expected: list[str]) -> None:
