@@ -1,9 +1,10 @@
 """Stage 1: bytes | path | array -> waveform (N,) float32, mono, 16 kHz, in [-1, 1].
 
-Who decodes what: libsndfile reads linear PCM and G.711 in WAV; FFmpeg (PyAV) reads everything else. libsndfile 1.2.2
-opens FLAC, MP3 and Ogg as well, but was seen to lose audio without a word: two thirds of a VBR MP3 without a Xing tag,
-and all but the first part of a joined MP3 or a chained Ogg. It cannot read a FLAC of unknown length, and its MP3
-decoder prints to stderr.
+Who decodes what: libsndfile reads linear PCM and G.711 in WAV; FFmpeg (PyAV) reads everything else. A WAV in memory
+whose samples are a waveform's but for the scale (16-bit PCM, 16 kHz, one channel) is read in place: libsndfile would
+call back for each 8 KiB, and wait for Python's lock every time. libsndfile 1.2.2 opens FLAC, MP3 and Ogg as well, but
+was seen to lose audio without a word: two thirds of a VBR MP3 without a Xing tag, and all but the first part of a
+joined MP3 or a chained Ogg. It cannot read a FLAC of unknown length, and its MP3 decoder prints to stderr.
 
 A file that holds less than it promises is an error, not a short text. What counts as a promise:
 - WAV: the length of the data chunk. 0 and lengths from 0x7FFF0000 up are what tools write that stream to a pipe and
@@ -61,6 +62,7 @@ __all__ = [
     "decode_audio",
     "decode_blocks",
     "is_tensor",
+    "needs_no_decoding",
     "source_name",
 ]
 
@@ -104,6 +106,12 @@ def decode_blocks(source: bytes | Path, *, limits: AudioLimits = DEFAULT_LIMITS,
     for _ in _push_file(source, joiner):
         yield from joiner.take()
     yield joiner.finish()
+
+
+def needs_no_decoding(source: bytes, most_s: float) -> bool:
+    """Whether this is a WAV with at most so many seconds of 16-bit samples as a waveform has them: 10 s take 0.1 ms."""
+    header = read_wav_header(io.BytesIO(source))
+    return header is not None and header.speech is not None and len(header.speech) <= 2 * SAMPLE_RATE * most_s
 
 
 def source_name(source: bytes | Path) -> str:
@@ -186,6 +194,9 @@ def _push_wave(file: BinaryIO, joiner: Joiner) -> Generator[None, None, bool]:
         raise UnsupportedAudioError(f"{joiner.name}: truncated: {header.missing_s:.2f} s of its data are not there")
     if header.format_tag not in _PCM_TAGS:
         return False
+    if header.speech is not None and isinstance(file, io.BytesIO):
+        yield from _push_speech(file, header.speech, joiner)
+        return True
     file.seek(0)
     handle = file if isinstance(file, io.BytesIO) else file.fileno()  # by its number, libsndfile reads without the GIL
     with soundfile.SoundFile(handle, closefd=False) as wave:
@@ -198,6 +209,16 @@ def _push_wave(file: BinaryIO, joiner: Joiner) -> Generator[None, None, bool]:
             yield
         joiner.require_complete(wave.frames / wave.samplerate)
     return True
+
+
+def _push_speech(file: io.BytesIO, samples: range, joiner: Joiner) -> Iterator[None]:
+    """Push the 16-bit samples, 16 kHz, that these bytes are."""
+    joiner.require_duration(len(samples) / 2 / SAMPLE_RATE)
+    file.seek(samples.start)
+    for start in samples[:: 2 * _BLOCK_SAMPLES]:
+        data = file.read(min(2 * _BLOCK_SAMPLES, samples.stop - start))
+        joiner.push(mix(np.frombuffer(data, "<i2")[None]), SAMPLE_RATE)
+        yield
 
 
 def _to_numpy(samples: "npt.NDArray[Any] | torch.Tensor") -> npt.NDArray[Any]:

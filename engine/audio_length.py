@@ -11,6 +11,7 @@ from typing import BinaryIO
 
 _PLACEHOLDER_LENGTH = 0x7FFF_0000  # bytes; a data chunk said to be longer stands for "until the end of the file"
 _MAX_WAV_CHUNKS = 1_000  # before the data chunk; a forged file has millions
+_SPEECH_FORMAT = struct.pack("<HHIIHH", 1, 1, 16_000, 32_000, 2, 16)  # PCM; channels, Hz, bytes/s, block, bits
 _XING_WINDOW = 64  # bytes from the first MP3 frame that hold the tag: header 4, CRC 2, side information up to 32
 
 
@@ -20,6 +21,7 @@ class WavHeader:
 
     format_tag: int  # what the format chunk begins with; 0 if there is none
     missing_s: float  # seconds that the data chunk falls short of its length; 0.0 if that promises nothing definite
+    speech: range | None = None  # bytes of the samples, if they are 16-bit PCM, 16 kHz, mono, and all of the rest
 
 
 def read_wav_header(file: BinaryIO) -> WavHeader | None:
@@ -32,7 +34,7 @@ def read_wav_header(file: BinaryIO) -> WavHeader | None:
     if head[:4] not in (b"RIFF", b"RIFX", b"RF64") or head[8:] != b"WAVE":
         return None
     order = ">" if head[:4] == b"RIFX" else "<"
-    position, format_tag, bytes_per_s, long_length = 12, 0, 0, 0
+    position, format_tag, bytes_per_s, long_length, is_speech = 12, 0, 0, 0, False
     for _ in range(_MAX_WAV_CHUNKS):
         file.seek(position)
         chunk, length, body = file.read(4), file.read(4), file.read(16)
@@ -41,12 +43,18 @@ def read_wav_header(file: BinaryIO) -> WavHeader | None:
         (num_bytes,) = struct.unpack(order + "I", length)
         if chunk == b"fmt " and len(body) >= 12:
             format_tag, _, _, bytes_per_s = struct.unpack_from(order + "HHII", body)
+            is_speech = head[:4] == b"RIFF" and body == _SPEECH_FORMAT
         elif chunk == b"ds64" and len(body) >= 16:  # RF64: the data chunk itself says 0xFFFFFFFF
             (long_length,) = struct.unpack_from("<Q", body, 8)
         elif chunk == b"data":
             promised = num_bytes if num_bytes < _PLACEHOLDER_LENGTH else long_length
             held = file.seek(0, io.SEEK_END) - position - 8
-            return WavHeader(format_tag=format_tag, missing_s=max(0, promised - held) / max(bytes_per_s, 1))
+            is_all = 2 <= num_bytes <= held <= num_bytes + 1 and num_bytes < _PLACEHOLDER_LENGTH
+            return WavHeader(
+                format_tag=format_tag,
+                missing_s=max(0, promised - held) / max(bytes_per_s, 1),
+                speech=range(position + 8, position + 8 + num_bytes - num_bytes % 2) if is_speech and is_all else None,
+            )
         position += 8 + num_bytes + num_bytes % 2
     return WavHeader(format_tag=format_tag, missing_s=0.0)  # without data; the decoder says so
 

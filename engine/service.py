@@ -97,6 +97,7 @@ class TranscriptionService:
         self._woken, self._waker = socket.socketpair()
         self._woken.setblocking(False)
         self._waker.setblocking(False)
+        self._is_woken = False  # since the thread has last looked
         self._thread = threading.Thread(target=self._main, name="transcription-service", daemon=True)
         self._thread.start()
 
@@ -183,8 +184,11 @@ class TranscriptionService:
         self._wake()
 
     def _wake(self) -> None:
-        with contextlib.suppress(OSError):  # it has been woken often enough, or has ended
-            self._waker.send(b"\0")
+        """Make the thread look at what was asked for; once is enough, since a system call gives away Python's lock."""
+        if not self._is_woken:
+            self._is_woken = True
+            with contextlib.suppress(OSError):  # it has ended
+                self._waker.send(b"\0")
 
     def _main(self) -> None:
         """The thread: the loop, and an end for every future however the loop ends."""
@@ -230,6 +234,7 @@ class TranscriptionService:
                 select.select([self._woken], [], [], min(due_s, IDLE_CHECK_S))
             with contextlib.suppress(BlockingIOError):
                 self._woken.recv(4096)
+                self._is_woken = False  # after it is read, or a byte might be lost, and before the next look
 
     def _is_over(self) -> bool:
         with self._lock:

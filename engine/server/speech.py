@@ -96,7 +96,7 @@ class Speech:
         self._family.prompt_text(Request(language=language))
 
     async def read(self, source: "bytes | str | Samples", sample_rate: int | None = None) -> Recording:
-        """Decode a file's content, a URL or samples, elsewhere than on the event loop.
+        """Decode a file's content, a URL or samples, elsewhere than on the event loop if that takes long.
 
         Raises:
             AudioError: not audio, too long, or a URL whose host is not allowed.
@@ -106,7 +106,7 @@ class Speech:
         future = self._readers.submit(item, limits=limits, allow_urls=hosts, cutting=self._cutting)
         cuts: list[Cut] = []
         duration = 0.0
-        for audio in await asyncio.wrap_future(future):
+        for audio in future.result() if future.done() else await asyncio.wrap_future(future):
             if isinstance(audio, AudioError):
                 raise audio
             if not isinstance(audio, Piece):

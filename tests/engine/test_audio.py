@@ -1,6 +1,7 @@
 """decode_audio and as_waveform: every format gives the same sweep; what cannot be right is an AudioError."""
 
 import os
+import struct
 import subprocess
 import sys
 import textwrap
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 from tests import audio_clips
 from tests.audio_clips import DURATION_S, EXACT, LOSSY, assert_is_sweep, clip, encode, encode_video, flac_with_total
 from tests.hostile import HostileCase, hostile_inputs
-from twostage_asr.engine.audio import SAMPLE_RATE, AudioLimits, as_waveform, decode_audio
+from twostage_asr.engine.audio import SAMPLE_RATE, AudioLimits, Waveform, as_waveform, decode_audio
 from twostage_asr.engine.errors import AudioError, AudioTooLongError, ConfigError, UnsupportedAudioError
 from twostage_asr.engine.inputs import expand_inputs, load
 
@@ -81,6 +82,23 @@ def test_file_and_bytes_give_the_same(tmp_path: Path) -> None:
         content = encode(clip(sample_rate, channels), sample_rate, container, codec)
         (tmp_path / name).write_bytes(content)
         assert np.array_equal(decode_audio(tmp_path / name), decode_audio(content)), name
+
+
+@pytest.mark.parametrize("length", [0, 1, 2, 3, 3199, 3200, 3201, 30_000, 0x7FFF0000, 0xFFFFFFFF])
+@pytest.mark.parametrize("tail", [b"", b"x", b"LIST\4\0\0\0INFO"])
+def test_speech_in_memory_is_read_like_a_file_whatever_its_header_says(
+    length: int, tail: bytes, tmp_path: Path
+) -> None:
+    content = bytearray(encode(clip()[:1600], 16_000, "WAV", "PCM_16") + tail)
+    struct.pack_into("<I", content, 40, length)
+    (tmp_path / "a.wav").write_bytes(content)
+    found: list[Waveform | str] = []
+    for source in (tmp_path / "a.wav", bytes(content)):
+        try:
+            found.append(decode_audio(source, name="it"))
+        except AudioError as error:
+            found.append(str(error))
+    assert np.array_equal(*found)
 
 
 @pytest.mark.parametrize(("subtype", "dtype", "scale"), [("PCM_16", "<i2", 2**15), ("PCM_32", "<i4", 2**31)])

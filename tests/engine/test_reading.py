@@ -1,5 +1,6 @@
 """AudioReaders gives what load() gives, in order, with bounded memory, whichever process dies."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -28,7 +29,7 @@ from twostage_asr.engine.segments import Cutting, Piece
 from twostage_asr.engine.vad import SegmentRules
 
 LIMITS = AudioLimits()
-ONE_SECOND = encode(sweep(1.0, 16_000), 16_000, "WAV", "PCM_16")
+ONE_SECOND = encode(sweep(1.0, 16_000), 16_000, "WAV", "PCM_24")
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +94,7 @@ def test_equal_to_load(where: str, tmp_path: Path, shared: AudioReaders, monkeyp
         "b.mp3": encode_vbr_mp3(sweep(2.0, 48_000), 48_000, with_length=True),
         "c.webm": encode(music, 48_000, "webm", "libopus"),
         "d.flac": encode(music, 48_000, "FLAC", "PCM_16"),
+        "e.wav": encode(sweep(2.0, 16_000), 16_000, "WAV", "PCM_16"),
     }
     bad = tmp_path / "bad"
     bad.mkdir()
@@ -148,6 +150,17 @@ def test_few_files_start_no_process(new_processes: Callable[[], set[int]]) -> No
     assert len(new_processes()) in (1, 2)
     readers.close()
     assert not new_processes()
+
+
+@pytest.mark.usefixtures("in_processes")
+def test_short_audio_that_needs_no_decoding_waits_for_nobody() -> None:
+    """The only thread is at work on a recording that is too long for that."""
+    with contextlib.closing(AudioReaders(1)) as readers:
+        lengths = (CUTTING.whole_s + 1.0, 1.0)
+        items = expand_inputs([encode(sweep(seconds, 16_000), 16_000, "WAV", "PCM_16") for seconds in lengths])
+        long, short = (readers.submit(item, limits=LIMITS, allow_urls=False, cutting=CUTTING) for item in items)
+        assert short.done() and not long.done()
+        assert isinstance(short.result()[0], np.ndarray) and isinstance(long.result()[0], Piece)
 
 
 def test_the_decoding_process_needs_no_torch() -> None:
