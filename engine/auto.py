@@ -301,7 +301,7 @@ def load_transcriber(engine_dir: Path, config: EngineConfig) -> Transcriber:
         on_failure.pop_all()
     tokenizer = LLMTokenizer(source.directory)
     # Garbage is looked for among all objects, again and again while transcripts are made: a third of the time that
-    # words and their times take. What has been loaded is no garbage.
+    # words and their times take, half of a busy server's. What has been loaded is no garbage.
     gc.collect()
     gc.freeze()
     return Transcriber(

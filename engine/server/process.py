@@ -6,7 +6,6 @@ everything under way is answered with an error, and the process ends with ENGINE
 again.
 """
 
-import gc
 import json
 import logging
 import time
@@ -43,10 +42,7 @@ def serve(app: FastAPI, speech: Speech, address: Address) -> int:
 
 
 def server_of(app: FastAPI, speech: Speech, address: Address) -> uvicorn.Server:
-    """uvicorn's server, as it is run here; what this process has loaded by now is taken to stay."""
-    # Half a million objects of PyTorch and others. To look through them for garbage takes 0.3 s, in which all wait.
-    gc.collect()
-    gc.freeze()
+    """uvicorn's server, as it is run here."""
     config = uvicorn.Config(
         app,
         host=address.host,
