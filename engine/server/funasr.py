@@ -10,7 +10,7 @@ from ..errors import ASRError, ConfigError
 from ..streaming import samples_of
 from ..waveform import SAMPLE_RATE
 from . import formats
-from .openai_audio import split_words
+from .openai_audio import hotwords_in
 from .sessions import Link, SessionEnd, hold_session
 from .speech import Speech
 
@@ -36,7 +36,7 @@ def router(speech: Speech) -> APIRouter:
     async def asr(request: Request, form: Annotated[AsrForm, Form()]) -> dict[str, Any]:
         """Transcribe a file: text, segments and words with times in seconds."""
         started = time.perf_counter()
-        hotwords = split_words(form.hotwords)
+        hotwords = hotwords_in(form.hotwords)
         options = speech.options(language=form.language, hotwords=hotwords, timestamps=form.timestamp)
         recording = await speech.read(await form.file.read())
         request.state.log = {"audio_s": round(recording.duration, 2)}
@@ -93,7 +93,7 @@ class _OfflineSession:
                 self._language = value
                 await self._link.send({"event": "language_set", "language": value})
             case "HOTWORDS":
-                self._hotwords = split_words(value)
+                self._hotwords = hotwords_in(value)
                 await self._link.send({"event": "hotwords_set", "hotwords": self._hotwords})
             case "STOP" if self._pcm is not None:
                 await self._stop(bytes(self._pcm))

@@ -88,7 +88,7 @@ def router(speech: Speech) -> APIRouter:
     return routes
 
 
-def split_words(text: str) -> list[str]:
+def hotwords_in(text: str) -> list[str]:
     """Hotwords as people write them into one field: separated by commas of any script, or lines."""
     return [word for part in re.split(r"[,，、\n]", text) if (word := part.strip())]
 
@@ -131,10 +131,10 @@ def _refuse_what_is_missing(form: TranscriptionForm) -> None:
 
 
 def _options(speech: Speech, form: TranscriptionForm) -> TranscribeOptions:
-    prompted = [] if speech.takes_context else split_words(form.prompt)
+    prompted = [] if speech.takes_context else hotwords_in(form.prompt)
     options = speech.options(
         language=form.language,
-        hotwords=[*form.keywords, *split_words(form.hotwords), *prompted],
+        hotwords=[*form.keywords, *hotwords_in(form.hotwords), *prompted],
         itn=form.itn,
         context=form.prompt if speech.takes_context else "",
         timestamps=not form.stream and form.response_format in ("verbose_json", "srt", "vtt"),

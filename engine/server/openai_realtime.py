@@ -30,7 +30,7 @@ from ..streaming import AsyncStreamingSession, Event, Final, TextSoFar, samples_
 from ..waveform import SAMPLE_RATE, Waveform
 from . import formats
 from .failures import Refusal, error_body, refusal_of
-from .openai_audio import split_words
+from .openai_audio import hotwords_in
 from .sessions import Link, SessionEnd, hold_session
 from .speech import Speech
 
@@ -195,7 +195,7 @@ class _EventSession:
             rules = replace(rules, padding_s=cut.prefix_padding_ms / 1000)
         options = self._speech.options(
             language=asked.language,
-            hotwords=[*asked.keywords, *([] if self._speech.takes_context else split_words(asked.prompt))],
+            hotwords=[*asked.keywords, *([] if self._speech.takes_context else hotwords_in(asked.prompt))],
             context=asked.prompt if self._speech.takes_context else "",
         )
         if asked.language:

@@ -19,7 +19,7 @@ from ..errors import ConfigError, QueueFullError, UnsupportedAudioError
 from ..streaming import AsyncStreamingSession, Event, Final
 from ..waveform import SAMPLE_RATE
 from . import formats
-from .openai_audio import split_words
+from .openai_audio import hotwords_in
 from .sessions import Link, SessionEnd, hold_session
 from .speech import Speech
 
@@ -72,7 +72,7 @@ class _RealtimeSession:
                 self._language = value
                 await self._set_before_audio({"event": "language_set", "language": value})
             case "HOTWORDS":
-                self._hotwords = split_words(value)
+                self._hotwords = hotwords_in(value)
                 await self._set_before_audio({"event": "hotwords_set", "hotwords": self._hotwords})
             case "STOP" if self._stream is not None:
                 await self._stop(self._stream)
