@@ -132,14 +132,19 @@ def test_lists_hold_names_that_begin_with_the_one_heard(lessons: list[Lesson]) -
     assert min(longer.values()) > 100
 
 
-def test_speakers_take_turns_after_long_pauses_in_both_languages(lessons: list[Lesson]) -> None:
-    turns = 0
+def test_speakers_take_turns_after_long_pauses_and_sounds_in_both_languages(
+    lessons: list[Lesson], corpus: Corpus
+) -> None:
+    sounds = {sound.offset for sound in corpus.sounds}
+    turns = beside_sounds = 0
     for lesson in lessons:
         pauses = [after.start - before.start - before.length for before, after in pairwise(lesson.segments)]
         assert max(pauses, default=0) <= 2.5 * SAMPLE_RATE
         is_english = [word.isascii() for word, _ in lesson.words]
         turns += len(set(is_english)) == 2 and max(pauses, default=0) > SAMPLE_RATE
+        beside_sounds += bool(lesson.words) and any(segment.source in sounds for segment in lesson.segments)
     assert 0.08 < turns / len(lessons) < 0.2
+    assert 0.04 < beside_sounds / len(lessons) < 0.16
 
 
 def test_the_prompt_is_the_engines(lessons: list[Lesson], vocabulary: Vocabulary) -> None:

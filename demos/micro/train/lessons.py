@@ -1,8 +1,9 @@
 """Lessons: what one training clip is made of, what the model is asked and what it should answer.
 
 A clip is a row of utterances of the corpus with silence around them, up to 30 s: short pauses within what one voice
-says, longer ones where speakers take turns, as in a segment of a long recording. Hotword lists hold up to 20 entries:
-the right one or none of those heard, hard distractors that share a part with a name heard, other names and other words.
+says, longer ones, some with a sound, where speakers take turns, as in a segment of a long recording. Hotword lists
+hold up to 20 entries: the right one or none of those heard, hard distractors that share a part with a name heard, other
+names and other words.
 """
 
 import random
@@ -106,10 +107,22 @@ class _Delivery:
 
     pauses_s: tuple[float, float]
     least_level: float  # of a sentence's peak
+    sounds: float  # share of sentences before which something else is heard
 
 
-_ONE_VOICE = _Delivery(pauses_s=(0.0, 0.7), least_level=0.5)
-_TURNS = _Delivery(pauses_s=(0.2, 2.5), least_level=0.15)
+_ONE_VOICE = _Delivery(pauses_s=(0.0, 0.7), least_level=0.5, sounds=0.0)
+_TURNS = _Delivery(pauses_s=(0.2, 2.5), least_level=0.15, sounds=0.15)
+_SOUND_S = (1.0, 8.0)  # at most
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """Where everything is in a clip."""
+
+    segments: tuple[Segment, ...]
+    num_parts: int  # that found room
+    num_samples: int
+    words: tuple[tuple[str, int], ...]  # as in Lesson
 
 
 class Teacher:
@@ -134,7 +147,7 @@ class Teacher:
         elif kind == "few":
             parts = self._draw_parts(rng.randrange(2, 5), 29.0)
         elif kind == "turns":
-            parts = [_whole(rng.choice(self._speech)) for _ in range(rng.randrange(2, 8))]
+            parts = [_whole(rng.choice(self._speech)) for _ in range(rng.randrange(2, 7))]
         elif kind == "named":
             parts = self._draw_named(rng.randrange(3, 8))
         else:
@@ -182,11 +195,9 @@ class Teacher:
         rng = self._rng
         segments: tuple[Segment, ...] = ()
         if rng.random() < 0.6:
-            sound, speed = rng.choice(self._sounds), rng.uniform(0.8, 1.25)
-            length = int(sound.num_samples / speed)
-            total = max(SHORTEST_SAMPLES, min(length + rng.randrange(8000), LONGEST_SAMPLES))
-            length = min(length, total)
-            segments = (Segment(rng.randrange(total - length + 1), length, sound.offset, speed, 1.0),)
+            sound = self._draw_sound(LONGEST_SAMPLES)
+            total = max(SHORTEST_SAMPLES, min(sound.length + rng.randrange(8000), LONGEST_SAMPLES))
+            segments = (replace(sound, start=rng.randrange(total - sound.length + 1)),)
         else:
             total = rng.choice((rng.randrange(SHORTEST_SAMPLES, 8 * SAMPLE_RATE), rng.randrange(1, LONGEST_SAMPLES)))
             total = max(total, SHORTEST_SAMPLES)
@@ -196,8 +207,8 @@ class Teacher:
         return Lesson(segments, total, (Question(request, ""),), "", ())
 
     def _teach(self, parts: Sequence[_Part], mixture: Mixture, delivery: _Delivery) -> Lesson:
-        segments, num_samples, words = self._lay_out(parts, delivery)
-        parts = parts[: len(segments)]
+        layout = self._lay_out(parts, delivery)
+        parts = parts[: layout.num_parts]
         questions = [self._ask(parts, mixture)]
         if questions[0].names:
             questions += [self._ask(parts, mixture, is_listed=True) for _ in range(mixture.questions - 1)]
@@ -205,7 +216,7 @@ class Teacher:
         if self._rng.random() < 0.2:
             text = questions[0].text
             spoken = spoken_form(text, split_words(text))[0]
-        return Lesson(segments, num_samples, tuple(questions), spoken, words)
+        return Lesson(layout.segments, layout.num_samples, tuple(questions), spoken, layout.words)
 
     def _ask(self, parts: Sequence[_Part], mixture: Mixture, *, is_listed: bool = False) -> Question:
         """A question about the clip, with hotwords if `is_listed`."""
@@ -220,26 +231,36 @@ class Teacher:
         names = {_with_hotword(part, name): part.chosen.get(name) for part in parts for name in names_in(part.sentence)}
         return Question(request, text, tuple(names.items()))
 
-    def _lay_out(
-        self, parts: Sequence[_Part], delivery: _Delivery
-    ) -> tuple[tuple[Segment, ...], int, tuple[tuple[str, int], ...]]:
+    def _lay_out(self, parts: Sequence[_Part], delivery: _Delivery) -> _Layout:
         """Sentences one after another at one speed, as many as fit, silence before, between and after."""
         rng = self._rng
         speed = rng.uniform(0.88, 1.14) if rng.random() < 0.6 else 1.0
         place = self._silence(0.0, 0.8)
+        num_parts = 0
         segments: list[Segment] = []
         words: list[tuple[str, int]] = []
         for part in parts:
             length = int(part.num_samples / speed)
+            sound = self._draw_sound(round(rng.uniform(*_SOUND_S) * SAMPLE_RATE))
+            after = place + sound.length + self._silence(*delivery.pauses_s)
+            if rng.random() < delivery.sounds and after + length <= LONGEST_SAMPLES:
+                segments.append(replace(sound, start=place, level=rng.uniform(0.05, 1.0)))
+                place = after
             if place + length > LONGEST_SAMPLES:
                 break
+            num_parts += 1
             level = rng.uniform(delivery.least_level, 1.0)
             segments.append(Segment(place, length, part.utterance.offset, speed, level))
             middles = part.utterance.edges[: part.num_words].mean(1) * (SAMPLE_RATE / speed) + place
             words += zip(part.sentence.words, middles.astype(int).tolist(), strict=True)
             place += length + self._silence(*delivery.pauses_s)
         total = min(max(place, SHORTEST_SAMPLES), LONGEST_SAMPLES)
-        return tuple(segments), total, tuple(words)
+        return _Layout(tuple(segments), num_parts, total, tuple(words))
+
+    def _draw_sound(self, longest: int) -> Segment:
+        """A sound, or its first `longest` samples."""
+        sound, speed = self._rng.choice(self._sounds), self._rng.uniform(0.8, 1.25)
+        return Segment(0, min(int(sound.num_samples / speed), longest), sound.offset, speed, 1.0)
 
     def _silence(self, shortest_s: float, longest_s: float) -> int:
         """Samples; one in ten is as short as it may be."""
