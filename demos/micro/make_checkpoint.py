@@ -15,7 +15,6 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from heldout import CONDITIONS, draw_all
 from train.align import align_head
@@ -73,11 +72,8 @@ def make(arguments: argparse.Namespace, scale: Scale) -> None:
     started = time.perf_counter()
     num_workers = arguments.workers or len(os.sched_getaffinity(0))
     random.seed(arguments.seed)
-    np.random.default_rng(arguments.seed)
     torch.manual_seed(arguments.seed)
-    torch.set_num_threads(
-        1
-    )  # planners use the other cores, and threads that wait for each other cost more than they do
+    torch.set_num_threads(1)  # planners use the other cores; threads that wait for each other cost more than they do
     print(f"seed {arguments.seed}, {num_workers} worker processes, {scale}", flush=True)
     vocabulary = learn_vocabulary(seed=arguments.seed)
     clips = list(draw_all(dict.fromkeys(CONDITIONS, scale.num_held_out), num_workers=num_workers))
@@ -88,7 +84,6 @@ def make(arguments: argparse.Namespace, scale: Scale) -> None:
     options = PlannerOptions(
         limits=scale.batch,
         seed=arguments.seed,
-        questions=arguments.questions,
         group_size=min(2400, 4 * scale.batch.clips),
         num_planners=max(1, min(num_workers - 2, 8)),
     )
@@ -101,10 +96,6 @@ def make(arguments: argparse.Namespace, scale: Scale) -> None:
             llm_rows=vocabulary.llm_size,
             end_id=vocabulary.end_id,
             pad_id=vocabulary.special_id("<|endoftext|>"),
-            encoder_blocks=arguments.encoder_blocks,
-            llm_dim=arguments.llm_dim,
-            llm_layers=arguments.llm_layers,
-            llm_ffn=arguments.llm_ffn,
         )
         model = MicroModel(config).to(device)
         examiner = Examiner(clips, vocabulary, max_new_tokens=scale.max_new_tokens)
@@ -119,8 +110,6 @@ def make(arguments: argparse.Namespace, scale: Scale) -> None:
                 seconds=arguments.seconds or scale.seconds,
                 steps=scale.steps,
                 examinations=scale.examinations,
-                lr=arguments.lr,
-                muon_lr=arguments.muon_lr,
                 report_steps=min(100, max(scale.steps // 4, 1)),
             ),
         )
@@ -149,13 +138,6 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--workers", type=int, help="processes that speak and plan; by default one per CPU core")
     parser.add_argument("--seconds", type=float, help="of training at most")
-    parser.add_argument("--lr", type=float, default=2.5e-3)
-    parser.add_argument("--muon-lr", type=float, default=4e-3, help="0: AdamW for everything")
-    parser.add_argument("--encoder-blocks", type=int, default=6)
-    parser.add_argument("--llm-dim", type=int, default=128)
-    parser.add_argument("--llm-layers", type=int, default=4)
-    parser.add_argument("--llm-ffn", type=int, default=384)
-    parser.add_argument("--questions", type=int, default=2, help="about a clip with names")
     parser.add_argument("--batch-s", type=float, help="seconds of audio per step")
     parser.add_argument("--sentences", type=int, help="to speak")
     parser.add_argument("--held-out", type=int, help="clips of each condition to examine at the end")

@@ -59,12 +59,16 @@ def draw_similar_name(name: str, rng: random.Random) -> str:
 
 
 def draw_nearest_name(name: str, rng: random.Random) -> str:
-    """A Mandarin name of which `name` is a part, or all but one character: what a look-up takes for it most easily."""
-    parts = list(sound(name))
-    place = 2 if len(parts) == 2 else rng.randrange(len(parts))
-    others = mandarin.GIVEN_NAMES if place else mandarin.SURNAMES
-    parts[place : place + 1] = [rng.choice([other for other in others if other not in parts])]
-    return rng.choice(spellings("".join(parts)))
+    """A name that begins with `name`, or, where that is a long one, has all of its parts but one.
+
+    These are what a look-up takes for it most easily: only at the name's end does it hear that more should have come.
+    """
+    parts, joiner, tables = list(sound(name)), "", (mandarin.SURNAMES, mandarin.GIVEN_NAMES, mandarin.GIVEN_NAMES)
+    if name.isascii():
+        joiner, tables = " ", (english.FIRST_NAMES, english.SURNAMES)
+    place = len(parts) if len(parts) < len(tables) else rng.randrange(len(parts))
+    parts[place : place + 1] = [rng.choice([other for other in tables[place] if other not in parts])]
+    return rng.choice(spellings(joiner.join(parts)))
 
 
 def respell(text: str, old: str, hotword: str) -> str:

@@ -3,6 +3,7 @@
 import random
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import english
@@ -41,7 +42,7 @@ def corpus() -> Iterator[Corpus]:
 @pytest.fixture(scope="module")
 def lessons(corpus: Corpus) -> list[Lesson]:
     teacher = Teacher(corpus, random.Random(0))
-    return [teacher.draw(Mixture.at(1.0, questions=2)) for _ in range(600)]
+    return [teacher.draw(Mixture.at(1.0)) for _ in range(600)]
 
 
 @pytest.fixture(scope="module")
@@ -111,12 +112,39 @@ def test_a_name_is_respelled_only_if_a_hotword_asks_for_it(lessons: list[Lesson]
     assert respelled > 10
 
 
-@pytest.mark.parametrize("name", ["魏静", "张三", "陆婷轩"])
-def test_the_nearest_names_lack_one_character_at_most_and_are_not_heard(name: str) -> None:
-    rng = random.Random(0)
+@pytest.mark.parametrize("name", ["魏静", "张三", "陆婷轩", "Brown", "Jon", "Mary Reid"])
+def test_the_nearest_names_go_on_after_the_name_or_have_all_its_parts_but_one(name: str) -> None:
+    rng, parts = random.Random(0), sound(name)
+    full = 2 if name.isascii() else 3
     for nearest in (draw_nearest_name(name, rng) for _ in range(200)):
-        assert len(nearest) == 3 and not is_heard_in(nearest, name)
-        assert sum(character in sound(nearest) for character in name) >= 2
+        assert len(sound(nearest)) == full and not is_heard_in(nearest, name)
+        same = [part == other for part, other in zip(parts, sound(nearest), strict=False)]
+        assert all(same) if len(parts) < full else sum(same) == full - 1
+
+
+def test_lists_hold_names_that_begin_with_the_one_heard(lessons: list[Lesson]) -> None:
+    longer = {True: 0, False: 0}
+    for question in (question for lesson in lessons for question in lesson.questions):
+        for name, _ in question.names:
+            heard = sound(name)
+            for hotword in question.request.hotwords:
+                longer[name.isascii()] += sound(hotword)[: len(heard)] == heard and len(sound(hotword)) > len(heard)
+    assert min(longer.values()) > 100
+
+
+def test_speakers_take_turns_after_long_pauses_and_sounds_in_both_languages(
+    lessons: list[Lesson], corpus: Corpus
+) -> None:
+    sounds = {sound.offset for sound in corpus.sounds}
+    turns = beside_sounds = 0
+    for lesson in lessons:
+        pauses = [after.start - before.start - before.length for before, after in pairwise(lesson.segments)]
+        assert max(pauses, default=0) <= 2.5 * SAMPLE_RATE
+        is_english = [word.isascii() for word, _ in lesson.words]
+        turns += len(set(is_english)) == 2 and max(pauses, default=0) > SAMPLE_RATE
+        beside_sounds += bool(lesson.words) and any(segment.source in sounds for segment in lesson.segments)
+    assert 0.08 < turns / len(lessons) < 0.2
+    assert 0.04 < beside_sounds / len(lessons) < 0.16
 
 
 def test_the_prompt_is_the_engines(lessons: list[Lesson], vocabulary: Vocabulary) -> None:

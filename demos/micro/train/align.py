@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from twostage_asr.encoders.fbank import fbank_frame_lens, lfr_frame_lens
 from twostage_asr.encoders.fun_asr_nano import FunASRNanoAcoustic
 
 from .batches import Batch
@@ -52,14 +53,14 @@ def aligned_ctc_loss(log_probs: Tensor, lens: Tensor, batch: Mapping[str, Tensor
     ctc = F.ctc_loss(
         (masked - kept[..., None]).transpose(0, 1),
         batch["ctc_ids"],
-        lens,
+        lfr_frame_lens(fbank_frame_lens(batch["sample_lens"])),
         batch["ctc_lens"],
         blank=log_probs.shape[-1] - 1,
         reduction="sum",
         zero_infinity=True,
     )
-    valid = torch.arange(log_probs.shape[1], device=kept.device) < lens.to(kept.device)[:, None]
-    return (ctc - kept[valid].sum()) / max(len(batch["ctc_ids"]), 1)
+    valid = torch.arange(log_probs.shape[1], device=kept.device) < lens[:, None]
+    return (ctc - kept.masked_fill(~valid, 0.0).sum()) / max(len(batch["ctc_ids"]), 1)
 
 
 def _allowed(shape: torch.Size, batch: Mapping[str, Tensor]) -> Tensor:

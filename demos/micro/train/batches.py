@@ -48,6 +48,7 @@ class Batch:
     segment_lengths: Ints  # (S,)
     segment_sources: Ints  # (S,) first sample in the corpus
     segment_speeds: npt.NDArray[np.float32]  # (S,)
+    segment_levels: npt.NDArray[np.float32]  # (S,) peak of each relative to full scale
     sample_lens: Ints  # (B,)
     token_ids: Ints  # (Q, L) prefix, zeros where the audio goes, suffix, answer, end
     audio_places: Ints  # (A,) in the flattened (Q, L)
@@ -132,6 +133,7 @@ class Collator:
             segment_lengths=np.array([each.length for _, each in segments], np.int64),
             segment_sources=np.array([each.source for _, each in segments], np.int64),
             segment_speeds=np.array([each.speed for _, each in segments], np.float32),
+            segment_levels=np.array([each.level for _, each in segments], np.float32),
             sample_lens=sample_lens,
             token_ids=token_ids,
             audio_places=np.concatenate(audio_places),
@@ -246,7 +248,6 @@ class PlannerOptions:
     limits: BatchLimits
     seed: int
     full_rate_share: float = 0.08  # of batches
-    questions: int = 1  # about a clip with names
     group_size: int = 2400  # lessons that are sorted by length together
     num_planners: int = 4
     queue_size: int = 6  # batches ahead, per planner
@@ -304,7 +305,7 @@ def _plan(
     teacher = Teacher(corpus, rng)
     collator = Collator(vocabulary)
     while True:
-        mixture = Mixture.at(progress.value, questions=options.questions)
+        mixture = Mixture.at(progress.value)
         lessons = [teacher.draw(mixture) for _ in range(options.group_size)]
         batches = cut_into_batches(lessons, options.limits)
         rng.shuffle(batches)

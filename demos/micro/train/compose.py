@@ -1,6 +1,7 @@
 """Batches of index arrays -> waveforms -> features, on the training device: cutting, mixing, augmentation.
 
-Nothing here waits for a GPU: what decides shapes is known on the CPU.
+Nothing here waits for a GPU: what decides shapes is known on the CPU, and copies start from pinned memory. So the CPU
+launches the next kernels while the GPU is still busy with these.
 """
 
 import math
@@ -11,7 +12,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from twostage_asr.encoders.fbank import NUM_MELS, fbank_frame_lens, lfr_frame_lens, log_mel_fbank, stack_frames
+from twostage_asr.encoders import upload
+from twostage_asr.encoders.fbank import NUM_MELS, log_mel_fbank, stack_frames
 
 from .batches import Batch
 
@@ -42,10 +44,7 @@ def to_device(batch: Batch, device: torch.device) -> Mapping[str, Tensor]:
     tensors = {field.name: torch.from_numpy(getattr(batch, field.name)) for field in fields(batch)}
     tensors["num_segment_samples"] = tensors["segment_lengths"].sum()
     on_cpu = {"sample_lens", "ctc_lens", "num_segment_samples"}
-    return {
-        name: tensor if name in on_cpu or device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
-        for name, tensor in tensors.items()
-    }
+    return {name: tensor if name in on_cpu else upload.to_device(tensor, device) for name, tensor in tensors.items()}
 
 
 class Composer:
@@ -59,15 +58,14 @@ class Composer:
 
     @torch.no_grad()
     def features(self, batch: Mapping[str, Tensor], augmentation: Augmentation) -> tuple[Tensor, Tensor]:
-        """LFR features (B, T, 560) and lens (B,) on the CPU."""
+        """LFR features (B, T, 560) and lens (B,), both on the training device."""
         sample_lens = batch["sample_lens"]
         waveforms = self._cut(batch)
         waveforms = self._change(waveforms, batch, augmentation)
         dither = float(torch.rand((), generator=self._cpu_random) < augmentation.dither)
         fbank, fbank_lens = log_mel_fbank(waveforms, sample_lens, dither=dither)
         fbank = self._mask(self._warp(fbank, augmentation.mel_warp), fbank_lens, augmentation.masks)
-        features, _ = stack_frames(fbank, fbank_lens)
-        return features, lfr_frame_lens(fbank_frame_lens(sample_lens))
+        return stack_frames(fbank, fbank_lens)
 
     def _uniform(self, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
         return torch.rand(*shape, generator=self._random, device=self._audio.device) * (high - low) + low
@@ -92,7 +90,7 @@ class Composer:
         source = batch["segment_sources"][owner] + whole.long()
         here = self._audio[source].float()
         there = self._audio[(source + 1).clamp_(max=len(self._audio) - 1)].float()
-        gain = self._uniform(len(lengths), low=0.5, high=1.0) / _INT16_SCALE
+        gain = batch["segment_levels"] / _INT16_SCALE
         place = (batch["segment_rows"] * size + batch["segment_starts"])[owner] + local
         out[place] = torch.lerp(here, there, position - whole) * gain[owner]
         return out.view(num_clips, size)
@@ -114,7 +112,7 @@ class Composer:
         spectrum += noise * (wanted / level).sqrt()[:, None]
         spectrum *= self._telephone(num_clips, bands, augmentation.telephone)
         mixed = torch.fft.irfft(spectrum, n=size)
-        sample_lens = batch["sample_lens"].to(mixed.device, non_blocking=True)
+        sample_lens = upload.to_device(batch["sample_lens"], mixed.device)
         mixed = mixed.masked_fill_(torch.arange(size, device=mixed.device) >= sample_lens[:, None], 0.0)
         peak = 10 ** (self._uniform(num_clips, low=-32.0, high=-0.5) / 20)
         gain = peak / mixed.abs().amax(1).clamp(min=1e-4)

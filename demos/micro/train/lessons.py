@@ -1,11 +1,13 @@
 """Lessons: what one training clip is made of, what the model is asked and what it should answer.
 
-A clip is a row of utterances of the corpus with silence around them, up to 30 s. Hotword lists hold up to 20 entries:
-the right one or none of those heard, hard distractors that share a part with a name heard, other names and other words.
+A clip is a row of utterances of the corpus with silence around them, up to 30 s: short pauses within what one voice
+says, longer ones, some with a sound, where speakers take turns, as in a segment of a long recording. Hotword lists
+hold up to 20 entries: the right one or none of those heard, hard distractors that share a part with a name heard, other
+names and other words.
 """
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import english
@@ -32,6 +34,7 @@ class Segment:
     length: int  # in the clip's samples
     source: int  # first sample in the corpus
     speed: float  # corpus samples per clip sample
+    level: float  # its peak relative to full scale, before the clip's own level
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,16 +63,17 @@ class Mixture:
     """How often each kind of clip occurs; the rest are single sentences."""
 
     empty: float = 0.05
-    few: float = 0.20  # two to four sentences
+    few: float = 0.10  # two to four sentences
     long: float = 0.13  # 8 to 30 s
+    turns: float = 0.18  # speakers who take turns, in both languages, with long pauses
     named: float = 0.14  # several sentences with names: many look-ups in one list
-    questions: int = 1  # about a clip with names, each with another list of hotwords
+    questions: int = 2  # about a clip with names, each with another list of hotwords
     most_hotwords: int = MAX_HOTWORDS
     similar: float = 0.5  # of the distractors, where a name is heard
-    nearest: float = 0.25  # of the similar ones, in Mandarin
+    nearest: float = 0.35  # of the similar ones
 
     @staticmethod
-    def at(progress: float, *, questions: int = 1) -> "Mixture":
+    def at(progress: float) -> "Mixture":
         """Short clips at first, everything from 30 % of the training on; lists of two until 20 %, of 20 from 55 % on.
 
         To find the entry of which all parts are heard is learned quickly from two similar ones and hardly from twenty.
@@ -77,10 +81,11 @@ class Mixture:
         ramp = min(progress / 0.3, 1.0)
         growth = min(max(progress - 0.2, 0.0) / 0.35, 1.0)
         return Mixture(
-            few=0.05 + 0.15 * ramp,
+            few=0.05 + 0.05 * ramp,
             long=0.13 * ramp,
+            turns=0.18 * ramp,
             named=0.04 + 0.10 * ramp,
-            questions=questions if progress > 0.05 else 1,
+            questions=2 if progress > 0.05 else 1,
             most_hotwords=round(2 * (MAX_HOTWORDS / 2) ** growth),
         )
 
@@ -96,6 +101,30 @@ class _Part:
     chosen: dict[str, str]  # name in its usual spelling -> hotword that respells it
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Delivery:
+    """How the sentences of a clip follow each other."""
+
+    pauses_s: tuple[float, float]
+    least_level: float  # of a sentence's peak
+    sounds: float  # share of sentences before which something else is heard
+
+
+_ONE_VOICE = _Delivery(pauses_s=(0.0, 0.7), least_level=0.5, sounds=0.0)
+_TURNS = _Delivery(pauses_s=(0.2, 2.5), least_level=0.15, sounds=0.15)
+_SOUND_S = (1.0, 8.0)  # at most
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """Where everything is in a clip."""
+
+    segments: tuple[Segment, ...]
+    num_parts: int  # that found room
+    num_samples: int
+    words: tuple[tuple[str, int], ...]  # as in Lesson
+
+
 class Teacher:
     """Draws lessons from a corpus."""
 
@@ -108,20 +137,24 @@ class Teacher:
 
     def draw(self, mixture: Mixture) -> Lesson:
         """One lesson."""
-        rng, kind = self._rng, self._rng.random()
-        if kind < mixture.empty:
+        rng = self._rng
+        shares = (mixture.empty, mixture.long, mixture.few, mixture.turns, mixture.named)
+        (kind,) = rng.choices(("empty", "long", "few", "turns", "named", "single"), (*shares, 1 - sum(shares)))
+        if kind == "empty":
             return self._draw_empty(mixture)
-        if kind < mixture.empty + mixture.long:
+        if kind == "long":
             parts = self._draw_parts(40, rng.uniform(8.0, 29.9))
-        elif kind < mixture.empty + mixture.long + mixture.few:
+        elif kind == "few":
             parts = self._draw_parts(rng.randrange(2, 5), 29.0)
-        elif kind < mixture.empty + mixture.long + mixture.few + mixture.named:
+        elif kind == "turns":
+            parts = [_whole(rng.choice(self._speech)) for _ in range(rng.randrange(2, 7))]
+        elif kind == "named":
             parts = self._draw_named(rng.randrange(3, 8))
         else:
             parts = self._draw_parts(1, 15.0)
             if rng.random() < 0.08:
                 parts[0] = self._cut(parts[0])
-        return self._teach(parts, mixture)
+        return self._teach(parts, mixture, _TURNS if kind == "turns" else _ONE_VOICE)
 
     def _draw_parts(self, count: int, longest_s: float) -> list[_Part]:
         """Up to `count` sentences: neighbours in one voice, or any of one language, or any at all."""
@@ -162,11 +195,9 @@ class Teacher:
         rng = self._rng
         segments: tuple[Segment, ...] = ()
         if rng.random() < 0.6:
-            sound, speed = rng.choice(self._sounds), rng.uniform(0.8, 1.25)
-            length = int(sound.num_samples / speed)
-            total = max(SHORTEST_SAMPLES, min(length + rng.randrange(8000), LONGEST_SAMPLES))
-            length = min(length, total)
-            segments = (Segment(rng.randrange(total - length + 1), length, sound.offset, speed),)
+            sound = self._draw_sound(LONGEST_SAMPLES)
+            total = max(SHORTEST_SAMPLES, min(sound.length + rng.randrange(8000), LONGEST_SAMPLES))
+            segments = (replace(sound, start=rng.randrange(total - sound.length + 1)),)
         else:
             total = rng.choice((rng.randrange(SHORTEST_SAMPLES, 8 * SAMPLE_RATE), rng.randrange(1, LONGEST_SAMPLES)))
             total = max(total, SHORTEST_SAMPLES)
@@ -175,9 +206,9 @@ class Teacher:
         request = Request(language=self._hint(language), hotwords=tuple(hotwords), itn=rng.random() < 0.5)
         return Lesson(segments, total, (Question(request, ""),), "", ())
 
-    def _teach(self, parts: Sequence[_Part], mixture: Mixture) -> Lesson:
-        segments, num_samples, words = self._lay_out(parts)
-        parts = parts[: len(segments)]
+    def _teach(self, parts: Sequence[_Part], mixture: Mixture, delivery: _Delivery) -> Lesson:
+        layout = self._lay_out(parts, delivery)
+        parts = parts[: layout.num_parts]
         questions = [self._ask(parts, mixture)]
         if questions[0].names:
             questions += [self._ask(parts, mixture, is_listed=True) for _ in range(mixture.questions - 1)]
@@ -185,7 +216,7 @@ class Teacher:
         if self._rng.random() < 0.2:
             text = questions[0].text
             spoken = spoken_form(text, split_words(text))[0]
-        return Lesson(segments, num_samples, tuple(questions), spoken, words)
+        return Lesson(layout.segments, layout.num_samples, tuple(questions), spoken, layout.words)
 
     def _ask(self, parts: Sequence[_Part], mixture: Mixture, *, is_listed: bool = False) -> Question:
         """A question about the clip, with hotwords if `is_listed`."""
@@ -200,28 +231,41 @@ class Teacher:
         names = {_with_hotword(part, name): part.chosen.get(name) for part in parts for name in names_in(part.sentence)}
         return Question(request, text, tuple(names.items()))
 
-    def _lay_out(self, parts: Sequence[_Part]) -> tuple[tuple[Segment, ...], int, tuple[tuple[str, int], ...]]:
+    def _lay_out(self, parts: Sequence[_Part], delivery: _Delivery) -> _Layout:
         """Sentences one after another at one speed, as many as fit, silence before, between and after."""
         rng = self._rng
         speed = rng.uniform(0.88, 1.14) if rng.random() < 0.6 else 1.0
-        place = self._silence(0.8)
+        place = self._silence(0.0, 0.8)
+        num_parts = 0
         segments: list[Segment] = []
         words: list[tuple[str, int]] = []
         for part in parts:
             length = int(part.num_samples / speed)
+            sound = self._draw_sound(round(rng.uniform(*_SOUND_S) * SAMPLE_RATE))
+            after = place + sound.length + self._silence(*delivery.pauses_s)
+            if rng.random() < delivery.sounds and after + length <= LONGEST_SAMPLES:
+                segments.append(replace(sound, start=place, level=rng.uniform(0.05, 1.0)))
+                place = after
             if place + length > LONGEST_SAMPLES:
                 break
-            segments.append(Segment(place, length, part.utterance.offset, speed))
+            num_parts += 1
+            level = rng.uniform(delivery.least_level, 1.0)
+            segments.append(Segment(place, length, part.utterance.offset, speed, level))
             middles = part.utterance.edges[: part.num_words].mean(1) * (SAMPLE_RATE / speed) + place
             words += zip(part.sentence.words, middles.astype(int).tolist(), strict=True)
-            place += length
-            gap = self._silence(0.7)
-            place += gap
+            place += length + self._silence(*delivery.pauses_s)
         total = min(max(place, SHORTEST_SAMPLES), LONGEST_SAMPLES)
-        return tuple(segments), total, tuple(words)
+        return _Layout(tuple(segments), num_parts, total, tuple(words))
 
-    def _silence(self, longest_s: float) -> int:
-        return 0 if self._rng.random() < 0.1 else round(self._rng.uniform(0, longest_s) * SAMPLE_RATE)
+    def _draw_sound(self, longest: int) -> Segment:
+        """A sound, or its first `longest` samples."""
+        sound, speed = self._rng.choice(self._sounds), self._rng.uniform(0.8, 1.25)
+        return Segment(0, min(int(sound.num_samples / speed), longest), sound.offset, speed, 1.0)
+
+    def _silence(self, shortest_s: float, longest_s: float) -> int:
+        """Samples; one in ten is as short as it may be."""
+        seconds = shortest_s if self._rng.random() < 0.1 else self._rng.uniform(shortest_s, longest_s)
+        return round(seconds * SAMPLE_RATE)
 
     def _hint(self, language: Language) -> str | None:
         kind = self._rng.random()
@@ -286,8 +330,7 @@ class Teacher:
         people = [name for name in heard if name not in PHRASES]
         if people and rng.random() < mixture.similar:
             name = rng.choice(people)
-            is_nearest = not name.isascii() and rng.random() < mixture.nearest
-            return draw_nearest_name(name, rng) if is_nearest else draw_similar_name(name, rng)
+            return (draw_nearest_name if rng.random() < mixture.nearest else draw_similar_name)(name, rng)
         if kind < 0.7:
             other: Language = "英文" if language == "中文" else "中文"
             return draw_name(language if rng.random() < 0.85 else other, rng)
@@ -353,8 +396,3 @@ def join(parts: Sequence[_Part], texts: Sequence[str]) -> str:
             pieces.append(" ")
         pieces.append(text)
     return "".join(pieces)
-
-
-def lesson_stream(teacher: Teacher, mixture: Mixture, count: int) -> Iterator[Lesson]:
-    """`count` lessons."""
-    return (teacher.draw(mixture) for _ in range(count))

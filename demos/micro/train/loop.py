@@ -15,6 +15,8 @@ from .examine import Examiner, Tally
 from .model import LossWeights, MicroModel, losses
 from .muon import Muon
 
+_LR, _MUON_LR = 2.5e-3, 4e-3
+_WEIGHT_DECAY = 0.02
 _WARM_UP = 0.03  # of the training
 _CLIP_NORM = 1.0
 _CALM = 0.88  # progress from which clips are no longer masked
@@ -35,9 +37,6 @@ class TrainingOptions:
 
     seconds: float
     steps: int
-    lr: float = 2.5e-3
-    muon_lr: float = 0.0  # 0: AdamW for everything
-    weight_decay: float = 0.02
     examinations: int = 6
     report_steps: int = _REPORT_STEPS
 
@@ -51,7 +50,7 @@ class Trainer:
         self._model, self._composer, self._planners = model, composer, planners
         self._examiner, self._options = examiner, options
         self._device = model.chunk_head.weight.device
-        self._adamw, self._muon = _optimizers(model, options)
+        self._adamw, self._muon = _optimizers(model)
         self._started = time.perf_counter()
         self._step = 0
 
@@ -132,7 +131,7 @@ class Trainer:
         self._planners.set_progress(progress)
         scale = _schedule(progress)
         for group in self._adamw.param_groups:
-            group["lr"] = self._options.lr * scale
+            group["lr"] = _LR * scale
         tensors = to_device(batch, self._device)
         augmentation = Augmentation() if progress < _CALM else replace(Augmentation(), masks=0.0)
         features, lens = self._composer.features(tensors, augmentation)
@@ -141,15 +140,12 @@ class Trainer:
         weights = _loss_weights(progress)
         total = weights.answer * found["answer"] + weights.ctc * found["ctc"]
         total = total + weights.chunk * found["chunk"] + weights.look_up * found["look-up"]
-        self._adamw.zero_grad(set_to_none=True)
-        if self._muon is not None:
-            self._model.zero_grad(set_to_none=True)
+        self._model.zero_grad(set_to_none=True)
         total.backward()
         nn.utils.clip_grad_norm_(self._model.parameters(), _CLIP_NORM)
         self._adamw.step()
-        if self._muon is not None:
-            self._muon.lr = self._options.muon_lr * scale
-            self._muon.step()
+        self._muon.lr = _MUON_LR * scale
+        self._muon.step()
         with torch.no_grad():
             right = (outputs.answer_logits.argmax(-1) == tensors["answer_ids"]).float().mean()
         return {name: value.detach() for name, value in found.items()} | {"tokens right": right}
@@ -196,16 +192,13 @@ def _loss_weights(progress: float) -> LossWeights:
     return LossWeights(ctc=1.0 if progress < 0.1 else 0.4, chunk=1.0 + (0.15 - 1.0) * min(progress / 0.6, 1.0))
 
 
-def _optimizers(model: MicroModel, options: TrainingOptions) -> tuple[torch.optim.AdamW, Muon | None]:
-    """AdamW for all, or Muon for the matrices of hidden layers and AdamW for the rest."""
-    hidden = dict(_hidden_matrices(model)) if options.muon_lr else {}
+def _optimizers(model: MicroModel) -> tuple[torch.optim.AdamW, Muon]:
+    """Muon for the matrices of hidden layers, AdamW for the rest."""
+    hidden = dict(_hidden_matrices(model))
     rest = [parameter for name, parameter in model.named_parameters() if name not in hidden]
     fused = model.chunk_head.weight.is_cuda
-    adamw = torch.optim.AdamW(rest, lr=options.lr, betas=(0.9, 0.98), weight_decay=options.weight_decay, fused=fused)
-    if not hidden:
-        return adamw, None
-    muon = Muon(hidden.values(), lr=options.muon_lr, momentum=0.95, weight_decay=options.weight_decay)
-    return adamw, muon
+    adamw = torch.optim.AdamW(rest, lr=_LR, betas=(0.9, 0.98), weight_decay=_WEIGHT_DECAY, fused=fused)
+    return adamw, Muon(hidden.values(), lr=_MUON_LR, momentum=0.95, weight_decay=_WEIGHT_DECAY)
 
 
 def _hidden_matrices(model: MicroModel) -> Iterator[tuple[str, nn.Parameter]]:

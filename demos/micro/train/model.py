@@ -11,6 +11,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from twostage_asr.encoders.adaptor import AdaptorConfig
 from twostage_asr.encoders.ctc import CTCConfig, CTCHead
+from twostage_asr.encoders.fbank import fbank_frame_lens, lfr_frame_lens
 from twostage_asr.encoders.fun_asr_nano import FunASRNanoAcoustic, FunASRNanoAcousticConfig
 from twostage_asr.encoders.sensevoice import SenseVoiceConfig
 
@@ -23,6 +24,8 @@ ROPE_THETA = 1e6
 _BLANK_BIAS = 8.0  # CTC starts near where it would otherwise first have to go: blank in most frames
 _LOOKED_UP = 2  # LLM layers after which it should know which hotword counts; the others write what it says
 _ATTENTION_GAIN = 1.5  # of normed queries and keys at the start: to tell one entry of twenty apart needs large logits
+# No mask: attention is causal as it is. transformers would ask the positions whether they need one, and wait for a GPU.
+_CAUSAL = {"full_attention": None}
 _NO_WORD_WEIGHT = 0.2  # in the chunk loss: most places hold no word
 
 
@@ -135,7 +138,7 @@ class MicroModel(nn.Module):
         return head
 
     def forward(self, features: Tensor, lens: Tensor, batch: Mapping[str, Tensor]) -> Outputs:
-        """Features (B, T, 560), lens (B,) on the CPU, and the tensors of a Batch."""
+        """Features (B, T, 560), lens (B,) on any device, and the tensors of a Batch."""
         encoder_out = self.acoustic.audio_encoder(features, lens)
         ctc_log_probs = self.ctc_head.log_probs(self.ctc_head.hidden(encoder_out, lens))
         adapted, _ = self.acoustic.audio_adaptor(encoder_out, lens)
@@ -155,7 +158,9 @@ class MicroModel(nn.Module):
     def read(self, embeds: Tensor) -> tuple[Tensor, Tensor]:
         """The LLM's last hidden states and those after _LOOKED_UP layers, float32, of the same shape."""
         with torch.autocast(embeds.device.type, torch.bfloat16, enabled=embeds.is_cuda):
-            found = self.llm.model(inputs_embeds=embeds, use_cache=False, output_hidden_states=True)
+            found = self.llm.model(
+                inputs_embeds=embeds, attention_mask=_CAUSAL, use_cache=False, output_hidden_states=True
+            )
         return found.last_hidden_state.float(), found.hidden_states[_LOOKED_UP].float()
 
 
@@ -188,24 +193,24 @@ class LookUp(nn.Module):
 def losses(outputs: Outputs, lens: Tensor, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Mean losses per token: of the answers (weighted), of CTC, of the words in each slot, of names in lists."""
     blank = outputs.ctc_log_probs.shape[-1] - 1
-    ctc = F.ctc_loss(
-        outputs.ctc_log_probs.transpose(0, 1),
-        batch["ctc_ids"],
-        lens,
-        batch["ctc_lens"],
-        blank=blank,
-        reduction="sum",
-        zero_infinity=True,
-    )
     slot_words = batch["slot_words"]
     slots = torch.arange(slot_words.shape[1], device=slot_words.device)
-    own = slots < (-(-lens // SLOT_FRAMES)).to(slots.device, non_blocking=True)[:, None]
+    own = slots < -(-lens // SLOT_FRAMES)[:, None]
     classes = torch.where(slot_words == NO_WORD, blank, slot_words)
     weight = torch.where(slot_words == NO_WORD, _NO_WORD_WEIGHT, 1.0) * own[..., None]
     chunk = F.cross_entropy(outputs.chunk_logits.flatten(0, 2), classes.flatten(), reduction="none")
     weights = batch["answer_weights"]
     answer = F.cross_entropy(outputs.answer_logits.float(), batch["answer_ids"], reduction="none")
     look_up = F.cross_entropy(outputs.look_up_logits, batch["name_targets"], reduction="sum")
+    ctc = F.ctc_loss(  # last, and so first of the backward pass, because both ways it waits for a GPU
+        outputs.ctc_log_probs.transpose(0, 1),
+        batch["ctc_ids"],
+        lfr_frame_lens(fbank_frame_lens(batch["sample_lens"])),
+        batch["ctc_lens"],
+        blank=blank,
+        reduction="sum",
+        zero_infinity=True,
+    )
     return {
         "answer": (answer * weights).sum() / weights.sum(),
         "ctc": ctc / int(batch["ctc_lens"].sum() + 1),
