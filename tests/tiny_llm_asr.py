@@ -9,8 +9,9 @@ import numpy as np
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+from tests.byte_tokenizer import byte_tokenizer
 
 NUM_TOKENS = 12
 PROMPT = "Transcribe speech to text."
@@ -58,11 +59,7 @@ def weight(name: str, shape: tuple[int, ...]) -> torch.Tensor:
 
 def write_llm(directory: Path) -> None:
     """An ordinary Hugging Face directory with weights."""
-    symbols = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={s: i for i, s in enumerate(symbols)}, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>").save_pretrained(directory)
+    PreTrainedTokenizerFast(tokenizer_object=byte_tokenizer(), eos_token="<|endoftext|>").save_pretrained(directory)
     config = Qwen2Config(**LLM)
     config.save_pretrained(directory)
     with torch.device("meta"):

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import nn
 from transformers import (
     GlmAsrConfig,
@@ -25,6 +24,9 @@ from transformers import (
 )
 from transformers.models.qwen3_asr.feature_extraction_qwen3_asr import Qwen3ASRFeatureExtractor
 
+from tests.byte_tokenizer import byte_tokenizer
+from tests.tiny_qwen_asr import SPECIALS as QWEN_SPECIALS
+from tests.tiny_qwen_asr import TAGS as QWEN_TAGS
 from tests.tones import SAMPLE_RATE
 
 VOCAB = 320
@@ -46,7 +48,6 @@ QWEN_TOWER = {
     "output_dim": 64,
     "downsample_hidden_size": 16,
 }
-QWEN_SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|audio_start|>", "<|audio_end|>", "<|audio_pad|>")
 GLM_SPECIALS = (
     "<|endoftext|>",
     "<|user|>",
@@ -56,8 +57,6 @@ GLM_SPECIALS = (
     "<|begin_of_audio|>",
     "<|end_of_audio|>",
 )
-QWEN_TAGS = ("<asr_text>", "<timestamp>")  # which decoding keeps
-
 
 Inputs = dict[str, torch.Tensor]  # of a reference model
 
@@ -103,13 +102,8 @@ class Reference:
 
 
 def write_tokenizer(directory: Path, specials: Sequence[str], tags: Sequence[str] = ()) -> PreTrainedTokenizerFast:
-    """256 byte symbols, then `specials`, then `tags`."""
-    symbols = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={s: i for i, s in enumerate(symbols)}, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(list(specials))
-    tokenizer.add_tokens(list(tags))
+    """See byte_tokenizer; texts end with the first of `specials`."""
+    tokenizer = byte_tokenizer(specials, tags)
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=specials[0], pad_token=specials[0])
     fast.save_pretrained(directory)
     return fast

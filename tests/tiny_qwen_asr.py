@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
+
+from tests.byte_tokenizer import NUM_BYTES, byte_tokenizer
 
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|audio_start|>", "<|audio_end|>", "<|audio_pad|>")
 TAGS = ("<asr_text>", "<timestamp>")  # which decoding keeps
-FIRST_SPECIAL = 256
 NUM_TOKENS = 12
 AUDIO = {
     "d_model": 64,
@@ -73,18 +74,11 @@ def weight(name: str, shape: tuple[int, ...]) -> torch.Tensor:
 
 
 def token_id(token: str) -> int:
-    return FIRST_SPECIAL + (*SPECIALS, *TAGS).index(token)
+    return NUM_BYTES + (*SPECIALS, *TAGS).index(token)
 
 
 def tokenizer() -> Tokenizer:
-    """256 byte symbols, then the special tokens, then the tags."""
-    symbols = sorted(pre_tokenizers.ByteLevel.alphabet())
-    made = Tokenizer(models.BPE(vocab={s: i for i, s in enumerate(symbols)}, merges=[]))
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = decoders.ByteLevel()
-    made.add_special_tokens(list(SPECIALS))
-    made.add_tokens(list(TAGS))
-    return made
+    return byte_tokenizer(SPECIALS, TAGS)
 
 
 def write_checkpoint(directory: Path, config: Mapping[str, Any], shapes: Mapping[str, list[int]]) -> None:
