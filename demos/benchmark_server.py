@@ -48,7 +48,7 @@ from twostage_asr.engine.vad import load_vad
 
 DEMOS = Path(__file__).parent
 CLIP_S = 10.0
-NUM_FILES = 16  # that the clients send in turn
+NUM_FILES = 8  # that the clients send in turn
 LIVE_CLIPS = ("en_volume", "zh_hours", "zh_weather_noise")
 LIVE_TOKENS = 16
 LIVE_WARM_UP_S = 4.0  # as long as the clips are
