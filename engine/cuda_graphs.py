@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-MAX_CLIPS, MAX_FRAMES = 8, 512  # of a batch that is small; 30 s are 500 frames
+MAX_CLIPS, MAX_FRAMES = 32, 512  # of a batch that is small; 30 s are 500 frames
 FRAME_STEP = 64
 WARM_UP_RUNS = 3  # before a capture, as PyTorch asks
 
