@@ -38,8 +38,12 @@ def test_emissions_are_columns_of_the_log_probs(
 ) -> None:
     monkeypatch.setattr(ctc_module, "_MAX_FRAMES_AT_ONCE", frames_at_once)
     columns = torch.tensor([[BLANK, 0, 0, 3], [BLANK, 5, 4, 3], [1, 1, 1, 1]])
-    expected = head.log_probs(hidden).gather(2, columns[:, None, :].expand(-1, 41, -1))
-    torch.testing.assert_close(head.scores(hidden, columns).emissions, expected, atol=1e-5, rtol=0)
+    log_probs = head.log_probs(hidden)
+    expected = log_probs.gather(2, columns[:, None, :].expand(-1, 41, -1))
+    scores = head.scores(hidden, LENS, columns)
+    for clip, length in enumerate(LENS.tolist()):
+        torch.testing.assert_close(scores.emissions[clip, :length], expected[clip, :length], atol=1e-5, rtol=0)
+        assert scores.best[clip, :length].equal(log_probs[clip, :length].argmax(-1))
 
 
 @pytest.mark.parametrize("frames_at_once", [1, 10, 10**6])
@@ -71,7 +75,7 @@ def test_bfloat16_weights_give_float32_log_probs(head: CTCHead, hidden: Tensor) 
     log_probs = half.log_probs(hidden.bfloat16())
     assert (
         log_probs.dtype
-        == half.scores(hidden.bfloat16(), torch.zeros(3, 1, dtype=torch.int64)).emissions.dtype
+        == half.scores(hidden.bfloat16(), LENS, torch.zeros(3, 1, dtype=torch.int64)).emissions.dtype
         == torch.float32
     )
     torch.testing.assert_close(log_probs.exp().sum(-1), torch.ones(3, 41))
