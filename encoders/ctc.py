@@ -7,6 +7,7 @@ Logits, log-probabilities and their sums are float32 for weights of any dtype.
 """
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -79,49 +80,55 @@ class CTCHead(nn.Module):
         """(..., D) -> (..., vocab_size) float32. Mind the size; see `scores`."""
         return self.ctc.logits(hidden).log_softmax(-1)
 
-    def scores(self, hidden: Tensor, lens: Tensor, columns: Tensor) -> CTCScores:
+    def scores(self, hidden: Sequence[Tensor], columns: Tensor) -> CTCScores:
         """Log-probabilities of only some tokens, as forced alignment needs them, and the likeliest of all.
 
         Args:
-            hidden: (B, T, D).
-            lens: (B,) int64; waited for, if they are not on the CPU.
+            hidden: of each of B clips (T, D).
             columns: (B, K) int64 token ids, any order, repetitions allowed; emissions[b, t, k] is the
                 log-probability of token columns[b, k] in frame t.
         """
-        num_clips, num_frames, _ = hidden.shape
-        rows = hidden.flatten(0, 1)
-        index = columns.to(hidden.device)
-        in_clip = (torch.arange(num_frames) < lens.cpu()[:, None]).flatten()
-        own = to_device(in_clip.nonzero()[:, 0], hidden.device)  # rows of clips, not of padding
-        best = rows.new_zeros(len(rows), dtype=torch.int64)
-        if hidden.is_cuda and hidden.dtype == self.ctc.ctc_lo.weight.dtype == torch.bfloat16:
-            emissions, best[own] = self._scores_without_logits(hidden, index, own)
+        lens = torch.tensor([len(clip) for clip in hidden])
+        num_clips, num_frames = len(hidden), int(lens.max())
+        rows = torch.cat(list(hidden))  # padding would be multiplied with the whole vocabulary
+        in_clip = torch.arange(num_frames) < lens[:, None]
+        places = to_device(in_clip.flatten().nonzero()[:, 0], rows.device)  # of the rows among B * T
+        index = columns.to(rows.device)
+        best = rows.new_zeros(num_clips * num_frames, dtype=torch.int64)
+        if rows.is_cuda and rows.dtype == self.ctc.ctc_lo.weight.dtype == torch.bfloat16:
+            emissions, best[places] = self._scores_without_logits(rows, places, index, num_frames)
         else:
-            emissions = rows.new_zeros(len(rows), columns.shape[1], dtype=torch.float32)
-            for part in torch.split(own, _MAX_FRAMES_AT_ONCE):
-                logits = self.ctc.logits(rows[part])
-                emissions[part] = logits.gather(1, index[part // num_frames]) - logits.logsumexp(-1, keepdim=True)
-                best[part] = logits.argmax(-1)
+            emissions = rows.new_zeros(len(best), index.shape[1], dtype=torch.float32)
+            for part, at in zip(*(torch.split(each, _MAX_FRAMES_AT_ONCE) for each in (rows, places)), strict=True):
+                logits = self.ctc.logits(part)
+                emissions[at] = logits.gather(1, index[at // num_frames]) - logits.logsumexp(-1, keepdim=True)
+                best[at] = logits.argmax(-1)
         return CTCScores(emissions.view(num_clips, num_frames, -1), best.view(num_clips, num_frames))
 
-    def _scores_without_logits(self, hidden: Tensor, index: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+    def _scores_without_logits(
+        self, rows: Tensor, places: Tensor, index: Tensor, num_frames: int
+    ) -> tuple[Tensor, Tensor]:
         """On an NVIDIA GPU: a product with the few columns, and one kernel that looks at all of them.
 
         Returns:
-            (B, T, K) emissions, and the likeliest tokens of the rows `own` of (B * T, D).
+            (B, T, K) emissions, and the likeliest token of each row.
         """
         from .ctc_triton import log_norm_and_best
 
         weight, bias = self.ctc.ctc_lo.weight, self.ctc.ctc_lo.bias
-        logits = torch.baddbmm(bias[index][:, None].float(), hidden.float(), weight[index].float().transpose(1, 2))
-        norm, best = log_norm_and_best(hidden.flatten(0, 1)[own], weight, bias)
-        norms = norm.new_zeros(hidden.shape[0] * hidden.shape[1]).index_copy_(0, own, norm)
-        return logits.sub_(norms.view(*hidden.shape[:2], 1)), best
+        norm, best = log_norm_and_best(rows, weight, bias)
+        hidden = rows.new_zeros(len(index) * num_frames, rows.shape[1], dtype=torch.float32)
+        hidden[places] = rows.float()
+        norms = norm.new_zeros(len(hidden))
+        norms[places] = norm
+        hidden, norms = (each.view(len(index), num_frames, -1) for each in (hidden, norms))
+        logits = torch.baddbmm(bias[index][:, None].float(), hidden, weight[index].float().transpose(1, 2))
+        return logits.sub_(norms), best
 
-    def greedy(self, hidden: Tensor, lens: Tensor) -> list[tuple[list[int], list[int]]]:
-        """Best path of each clip: (B, T, D) -> what `collapse` makes of the likeliest token of every frame."""
-        blank = lens.new_full((len(lens), 1), self.config.blank_id)
-        return self.collapse(self.scores(hidden, lens, blank).best, lens)
+    def greedy(self, hidden: Sequence[Tensor]) -> list[tuple[list[int], list[int]]]:
+        """Best path of each clip: its (T, D) -> what `collapse` makes of the likeliest token of every frame."""
+        blank = torch.full((len(hidden), 1), self.config.blank_id)
+        return self.collapse(self.scores(hidden, blank).best, torch.tensor([len(clip) for clip in hidden]))
 
     def collapse(self, best: Tensor, lens: Tensor) -> list[tuple[list[int], list[int]]]:
         """(B, T) a token for each frame -> the tokens of each clip, equal neighbours merged and blanks dropped, and the

@@ -210,7 +210,7 @@ class WordAligner:
         """What the head makes of clips on its own."""
         if not hidden:
             return []
-        return self._head.greedy(pad_sequence(list(hidden), True), torch.tensor([len(clip) for clip in hidden]))
+        return self._head.greedy(hidden)
 
     def _with_heard(self, alignment: Alignment, heard: _Heard) -> Alignment:
         """The alignment, and what the head hears, up to where the text ends too early."""
@@ -245,13 +245,13 @@ class WordAligner:
 
     def _emissions(self, batch: Sequence[_Task]) -> _Emissions:
         """What the best paths of the texts emit, and what the head hears whatever the texts; on a GPU only queued."""
-        token_ids = [task.target.token_ids for task in batch]
-        hidden = pad_sequence([task.hidden for task in batch], batch_first=True)
-        columns, targets = _columns_and_targets(token_ids, self._head.config.blank_id)
-        frame_lens = torch.tensor([len(task.hidden) for task in batch])
-        scores = self._head.scores(hidden, frame_lens, to_device(columns, hidden.device))
-        lens = frame_lens, torch.tensor([len(each) for each in token_ids])
-        targets, frame_lens, target_lens = (to_device(each, hidden.device) for each in (targets, *lens))
+        hidden, token_ids = [task.hidden for task in batch], [task.target.token_ids for task in batch]
+        lens = [torch.tensor([len(clip) for clip in clips]) for clips in (hidden, token_ids)]
+        columns, targets, frame_lens, target_lens = (
+            to_device(each, hidden[0].device)
+            for each in (*_columns_and_targets(token_ids, self._head.config.blank_id), *lens)
+        )
+        scores = self._head.scores(hidden, columns)
         states = best_paths(scores.emissions, targets, frame_lens, target_lens)
         return _read_paths(scores, targets, states, frame_lens)
 
@@ -290,9 +290,15 @@ def _columns_and_targets(token_ids: Sequence[Sequence[int]], blank_id: int) -> t
     columns, targets = [], []
     for clip in token_ids:
         column_of = {token_id: column for column, token_id in enumerate([blank_id, *dict.fromkeys(clip)])}
-        columns.append(torch.tensor(list(column_of)))
-        targets.append(torch.tensor([column_of[token_id] for token_id in clip]))
-    return pad_sequence(columns, batch_first=True), pad_sequence(targets, batch_first=True)
+        columns.append(list(column_of))
+        targets.append([column_of[token_id] for token_id in clip])
+    return _padded(columns), _padded(targets)
+
+
+def _padded(rows: Sequence[list[int]]) -> Tensor:
+    """(B, longest) int64, zero where a row has ended."""
+    longest = max(map(len, rows))
+    return torch.tensor([row + [0] * (longest - len(row)) for row in rows])
 
 
 def _read_paths(scores: CTCScores, targets: Tensor, states: Tensor, frame_lens: Tensor) -> _Emissions:

@@ -71,7 +71,7 @@ def test_emissions_are_those_of_whole_logits(num_clips: int, num_frames: int) ->
     columns = torch.randint(0, 60_515, (num_clips, 20))
     lens = torch.linspace(num_frames, 1, num_clips).long()
     with torch.inference_mode():
-        scores = head.scores(hidden, lens, columns)
+        scores = head.scores([clip[:length] for clip, length in zip(hidden, lens.tolist(), strict=True)], columns)
         all_tokens = head.log_probs(hidden[:2])
     assert scores.emissions.shape == (num_clips, num_frames, 20)
     expected = all_tokens.gather(2, columns[:2].cuda()[:, None, :].expand(-1, num_frames, -1))
