@@ -39,13 +39,18 @@ def tokenizer() -> CTCTokenizer:
     return byte_tokenizer()
 
 
-@pytest.fixture(scope="module")
-def aligner(tokenizer: CTCTokenizer) -> WordAligner:
+def transparent_head() -> CTCHead:
+    """Its hidden states are its logits."""
     decoder = AdaptorConfig(encoder_dim=8, llm_dim=VOCAB_SIZE, ffn_dim=8, n_layer=0)
     head = CTCHead(CTCConfig(decoder=decoder, vocab_size=VOCAB_SIZE, blank_id=BLANK_ID))
     torch.nn.init.eye_(head.ctc.ctc_lo.weight)
     torch.nn.init.zeros_(head.ctc.ctc_lo.bias)
-    return WordAligner(tokenizer, head, FrameClock())
+    return head
+
+
+@pytest.fixture(scope="module")
+def aligner(tokenizer: CTCTokenizer) -> WordAligner:
+    return WordAligner(tokenizer, transparent_head(), FrameClock())
 
 
 def emitting(tokens: dict[int, int], num_frames: int, sureness: float = 12.0) -> Tensor:

@@ -8,16 +8,18 @@ import torch
 import torch.nn.functional as F
 from torch._dynamo.utils import counters
 
+from tests.engine.test_alignment import byte_tokenizer, spoken_evenly, transparent_head
 from tests.pipeline import Clip
 from twostage_asr.encoders.adaptor import AdaptorConfig
 from twostage_asr.encoders.ctc import CTCConfig, CTCHead
 from twostage_asr.encoders.sensevoice import SenseVoiceConfig, SenseVoiceEncoder
 from twostage_asr.encoders.transformer import PaddedKeys, attend, attention_bias, key_mask, valid_frames
-from twostage_asr.engine import AutoModelVLLM
+from twostage_asr.engine import AutoModelVLLM, alignment
+from twostage_asr.engine.alignment import WordAligner
 from twostage_asr.engine.cuda_graphs import MAX_CLIPS, MAX_FRAMES, SmallBatchGraphs, bucket_of
 from twostage_asr.engine.families import family_named
 from twostage_asr.engine.families.base import StageOneOptions
-from twostage_asr.engine.manifest import EngineManifest
+from twostage_asr.engine.manifest import EngineManifest, FrameClock
 from twostage_asr.engine.viterbi import batched_paths, kernel_paths
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU here")
@@ -59,6 +61,22 @@ def test_the_alignment_kernel_finds_the_paths_that_torch_finds() -> None:
         target_lens = torch.randint((num_targets + 1) // 2, num_targets + 1, (num_clips,)).minimum(frame_lens // 2)
         clips = emissions, targets, frame_lens, target_lens
         assert torch.equal(kernel_paths(*clips), batched_paths(*clips))
+
+
+@needs_cuda
+def test_words_have_the_times_that_they_have_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(alignment, "_MAX_CELLS", 2000)  # several batches
+    tokenizer = byte_tokenizer()
+    texts = ["set the set", "", "你好 the set, the 世", "set", *["the set " * n for n in range(1, 9)]]
+    hidden = [spoken_evenly(tokenizer, text) for text in texts]
+    durations = [len(clip) * 0.06 for clip in hidden]
+    on_cpu = WordAligner(tokenizer, transparent_head(), FrameClock()).align(hidden, texts, durations)
+    on_gpu = WordAligner(tokenizer, transparent_head().cuda(), FrameClock())
+    for ours, plain in zip(on_gpu.align([clip.cuda() for clip in hidden], texts, durations), on_cpu, strict=True):
+        assert (ours.reason, ours.heard, ours.rest_start) == (plain.reason, plain.heard, plain.rest_start)
+        for word, expected in zip(ours.words or (), plain.words or (), strict=True):
+            assert (word.text, word.start, word.end) == (expected.text, expected.start, expected.end)
+            assert word.confidence == pytest.approx(expected.confidence, abs=1e-4)
 
 
 @needs_cuda
