@@ -64,7 +64,7 @@ def test_the_alignment_kernel_finds_the_paths_that_torch_finds() -> None:
 
 
 @needs_cuda
-def test_words_have_the_times_that_they_have_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_word_times_and_what_is_heard_are_those_of_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(alignment, "_MAX_CELLS", 2000)  # several batches
     tokenizer = byte_tokenizer()
     texts = ["set the set", "", "你好 the set, the 世", "set", *["the set " * n for n in range(1, 9)]]
