@@ -1,12 +1,15 @@
 """Load on a running server: latencies, errors, wrong texts, audio per second.
 
-    python demos/load_test.py --server http://localhost:8899 --concurrency 64 --seconds 300     # requests
+    python demos/load_test.py --server http://localhost:8899 --concurrency 1 8 32 128           # requests
     python demos/load_test.py --server ws://localhost:8899 --concurrency 64 --seconds 300       # realtime sessions
     python demos/load_test.py --server http://localhost:8899 --rate 50                          # requests a second
 
-Every clip is first transcribed alone; under load the same text must come. `busy` counts answers 429 and 503. Latency is
-from the first byte to the text; of a live session, `first` is from the start of speech (as it is sent) to the first
-partial text, and `final` from STOP to the final text. /health is asked ten times a second beside it all.
+Every clip is first transcribed alone; under load the same text must come. `outcomes` counts all that was sent, `busy`
+the answers 429 and 503. Rates and latencies are of what ends between the warm-up and the end of --seconds: clients
+begin one after another during the warm-up, so that they do not walk in step. Latency is from the first byte to the
+text; of a live session, `first` is from the start of speech (as it is sent) to the first partial text, and `final` from
+STOP to the final text. /health is asked ten times a second beside it all. With --processes the clients are spread over
+several, for servers that answer faster than one can ask.
 """
 
 import argparse
@@ -14,13 +17,15 @@ import asyncio
 import io
 import itertools
 import json
+import multiprocessing
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-import httpx
 import numpy as np
 import soundfile
 import websockets
@@ -28,7 +33,9 @@ import websockets
 from twostage_asr.engine.audio import SAMPLE_RATE, decode_audio
 
 HEALTH_INTERVAL_S = 0.1
+TIMEOUT_S = 120.0
 MICRO_CLIPS = Path(__file__).parent / "micro" / "clips" / "manifest.jsonl"
+BOUNDARY = "load-test-boundary"
 
 
 @dataclass(slots=True)
@@ -46,16 +53,39 @@ class Clip:
 class Tally:
     """What has happened so far."""
 
+    begins_at: float = 0.0  # time.perf_counter(), the same clock for all processes
+    ends_at: float = float("inf")
     outcomes: Counter[str] = field(default_factory=Counter)  # ok, busy, wrong, and errors by name
     latencies: dict[str, list[float]] = field(
         default_factory=lambda: {"all": [], "first": [], "final": [], "health": []}
     )
-    audio_s: float = 0.0
+    num_texts: int = 0  # in time
+    audio_s: float = 0.0  # of these
     examples: dict[str, str] = field(default_factory=dict)
+    memory: list[tuple[float, float]] = field(default_factory=list)  # time, resident MiB of the server
+
+    @property
+    def counts_now(self) -> bool:
+        return self.begins_at <= time.perf_counter() <= self.ends_at
 
     def add(self, outcome: str, example: str = "") -> None:
         self.outcomes[outcome] += 1
         self.examples.setdefault(outcome, example)
+
+    def time(self, name: str, started: float) -> None:
+        """Something has taken from then until now."""
+        if self.counts_now:
+            self.latencies[name].append(time.perf_counter() - started)
+
+    def join(self, other: "Tally") -> None:
+        """Count in what another process has seen."""
+        self.outcomes += other.outcomes
+        for name, seconds in other.latencies.items():
+            self.latencies[name] += seconds
+        self.num_texts += other.num_texts
+        self.audio_s += other.audio_s
+        self.examples = other.examples | self.examples
+        self.memory += other.memory
 
 
 def read_clips(source: Path) -> list[Clip]:
@@ -74,34 +104,81 @@ def read_clips(source: Path) -> list[Clip]:
     return clips
 
 
+@dataclass(slots=True)
+class Answer:
+    """Of the server, to one request."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+class Connections:
+    """HTTP over connections that are kept. A client library would cost more than the server's own part of a request."""
+
+    def __init__(self, server: str, api_key: str | None) -> None:
+        where = urlsplit(server)
+        self._host, self._port, self._tls = where.hostname, where.port, where.scheme in ("https", "wss")
+        key = f"Authorization: Bearer {api_key}\r\n" if api_key else ""
+        self._head = f"Host: {where.netloc}\r\n{key}"
+        self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+
+    async def ask(self, what: str, headers: str = "", body: bytes = b"") -> Answer:
+        """`what`: method and path. Raises OSError, EOFError, TimeoutError."""
+        async with asyncio.timeout(TIMEOUT_S):
+            reader, writer = await self._connection()
+            try:
+                writer.write(f"{what} HTTP/1.1\r\n{self._head}{headers}\r\n".encode() + body)
+                first, *lines = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+                pairs = (line.partition(":") for line in lines)
+                found = {name.lower(): value.strip() for name, _, value in pairs}
+                answer = Answer(int(first.split()[1]), found, await reader.readexactly(int(found["content-length"])))
+            except BaseException:
+                writer.close()
+                raise
+        if answer.headers.get("connection", "").lower() == "close":
+            writer.close()
+        else:
+            self._idle.append((reader, writer))
+        return answer
+
+    async def _connection(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        while self._idle:
+            reader, writer = self._idle.pop()
+            if not reader.at_eof():
+                return reader, writer
+            writer.close()  # the server has had enough of waiting
+        return await asyncio.open_connection(self._host, self._port or (443 if self._tls else 80), ssl=self._tls)
+
+
 class HttpLoad:
     """One POST /v1/audio/transcriptions a clip."""
 
-    def __init__(self, server: str, args: argparse.Namespace) -> None:
-        headers = {"Authorization": f"Bearer {args.api_key}"} if args.api_key else {}
-        self._client = httpx.AsyncClient(
-            base_url=server, headers=headers, timeout=120, limits=httpx.Limits(max_connections=None)
-        )
+    def __init__(self, args: argparse.Namespace) -> None:
+        self._connections = Connections(args.server, args.api_key)
 
     async def once(self, clip: Clip, tally: Tally) -> str | None:
         started = time.perf_counter()
-        files = {"file": (f"{clip.name}.wav", clip.wav, "audio/wav")}
-        answer = await self._client.post("/v1/audio/transcriptions", files=files, data={"response_format": "json"})
-        if answer.status_code in (429, 503):
-            tally.add("busy", answer.text)
+        field = f'Content-Disposition: form-data; name="file"; filename="{clip.name}.wav"\r\nContent-Type: audio/wav'
+        body = f"--{BOUNDARY}\r\n{field}\r\n\r\n".encode() + clip.wav + f"\r\n--{BOUNDARY}--\r\n".encode()
+        headers = f"Content-Type: multipart/form-data; boundary={BOUNDARY}\r\nContent-Length: {len(body)}\r\n"
+        answer = await self._connections.ask("POST /v1/audio/transcriptions", headers, body)
+        if answer.status in (429, 503):
+            tally.add("busy", answer.body.decode())
             await asyncio.sleep(float(answer.headers.get("retry-after", 1)))
             return None
-        answer.raise_for_status()
-        tally.latencies["all"].append(time.perf_counter() - started)
-        text: str = answer.json()["text"]
+        if answer.status != 200:
+            raise RuntimeError(f"HTTP {answer.status}: {answer.body.decode()}")
+        tally.time("all", started)
+        text: str = json.loads(answer.body)["text"]
         return text
 
 
 class RealtimeLoad:
     """One WebSocket a clip: START, the clip at --speed times real time, STOP."""
 
-    def __init__(self, server: str, args: argparse.Namespace) -> None:
-        self._server, self._speed, self._chunk = server, args.speed, int(args.chunk_s * SAMPLE_RATE) * 2
+    def __init__(self, args: argparse.Namespace) -> None:
+        self._server, self._speed, self._chunk = args.server, args.speed, int(args.chunk_s * SAMPLE_RATE) * 2
         self._headers = {"Authorization": f"Bearer {args.api_key}"} if args.api_key else {}
 
     async def once(self, clip: Clip, tally: Tally) -> str | None:
@@ -116,120 +193,167 @@ class RealtimeLoad:
             return None
 
     async def _talk(self, socket: websockets.ClientConnection, clip: Clip, tally: Tally) -> str:
-        loop = asyncio.get_running_loop()
-        started = loop.time()
+        started = time.perf_counter()
         listening = asyncio.create_task(self._listen(socket, started, tally))
         await socket.send("START")
         for number, first in enumerate(range(0, len(clip.pcm), self._chunk), start=1):
             await socket.send(clip.pcm[first : first + self._chunk])
-            await asyncio.sleep(started + number * self._chunk / 2 / SAMPLE_RATE / self._speed - loop.time())
-        stopped = loop.time()
+            due = started + number * self._chunk / 2 / SAMPLE_RATE / self._speed
+            await asyncio.sleep(due - time.perf_counter())
+        stopped = time.perf_counter()
         await socket.send("STOP")
         text = await listening
-        tally.latencies["final"].append(loop.time() - stopped)
-        tally.latencies["all"].append(loop.time() - started)
+        tally.time("final", stopped)
+        tally.time("all", started)
         return text
 
     async def _listen(self, socket: websockets.ClientConnection, started: float, tally: Tally) -> str:
-        loop, has_begun = asyncio.get_running_loop(), False
+        has_begun = False
         async for message in socket:
             answer = json.loads(message)
             if answer.get("is_final"):
                 return " ".join(sentence["text"] for sentence in answer["sentences"])
             if answer.get("partial") and not has_begun:
                 has_begun = True
-                tally.latencies["first"].append(loop.time() - started)
+                tally.time("first", started)
         raise RuntimeError("the server closed the session before its final text")
 
 
-async def work(load: HttpLoad | RealtimeLoad, clip: Clip, tally: Tally) -> None:
+Load = HttpLoad | RealtimeLoad
+
+
+def load_of(args: argparse.Namespace) -> Load:
+    return RealtimeLoad(args) if args.server.startswith("ws") else HttpLoad(args)
+
+
+async def work(load: Load, clip: Clip, tally: Tally) -> None:
     """One clip, and what came of it."""
     try:
         text = await load.once(clip, tally)
-    except (httpx.HTTPError, OSError, RuntimeError, websockets.WebSocketException, TimeoutError) as error:
+    except (OSError, EOFError, RuntimeError, websockets.WebSocketException) as error:
         tally.add(type(error).__name__, str(error))
         return
-    if text is not None:
+    if text is None:
+        return
+    tally.add("ok" if text == clip.text else "wrong", f"{clip.name}: {text!r}, alone {clip.text!r}")
+    if tally.counts_now:
+        tally.num_texts += 1
         tally.audio_s += clip.seconds
-        tally.add("ok" if text == clip.text else "wrong", f"{clip.name}: {text!r}, alone {clip.text!r}")
 
 
-async def watch_health(server: str, tally: Tally) -> None:
-    async with httpx.AsyncClient(base_url=server, timeout=30) as client:
-        while True:
-            started = time.perf_counter()
-            (await client.get("/health")).raise_for_status()
-            tally.latencies["health"].append(time.perf_counter() - started)
-            await asyncio.sleep(HEALTH_INTERVAL_S)
+async def watch_health(args: argparse.Namespace, tally: Tally) -> None:
+    connections = Connections(args.server, None)
+    while True:
+        started = time.perf_counter()
+        answer = await connections.ask("GET /health")
+        if answer.status != 200:
+            raise RuntimeError(f"/health says {answer.status}")
+        tally.time("health", started)
+        await asyncio.sleep(HEALTH_INTERVAL_S)
 
 
-async def watch_memory(pid: int, samples: list[tuple[float, float]]) -> None:
+async def watch_memory(pid: int, tally: Tally) -> None:
     """Resident MiB of a process, once a second."""
     while True:
         pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-        samples.append((time.perf_counter(), pages * 4096 / 2**20))
+        tally.memory.append((time.perf_counter(), pages * 4096 / 2**20))
         await asyncio.sleep(1)
 
 
-async def run(args: argparse.Namespace) -> dict[str, Any]:
-    """The whole test; returns its report."""
-    load = (RealtimeLoad if args.server.startswith("ws") else HttpLoad)(args.server, args)
-    clips, tally, memory = read_clips(args.input), Tally(), []
+async def alone(args: argparse.Namespace, clips: list[Clip]) -> None:
+    """Find out the text of each clip."""
+    load = load_of(args)
     for clip in clips:
         clip.text = await load.once(clip, Tally()) or ""
-    http = args.server.replace("ws", "http", 1) if args.server.startswith("ws") else args.server
-    watchers = [asyncio.create_task(watch_health(http, tally))]
-    if args.pid:
-        watchers.append(asyncio.create_task(watch_memory(args.pid, memory)))
-    started = time.perf_counter()
-    endless = itertools.cycle(clips)
-    if args.rate:
-        await at_a_rate(load, endless, tally, args)
-    else:
-        await asyncio.gather(*(one_after_another(load, endless, tally, args) for _ in range(args.concurrency)))
-    wall_s = time.perf_counter() - started
-    for watcher in watchers:
-        watcher.cancel()
-    return report(tally, memory, wall_s)
 
 
-async def one_after_another(
-    load: HttpLoad | RealtimeLoad, clips: "itertools.cycle[Clip]", tally: Tally, args: argparse.Namespace
-) -> None:
-    ends_at = time.perf_counter() + args.seconds
-    while time.perf_counter() < ends_at:
-        await work(load, next(clips), tally)
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What one process does of a level of load."""
+
+    args: argparse.Namespace
+    clips: list[Clip]
+    number: int
+    clients: range  # of all clients' numbers; or of all arrivals' where there is a rate
+    num_clients: int
+    tally: Tally
+
+    def run(self) -> Tally:
+        return asyncio.run(self._run())
+
+    async def _run(self) -> Tally:
+        args, watchers = self.args, []
+        if self.number == 0:
+            watchers.append(asyncio.create_task(watch_health(args, self.tally)))
+            if args.pid:
+                watchers.append(asyncio.create_task(watch_memory(args.pid, self.tally)))
+        load = load_of(args)
+        await asyncio.gather(*(self._client(load, client) for client in self.clients))
+        for watcher in watchers:
+            if watcher.done():  # it has failed
+                await watcher
+            watcher.cancel()
+        return self.tally
+
+    async def _client(self, load: Load, client: int) -> None:
+        """One clip at its time if there is a rate; else one after another."""
+        args, tally = self.args, self.tally
+        clips = itertools.islice(itertools.cycle(self.clips), client % len(self.clips), None)
+        if args.rate:
+            await asyncio.sleep(tally.begins_at - args.warm_up_s + client / args.rate - time.perf_counter())
+            await work(load, next(clips), tally)
+            return
+        await asyncio.sleep(tally.begins_at - args.warm_up_s * (1 - client / self.num_clients) - time.perf_counter())
+        while time.perf_counter() < tally.ends_at:
+            await work(load, next(clips), tally)
 
 
-async def at_a_rate(
-    load: HttpLoad | RealtimeLoad, clips: "itertools.cycle[Clip]", tally: Tally, args: argparse.Namespace
-) -> None:
-    started, running = time.perf_counter(), []
-    for number in range(round(args.rate * args.seconds)):
-        await asyncio.sleep(started + number / args.rate - time.perf_counter())
-        running.append(asyncio.create_task(work(load, next(clips), tally)))
-    await asyncio.gather(*running)
+def run_level(args: argparse.Namespace, clips: list[Clip], concurrency: int) -> dict[str, Any]:
+    """One level of load; returns its report."""
+    num = round(args.rate * (args.warm_up_s + args.seconds)) if args.rate else concurrency
+    num_processes = min(args.processes, num)
+    begins_at = time.perf_counter() + args.warm_up_s
+    shares = [
+        Share(args, clips, number, range(number, num, num_processes), num, Tally(begins_at, begins_at + args.seconds))
+        for number in range(num_processes)
+    ]
+    if num_processes == 1:
+        return report(args, concurrency, shares[0].run())
+    with multiprocessing.get_context("fork").Pool(num_processes) as pool:
+        first, *others = pool.map(Share.run, shares, chunksize=1)
+    for other in others:
+        first.join(other)
+    return report(args, concurrency, first)
 
 
-def report(tally: Tally, memory: list[tuple[float, float]], wall_s: float) -> dict[str, Any]:
+def report(args: argparse.Namespace, concurrency: int, tally: Tally) -> dict[str, Any]:
     """Numbers for people and, as JSON, for machines."""
-    result: dict[str, Any] = {
-        "wall_s": round(wall_s, 1),
+    result: dict[str, Any] = {"rate": args.rate} if args.rate else {"concurrency": concurrency}
+    result |= {
+        "seconds": args.seconds,
         "outcomes": dict(tally.outcomes),
-        "rtfx": round(tally.audio_s / wall_s, 2),
-        "per_second": round(tally.outcomes["ok"] / wall_s, 2),
+        "rtfx": round(tally.audio_s / args.seconds, 2),
+        "per_second": round(tally.num_texts / args.seconds, 2),
         "examples": {name: text for name, text in tally.examples.items() if name != "ok"},
     }
     for name, seconds in tally.latencies.items():
         if seconds:
             p50, p95, p99 = np.percentile(seconds, [50, 95, 99]) * 1000
             result[f"{name}_ms"] = {"p50": round(p50, 1), "p95": round(p95, 1), "p99": round(p99, 1)}
-    if len(memory) > 1:
-        times, mib = np.array(memory).T
+    if len(tally.memory) > 1:
+        times, mib = np.array(tally.memory).T
         half = len(times) // 2  # the first half warms up
         slope = np.polyfit(times[half:] - times[half], mib[half:], 1)[0] * 3600 if half > 1 else 0.0
         result["memory_mib"] = {"first": round(mib[0]), "last": round(mib[-1]), "slope_per_hour": round(slope, 1)}
     return result
+
+
+def reports(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Of each level, as it ends."""
+    clips = read_clips(args.input)
+    asyncio.run(alone(args, clips))
+    for concurrency in args.concurrency[:1] if args.rate else args.concurrency:
+        yield run_level(args, clips, concurrency)
 
 
 def main() -> None:
@@ -237,20 +361,25 @@ def main() -> None:
     parser.add_argument("--server", default="http://localhost:8899", help="http://... or, for live sessions, ws://...")
     parser.add_argument("--input", type=Path, default=MICRO_CLIPS, help="manifest, folder or file (default: bundled)")
     load = parser.add_mutually_exclusive_group()
-    load.add_argument("--concurrency", type=int, default=8, help="clients, each with one clip after another")
+    load.add_argument(
+        "--concurrency", type=int, nargs="+", default=[8], help="clients, each with one clip after another"
+    )
     load.add_argument("--rate", type=float, help="clips that arrive a second, however many are under way")
-    parser.add_argument("--seconds", type=float, default=30.0)
+    parser.add_argument("--seconds", type=float, default=30.0, help="of each level, after its warm-up")
+    parser.add_argument("--warm-up-s", type=float, default=1.0)
+    parser.add_argument("--processes", type=int, default=1, help="that the clients are spread over")
     parser.add_argument("--speed", type=float, default=1.0, help="of live audio, times real time")
     parser.add_argument("--chunk-s", type=float, default=0.1, help="of live audio in one message")
     parser.add_argument("--pid", type=int, help="of the server, on this machine: its memory")
     parser.add_argument("--api-key")
-    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="all levels, as a list")
     args = parser.parse_args()
-    result = asyncio.run(run(args))
-    text = json.dumps(result, indent=2, ensure_ascii=False)
-    print(text)
-    if args.json:
-        args.json.write_text(text + "\n", encoding="utf-8")
+    found = []
+    for one in reports(args):
+        found.append(one)
+        print(json.dumps(one, ensure_ascii=False), flush=True)
+        if args.json:
+            args.json.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

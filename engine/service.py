@@ -22,6 +22,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 from .audio import Waveform
+from .cuda_graphs import MAX_CLIPS
 from .decoder.base import POLL_S, DecodeParams
 from .errors import ASRError, ConfigError, DecodeError, QueueFullError, ServiceClosedError
 from .families.base import Request
@@ -87,7 +88,6 @@ class TranscriptionService:
         self._batch_wait_s = batch_wait_s
         options = TranscribeOptions(request=Request(), params=DecodeParams())
         self._run = Run(transcriber, options, timeline or _Forgetful(), align_wait_s=0.0)
-        self._max_size = options.batch_size
         self._lock = threading.Lock()  # over the five that follow, and `failed`
         self._jobs: dict[int, _Job] = {}  # all that are not done, by the index of their clip
         self._waiting: deque[tuple[int, Waveform]] = deque()  # those of them that are not encoded
@@ -262,11 +262,15 @@ class TranscriptionService:
         return 0.0 if is_full else max(0.0, oldest + self._batch_wait_s - time.monotonic())
 
     def _front(self) -> tuple[int, bool]:
-        """How many of those that wait longest make a batch, and whether that is full. Called with the lock held."""
+        """How many of those that wait longest make a batch, and whether that is full. Called with the lock held.
+
+        A batch of more than MAX_CLIPS would cost a GPU no less for each clip, its launches Python's lock, and those in
+        it the time until all are encoded: the first batches of a burst are decoded while the others are encoded.
+        """
         longest = 0
         for size, (_, waveform) in enumerate(self._waiting):
             longest = max(longest, self._model.acoustic.num_frames(len(waveform)))
-            if size and (size == self._max_size or (size + 1) * longest > self._model.max_batch_frames):
+            if size and (size == MAX_CLIPS or (size + 1) * longest > self._model.max_batch_frames):
                 return size, True
         return len(self._waiting), False
 
