@@ -1,7 +1,7 @@
 """GLM-ASR-Nano's audio encoder: Whisper features of 30 s -> embeddings for the LLM, 12.5 for every second.
 
 It always hears 30 s: what a shorter clip leaves is silence, which its frames attend to as they did in training. Four
-neighbouring frames make one embedding; those of the silence are left out at the end. The layout of the weights is that
+neighbouring frames make one embedding, of which a clip's own are the first. The layout of the weights is that
 of transformers' checkpoints without their prefixes.
 """
 
@@ -11,8 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .transformer import attend
-from .upload import to_device
+from .transformer import LayerStack, attend
 from .whisper_features import HOP_SAMPLES, SAMPLE_RATE
 
 WINDOW_SAMPLES = 30 * SAMPLE_RATE
@@ -42,14 +41,15 @@ class GLMASRTowerConfig:
             )
 
 
-class GLMASRTower(nn.Module):
-    """Convolutions, Transformer with rotary positions, and projection."""
+class GLMASRTower(LayerStack):
+    """Convolutions, Transformer with rotary positions, and projection; its units are windows of 30 s."""
 
     min_samples: int = WINDOW_SAMPLES
     max_samples: int | None = WINDOW_SAMPLES
+    few_units = 8
 
     def __init__(self, config: GLMASRTowerConfig) -> None:
-        super().__init__()
+        super().__init__(_Layer)
         self.config = config
         self.num_mels = config.num_mel_bins
         width = config.hidden_size
@@ -60,35 +60,32 @@ class GLMASRTower(nn.Module):
         self.linear_1 = nn.Linear(MERGED_FRAMES * width, 2 * config.llm_dim)
         self.linear_2 = nn.Linear(2 * config.llm_dim, config.llm_dim)
 
-    def num_frames(self, num_samples: int) -> int:
-        """Positions of the Transformer that a clip of up to 30 s takes: always the same."""
-        return WINDOW_SAMPLES // HOP_SAMPLES // 2
-
     def num_tokens(self, num_samples: int) -> int:
         """Embeddings of a clip of up to 30 s: four convolved frames each, but at least one."""
         mel_frames = -(-num_samples // HOP_SAMPLES)
         return max(-(-mel_frames // 2) // MERGED_FRAMES, 1)
 
-    def forward(self, features: Tensor, sample_lens: Tensor) -> Tensor:
-        """Encode B clips.
+    def units(self, features: Tensor, sample_lens: Tensor) -> tuple[Tensor, Tensor]:
+        """The clips as they are."""
+        return features, sample_lens
+
+    def forward(self, units: Tensor, lens: Tensor) -> Tensor:
+        """Encode U clips of up to 30 s.
 
         Args:
-            features: (B, num_mel_bins, 3000) float32.
-            sample_lens: (B,) int64 on the CPU, without the silence behind a clip.
+            units: (U, num_mel_bins, 3000) float32.
+            lens: (U,) int64; they change nothing, because the silence behind a clip is heard.
 
         Returns:
-            (sum of the clips' num_tokens, llm_dim), the clips one after the other.
+            (U, 375, llm_dim).
         """
-        x = F.gelu(self.conv1(features.to(self.conv1.weight.dtype)))
+        x = F.gelu(self.conv1(units.to(self.conv1.weight.dtype)))
         x = F.gelu(self.conv2(x)).transpose(1, 2).contiguous()
         angles = rotations(x.shape[1], self.config.rotary_dim, self.config.rope_theta, x.device)
         cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
         for layer in self.layers:
-            x = layer(x, cos, sin)
+            x = self._run_layer(layer, x, cos, sin)
         x = self.norm(x).view(len(x), -1, MERGED_FRAMES * x.shape[2])
-        token_lens = torch.tensor([self.num_tokens(n) for n in sample_lens.tolist()])
-        own = torch.arange(x.shape[1]) < token_lens[:, None]
-        x = x.flatten(0, 1)[to_device(own.flatten().nonzero()[:, 0], x.device)]
         out: Tensor = self.linear_2(F.gelu(self.linear_1(x)))
         return out
 

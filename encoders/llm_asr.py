@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .adaptor import AdaptorConfig, TransformerAdaptor
-from .transformer import attend
+from .transformer import LayerStack, attend
 from .whisper_features import HOP_SAMPLES, SAMPLE_RATE
 
 WINDOW_SAMPLES = 30 * SAMPLE_RATE
@@ -49,10 +49,14 @@ class LLMASRTowerConfig:
 
 
 class LLMASRTower(nn.Module):
-    """Its state dict has the checkpoint's keys: `audio_encoder.*` and `audio_adaptor.*`."""
+    """Encoder and adaptor; its units are windows of 30 s.
+
+    Its state dict has the checkpoint's keys: `audio_encoder.*` and `audio_adaptor.*`.
+    """
 
     min_samples: int = WINDOW_SAMPLES
     max_samples: int | None = WINDOW_SAMPLES
+    few_units = 8
 
     def __init__(self, config: LLMASRTowerConfig) -> None:
         super().__init__()
@@ -60,10 +64,6 @@ class LLMASRTower(nn.Module):
         self.num_mels = config.num_mels
         self.audio_encoder = WhisperEncoder(config)
         self.audio_adaptor = _ADAPTORS[config.adaptor](config)
-
-    def num_frames(self, num_samples: int) -> int:
-        """Positions of the encoder that a clip of up to 30 s takes: always the same."""
-        return self.config.num_positions
 
     def num_tokens(self, num_samples: int) -> int:
         """Embeddings of a clip of up to 30 s: always the same."""
@@ -74,25 +74,33 @@ class LLMASRTower(nn.Module):
             return config.num_positions // config.downsample_rate
         return -(-config.num_positions // config.downsample_rate)
 
-    def forward(self, features: Tensor, sample_lens: Tensor) -> Tensor:
-        """Encode B clips.
+    def compile(self) -> None:
+        """See LayerStack."""
+        self.audio_encoder.compile()
+
+    def units(self, features: Tensor, sample_lens: Tensor) -> tuple[Tensor, Tensor]:
+        """The clips as they are."""
+        return features, sample_lens
+
+    def forward(self, units: Tensor, lens: Tensor) -> Tensor:
+        """Encode U clips of up to 30 s.
 
         Args:
-            features: (B, num_mels, 3000) float32.
-            sample_lens: (B,) int64; they change nothing.
+            units: (U, num_mels, 3000) float32.
+            lens: (U,) int64; they change nothing, because the silence behind a clip is heard.
 
         Returns:
-            (B * num_tokens, llm_dim), the clips one after the other.
+            (U, num_tokens, llm_dim).
         """
-        out: Tensor = self.audio_adaptor(self.audio_encoder(features))
-        return out.flatten(0, 1)
+        out: Tensor = self.audio_adaptor(self.audio_encoder(units))
+        return out
 
 
-class WhisperEncoder(nn.Module):
+class WhisperEncoder(LayerStack):
     """Whisper's encoder (arXiv:2212.04356, section 2.2) in the layout of openai-whisper's checkpoints."""
 
     def __init__(self, config: LLMASRTowerConfig) -> None:
-        super().__init__()
+        super().__init__(_Block)
         width = config.encoder_dim
         self.conv1 = nn.Conv1d(config.num_mels, width, 3, padding=1)
         self.conv2 = nn.Conv1d(width, width, 3, stride=2, padding=1)
@@ -105,7 +113,7 @@ class WhisperEncoder(nn.Module):
         x = F.gelu(self.conv1(features.to(self.conv1.weight.dtype)))
         x = F.gelu(self.conv2(x)).transpose(1, 2).contiguous() + self.get_buffer("positional_embedding")
         for block in self.blocks:
-            x = block(x)
+            x = self._run_layer(block, x)
         out: Tensor = self.ln_post(x)
         return out
 

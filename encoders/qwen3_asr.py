@@ -1,26 +1,26 @@
 """Qwen3-ASR's audio tower: Whisper features -> embeddings for the LLM, 13 for every second.
 
 The features of each second pass three strided convolutions on their own; a Transformer then joins the seconds, eight of
-them at a time: attention never crosses such a window, as the model was trained. Frames of all clips are computed side
-by side without padding; only attention sees windows, padded where a clip ends. The layout of the weights is the
-published one without its prefix; `proj1` and `proj2` are the bridge to the LLM.
+them at a time: attention never crosses such a window, as the model was trained. The seconds of all clips are computed
+side by side; only a clip's last one is padded. The layout of the weights is the published one without its prefix;
+`proj1` and `proj2` are the bridge to the LLM.
 """
 
 import math
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .transformer import attend, attention_bias
+from .transformer import LayerStack, PaddedKeys, attend, attend_rows, attention_bias, is_half_on_gpu, valid_frames
 from .upload import to_device
 from .whisper_features import HOP_SAMPLES, SAMPLE_RATE
 
 MIN_SAMPLES = SAMPLE_RATE // 2  # shorter clips are filled up with silence
 _CHUNKS_AT_ONCE = 512  # bounds what the first convolution holds: 1.5 GB in bfloat16 at the published sizes
-_CUDA_CHUNK_STEP = 64  # chunks are filled up to a multiple of it, because cuDNN makes a plan for each new number
+_CUDA_CHUNK_STEP = 64  # more chunks are filled up to a multiple of it: cuDNN makes a plan for each new number
 _MAX_WAVELENGTH = 10_000.0  # of the position embeddings
 
 Count = TypeVar("Count", int, Tensor)
@@ -56,8 +56,9 @@ class Qwen3ASRTowerConfig:
         return halved_thrice(self.chunk_frames)
 
     @property
-    def window_chunks(self) -> int:
-        return self.n_window_infer // self.chunk_frames
+    def window_tokens(self) -> int:
+        """Positions that see each other."""
+        return self.n_window_infer // self.chunk_frames * self.chunk_tokens
 
 
 def halved_thrice(num_frames: Count) -> Count:
@@ -65,14 +66,15 @@ def halved_thrice(num_frames: Count) -> Count:
     return -(-num_frames // 8)
 
 
-class Qwen3ASRTower(nn.Module):
-    """Convolutions, windowed Transformer and projection."""
+class Qwen3ASRTower(LayerStack):
+    """Convolutions, windowed Transformer and projection; its units are the chunks of one second."""
 
     min_samples: int = MIN_SAMPLES
     max_samples: int | None = None
+    few_units = _CUDA_CHUNK_STEP
 
     def __init__(self, config: Qwen3ASRTowerConfig) -> None:
-        super().__init__()
+        super().__init__(_Layer)
         self.config = config
         self.num_mels = config.num_mel_bins
         channels, width = config.downsample_hidden_size, config.d_model
@@ -85,50 +87,84 @@ class Qwen3ASRTower(nn.Module):
         self.proj1 = nn.Linear(width, width)
         self.proj2 = nn.Linear(width, config.output_dim)
 
-    def num_frames(self, num_samples: int) -> int:
-        """Positions of the Transformer that a clip takes."""
-        return self.num_tokens(num_samples)
-
     def num_tokens(self, num_samples: int) -> int:
         """Embeddings of a clip; one shorter than MIN_SAMPLES counts as filled up."""
-        chunks, rest = divmod(max(num_samples, MIN_SAMPLES) // HOP_SAMPLES, self.config.chunk_frames)
-        return chunks * self.config.chunk_tokens + halved_thrice(rest)
+        return self._token_count(max(num_samples, MIN_SAMPLES) // HOP_SAMPLES)
 
-    def forward(self, features: Tensor, sample_lens: Tensor) -> Tensor:
-        """Encode B clips.
+    def _token_count(self, mel_frames: Count) -> Count:
+        size = self.config.chunk_frames
+        return mel_frames // size * self.config.chunk_tokens + halved_thrice(mel_frames % size)
+
+    def units(self, features: Tensor, sample_lens: Tensor) -> tuple[Tensor, Tensor]:
+        """Cut clips into chunks.
 
         Args:
             features: (B, num_mel_bins, T) float32, zero beyond a clip's own frames.
             sample_lens: (B,) int64 on the CPU.
 
         Returns:
-            (sum of the clips' num_tokens, output_dim), the clips one after the other.
+            The clips' chunks one after the other, (U, num_mel_bins, chunk_frames). The tokens of each attention window,
+            (U,) int64 on the CPU, 0 behind the last window. On a GPU some empty chunks may follow the clips'.
         """
-        layout = _Layout.of(sample_lens.clamp(min=MIN_SAMPLES) // HOP_SAMPLES, self.config)
-        features = features.to(self.conv_out.weight.dtype)
-        x = self._convolve(features, to_device(layout.chunks, features.device))
-        x = x.flatten(0, 1)[to_device(layout.tokens, x.device)]
-        windows = layout.windows_on(x.device, x.dtype)
-        for layer in self.layers:
-            x = layer(x, windows)
-        out: Tensor = self.proj2(F.gelu(self.proj1(self.ln_post(x))))
-        return out
-
-    def _convolve(self, features: Tensor, chunks: Tensor) -> Tensor:
-        """(B, mels, T) -> (at least as many as `chunks`, chunk_tokens, d_model), positions added."""
-        size = self.config.chunk_frames
+        config, size = self.config, self.config.chunk_frames
+        mel_frames = sample_lens.clamp(min=MIN_SAMPLES) // HOP_SAMPLES
         features = F.pad(features, (0, -features.shape[2] % size))
-        batch, mels, num_frames = features.shape
-        pieces = features.view(batch, mels, num_frames // size, size).transpose(1, 2).flatten(0, 1)[chunks]
-        if pieces.is_cuda:
-            pieces = F.pad(pieces, (0, 0, 0, 0, 0, -len(pieces) % _CUDA_CHUNK_STEP))
+        chunks = features.view(*features.shape[:2], -1, size).transpose(
+            1, 2
+        )  # (B, those of the longest clip, mels, size)
+        real = torch.arange(chunks.shape[1]) * size < mel_frames[:, None]
+        units = chunks.flatten(0, 1)[to_device(real.flatten().nonzero()[:, 0], features.device)]
+        tokens = self._token_count(mel_frames)[:, None]
+        before = torch.arange(0, int(tokens.max()), config.window_tokens)
+        windows = (tokens - before).clamp(max=config.window_tokens)[before < tokens]
+        if units.is_cuda and len(units) > _CUDA_CHUNK_STEP:
+            empty = -len(units) % _CUDA_CHUNK_STEP
+            units = F.pad(units, (0, 0, 0, 0, 0, empty))
+            windows = F.pad(windows, (0, empty), value=1)
+        return units, F.pad(windows, (0, len(units) - len(windows)))
+
+    def forward(self, units: Tensor, lens: Tensor) -> Tensor:
+        """Encode chunks.
+
+        Args:
+            units: (U, num_mel_bins, chunk_frames) float32.
+            lens: (U,) int64, see `units`.
+
+        Returns:
+            (U, chunk_tokens, output_dim); of the last chunk of a window only what its tokens leave is meant.
+        """
+        x = self._convolve(units.to(self.conv_out.weight.dtype)).flatten(0, 1)
+        windows = self._windows(lens, x)
+        for layer in self.layers:
+            x = self._run_layer(layer, x, windows)
+        out: Tensor = self.proj2(F.gelu(self.proj1(self.ln_post(x))))
+        return out.view(len(units), -1, out.shape[1])
+
+    def _convolve(self, chunks: Tensor) -> Tensor:
+        """(U, mels, frames) -> (U, chunk_tokens, d_model), positions added."""
         parts = []
-        for piece in torch.split(pieces, _CHUNKS_AT_ONCE):
-            x = F.gelu(self.conv2d1(piece[:, None]))
+        for part in torch.split(chunks, _CHUNKS_AT_ONCE):
+            x = F.gelu(self.conv2d1(part[:, None]))
             x = F.gelu(self.conv2d3(F.gelu(self.conv2d2(x))))
             parts.append(self.conv_out(x.permute(0, 3, 1, 2).flatten(2)))
         x = torch.cat(parts)
         return x + position_embeddings(x.shape[1], x.shape[2], x.device).to(x.dtype)
+
+    def _windows(self, lens: Tensor, rows: Tensor) -> "PaddedKeys | _PaddedWindows":
+        """Where the windows' tokens are among the rows (N, D) of all chunks."""
+        if not lens.is_cuda:
+            lens = lens[lens > 0]
+        size = self.config.chunk_tokens
+        row_lens = -(-lens // size) * size  # whole chunks
+        starts = F.pad(row_lens.cumsum(0), (1, 0))
+        if is_half_on_gpu(rows):
+            return PaddedKeys(starts.int(), lens.int())
+        longest = self.config.window_tokens if lens.is_cuda else int(row_lens.max())
+        row = torch.arange(len(rows), device=lens.device)
+        window = torch.searchsorted(starts, row, right=True) - 1
+        places = (starts[:-1, None] + torch.arange(longest, device=lens.device)).clamp(max=len(rows) - 1)
+        bias = attention_bias(valid_frames(lens, longest, rows.device), rows.dtype)
+        return _PaddedWindows(places, window * longest + row - starts[window], bias)
 
 
 class Qwen3AlignerTower(Qwen3ASRTower):
@@ -139,59 +175,12 @@ class Qwen3AlignerTower(Qwen3ASRTower):
         self.classifier = nn.Linear(config.output_dim, num_classes, bias=False)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Windows:
-    """Where packed rows stand in the padded windows of attention."""
+class _PaddedWindows(NamedTuple):
+    """Windows for attention that knows no sequences."""
 
-    slots: Tensor  # (N,) int64, flat
-    shape: tuple[int, int]  # windows, positions of each
-    bias: Tensor | None  # (windows, 1, 1, positions)
-
-    def padded(self, x: Tensor) -> Tensor:
-        """(N, D) -> (windows, positions, D)."""
-        rows = x.new_zeros(self.shape[0] * self.shape[1], x.shape[1])
-        return rows.index_copy_(0, self.slots, x).view(*self.shape, -1)
-
-    def packed(self, x: Tensor) -> Tensor:
-        """(windows, positions, D) -> (N, D)."""
-        return x.flatten(0, 1)[self.slots]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Layout:
-    """Which rows of a padded batch are real; all on the CPU."""
-
-    chunks: Tensor  # (C,) flat places in (B, chunks of the longest clip)
-    tokens: Tensor  # (N,) flat places in (C, chunk_tokens)
-    slots: Tensor  # (N,) flat places in (windows, positions)
-    shape: tuple[int, int]  # windows, positions
-
-    @classmethod
-    def of(cls, frame_lens: Tensor, config: Qwen3ASRTowerConfig) -> "_Layout":
-        """frame_lens: (B,) mel frames of each clip, at least 1."""
-        size, per_chunk = config.chunk_frames, config.chunk_tokens
-        num_chunks = -(-frame_lens // size)  # (B,)
-        most = int(num_chunks.max())
-        index = torch.arange(most)
-        real = index < num_chunks[:, None]  # (B, most)
-        frames = (frame_lens[:, None] - index * size).clamp(max=size)[real]  # (C,)
-        tokens = torch.arange(per_chunk) < halved_thrice(frames)[:, None]  # (C, per_chunk)
-        window_chunks = min(config.window_chunks, most)
-        num_windows = -(-num_chunks // window_chunks)
-        first_window = num_windows.cumsum(0) - num_windows
-        window = (first_window[:, None] + index // window_chunks)[real]  # (C,)
-        start = window * window_chunks * per_chunk + (index % window_chunks).expand_as(real)[real] * per_chunk
-        slots = (start[:, None] + torch.arange(per_chunk))[tokens]
-        shape = int(num_windows.sum()), window_chunks * per_chunk
-        return cls(real.flatten().nonzero()[:, 0], tokens.flatten().nonzero()[:, 0], slots, shape)
-
-    def windows_on(self, device: torch.device, dtype: torch.dtype) -> _Windows:
-        slots = to_device(self.slots, device)
-        if len(self.slots) == self.shape[0] * self.shape[1]:
-            return _Windows(slots, self.shape, None)
-        valid = torch.zeros(self.shape, dtype=torch.bool)
-        valid.view(-1)[self.slots] = True
-        return _Windows(slots, self.shape, attention_bias(to_device(valid, device), dtype))
+    places: Tensor  # (W, T) int64: the row of each position
+    slots: Tensor  # (N,) int64: the position of each row, in all W * T
+    bias: Tensor | None  # (W, 1, 1, T)
 
 
 class _Layer(nn.Module):
@@ -201,12 +190,12 @@ class _Layer(nn.Module):
         super().__init__()
         width = config.d_model
         self.self_attn_layer_norm = nn.LayerNorm(width)
-        self.self_attn = _Attention(width, config.encoder_attention_heads)
+        self.self_attn = _Attention(config)
         self.final_layer_norm = nn.LayerNorm(width)
         self.fc1 = nn.Linear(width, config.encoder_ffn_dim)
         self.fc2 = nn.Linear(config.encoder_ffn_dim, width)
 
-    def forward(self, x: Tensor, windows: _Windows) -> Tensor:
+    def forward(self, x: Tensor, windows: PaddedKeys | _PaddedWindows) -> Tensor:
         x = x + self.self_attn(self.self_attn_layer_norm(x), windows)
         out: Tensor = x + self.fc2(F.gelu(self.fc1(self.final_layer_norm(x))))
         return out
@@ -215,18 +204,25 @@ class _Layer(nn.Module):
 class _Attention(nn.Module):
     """Multi-head self-attention inside windows."""
 
-    def __init__(self, width: int, num_heads: int) -> None:
+    def __init__(self, config: Qwen3ASRTowerConfig) -> None:
         super().__init__()
-        self.num_heads = num_heads
+        width = config.d_model
+        self.num_heads = config.encoder_attention_heads
+        self.longest = config.window_tokens
         self.q_proj = nn.Linear(width, width)
         self.k_proj = nn.Linear(width, width)
         self.v_proj = nn.Linear(width, width)
         self.out_proj = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, windows: _Windows) -> Tensor:
-        query, key, value = (windows.padded(proj(x)) for proj in (self.q_proj, self.k_proj, self.v_proj))
-        attended = attend(query, key, value, num_heads=self.num_heads, mask=windows.bias)
-        out: Tensor = self.out_proj(windows.packed(attended))
+    def forward(self, x: Tensor, windows: PaddedKeys | _PaddedWindows) -> Tensor:
+        parts = self.q_proj(x), self.k_proj(x), self.v_proj(x)
+        if isinstance(windows, PaddedKeys):
+            heads = (part.view(part.shape[0], self.num_heads, -1) for part in parts)
+            attended = attend_rows(*heads, keys=windows, longest=self.longest).flatten(1)
+        else:
+            padded = (part[windows.places] for part in parts)
+            attended = attend(*padded, num_heads=self.num_heads, mask=windows.bias).flatten(0, 1)[windows.slots]
+        out: Tensor = self.out_proj(attended)
         return out
 
 

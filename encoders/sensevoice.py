@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .transformer import FeedForward, Mask, attend, key_mask, valid_frames
+from .transformer import FeedForward, LayerStack, Mask, attend, key_mask, valid_frames
 
 _LONGEST_WAVELENGTH = 10_000.0  # of the positional encoding, in frames / 2 pi
 _MOST_UNROLLED_TAPS = 31  # of the FSMN memory; the published models have 11
@@ -52,11 +52,11 @@ class SenseVoiceConfig:
             )
 
 
-class SenseVoiceEncoder(nn.Module):
+class SenseVoiceEncoder(LayerStack):
     """Stack of `num_blocks` + `tp_blocks` SANM layers with a LayerNorm after each of the two groups."""
 
     def __init__(self, config: SenseVoiceConfig) -> None:
-        super().__init__()
+        super().__init__(_SANMLayer)
         self.config = config
         width = config.output_dim
         self.encoders0 = nn.ModuleList([_SANMLayer(config, config.input_dim)])
@@ -64,11 +64,6 @@ class SenseVoiceEncoder(nn.Module):
         self.tp_encoders = nn.ModuleList([_SANMLayer(config, width) for _ in range(config.tp_blocks)])
         self.after_norm = nn.LayerNorm(width)
         self.tp_norm = nn.LayerNorm(width)
-        self._run_layer = _SANMLayer.__call__
-
-    def compile(self) -> None:
-        """Fuse what the layers do between their matrix products. They share the code; the first batches wait for it."""
-        self._run_layer = torch.compile(_SANMLayer.forward, dynamic=True)
 
     def forward(self, features: Tensor, lens: Tensor) -> Tensor:
         """Encode a padded batch; the input is left as it is.

@@ -1,10 +1,10 @@
-"""What the Transformer stacks share: masks for padded batches, attention over heads, the feed-forward layer.
+"""What the Transformer stacks share: compiled layers, masks for padded batches, attention over heads, feed-forward.
 
 Lengths (`lens`) are (B,) integer tensors on any device. On the CPU they are checked, and a batch without padding needs
 no mask. On a GPU nothing may wait for them: they are taken as they are, and the mask is always made.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple, TypeAlias
 
@@ -14,6 +14,19 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 _MASK_ALIGNMENT = 16  # elements; fused attention on CUDA copies a mask with other row strides, in every layer
+
+
+class LayerStack(nn.Module):
+    """A module whose layers are all of one type, and may run compiled."""
+
+    def __init__(self, layer: type[nn.Module]) -> None:
+        super().__init__()
+        self._layer_forward = layer.forward
+        self._run_layer: Callable[..., Tensor] = layer.__call__  # with a layer and what its forward takes
+
+    def compile(self) -> None:
+        """Fuse what the layers do between their matrix products. They share the code; the first batches wait for it."""
+        self._run_layer = torch.compile(self._layer_forward, dynamic=True)
 
 
 def valid_frames(lens: Tensor, num_frames: int, device: torch.device) -> Tensor | None:
@@ -40,10 +53,15 @@ def has_kernels(x: Tensor) -> bool:
     return x.is_cuda and not torch.is_grad_enabled()  # is_inference_mode_enabled() would end a compiled graph
 
 
-class PaddedKeys(NamedTuple):
-    """Where each clip's keys are in a padded batch, for kernels that look at no others."""
+def is_half_on_gpu(x: Tensor) -> bool:
+    """Whether flash attention takes frames like these."""
+    return has_kernels(x) and x.dtype in (torch.bfloat16, torch.float16)
 
-    starts: Tensor  # (B + 1,) int32, of the clips' rows in all B * T
+
+class PaddedKeys(NamedTuple):
+    """Where each sequence's keys are among the rows of all, for kernels that look at no others."""
+
+    starts: Tensor  # (B + 1,) int32, of the sequences' rows, padding included
     lens: Tensor  # (B,) int32
 
 
@@ -56,7 +74,7 @@ def key_mask(lens: Tensor, num_frames: int, weight: Tensor) -> Mask:
     A bias, or on a GPU in half precision PaddedKeys: each layer would copy a bias to all its heads, which takes a third
     as long as attention itself.
     """
-    if has_kernels(lens) and weight.dtype in (torch.bfloat16, torch.float16):
+    if lens.is_cuda and is_half_on_gpu(weight):
         starts = torch.arange(len(lens) + 1, dtype=torch.int32, device=lens.device) * num_frames
         return PaddedKeys(starts, lens.int())
     return attention_bias(valid_frames(lens, num_frames, weight.device), weight.dtype)
@@ -89,14 +107,19 @@ def attend(query: Tensor, key: Tensor, value: Tensor, *, num_heads: int, mask: M
     heads = (batch, num_frames, num_heads, width // num_heads)
     q, k, v = query.view(heads), key.view(heads), value.view(heads)
     if isinstance(mask, PaddedKeys):
-        # The public varlen_attn has no seqused_k before PyTorch 2.12.
-        rows = (each.flatten(0, 1) for each in (q, k, v))
-        attended: tuple[Tensor, ...] = torch.ops.aten._flash_attention_forward(
-            *rows, mask.starts, mask.starts, num_frames, num_frames, 0.0, False, False, seqused_k=mask.lens
-        )
-        return attended[0].view(batch, num_frames, width)
+        rows = attend_rows(*(each.flatten(0, 1) for each in (q, k, v)), keys=mask, longest=num_frames)
+        return rows.view(batch, num_frames, width)
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
+
+
+def attend_rows(query: Tensor, key: Tensor, value: Tensor, *, keys: PaddedKeys, longest: int) -> Tensor:
+    """Attention within sequences of up to `longest` rows: three times (N, heads, D / heads) -> the same."""
+    # The public varlen_attn has no seqused_k before PyTorch 2.12.
+    attended: tuple[Tensor, ...] = torch.ops.aten._flash_attention_forward(
+        query, key, value, keys.starts, keys.starts, longest, longest, 0.0, False, False, seqused_k=keys.lens
+    )
+    return attended[0]
 
 
 class FeedForward(nn.Module):

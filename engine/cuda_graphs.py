@@ -31,23 +31,30 @@ class SmallBatchGraphs:
 
     `features` (B, T, D) and `lens` (B,) are on the GPU. Each output's first axis is the batch; rows beyond a clip's
     length are meaningless, and there may be more of them than `encode` itself would give.
+
+    Args:
+        encode: see above.
+        max_clips: of a batch that is small.
+        frame_step: see `bucket_of`; 1 where T is always the same.
     """
 
-    def __init__(self, encode: Encode) -> None:
+    def __init__(self, encode: Encode, *, max_clips: int = MAX_CLIPS, frame_step: int = FRAME_STEP) -> None:
         self._encode = encode
+        self._max_clips, self._frame_step = max_clips, frame_step
         self._captured: dict[tuple[int, int], _Captured] = {}
         self._pool = torch.cuda.graph_pool_handle()
 
     def __call__(self, features: Tensor, lens: Tensor) -> tuple[Tensor, ...]:
         num_clips, num_frames, _ = features.shape
-        if num_clips > MAX_CLIPS or num_frames > MAX_FRAMES:
+        if num_clips > self._max_clips or num_frames > MAX_FRAMES:
             return self._encode(features, lens)
-        bucket = bucket_of(num_clips, num_frames)
+        bucket = bucket_of(num_clips, num_frames, self._frame_step)
         if bucket not in self._captured:
             self._captured[bucket] = self._capture(features, bucket)
         captured = self._captured[bucket]
         captured.features[:num_clips, :num_frames].copy_(features)
         captured.lens[:num_clips].copy_(lens)
+        captured.lens[num_clips:] = 1
         captured.graph.replay()
         return tuple(output[:num_clips].clone() for output in captured.outputs)
 
@@ -66,6 +73,6 @@ class SmallBatchGraphs:
         return _Captured(graph, inputs, lens, outputs)
 
 
-def bucket_of(num_clips: int, num_frames: int) -> tuple[int, int]:
-    """The shape that a batch is padded to: clips up to a power of two, frames up to a multiple of FRAME_STEP."""
-    return 1 << (num_clips - 1).bit_length(), -(-num_frames // FRAME_STEP) * FRAME_STEP
+def bucket_of(num_clips: int, num_frames: int, frame_step: int = FRAME_STEP) -> tuple[int, int]:
+    """The shape that a batch is padded to: clips up to a power of two, frames up to a multiple of `frame_step`."""
+    return 1 << (num_clips - 1).bit_length(), -(-num_frames // frame_step) * frame_step

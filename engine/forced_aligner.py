@@ -30,6 +30,7 @@ from .hub import HubName, resolve_model
 from .inputs import expand_inputs, load
 from .manifest import ACOUSTIC_NAME, LLM_DIR_NAME, EngineManifest
 from .text import LLMTokenizer
+from .threads import one_thread
 from .transcript import Word
 
 FAMILY = "qwen3_forced_aligner"
@@ -178,11 +179,12 @@ class Qwen3ForcedAligner:
         results = [_Timed([], [], []) for _ in words]
         spoken = [i for i, one in enumerate(words) if one]
         costs = [self._acoustic.num_audio_tokens(len(waveforms[i])) for i in spoken]
-        for batch in plan_batches(costs, max_frames=MAX_BATCH_TOKENS, max_size=MAX_BATCH):
-            chosen = [spoken[k] for k in batch]
-            timed = self._time_batch([waveforms[i] for i in chosen], [words[i] for i in chosen])
-            for i, one in zip(chosen, timed, strict=True):
-                results[i] = one
+        with one_thread(active=self._device.type != "cpu"):
+            for batch in plan_batches(costs, max_frames=MAX_BATCH_TOKENS, max_size=MAX_BATCH):
+                chosen = [spoken[k] for k in batch]
+                timed = self._time_batch([waveforms[i] for i in chosen], [words[i] for i in chosen])
+                for i, one in zip(chosen, timed, strict=True):
+                    results[i] = one
         return results
 
     def _time_batch(self, waveforms: Sequence[Waveform], words: Sequence[list[str]]) -> list[_Timed]:

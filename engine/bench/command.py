@@ -1,5 +1,6 @@
 """`twostage-asr bench` from its options to its report."""
 
+import itertools
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -31,7 +32,7 @@ from .peer import PeerJob, PeerName, PeerTask, run_peer
 from .plot import plot
 from .random_checkpoint import write_checkpoint
 from .random_tower_families import write_glm_asr, write_qwen3_asr
-from .report import WITH_TIMES, PeerLatency, PeerPass, PeerReport, Report, head, row, side_by_side, tail
+from .report import Kind, PeerLatency, PeerPass, PeerReport, Report, head, row, side_by_side, tail
 
 Say = Callable[[str], None]
 RandomFamily = Literal["fun_asr_nano", "qwen3_asr", "glm_asr"]
@@ -40,6 +41,11 @@ WRITERS: dict[RandomFamily, Callable[[Path], None]] = {
     "qwen3_asr": write_qwen3_asr,
     "glm_asr": write_glm_asr,
 }
+SCOPE = (
+    "The clock runs from waveforms in memory, or the names of files, to transcripts; starting, loading, and writing "
+    "random clips to files, which the system therefore still holds in memory, are outside. A pass profits from the one "
+    "before it by what that has warmed up, and by nothing of its clips."
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,8 +56,8 @@ class BenchOptions:
     family: RandomFamily = "fun_asr_nano"  # of random weights
     hub: HubName = "ms"
     source: Path | None = None  # audio instead of random clips
-    num_clips: int = 512  # random ones
-    form: Form = "memory"  # of random clips
+    clips: Sequence[int] = (512,)  # random ones: a load of each number, in each form
+    forms: Sequence[Form] = ("memory",)
     timestamps: Sequence[bool] = (False, True)
     repeat: int = 3
     latency: Sequence[int] = ()  # so many clips at once, too, for each number
@@ -62,10 +68,13 @@ class BenchOptions:
 
     def __post_init__(self) -> None:
         """Refuse, before anything takes minutes, what would fail after them."""
-        for name, number in (("repeat", self.repeat), *(("latency", times) for times in self.latency)):
-            if number < 1:
-                raise ConfigError(f"{name} must be at least 1, got {number}")
-        if self.source is not None and self.form != "memory":
+        for name, numbers in (("repeat", [self.repeat]), ("latency", self.latency), ("clips", self.clips)):
+            if min(numbers, default=1) < 1:
+                raise ConfigError(f"{name} must be at least 1, got {min(numbers)}")
+        for name, given in (("clips", self.clips), ("files", self.forms)):
+            if len(set(given)) < len(given):
+                raise ConfigError(f"{name}: each can be given once, got {', '.join(map(str, given))}")
+        if self.source is not None and set(self.forms) != {"memory"}:
             raise ConfigError("files of random clips and an input of one's own exclude each other")
         for path in (self.json_path, self.plot_path):
             if path is not None and not path.absolute().parent.is_dir():
@@ -80,7 +89,7 @@ class Prepared:
 
     checkpoint: Path  # as it was published
     engine_dir: Path  # converted
-    load: Load
+    loads: Sequence[Load]
     few: Sequence[Load]  # whose latency is measured
     seconds: float
 
@@ -100,7 +109,7 @@ def bench(options: BenchOptions, say: Say) -> Report:
         if options.json_path:
             report.write_json(options.json_path)  # now: the peer may take long, or the machine with it
         if options.peer:
-            report.peer = _measure_peer(options.peer, options, prepared, report.passes[0].audio_s)
+            report.peer = _measure_peer(options.peer, options, prepared, report)
             for line in side_by_side(report, report.peer):
                 say(line)
             if options.json_path:
@@ -111,11 +120,12 @@ def bench(options: BenchOptions, say: Say) -> Report:
 def _prepare(options: BenchOptions, folder: Path) -> Prepared:
     started = time.perf_counter()
     if options.source is None:
-        load = random_load(random_lengths(options.num_clips), options.form, folder / "clips")
-        one = random_load([round(FEW_S * SAMPLE_RATE)], options.form, folder / "one")
+        lengths, few_lengths = random_lengths(max(options.clips)), [round(FEW_S * SAMPLE_RATE)]
+        whole = [random_load(lengths, form, folder / form) for form in options.forms]
+        loads = [load.head(num_clips) for load in whole for num_clips in options.clips]
+        ones = [random_load(few_lengths, form, folder / f"one_{form}") for form in options.forms]
     else:
-        load = given_load(options.source)
-        one = load
+        loads = ones = [given_load(options.source)]
     if options.model is None:
         checkpoint = folder / "checkpoint"
         WRITERS[options.family](checkpoint)
@@ -123,13 +133,13 @@ def _prepare(options: BenchOptions, folder: Path) -> Prepared:
         checkpoint = resolve_model(options.model, hub=options.hub)
     engine_dir = ensure_converted(checkpoint)
     if not _takes_language(engine_dir):
-        load, one = replace(load, language=None), replace(one, language=None)
+        loads, ones = ([replace(load, language=None) for load in those] for those in (loads, ones))
     seconds = time.perf_counter() - started
     return Prepared(
         checkpoint=checkpoint,
         engine_dir=engine_dir,
-        load=load,
-        few=[one.first(times) for times in options.latency],
+        loads=loads,
+        few=[one.first(times) for one in ones for times in options.latency],
         seconds=seconds,
     )
 
@@ -155,19 +165,17 @@ def _measure_engine(
         report.load_s = time.perf_counter() - started
         for line in head(report):
             say(line)
-        for timestamps in options.timestamps:
+        for load, timestamps in itertools.product(prepared.loads, options.timestamps):
             for number in range(options.repeat):
                 age_s = process_age_s()
-                one, timeline = measure(
-                    transcriber, prepared.load, timestamps=timestamps, is_warm=number > 0, device=device
-                )
+                one, timeline = measure(transcriber, load, timestamps=timestamps, is_warm=number > 0, device=device)
                 if report.first_text_s is None:
                     report.first_text_s = age_s + one.first_result_s - prepared.seconds
                 report.passes.append(one)
                 say(row(one))
-            timelines[f"{report.load}, {WITH_TIMES[timestamps]}: RTFx {one.rtfx:.0f}"] = timeline
-            for few in prepared.few:
-                report.latency.append(measure_latency(transcriber, few, timestamps=timestamps))
+            timelines[f"{Kind.of(one)}: RTFx {one.rtfx:.0f}"] = timeline
+        for few, timestamps in itertools.product(prepared.few, options.timestamps):
+            report.latency.append(measure_latency(transcriber, few, timestamps=timestamps))
         report.memory = memory(device)
     if device.type == "cuda":
         torch.cuda.empty_cache()  # a peer may want the memory
@@ -187,8 +195,8 @@ def _new_report(options: BenchOptions, prepared: Prepared, transcriber: Transcri
     }
     return Report(
         date=datetime.now(UTC).isoformat(timespec="seconds"),
-        load=prepared.load.name,
-        scope=_scope(options),
+        load="random clips of 1.5 to 30 s" if options.source is None else f"clips of {options.source.name}",
+        scope=SCOPE,
         engine={**options.engine, **chosen},
         versions=versions(device),
         hardware=hardware(device),
@@ -197,44 +205,43 @@ def _new_report(options: BenchOptions, prepared: Prepared, transcriber: Transcri
     )
 
 
-def _scope(options: BenchOptions) -> str:
-    if options.source is not None:
-        begin, outside = "the names of the inputs", "starting and loading"
-    elif options.form == "memory":
-        begin, outside = "waveforms in memory", "starting and loading"
-    else:
-        begin, outside = "the names of files that the system still has in memory", "starting, loading, and writing them"
-    return (
-        f"The clock runs from {begin} to transcripts; {outside} are outside. A pass profits from the one before it "
-        f"by what that has warmed up, and by nothing of its clips."
-    )
-
-
-def _measure_peer(name: PeerName, options: BenchOptions, prepared: Prepared, audio_s: float) -> PeerReport:
-    modes = options.timestamps
-    jobs = [_peer_job(prepared.load, timestamps, options.repeat) for timestamps in modes]
-    latencies = [(timestamps, few) for timestamps in modes for few in prepared.few]
-    jobs += [_peer_job(few, timestamps, FEW_WARM_UPS + FEW_PASSES) for timestamps, few in latencies]
-    language = None if prepared.load.num_tokens is None else LANGUAGE
+def _measure_peer(name: PeerName, options: BenchOptions, prepared: Prepared, report: Report) -> PeerReport:
+    """The loads of the smallest number of clips: more would take it long, and say the same."""
+    fewest = min(len(load.items) for load in prepared.loads)
+    smallest = [load for load in prepared.loads if len(load.items) == fewest]
+    loads = list(itertools.product(smallest, options.timestamps))
+    few = list(itertools.product(prepared.few, options.timestamps))
+    jobs = [_peer_job(load, timestamps, options.repeat) for load, timestamps in loads]
+    jobs += [_peer_job(load, timestamps, FEW_WARM_UPS + FEW_PASSES) for load, timestamps in few]
+    language = None if smallest[0].num_tokens is None else LANGUAGE
     device = str(EngineConfig(**options.engine).torch_device())
     times = run_peer(name, PeerTask(checkpoint=str(prepared.checkpoint), device=device, language=language, jobs=jobs))
+    audio_s = {(one.form, one.num_clips): one.audio_s for one in report.passes}
     return PeerReport(
         name=name,
         version=times.version,
         error=times.error,
         passes=[
-            PeerPass(timestamps=timestamps, is_warm=number > 0, wall_s=wall_s, rtfx=audio_s / wall_s)
-            for timestamps, passes in zip(modes, times.wall_s, strict=False)
+            PeerPass(
+                form=load.form,
+                num_clips=fewest,
+                timestamps=timestamps,
+                is_warm=number > 0,
+                wall_s=wall_s,
+                rtfx=audio_s[load.form, fewest] / wall_s,
+            )
+            for (load, timestamps), passes in zip(loads, times.wall_s, strict=False)
             for number, wall_s in enumerate(passes)
         ],
         latency=[
             PeerLatency(
+                form=load.form,
+                num_clips=len(load.items),
                 timestamps=timestamps,
-                num_clips=len(few.items),
                 p50_s=percentile_s(warm, 50),
                 p95_s=percentile_s(warm, 95),
             )
-            for (timestamps, few), passes in zip(latencies, times.wall_s[len(modes) :], strict=False)
+            for (load, timestamps), passes in zip(few, times.wall_s[len(loads) :], strict=True)
             if (warm := passes[FEW_WARM_UPS:])
         ],
     )

@@ -1,4 +1,7 @@
-"""What a benchmark transcribes: random clips, in memory or in files, or somebody's audio."""
+"""What a benchmark transcribes: random clips, in memory or in files, or somebody's audio.
+
+A load is told from another by its form, which says where the clips lie, and by their number.
+"""
 
 import os
 from collections.abc import Sequence
@@ -26,13 +29,14 @@ FEW_S = 10.0  # each clip whose latency is measured
 MP3_RATE = 48_000
 MP3_128_KBITS = (320 - 128) / (320 - 32)  # libsndfile's level goes from 320 kbit/s at 0 to 32 at 1
 LEVEL = 0.05  # of the noise, root mean square
+NOISE_SAMPLES = 3600 * SAMPLE_RATE  # in memory at most, whatever the number of clips
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
     """Clips, and how long their answers are."""
 
-    name: str
+    form: str  # a Form, or the name of what was given
     items: Sequence[AudioInput]
     num_tokens: int | None = None  # that every clip decodes; None: until its text ends
     language: str | None = LANGUAGE  # of random clips; None for a model whose prompt has no place for it
@@ -47,9 +51,13 @@ class Load:
             request=Request(language=self.language), params=params, timestamps=timestamps, check=False
         )
 
+    def head(self, num_clips: int) -> "Load":
+        """Its first clips."""
+        return replace(self, items=self.items[:num_clips])
+
     def first(self, times: int) -> "Load":
         """Its first clip, so many times at once."""
-        return replace(self, name=f"{times} of {self.items[0].key}", items=[self.items[0]] * times)
+        return replace(self, items=[self.items[0]] * times)
 
 
 def random_load(lengths: Sequence[int], form: Form, folder: Path) -> Load:
@@ -57,18 +65,17 @@ def random_load(lengths: Sequence[int], form: Form, folder: Path) -> Load:
 
     Every clip decodes TOKENS_PER_SECOND of the mean clip, because random weights never end a text.
     """
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
-        if form == "memory":
-            items = expand_inputs([(clip, SAMPLE_RATE) for clip in threads.map(noise, range(len(lengths)), lengths)])
-            where = "in memory"
-        else:
-            folder.mkdir()
-            paths = [folder / f"{number:06d}.{form}" for number in range(len(lengths))]
-            list(threads.map(_write_wav if form == "wav" else _write_mp3, paths, range(len(lengths)), lengths))
-            items = expand_inputs(paths)
-            where = "in 16 kHz WAV files" if form == "wav" else "in 48 kHz stereo MP3 files"
+    clips = random_clips(lengths)
+    if form == "memory":
+        items = expand_inputs([(clip, SAMPLE_RATE) for clip in clips])
+    else:
+        folder.mkdir()
+        paths = [folder / f"{number:06d}.{form}" for number in range(len(lengths))]
+        with ThreadPoolExecutor(os.cpu_count()) as threads:
+            list(threads.map(_write_wav if form == "wav" else _write_mp3, paths, clips))
+        items = expand_inputs(paths)
     num_tokens = max(1, round(TOKENS_PER_SECOND * sum(lengths) / SAMPLE_RATE / len(lengths)))
-    return Load(name=f"{len(lengths)} random clip(s) {where}", items=items, num_tokens=num_tokens)
+    return Load(form=form, items=items, num_tokens=num_tokens)
 
 
 def given_load(source: Path) -> Load:
@@ -80,13 +87,11 @@ def given_load(source: Path) -> Load:
     items = audio_files(source) if source.is_dir() else expand_inputs(source)
     if not items:
         raise ConfigError(f"{source}: lists no audio")
-    return Load(name=f"{len(items)} clip(s) of {source.name}", items=items)
+    return Load(form=source.name, items=items)
 
 
 def random_lengths(count: int) -> list[int]:
-    """Samples: log-normal, mean about 9.5 s, 1.5 to 30 s; the same in every call."""
-    if count < 1:
-        raise ConfigError(f"a benchmark needs at least 1 clip, got {count}")
+    """Samples: log-normal, mean about 9.5 s, 1.5 to 30 s; fewer are the first of more."""
     seconds = np.clip(np.random.default_rng(0).lognormal(2.1, 0.6, count), 1.5, 30)
     return [int(SAMPLE_RATE * s) for s in seconds]
 
@@ -95,11 +100,26 @@ def noise(seed: int, num_samples: int) -> Waveform:
     return np.random.default_rng(seed).standard_normal(num_samples, np.float32) * np.float32(LEVEL)
 
 
-def _write_wav(path: Path, seed: int, num_samples: int) -> None:
-    soundfile.write(path, noise(seed, num_samples), SAMPLE_RATE, subtype="PCM_16")
+def random_clips(lengths: Sequence[int]) -> list[Waveform]:
+    """Clips cut one after the other from the same noise, and from its beginning again where it ends.
+
+    They are views: what the engine itself takes for a long list of clips would not be seen beside the list.
+    """
+    source = noise(0, min(sum(lengths), NOISE_SAMPLES))
+    clips, start = [], 0
+    for length in lengths:
+        if start + length > len(source):
+            start = 0
+        clips.append(source[start : start + length])
+        start += length
+    return clips
 
 
-def _write_mp3(path: Path, seed: int, num_samples: int) -> None:
-    channel = soxr.resample(noise(seed, num_samples), SAMPLE_RATE, MP3_RATE)
+def _write_wav(path: Path, clip: Waveform) -> None:
+    soundfile.write(path, clip, SAMPLE_RATE, subtype="PCM_16")
+
+
+def _write_mp3(path: Path, clip: Waveform) -> None:
+    channel = soxr.resample(clip, SAMPLE_RATE, MP3_RATE)
     stereo = np.stack([channel, channel], axis=1)
     soundfile.write(path, stereo, MP3_RATE, bitrate_mode="CONSTANT", compression_level=MP3_128_KBITS)

@@ -97,11 +97,32 @@ def peak_rss_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
 
 
+def rss_bytes() -> tuple[int, int]:
+    """Of this process now, and of all that it has started and these have; memory that several share counts in each."""
+    parents: dict[int, int] = {}
+    sizes: dict[int, int] = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it may end meanwhile
+            fields = _stat(process)
+            parents[int(process.name)] = int(fields["ppid"])
+            sizes[int(process.name)] = int(fields["rss"]) * os.sysconf("SC_PAGE_SIZE")
+    own = os.getpid()
+    started: set[int] = set()
+    while grown := {pid for pid, parent in parents.items() if parent in started | {own}} - started:
+        started |= grown
+    return sizes[own], sum(sizes[pid] for pid in started)
+
+
 def process_age_s() -> float:
     """Seconds since this process was started."""
-    after_name = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
-    started_ticks = int(after_name[19])  # since the machine booted; field 22 of proc(5), and the name is the second
+    started_ticks = int(_stat(Path("/proc/self"))["starttime"])  # since the machine booted
     return time.clock_gettime(time.CLOCK_BOOTTIME) - started_ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _stat(process: Path) -> dict[str, str]:
+    """Some of the fields of proc(5); the second is a name in brackets, which may hold anything."""
+    fields = (process / "stat").read_text().rpartition(")")[2].split()  # from the third on
+    return {"ppid": fields[1], "starttime": fields[19], "rss": fields[21]}
 
 
 def _cpu_model() -> str:

@@ -16,21 +16,21 @@ from ..decoder.base import POLL_S, DecodeParams, Decoder, Hypothesis
 from ..errors import DecodeError
 from ..timeline import Span, Stage, Timeline
 from ..transcriber import Transcriber
-from ..transcript import Transcript
 from .figures import busy_s, most_at_once, percentile_s
 from .load import Load
-from .machine import GPUMeter, peak_rss_bytes
+from .machine import GPUMeter, peak_rss_bytes, rss_bytes
 
 FEW_WARM_UPS, FEW_PASSES = 3, 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pass:
-    """All clips once."""
+    """All clips of a load once."""
 
-    timestamps: bool
-    is_warm: bool  # not the first one of this process with these options
+    form: str  # see Load
     num_clips: int
+    timestamps: bool
+    is_warm: bool  # not the first one of this process with this load and these options
     failed: dict[str, str]  # key -> error
     audio_s: float  # of the clips that did not fail
     wall_s: float
@@ -43,15 +43,18 @@ class Pass:
     latency_p50_s: float | None  # from a clip's submission to stage 2 to its text
     latency_p95_s: float | None
     gpu_busy_share: float | None
-    peak_rss_bytes: int  # of this process, until the end of this pass
+    rss_bytes: int  # of this process, at the end of this pass
+    peak_rss_bytes: int  # the most until then, from the start of the process
+    others_rss_bytes: int  # of the processes that decode, and of those that read audio; see rss_bytes()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Latency:
     """One clip, or a few at once, with nothing else to do, warm: from the audio to the last transcript."""
 
-    timestamps: bool
+    form: str
     num_clips: int
+    timestamps: bool
     audio_s: float  # of all clips
     num_passes: int
     mean_s: float
@@ -99,35 +102,37 @@ class TokenCounter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What came of one pass."""
+    """What came of one pass: not its transcripts, which are nothing that the engine holds."""
 
-    transcripts: Sequence[Transcript]
+    failed: dict[str, str]  # key -> error
+    audio_s: float  # of the clips that did not fail
     timeline: Timeline
     num_tokens: int
     first_result_s: float
     wall_s: float
 
-    def audio_s(self) -> float:
-        """Of the clips that did not fail."""
-        return sum(transcript.duration for transcript in self.transcripts if transcript.status == "ok")
-
 
 def transcribe(transcriber: Transcriber, load: Load, *, timestamps: bool) -> Outcome:
     """One pass over a load. Raises DecodeError where the engine fails or every clip does."""
     counter, timeline = TokenCounter(transcriber.decoder), Timeline()
-    transcripts: list[Transcript] = []
-    first_result_s = 0.0
+    failed: dict[str, str] = {}
+    num_done, audio_s, first_result_s = 0, 0.0, 0.0
     started = time.perf_counter()
     for _, transcript in replace(transcriber, decoder=counter).run(
         load.items, load.options(timestamps=timestamps), timeline
     ):
         first_result_s = first_result_s or time.perf_counter() - started
-        transcripts.append(transcript)
+        if transcript.status == "ok":
+            num_done += 1
+            audio_s += transcript.duration
+        else:
+            failed[transcript.key] = transcript.error or ""
     wall_s = time.perf_counter() - started
-    if all(transcript.status == "error" for transcript in transcripts):
-        raise DecodeError(f"all {len(transcripts)} clips failed, the first with: {transcripts[0].error}")
+    if not num_done:
+        raise DecodeError(f"all {len(load.items)} clips failed, the first with: {next(iter(failed.values()))}")
     return Outcome(
-        transcripts=transcripts,
+        failed=failed,
+        audio_s=audio_s,
         timeline=timeline,
         num_tokens=counter.num_tokens,
         first_result_s=first_result_s,
@@ -141,17 +146,19 @@ def measure(
     """One pass over a load, with what the device did meanwhile."""
     with GPUMeter(device) as meter:
         outcome = transcribe(transcriber, load, timestamps=timestamps)
-    spans, wall_s, audio_s = outcome.timeline.spans, outcome.wall_s, outcome.audio_s()
+    spans, wall_s = outcome.timeline.spans, outcome.wall_s
     decoding = [span for span in spans if span.stage == "decode"]
     latencies_s = [span.end - span.start for span in decoding]
+    own_rss, others_rss = rss_bytes()
     figures = Pass(
+        form=load.form,
+        num_clips=len(load.items),
         timestamps=timestamps,
         is_warm=is_warm,
-        num_clips=len(outcome.transcripts),
-        failed={one.key: one.error or "" for one in outcome.transcripts if one.status == "error"},
-        audio_s=audio_s,
+        failed=outcome.failed,
+        audio_s=outcome.audio_s,
         wall_s=wall_s,
-        rtfx=audio_s / wall_s,
+        rtfx=outcome.audio_s / wall_s,
         num_tokens=outcome.num_tokens,
         tokens_per_s=outcome.num_tokens / wall_s,
         stage_s=stage_seconds(spans),
@@ -160,7 +167,9 @@ def measure(
         latency_p50_s=percentile_s(latencies_s, 50),
         latency_p95_s=percentile_s(latencies_s, 95),
         gpu_busy_share=meter.busy_share,
+        rss_bytes=own_rss,
         peak_rss_bytes=peak_rss_bytes(),
+        others_rss_bytes=others_rss,
     )
     return figures, outcome.timeline
 
@@ -170,11 +179,12 @@ def measure_latency(transcriber: Transcriber, load: Load, *, timestamps: bool) -
     outcomes = [transcribe(transcriber, load, timestamps=timestamps) for _ in range(FEW_WARM_UPS + FEW_PASSES)]
     warm = outcomes[FEW_WARM_UPS:]
     seconds = [outcome.wall_s for outcome in warm]
-    mean_s, audio_s = statistics.fmean(seconds), warm[0].audio_s()
+    mean_s, audio_s = statistics.fmean(seconds), warm[0].audio_s
     encode_s = [stage_seconds(outcome.timeline.spans)["encode"] for outcome in warm]
     return Latency(
-        timestamps=timestamps,
+        form=load.form,
         num_clips=len(load.items),
+        timestamps=timestamps,
         audio_s=audio_s,
         num_passes=len(warm),
         mean_s=mean_s,

@@ -2,13 +2,17 @@
 
     python -m twostage_asr.engine.bench.random_checkpoint DIR        # 2.3 GB, laid out as on a hub
 
-The words are noise. Its tokenizers are stand-ins: 256 byte symbols, and filler up to the real vocabulary sizes.
+The words are noise, but to time them is as much work as to time words of speech. The tokenizers are stand-ins of the
+real sizes: each token of the LLM is a word, with or without commas, and the word is one token of the CTC head. That
+head takes every frame for blank, as trained ones do most: one that found all tokens alike would have every text refused
+in place of timed. Many words in a short clip still are: those of 38 tokens in clips under about 5 s.
 """
 
 import argparse
 import base64
 import itertools
 import json
+import string
 from pathlib import Path
 
 import torch
@@ -29,6 +33,9 @@ ENCODER = SenseVoiceConfig(
 )
 ADAPTOR = AdaptorConfig(encoder_dim=512, llm_dim=1024, ffn_dim=2048, n_layer=2)
 CTC_DECODER = AdaptorConfig(encoder_dim=512, llm_dim=512, ffn_dim=2048, n_layer=5)
+CTC_BLANK_BIAS = 12.0  # two frames in three are blank
+NUM_BYTES = 256
+NUM_WORDS = CTC_RANKS - NUM_BYTES
 
 
 def write_checkpoint(directory: Path) -> None:
@@ -36,8 +43,8 @@ def write_checkpoint(directory: Path) -> None:
     torch.manual_seed(0)
     llm_dir = directory / LLM_DIR
     llm_dir.mkdir(parents=True, exist_ok=True)
-    _write_tokenizer(llm_dir)
-    _write_ctc_vocabulary(directory / CTC_NAME)
+    write_llm_tokenizer(llm_dir)
+    write_ctc_vocabulary(directory / CTC_NAME)
     torch.save(_llm_weights(llm_dir) | _acoustic_weights(), directory / "model.pt")
     (directory / "config.yaml").write_text(yaml.safe_dump(_config()), encoding="utf-8")
     (directory / "configuration.json").write_text(json.dumps({"file_path_metas": _paths()}), encoding="utf-8")
@@ -86,9 +93,13 @@ def _paths() -> dict[str, object]:
     }
 
 
-def _write_tokenizer(directory: Path) -> None:
+def write_llm_tokenizer(directory: Path) -> None:
+    """The vocabulary, beside the LLM."""
     symbols = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocab = {s: i for i, s in enumerate(symbols)} | {f"x{i}": i for i in range(len(symbols), LLM_VOCAB - 26)}
+    vocab = {symbol: i for i, symbol in enumerate(symbols)}
+    for i in range(LLM_VOCAB - 26 - len(symbols)):
+        commas, number = divmod(i, NUM_WORDS)
+        vocab["Ġ" + _word(number) + "," * commas] = len(symbols) + i  # Ġ stands for a space
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -96,10 +107,16 @@ def _write_tokenizer(directory: Path) -> None:
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, **specials).save_pretrained(directory)
 
 
-def _write_ctc_vocabulary(path: Path) -> None:
-    filler = (bytes(t) for t in itertools.product(range(1, 250), repeat=3))
-    tokens = itertools.islice(itertools.chain((bytes([i]) for i in range(256)), filler), CTC_RANKS)
+def write_ctc_vocabulary(path: Path) -> None:
+    """The words without commas."""
+    words = (f" {_word(number)}".encode() for number in range(NUM_WORDS))
+    tokens = itertools.chain((bytes([i]) for i in range(NUM_BYTES)), words)
     path.write_text("".join(f"{base64.b64encode(t).decode()} {rank}\n" for rank, t in enumerate(tokens)))
+
+
+def _word(number: int) -> str:
+    """Four letters."""
+    return "".join(string.ascii_lowercase[number // 26**place % 26] for place in range(4))
 
 
 def _llm_weights(directory: Path) -> dict[str, torch.Tensor]:
@@ -127,7 +144,9 @@ def _llm_weights(directory: Path) -> dict[str, torch.Tensor]:
 def _acoustic_weights() -> dict[str, torch.Tensor]:
     ctc = CTCConfig(decoder=CTC_DECODER, vocab_size=CTC_VOCAB, blank_id=CTC_VOCAB - 1)
     config = FunASRNanoAcousticConfig(encoder=ENCODER, adaptor=ADAPTOR, ctc=ctc, low_frame_rate=True)
-    return dict(FunASRNanoAcoustic(config).state_dict())
+    weights = dict(FunASRNanoAcoustic(config).state_dict())
+    weights["ctc.ctc_lo.bias"][ctc.blank_id] = CTC_BLANK_BIAS
+    return weights
 
 
 if __name__ == "__main__":

@@ -3,28 +3,56 @@
 import dataclasses
 import json
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from .measure import Latency, Pass
 
 WITH_TIMES = {False: "without word times", True: "with word times"}
 COLUMNS = (
-    "word times", "pass", "wall s", "RTFx", "tokens/s", "read s", "encode s", "decode s", "align s", "in stage 2",
-    "first s", "p50 s", "p95 s", "GPU busy", "RSS GB",
+    "clips", "kept in", "word times", "pass", "wall s", "RTFx", "tokens/s", "read s", "encode s", "decode s", "align s",
+    "in stage 2", "first s", "p50 s", "p95 s", "GPU busy", "RSS GB", "peak GB", "others GB",
 )  # fmt: skip
 LATENCY_COLUMNS = (
-    "word times", "clips at once", "audio s", "passes", "mean ms", "p50 ms", "p90 ms", "p95 ms", "p99 ms",
+    "clips at once", "kept in", "word times", "audio s", "passes", "mean ms", "p50 ms", "p90 ms", "p95 ms", "p99 ms",
     "stage 1 p50 ms", "RTFx",
 )  # fmt: skip
 
 
+class _Measured(Protocol):
+    """A pass or a latency, of either engine."""
+
+    @property
+    def form(self) -> str: ...
+    @property
+    def num_clips(self) -> int: ...
+    @property
+    def timestamps(self) -> bool: ...
+
+
+class Kind(NamedTuple):
+    """What is measured several times, and by each engine."""
+
+    form: str  # see Load
+    num_clips: int
+    timestamps: bool
+
+    @classmethod
+    def of(cls, one: _Measured) -> "Kind":
+        return cls(one.form, one.num_clips, one.timestamps)
+
+    def __str__(self) -> str:
+        return f"{self.num_clips:,} clip(s), {self.form}, {WITH_TIMES[self.timestamps]}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeerPass:
-    """All clips once, by another engine."""
+    """All clips of a load once, by another engine."""
 
+    form: str
+    num_clips: int
     timestamps: bool
     is_warm: bool
     wall_s: float
@@ -35,8 +63,9 @@ class PeerPass:
 class PeerLatency:
     """One clip, or a few at once, by another engine."""
 
-    timestamps: bool
+    form: str
     num_clips: int
+    timestamps: bool
     p50_s: float | None
     p95_s: float | None
 
@@ -75,22 +104,31 @@ class Report:
         path.write_text(json.dumps(dataclasses.asdict(self), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
-class _Timed(Protocol):
+class _Timed(_Measured, Protocol):
     """A pass of either engine."""
 
-    @property
-    def timestamps(self) -> bool: ...
     @property
     def is_warm(self) -> bool: ...
     @property
     def rtfx(self) -> float: ...
 
 
-def median_rtfx(passes: Sequence[_Timed], *, timestamps: bool) -> float | None:
-    """Of the warm passes; of the cold one where there is no other."""
-    those = [one for one in passes if one.timestamps == timestamps]
-    warm = [one.rtfx for one in those if one.is_warm] or [one.rtfx for one in those]
-    return statistics.median(warm) if warm else None
+def median_rtfx(passes: Iterable[_Timed]) -> dict[Kind, float]:
+    """Of the warm passes of each kind; of the cold one where there is no other."""
+    found: dict[Kind, list[_Timed]] = {}
+    for one in passes:
+        found.setdefault(Kind.of(one), []).append(one)
+    return {
+        kind: statistics.median([one.rtfx for one in those if one.is_warm] or [one.rtfx for one in those])
+        for kind, those in found.items()
+    }
+
+
+def word_times_share(passes: Iterable[_Timed]) -> dict[Kind, float]:
+    """Of the wall time, where passes without them tell."""
+    medians = median_rtfx(passes)
+    pairs = [(kind, rtfx, medians.get(kind._replace(timestamps=False))) for kind, rtfx in medians.items()]
+    return {kind: 1 - rtfx / without for kind, rtfx, without in pairs if kind.timestamps and without}
 
 
 def head(report: Report) -> Iterator[str]:
@@ -109,6 +147,8 @@ def row(one: Pass) -> str:
     """A pass, below COLUMNS."""
     stages = [f"{one.stage_s[stage]:.2f}" for stage in ("read", "encode", "decode", "align")]
     cells = [
+        str(one.num_clips),
+        one.form,
         "yes" if one.timestamps else "no",
         "warm" if one.is_warm else "cold",
         f"{one.wall_s:.2f}",
@@ -120,7 +160,7 @@ def row(one: Pass) -> str:
         _number(one.latency_p50_s, "{:.2f}"),
         _number(one.latency_p95_s, "{:.2f}"),
         _number(one.gpu_busy_share, "{:.0%}"),
-        f"{one.peak_rss_bytes / 1e9:.2f}",
+        *(f"{size / 1e9:.2f}" for size in (one.rss_bytes, one.peak_rss_bytes, one.others_rss_bytes)),
     ]
     return "  ".join(cell.rjust(len(title)) for cell, title in zip(cells, COLUMNS, strict=True))
 
@@ -129,8 +169,9 @@ def _latency_row(one: Latency) -> str:
     """A measurement, below LATENCY_COLUMNS."""
     quantiles = (one.mean_s, one.p50_s, one.p90_s, one.p95_s, one.p99_s, one.encode_p50_s)
     cells = [
-        "yes" if one.timestamps else "no",
         str(one.num_clips),
+        one.form,
+        "yes" if one.timestamps else "no",
         f"{one.audio_s:.1f}",
         str(one.num_passes),
         *(_number(None if seconds is None else 1000 * seconds, "{:.1f}") for seconds in quantiles),
@@ -144,6 +185,8 @@ def tail(report: Report) -> Iterator[str]:
     failed = {key: error for one in report.passes for key, error in one.failed.items()}
     for key, error in failed.items():
         yield f"FAILED {key}: {error}"
+    for kind, share in word_times_share(report.passes).items():
+        yield f"word times take {share:.0%} of the wall time of {kind.num_clips:,} clip(s), {kind.form}"
     if report.latency:
         yield "  ".join(LATENCY_COLUMNS)
     yield from map(_latency_row, report.latency)
@@ -158,26 +201,25 @@ def side_by_side(report: Report, peer: PeerReport) -> Iterator[str]:
     if peer.error:
         yield f"{peer.name}: {peer.error}"
     lines = [("", "twostage-asr", f"{peer.name} {peer.version or ''}".strip(), "ratio")]
-    for timestamps, with_times in WITH_TIMES.items():
-        ours, theirs = (median_rtfx(passes, timestamps=timestamps) for passes in (report.passes, peer.passes))
-        if ours and theirs:
-            lines.append((f"RTFx, {with_times}", f"{ours:.1f}", f"{theirs:.1f}", f"{ours / theirs:.2f}"))
+    their_rtfx = median_rtfx(peer.passes)
+    for kind, ours in median_rtfx(report.passes).items():
+        theirs = their_rtfx.get(kind)
+        others = (f"{theirs:.1f}", f"{ours / theirs:.2f}") if theirs else ("not run", "")
+        lines.append((f"{kind}: RTFx", f"{ours:.1f}", *others))
+    their_latency = {Kind.of(one): one for one in peer.latency}
     for ours_few in report.latency:
-        for theirs_few in peer.latency:
-            if (ours_few.timestamps, ours_few.num_clips) == (theirs_few.timestamps, theirs_few.num_clips):
-                lines += _latencies(ours_few, theirs_few)
-    if len(lines) > 1:
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        for first, *others in lines:
-            cells = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
-            yield "  ".join([first.ljust(widths[0]), *cells])
+        if theirs_few := their_latency.get(Kind.of(ours_few)):
+            lines += _latencies(ours_few, theirs_few)
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for first, *cells in lines:
+        yield "  ".join([first.ljust(widths[0]), *map(str.rjust, cells, widths[1:])]).rstrip()
 
 
 def _latencies(ours: Latency, theirs: PeerLatency) -> Iterator[tuple[str, str, str, str]]:
     for name in ("p50_s", "p95_s"):
         our_s, their_s = getattr(ours, name), getattr(theirs, name)
         if our_s and their_s:
-            title = f"{ours.num_clips} clip(s) at once, {WITH_TIMES[ours.timestamps]}, {name[:3]} in ms"
+            title = f"{Kind.of(ours)}, at once: {name[:3]} in ms"
             yield title, f"{1000 * our_s:.0f}", f"{1000 * their_s:.0f}", f"{their_s / our_s:.2f}"
 
 

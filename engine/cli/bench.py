@@ -7,6 +7,7 @@ from ..hub import HUBS
 from .command import Commands, add_engine_options, engine_options
 
 _FAMILIES = ("fun_asr_nano", "qwen3_asr", "glm_asr")
+_FORMS = ("memory", "wav", "mp3")
 _TIMESTAMPS = {"off": (False,), "on": (True,), "both": (False, True)}
 
 
@@ -20,8 +21,21 @@ def add_parser(commands: Commands) -> None:
     )
     bench.add_argument("--hub", choices=HUBS, default="ms")
     bench.add_argument("--input", type=Path, help="folder, list file or audio file, instead of random clips")
-    bench.add_argument("--clips", type=int, default=512, help="number of random clips, of 1.5 to 30 s (default 512)")
-    bench.add_argument("--files", choices=["none", "wav", "mp3"], default="none", help="write them to files first")
+    bench.add_argument(
+        "--clips",
+        nargs="+",
+        type=int,
+        default=[512],
+        metavar="N",
+        help="numbers of random clips, of 1.5 to 30 s; fewer are the first of more (default 512)",
+    )
+    bench.add_argument(
+        "--files",
+        nargs="+",
+        choices=_FORMS,
+        default=["memory"],
+        help="where they lie: in memory (the default), or in files that are written first",
+    )
     bench.add_argument("--timestamps", choices=_TIMESTAMPS, default="both")
     bench.add_argument("--repeat", type=int, default=3, help="passes over the clips; the first is cold (default 3)")
     bench.add_argument(
@@ -46,8 +60,8 @@ def run(args: argparse.Namespace) -> int:
         family=args.family,
         hub=args.hub,
         source=args.input,
-        num_clips=args.clips,
-        form="memory" if args.files == "none" else args.files,
+        clips=args.clips,
+        forms=args.files,
         timestamps=_TIMESTAMPS[args.timestamps],
         repeat=args.repeat,
         latency=() if args.latency is None else args.latency or (1,),

@@ -87,7 +87,7 @@ class AcousticModel(Protocol):
     """Stage 1: waveforms -> embeddings."""
 
     def num_frames(self, num_samples: int) -> int:
-        """Encoder frames of a clip: what its encoding costs."""
+        """What encoding a clip costs, in frames of 60 ms."""
 
     def num_audio_tokens(self, num_samples: int) -> int:
         """LLM positions that a clip will take."""

@@ -23,12 +23,12 @@ def test_counts_are_the_true_ones(tower: GLMASRTower, seconds: float, tokens: in
     assert tower.num_tokens(round(seconds * 16_000)) == tokens
 
 
-def test_each_clip_keeps_its_first_rows(tower: GLMASRTower) -> None:
+def test_the_silence_behind_a_clip_is_heard(tower: GLMASRTower) -> None:
     waveform = torch.nn.functional.pad(torch.from_numpy(clip(2.0)), (0, 28 * 16_000))
     features = log_mel(waveform[None], torch.tensor([480_000]), 128).expand(2, -1, -1)
-    packed = tower(features, torch.tensor([32_000, 480_000]))
-    assert packed.shape == (25 + 375, 32)
-    torch.testing.assert_close(packed[:25], packed[25:50])
+    encoded = tower(*tower.units(features, torch.tensor([32_000, 480_000])))
+    assert encoded.shape == (2, 375, 32)
+    torch.testing.assert_close(encoded[0], encoded[1])
 
 
 def test_sizes_that_cannot_work_are_refused() -> None:

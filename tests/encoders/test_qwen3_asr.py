@@ -3,15 +3,19 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import Qwen3ASREncoderConfig
 from transformers.models.qwen3_asr.modeling_qwen3_asr import Qwen3ASREncoder
 
 from tests.tiny_models import randomise
 from tests.tones import clip
+from twostage_asr.encoders import qwen3_asr
 from twostage_asr.encoders.qwen3_asr import Qwen3ASRTower, Qwen3ASRTowerConfig
+from twostage_asr.encoders.transformer import PaddedKeys
 from twostage_asr.encoders.whisper_features import log_mel
 
 SIZES = {"d_model": 64, "encoder_layers": 2, "encoder_attention_heads": 4, "encoder_ffn_dim": 128, "output_dim": 32}
@@ -28,8 +32,11 @@ def tower() -> Qwen3ASRTower:
 
 def encode(tower: Qwen3ASRTower, clips: list[np.ndarray]) -> list[torch.Tensor]:
     lens = torch.tensor([len(one) for one in clips])
-    packed = tower(log_mel(pad_sequence(list(map(torch.from_numpy, clips)), batch_first=True), lens, 128), lens)
-    return list(torch.split(packed, [tower.num_tokens(len(one)) for one in clips]))
+    features = log_mel(pad_sequence(list(map(torch.from_numpy, clips)), batch_first=True), lens, 128)
+    encoded = tower(*tower.units(features, lens))
+    counts = [tower.num_tokens(len(one)) for one in clips]
+    units = torch.split(encoded, [-(-count // encoded.shape[1]) for count in counts])
+    return [rows.flatten(0, 1)[:count] for rows, count in zip(units, counts, strict=True)]
 
 
 @pytest.mark.parametrize(("frames", "tokens"), TOKEN_COUNTS.items())
@@ -57,11 +64,11 @@ def test_the_encoder_gives_the_numbers_of_transformers(tower: Qwen3ASRTower, sec
     waveform = clip(seconds)
     features = log_mel(torch.from_numpy(waveform)[None], torch.tensor([len(waveform)]), 128)
     num_frames = features.shape[2]
-    padded = torch.nn.functional.pad(features, (0, -num_frames % 100))
+    padded = F.pad(features, (0, -num_frames % 100))
     mask = (torch.arange(padded.shape[2]) < num_frames).long()[None]
     with torch.inference_mode():
         hidden = reference(padded, mask).last_hidden_state
-        expected = tower.proj2(torch.nn.functional.gelu(tower.proj1(hidden)))
+        expected = tower.proj2(F.gelu(tower.proj1(hidden)))
     torch.testing.assert_close(encode(tower, [waveform])[0], expected, rtol=0, atol=2e-5)
 
 
@@ -74,6 +81,27 @@ def test_eight_seconds_know_nothing_of_what_follows(tower: Qwen3ASRTower) -> Non
     a, b = encode(tower, [waveform, other])
     torch.testing.assert_close(a[:104], b[:104], rtol=0, atol=1e-6)
     assert (a[104 : 104 + 13] - b[104 : 104 + 13]).abs().max() > 1e-3  # attention sees the whole second window
+
+
+def attend_rows(query: Tensor, key: Tensor, value: Tensor, *, keys: PaddedKeys, longest: int) -> Tensor:
+    """One sequence after the other, in place of the kernel that only GPUs have."""
+    attended = torch.full_like(query, torch.nan)
+    for start, end, length in zip(keys.starts[:-1], keys.starts[1:], keys.lens, strict=True):
+        assert end - start <= longest
+        heads = (
+            part.transpose(0, 1) for part in (query[start:end], key[start : start + length], value[start:][:length])
+        )
+        attended[start:end] = F.scaled_dot_product_attention(*heads).transpose(0, 1)
+    return attended
+
+
+def test_sequences_are_the_windows(tower: Qwen3ASRTower, monkeypatch: pytest.MonkeyPatch) -> None:
+    clips = [clip(s, seed) for seed, s in enumerate((0.5, 2.345, 8.0, 8.2, 20.0))]
+    windows = encode(tower, clips)
+    monkeypatch.setattr(qwen3_asr, "is_half_on_gpu", lambda rows: True)
+    monkeypatch.setattr(qwen3_asr, "attend_rows", attend_rows)
+    for padded, sequence in zip(windows, encode(tower, clips), strict=True):
+        torch.testing.assert_close(padded, sequence, rtol=0, atol=2e-5)
 
 
 def test_neighbours_change_nothing(tower: Qwen3ASRTower) -> None:

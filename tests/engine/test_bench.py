@@ -1,7 +1,10 @@
 """The benchmark's arithmetic is right, its harness runs, and a peer that is absent or fails costs nothing."""
 
 import dataclasses
+import itertools
 import json
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -16,14 +19,23 @@ from hypothesis import strategies as st
 from tests.paths import CHECKPOINTS, CLIPS
 from twostage_asr.engine import AutoModelVLLM, ConfigError, DecodeError
 from twostage_asr.engine.audio import SAMPLE_RATE
+from twostage_asr.engine.bench import load as clip_loads
 from twostage_asr.engine.bench import machine, peer
 from twostage_asr.engine.bench.command import BenchOptions
 from twostage_asr.engine.bench.figures import busy_s, concurrency, most_at_once, percentile_s
-from twostage_asr.engine.bench.load import FEW_S, given_load, noise, random_lengths, random_load
-from twostage_asr.engine.bench.machine import GPUMeter, process_age_s
+from twostage_asr.engine.bench.load import FEW_S, given_load, noise, random_clips, random_lengths, random_load
+from twostage_asr.engine.bench.machine import GPUMeter, process_age_s, rss_bytes
 from twostage_asr.engine.bench.measure import Latency, Pass, measure, stage_seconds
 from twostage_asr.engine.bench.peer import PeerJob, PeerTask, run_peer
-from twostage_asr.engine.bench.report import PeerLatency, PeerPass, PeerReport, Report, median_rtfx, side_by_side
+from twostage_asr.engine.bench.report import (
+    PeerLatency,
+    PeerPass,
+    PeerReport,
+    Report,
+    median_rtfx,
+    side_by_side,
+    word_times_share,
+)
 from twostage_asr.engine.cli import main
 from twostage_asr.engine.inputs import load
 from twostage_asr.engine.timeline import Span
@@ -74,14 +86,17 @@ def test_percentiles() -> None:
     assert percentile_s([], 50) is None
 
 
-def a_pass(timestamps: bool, is_warm: bool, rtfx: float) -> PeerPass:
-    return PeerPass(timestamps=timestamps, is_warm=is_warm, wall_s=100 / rtfx, rtfx=rtfx)
+def a_pass(timestamps: bool, is_warm: bool, rtfx: float, *, num_clips: int = 512, form: str = "wav") -> PeerPass:
+    return PeerPass(
+        form=form, num_clips=num_clips, timestamps=timestamps, is_warm=is_warm, wall_s=100 / rtfx, rtfx=rtfx
+    )
 
 
 def latency(*, num_clips: int, p50_s: float, p95_s: float) -> Latency:
     return Latency(
-        timestamps=True,
+        form="wav",
         num_clips=num_clips,
+        timestamps=True,
         audio_s=10,
         num_passes=20,
         mean_s=p50_s,
@@ -96,14 +111,20 @@ def latency(*, num_clips: int, p50_s: float, p95_s: float) -> Latency:
 
 def test_the_median_is_that_of_the_warm_passes() -> None:
     passes = [a_pass(False, False, 1), a_pass(False, True, 10), a_pass(False, True, 30), a_pass(True, False, 7)]
-    assert median_rtfx(passes, timestamps=False) == 20
-    assert median_rtfx(passes, timestamps=True) == 7
-    assert median_rtfx(passes[:3], timestamps=True) is None
+    passes += [a_pass(False, True, 5, num_clips=5), a_pass(False, True, 6, form="mp3")]
+    assert median_rtfx(passes) == {
+        ("wav", 512, False): 20, ("wav", 512, True): 7, ("wav", 5, False): 5, ("mp3", 512, False): 6,
+    }  # fmt: skip
+
+
+def test_the_price_of_word_times_is_their_share_of_the_wall_time() -> None:
+    passes = [a_pass(False, True, 100), a_pass(True, True, 80), a_pass(True, True, 1, num_clips=5)]
+    assert word_times_share(passes) == {("wav", 512, True): pytest.approx(0.2)}
 
 
 def test_side_by_side_says_how_many_times_faster_ours_is() -> None:
     report = Report(date="", load="", scope="", engine={}, versions={}, hardware={}, prepare_s=0)
-    report.passes = [a_pass(False, True, 300)]  # type: ignore[list-item]
+    report.passes = [a_pass(False, True, 300), a_pass(False, True, 400, num_clips=5000)]  # type: ignore[list-item]
     report.latency = [latency(num_clips=1, p50_s=0.1, p95_s=0.2), latency(num_clips=4, p50_s=0.2, p95_s=0.2)]
     theirs = PeerReport(
         name="funasr",
@@ -111,13 +132,15 @@ def test_side_by_side_says_how_many_times_faster_ours_is() -> None:
         error=None,
         passes=[a_pass(False, True, 100), a_pass(True, True, 50)],
         latency=[
-            PeerLatency(timestamps=True, num_clips=1, p50_s=0.25, p95_s=0.3),
-            PeerLatency(timestamps=False, num_clips=4, p50_s=0.1, p95_s=0.1),
+            PeerLatency(form="wav", num_clips=1, timestamps=True, p50_s=0.25, p95_s=0.3),
+            PeerLatency(form="mp3", num_clips=1, timestamps=True, p50_s=0.1, p95_s=0.1),
+            PeerLatency(form="wav", num_clips=4, timestamps=False, p50_s=0.1, p95_s=0.1),
         ],
     )
     assert [line.split()[-3:] for line in side_by_side(report, theirs)] == [
         ["funasr", "1.4.16", "ratio"],
         ["300.0", "100.0", "3.00"],
+        ["400.0", "not", "run"],
         ["100", "250", "2.50"],
         ["200", "300", "1.50"],
     ]
@@ -130,6 +153,18 @@ def test_random_clips_are_the_same_in_every_call(tmp_path: Path) -> None:
     first, second = (random_load(random_lengths(20), "memory", tmp_path).items for _ in range(2))
     assert all(np.array_equal(load(one), load(other)) for one, other in zip(first, second, strict=True))
     assert not np.array_equal(load(first[0])[:100], load(first[1])[:100])
+
+
+def test_fewer_clips_are_the_first_of_more(tmp_path: Path) -> None:
+    fewer, more = (random_load(random_lengths(count), "memory", tmp_path) for count in (3, 20))
+    assert all(np.array_equal(load(a), load(b)) for a, b in zip(fewer.items, more.head(3).items, strict=True))
+
+
+def test_many_clips_take_no_more_memory_than_the_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clip_loads, "NOISE_SAMPLES", 60 * SAMPLE_RATE)
+    clips = random_clips([7 * SAMPLE_RATE] * 50)
+    (noise_bytes,) = {id(clip.base): clip.base.nbytes for clip in clips if clip.base is not None}.values()
+    assert noise_bytes == 4 * 60 * SAMPLE_RATE and {len(clip) for clip in clips} == {7 * SAMPLE_RATE}
 
 
 def test_random_clips_are_as_long_as_utterances() -> None:
@@ -175,26 +210,30 @@ def test_the_command_measures_prints_and_writes(
     engine_dirs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(peer.PEERS, "funasr", "json.tool")  # which ends with an error at once
-    arguments = ["bench", "--model", str(engine_dirs["low_frame_rate"]), "--backend", "torch", "--clips", "2"]
+    arguments = ["bench", "--model", str(engine_dirs["low_frame_rate"]), "--backend", "torch"]
+    arguments += ["--files", "memory", "wav", "--clips", "2", "1"]
     outputs = ["--json", str(tmp_path / "report.json"), "--plot", str(tmp_path / "timeline.png")]
-    assert main([*arguments, "--repeat", "2", "--latency", "2", "--peer", "funasr", *outputs]) == 0
+    assert main([*arguments, "--repeat", "2", "--latency", "1", "--peer", "funasr", *outputs]) == 0
     assert (tmp_path / "timeline.png").read_bytes().startswith(PNG_MAGIC)
     report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
     assert list(report) == [field.name for field in dataclasses.fields(Report)]
-    assert [(one["timestamps"], one["is_warm"]) for one in report["passes"]] == [
-        (False, False), (False, True), (True, False), (True, True),
-    ]  # fmt: skip
+    assert [(one["form"], one["num_clips"], one["timestamps"], one["is_warm"]) for one in report["passes"]] == list(
+        itertools.product(["memory", "wav"], [2, 1], [False, True], [False, True])
+    )
     for one in report["passes"]:
         assert list(one) == [field.name for field in dataclasses.fields(Pass)]
         assert one["rtfx"] == pytest.approx(one["audio_s"] / one["wall_s"])
         assert one["tokens_per_s"] == pytest.approx(one["num_tokens"] / one["wall_s"])
-        assert (one["num_clips"], one["most_in_stage_2"], one["failed"]) == (2, 2, {})
+        assert (one["most_in_stage_2"], one["failed"]) == (one["num_clips"], {})
+        assert 0 < one["rss_bytes"] <= one["peak_rss_bytes"]
         assert 0 < one["latency_p50_s"] <= one["latency_p95_s"] <= one["wall_s"]
         assert 0 < one["first_result_s"] <= one["wall_s"]
         assert sum(one["stage_s"][stage] for stage in ("read", "encode", "align")) <= one["wall_s"]
-    assert len({one["num_tokens"] for one in report["passes"]}) == 1
+    assert len({one["num_tokens"] / one["num_clips"] for one in report["passes"]}) == 1
     few = report["latency"]
-    assert [(one["timestamps"], one["num_clips"]) for one in few] == [(False, 2), (True, 2)]
+    assert [(one["form"], one["num_clips"], one["timestamps"]) for one in few] == list(
+        itertools.product(["memory", "wav"], [1], [False, True])
+    )
     for one in few:
         assert list(one) == [field.name for field in dataclasses.fields(Latency)]
         assert one["audio_s"] == pytest.approx(one["num_clips"] * FEW_S)
@@ -202,7 +241,7 @@ def test_the_command_measures_prints_and_writes(
         assert one["rtfx"] == pytest.approx(one["audio_s"] / one["mean_s"])
     assert report["peer"]["error"] and not report["peer"]["passes"]
     printed = capsys.readouterr().out
-    assert sum(" warm " in line for line in printed.splitlines()) == 2
+    assert sum(" warm " in line for line in printed.splitlines()) == 8
     assert "funasr: the process of funasr ended early" in printed
 
 
@@ -242,11 +281,13 @@ def test_wrong_options_are_refused_before_anything_is_loaded(tmp_path: Path, mon
     with pytest.raises(ConfigError, match="repeat must be at least 1"):
         BenchOptions(repeat=0)
     with pytest.raises(ConfigError, match="exclude each other"):
-        BenchOptions(source=tmp_path, form="wav")
+        BenchOptions(source=tmp_path, forms=["wav"])
     with pytest.raises(ConfigError, match="no such directory"):
         BenchOptions(json_path=tmp_path / "nowhere" / "report.json")
-    with pytest.raises(ConfigError, match="at least 1 clip"):
-        random_lengths(0)
+    with pytest.raises(ConfigError, match="clips must be at least 1, got 0"):
+        BenchOptions(clips=[5, 0])
+    with pytest.raises(ConfigError, match="files: each can be given once, got wav, wav"):
+        BenchOptions(forms=["wav", "wav"])
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r'pip install "twostage-asr\[bench\]"'):
         BenchOptions(plot_path=tmp_path / "timeline.png")
@@ -284,6 +325,19 @@ def test_a_process_grows_older() -> None:
     assert 0 < first < process_age_s() < time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
+def test_the_memory_of_started_processes_is_counted() -> None:
+    own, before = rss_bytes()
+    grow = "x = bytes(range(256)) * (400 << 10); print(1, flush=True); input()"  # 100 MiB, in a grandchild
+    run = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {grow!r}])"
+    with subprocess.Popen([sys.executable, "-c", run], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"1\n"
+        own_meanwhile, others = rss_bytes()
+        process.communicate(b"\n")
+    assert others - before > 100 << 20
+    assert abs(own_meanwhile - own) < 50 << 20
+    assert rss_bytes()[1] - before < 10 << 20
+
+
 # Peers
 
 
@@ -313,8 +367,10 @@ def test_what_a_peer_measured_before_it_failed_is_kept(tmp_path: Path, monkeypat
     assert times.error is not None
 
 
-def test_funasr_is_timed_in_a_process_of_its_own() -> None:
-    times = run_peer("funasr", task(checkpoint=str(CHECKPOINTS["low_frame_rate"])))
+def test_funasr_is_timed_in_a_process_of_its_own_and_reads_files_itself(tmp_path: Path) -> None:
+    (item,) = random_load([SAMPLE_RATE], "mp3", tmp_path / "clips").items
+    jobs = [dataclasses.replace(job, clips=[*job.clips, str(item.source)]) for job in task().jobs]
+    times = run_peer("funasr", task(checkpoint=str(CHECKPOINTS["low_frame_rate"]), jobs=jobs))
     assert times.error is None
     assert [len(passes) for passes in times.wall_s] == [2, 2]
     assert all(seconds > 0 for passes in times.wall_s for seconds in passes)
