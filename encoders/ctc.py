@@ -1,11 +1,13 @@
 """The CTC head: which token the audio holds in each 60 ms frame.
 
 Hidden states and log-probabilities are separate steps, because the vocabulary is wide (60,515 tokens: the float32
-log-probabilities of a 30 s clip take 120 MB). `scores` and `greedy` look at a few hundred frames at a time.
+log-probabilities of a 30 s clip take 120 MB). `scores` and `greedy` look at a few hundred frames at a time, and at none
+of the padding.
 Logits, log-probabilities and their sums are float32 for weights of any dtype.
 """
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 
 from .adaptor import AdaptorConfig, TransformerAdaptor
 from .transformer import valid_frames
+from .upload import to_device
 
 _MAX_FRAMES_AT_ONCE = 512  # of all clips together: 124 MB of float32 logits
 
@@ -35,7 +38,7 @@ class CTCConfig:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CTCScores:
-    """What one look at all tokens says of B padded clips."""
+    """What one look at all tokens says of B padded clips; nothing of their padding."""
 
     emissions: Tensor  # (B, T, K) float32, log-probabilities of the tokens that were asked for
     best: Tensor  # (B, T) int64, the likeliest token of each frame
@@ -77,42 +80,55 @@ class CTCHead(nn.Module):
         """(..., D) -> (..., vocab_size) float32. Mind the size; see `scores`."""
         return self.ctc.logits(hidden).log_softmax(-1)
 
-    def scores(self, hidden: Tensor, columns: Tensor) -> CTCScores:
+    def scores(self, hidden: Sequence[Tensor], columns: Tensor) -> CTCScores:
         """Log-probabilities of only some tokens, as forced alignment needs them, and the likeliest of all.
 
         Args:
-            hidden: (B, T, D).
+            hidden: of each of B clips (T, D).
             columns: (B, K) int64 token ids, any order, repetitions allowed; emissions[b, t, k] is the
                 log-probability of token columns[b, k] in frame t.
         """
-        index = columns.to(hidden.device)
-        if hidden.is_cuda and hidden.dtype == self.ctc.ctc_lo.weight.dtype == torch.bfloat16:
-            return self._scores_without_logits(hidden, index)
-        index = index[:, None, :]
-        emissions = hidden.new_empty(*hidden.shape[:2], columns.shape[1], dtype=torch.float32)
-        best = hidden.new_empty(hidden.shape[:2], dtype=torch.int64)
-        for part in _parts(hidden):
-            logits = self.ctc.logits(hidden[:, part])
-            chosen = logits.gather(2, index.expand(-1, logits.shape[1], -1))
-            emissions[:, part] = chosen - logits.logsumexp(-1, keepdim=True)
-            best[:, part] = logits.argmax(-1)
-        return CTCScores(emissions, best)
+        lens = torch.tensor([len(clip) for clip in hidden])
+        num_clips, num_frames = len(hidden), int(lens.max())
+        rows = torch.cat(list(hidden))  # padding would be multiplied with the whole vocabulary
+        in_clip = torch.arange(num_frames) < lens[:, None]
+        places = to_device(in_clip.flatten().nonzero()[:, 0], rows.device)  # of the rows among B * T
+        index = columns.to(rows.device)
+        best = rows.new_zeros(num_clips * num_frames, dtype=torch.int64)
+        if rows.is_cuda and rows.dtype == self.ctc.ctc_lo.weight.dtype == torch.bfloat16:
+            emissions, best[places] = self._scores_without_logits(rows, places, index, num_frames)
+        else:
+            emissions = rows.new_zeros(len(best), index.shape[1], dtype=torch.float32)
+            for part, at in zip(*(torch.split(each, _MAX_FRAMES_AT_ONCE) for each in (rows, places)), strict=True):
+                logits = self.ctc.logits(part)
+                emissions[at] = logits.gather(1, index[at // num_frames]) - logits.logsumexp(-1, keepdim=True)
+                best[at] = logits.argmax(-1)
+        return CTCScores(emissions.view(num_clips, num_frames, -1), best.view(num_clips, num_frames))
 
-    def _scores_without_logits(self, hidden: Tensor, index: Tensor) -> CTCScores:
-        """The same on an NVIDIA GPU: a product with the few columns, and one kernel that looks at all of them."""
+    def _scores_without_logits(
+        self, rows: Tensor, places: Tensor, index: Tensor, num_frames: int
+    ) -> tuple[Tensor, Tensor]:
+        """On an NVIDIA GPU: a product with the few columns, and one kernel that looks at all of them.
+
+        Returns:
+            (B, T, K) emissions, and the likeliest token of each row.
+        """
         from .ctc_triton import log_norm_and_best
 
         weight, bias = self.ctc.ctc_lo.weight, self.ctc.ctc_lo.bias
-        logits = torch.baddbmm(bias[index][:, None].float(), hidden.float(), weight[index].float().transpose(1, 2))
-        norm, best = log_norm_and_best(hidden.flatten(0, 1), weight, bias)
-        return CTCScores(logits.sub_(norm.view(*hidden.shape[:2], 1)), best.view(hidden.shape[:2]))
+        norm, best = log_norm_and_best(rows, weight, bias)
+        hidden = rows.new_zeros(len(index) * num_frames, rows.shape[1], dtype=torch.float32)
+        hidden[places] = rows.float()
+        norms = norm.new_zeros(len(hidden))
+        norms[places] = norm
+        hidden, norms = (each.view(len(index), num_frames, -1) for each in (hidden, norms))
+        logits = torch.baddbmm(bias[index][:, None].float(), hidden, weight[index].float().transpose(1, 2))
+        return logits.sub_(norms), best
 
-    def greedy(self, hidden: Tensor, lens: Tensor) -> list[tuple[list[int], list[int]]]:
-        """Best path of each clip: (B, T, D) -> what `collapse` makes of the likeliest token of every frame."""
-        best = hidden.new_empty(hidden.shape[:2], dtype=torch.int64)
-        for part in _parts(hidden):
-            best[:, part] = self.ctc.logits(hidden[:, part]).argmax(-1)
-        return self.collapse(best, lens)
+    def greedy(self, hidden: Sequence[Tensor]) -> list[tuple[list[int], list[int]]]:
+        """Best path of each clip: its (T, D) -> what `collapse` makes of the likeliest token of every frame."""
+        blank = torch.full((len(hidden), 1), self.config.blank_id)
+        return self.collapse(self.scores(hidden, blank).best, torch.tensor([len(clip) for clip in hidden]))
 
     def collapse(self, best: Tensor, lens: Tensor) -> list[tuple[list[int], list[int]]]:
         """(B, T) a token for each frame -> the tokens of each clip, equal neighbours merged and blanks dropped, and the
@@ -122,11 +138,8 @@ class CTCHead(nn.Module):
         valid = valid_frames(lens, best.shape[1], best.device)
         if valid is not None:
             starts &= valid
-        rows = zip(best.cpu(), starts.cpu(), strict=True)
-        return [(row[keep].tolist(), keep.nonzero()[:, 0].tolist()) for row, keep in rows]
-
-
-def _parts(hidden: Tensor) -> Iterator[slice]:
-    """Slices of the frame axis of (B, T, D)."""
-    size = max(_MAX_FRAMES_AT_ONCE // hidden.shape[0], 1)
-    return (slice(start, start + size) for start in range(0, hidden.shape[1], size))
+        tokens = best.masked_fill(~starts, -1).cpu().numpy()
+        clips, frames = (tokens >= 0).nonzero()
+        bounds = clips.searchsorted(range(len(tokens) + 1)).tolist()
+        kept, begun = tokens[clips, frames].tolist(), frames.tolist()
+        return [(kept[first:end], begun[first:end]) for first, end in itertools.pairwise(bounds)]

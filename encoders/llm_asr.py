@@ -100,7 +100,7 @@ class WhisperEncoder(LayerStack):
     """Whisper's encoder (arXiv:2212.04356, section 2.2) in the layout of openai-whisper's checkpoints."""
 
     def __init__(self, config: LLMASRTowerConfig) -> None:
-        super().__init__(_Block)
+        super().__init__(_Block, fixed_frames=True)
         width = config.encoder_dim
         self.conv1 = nn.Conv1d(config.num_mels, width, 3, padding=1)
         self.conv2 = nn.Conv1d(width, width, 3, stride=2, padding=1)
@@ -112,9 +112,7 @@ class WhisperEncoder(LayerStack):
         """(B, num_mels, 2 * num_positions) -> (B, num_positions, encoder_dim) in the weights' dtype."""
         x = F.gelu(self.conv1(features.to(self.conv1.weight.dtype)))
         x = F.gelu(self.conv2(x)).transpose(1, 2).contiguous() + self.get_buffer("positional_embedding")
-        for block in self.blocks:
-            x = self._run_layer(block, x)
-        out: Tensor = self.ln_post(x)
+        out: Tensor = self.ln_post(self.run_layers(self.blocks, x))
         return out
 
 

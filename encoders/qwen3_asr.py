@@ -134,9 +134,7 @@ class Qwen3ASRTower(LayerStack):
             (U, chunk_tokens, output_dim); of the last chunk of a window only what its tokens leave is meant.
         """
         x = self._convolve(units.to(self.conv_out.weight.dtype)).flatten(0, 1)
-        windows = self._windows(lens, x)
-        for layer in self.layers:
-            x = self._run_layer(layer, x, windows)
+        x = self.run_layers(self.layers, x, self._windows(lens, x))
         out: Tensor = self.proj2(F.gelu(self.proj1(self.ln_post(x))))
         return out.view(len(units), -1, out.shape[1])
 

@@ -81,12 +81,8 @@ class SenseVoiceEncoder(LayerStack):
         # Raw log-mel energies are large: scaled and encoded in float32, rounded only after the first LayerNorm.
         x = features.float() * math.sqrt(self.config.output_dim)
         x += _positional_encoding(features.shape[1], self.config.input_dim, features.device)
-        for layer in (*self.encoders0, *self.encoders):
-            x = self._run_layer(layer, x, mask, padding)
-        x = self.after_norm(x)
-        for layer in self.tp_encoders:
-            x = self._run_layer(layer, x, mask, padding)
-        encoder_out: Tensor = self.tp_norm(x)
+        x = self.after_norm(self.run_layers((*self.encoders0, *self.encoders), x, mask, padding))
+        encoder_out: Tensor = self.tp_norm(self.run_layers(self.tp_encoders, x, mask, padding))
         return encoder_out
 
 

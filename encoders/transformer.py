@@ -4,7 +4,7 @@ Lengths (`lens`) are (B,) integer tensors on any device. On the CPU they are che
 no mask. On a GPU nothing may wait for them: they are taken as they are, and the mask is always made.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple, TypeAlias
 
@@ -17,16 +17,30 @@ _MASK_ALIGNMENT = 16  # elements; fused attention on CUDA copies a mask with oth
 
 
 class LayerStack(nn.Module):
-    """A module whose layers are all of one type, and may run compiled."""
+    """A module whose layers are all of one type, and may run compiled.
 
-    def __init__(self, layer: type[nn.Module]) -> None:
+    Args:
+        layer: the type; its forward takes frames (B, T, D) first.
+        fixed_frames: T never changes. Code that knows it is faster.
+    """
+
+    def __init__(self, layer: type[nn.Module], *, fixed_frames: bool = False) -> None:
         super().__init__()
         self._layer_forward = layer.forward
+        self._fixed_frames = fixed_frames
         self._run_layer: Callable[..., Tensor] = layer.__call__  # with a layer and what its forward takes
 
     def compile(self) -> None:
         """Fuse what the layers do between their matrix products. They share the code; the first batches wait for it."""
-        self._run_layer = torch.compile(self._layer_forward, dynamic=True)
+        self._run_layer = torch.compile(self._layer_forward, dynamic=None if self._fixed_frames else True)
+
+    def run_layers(self, layers: Iterable[nn.Module], x: Tensor, *rest: object) -> Tensor:
+        """Frames (B, T, D) through one layer after the other; `rest` is what else each takes."""
+        if self._fixed_frames:
+            torch._dynamo.maybe_mark_dynamic(x, 0)  # for the compiler: B does change
+        for layer in layers:
+            x = self._run_layer(layer, x, *rest)
+        return x
 
 
 def valid_frames(lens: Tensor, num_frames: int, device: torch.device) -> Tensor | None:

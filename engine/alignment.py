@@ -30,8 +30,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from ..encoders.ctc import CTCHead
+from ..encoders.ctc import CTCHead, CTCScores
 from ..encoders.fbank import SAMPLE_RATE, WINDOW_SAMPLES
+from ..encoders.upload import to_device
 from .ctc_tokenizer import CTCTokenizer
 from .errors import CheckpointError
 from .manifest import FrameClock
@@ -51,7 +52,6 @@ _AFTER_WORD_S = 0.3  # in which the head may still emit a word that has ended, o
 TYPICAL_BYTES_PER_S = 13.5
 _SYLLABLE_BYTES = 3
 _MAX_CELLS = 4_000_000  # clips x frames x states searched at once: about 80 MB
-_MAX_PADDING = 0.25  # of a batch's longest clip
 
 _LEAST_PROB = 1e-12  # float32 sums may also put a probability a little above 1
 
@@ -132,29 +132,22 @@ class _Task:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Emissions:
-    """What the best paths of B clips say of each of their S tokens; on the CPU, float64."""
+    """What the best paths of B clips say of each of their S tokens, and the head of their T frames; on its device.
 
-    centres: Tensor  # (B, S) mean frame of the token's emission
-    token_probs: Tensor  # (B, S) highest probability of the token in those frames
-    speech_probs: Tensor  # (B, S) highest probability of any token in those frames
+    Of each token: the mean frame of its emission, and the highest probabilities, in those frames, of it and of any.
+    """
+
+    of_tokens: Tensor  # (3, B, S) float32
     frame_log_probs: Tensor  # (B,) mean log-probability per frame of the whole path
-    heard: list[_Heard]  # of each clip, whatever its text
+    best: Tensor  # (B, T) the likeliest token of each frame, whatever the text
 
     @classmethod
     def joined(cls, parts: Sequence["_Emissions"]) -> "_Emissions":
-        """Those of several batches; tokens that a clip lacks are zeros."""
-        num_tokens = max(part.centres.shape[1] for part in parts)
-
-        def rows(name: str) -> Tensor:
-            of_parts = (getattr(part, name) for part in parts)
-            return torch.cat([F.pad(each, (0, num_tokens - each.shape[1])) for each in of_parts])
-
+        """Those of several batches; tokens and frames that a clip lacks are zeros."""
         return cls(
-            centres=rows("centres"),
-            token_probs=rows("token_probs"),
-            speech_probs=rows("speech_probs"),
+            of_tokens=_cat_padded([part.of_tokens for part in parts], dim=1),
             frame_log_probs=torch.cat([part.frame_log_probs for part in parts]),
-            heard=[each for part in parts for each in part.heard],
+            best=_cat_padded([part.best for part in parts], dim=0),
         )
 
 
@@ -217,7 +210,7 @@ class WordAligner:
         """What the head makes of clips on its own."""
         if not hidden:
             return []
-        return self._head.greedy(pad_sequence(list(hidden), True), torch.tensor([len(clip) for clip in hidden]))
+        return self._head.greedy(hidden)
 
     def _with_heard(self, alignment: Alignment, heard: _Heard) -> Alignment:
         """The alignment, and what the head hears, up to where the text ends too early."""
@@ -232,31 +225,35 @@ class WordAligner:
         if not tasks:
             return []
         emissions = _Emissions.joined(parts)
+        # Here the CPU waits for the device, once for all batches.
+        centres, *probs = emissions.of_tokens.double().cpu()
+        log_probs = emissions.frame_log_probs.tolist()
+        heard = self._head.collapse(emissions.best, torch.tensor([len(task.hidden) for task in tasks]))
         num_tokens = torch.tensor([len(task.target.token_ids) for task in tasks])
         lengths = pad_sequence([torch.from_numpy(task.target.token_lengths) for task in tasks], batch_first=True)
         typical_rate = 1.0 / (TYPICAL_BYTES_PER_S * self._clock.frame_s)
-        onsets, ends = token_times(emissions.centres, lengths, num_tokens, typical_rate)
+        onsets, ends = token_times(centres, lengths, num_tokens, typical_rate)
         durations = torch.tensor([task.duration_s for task in tasks], dtype=torch.float64)
         starts, ends = _settle(self._seconds(onsets), self._seconds(ends), num_tokens, durations)
-        rows = (each.numpy() for each in (starts, ends, emissions.token_probs, emissions.speech_probs))
+        rows = (each.numpy() for each in (starts, ends, *probs))
         alignments = []
-        for task, heard, log_prob, *row in zip(
-            tasks, emissions.heard, emissions.frame_log_probs.tolist(), *rows, strict=True
-        ):
+        for task, heard_here, log_prob, *row in zip(tasks, heard, log_probs, *rows, strict=True):
             reason = self._doubt(log_prob)
             words = None if reason else _timed_words(task, *row)
-            alignments.append(self._with_heard(Alignment(words, reason), heard))
+            alignments.append(self._with_heard(Alignment(words, reason), heard_here))
         return alignments
 
     def _emissions(self, batch: Sequence[_Task]) -> _Emissions:
-        """What the best paths of the texts emit, and what the head hears whatever the texts."""
-        columns, targets = _columns_and_targets([t.target.token_ids for t in batch], self._head.config.blank_id)
-        scores = self._head.scores(pad_sequence([t.hidden for t in batch], batch_first=True), columns)
-        emissions, targets = scores.emissions, targets.to(scores.emissions.device)
-        frame_lens = torch.tensor([len(task.hidden) for task in batch])
-        states = best_paths(emissions, targets, frame_lens, torch.tensor([len(t.target.token_ids) for t in batch]))
-        heard = self._head.collapse(scores.best, frame_lens)
-        return _read_paths(emissions, targets, states, frame_lens.to(emissions.device), heard)
+        """What the best paths of the texts emit, and what the head hears whatever the texts; on a GPU only queued."""
+        hidden, token_ids = [task.hidden for task in batch], [task.target.token_ids for task in batch]
+        lens = [torch.tensor([len(clip) for clip in clips]) for clips in (hidden, token_ids)]
+        columns, targets, frame_lens, target_lens = (
+            to_device(each, hidden[0].device)
+            for each in (*_columns_and_targets(token_ids, self._head.config.blank_id), *lens)
+        )
+        scores = self._head.scores(hidden, columns)
+        states = best_paths(scores.emissions, targets, frame_lens, target_lens)
+        return _read_paths(scores, targets, states, frame_lens)
 
     def _seconds(self, frames: Tensor) -> Tensor:
         return frames * self._clock.frame_s + HALF_WINDOW_S
@@ -275,14 +272,12 @@ class WordAligner:
 
 
 def _batches(tasks: Sequence[_Task]) -> Iterator[list[_Task]]:
-    """Clips of similar length together, as many as memory allows."""
+    """Clips of similar length together, as many as memory allows: a GPU takes longer to be told than to pad."""
     batch: list[_Task] = []
     most_states = 0
     for task in sorted(tasks, key=lambda task: -len(task.hidden)):
         most_states = max(most_states, 2 * len(task.target.token_ids) + 1)
-        longest = len(batch[0].hidden) if batch else 0
-        too_short = len(task.hidden) < (1 - _MAX_PADDING) * longest
-        if batch and (too_short or (len(batch) + 1) * longest * most_states > _MAX_CELLS):
+        if batch and (len(batch) + 1) * len(batch[0].hidden) * most_states > _MAX_CELLS:
             yield batch
             batch, most_states = [], 2 * len(task.target.token_ids) + 1
         batch.append(task)
@@ -295,14 +290,19 @@ def _columns_and_targets(token_ids: Sequence[Sequence[int]], blank_id: int) -> t
     columns, targets = [], []
     for clip in token_ids:
         column_of = {token_id: column for column, token_id in enumerate([blank_id, *dict.fromkeys(clip)])}
-        columns.append(torch.tensor(list(column_of)))
-        targets.append(torch.tensor([column_of[token_id] for token_id in clip]))
-    return pad_sequence(columns, batch_first=True), pad_sequence(targets, batch_first=True)
+        columns.append(list(column_of))
+        targets.append([column_of[token_id] for token_id in clip])
+    return _padded(columns), _padded(targets)
 
 
-def _read_paths(
-    emissions: Tensor, targets: Tensor, states: Tensor, frame_lens: Tensor, heard: list[_Heard]
-) -> _Emissions:
+def _padded(rows: Sequence[list[int]]) -> Tensor:
+    """(B, longest) int64, zero where a row has ended."""
+    longest = max(map(len, rows))
+    return torch.tensor([row + [0] * (longest - len(row)) for row in rows])
+
+
+def _read_paths(scores: CTCScores, targets: Tensor, states: Tensor, frame_lens: Tensor) -> _Emissions:
+    emissions = scores.emissions
     num_clips, num_tokens = targets.shape
     log_probs = path_log_probs(emissions, targets, states)
     # Frames that emit blank, or are padding, go to one token more.
@@ -313,15 +313,18 @@ def _read_paths(
     centres = nothing.scatter_add(1, token, frames) / num_frames
     token_probs = nothing.scatter_reduce(1, token, log_probs.exp(), "amax")
     speech_probs = nothing.scatter_reduce(1, token, -emissions[:, :, BLANK].expm1(), "amax")
-    of_tokens = torch.stack([centres, token_probs, speech_probs])[:, :, :num_tokens].double().cpu()
     padding = frames >= frame_lens[:, None]
     return _Emissions(
-        centres=of_tokens[0],
-        token_probs=of_tokens[1],
-        speech_probs=of_tokens[2],
-        frame_log_probs=(log_probs.masked_fill(padding, 0.0).sum(1) / frame_lens).double().cpu(),
-        heard=heard,
+        of_tokens=torch.stack([centres, token_probs, speech_probs])[:, :, :num_tokens],
+        frame_log_probs=log_probs.masked_fill(padding, 0.0).sum(1) / frame_lens,
+        best=scores.best,
     )
+
+
+def _cat_padded(tensors: Sequence[Tensor], *, dim: int) -> Tensor:
+    """Joined in one dimension; the last one is padded with zeros."""
+    longest = max(tensor.shape[-1] for tensor in tensors)
+    return torch.cat([F.pad(tensor, (0, longest - tensor.shape[-1])) for tensor in tensors], dim=dim)
 
 
 def _rest_start(words: Sequence[Word], times: Sequence[float]) -> float | None:

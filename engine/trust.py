@@ -23,7 +23,7 @@ from .decoder.base import Hypothesis
 from .transcript import TranscriptWarning
 from .vad import load_vad
 from .waveform import Waveform
-from .words import split_words, spoken_form
+from .words import split_words, spoken_word
 
 DISAGREEMENT = 0.5  # from which a text is marked; names that hotwords spell in another way stay well below
 MOST_BYTES_PER_S = 40.0  # of text in UTF-8; held-out speech, even the fastest, stays below 30
@@ -89,7 +89,8 @@ def disagreement(text: str, heard: str) -> float | None:
     words = split_words(text)
     plain = [word for word in words if not word.has_numerals]
     has_numerals = len(plain) < len(words)
-    said, ctc = ("".join(each.split()) for each in (spoken_form(text, plain)[0], heard.lower()))
+    spoken = "".join(spoken_word(word.text) for word in plain)
+    said, ctc = ("".join(each.split()) for each in (spoken, heard.lower()))
     if not ctc:
         return 1.0 if text.strip() else 0.0
     if not said:

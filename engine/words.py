@@ -34,10 +34,11 @@ class WrittenWord(NamedTuple):
 def split_words(text: str) -> list[WrittenWord]:
     """The words of `text` in order; see the top of this file for what a word is."""
     classes = text.translate(_CLASS_OF)
+    is_plain = _NUMERALS.isdisjoint(classes)
     words = []
     for place in _WORD.finditer(classes):
         start, end = place.span()
-        has_numerals = not _NUMERALS.isdisjoint(place[0])
+        has_numerals = not (is_plain or _NUMERALS.isdisjoint(place[0]))
         words.append(WrittenWord(text[start:end], start, end, place.lastgroup == "character", has_numerals))
     return words
 
@@ -58,7 +59,7 @@ def spoken_form(text: str, words: Sequence[WrittenWord]) -> tuple[str, list[tupl
         if i and _needs_space(text, words[i - 1], word):
             pieces.append(" ")
             size += 1
-        pieces.append(_spoken_word(word.text))
+        pieces.append(spoken_word(word.text))
         places.append((size, size + len(pieces[-1].encode())))
         size = places[-1][1]
     return "".join(pieces), places
@@ -71,7 +72,8 @@ def _needs_space(text: str, previous: WrittenWord, word: WrittenWord) -> bool:
 
 
 @lru_cache(maxsize=65_536)
-def _spoken_word(written: str) -> str:
+def spoken_word(written: str) -> str:
+    """What spoken_form() makes of a word."""
     if written.isascii() and written.isalpha():
         return written.lower()
     text = unicodedata.normalize("NFKC", written).lower().replace("’", "'").replace(",", "")

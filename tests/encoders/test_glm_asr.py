@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounter
 
 from tests.tiny_models import randomise
 from tests.tones import clip
@@ -31,6 +32,28 @@ def test_the_silence_behind_a_clip_is_heard(tower: GLMASRTower) -> None:
     torch.testing.assert_close(encoded[0], encoded[1])
 
 
-def test_sizes_that_cannot_work_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"intermediate_size must be 4 times hidden_size \(64\), got 128"):
-        GLMASRTowerConfig(**{**SIZES, "intermediate_size": 128}, rotary_dim=16)
+def test_layers_compile_once_for_one_clip_and_once_for_more(
+    tower: GLMASRTower, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Traced as for a GPU, but run by PyTorch itself: no C++ compiler is needed."""
+    counter, compile_ = CompileCounter(), torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f, dynamic: compile_(f, dynamic=dynamic, backend=counter))
+    monkeypatch.setattr(tower, "_run_layer", tower._run_layer)
+    features = torch.randn(4, 128, 3000, generator=torch.Generator().manual_seed(0))
+    expected = tower(features, torch.ones(4))
+    tower.compile()
+    for count in (3, 1, 4, 2):
+        torch.testing.assert_close(tower(features[:count], torch.ones(count)), expected[:count], rtol=0, atol=1e-5)
+    assert counter.frame_count == 2
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"intermediate_size": 128}, r"intermediate_size must be 4 times hidden_size \(64\), got 128"),
+        ({"rotary_dim": 24}, "rotary_dim must be even and divide a head's dimensions, got 24"),
+    ],
+)
+def test_sizes_that_cannot_work_are_refused(wrong: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        GLMASRTowerConfig(**{**SIZES, "rotary_dim": 16, **wrong})

@@ -8,16 +8,18 @@ import torch
 import torch.nn.functional as F
 from torch._dynamo.utils import counters
 
+from tests.engine.test_alignment import byte_tokenizer, spoken_evenly, transparent_head
 from tests.pipeline import Clip
 from twostage_asr.encoders.adaptor import AdaptorConfig
 from twostage_asr.encoders.ctc import CTCConfig, CTCHead
 from twostage_asr.encoders.sensevoice import SenseVoiceConfig, SenseVoiceEncoder
 from twostage_asr.encoders.transformer import PaddedKeys, attend, attention_bias, key_mask, valid_frames
-from twostage_asr.engine import AutoModelVLLM
+from twostage_asr.engine import AutoModelVLLM, alignment
+from twostage_asr.engine.alignment import WordAligner
 from twostage_asr.engine.cuda_graphs import MAX_CLIPS, MAX_FRAMES, SmallBatchGraphs, bucket_of
 from twostage_asr.engine.families import family_named
 from twostage_asr.engine.families.base import StageOneOptions
-from twostage_asr.engine.manifest import EngineManifest
+from twostage_asr.engine.manifest import EngineManifest, FrameClock
 from twostage_asr.engine.viterbi import batched_paths, kernel_paths
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU here")
@@ -62,6 +64,22 @@ def test_the_alignment_kernel_finds_the_paths_that_torch_finds() -> None:
 
 
 @needs_cuda
+def test_word_times_and_what_is_heard_are_those_of_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(alignment, "_MAX_CELLS", 2000)  # several batches
+    tokenizer = byte_tokenizer()
+    texts = ["set the set", "", "你好 the set, the 世", "set", *["the set " * n for n in range(1, 9)]]
+    hidden = [spoken_evenly(tokenizer, text) for text in texts]
+    durations = [len(clip) * 0.06 for clip in hidden]
+    on_cpu = WordAligner(tokenizer, transparent_head(), FrameClock()).align(hidden, texts, durations)
+    on_gpu = WordAligner(tokenizer, transparent_head().cuda(), FrameClock())
+    for ours, plain in zip(on_gpu.align([clip.cuda() for clip in hidden], texts, durations), on_cpu, strict=True):
+        assert (ours.reason, ours.heard, ours.rest_start) == (plain.reason, plain.heard, plain.rest_start)
+        for word, expected in zip(ours.words or (), plain.words or (), strict=True):
+            assert (word.text, word.start, word.end) == (expected.text, expected.start, expected.end)
+            assert word.confidence == pytest.approx(expected.confidence, abs=1e-4)
+
+
+@needs_cuda
 @pytest.mark.parametrize(("num_clips", "num_frames"), [(1, 1), (1, 167), (5, 501), (64, 300)])
 def test_emissions_are_those_of_whole_logits(num_clips: int, num_frames: int) -> None:
     torch.manual_seed(0)
@@ -69,14 +87,17 @@ def test_emissions_are_those_of_whole_logits(num_clips: int, num_frames: int) ->
     head = CTCHead(CTCConfig(decoder=decoder, vocab_size=60_515, blank_id=60_514)).to("cuda", torch.bfloat16)
     hidden = torch.randn(num_clips, num_frames, 512, device="cuda", dtype=torch.bfloat16)
     columns = torch.randint(0, 60_515, (num_clips, 20))
+    lens = torch.linspace(num_frames, 1, num_clips).long()
     with torch.inference_mode():
-        scores = head.scores(hidden, columns)
+        scores = head.scores([clip[:length] for clip, length in zip(hidden, lens.tolist(), strict=True)], columns)
         all_tokens = head.log_probs(hidden[:2])
-    # Where two tokens are almost equally likely, another order of the sum may choose the other.
-    assert (scores.best[:2] == all_tokens.argmax(-1)).float().mean() > 0.99
     assert scores.emissions.shape == (num_clips, num_frames, 20)
     expected = all_tokens.gather(2, columns[:2].cuda()[:, None, :].expand(-1, num_frames, -1))
-    torch.testing.assert_close(scores.emissions[:2], expected, atol=2e-3, rtol=0)
+    for clip, length in enumerate(lens[:2].tolist()):
+        # Where two tokens are almost equally likely, another order of the sum may choose the other.
+        same = scores.best[clip, :length] == all_tokens[clip, :length].argmax(-1)
+        assert same.float().mean() > 0.99
+        torch.testing.assert_close(scores.emissions[clip, :length], expected[clip, :length], atol=2e-3, rtol=0)
 
 
 @needs_cuda

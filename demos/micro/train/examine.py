@@ -110,7 +110,8 @@ class Examiner:
         features, lens = model.acoustic.features(pad_sequence(waveforms, batch_first=True).to(device), sample_lens)
         encoder_out = model.acoustic.audio_encoder(features, lens)
         head = model.ctc_head
-        found = [token_ids for token_ids, _ in head.greedy(head.hidden(encoder_out, lens), lens)]
+        hidden = zip(head.hidden(encoder_out, lens), lens.tolist(), strict=True)
+        found = [token_ids for token_ids, _ in head.greedy([clip[:length] for clip, length in hidden])]
         wanted = [self._vocabulary.ctc.encode(lesson.ctc_text) for lesson in lessons]
         ctc_errors = [(_distance(right, ids), len(right)) for right, ids in zip(wanted, found, strict=True)]
         adapted, _ = model.acoustic.audio_adaptor(encoder_out, lens)
