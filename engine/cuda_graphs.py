@@ -2,7 +2,7 @@
 
 An encoder of 70 layers is a thousand kernels. One clip keeps the GPU busy for 3 ms, but the CPU for 20 to launch them;
 a graph launches them at once. It belongs to one shape, so batches are padded to a few shapes, each captured when it is
-first met.
+first met, which takes 0.2 s.
 """
 
 from collections.abc import Callable

@@ -23,7 +23,9 @@ from twostage_asr.engine import (
 )
 from twostage_asr.engine.audio import Waveform, decode_audio
 from twostage_asr.engine.auto import transcribe_options
+from twostage_asr.engine.cuda_graphs import MAX_CLIPS
 from twostage_asr.engine.inputs import expand_inputs
+from twostage_asr.engine.timeline import Timeline
 from twostage_asr.engine.transcriber import TranscribeOptions
 
 LONG_ANSWER = 400  # tokens
@@ -179,6 +181,22 @@ def test_a_full_queue_says_so_and_recovers(vllm_model: AutoModelVLLM, waveforms:
         assert service.submit(waveforms[0], own).result(60).status == "ok"
     finally:
         service.close()
+
+
+def test_a_burst_is_decoded_while_the_rest_of_it_is_encoded(
+    vllm_model: AutoModelVLLM, waveforms: list[Waveform]
+) -> None:
+    timeline = Timeline()
+    service = TranscriptionService(vllm_model.transcriber, batch_wait_s=0.2, timeline=timeline)
+    try:
+        own = transcribe_options(max_new_tokens=1)
+        for future in [service.submit(waveforms[0][:8000], own) for _ in range(MAX_CLIPS + 8)]:
+            future.result(60)
+    finally:
+        service.close()
+    encoded = [span for span in timeline.spans if span.stage == "encode" and span.num_clips]
+    assert [span.num_clips for span in encoded] == [MAX_CLIPS, 8]
+    assert min(span.start for span in timeline.spans if span.stage == "decode") < encoded[1].end
 
 
 def test_closing_drains_or_drops(vllm_model: AutoModelVLLM, waveforms: list[Waveform]) -> None:

@@ -23,12 +23,21 @@ def run_load(server: str, *arguments: str) -> list[Any]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-@pytest.mark.parametrize(("kind", "concurrency"), [("http", 32), ("ws", 16)])
-def test_everybody_gets_the_right_text(server: Running, kind: str, concurrency: int) -> None:
+@pytest.mark.parametrize(("kind", "levels"), [("http", [2, 32]), ("ws", [16])])
+def test_everybody_gets_the_right_text(server: Running, kind: str, levels: list[int]) -> None:
     address = server.http if kind == "http" else server.ws
-    [report] = run_load(address, "--concurrency", str(concurrency), "--seconds", "3", "--speed", "30")
-    assert report["outcomes"].keys() == {"ok"} and report["outcomes"]["ok"] >= concurrency, report
-    assert report["health_ms"]["p99"] < 500
+    clients = ["--concurrency", *map(str, levels), "--processes", "2"]
+    reports = run_load(address, *clients, "--seconds", "2", "--speed", "30")
+    assert [report["concurrency"] for report in reports] == levels
+    for report, num_clients in zip(reports, levels, strict=True):
+        assert report["outcomes"].keys() == {"ok"} and report["outcomes"]["ok"] >= num_clients, report
+        assert 0 < report["per_second"] <= report["outcomes"]["ok"] / report["seconds"]
+        assert report["health_ms"]["p99"] < 500
+
+
+def test_so_many_arrive_as_the_rate_says(server: Running) -> None:
+    [report] = run_load(server.http, "--rate", "20", "--seconds", "1", "--processes", "2")
+    assert report["outcomes"] == {"ok": 40}  # those of the warm-up's second included
 
 
 def test_the_client_prints_what_is_said(server: Running, clips: list[Clip], tmp_path: Path) -> None:
