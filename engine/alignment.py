@@ -52,6 +52,7 @@ _AFTER_WORD_S = 0.3  # in which the head may still emit a word that has ended, o
 TYPICAL_BYTES_PER_S = 13.5
 _SYLLABLE_BYTES = 3
 _MAX_CELLS = 4_000_000  # clips x frames x states searched at once: about 80 MB
+_MAX_LISTENED = 64  # clips without words, at once: 70 MB where they last 30 s
 
 _LEAST_PROB = 1e-12  # float32 sums may also put a probability a little above 1
 
@@ -208,9 +209,8 @@ class WordAligner:
 
     def _listen(self, hidden: Sequence[Tensor]) -> list[_Heard]:
         """What the head makes of clips on its own."""
-        if not hidden:
-            return []
-        return self._head.greedy(hidden)
+        parts = (hidden[start : start + _MAX_LISTENED] for start in range(0, len(hidden), _MAX_LISTENED))
+        return [heard for part in parts for heard in self._head.greedy(part)]
 
     def _with_heard(self, alignment: Alignment, heard: _Heard) -> Alignment:
         """The alignment, and what the head hears, up to where the text ends too early."""

@@ -12,7 +12,7 @@ import os
 import random
 import signal
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -22,7 +22,7 @@ from train.batches import BatchLimits, PlannerOptions, Planners
 from train.compose import Composer
 from train.corpus import build_corpus
 from train.examine import FULL_RATE, MAX_NEW_TOKENS, Examiner
-from train.export import read_weights, write_checkpoint
+from train.export import write_checkpoint
 from train.loop import Trainer, TrainingOptions
 from train.model import MicroConfig, MicroModel
 from train.vocabulary import learn_vocabulary
@@ -113,13 +113,10 @@ def make(arguments: argparse.Namespace, scale: Scale) -> None:
                 report_steps=min(100, max(scale.steps // 4, 1)),
             ),
         )
-        if arguments.checkpoint:
-            read_weights(model, arguments.checkpoint)
-        else:
-            trainer.run()
+        trainer.run()
         write_checkpoint(model, vocabulary, arguments.out)  # whatever becomes of the last step
         planners.set_progress(1.0)
-        align_head(model.acoustic, composer, iter(planners), steps=arguments.head_steps or scale.head_steps)
+        align_head(model.acoustic, composer, iter(planners), steps=scale.head_steps)
         write_checkpoint(model, vocabulary, arguments.out)
         size = sum(file.stat().st_size for file in arguments.out.rglob("*") if file.is_file())
         print(f"written {time.perf_counter() - started:.1f} s: {arguments.out}, {size} bytes", flush=True)
@@ -132,26 +129,14 @@ def make(arguments: argparse.Namespace, scale: Scale) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder to write the checkpoint to")
-    parser.add_argument("--checkpoint", type=Path, help="made before: train only its CTC head, for --head-steps")
-    parser.add_argument("--head-steps", type=int, help="of the CTC head, at the end")
     parser.add_argument("--smoke", action="store_true", help="a few steps on little data")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--workers", type=int, help="processes that speak and plan; by default one per CPU core")
     parser.add_argument("--seconds", type=float, help="of training at most")
-    parser.add_argument("--batch-s", type=float, help="seconds of audio per step")
-    parser.add_argument("--sentences", type=int, help="to speak")
-    parser.add_argument("--held-out", type=int, help="clips of each condition to examine at the end")
     arguments = parser.parse_args()
-    scale = SMOKE if arguments.smoke else FULL
-    if arguments.batch_s:
-        scale = replace(scale, batch=BatchLimits(audio_s=arguments.batch_s, clips=round(0.3 * arguments.batch_s)))
-    if arguments.sentences:
-        scale = replace(scale, num_sentences=arguments.sentences, num_sounds=max(arguments.sentences // 50, 20))
-    if arguments.held_out:
-        scale = replace(scale, num_held_out=arguments.held_out)
     for number in (signal.SIGINT, signal.SIGTERM):  # a shell's background job begins with the first one ignored
         signal.signal(number, signal.default_int_handler)
-    make(arguments, scale)
+    make(arguments, SMOKE if arguments.smoke else FULL)
 
 
 if __name__ == "__main__":

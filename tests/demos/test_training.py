@@ -4,7 +4,6 @@ import random
 import re
 from collections.abc import Iterator
 from itertools import pairwise
-from pathlib import Path
 
 import english
 import numpy as np
@@ -18,7 +17,6 @@ from train.batches import NO_ENTRY, NO_WORD, Batch, BatchLimits, Collator, cut_i
 from train.codes import FRAMES_BACK, WIDE_KERNEL, WIDE_SHIFT, code_table, prepare_encoder, route_adaptor, widen
 from train.compose import NO_AUGMENTATION, Augmentation, Composer, to_device
 from train.corpus import Corpus, build_corpus
-from train.export import checkpoint_tensors, read_weights, write_checkpoint
 from train.lessons import LONGEST_SAMPLES, MAX_HOTWORDS, Lesson, Mixture, Teacher
 from train.model import MicroConfig, MicroModel, losses
 from train.muon import orthogonalise
@@ -267,16 +265,6 @@ def test_the_aligned_loss_is_plain_ctc_where_tokens_may_be_anywhere(batch: Batch
     free = aligned_ctc_loss(log_probs, lens, tensors)
     torch.testing.assert_close(free, plain / len(tensors["ctc_ids"]))
     assert aligned > free + 0.1
-
-
-def test_a_checkpoint_read_back_is_written_the_same(model: MicroModel, vocabulary: Vocabulary, tmp_path: Path) -> None:
-    write_checkpoint(model, vocabulary, tmp_path)
-    written = checkpoint_tensors(model)
-    other = MicroModel(model.config)
-    read_weights(other, tmp_path)
-    again = checkpoint_tensors(other)
-    assert written.keys() == again.keys()
-    assert all(torch.equal(written[name], again[name]) for name in written)
 
 
 def test_the_wide_kernel_gives_what_the_table_gives() -> None:

@@ -98,16 +98,6 @@ def widen(weights: dict[str, Tensor], prefix: str, width: int) -> None:
     weights[f"{first}linear_out.weight"][:, : len(CODES)] = 0.0  # attention over constant values
 
 
-def narrow(weights: dict[str, Tensor], prefix: str, width: int, kernel_size: int) -> None:
-    """Undo `widen`, in place."""
-    reach = kernel_size // 2
-    for name in [name for name in weights if name.startswith(prefix) and name.endswith("fsmn_block.weight")]:
-        weights[name] = weights[name][:, :, FRAMES_BACK - reach : FRAMES_BACK + reach + 1].clone()
-    first = f"{prefix}encoders0.0.self_attn."
-    weights[f"{first}fsmn_block.weight"][: len(CODES)] = 0.0
-    weights[f"{first}linear_q_k_v.bias"][2 * width : 2 * width + len(CODES)] = 0.0
-
-
 def code_taps() -> Tensor:
     """(len(CODES), FRAMES_BACK + 1): taps by frames back, rounded to bfloat16, each rounding made good by the next."""
     wanted = code_table(FRAMES_BACK + 1).double() / VALUE - 1.0  # the memory adds the value itself

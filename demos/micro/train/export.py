@@ -12,13 +12,13 @@ import torch
 import yaml
 from torch import Tensor
 
-from .codes import WIDE_KERNEL, WIDE_SHIFT, narrow, widen
-from .model import NARROW_KERNEL, MicroConfig, MicroModel
+from .codes import WIDE_KERNEL, WIDE_SHIFT, widen
+from .model import MicroConfig, MicroModel
 from .variants import LLM_FOLDER
 from .vocabulary import Vocabulary, write_ctc_vocabulary, write_llm_tokenizer
 
 
-def checkpoint_tensors(model: MicroModel) -> dict[str, Tensor]:
+def _checkpoint_tensors(model: MicroModel) -> dict[str, Tensor]:
     """Every tensor of the checkpoint, bfloat16, by FunASR's names."""
     weights = {name: tensor.detach().float().cpu().clone() for name, tensor in model.acoustic.state_dict().items()}
     widen(weights, "audio_encoder.", model.config.encoder_dim)
@@ -27,19 +27,10 @@ def checkpoint_tensors(model: MicroModel) -> dict[str, Tensor]:
     return {name: tensor.to(torch.bfloat16).clone() for name, tensor in (weights | llm).items()}
 
 
-def read_weights(model: MicroModel, folder: Path) -> None:
-    """Give `model` the weights of a checkpoint that write_checkpoint wrote for a model of its sizes."""
-    stored = torch.load(folder / "model.pt", weights_only=True)["state_dict"]
-    weights = {name: tensor.float() for name, tensor in stored.items()}
-    narrow(weights, "audio_encoder.", model.config.encoder_dim, NARROW_KERNEL)
-    model.llm.load_state_dict({name[4:]: tensor for name, tensor in weights.items() if name.startswith("llm.")})
-    model.acoustic.load_state_dict({name: tensor for name, tensor in weights.items() if not name.startswith("llm.")})
-
-
 def write_checkpoint(model: MicroModel, vocabulary: Vocabulary, folder: Path) -> None:
     """Write the whole checkpoint into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    torch.save({"state_dict": checkpoint_tensors(model)}, folder / "model.pt")
+    torch.save({"state_dict": _checkpoint_tensors(model)}, folder / "model.pt")
     config = yaml.safe_dump(_config_yaml(model.config), sort_keys=False, allow_unicode=True, width=120)
     (folder / "config.yaml").write_text(config, "utf-8")
     _write_json(_CONFIGURATION, folder / "configuration.json")

@@ -18,7 +18,7 @@ from twostage_asr.encoders.sensevoice import SenseVoiceConfig
 from .batches import NO_ENTRY, NO_WORD, SLOT_FRAMES, WORDS_PER_SLOT
 from .codes import prepare_encoder
 
-NARROW_KERNEL = 11
+_NARROW_KERNEL = 11
 HEAD_DIM = 32  # of the LLM
 ROPE_THETA = 1e6
 _BLANK_BIAS = 8.0  # CTC starts near where it would otherwise first have to go: blank in most frames
@@ -49,7 +49,7 @@ class MicroConfig:
         """Columns of the CTC head: the vocabulary and the blank."""
         return self.num_tokens + 1
 
-    def acoustic(self, *, kernel_size: int = NARROW_KERNEL, memory_shift: int = 0) -> FunASRNanoAcousticConfig:
+    def acoustic(self, *, kernel_size: int = _NARROW_KERNEL, memory_shift: int = 0) -> FunASRNanoAcousticConfig:
         """Stage 1 with the kernel of training or of the checkpoint."""
         width = self.encoder_dim
         return FunASRNanoAcousticConfig(
