@@ -32,7 +32,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ..encoders.ctc import CTCHead, CTCScores
 from ..encoders.fbank import SAMPLE_RATE, WINDOW_SAMPLES
-from ..encoders.upload import to_device
+from ..encoders.upload import from_device, to_device
 from .ctc_tokenizer import CTCTokenizer
 from .errors import CheckpointError
 from .manifest import FrameClock
@@ -52,6 +52,7 @@ _AFTER_WORD_S = 0.3  # in which the head may still emit a word that has ended, o
 TYPICAL_BYTES_PER_S = 13.5
 _SYLLABLE_BYTES = 3
 _MAX_CELLS = 4_000_000  # clips x frames x states searched at once: about 80 MB
+_LEAST_WARM, _MOST_WARM = 15, 240  # tokens of the texts that are aligned while a model loads
 _MAX_LISTENED = 64  # clips without words, at once: 70 MB where they last 30 s
 
 _LEAST_PROB = 1e-12  # float32 sums may also put a probability a little above 1
@@ -171,6 +172,16 @@ class WordAligner:
         if device.type == "cuda":
             self._stream = torch.cuda.Stream(device, priority=-1)  # type: ignore[no-untyped-call]
 
+    def warm_up(self) -> None:
+        """Compile what a GPU runs for texts of up to _MOST_WARM tokens, so that no request waits for it."""
+        weight = self._head.ctc.ctc_lo.weight
+        num_tokens = _LEAST_WARM
+        while num_tokens <= _MOST_WARM:  # each twice as many as the last: the search is compiled for powers of two
+            with torch.cuda.stream(self._stream):
+                hidden = weight.new_zeros(2 * num_tokens, weight.shape[1])
+            self.align([hidden], [" ".join("a" * num_tokens)], [len(hidden) * self._clock.frame_s])
+            num_tokens *= 2
+
     @torch.inference_mode()
     def align(self, hidden: Sequence[Tensor], texts: Sequence[str], durations: Sequence[float]) -> list[Alignment]:
         """Times of the words of many clips, in the clips' order.
@@ -215,7 +226,8 @@ class WordAligner:
     def _with_heard(self, alignment: Alignment, heard: _Heard) -> Alignment:
         """The alignment, and what the head hears, up to where the text ends too early."""
         token_ids, frames = heard
-        times = [frame * self._clock.frame_s + HALF_WINDOW_S for frame in frames]
+        frame_s = self._clock.frame_s
+        times = [frame * frame_s + HALF_WINDOW_S for frame in frames]
         rest_start = None if alignment.words is None else _rest_start(alignment.words, times)
         if rest_start is not None:
             token_ids = token_ids[: bisect.bisect_left(times, rest_start)]
@@ -225,10 +237,11 @@ class WordAligner:
         if not tasks:
             return []
         emissions = _Emissions.joined(parts)
-        # Here the CPU waits for the device, once for all batches.
-        centres, *probs = emissions.of_tokens.double().cpu()
-        log_probs = emissions.frame_log_probs.tolist()
-        heard = self._head.collapse(emissions.best, torch.tensor([len(task.hidden) for task in tasks]))
+        # Here the CPU waits for the device, once for all batches and all that they give.
+        of_tokens, frame_log_probs, best = from_device(emissions.of_tokens, emissions.frame_log_probs, emissions.best)
+        centres, *probs = of_tokens.double()
+        log_probs = frame_log_probs.tolist()
+        heard = self._head.collapse(best, torch.tensor([len(task.hidden) for task in tasks]))
         num_tokens = torch.tensor([len(task.target.token_ids) for task in tasks])
         lengths = pad_sequence([torch.from_numpy(task.target.token_lengths) for task in tasks], batch_first=True)
         typical_rate = 1.0 / (TYPICAL_BYTES_PER_S * self._clock.frame_s)
@@ -286,19 +299,14 @@ def _batches(tasks: Sequence[_Task]) -> Iterator[list[_Task]]:
 
 
 def _columns_and_targets(token_ids: Sequence[Sequence[int]], blank_id: int) -> tuple[Tensor, Tensor]:
-    """Per clip the distinct tokens that alignment looks at, blank first: (B, K); and its targets among them: (B, S)."""
-    columns, targets = [], []
-    for clip in token_ids:
-        column_of = {token_id: column for column, token_id in enumerate([blank_id, *dict.fromkeys(clip)])}
-        columns.append(list(column_of))
-        targets.append([column_of[token_id] for token_id in clip])
-    return _padded(columns), _padded(targets)
+    """Per clip the tokens that alignment looks at, blank first: (B, 1 + S); and its targets among them: (B, S).
 
-
-def _padded(rows: Sequence[list[int]]) -> Tensor:
-    """(B, longest) int64, zero where a row has ended."""
-    longest = max(map(len, rows))
-    return torch.tensor([row + [0] * (longest - len(row)) for row in rows])
+    Neighbours that are equal are one target twice, so that a search sees that a blank lies between them.
+    """
+    columns = pad_sequence([torch.tensor([blank_id, *clip]) for clip in token_ids], batch_first=True)
+    is_new = columns[:, 1:] != columns[:, :-1]
+    targets = torch.where(is_new, torch.arange(1, columns.shape[1]), 1).cummax(1).values
+    return columns, targets
 
 
 def _read_paths(scores: CTCScores, targets: Tensor, states: Tensor, frame_lens: Tensor) -> _Emissions:
