@@ -32,7 +32,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ..encoders.ctc import CTCHead, CTCScores
 from ..encoders.fbank import SAMPLE_RATE, WINDOW_SAMPLES
-from ..encoders.upload import to_device
+from ..encoders.upload import from_device, to_device
 from .ctc_tokenizer import CTCTokenizer
 from .errors import CheckpointError
 from .manifest import FrameClock
@@ -215,7 +215,8 @@ class WordAligner:
     def _with_heard(self, alignment: Alignment, heard: _Heard) -> Alignment:
         """The alignment, and what the head hears, up to where the text ends too early."""
         token_ids, frames = heard
-        times = [frame * self._clock.frame_s + HALF_WINDOW_S for frame in frames]
+        frame_s = self._clock.frame_s
+        times = [frame * frame_s + HALF_WINDOW_S for frame in frames]
         rest_start = None if alignment.words is None else _rest_start(alignment.words, times)
         if rest_start is not None:
             token_ids = token_ids[: bisect.bisect_left(times, rest_start)]
@@ -225,10 +226,11 @@ class WordAligner:
         if not tasks:
             return []
         emissions = _Emissions.joined(parts)
-        # Here the CPU waits for the device, once for all batches.
-        centres, *probs = emissions.of_tokens.double().cpu()
-        log_probs = emissions.frame_log_probs.tolist()
-        heard = self._head.collapse(emissions.best, torch.tensor([len(task.hidden) for task in tasks]))
+        # Here the CPU waits for the device, once for all batches and all that they give.
+        of_tokens, frame_log_probs, best = from_device(emissions.of_tokens, emissions.frame_log_probs, emissions.best)
+        centres, *probs = of_tokens.double()
+        log_probs = frame_log_probs.tolist()
+        heard = self._head.collapse(best, torch.tensor([len(task.hidden) for task in tasks]))
         num_tokens = torch.tensor([len(task.target.token_ids) for task in tasks])
         lengths = pad_sequence([torch.from_numpy(task.target.token_lengths) for task in tasks], batch_first=True)
         typical_rate = 1.0 / (TYPICAL_BYTES_PER_S * self._clock.frame_s)
@@ -286,19 +288,14 @@ def _batches(tasks: Sequence[_Task]) -> Iterator[list[_Task]]:
 
 
 def _columns_and_targets(token_ids: Sequence[Sequence[int]], blank_id: int) -> tuple[Tensor, Tensor]:
-    """Per clip the distinct tokens that alignment looks at, blank first: (B, K); and its targets among them: (B, S)."""
-    columns, targets = [], []
-    for clip in token_ids:
-        column_of = {token_id: column for column, token_id in enumerate([blank_id, *dict.fromkeys(clip)])}
-        columns.append(list(column_of))
-        targets.append([column_of[token_id] for token_id in clip])
-    return _padded(columns), _padded(targets)
+    """Per clip the tokens that alignment looks at, blank first: (B, 1 + S); and its targets among them: (B, S).
 
-
-def _padded(rows: Sequence[list[int]]) -> Tensor:
-    """(B, longest) int64, zero where a row has ended."""
-    longest = max(map(len, rows))
-    return torch.tensor([row + [0] * (longest - len(row)) for row in rows])
+    Neighbours that are equal are one target twice, so that a search sees that a blank lies between them.
+    """
+    columns = pad_sequence([torch.tensor([blank_id, *clip]) for clip in token_ids], batch_first=True)
+    is_new = columns[:, 1:] != columns[:, :-1]
+    targets = torch.where(is_new, torch.arange(1, columns.shape[1]), 1).cummax(1).values
+    return columns, targets
 
 
 def _read_paths(scores: CTCScores, targets: Tensor, states: Tensor, frame_lens: Tensor) -> _Emissions:

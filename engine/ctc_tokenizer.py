@@ -58,8 +58,8 @@ class CTCTokenizer:
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of ordinary tokens; special ones, and bytes that make no character, are left out."""
-        num_ordinary = len(self)
-        return b"".join(self._pieces[i] for i in token_ids if i < num_ordinary).decode("utf-8", "ignore")
+        pieces, num_ordinary = self._pieces, len(self)
+        return b"".join([pieces[i] for i in token_ids if i < num_ordinary]).decode("utf-8", "ignore")
 
     def byte_lengths(self, token_ids: Sequence[int]) -> list[int]:
         """Bytes of UTF-8 text that each token stands for; they need not end where a character ends."""
