@@ -42,7 +42,7 @@ def log_norm_and_best(hidden: Tensor, weight: Tensor, bias: Tensor) -> tuple[Ten
     return norms.logsumexp(0), best
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit(do_not_specialize=["num_rows"])  # type: ignore[untyped-decorator]  # compiled once for all of them
 def _scan(  # type: ignore[no-untyped-def]  # noqa: PLR0913 - a kernel has no objects
     hidden, weight, bias, norms, highest, places, num_rows, num_columns, part,
     depth: tl.constexpr, block_rows: tl.constexpr, block_columns: tl.constexpr, block_depth: tl.constexpr,

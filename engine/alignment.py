@@ -52,6 +52,7 @@ _AFTER_WORD_S = 0.3  # in which the head may still emit a word that has ended, o
 TYPICAL_BYTES_PER_S = 13.5
 _SYLLABLE_BYTES = 3
 _MAX_CELLS = 4_000_000  # clips x frames x states searched at once: about 80 MB
+_LEAST_WARM, _MOST_WARM = 15, 240  # tokens of the texts that are aligned while a model loads
 _MAX_LISTENED = 64  # clips without words, at once: 70 MB where they last 30 s
 
 _LEAST_PROB = 1e-12  # float32 sums may also put a probability a little above 1
@@ -170,6 +171,16 @@ class WordAligner:
         self._stream: torch.cuda.Stream | None = None
         if device.type == "cuda":
             self._stream = torch.cuda.Stream(device, priority=-1)  # type: ignore[no-untyped-call]
+
+    def warm_up(self) -> None:
+        """Compile what a GPU runs for texts of up to _MOST_WARM tokens, so that no request waits for it."""
+        weight = self._head.ctc.ctc_lo.weight
+        num_tokens = _LEAST_WARM
+        while num_tokens <= _MOST_WARM:  # each twice as many as the last: the search is compiled for powers of two
+            with torch.cuda.stream(self._stream):
+                hidden = weight.new_zeros(2 * num_tokens, weight.shape[1])
+            self.align([hidden], [" ".join("a" * num_tokens)], [len(hidden) * self._clock.frame_s])
+            num_tokens *= 2
 
     @torch.inference_mode()
     def align(self, hidden: Sequence[Tensor], texts: Sequence[str], durations: Sequence[float]) -> list[Alignment]:

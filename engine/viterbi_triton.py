@@ -10,6 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 MAX_STATES = 4096  # of one program: texts of up to 2,047 tokens
+_LEAST_BLOCK = 32  # a warp: fewer states take as long
 
 
 def triton_paths(
@@ -25,7 +26,7 @@ def triton_paths(
     """
     num_clips, num_frames, num_columns = emissions.shape
     num_states = columns.shape[1]
-    block = triton.next_power_of_2(num_states)
+    block = max(triton.next_power_of_2(num_states), _LEAST_BLOCK)
     scores = emissions.new_full((num_clips, 2, block + 2), -torch.inf)
     moves = torch.empty(num_clips, num_frames, num_states, dtype=torch.uint8, device=emissions.device)
     states = torch.zeros(num_clips, num_frames, dtype=torch.int64, device=emissions.device)
@@ -36,7 +37,8 @@ def triton_paths(
     return states
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+# Compiled once per block, not once more for each of the numbers that a multiple of 16 or a 1 would make special.
+@triton.jit(do_not_specialize=["num_frames", "num_columns", "num_states"])  # type: ignore[untyped-decorator]
 def _search(  # type: ignore[no-untyped-def]  # noqa: PLR0913 - a kernel has no objects
     emissions, columns, may_jump, frame_lens, target_lens, scores, moves, states,
     num_frames, num_columns, num_states, block: tl.constexpr,

@@ -258,6 +258,18 @@ def test_batches_bound_memory(monkeypatch: pytest.MonkeyPatch, tokenizer: CTCTok
     assert max(sizes) > 2700  # and batches are full
 
 
+def test_a_warm_up_runs_each_power_of_two_of_states(monkeypatch: pytest.MonkeyPatch, aligner: WordAligner) -> None:
+    most_states = []
+
+    def watched(emissions: Tensor, targets: Tensor, frame_lens: Tensor, target_lens: Tensor) -> Tensor:
+        most_states.append(2 * targets.shape[1] + 1)
+        return best_paths(emissions, targets, frame_lens, target_lens)
+
+    monkeypatch.setattr(alignment, "best_paths", watched)
+    aligner.warm_up()
+    assert [2 ** math.ceil(math.log2(states)) for states in most_states] == [32, 64, 128, 256, 512]
+
+
 def test_padding_does_not_count_as_doubt() -> None:
     emissions = torch.randn(2, 12, 3, generator=torch.Generator().manual_seed(0)).log_softmax(-1)
     targets = torch.tensor([[1, 2], [2, 1]])
