@@ -365,7 +365,8 @@ def _timed_words(
     target = task.target
 
     def seconds(tokens: IntArray, fractions: FloatArray) -> FloatArray:
-        within: FloatArray = starts[tokens] + fractions * (ends[tokens] - starts[tokens])
+        # The end of a token has to come out as it is: next to half a millisecond it must round as the next one's start.
+        within: FloatArray = (1.0 - fractions) * starts[tokens] + fractions * ends[tokens]
         return within.round(3)
 
     def means(probs: FloatArray) -> FloatArray:
