@@ -109,9 +109,8 @@ class Qwen3ASRTower(LayerStack):
         config, size = self.config, self.config.chunk_frames
         mel_frames = sample_lens.clamp(min=MIN_SAMPLES) // HOP_SAMPLES
         features = F.pad(features, (0, -features.shape[2] % size))
-        chunks = features.view(*features.shape[:2], -1, size).transpose(
-            1, 2
-        )  # (B, those of the longest clip, mels, size)
+        # (B, those of the longest clip, mels, size)
+        chunks = features.view(*features.shape[:2], -1, size).transpose(1, 2)
         real = torch.arange(chunks.shape[1]) * size < mel_frames[:, None]
         units = chunks.flatten(0, 1)[to_device(real.flatten().nonzero()[:, 0], features.device)]
         tokens = self._token_count(mel_frames)[:, None]
