@@ -1,12 +1,11 @@
 """The CTC head: which token the audio holds in each 60 ms frame.
 
 Hidden states and log-probabilities are separate steps, because the vocabulary is wide (60,515 tokens: the float32
-log-probabilities of a 30 s clip take 120 MB). `scores` and `greedy` look at a few hundred frames at a time, and at none
-of the padding.
+log-probabilities of a 30 s clip take 120 MB). `scores` looks at a few hundred frames at a time, and at none of the
+padding.
 Logits, log-probabilities and their sums are float32 for weights of any dtype.
 """
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,7 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .adaptor import AdaptorConfig, TransformerAdaptor
-from .transformer import valid_frames
 from .upload import to_device
 
 _MAX_FRAMES_AT_ONCE = 512  # of all clips together: 124 MB of float32 logits
@@ -124,22 +122,3 @@ class CTCHead(nn.Module):
         hidden, norms = (each.view(len(index), num_frames, -1) for each in (hidden, norms))
         logits = torch.baddbmm(bias[index][:, None].float(), hidden, weight[index].float().transpose(1, 2))
         return logits.sub_(norms), best
-
-    def greedy(self, hidden: Sequence[Tensor]) -> list[tuple[list[int], list[int]]]:
-        """Best path of each clip: its (T, D) -> what `collapse` makes of the likeliest token of every frame."""
-        blank = torch.full((len(hidden), 1), self.config.blank_id)
-        return self.collapse(self.scores(hidden, blank).best, torch.tensor([len(clip) for clip in hidden]))
-
-    def collapse(self, best: Tensor, lens: Tensor) -> list[tuple[list[int], list[int]]]:
-        """(B, T) a token for each frame -> the tokens of each clip, equal neighbours merged and blanks dropped, and the
-        frame in which each begins.
-        """
-        starts = F.pad(best[:, 1:] != best[:, :-1], (1, 0), value=True) & (best != self.config.blank_id)
-        valid = valid_frames(lens, best.shape[1], best.device)
-        if valid is not None:
-            starts &= valid
-        tokens = best.masked_fill(~starts, -1).cpu().numpy()
-        clips, frames = (tokens >= 0).nonzero()
-        bounds = clips.searchsorted(range(len(tokens) + 1)).tolist()
-        kept, begun = tokens[clips, frames].tolist(), frames.tolist()
-        return [(kept[first:end], begun[first:end]) for first, end in itertools.pairwise(bounds)]

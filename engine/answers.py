@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from .alignment import Alignment, TextAligner
-from .confidence import combined, text_confidence, token_pieces
+from .confidence import WrittenTokens, text_confidence, token_pieces
 from .decoder.base import Hypothesis
 from .families.base import Answer
 from .transcript import Segment, Token, Transcript, TranscriptWarning
@@ -53,7 +53,8 @@ def review(model: "Transcriber", finished: Sequence[tuple["Clip", Hypothesis]]) 
     for each in answers:
         if each.clip.options.check:
             _judge(each)
-        _weigh(model, each)
+        if not each.opinion.is_dropped:
+            each.confidence = text_confidence(each.hypothesis, each.alignment.words)
         if each.clip.options.token_log_probs:
             each.tokens = _tokens(model, each.hypothesis)
     _fall_back(model, [each for each in answers if each.opinion.disagrees and not each.needs_second_try])
@@ -102,12 +103,26 @@ def _align(model: "Transcriber", answers: Sequence[Written]) -> None:
     else:
         asked = [(each, each.clip.ctc_hidden) for each in answers if each.clip.options.needs_ctc]
         heard = [(each, hidden) for each, hidden in asked if hidden is not None]
-        texts, durations = [each.answer.text for each, _ in heard], [each.clip.duration for each, _ in heard]
-        alignments = model.aligner.align([hidden for _, hidden in heard], texts, durations)
+        alignments = model.aligner.align(
+            [hidden for _, hidden in heard],
+            [each.answer.text for each, _ in heard],
+            [each.clip.duration for each, _ in heard],
+            written=[_written(model, each) for each, _ in heard],
+            compare=any(each.clip.options.check for each, _ in heard),
+        )
         for (each, _), alignment in zip(heard, alignments, strict=True):
             each.alignment = alignment
     if model.forced_aligner is not None:
         _align_with(model.forced_aligner, [each for each in answers if each.clip.options.timestamps])
+
+
+def _written(model: "Transcriber", written: Written) -> WrittenTokens | None:
+    """What the LLM's probabilities say of a text, unless other words are timed or the text is not the LLM's."""
+    if model.forced_aligner is not None or written.opinion.disagrees:
+        return None
+    answer_ids, hypothesis = written.clip.answer_ids, written.hypothesis
+    pieces = token_pieces(model.tokenizer, [*answer_ids, *hypothesis.token_ids])
+    return WrittenTokens(pieces, [0.0] * len(answer_ids) + list(hypothesis.log_probs))  # those were given, not written
 
 
 def _align_with(aligner: TextAligner, answers: Sequence[Written]) -> None:
@@ -117,7 +132,7 @@ def _align_with(aligner: TextAligner, answers: Sequence[Written]) -> None:
     texts, languages = [each.answer.text for each, _ in found], [each.answer.language for each, _ in found]
     alignments = aligner.align_words([waveform for _, waveform in found], texts, languages)
     for (each, _), alignment in zip(found, alignments, strict=True):
-        each.alignment = replace(alignment, heard=each.alignment.heard, rest_start=each.alignment.rest_start)
+        each.alignment = replace(each.alignment, words=alignment.words, reason=alignment.reason)
 
 
 def _judge(written: Written) -> None:
@@ -125,25 +140,13 @@ def _judge(written: Written) -> None:
     written.opinion = judge(
         written.answer.text,
         written.alignment.heard,
+        written.alignment.disagreement,
         written.hypothesis,
         lambda: clip.duration if clip.is_speech or clip.waveform is None else seconds_of_speech(clip.waveform),
     )
     if written.opinion.is_dropped:
         written.answer = replace(written.answer, text="")
         written.alignment = Alignment(())
-
-
-def _weigh(model: "Transcriber", written: Written) -> None:
-    """Give the words and the text their confidence."""
-    hypothesis, words = written.hypothesis, written.alignment.words
-    if written.opinion.is_dropped:
-        return
-    if words and model.forced_aligner is None:
-        answer_ids = written.clip.answer_ids  # these were given, not written
-        pieces = token_pieces(model.tokenizer, [*answer_ids, *hypothesis.token_ids])
-        words = combined(words, pieces, [0.0] * len(answer_ids) + list(hypothesis.log_probs))
-        written.alignment = replace(written.alignment, words=words)
-    written.confidence = text_confidence(hypothesis, words)
 
 
 def _fall_back(model: "Transcriber", answers: Sequence[Written]) -> None:

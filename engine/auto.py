@@ -37,6 +37,8 @@ from .vad import OFFLINE_SCHEDULE, checked_schedule
 
 # Encoder frames (60 ms) of a stage 1 batch. A CPU is full with one clip, and padding costs it time; a GPU wants more.
 CPU_BATCH_FRAMES, GPU_BATCH_FRAMES = 600, 40_000
+# Beside a GPU: the words of 1,000 texts a second take two cores.
+MAX_WORD_PROCESSES, CORES_PER_WORD_PROCESS = 4, 4
 
 
 class AutoModelVLLM(Closing):
@@ -283,6 +285,7 @@ def load_transcriber(engine_dir: Path, config: EngineConfig) -> Transcriber:
     manifest = EngineManifest.read(engine_dir)
     family = family_named(manifest.family)
     device = config.torch_device()
+    num_cores = os.cpu_count() or 1
     llm_dtype = config.torch_dtype(config.dtype, device)
     max_model_len = config.max_model_len or min(DEFAULT_MODEL_LEN, manifest.llm.max_position_embeddings)
     source = LLMSource(engine_dir / LLM_DIR_NAME, manifest.llm, llm_dtype, max_model_len)
@@ -291,12 +294,15 @@ def load_transcriber(engine_dir: Path, config: EngineConfig) -> Transcriber:
         dtype=config.torch_dtype(config.encoder_dtype, device),
         embeds_dtype=llm_dtype,
         dither=config.dither,
+        word_processes=0 if device.type == "cpu" else min(MAX_WORD_PROCESSES, num_cores // CORES_PER_WORD_PROCESS),
     )
     decoder = build_decoder(source, config, device)
     with contextlib.ExitStack() as on_failure:
         on_failure.callback(decoder.close)
         # Processes of stage 2 start meanwhile.
         acoustic, aligner = family.build_acoustic_model(engine_dir, manifest, stage_one)
+        if aligner is not None:
+            on_failure.callback(aligner.close)
         decoder.wait_until_ready()
         on_failure.pop_all()
     tokenizer = LLMTokenizer(source.directory)
@@ -312,7 +318,7 @@ def load_transcriber(engine_dir: Path, config: EngineConfig) -> Transcriber:
         tokenizer=tokenizer,
         embedder=PromptEmbedder(source.directory, tokenizer, llm_dtype),
         decoder=decoder,
-        readers=AudioReaders(os.cpu_count() or 1),
+        readers=AudioReaders(num_cores),
         device=device,
         max_batch_frames=CPU_BATCH_FRAMES if device.type == "cpu" else GPU_BATCH_FRAMES,
         lock=threading.Lock(),

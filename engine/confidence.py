@@ -11,46 +11,50 @@ import bisect
 import itertools
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
-from .decoder.base import Hypothesis
 from .text import LLMTokenizer
 from .transcript import Word
+
+if TYPE_CHECKING:
+    from .decoder.base import Hypothesis
 
 CTC_WEIGHT = 0.05  # of 0, 0.05, 0.1, 0.15 ... 1
 _LEAST_PROB = 1e-12
 
 
-def combined(words: Sequence[Word], pieces: Sequence[str], log_probs: Sequence[float]) -> tuple[Word, ...]:
-    """Words with the confidence of their CTC head -> with that of both.
+class WrittenTokens(NamedTuple):
+    """What an LLM wrote, token by token."""
 
-    Args:
-        pieces: what the LLM wrote, token by token.
-        log_probs: natural logarithms of the tokens' probabilities.
+    pieces: Sequence[str]  # see token_pieces()
+    log_probs: Sequence[float]  # natural logarithms of the tokens' probabilities
 
-    A word that is not found in the pieces keeps what it has.
-    """
-    written = "".join(pieces)
-    ends = list(itertools.accumulate(map(len, pieces)))
-    totals = [0.0, *itertools.accumulate(log_probs)]
-    found = []
+
+def combined(words: Sequence[str], confidences: Sequence[float], written: WrittenTokens) -> list[float]:
+    """What the CTC head gives each word -> what both give it. A word that is not found keeps what it has."""
+    text = "".join(written.pieces)
+    ends = list(itertools.accumulate(map(len, written.pieces)))
+    totals = [0.0, *itertools.accumulate(written.log_probs)]
+    both = []
     position = 0
-    for word in words:
-        start = written.find(word.text, position)
+    for word, confidence in zip(words, confidences, strict=True):
+        start = text.find(word, position)
         if start < 0:
-            found.append(word)
+            both.append(confidence)
             continue
-        position = start + len(word.text)
+        position = start + len(word)
         first, last = bisect.bisect_right(ends, start), bisect.bisect_right(ends, position - 1)
         log_prob = totals[last + 1] - totals[first]
-        heard = math.log(max(word.confidence, _LEAST_PROB))
-        both = math.exp((1 - CTC_WEIGHT) * log_prob + CTC_WEIGHT * heard)
-        found.append(Word(word.text, word.start, word.end, min(both, 1.0)))
-    return tuple(found)
+        heard = math.log(max(confidence, _LEAST_PROB))
+        both.append(min(math.exp((1 - CTC_WEIGHT) * log_prob + CTC_WEIGHT * heard), 1.0))
+    return both
 
 
 def token_pieces(tokenizer: LLMTokenizer, token_ids: Sequence[int]) -> list[str]:
     """What each token adds to the text; of the tokens that share a character's bytes, the last one has it."""
     pieces = tokenizer.decode_each(token_ids)
+    if "\N{REPLACEMENT CHARACTER}" not in "".join(pieces):
+        return pieces
     begun = 0  # where the tokens begin that have not made a character yet
     for i, piece in enumerate(pieces):
         if "\N{REPLACEMENT CHARACTER}" not in piece:
@@ -63,7 +67,7 @@ def token_pieces(tokenizer: LLMTokenizer, token_ids: Sequence[int]) -> list[str]
     return pieces
 
 
-def text_confidence(hypothesis: Hypothesis, words: Sequence[Word] | None) -> float | None:
+def text_confidence(hypothesis: "Hypothesis", words: Sequence[Word] | None) -> float | None:
     """The mean of the words'; without words, the geometric mean of the tokens' probabilities; None without either."""
     if words:
         return sum(word.confidence for word in words) / len(words)

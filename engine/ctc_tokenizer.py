@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
+import numpy as np
+import numpy.typing as npt
 import tiktoken
 
 from .errors import CheckpointError
@@ -18,12 +20,16 @@ from .errors import CheckpointError
 SPLIT_PATTERN = r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
 
 
+IntArray = npt.NDArray[np.int64]
+
+
 class CTCTokenizer:
     """Byte-level BPE as the CTC head was trained with it."""
 
     def __init__(self, pieces: Sequence[bytes], *, name: str = "ctc") -> None:
         """`pieces`: the bytes of each token, in the order of their ids; all 256 single bytes must be among them."""
         self._pieces = tuple(pieces)
+        self._lengths = np.array([len(piece) for piece in pieces], np.int64)
         ranks = {piece: rank for rank, piece in enumerate(self._pieces)}
         missing = [byte for byte in range(256) if bytes([byte]) not in ranks]
         if len(ranks) != len(self._pieces) or missing:
@@ -61,9 +67,9 @@ class CTCTokenizer:
         pieces, num_ordinary = self._pieces, len(self)
         return b"".join([pieces[i] for i in token_ids if i < num_ordinary]).decode("utf-8", "ignore")
 
-    def byte_lengths(self, token_ids: Sequence[int]) -> list[int]:
+    def byte_lengths(self, token_ids: IntArray) -> IntArray:
         """Bytes of UTF-8 text that each token stands for; they need not end where a character ends."""
-        return [len(self._pieces[token_id]) for token_id in token_ids]
+        return self._lengths[token_ids]
 
 
 def _parse_line(line: bytes, place: str) -> tuple[int, bytes]:

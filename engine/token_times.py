@@ -16,69 +16,83 @@ which was chosen on one set of clips: 0.35 frames do as well as 0.5, while 0.25 
 percentile of the errors (demos/micro/evaluate_timestamps.py).
 """
 
-import torch
-import torch.nn.functional as F
+import numpy as np
+import numpy.typing as npt
 from scipy.linalg import solve_banded
-from torch import Tensor
 
 EARLY_SCALE_FRAMES = 0.5  # of the Cauchy distribution of early emissions
 FINAL_LENGTHENING = 1.2  # speech slows down before a pause (Wightman et al., JASA 91, 1992)
 _ROUNDS = 8
 
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
 
-def token_times(centres: Tensor, lengths: Tensor, num_tokens: Tensor, typical_rate: float) -> tuple[Tensor, Tensor]:
+
+def token_times(
+    centres: FloatArray, lengths: FloatArray, num_tokens: IntArray, typical_rate: float
+) -> tuple[FloatArray, FloatArray]:
     """Onset and end of every token, in frames.
 
     Args:
-        centres: (B, S) float64, mean frame of each token's emission, rising within a clip.
-        lengths: (B, S) float64, how much text each token is, above 0.
-        num_tokens: (B,) int64; what lies beyond is ignored.
+        centres: (B, S), mean frame of each token's emission, rising within a clip.
+        lengths: (B, S), how much text each token is, above 0.
+        num_tokens: (B,); what lies beyond is ignored.
         typical_rate: frames per unit of text; it decides where a clip is too short to tell.
 
     Returns:
-        onsets, ends: (B, S) float64. Neighbours may overlap by parts of a frame.
+        onsets, ends: (B, S). Neighbours may overlap by parts of a frame.
     """
-    position = torch.arange(centres.shape[1])
+    position = np.arange(centres.shape[1])
     has_next = (position + 1 < num_tokens[:, None])[:, :-1]
-    lengths = lengths.masked_fill(position >= num_tokens[:, None], 1.0)
+    lengths = np.where(position < num_tokens[:, None], lengths, 1.0)
     expected = lengths * _rates(centres, lengths, has_next, typical_rate)
     middles = centres - expected / 2  # where the emissions alone put the onsets
-    emission_weight = torch.ones_like(centres)
-    length_weight = has_next.to(centres)
+    emission_weight = np.ones_like(centres)
+    length_weight = has_next.astype(np.float64)
     for _ in range(_ROUNDS):
         onsets = _solve(middles, expected, emission_weight, length_weight / expected[:, :-1])
-        early = (onsets - middles).clamp(min=0.0) / EARLY_SCALE_FRAMES
-        emission_weight = 1.0 / (1.0 + early.square())
-        surplus = (onsets.diff(dim=1) - expected[:, :-1]).clamp(min=0.0)
-        length_weight = has_next / (1.0 + surplus.square() / expected[:, :-1])
+        early = (onsets - middles).clip(min=0.0) / EARLY_SCALE_FRAMES
+        emission_weight = 1.0 / (1.0 + early * early)
+        surplus = (np.diff(onsets, axis=1) - expected[:, :-1]).clip(min=0.0)
+        length_weight = has_next / (1.0 + surplus * surplus / expected[:, :-1])
     return onsets, _ends(onsets, expected, has_next, length_weight)
 
 
-def _rates(centres: Tensor, lengths: Tensor, has_next: Tensor, typical_rate: float) -> Tensor:
-    """(B, 1): frames per unit of text."""
-    seen = centres.diff(dim=1) / ((lengths[:, :-1] + lengths[:, 1:]) / 2)
-    votes = F.pad(seen.masked_fill(~has_next, torch.nan), (1, 0), value=typical_rate)
-    return votes.nanmedian(dim=1, keepdim=True).values
+def _rates(centres: FloatArray, lengths: FloatArray, has_next: BoolArray, typical_rate: float) -> FloatArray:
+    """(B, 1): frames per unit of text; of an even number of votes, the lower middle one."""
+    votes = np.full(centres.shape, typical_rate)
+    votes[:, 1:] = np.diff(centres, axis=1) / ((lengths[:, :-1] + lengths[:, 1:]) / 2)
+    votes[:, 1:][~has_next] = np.inf  # no votes: they are sorted behind those that are
+    votes.sort(axis=1)
+    return np.take_along_axis(votes, has_next.sum(axis=1, keepdims=True) // 2, axis=1)
 
 
-def _solve(middles: Tensor, expected: Tensor, emission_weight: Tensor, length_weight: Tensor) -> Tensor:
-    """Onsets s (B, S) with the least sum of  emission_weight (s - middle)^2 + length_weight (s' - s - expected)^2."""
-    to_next, to_last = F.pad(length_weight, (0, 1)), F.pad(length_weight, (1, 0))
+def _solve(
+    middles: FloatArray, expected: FloatArray, emission_weight: FloatArray, length_weight: FloatArray
+) -> FloatArray:
+    """Onsets s (B, S) with the least sum of  emission_weight (s - middle)^2 + length_weight (s' - s - expected)^2.
+
+    The systems of all clips are tridiagonal and none begins or ends with a neighbour: they are solved as one.
+    """
     pull = length_weight * expected[:, :-1]
-    diagonal = emission_weight + to_next + to_last
-    right = emission_weight * middles - F.pad(pull, (0, 1)) + F.pad(pull, (1, 0))
-    return _solve_tridiagonal(-to_last, diagonal, -to_next, right)
+    bands = np.zeros((3, *middles.shape))  # above, on and below the diagonal, as solve_banded() wants them
+    bands[0, :, 1:] = bands[2, :, :-1] = -length_weight
+    bands[1] = emission_weight
+    bands[1, :, :-1] += length_weight
+    bands[1, :, 1:] += length_weight
+    right = emission_weight * middles
+    right[:, :-1] -= pull
+    right[:, 1:] += pull
+    solved: FloatArray = solve_banded((1, 1), bands.reshape(3, -1), right.ravel(), check_finite=False)
+    return solved.reshape(right.shape)
 
 
-def _solve_tridiagonal(below: Tensor, diagonal: Tensor, above: Tensor, right: Tensor) -> Tensor:
-    """Solve many tridiagonal systems, all (B, S), as one: none begins or ends with a neighbour."""
-    bands = torch.stack([each.flatten() for each in (above.roll(1, 1), diagonal, below.roll(-1, 1))])
-    solved = solve_banded((1, 1), bands.numpy(), right.flatten().numpy(), check_finite=False)
-    return torch.from_numpy(solved).view_as(right)
-
-
-def _ends(onsets: Tensor, expected: Tensor, has_next: Tensor, length_weight: Tensor) -> Tensor:
+def _ends(onsets: FloatArray, expected: FloatArray, has_next: BoolArray, length_weight: FloatArray) -> FloatArray:
     """A token lasts until the next one, unless that is more than a standard deviation longer than expected: a pause."""
-    following = F.pad(onsets[:, 1:].masked_fill(~has_next, torch.inf), (0, 1), value=torch.inf)
-    before_pause = (onsets + FINAL_LENGTHENING * expected).minimum(following)
-    return torch.where(F.pad(length_weight, (0, 1)) >= 0.5, following, before_pause)
+    following = np.full(onsets.shape, np.inf)
+    following[:, :-1] = np.where(has_next, onsets[:, 1:], np.inf)
+    ends: FloatArray = np.minimum(onsets + FINAL_LENGTHENING * expected, following)
+    follows_on = length_weight >= 0.5
+    ends[:, :-1][follows_on] = following[:, :-1][follows_on]
+    return ends

@@ -134,6 +134,8 @@ class Transcriber:
         """End the processes and free the models; idempotent."""
         self.readers.close()
         self.decoder.close()
+        if self.aligner is not None:
+            self.aligner.close()
         gc.unfreeze()  # what load_transcriber() took out of the collector's sight
 
 

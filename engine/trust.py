@@ -15,15 +15,18 @@ CTC texts are spoken form without marks ("ninety" for 90). Words with numerals a
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from kaldialign import edit_distance
 
-from .decoder.base import Hypothesis
 from .transcript import TranscriptWarning
 from .vad import load_vad
 from .waveform import Waveform
-from .words import split_words, spoken_word
+from .words import WrittenWord, spoken_word
+
+if TYPE_CHECKING:
+    from .decoder.base import Hypothesis
 
 DISAGREEMENT = 0.5  # from which a text is marked; names that hotwords spell in another way stay well below
 MOST_BYTES_PER_S = 40.0  # of text in UTF-8; held-out speech, even the fastest, stays below 30
@@ -43,15 +46,19 @@ class Opinion:
     warnings: tuple[TranscriptWarning, ...] = ()
 
 
-def judge(text: str, heard: str | None, hypothesis: Hypothesis, speech_s: Callable[[], float]) -> Opinion:
+def judge(
+    text: str, heard: str | None, distance: float | None, hypothesis: "Hypothesis", speech_s: Callable[[], float]
+) -> Opinion:
     """Weigh a text.
 
     Args:
         heard: what the CTC head makes of the same audio; None if there is no such head.
+        distance: disagreement() of the two.
         hypothesis: what the LLM wrote.
         speech_s: asks a VAD for seconds of speech; called where that can decide something.
     """
-    distance = 0.0 if heard is None else disagreement(text, heard)
+    if heard is None:
+        distance = 0.0
     disagrees = distance is not None and distance >= DISAGREEMENT
     times = loop_times(hypothesis.token_ids)
     if heard is None:
@@ -79,14 +86,13 @@ def with_ctc_text(opinion: Opinion, text: str) -> Opinion:
     return replace(opinion, is_loop=False, warnings=(TranscriptWarning("ctc_text", message),))
 
 
-def disagreement(text: str, heard: str) -> float | None:
-    """Edits from a text to what the CTC head heard, over edits and characters in common: 0 to 1.
+def disagreement(text: str, words: Sequence[WrittenWord], heard: str) -> float | None:
+    """Edits from a text, split into `words`, to what the CTC head heard, over edits and characters in common: 0 to 1.
 
     Both are compared in spoken form without spaces, character by character. Words with numerals are left out; because
     it is unknown how much of `heard` they stand for, what `heard` has beyond such a text does not count. None if the
     text has no other words and something was heard.
     """
-    words = split_words(text)
     plain = [word for word in words if not word.has_numerals]
     has_numerals = len(plain) < len(words)
     spoken = "".join(spoken_word(word.text) for word in plain)

@@ -7,7 +7,7 @@ Out: states (B, T) int64. The states of a clip with S targets are blank, target 
 
 The model is that of Graves et al., "Connectionist temporal classification" (ICML 2006): a frame stays in its state,
 steps to the next one, or jumps over a blank that lies between two different targets. A clip can therefore be aligned
-when it has at least `min_frames(targets)` frames, which callers make sure of.
+when it has a frame for each target and one more between two that are equal, which callers make sure of.
 
 Three searches find the same path wherever the best one is unique. torchaudio's runs clip by clip in C++, for CPUs; ours
 run all clips at once, in one kernel for NVIDIA GPUs (viterbi_triton.py), in six tensor operations per frame for other
@@ -16,20 +16,11 @@ log-probabilities hardly ever do, torchaudio 2.11 may take a worse one (github.c
 not.
 """
 
-import operator
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 from torchaudio.functional import forced_align
 
 BLANK = 0  # its column in `emissions`
-
-
-def min_frames(targets: Sequence[int]) -> int:
-    """The fewest frames that can emit `targets`: one each, and a blank between two equal neighbours."""
-    num_repeated: int = sum(map(operator.eq, targets, targets[1:]))
-    return len(targets) + num_repeated
 
 
 def best_paths(emissions: Tensor, targets: Tensor, frame_lens: Tensor, target_lens: Tensor) -> Tensor:

@@ -6,12 +6,12 @@ alone. Both decoders take the same prompts and check them here, because
 vLLM does not: a wrong width or a NaN would stop its engine or turn into words.
 """
 
-import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -108,8 +108,7 @@ class PromptLimits:
                 f"prompt embeddings must be (positions, {self.hidden_size}), got {tuple(prompt_embeds.shape)}"
             )
         self.check_length(prompt_embeds.shape[0], params.max_new_tokens)
-        # One pass, where isfinite().all() takes four: NaN and infinity survive a sum, and no finite row overflows it.
-        if not math.isfinite(prompt_embeds.sum(dtype=torch.float32).item()):
+        if not is_finite(prompt_embeds):
             raise DecodeError("prompt embeddings hold NaN or infinity: the encoder failed on this audio")
 
     def check_length(self, num_positions: int, max_new_tokens: int) -> None:
@@ -141,3 +140,19 @@ class LLMSource:
     @property
     def limits(self) -> PromptLimits:
         return PromptLimits(self.info.hidden_size, self.max_model_len, self.dtype)
+
+
+def is_finite(rows: Tensor) -> bool:
+    """Whether bfloat16 or float32 rows on the CPU hold neither NaN nor infinity, whose exponents are all ones.
+
+    isfinite().all() takes twenty times as long, and what makes a copy, as torch's sum of bfloat16 does, page faults.
+    """
+    bits = rows.contiguous().view(torch.uint8).numpy()  # NumPy has no bfloat16
+    if rows.dtype == torch.bfloat16:
+        signed, unsigned = bits.view(np.int16), bits.view(np.uint16)
+        infinity, minus_infinity = 0x7F80, 0xFF80
+    else:
+        signed, unsigned = bits.view(np.int32), bits.view(np.uint32)
+        infinity, minus_infinity = 0x7F80_0000, 0xFF80_0000
+    # Among signed integers, what is not finite and positive is the largest; among unsigned ones, what is negative.
+    return int(signed.max(initial=0)) < infinity and int(unsigned.max(initial=0)) < minus_infinity

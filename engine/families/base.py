@@ -81,6 +81,7 @@ class StageOneOptions:
     dtype: torch.dtype  # of the encoder's weights
     embeds_dtype: torch.dtype  # of what the LLM receives
     dither: float = 0.0  # standard deviation of the noise added to 16-bit samples
+    word_processes: int = 0  # that time words beside this one
 
 
 class AcousticModel(Protocol):

@@ -1,22 +1,29 @@
 """Word times from a CTC head whose probabilities the test chooses: its hidden states are its logits."""
 
 import math
+import subprocess
+import sys
+from collections.abc import Iterator
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from tests.processes import processes
 from twostage_asr.encoders.adaptor import AdaptorConfig
 from twostage_asr.encoders.ctc import CTCConfig, CTCHead, CTCScores
-from twostage_asr.engine import alignment
-from twostage_asr.engine.alignment import HALF_WINDOW_S, TYPICAL_BYTES_PER_S, Alignment, AlignmentTarget, WordAligner
+from twostage_asr.engine import alignment, word_processes
+from twostage_asr.engine.alignment import HALF_WINDOW_S, Alignment, WordAligner
+from twostage_asr.engine.confidence import WrittenTokens
 from twostage_asr.engine.ctc_tokenizer import CTCTokenizer
 from twostage_asr.engine.errors import CheckpointError
 from twostage_asr.engine.manifest import FrameClock
 from twostage_asr.engine.viterbi import best_paths
+from twostage_asr.engine.word_times import MIN_TOKEN_S, TYPICAL_BYTES_PER_S, Targets, _settle
 from twostage_asr.engine.words import split_words
 
 MERGES = ["th", "the", " the", "se", "set", "你", "好", "你好", "世"]  # 界 and 𠮷 stay in bytes
@@ -65,7 +72,7 @@ def emitting(tokens: dict[int, int], num_frames: int, sureness: float = 12.0) ->
 
 def spoken_evenly(tokenizer: CTCTokenizer, text: str, first: int = 4, step: int = 4) -> Tensor:
     """Every token of the text's spoken form, `step` frames apart."""
-    token_ids = AlignmentTarget.from_text(text, tokenizer).token_ids
+    token_ids = Targets.from_texts([text], tokenizer).token_ids.tolist()
     return emitting({first + step * i: t for i, t in enumerate(token_ids)}, first + step * len(token_ids) + 6)
 
 
@@ -144,7 +151,7 @@ def test_a_text_without_words_has_no_words_and_needs_no_reason(aligner: WordAlig
 
 def test_the_fewest_frames_are_enough_and_one_less_is_not(aligner: WordAligner, tokenizer: CTCTokenizer) -> None:
     text = "set the the"  # the second " the" needs a blank before it
-    token_ids = AlignmentTarget.from_text(text, tokenizer).token_ids
+    token_ids = Targets.from_texts([text], tokenizer).token_ids.tolist()
     hidden = emitting({0: token_ids[0], 1: token_ids[1], 3: token_ids[2]}, 4)
     assert [word.text for word in align_one(aligner, hidden, text).words or ()] == ["set", "the", "the"]
     refused = align_one(aligner, hidden[:3], text)
@@ -240,19 +247,14 @@ def test_a_clip_in_any_batch_gets_what_it_gets_alone(
             assert word.confidence == pytest.approx(other.confidence, rel=1e-4)
 
 
-def test_batches_bound_memory(monkeypatch: pytest.MonkeyPatch, tokenizer: CTCTokenizer) -> None:
+def test_batches_bound_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(alignment, "_MAX_CELLS", 3000)
-    targets = {text: AlignmentTarget.from_text(text, tokenizer) for text in ("set the set the set the set", "set")}
-    lens = [10, 100, 20, 95, 90, 40, 39, 38, 37, 11, 300, 1000, *[60] * 30]
-    tasks = [
-        alignment._Task(index=i, hidden=torch.zeros(n, 1), target=targets[text], duration_s=1.0)
-        for i, n in enumerate(lens)
-        for text in targets
-    ]
-    batches = list(alignment._batches(tasks))
-    assert sorted(id(task) for batch in batches for task in batch) == sorted(map(id, tasks))
-    states = [[2 * len(task.target.token_ids) + 1 for task in batch] for batch in batches]
-    frames = [[len(task.hidden) for task in batch] for batch in batches]
+    num_frames = [10, 100, 20, 95, 90, 40, 39, 38, 37, 11, 300, 1000, 0, *[60] * 30] * 2
+    num_tokens = np.array([9] * (len(num_frames) // 2) + [1] * (len(num_frames) // 2))
+    batches = alignment._batches(num_frames, num_tokens)
+    assert sorted(i for batch in batches for i in batch) == np.flatnonzero(num_frames).tolist()
+    frames = [[num_frames[i] for i in batch] for batch in batches]
+    states = [[2 * num_tokens[i] + 1 for i in batch] for batch in batches]
     sizes = [len(batch) * max(f) * max(s) for batch, f, s in zip(batches, frames, states, strict=True)]
     assert all(size <= 3000 or len(batch) == 1 for size, batch in zip(sizes, batches, strict=True))
     assert max(sizes) > 2700  # and batches are full
@@ -292,39 +294,132 @@ SECONDS = st.floats(-3, 9)
 )
 @settings(deadline=None)
 def test_any_times_settle_inside_the_clip(clips: list[list[tuple[float, float]]], duration: float) -> None:
-    num_tokens = torch.tensor([len(clip) for clip in clips])
-    times = torch.zeros(len(clips), int(num_tokens.max()), 2, dtype=torch.float64)
+    num_tokens = np.array([len(clip) for clip in clips])
+    times = np.zeros((len(clips), num_tokens.max(), 2))
     for row, clip in zip(times, clips, strict=True):
-        row[: len(clip)] = torch.tensor(clip, dtype=torch.float64)
-    durations = torch.full((len(clips),), duration, dtype=torch.float64)
-    starts, ends = alignment._settle(times[:, :, 0], times[:, :, 1], num_tokens, durations)
+        row[: len(clip)] = clip
+    starts, ends = _settle(times[:, :, 0], times[:, :, 1], num_tokens, np.full(len(clips), duration))
     for b, n in enumerate(num_tokens.tolist()):
-        edges = torch.stack([starts[b, :n], ends[b, :n]], dim=1)
+        edges = np.stack([starts[b, :n], ends[b, :n]], axis=1)
         assert edges.min() >= 0.0
         assert edges.max() <= duration + 1e-9
-        assert (edges.flatten().diff() >= -1e-9).all()
-        assert (edges.diff(dim=1) >= min(alignment.MIN_TOKEN_S, duration / n) - 1e-9).all()
+        assert (np.diff(edges.ravel()) >= -1e-9).all()
+        assert (np.diff(edges, axis=1) >= min(MIN_TOKEN_S, duration / n) - 1e-9).all()
 
 
 def test_times_that_fit_are_left_alone() -> None:
-    starts, ends = torch.tensor([[0.1, 0.3, 0.9]]).double(), torch.tensor([[0.3, 0.5, 1.2]]).double()
-    settled = alignment._settle(starts, ends, torch.tensor([3]), torch.tensor([1.5]).double())
-    torch.testing.assert_close(settled, (starts, ends))
+    starts, ends = np.array([[0.1, 0.3, 0.9]]), np.array([[0.3, 0.5, 1.2]])
+    settled = _settle(starts, ends, np.array([3]), np.array([1.5]))
+    np.testing.assert_allclose(settled, (starts, ends))
 
 
-@given(TEXTS)
+@given(st.lists(TEXTS, max_size=4))
 @settings(deadline=None)
-def test_every_word_has_its_own_stretch_of_the_tokens(tokenizer: CTCTokenizer, text: str) -> None:
-    target = AlignmentTarget.from_text(text, tokenizer)
-    edges = target.token_lengths.cumsum() - target.token_lengths
-    starts = edges[target.start_tokens] + target.start_fractions * target.token_lengths[target.start_tokens]
-    ends = edges[target.end_tokens] + target.end_fractions * target.token_lengths[target.end_tokens]
-    assert (target.token_lengths > 0).all()
+def test_every_word_has_its_own_stretch_of_its_text_s_tokens(tokenizer: CTCTokenizer, texts: list[str]) -> None:
+    targets = Targets.from_texts(texts, tokenizer)
+    assert (targets.token_lengths > 0).all()
+    assert ((targets.start_fractions >= 0) & (targets.start_fractions < 1)).all()
+    assert ((targets.end_fractions > 0) & (targets.end_fractions <= 1)).all()
+    assert len(targets.words) == len(targets.num_tokens) == len(texts)
+    edges = targets.token_lengths.cumsum() - targets.token_lengths
+    starts = edges[targets.start_tokens] + targets.start_fractions * targets.token_lengths[targets.start_tokens]
+    ends = edges[targets.end_tokens] + targets.end_fractions * targets.token_lengths[targets.end_tokens]
     assert (ends > starts).all()
     assert (starts[1:] >= ends[:-1] - 1e-9).all()
-    assert ((target.start_fractions >= 0) & (target.start_fractions < 1)).all()
-    assert ((target.end_fractions > 0) & (target.end_fractions <= 1)).all()
-    assert len(target.words) == len(starts)
-    if target.words:
-        assert starts[0] == 0.0
-        assert ends[-1] == pytest.approx(target.token_lengths.sum())
+    assert len(starts) == sum(map(len, targets.words))
+    length = word = token = 0.0
+    for words, num_tokens in zip(targets.words, targets.num_tokens.tolist(), strict=True):
+        own = slice(int(token), int(token) + num_tokens)
+        if words:
+            assert starts[int(word)] == length
+            assert ends[int(word) + len(words) - 1] == pytest.approx(length + targets.token_lengths[own].sum())
+        length += targets.token_lengths[own].sum()
+        word, token = word + len(words), token + num_tokens
+    assert token == len(targets.token_ids)
+
+
+@given(st.lists(TEXTS, max_size=4))
+@settings(deadline=None)
+def test_texts_together_are_looked_for_as_each_alone(tokenizer: CTCTokenizer, texts: list[str]) -> None:
+    together, alone = Targets.from_texts(texts, tokenizer), [Targets.from_texts([t], tokenizer) for t in texts]
+    assert together.token_ids.tolist() == [token_id for one in alone for token_id in one.token_ids]
+    assert together.num_tokens.tolist() == [len(one.token_ids) for one in alone]
+    assert together.min_frames().tolist() == [one.min_frames()[0] for one in alone]
+    np.testing.assert_allclose(together.start_fractions, np.concatenate([[], *(one.start_fractions for one in alone)]))
+    np.testing.assert_allclose(together.end_fractions, np.concatenate([[], *(one.end_fractions for one in alone)]))
+
+
+# --- in processes of their own
+
+
+@pytest.fixture(scope="module")
+def with_processes(tokenizer: CTCTokenizer) -> Iterator[WordAligner]:
+    aligner = WordAligner(tokenizer, transparent_head(), FrameClock(), num_processes=2)
+    yield aligner
+    aligner.close()
+
+
+def many_clips(tokenizer: CTCTokenizer) -> tuple[list[Tensor], list[str], list[float], list[WrittenTokens | None]]:
+    texts = ["Set the 你好", "", "the the set", "a text that is far too long", "set 25%", "世", "the"] * 5
+    hidden = [spoken_evenly(tokenizer, text)[: 40 + i] for i, text in enumerate(texts)]
+    hidden[9], hidden[11] = hidden[9][:0], torch.zeros_like(hidden[11])  # no frame; nothing that can be understood
+    written = [WrittenTokens(list(text), [-0.1] * len(text)) if i % 2 else None for i, text in enumerate(texts)]
+    return hidden, texts, [len(clip) * FRAME_S for clip in hidden], written
+
+
+def test_words_are_timed_in_other_processes_as_here(
+    aligner: WordAligner, with_processes: WordAligner, tokenizer: CTCTokenizer
+) -> None:
+    hidden, texts, durations, written = many_clips(tokenizer)
+    expected = aligner.align(hidden, texts, durations, written=written, compare=True)
+    assert {one.reason is None for one in expected} == {True, False}
+    before = [child.process.pid for child in with_processes._timers._children]
+    for count in (len(texts), 16, 15, 1, 0):
+        found = with_processes.align(
+            hidden[:count], texts[:count], durations[:count], written=written[:count], compare=True
+        )
+        assert found == expected[:count]
+    assert [child.process.pid for child in with_processes._timers._children] == before
+    assert len(with_processes._timers.shares(16)) == 2 and len(with_processes._timers.shares(15)) == 1
+
+
+def test_a_process_that_dies_costs_no_words(with_processes: WordAligner, tokenizer: CTCTokenizer) -> None:
+    hidden, texts, durations, _ = many_clips(tokenizer)
+    expected = with_processes.align(hidden, texts, durations)
+    with_processes._timers._children[1].process.kill()
+    assert with_processes.align(hidden, texts, durations) == expected
+    assert all(child.process.poll() is None for child in with_processes._timers._children)
+    assert with_processes.align(hidden, texts, durations) == expected
+
+
+def test_an_answer_that_nobody_waited_for_is_not_taken_for_the_next(
+    with_processes: WordAligner, tokenizer: CTCTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody presses Ctrl-C between a question and its answer."""
+    hidden, texts, durations, _ = many_clips(tokenizer)
+    expected = with_processes.align(hidden, texts, durations)
+    with monkeypatch.context() as patched:
+        patched.setattr(word_processes, "receive", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            with_processes.align(hidden[:20], texts[:20], durations[:20])
+    assert with_processes.align(hidden, texts, durations) == expected
+
+
+def interrupted(_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_closed_processes_are_gone(tokenizer: CTCTokenizer) -> None:
+    before = processes()
+    aligner = WordAligner(tokenizer, transparent_head(), FrameClock(), num_processes=2)
+    assert len(processes() - before) == 2
+    aligner.close()
+    assert processes() <= before
+    hidden, texts, durations, _ = many_clips(tokenizer)
+    assert len(aligner.align(hidden, texts, durations)) == len(texts)  # here
+
+
+def test_timing_words_needs_no_torch() -> None:
+    """Or each process would take 0.3 GB and two seconds more."""
+    code = "import sys, twostage_asr.engine.word_worker; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from twostage_asr.engine import AutoModelVLLM, confidence
-from twostage_asr.engine.confidence import combined, text_confidence, token_pieces
+from twostage_asr.engine.confidence import WrittenTokens, combined, text_confidence, token_pieces
 from twostage_asr.engine.decoder.base import Hypothesis
 from twostage_asr.engine.transcript import Word
 
@@ -17,11 +17,9 @@ def equal_weights(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def confidences(words: list[tuple[str, float]], tokens: list[tuple[str, float]]) -> list[float]:
     """Words with what the CTC head says, tokens with the LLM's probabilities."""
-    given = [Word(text, 0.0, 1.0, ctc) for text, ctc in words]
+    texts, heard = zip(*words, strict=True)
     pieces, probs = zip(*tokens, strict=True)
-    found = combined(given, pieces, [math.log(prob) for prob in probs])
-    assert [word.text for word in found] == [text for text, _ in words]
-    return [word.confidence for word in found]
+    return combined(texts, heard, WrittenTokens(pieces, [math.log(prob) for prob in probs]))
 
 
 def test_a_word_has_the_probability_of_all_its_tokens_and_of_no_other() -> None:

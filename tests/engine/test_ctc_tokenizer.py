@@ -3,6 +3,7 @@
 import base64
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -29,18 +30,18 @@ def test_the_bytes_of_the_tokens_are_the_text(tokenizer: CTCTokenizer, text: str
     token_ids = tokenizer.encode(text)
     pieces = [base64.b64decode(lines[token_id].split()[0]) for token_id in token_ids]
     assert b"".join(pieces).decode() == text
-    assert tokenizer.byte_lengths(token_ids) == [len(piece) for piece in pieces]
+    assert tokenizer.byte_lengths(np.array(token_ids, np.int64)).tolist() == [len(piece) for piece in pieces]
 
 
 def test_special_looking_text_is_plain_text(tokenizer: CTCTokenizer) -> None:
     token_ids = tokenizer.encode("<|zh|><|endoftext|><|0.00|>")
     assert max(token_ids) < len(tokenizer)
-    assert sum(tokenizer.byte_lengths(token_ids)) == len("<|zh|><|endoftext|><|0.00|>")
+    assert tokenizer.byte_lengths(np.array(token_ids)).sum() == len("<|zh|><|endoftext|><|0.00|>")
 
 
 def test_a_character_may_be_split_over_tokens(tokenizer: CTCTokenizer) -> None:
-    assert tokenizer.byte_lengths(tokenizer.encode("\U0001f642")) != [4]
-    assert sum(tokenizer.byte_lengths(tokenizer.encode("\U0001f642"))) == 4
+    assert len(tokenizer.encode("\U0001f642")) > 1
+    assert tokenizer.byte_lengths(np.array(tokenizer.encode("\U0001f642"))).sum() == 4
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,13 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.pipeline import GREEDY, Clip, decode, prompt_embeds, token_ids
 from twostage_asr.engine import AutoModelVLLM, DecodeError, PromptTooLongError
-from twostage_asr.engine.decoder.base import DecodeParams, Decoder, Hypothesis
+from twostage_asr.engine.decoder.base import DecodeParams, Decoder, Hypothesis, is_finite
 from twostage_asr.engine.families.base import Request
 from twostage_asr.engine.transcriber import Transcriber
 
@@ -134,3 +136,14 @@ def test_sampling_repeats_with_its_seed(decoder: Decoder, prompts: list[Tensor])
     other = DecodeParams(max_new_tokens=30, temperature=2.0, top_p=0.95, seed=8, ignore_eos=True)
     assert token_ids(decode(decoder, prompts[:1], params)) == token_ids(decode(decoder, prompts[:1], params))
     assert token_ids(decode(decoder, prompts[:1], params)) != token_ids(decode(decoder, prompts[:1], other))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@given(st.lists(st.integers(-(2**31), 2**31 - 1), max_size=4))
+def test_rows_of_any_bits_are_finite_where_torch_says_so(dtype: torch.dtype, bits: list[int]) -> None:
+    rows = torch.tensor(bits, dtype=torch.int32).view(dtype)
+    assert is_finite(rows) == bool(rows.isfinite().all())
+    assert is_finite(torch.tensor([torch.finfo(dtype).max, torch.finfo(dtype).min, -0.0], dtype=dtype))
+    for bad in ("nan", "inf"):
+        assert not is_finite(torch.tensor([0.0, float(bad)], dtype=dtype))
+        assert not is_finite(torch.tensor([0.0, -float(bad)], dtype=dtype))

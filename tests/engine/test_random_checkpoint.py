@@ -3,7 +3,6 @@
 import random
 from pathlib import Path
 
-from twostage_asr.engine.alignment import AlignmentTarget
 from twostage_asr.engine.bench.random_checkpoint import (
     CTC_NAME,
     CTC_RANKS,
@@ -14,6 +13,7 @@ from twostage_asr.engine.bench.random_checkpoint import (
 )
 from twostage_asr.engine.ctc_tokenizer import CTCTokenizer
 from twostage_asr.engine.text import LLMTokenizer
+from twostage_asr.engine.word_times import Targets
 
 
 def test_a_token_of_the_llm_is_a_word_and_one_token_of_the_ctc_head(tmp_path: Path) -> None:
@@ -22,6 +22,6 @@ def test_a_token_of_the_llm_is_a_word_and_one_token_of_the_ctc_head(tmp_path: Pa
     tokenizer, ctc = LLMTokenizer(tmp_path), CTCTokenizer.from_file(tmp_path / CTC_NAME)
     assert len(ctc) == CTC_RANKS
     token_ids = random.Random(0).sample(range(NUM_BYTES, LLM_VOCAB - 26), 1000)
-    target = AlignmentTarget.from_text(tokenizer.decode(token_ids), ctc)
+    targets = Targets.from_texts([tokenizer.decode(token_ids)], ctc)
     num_letters = 4  # of the first word, which has no space before it and so is spelled
-    assert len(target.words) == 1000 and len(target.token_ids) == num_letters + 999
+    assert len(targets.words[0]) == 1000 and len(targets.token_ids) == num_letters + 999

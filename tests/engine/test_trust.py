@@ -11,8 +11,13 @@ from twostage_asr.engine.decoder.base import DecodeParams, Hypothesis
 from twostage_asr.engine.inputs import expand_inputs, load
 from twostage_asr.engine.transcript import FinishReason, Transcript
 from twostage_asr.engine.trust import disagreement, judge, loop_times, seconds_of_speech
+from twostage_asr.engine.words import split_words
 
 # --- two texts
+
+
+def distance_of(text: str, heard: str) -> float | None:
+    return disagreement(text, split_words(text), heard)
 
 
 @pytest.mark.parametrize(
@@ -31,20 +36,20 @@ from twostage_asr.engine.trust import disagreement, judge, loop_times, seconds_o
     ],
 )
 def test_disagreement(text: str, heard: str, least: float, most: float) -> None:
-    distance = disagreement(text, heard)
+    distance = distance_of(text, heard)
     assert distance is not None and least <= distance <= most
 
 
 def test_numerals_alone_are_no_evidence_unless_nothing_is_heard() -> None:
-    assert disagreement("1256。", "twelve fifty six") is None
-    assert disagreement("1256。", "") == 1
+    assert distance_of("1256。", "twelve fifty six") is None
+    assert distance_of("1256。", "") == 1
 
 
 @given(st.text("ab 7。你"), st.text("ab 你"))
 def test_disagreement_is_a_fraction_and_zero_with_itself(text: str, heard: str) -> None:
-    distance = disagreement(text, heard)
+    distance = distance_of(text, heard)
     assert distance is None or 0 <= distance <= 1
-    assert disagreement(heard, heard) == 0
+    assert distance_of(heard, heard) == 0
 
 
 # --- loops
@@ -81,7 +86,8 @@ def hypothesis(token_ids: list[int], finish_reason: FinishReason = "stop") -> Hy
 def codes(
     text: str, heard: str | None, token_ids: list[int], *, speech: bool = True, finish: FinishReason = "stop"
 ) -> object:
-    opinion = judge(text, heard, hypothesis(token_ids, finish), lambda: 1.0 if speech else 0.1)
+    distance = None if heard is None else distance_of(text, heard)
+    opinion = judge(text, heard, distance, hypothesis(token_ids, finish), lambda: 1.0 if speech else 0.1)
     return [warning.code for warning in opinion.warnings], opinion.is_dropped, opinion.is_loop
 
 
@@ -232,7 +238,7 @@ def test_a_contradicted_text_can_be_replaced(
 ) -> None:
     clip = next(clip for clip in clips if clip["text"] and not any(c.isdigit() for c in clip["text"]))
     result, _ = looping(vllm_model, clip, monkeypatch, always=True, fallback="ctc")
-    distance = disagreement(clip["text"], result.text)
+    distance = distance_of(clip["text"], result.text)
     assert distance is not None and distance < 0.5  # the circles' is 0.9
     assert result.words and result.confidence
     assert "ctc_text" in {w.code for w in result.warnings}

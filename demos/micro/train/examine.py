@@ -12,6 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from twostage_asr.engine.families.base import Request
 from twostage_asr.engine.text import clean_text
+from twostage_asr.engine.word_times import collapse
 
 from .batches import BatchLimits, Collator
 from .compose import to_device
@@ -110,8 +111,8 @@ class Examiner:
         features, lens = model.acoustic.features(pad_sequence(waveforms, batch_first=True).to(device), sample_lens)
         encoder_out = model.acoustic.audio_encoder(features, lens)
         head = model.ctc_head
-        hidden = zip(head.hidden(encoder_out, lens), lens.tolist(), strict=True)
-        found = [token_ids for token_ids, _ in head.greedy([clip[:length] for clip, length in hidden])]
+        best = head.log_probs(head.hidden(encoder_out, lens)).argmax(-1).cpu().numpy()
+        found = [token_ids for token_ids, _ in collapse(best, lens.tolist(), head.config.blank_id)]
         wanted = [self._vocabulary.ctc.encode(lesson.ctc_text) for lesson in lessons]
         ctc_errors = [(_distance(right, ids), len(right)) for right, ids in zip(wanted, found, strict=True)]
         adapted, _ = model.acoustic.audio_adaptor(encoder_out, lens)

@@ -1,0 +1,65 @@
+"""WordTimers side by side: in this process for a few texts, in processes of their own for many.
+
+What they do for one text takes 0.4 ms of Python, which a process that also keeps a GPU busy does not have: that GPU
+transcribes a text in 1 ms.
+"""
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+from .child import Child, receive, send, start_child
+from .word_times import Emissions, TargetTokens, Texts, TimedText, WordTimer
+
+WORKER = f"{__package__}.word_worker"
+MIN_SHARE = 8  # texts; fewer are timed before another process has answered
+
+
+class WordProcesses:
+    """Shares texts out, always the same texts to the same timer."""
+
+    def __init__(self, timer: WordTimer, num_processes: int) -> None:
+        self._timer = timer
+        self._num_processes = num_processes
+        self._children: list[Child] = []
+        if num_processes:
+            self._start()
+
+    def shares(self, num_texts: int) -> list[slice]:
+        """One for each timer that is to be asked."""
+        num_shares = max(1, min(len(self._children), num_texts // MIN_SHARE))
+        bounds = [num_texts * i // num_shares for i in range(num_shares + 1)]
+        return [slice(first, end) for first, end in itertools.pairwise(bounds)]
+
+    def targets(self, shares: Sequence[Texts]) -> list[TargetTokens]:
+        """WordTimer.targets() of each share."""
+        return self._ask(shares)
+
+    def timed(self, shares: Sequence[Emissions]) -> list[TimedText]:
+        """WordTimer.timed() of all shares."""
+        return [timed for share in self._ask(shares) for timed in share]
+
+    def restart(self) -> None:
+        """Forget what was asked and not answered."""
+        if self._children:
+            self.close()
+            self._start()
+
+    def close(self) -> None:
+        """End the processes; idempotent."""
+        for child in self._children:
+            child.close()
+        self._children.clear()
+
+    def _start(self) -> None:
+        for _ in range(self._num_processes):
+            child = start_child(WORKER)
+            self._children.append(child)
+            send(child.socket, self._timer)
+
+    def _ask(self, shares: Sequence[Texts] | Sequence[Emissions]) -> list[Any]:
+        if len(shares) == 1:
+            return [self._timer.answer(shares[0])]
+        for child, share in zip(self._children, shares, strict=False):
+            send(child.socket, share)
+        return [receive(child.socket) for child, _ in zip(self._children, shares, strict=False)]
