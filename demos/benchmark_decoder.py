@@ -1,6 +1,7 @@
-"""Time stage 2 alone: vLLM on prompt embeddings of random numbers, in this process.
+"""Time stage 2 alone: vLLM on prompt embeddings of random numbers, in this process or in several.
 
-    python demos/benchmark_decoder.py MODEL_DIR [--prompts 1 16 64 128 256 512 2048] [--tokens 38] [--vllm JSON]
+    python demos/benchmark_decoder.py MODEL_DIR [--prompts 1 16 64 128 256 512 2048] [--tokens 38] [--processes 0]
+                                      [--vllm JSON]
 
 MODEL_DIR is a checkpoint or a converted model; `python -m twostage_asr.engine.bench.random_checkpoint DIR` makes one of
 the published sizes. Prompts have 45 positions, what 10 s of audio take; answers have a fixed length.
@@ -16,21 +17,26 @@ import torch
 from twostage_asr.convert.export import ensure_converted
 from twostage_asr.engine.config import DEFAULT_MODEL_LEN
 from twostage_asr.engine.console import quiet_libraries
-from twostage_asr.engine.decoder.base import DecodeParams, LLMSource
+from twostage_asr.engine.decoder.base import DecodeParams, Decoder, LLMSource
+from twostage_asr.engine.decoder.process_decoder import ProcessDecoder
 from twostage_asr.engine.decoder.vllm_decoder import VLLMDecoder, VLLMOptions
 from twostage_asr.engine.manifest import LLM_DIR_NAME, EngineManifest
 from twostage_asr.engine.threads import one_thread
 
 NUM_POSITIONS = 45
+NUM_DISTINCT = 512
 REPETITIONS = 3
 
 
-def seconds_taken(decoder: VLLMDecoder, num_prompts: int, num_tokens: int) -> float:
+def seconds_taken(decoder: Decoder, num_prompts: int, num_tokens: int) -> float:
+    """As the engine feeds it: no more prompts at once than keep it busy."""
     limits, params = decoder.limits, DecodeParams(max_new_tokens=num_tokens, ignore_eos=True)
-    prompts = torch.randn(num_prompts, NUM_POSITIONS, limits.hidden_size).mul_(0.02).to(limits.dtype)
+    prompts = torch.randn(min(num_prompts, NUM_DISTINCT), NUM_POSITIONS, limits.hidden_size).mul_(0.02).to(limits.dtype)
     started = time.perf_counter()
-    for prompt in prompts:
-        decoder.submit(prompt, params)
+    for number in range(num_prompts):
+        while decoder.num_pending >= decoder.max_pending:
+            decoder.poll()
+        decoder.submit(prompts[number % NUM_DISTINCT], params)
     while decoder.num_pending:
         decoder.poll()
     return time.perf_counter() - started
@@ -42,6 +48,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", type=torch.device)
     parser.add_argument("--prompts", type=int, nargs="+", default=[1, 16, 64, 128, 256, 512, 2048])
     parser.add_argument("--tokens", type=int, default=38)
+    parser.add_argument("--processes", type=int, default=0, help="that decode; 0 is this one alone")
     parser.add_argument("--vllm", type=json.loads, default={}, metavar="JSON", help="vLLM EngineArgs by name")
     args = parser.parse_args()
     quiet_libraries()
@@ -49,7 +56,13 @@ def main() -> None:
     llm = EngineManifest.read(engine_dir).llm
     dtype = torch.bfloat16 if args.device.type == "cuda" else torch.float32
     source = LLMSource(engine_dir / LLM_DIR_NAME, llm, dtype, min(DEFAULT_MODEL_LEN, llm.max_position_embeddings))
-    decoder = VLLMDecoder(source, VLLMOptions(device=args.device, engine=args.vllm))
+    options = VLLMOptions(device=args.device, engine=args.vllm)
+    decoder: Decoder
+    if args.processes:
+        decoder = ProcessDecoder(source, options, num_processes=args.processes)
+    else:
+        decoder = VLLMDecoder(source, options)
+    decoder.wait_until_ready()
     with one_thread(active=args.device.type == "cuda"):
         for num_prompts in args.prompts:
             wall_s = min(seconds_taken(decoder, num_prompts, args.tokens) for _ in range(REPETITIONS))
