@@ -20,7 +20,7 @@ from ..encoders.qwen3_asr import Qwen3AlignerTower, Qwen3ASRTowerConfig
 from .aligned_words import alignment_words, in_order, spans_in
 from .alignment import Alignment
 from .audio import SAMPLE_RATE, Waveform
-from .batching import plan_batches
+from .batching import BatchPool
 from .config import EngineConfig, refuse_unknown
 from .errors import AudioTooLongError, CheckpointError, ConfigError
 from .families.base import StageOneOptions
@@ -178,10 +178,12 @@ class Qwen3ForcedAligner:
             _check_length(waveform)
         results = [_Timed([], [], []) for _ in words]
         spoken = [i for i, one in enumerate(words) if one]
-        costs = [self._acoustic.num_audio_tokens(len(waveforms[i])) for i in spoken]
+        pool: BatchPool[int] = BatchPool(max_frames=MAX_BATCH_TOKENS, max_size=MAX_BATCH)
+        for i in spoken:
+            pool.add(self._acoustic.num_audio_tokens(len(waveforms[i])), i)
         with one_thread(active=self._device.type != "cpu"):
-            for batch in plan_batches(costs, max_frames=MAX_BATCH_TOKENS, max_size=MAX_BATCH):
-                chosen = [spoken[k] for k in batch]
+            while pool:
+                chosen = pool.take(last=True)
                 timed = self._time_batch([waveforms[i] for i in chosen], [words[i] for i in chosen])
                 for i, one in zip(chosen, timed, strict=True):
                     results[i] = one

@@ -23,7 +23,7 @@ import math
 import threading
 from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -63,8 +63,14 @@ class AudioReaders:
         self._file_bytes = 0
 
     def read(
-        self, items: Iterable[AudioInput], *, limits: AudioLimits, allow_urls: bool, cutting: Cutting | None = None
-    ) -> Generator[tuple[int, AudioInput, Audio], None, None]:
+        self,
+        items: Iterable[AudioInput],
+        *,
+        limits: AudioLimits,
+        allow_urls: bool,
+        cutting: Cutting | None = None,
+        wait_s: float | None = None,
+    ) -> Generator[tuple[int, AudioInput, Audio] | None, None, None]:
         """Yield each input's place and its waveform, (N,) float32, mono, 16 kHz, or what is wrong with it.
 
         With `cutting`, a recording too long for it comes as Pieces instead, up to a last one or an error, with other
@@ -72,6 +78,8 @@ class AudioReaders:
 
         `items` is iterated in the caller's thread, READ_AHEAD inputs ahead. While READ_AHEAD_BYTES wait to be taken, no
         more is pulled or begun. Closing the iterator drops what is not begun. Several may be open at once.
+
+        With `wait_s`, None comes whenever so long has passed and what comes next is not read yet.
         """
         read_one = functools.partial(self._read_one, limits=limits, allow_urls=allow_urls, cutting=cutting)
         in_turn = 1 if cutting is None else min(self._num_threads, MAX_IN_TURN)
@@ -80,9 +88,9 @@ class AudioReaders:
             for item in items:
                 ahead.add(item)
                 while ahead.is_full:
-                    yield ahead.take()
+                    yield ahead.take(wait_s)
             while not ahead.is_empty:
-                yield ahead.take()
+                yield ahead.take(wait_s)
         finally:
             ahead.cancel()
 
@@ -262,9 +270,12 @@ class _ReadAhead:
                 self._waiting.append(entry)
             self._begin()
 
-    def take(self) -> tuple[int, AudioInput, Audio]:
-        """The next thing that was read of the input whose turn it is."""
-        entry = self._entries.popleft()
+    def take(self, wait_s: float | None) -> tuple[int, AudioInput, Audio] | None:
+        """The next thing that was read of the input whose turn it is; None if that takes longer."""
+        entry = self._entries[0]
+        if entry.future is not None and not entry.future.done() and not wait([entry.future], wait_s).done:
+            return None
+        self._entries.popleft()
         audio = next(entry.reading) if entry.future is None else entry.future.result()
         with self._lock:
             if _is_last(audio):

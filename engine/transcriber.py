@@ -21,7 +21,7 @@ from torch import Tensor
 from .alignment import TextAligner, WordAligner
 from .answers import Written, answer_of, review, transcript_of
 from .audio import DEFAULT_LIMITS, SAMPLE_RATE, AudioLimits, Waveform
-from .batching import plan_batches
+from .batching import BatchPool
 from .config import check_choice
 from .decoder.base import POLL_S, DecodeParams, Decoder, Hypothesis
 from .errors import ASRError, AudioError, ConfigError, DecodeError, PromptTooLongError
@@ -29,16 +29,19 @@ from .families.base import AcousticModel, EncodedBatch, ModelFamily, Request
 from .inputs import AudioInput
 from .prompt import EmbeddedPrompt, PromptEmbedder
 from .reading import AudioReaders
-from .recordings import ClipAudio, Recordings, Result
+from .recordings import Recordings, Result
 from .segments import DEFAULT_SEGMENTATION, Part, Segmentation, join_parts, join_texts
 from .text import LLMTokenizer
 from .threads import one_thread
 from .timeline import Timeline
 from .transcript import Transcript
 
-ALIGN_WAIT_S = 0.05  # for more finished texts to be timed together
+ALIGN_WAIT_S, ALIGN_CLIPS = (
+    0.05,
+    64,
+)  # for so long, or until there are so many, finished texts are gathered to be timed together
 SAFE_REPETITION_PENALTY = 1.2  # of the second try, after a text that went round in circles
-WINDOW_BATCHES = 4  # full stage 1 batches whose clips are sorted by length together
+READ_WAIT_S = 0.01  # for audio, before what has finished meanwhile is looked at
 
 Results = Generator[Result, None, None]
 
@@ -165,26 +168,55 @@ class Run:
 
     def _clips(self, inputs: Iterable[AudioInput]) -> Iterator[Result]:
         """The loop over everything: clips' numbers and transcripts."""
-        decoder = self.model.decoder
-        for window in self._windows(inputs):
-            clips: list[Clip] = []
-            for index, item, audio in window:
-                clip = self.prepare(index, item, audio, self.options)
-                if isinstance(clip, Clip):
-                    clip.is_speech = self.recordings.is_segment(index)
-                    clips.append(clip)
-                else:
-                    yield index, clip
-            for batch in self._plan(clips):
-                while decoder.num_pending >= decoder.max_pending:
-                    yield from self.collect()
-                yield from self.encode(batch)
-                yield from self.collect(wait_s=0)
-            if not self.decoding:  # stage 2 would have nothing to do while the next window is read
-                yield from self.submit()
+        options, model = self.options, self.model
+        pool: BatchPool[Clip] = BatchPool(max_frames=model.max_batch_frames, max_size=options.batch_size)
+        reading = model.readers.read(
+            inputs,
+            limits=options.limits,
+            allow_urls=options.allow_urls,
+            cutting=options.segmentation.cutting(model.family.best_length_s),
+            wait_s=READ_WAIT_S,
+        )
+        with contextlib.closing(reading):
+            started = time.perf_counter()
+            for read in reading:
+                if read is None:  # there is time for what has been done meanwhile
+                    self.timeline.add("read", started, 0)
+                    yield from self._go_on()
+                    started = time.perf_counter()
+                    continue
+                for number, item, audio in self.recordings.add(*read):
+                    clip = self.prepare(number, item, audio, options)
+                    if isinstance(clip, Transcript):
+                        yield number, clip
+                        continue
+                    clip.is_speech = self.recordings.is_segment(number)
+                    pool.add(model.acoustic.num_frames(round(clip.duration * SAMPLE_RATE)), clip)
+                    while pool.is_ready:
+                        batch = pool.take()
+                        self.timeline.add("read", started, len(batch))
+                        yield from self._start(batch)
+                        started = time.perf_counter()
+            self.timeline.add("read", started, len(pool))
+        while pool:
+            yield from self._start(pool.take(last=True))
         while self.encoding is not None or self.decoding:
             yield from self.submit()
             yield from self.collect()
+
+    def _start(self, batch: list[Clip]) -> Iterator[Result]:
+        """A batch into both stages, when stage 2 wants more."""
+        decoder = self.model.decoder
+        while decoder.num_pending >= decoder.max_pending:
+            yield from self.collect()
+        yield from self.encode(batch)
+        yield from self.collect(wait_s=0)
+
+    def _go_on(self) -> Iterator[Result]:
+        """With what stage 1 and stage 2 have finished."""
+        if self.encoding is not None and self.encoding[1].is_done:
+            yield from self.submit()
+        yield from self.collect(wait_s=0)
 
     def cancel(self) -> None:
         """Drop what stage 2 still has."""
@@ -198,36 +230,6 @@ class Run:
         self.model.decoder.cancel(dropped)
         for prompt_id in dropped:
             del self.decoding[prompt_id]
-
-    def _windows(self, inputs: Iterable[AudioInput]) -> Iterator[list[ClipAudio]]:
-        """Clips with their audio, in pieces that do not depend on how fast they are read.
-
-        The first piece is one batch, so that stage 2 starts early; the others are a few, so that sorting pays.
-        """
-        options, model = self.options, self.model
-        window: list[ClipAudio] = []
-        frames, num_batches = 0, 1
-        cutting = options.segmentation.cutting(model.family.best_length_s)
-        reading = model.readers.read(inputs, limits=options.limits, allow_urls=options.allow_urls, cutting=cutting)
-        with contextlib.closing(reading):
-            started = time.perf_counter()
-            for read in reading:
-                for number, item, audio in self.recordings.add(*read):
-                    window.append((number, item, audio))
-                    frames += 0 if isinstance(audio, AudioError) else model.acoustic.num_frames(len(audio))
-                if frames >= num_batches * model.max_batch_frames or len(window) >= num_batches * options.batch_size:
-                    self.timeline.add("read", started, len(window))
-                    yield window
-                    window, frames, num_batches = [], 0, WINDOW_BATCHES
-                    started = time.perf_counter()
-            self.timeline.add("read", started, len(window))
-            yield window
-
-    def _plan(self, clips: Sequence[Clip]) -> Iterator[list[Clip]]:
-        """Clips of similar length together."""
-        frames = [self.model.acoustic.num_frames(len(clip.waveform)) for clip in clips if clip.waveform is not None]
-        for batch in plan_batches(frames, max_frames=self.model.max_batch_frames, max_size=self.options.batch_size):
-            yield [clips[i] for i in batch]
 
     def prepare(
         self,
@@ -307,7 +309,8 @@ class Run:
             if not self.finished:
                 self.align_at = time.monotonic() + self.align_wait_s
             self.finished.append((clip, hypothesis))
-        if self.finished and (time.monotonic() >= self.align_at or not self.decoding):
+        is_due = time.monotonic() >= self.align_at or len(self.finished) >= ALIGN_CLIPS or not self.decoding
+        if self.finished and is_due:
             finished, self.finished = self.finished, []
             yield from self._finish(finished)
 

@@ -64,6 +64,11 @@ class EncodedBatch:
     encoder_lens: list[int]
     done: torch.cuda.Event | None = None  # when the GPU has written audio_embeds
 
+    @property
+    def is_done(self) -> bool:
+        """Whether `utterances` need not wait."""
+        return self.done is None or bool(self.done.query())  # type: ignore[no-untyped-call]
+
     def utterances(self) -> list[EncodedUtterance]:
         """Views of each clip's own rows."""
         if self.done is not None:

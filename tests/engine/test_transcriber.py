@@ -1,18 +1,22 @@
 """The loop over both stages: they overlap, results come as they finish, and no order of work changes a text."""
 
 import random
+import threading
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.pipeline import Clip
-from twostage_asr.engine import AutoModelVLLM, ConfigError
+from twostage_asr.engine import AutoModelVLLM, ConfigError, reading
 from twostage_asr.engine.auto import transcribe_options
-from twostage_asr.engine.inputs import expand_inputs
+from twostage_asr.engine.inputs import AudioInput, expand_inputs, load_blocks
 from twostage_asr.engine.timeline import Timeline
 from twostage_asr.engine.transcriber import Transcriber
+from twostage_asr.engine.waveform import Waveform
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +97,23 @@ def test_results_come_before_the_last_input_is_read(vllm_model: AutoModelVLLM, s
     next(results)
     assert num_read < 2400
     results.close()
+
+
+def test_results_come_while_the_next_input_is_being_read(
+    vllm_model: AutoModelVLLM, sources: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second one is read when the first one is there, or never."""
+    is_wanted = threading.Event()
+
+    def slow(item: AudioInput, **options: Any) -> Iterator[Waveform]:
+        assert item.source != Path(sources[1]) or is_wanted.wait(60)
+        return load_blocks(item, **options)
+
+    monkeypatch.setattr(reading, "load_blocks", slow)
+    results = vllm_model.transcriber.run(expand_inputs(sources[:2]), transcribe_options(batch_size=1))
+    assert next(results)[0] == 0
+    is_wanted.set()
+    assert [index for index, _ in results] == [1]
 
 
 def test_closing_drops_the_rest_and_leaves_the_model_usable(
