@@ -336,7 +336,7 @@ def test_a_process_that_is_killed_while_it_cuts_costs_one_input(new_processes: C
 # --- waiting
 
 
-def test_who_waits_is_told(shared: AudioReaders, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_waits_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """The second input is not read before somebody has heard three times that it is not."""
     is_read = threading.Event()
 
@@ -345,12 +345,13 @@ def test_who_waits_is_told(shared: AudioReaders, monkeypatch: pytest.MonkeyPatch
         return load(item, **options)
 
     monkeypatch.setattr(reading, "load", slow)
-    items = [AudioInput(key=key, source=ONE_SECOND + bytes(2_000_000)) for key in ("first", "second")]
-    heard = []
-    for read in shared.read(items, limits=LIMITS, allow_urls=False, wait_s=0.01):
+    items = [AudioInput(key=key, source=encode(sweep(1.0, 16_000), 16_000, "FLAC", "PCM_16")) for key in ("first", "second")]
+    readers, heard = AudioReaders(2), []
+    for read in readers.read(items, limits=LIMITS, allow_urls=False, wait_s=0.01):
         heard.append(read and read[1].key)
         if heard.count(None) >= 3 and "first" in heard:
             is_read.set()
+    readers.close()
     assert [key for key in heard if key] == ["first", "second"]
     assert heard.index("second") - heard.index("first") > 1
 
