@@ -345,7 +345,8 @@ def test_who_waits_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         return load(item, **options)
 
     monkeypatch.setattr(reading, "load", slow)
-    items = [AudioInput(key=key, source=encode(sweep(1.0, 16_000), 16_000, "FLAC", "PCM_16")) for key in ("first", "second")]
+    source = encode(sweep(1.0, 16_000), 16_000, "FLAC", "PCM_16")
+    items = [AudioInput(key=key, source=source) for key in ("first", "second")]
     readers, heard = AudioReaders(2), []
     for read in readers.read(items, limits=LIMITS, allow_urls=False, wait_s=0.01):
         heard.append(read and read[1].key)
