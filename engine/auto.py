@@ -37,7 +37,7 @@ from .vad import OFFLINE_SCHEDULE, checked_schedule
 
 # Encoder frames (60 ms) of a stage 1 batch. A CPU is full with one clip, and padding costs it time; a GPU wants more.
 CPU_BATCH_FRAMES, GPU_BATCH_FRAMES = 600, 40_000
-# Beside a GPU: the words of 1,000 texts a second take two cores.
+# Beside a GPU; see word_processes.py.
 MAX_WORD_PROCESSES, CORES_PER_WORD_PROCESS = 4, 4
 
 

@@ -4,7 +4,8 @@ Audio is read ahead of need and decoded by other processes; stage 1 encodes here
 GPU in processes of its own. One loop moves the clips on: it encodes whenever stage 2 wants more, hands over each batch
 (on a GPU when the one after it has been queued, so that the GPU never waits), and finds the word times of what has
 finished meanwhile. Where an LLM ends its text before the speech ends, the rest of the clip goes through both stages by
-itself. The window, stage 2's `max_pending` and what is read ahead bound the memory, however long the list.
+itself. The clips that wait for a batch, stage 2's `max_pending` and what is read ahead bound the memory, however long the
+list.
 """
 
 import contextlib
@@ -36,10 +37,7 @@ from .threads import one_thread
 from .timeline import Timeline
 from .transcript import Transcript
 
-ALIGN_WAIT_S, ALIGN_CLIPS = (
-    0.05,
-    64,
-)  # for so long, or until there are so many, finished texts are gathered to be timed together
+ALIGN_CLIPS, ALIGN_WAIT_S = 64, 0.05  # finished texts are timed together, so many or what comes in so long
 SAFE_REPETITION_PENALTY = 1.2  # of the second try, after a text that went round in circles
 READ_WAIT_S = 0.01  # for audio, before what has finished meanwhile is looked at
 

@@ -45,7 +45,7 @@ class Pass:
     gpu_busy_share: float | None
     rss_bytes: int  # of this process, at the end of this pass
     peak_rss_bytes: int  # the most until then, from the start of the process
-    others_rss_bytes: int  # of the processes that decode, and of those that read audio; see rss_bytes()
+    others_rss_bytes: int  # of the processes that decode, read audio or time words; see rss_bytes()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
