@@ -4,8 +4,8 @@ Audio is read ahead of need and decoded by other processes; stage 1 encodes here
 GPU in processes of its own. One loop moves the clips on: it encodes whenever stage 2 wants more, hands over each batch
 (on a GPU when the one after it has been queued, so that the GPU never waits), and finds the word times of what has
 finished meanwhile. Where an LLM ends its text before the speech ends, the rest of the clip goes through both stages by
-itself. The clips that wait for a batch, stage 2's `max_pending` and what is read ahead bound the memory, however long the
-list.
+itself. However long the list, memory is bounded by the clips that wait for a batch, stage 2's `max_pending` and what is
+read ahead.
 """
 
 import contextlib

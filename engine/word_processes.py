@@ -1,7 +1,7 @@
 """WordTimers side by side: in this process for a few texts, in processes of their own for many.
 
-What they do for a text of 38 words takes 0.13 ms, or 0.27 ms where it is compared with what is heard. That is much for a
-process that also has to keep a GPU busy: the GPU transcribes a text in 1 ms.
+What they do for a text of 38 words takes 0.13 ms, or 0.27 ms where it is compared with what is heard. That is much for
+a process that also has to keep a GPU busy, which transcribes a text in 1 ms.
 """
 
 import itertools
