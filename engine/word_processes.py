@@ -8,7 +8,7 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
-from .child import Child, receive, send, start_child
+from .child import receive, send, start_child
 from .word_times import Emissions, TargetTokens, Texts, TimedText, WordTimer
 
 WORKER = f"{__package__}.word_worker"
