@@ -1,5 +1,6 @@
 """The loop over both stages: they overlap, results come as they finish, and no order of work changes a text."""
 
+import contextlib
 import random
 import threading
 from collections import Counter
@@ -9,11 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.pipeline import Clip
-from twostage_asr.engine import AutoModelVLLM, ConfigError, reading
+from twostage_asr.engine import AutoModelVLLM, ConfigError, reading, word_processes
 from twostage_asr.engine.auto import transcribe_options
+from twostage_asr.engine.child import receive
+from twostage_asr.engine.families import family_named
+from twostage_asr.engine.families.base import StageOneOptions
 from twostage_asr.engine.inputs import AudioInput, expand_inputs, load_blocks
+from twostage_asr.engine.manifest import EngineManifest
 from twostage_asr.engine.timeline import Timeline
 from twostage_asr.engine.transcriber import Transcriber
 from twostage_asr.engine.waveform import Waveform
@@ -50,6 +56,40 @@ def test_no_order_or_size_of_work_changes_a_text(
     random.Random(seed).shuffle(order)
     results = dict(transcriber.run(expand_inputs(order), transcribe_options()))
     assert [results[i].text for i in range(len(order))] == [expected[source] for source in order]
+
+
+def test_no_process_that_times_words_changes_a_transcript(
+    vllm_model: AutoModelVLLM,
+    engine_dirs: dict[str, Path],
+    sources: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = []
+    monkeypatch.setattr(word_processes, "MIN_SHARE", 1)
+    monkeypatch.setattr(word_processes, "receive", lambda socket: asked.append(socket) or receive(socket))
+    engine_dir = engine_dirs["low_frame_rate"]
+    manifest = EngineManifest.read(engine_dir)
+    fp32 = {"dtype": torch.float32, "embeds_dtype": torch.float32}
+    options = StageOneOptions(device=torch.device("cpu"), **fp32, word_processes=2)
+    _, aligner = family_named(manifest.family).build_acoustic_model(engine_dir, manifest, options)
+    assert aligner is not None
+    with contextlib.closing(aligner):
+        transcriber = replace(vllm_model.transcriber, aligner=aligner)
+        inputs = [*sources * 2, str(tmp_path / "nowhere.wav")]
+        found = dict(transcriber.run(expand_inputs(inputs), transcribe_options()))
+    assert len(asked) >= 4  # both questions to both processes
+    expected = vllm_model.generate(inputs)
+    assert any(len(transcript.words or ()) > 5 for transcript in expected)
+    for index, theirs in enumerate(expected):
+        ours = found[index]
+        assert (ours.text, ours.status, ours.warnings, ours.error) == (
+            theirs.text, theirs.status, theirs.warnings, theirs.error,
+        )  # fmt: skip
+        for word, other in zip(ours.words or (), theirs.words or (), strict=True):
+            assert word.text == other.text
+            times = word.start, word.end, word.confidence
+            assert times == pytest.approx((other.start, other.end, other.confidence), abs=0.002)
 
 
 def test_stage_2_decodes_while_stage_1_encodes(vllm_model: AutoModelVLLM, sources: list[str]) -> None:
