@@ -18,6 +18,7 @@ text -> tokens of what is said (word_times.py) -> in which frames the head emits
 Frame t is built from seven 25 ms windows around the one that begins at t * 60 ms: its centre is 12.5 ms later.
 """
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -131,14 +132,14 @@ class WordAligner:
             return []
         num_frames = [len(clip) for clip in hidden]
         question = Texts(texts, num_frames, durations, written or [None] * len(texts), compare)
-        shares = self._timers.shares(len(texts))
         try:
-            return self._align(hidden, question, shares)
-        except BaseException as error:
-            self._timers.restart()
-            if not isinstance(error, EOFError | OSError):
-                raise
-            return self._align(hidden, question, [slice(None)])  # without the process that has died
+            with contextlib.ExitStack() as on_failure:
+                on_failure.callback(self._timers.restart)
+                alignments = self._align(hidden, question, self._timers.shares(len(texts)))
+                on_failure.pop_all()
+        except (EOFError, OSError):  # a process has died
+            alignments = self._align(hidden, question, [slice(None)])  # here
+        return alignments
 
     def close(self) -> None:
         """End the processes; idempotent."""
