@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from tests.paths import CLIPS
 from tests.pipeline import read_manifest
@@ -60,13 +61,24 @@ def explain(reference: AutoModelVLLM, clip: Waveform, one: str, other: str) -> t
     """Whether rounding explains that the answers part, and where they do."""
     transcriber = reference.transcriber
     ends = sorted(transcriber.decoder._eos_token_ids)  # type: ignore[attr-defined]
-    ids, other_ids = ([*transcriber.tokenizer.encode(text), *ends] for text in (one, other))
-    place = next(i for i, (a, b) in enumerate(zip(ids, other_ids, strict=False)) if a != b)
     (utterance,) = transcriber.acoustic.encode([clip], with_ctc=False).utterances()
     prompt = transcriber.embedder.embed(transcriber.family.prompt_text(Request())).around(utterance.audio_embeds)
     llm = transcriber.decoder._model  # type: ignore[attr-defined]
-    said = llm.get_input_embeddings()(torch.tensor(ids[:place], dtype=torch.int64, device=llm.device))
-    logits = llm(inputs_embeds=torch.cat([prompt.to(llm.device), said])[None]).logits[0, -1]
+
+    def logits_after(said: Sequence[int]) -> Tensor:
+        rows = llm.get_input_embeddings()(torch.tensor(said, dtype=torch.int64, device=llm.device))
+        logits: Tensor = llm(inputs_embeds=torch.cat([prompt.to(llm.device), rows])[None]).logits[0, -1]
+        return logits
+
+    def tokens_of(text: str) -> list[int]:
+        """Texts are stripped: a clip that begins inside a sentence may have begun with a space."""
+        spellings = [[*transcriber.tokenizer.encode(begin + text), *ends] for begin in ("", " " * bool(text))]
+        return max(spellings, key=lambda ids: float(at_first[ids[0]]))
+
+    at_first = logits_after([])
+    ids, other_ids = tokens_of(one), tokens_of(other)
+    place = next(i for i, (a, b) in enumerate(zip(ids, other_ids, strict=False)) if a != b)
+    logits = logits_after(ids[:place])
     # A text may end with any of several tokens.
     first, second = (float(logits[ends if i in ends else i].max()) for i in (ids[place], other_ids[place]))
     tokens = [transcriber.tokenizer.decode([i]) for i in (ids[place], other_ids[place])]
