@@ -41,8 +41,7 @@ class BatchPool(Generic[Clip]):
     def is_ready(self) -> bool:
         """Whether a batch should be taken now: the first one soon, so that stage 2 starts, the others later."""
         num_batches = min(1 + self._num_taken, POOL_BATCHES)
-        is_full = self._num_frames >= num_batches * self._max_frames or len(self) >= num_batches * self._max_size
-        return bool(self._clips) and is_full
+        return self._num_frames >= num_batches * self._max_frames or len(self) >= num_batches * self._max_size
 
     def take(self, *, last: bool = False) -> list[Clip]:
         """The next batch. With `last` no more clips will be added: the longest come first, and all batches are full."""

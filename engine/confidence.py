@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .decoder.base import Hypothesis
 
 CTC_WEIGHT = 0.05  # of 0, 0.05, 0.1, 0.15 ... 1
-_LEAST_PROB = 1e-12
+LEAST_PROB = 1e-12
 
 
 class WrittenTokens(NamedTuple):
@@ -45,7 +45,7 @@ def combined(words: Sequence[str], confidences: Sequence[float], written: Writte
         position = start + len(word)
         first, last = bisect.bisect_right(ends, start), bisect.bisect_right(ends, position - 1)
         log_prob = totals[last + 1] - totals[first]
-        heard = math.log(max(confidence, _LEAST_PROB))
+        heard = math.log(max(confidence, LEAST_PROB))
         both.append(min(math.exp((1 - CTC_WEIGHT) * log_prob + CTC_WEIGHT * heard), 1.0))
     return both
 

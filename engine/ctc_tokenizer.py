@@ -20,9 +20,6 @@ from .errors import CheckpointError
 SPLIT_PATTERN = r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
 
 
-IntArray = npt.NDArray[np.int64]
-
-
 class CTCTokenizer:
     """Byte-level BPE as the CTC head was trained with it."""
 
@@ -67,7 +64,7 @@ class CTCTokenizer:
         pieces, num_ordinary = self._pieces, len(self)
         return b"".join([pieces[i] for i in token_ids if i < num_ordinary]).decode("utf-8", "ignore")
 
-    def byte_lengths(self, token_ids: IntArray) -> IntArray:
+    def byte_lengths(self, token_ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Bytes of UTF-8 text that each token stands for; they need not end where a character ends."""
         return self._lengths[token_ids]
 

@@ -30,7 +30,7 @@ from .families.base import AcousticModel, EncodedBatch, ModelFamily, Request
 from .inputs import AudioInput
 from .prompt import EmbeddedPrompt, PromptEmbedder
 from .reading import AudioReaders
-from .recordings import Recordings, Result
+from .recordings import ClipAudio, Recordings, Result
 from .segments import DEFAULT_SEGMENTATION, Part, Segmentation, join_parts, join_texts
 from .text import LLMTokenizer
 from .threads import one_thread
@@ -183,24 +183,28 @@ class Run:
                     yield from self._go_on()
                     started = time.perf_counter()
                     continue
-                for number, item, audio in self.recordings.add(*read):
-                    clip = self.prepare(number, item, audio, options)
-                    if isinstance(clip, Transcript):
-                        yield number, clip
-                        continue
-                    clip.is_speech = self.recordings.is_segment(number)
-                    pool.add(model.acoustic.num_frames(round(clip.duration * SAMPLE_RATE)), clip)
-                    while pool.is_ready:
-                        batch = pool.take()
-                        self.timeline.add("read", started, len(batch))
-                        yield from self._start(batch)
-                        started = time.perf_counter()
+                yield from self._gather(pool, self.recordings.add(*read))
+                while pool.is_ready:
+                    batch = pool.take()
+                    self.timeline.add("read", started, len(batch))
+                    yield from self._start(batch)
+                    started = time.perf_counter()
             self.timeline.add("read", started, len(pool))
         while pool:
             yield from self._start(pool.take(last=True))
         while self.encoding is not None or self.decoding:
             yield from self.submit()
             yield from self.collect()
+
+    def _gather(self, pool: BatchPool[Clip], read: Iterable[ClipAudio]) -> Iterator[Result]:
+        """Clips that were read into the pool; yields what is no clip."""
+        for number, item, audio in read:
+            clip = self.prepare(number, item, audio, self.options)
+            if isinstance(clip, Clip):
+                clip.is_speech = self.recordings.is_segment(number)
+                pool.add(self.model.acoustic.num_frames(round(clip.duration * SAMPLE_RATE)), clip)
+            else:
+                yield number, clip
 
     def _start(self, batch: list[Clip]) -> Iterator[Result]:
         """A batch into both stages, when stage 2 wants more."""

@@ -17,7 +17,7 @@ from typing import NamedTuple, Self, TypeAlias, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from .confidence import WrittenTokens, combined
+from .confidence import LEAST_PROB, WrittenTokens, combined
 from .ctc_tokenizer import CTCTokenizer
 from .token_times import BoolArray, FloatArray, IntArray, token_times
 from .trust import disagreement
@@ -31,8 +31,6 @@ _AFTER_WORD_S = 0.3  # in which the head may still emit a word that has ended, o
 # second, speakers of Mandarin 4.5 characters of 3 bytes. A digit or a sign counts like such a syllable.
 TYPICAL_BYTES_PER_S = 13.5
 _SYLLABLE_BYTES = 3
-
-_LEAST_PROB = 1e-12  # float32 sums may also put a probability a little above 1
 
 _LENGTH_OF_BYTE = np.ones(256)
 _LENGTH_OF_BYTE[:128] = [1.0 if chr(b).isalpha() or chr(b) == "'" else _SYLLABLE_BYTES for b in range(128)]
@@ -145,6 +143,11 @@ class Targets:
             end_fractions=(word_ends - starts[end_tokens]) / lengths[end_tokens],
         )
 
+    @property
+    def num_words(self) -> IntArray:
+        """(B,) of each text."""
+        return np.array([len(words) for words in self.words], np.int64)
+
     def min_frames(self) -> IntArray:
         """(B,) the fewest frames that can emit each text: one a token, and a blank between two equal neighbours."""
         text_of_token = np.repeat(np.arange(len(self.num_tokens)), self.num_tokens)
@@ -160,7 +163,7 @@ class WordTimer:
         self._frames = frames
         self._texts: Texts  # the last ones, until their emissions come
         self._targets: Targets
-        self._fits: BoolArray
+        self._min_frames: IntArray
 
     def answer(self, question: Texts | Emissions) -> TargetTokens | list[TimedText]:
         """`targets` or `timed`."""
@@ -169,14 +172,14 @@ class WordTimer:
     def targets(self, texts: Texts) -> TargetTokens:
         """What to look for. A text that takes more frames than its clip has is looked for in vain."""
         targets = Targets.from_texts(texts.texts, self._tokenizer)
-        fits = targets.min_frames() <= np.array(texts.num_frames, np.int64)
-        self._texts, self._targets, self._fits = texts, targets, fits
-        return TargetTokens(targets.token_ids[fits.repeat(targets.num_tokens)], np.where(fits, targets.num_tokens, 0))
+        self._texts, self._targets, self._min_frames = texts, targets, targets.min_frames()
+        num_tokens, is_kept = self._looked_for()
+        return TargetTokens(targets.token_ids[is_kept], num_tokens)
 
     def timed(self, emissions: Emissions) -> list[TimedText]:
         """The words of the last Texts, from what was emitted for them."""
         targets = self._targets
-        bounds = np.cumsum([0, *map(len, targets.words)]).tolist()
+        bounds = _edges(targets.num_words).tolist()
         starts, ends, confidences = (column.tolist() for column in self._words(emissions))
         found = []
         for i, heard in enumerate(self._heard(emissions.best)):
@@ -205,10 +208,9 @@ class WordTimer:
 
     def _words(self, emissions: Emissions) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Starts, ends and confidences of all words (W,); those of texts that do not fit mean nothing."""
-        texts, targets, fits = self._texts, self._targets, self._fits
+        texts, targets = self._texts, self._targets
         frame_s = self._frames.frame_s
-        num_tokens = np.where(fits, targets.num_tokens, 0)
-        is_kept = fits.repeat(targets.num_tokens)
+        num_tokens, is_kept = self._looked_for()
         in_clip = np.arange(emissions.of_tokens.shape[2]) < num_tokens[:, None]
         lengths = np.ones(in_clip.shape)
         lengths[in_clip] = targets.token_lengths[is_kept]
@@ -220,10 +222,16 @@ class WordTimer:
         token_starts, token_ends, token_probs, speech_probs = (_flat(row, in_clip, is_kept) for row in rows)
         has_numerals = np.array([word.has_numerals for words in targets.words for word in words], np.bool_)
         confidences = np.where(has_numerals, _means(targets, speech_probs), _means(targets, token_probs))
-        clip_ends = np.repeat(durations, list(map(len, targets.words)))
+        clip_ends = durations.repeat(targets.num_words)
         word_starts = _within(token_starts, token_ends, targets.start_tokens, targets.start_fractions)
         word_ends = _within(token_starts, token_ends, targets.end_tokens, targets.end_fractions)
         return word_starts, np.minimum(word_ends, clip_ends), confidences
+
+    def _looked_for(self) -> tuple[IntArray, BoolArray]:
+        """Tokens of each text (B,), and which of all tokens (N,): none of a text that does not fit."""
+        targets = self._targets
+        fits = self._min_frames <= np.array(self._texts.num_frames, np.int64)
+        return np.where(fits, targets.num_tokens, 0), fits.repeat(targets.num_tokens)
 
     def _heard(self, best: npt.NDArray[np.int32]) -> list["_Heard | None"]:
         """What the head makes of each clip on its own, None of a clip without frames."""
@@ -237,11 +245,11 @@ class WordTimer:
 
     def _doubt(self, i: int, frame_log_prob: float) -> str | None:
         """Why a text has no times, if so."""
-        targets, frames = self._targets, self._frames
-        if not self._fits[i]:
-            needed = f"{targets.min_frames()[i]} frames of {frames.frame_s * 1000:.0f} ms"
-            return f"the text takes at least {needed}, the audio has {self._texts.num_frames[i]}"
-        if not targets.num_tokens[i]:
+        frames, num_frames = self._frames, self._texts.num_frames[i]
+        if self._min_frames[i] > num_frames:
+            needed = f"{self._min_frames[i]} frames of {frames.frame_s * 1000:.0f} ms"
+            return f"the text takes at least {needed}, the audio has {num_frames}"
+        if not self._targets.num_tokens[i]:
             return None
         if not math.isfinite(frame_log_prob):
             return "the CTC head gave probabilities that are not finite numbers"
@@ -296,7 +304,8 @@ def _within(starts: FloatArray, ends: FloatArray, tokens: IntArray, fractions: F
 def _means(targets: Targets, probs: FloatArray) -> FloatArray:
     """(N,) -> (W,): geometric, over the tokens of each word."""
     first, end = targets.start_tokens, targets.end_tokens + 1
-    logs = np.append(np.log(probs.clip(_LEAST_PROB, 1.0)), 0.0)  # an end may lie behind the last one
+    # Sums of float32 may put a probability a little above 1; an end may lie behind the last token.
+    logs = np.append(np.log(probs.clip(LEAST_PROB, 1.0)), 0.0)
     totals = np.add.reduceat(logs, np.stack([first, end], axis=1).ravel())[::2] if len(first) else np.zeros(0)
     means: FloatArray = np.exp(totals / (end - first))
     return means
