@@ -16,7 +16,7 @@ from ..encoders.adaptor import AdaptorConfig
 from ..encoders.ctc import CTCConfig
 from ..encoders.fun_asr_nano import FunASRNanoAcoustic, FunASRNanoAcousticConfig
 from ..encoders.sensevoice import SenseVoiceConfig
-from ..engine.ctc_tokenizer import CTCTokenizer
+from ..engine.ctc_tokenizer import NUM_SPECIALS, CTCTokenizer
 from ..engine.errors import CheckpointError
 from ..engine.manifest import FrameClock
 from .checkpoint import read_state_dict
@@ -88,16 +88,22 @@ def plan(directory: Path, dtype: torch.dtype | None) -> Plan:
     check_fit(directory / MODEL_PT, needed=needed, found={name: weight.shape for name, weight in weights.items()})
     parts = split_parts(weights, NAME_TABLE)
     llm_plan, notes = plan_llm(llm_directory, llm_config, parts["llm"])
+    ctc_vocabulary, vocabulary_notes = _checked_vocabulary(directory, config, acoustic_config.ctc)
     return Plan(
         acoustic=parts["acoustic"],
         acoustic_config=acoustic_config.to_dict(),
         frame_clock=FrameClock(
             frame_shift_s=fbank.HOP_SAMPLES / fbank.SAMPLE_RATE, lfr_m=fbank.LFR_M, lfr_n=fbank.LFR_N
         ),
-        ctc_vocabulary=_checked_vocabulary(directory, config, acoustic_config.ctc),
+        ctc_vocabulary=ctc_vocabulary,
         llm=llm_plan,
         missing={} if has_ctc else {"ctc": _NO_CTC},
-        notes=(*notes, *_lora_notes(config, tensors), *([_FP16_NOTE] if dtype is torch.float16 else [])),
+        notes=(
+            *notes,
+            *vocabulary_notes,
+            *_lora_notes(config, tensors),
+            *([_FP16_NOTE] if dtype is torch.float16 else []),
+        ),
     )
 
 
@@ -218,15 +224,27 @@ def _lora_notes(config: ConfigFile, tensors: Mapping[str, Tensor]) -> list[str]:
     return notes
 
 
-def _checked_vocabulary(directory: Path, config: ConfigFile, ctc: CTCConfig | None) -> Path | None:
-    """The CTC head's vocabulary, as the engine will read it. Raises CheckpointError."""
+def _checked_vocabulary(
+    directory: Path, config: ConfigFile, ctc: CTCConfig | None
+) -> tuple[Path | None, tuple[str, ...]]:
+    """The CTC head's vocabulary, as the engine will read it, and notes. Raises CheckpointError.
+
+    A file that was cut at the end of a line is a smaller vocabulary; only the outputs that it leaves unused show it.
+    """
     if ctc is None:
-        return None
+        return None, ()
     path = _ctc_vocabulary(directory, config)
     if not path.is_file():
         raise CheckpointError(f"{path} is missing; the CTC tensors in model.pt cannot be used without it")
-    CTCTokenizer.from_file(path).check_blank(ctc.blank_id)
-    return path
+    tokenizer = CTCTokenizer.from_file(path)
+    tokenizer.check_blank(ctc.blank_id)
+    num_specials = ctc.blank_id - len(tokenizer)
+    if num_specials in (0, NUM_SPECIALS - 1, NUM_SPECIALS):  # none, or FunASR's, with the blank as the last or after it
+        return path, ()
+    return path, (
+        f"{path.name} has {len(tokenizer)} tokens and the CTC head {num_specials} more before its blank, where FunASR "
+        f"has {NUM_SPECIALS} special tokens: if the file was cut short, word times will be wrong.",
+    )
 
 
 FAMILY = Family(

@@ -22,7 +22,7 @@ from .alignment import Alignment
 from .audio import SAMPLE_RATE, Waveform
 from .batching import BatchPool
 from .config import EngineConfig, refuse_unknown
-from .errors import AudioTooLongError, CheckpointError, ConfigError
+from .errors import AudioTooLongError, CheckpointError, ConfigError, PromptTooLongError
 from .families.base import StageOneOptions
 from .families.qwen3_asr import language_name
 from .families.stage_one import TowerModel, load_module
@@ -66,6 +66,15 @@ class ForcedAlignResult:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class _Question:
+    """A clip, and what is asked about it."""
+
+    waveform: Waveform
+    words: list[str]
+    ids: list[int]  # tokens after the audio: the words, and two marks behind each
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class _Timed:
     """Words of one text as the model times them."""
 
@@ -101,6 +110,8 @@ class Qwen3ForcedAligner:
         self._llm = AutoModel.from_pretrained(llm_dir, dtype=dtype, local_files_only=True).eval().to(device)
         self._tokenizer = LLMTokenizer(llm_dir)
         (self._timestamp,) = self._tokenizer.encode(TIMESTAMP)
+        self._before = self._tokenizer.encode("<|audio_start|>")
+        self._max_positions = manifest.llm.max_position_embeddings
         self._device = device
 
     @classmethod
@@ -131,6 +142,7 @@ class Qwen3ForcedAligner:
         Raises:
             ConfigError: numbers that do not match, an unknown language, or a package that a language needs.
             AudioError: audio that cannot be read, or is too long.
+            PromptTooLongError: more words than the model takes beside so much audio.
         """
         waveforms = [load(item) for item in expand_inputs(audio)]
         texts = text if isinstance(text, list) else [text]
@@ -146,6 +158,7 @@ class Qwen3ForcedAligner:
         self, waveforms: Sequence[Waveform], texts: Sequence[str], languages: Sequence[str]
     ) -> list[ForcedAlignResult]:
         """`align` for what has been read; a language is an English name, and one that is not known has spaces."""
+        questions = list(map(self._question, waveforms, map(alignment_words, texts, languages)))
         return [
             ForcedAlignResult(
                 [
@@ -153,72 +166,81 @@ class Qwen3ForcedAligner:
                     for word, start, end in zip(timed.words, timed.times_ms[::2], timed.times_ms[1::2], strict=True)
                 ]
             )
-            for timed in self._time(waveforms, list(map(alignment_words, texts, languages)))
+            for timed in self._time(questions)
         ]
 
     def align_words(
         self, waveforms: Sequence[Waveform], texts: Sequence[str], languages: Sequence[str | None]
     ) -> list[Alignment]:
         """The same as words of a transcript, written as the text writes them; what cannot be timed says why."""
-        words: dict[int, list[str]] = {}
+        questions: dict[int, _Question] = {}
         found: dict[int, Alignment] = {}
         for i, (waveform, text, language) in enumerate(zip(waveforms, texts, languages, strict=True)):
             try:
-                _check_length(waveform)
-                words[i] = alignment_words(text, _english(language))
-            except (AudioTooLongError, ConfigError) as error:
+                questions[i] = self._question(waveform, alignment_words(text, _english(language)))
+            except (AudioTooLongError, ConfigError, PromptTooLongError) as error:
                 found[i] = Alignment(None, str(error))
-        timed = self._time([waveforms[i] for i in words], list(words.values()))
-        found |= {i: Alignment(_words(texts[i], one)) for i, one in zip(words, timed, strict=True)}
+        timed = self._time(list(questions.values()))
+        found |= {i: Alignment(_words(texts[i], one)) for i, one in zip(questions, timed, strict=True)}
         return [found[i] for i in range(len(waveforms))]
 
+    def _question(self, waveform: Waveform, words: list[str]) -> _Question:
+        """Raises AudioTooLongError, or PromptTooLongError where audio and words are more than the model has places."""
+        if len(waveform) > MAX_AUDIO_S * SAMPLE_RATE + SAMPLES_BEYOND:
+            seconds = len(waveform) / SAMPLE_RATE
+            raise AudioTooLongError(f"{seconds:.1f} s of audio; the forced aligner takes up to {MAX_AUDIO_S:g} s")
+        ids = self._tokenizer.encode("<|audio_end|>" + "".join(word + 2 * TIMESTAMP for word in words))
+        question = _Question(waveform, words, ids)
+        share = self._max_positions / self._num_positions(question)
+        if words and share < 1:
+            seconds = len(waveform) / SAMPLE_RATE
+            raise PromptTooLongError(
+                f"{seconds:.1f} s of audio with {len(words)} words; of speech so dense the forced aligner takes up to "
+                f"{share * seconds:.1f} s with {int(share * len(words))} words"
+            )
+        return question
+
+    def _num_positions(self, question: _Question) -> int:
+        return len(self._before) + self._acoustic.num_audio_tokens(len(question.waveform)) + len(question.ids)
+
     @torch.inference_mode()
-    def _time(self, waveforms: Sequence[Waveform], words: Sequence[list[str]]) -> list[_Timed]:
-        for waveform in waveforms:
-            _check_length(waveform)
-        results = [_Timed([], [], []) for _ in words]
-        spoken = [i for i, one in enumerate(words) if one]
+    def _time(self, questions: Sequence[_Question]) -> list[_Timed]:
+        results = [_Timed([], [], []) for _ in questions]
         pool: BatchPool[int] = BatchPool(max_frames=MAX_BATCH_TOKENS, max_size=MAX_BATCH)
-        for i in spoken:
-            pool.add(self._acoustic.num_audio_tokens(len(waveforms[i])), i)
+        for i, question in enumerate(questions):
+            if question.words:
+                pool.add(self._num_positions(question), i)
         with one_thread(active=self._device.type != "cpu"):
             while pool:
                 chosen = pool.take(last=True)
-                timed = self._time_batch([waveforms[i] for i in chosen], [words[i] for i in chosen])
-                for i, one in zip(chosen, timed, strict=True):
-                    results[i] = one
+                for i, timed in zip(chosen, self._time_batch([questions[i] for i in chosen]), strict=True):
+                    results[i] = timed
         return results
 
-    def _time_batch(self, waveforms: Sequence[Waveform], words: Sequence[list[str]]) -> list[_Timed]:
+    def _time_batch(self, questions: Sequence[_Question]) -> list[_Timed]:
         """Prompts are padded on the right, where a causal LLM's earlier positions cannot see it."""
-        heard = [utterance.audio_embeds for utterance in self._acoustic.encode(waveforms, with_ctc=False).utterances()]
-        before = self._tokenizer.encode("<|audio_start|>")
-        after = [
-            self._tokenizer.encode("<|audio_end|>" + "".join(word + 2 * TIMESTAMP for word in one)) for one in words
-        ]
+        encoded = self._acoustic.encode([question.waveform for question in questions], with_ctc=False)
+        heard = [utterance.audio_embeds for utterance in encoded.utterances()]
         embed = self._llm.get_input_embeddings()
         rows = [
-            torch.cat([self._embedded(embed, before), audio.to(self._device), self._embedded(embed, ids)])
-            for audio, ids in zip(heard, after, strict=True)
+            torch.cat(
+                [self._embedded(embed, self._before), audio.to(self._device), self._embedded(embed, question.ids)]
+            )
+            for audio, question in zip(heard, questions, strict=True)
         ]
         hidden = self._llm(inputs_embeds=pad_sequence(rows, batch_first=True), use_cache=False).last_hidden_state
         results = []
-        for row, audio, ids, one in zip(hidden, heard, after, words, strict=True):
-            marks = torch.tensor([k for k, token in enumerate(ids) if token == self._timestamp], device=self._device)
-            probs, classes = self._classifier(row[len(before) + len(audio) + marks]).float().softmax(-1).max(-1)
+        for row, audio, question in zip(hidden, heard, questions, strict=True):
+            places = [k for k, token in enumerate(question.ids) if token == self._timestamp]
+            marks = torch.tensor(places, device=self._device) + len(self._before) + len(audio)
+            probs, classes = self._classifier(row[marks]).float().softmax(-1).max(-1)
             times = in_order([self._class_ms * k for k in classes.tolist()])
-            results.append(_Timed(one, times, probs.view(-1, 2).prod(1).sqrt().tolist()))
+            results.append(_Timed(question.words, times, probs.view(-1, 2).prod(1).sqrt().tolist()))
         return results
 
     def _embedded(self, embed: Any, ids: Sequence[int]) -> Tensor:
         rows: Tensor = embed(torch.tensor(ids, device=self._device))
         return rows
-
-
-def _check_length(waveform: Waveform) -> None:
-    if len(waveform) > MAX_AUDIO_S * SAMPLE_RATE + SAMPLES_BEYOND:
-        seconds = len(waveform) / SAMPLE_RATE
-        raise AudioTooLongError(f"{seconds:.1f} s of audio; the forced aligner takes up to {MAX_AUDIO_S:g} s")
 
 
 def _english(language: str | None) -> str:

@@ -1,22 +1,26 @@
 """`twostage-asr verify`: everything that can be proved of a published model on this machine.
 
-Downloads it, compares digests, converts it with every tensor and the LLM's logits compared, transcribes the
-repository's example clips on every backend that can run here, and compares the texts with the published ones and with
-each other.
+Downloads it, compares digests, converts it with every tensor and the LLM's logits compared, reads its tokenizers,
+transcribes the repository's example clips on every backend that can run here, and compares the texts with the published
+ones and with each other.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from ..convert.export import ensure_converted
 from ..convert.verify import verify_conversion
 from .auto import AutoModelVLLM, installed_vllm_device
+from .ctc_tokenizer import CTCTokenizer
 from .errors import ASRError
+from .families import family_named
+from .families.base import ModelFamily, Request
 from .hub import HUBS, HubName, resolve_model
 from .inputs import is_url
-from .manifest import EngineManifest
+from .manifest import CTC_VOCABULARY_NAME, LLM_DIR_NAME, EngineManifest
+from .text import LLMTokenizer
 from .transcript import Transcript
 
 Outcome = Literal["pass", "fail", "info"]
@@ -37,8 +41,10 @@ class Example:
 class Release:
     """What is published about one repository on one hub."""
 
-    sha256: Mapping[str, str]  # file -> digest
+    sha256: Mapping[str, str] = field(default_factory=dict)  # file -> digest
     examples: tuple[Example, ...] = ()
+    prompt: tuple[int, int] | None = None  # token ids of the plain prompt, before the audio and after it
+    vocabulary: tuple[int, int, int] | None = None  # of the CTC head: ranks, ids with special tokens, the blank's id
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +63,8 @@ _NANO_EXAMPLES = (
     Example(source="example/zh.mp3", text="开饭时间早上九点至下午五点。"),
     Example(source="example/zh.mp3", text="开放时间", hotwords=("开放时间",)),
 )
+_NANO_PROMPT = (18, 5)
+_QWEN_PROMPT = (9, 6)
 _QWEN_CLIPS = "https://qianwen-res.oss-cn-beijing.aliyuncs.com/Qwen3-ASR-Repo"
 _QWEN_EXAMPLES = tuple(
     Example(source=f"{_QWEN_CLIPS}/{clip}", text=text, language=None)
@@ -83,21 +91,25 @@ RELEASES: Releases = {
     ("hf", "FunAudioLLM/Fun-ASR-Nano-2512"): Release(
         sha256={"model.pt": "55ae0d2fee369f0f11cce0795f6927934ad17cf11b278a7e56a51272074160bb"},
         examples=_NANO_EXAMPLES,
+        prompt=_NANO_PROMPT,
     ),
     ("ms", "FunAudioLLM/Fun-ASR-Nano-2512"): Release(
         sha256={"model.pt": "81fec8616083c69377f3ceef36aba3655660ee0ca69a5d4a1e9810cd340ca499"},
         examples=_NANO_EXAMPLES,
+        prompt=_NANO_PROMPT,
+        vocabulary=(58_836, 60_515, 60_514),
     ),
     ("ms", "FunAudioLLM/Fun-ASR-MLT-Nano-2512"): Release(
         sha256={"model.pt": "f7ddbef5ff8c57254e6a045f0b316501b704fe2b774f962efc6e402364e8fe37"},
+        prompt=_NANO_PROMPT,
     ),
     **{
-        (hub, f"Qwen/Qwen3-ASR-{size}"): Release(sha256={}, examples=_QWEN_EXAMPLES)
+        (hub, f"Qwen/Qwen3-ASR-{size}"): Release(examples=_QWEN_EXAMPLES, prompt=_QWEN_PROMPT)
         for hub in HUBS
         for size in ("0.6B", "1.7B", "0.6B-hf", "1.7B-hf")
     },
-    ("hf", "zai-org/GLM-ASR-Nano-2512"): Release(sha256={}, examples=_GLM_EXAMPLES),
-    ("ms", "ZhipuAI/GLM-ASR-Nano-2512"): Release(sha256={}, examples=_GLM_EXAMPLES),
+    ("hf", "zai-org/GLM-ASR-Nano-2512"): Release(examples=_GLM_EXAMPLES),
+    ("ms", "ZhipuAI/GLM-ASR-Nano-2512"): Release(examples=_GLM_EXAMPLES),
 }
 
 
@@ -113,11 +125,17 @@ def verify_model(model: str, hub: HubName, releases: Releases = RELEASES) -> Ite
     release = releases.get((hub, model))
     if release is None:
         yield Finding("info", model, f"no digests or texts are known for it on {hub!r}; known: {_known(releases)}")
-        release = Release(sha256={})
+        release = Release()
     yield from _check_digests(manifest, release)
     for note in (*manifest.notes, *manifest.missing.values()):
         yield Finding("info", "conversion", note)
     yield _check_conversion(directory, engine_dir)
+    try:
+        family = family_named(manifest.family)
+    except ASRError as error:
+        yield Finding("info", model, str(error))
+        return
+    yield from check_tokenizers(engine_dir, manifest, family, release)
     yield from _check_transcripts(directory, engine_dir, release)
 
 
@@ -138,6 +156,31 @@ def _check_digests(manifest: EngineManifest, release: Release) -> Iterator[Findi
             yield Finding("pass", name, f"sha256 {file.sha256} as published")
         else:
             yield Finding("fail", name, f"sha256 {file.sha256}; published: {expected}")
+
+
+def check_tokenizers(
+    engine_dir: Path, manifest: EngineManifest, family: ModelFamily, release: Release
+) -> Iterator[Finding]:
+    """What the small files say: token ids of the plain prompt, and the size of the CTC head's vocabulary."""
+    tokenizer, text = LLMTokenizer(engine_dir / LLM_DIR_NAME), family.prompt_text(Request())
+    before, after = tokenizer.encode(text.prefix, begins_text=text.begins_text), tokenizer.encode(text.suffix)
+    found = f"{len(before)} + {len(after)} token ids, {before} and {after}"
+    yield Finding(_outcome((len(before), len(after)), release.prompt), "prompt", found + _published(release.prompt))
+    ctc = manifest.acoustic.get("ctc")
+    if ctc:
+        num_ranks = len(CTCTokenizer.from_file(engine_dir / CTC_VOCABULARY_NAME))
+        sizes = num_ranks, ctc["vocab_size"], ctc["blank_id"]
+        found = f"{num_ranks} ranks, {sizes[1]} ids with special tokens, blank {sizes[2]}"
+        outcome = _outcome(sizes, release.vocabulary)
+        yield Finding(outcome, "CTC vocabulary", found + _published(release.vocabulary))
+
+
+def _outcome(found: tuple[int, ...], published: tuple[int, ...] | None) -> Outcome:
+    return "info" if published is None else "pass" if found == published else "fail"
+
+
+def _published(numbers: tuple[int, ...] | None) -> str:
+    return "" if numbers is None else f"; published: {', '.join(map(str, numbers))}"
 
 
 def _check_transcripts(directory: Path, engine_dir: Path, release: Release) -> Iterator[Finding]:

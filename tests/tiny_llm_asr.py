@@ -1,5 +1,6 @@
 """A tiny LLMASR checkpoint whose weights are a function of their names, made alike with and without FunASR."""
 
+import json
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +10,8 @@ import numpy as np
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from sentencepiece import SentencePieceTrainer
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from tests.byte_tokenizer import byte_tokenizer
 
@@ -65,6 +67,56 @@ def write_llm(directory: Path) -> None:
     with torch.device("meta"):
         shapes = {name: tuple(t.shape) for name, t in Qwen2ForCausalLM(config).state_dict().items()}
     save_file({n: weight(n, s) for n, s in shapes.items()}, directory / "model.safetensors", {"format": "pt"})
+
+
+def write_vicuna(directory: Path) -> None:
+    """A directory as Vicuna's are: weights from torch.save in two files, with RoPE's frequencies as LLaMA's first code
+    saved them, and sentencepiece's tokenizer; config.json leaves num_key_value_heads to the code.
+    """
+    write_sentencepiece(directory / "tokenizer.model")
+    token = {"__type": "AddedToken", "lstrip": False, "normalized": False, "rstrip": False, "single_word": False}
+    specials = {f"{name}_token": token | {"content": text} for name, text in (("bos", "<s>"), ("eos", "</s>"))}
+    settings = {"tokenizer_class": "LlamaTokenizer", "add_bos_token": True, "add_eos_token": False, "legacy": False}
+    (directory / "tokenizer_config.json").write_text(json.dumps(settings | specials))
+    generation = {"_from_model_config": True, "bos_token_id": 1, "eos_token_id": 2, "temperature": 0.9, "top_p": 0.6}
+    (directory / "generation_config.json").write_text(json.dumps(generation))
+    config = LlamaConfig(**LLM | {"eos_token_id": 2, "bos_token_id": 1, "max_position_embeddings": 2048})
+    with torch.device("meta"):
+        shapes = {name: tuple(t.shape) for name, t in LlamaForCausalLM(config).state_dict().items()}
+    tensors = {name: weight(name, shape) for name, shape in shapes.items()}
+    for layer in range(LLM["num_hidden_layers"]):
+        head_dim = LLM["hidden_size"] // LLM["num_attention_heads"]
+        inv_freq = 1.0 / 10_000 ** (torch.arange(0, head_dim, 2) / head_dim)
+        tensors[f"model.layers.{layer}.self_attn.rotary_emb.inv_freq"] = inv_freq
+    weight_map = {}
+    for number, names in enumerate((sorted(tensors)[::2], sorted(tensors)[1::2]), 1):
+        file = f"pytorch_model-0000{number}-of-00002.bin"
+        torch.save({name: tensors[name] for name in names}, directory / file)
+        weight_map |= dict.fromkeys(names, file)
+    (directory / "pytorch_model.bin.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    written = {**config.to_dict(), "architectures": ["LlamaForCausalLM"], "transformers_version": "4.31.0"}
+    del written["num_key_value_heads"]
+    (directory / "config.json").write_text(json.dumps(written))
+
+
+def write_sentencepiece(path: Path, **options: object) -> None:
+    """A model of LLaMA's kind, trained on PROMPT and little else."""
+    words = f"USER INSTRUCTION INPUT {PROMPT} hello world it's what a voice says 你好 世界".split()
+    rng = np.random.default_rng(0)
+    lines = [" ".join(rng.choice(words, 8)) for _ in range(500)]
+    options = {
+        "model_type": "bpe",
+        "vocab_size": LLM["vocab_size"],
+        "byte_fallback": True,
+        "normalization_rule_name": "identity",
+        "remove_extra_whitespaces": False,
+        "split_digits": True,
+        "allow_whitespace_only_pieces": True,
+        "num_threads": 1,
+        "minloglevel": 2,
+        **options,
+    }
+    SentencePieceTrainer.train(sentence_iterator=iter(lines), model_prefix=str(path.with_suffix("")), **options)
 
 
 def write_checkpoint(

@@ -14,10 +14,14 @@ from torch import Tensor
 
 from tests.convert.checkpoints import EditCheckpoint, State, read_tensors
 from tests.paths import CHECKPOINTS
+from twostage_asr.convert import fun_asr_nano
+from twostage_asr.convert.config_file import ConfigFile
 from twostage_asr.convert.export import ensure_converted
 from twostage_asr.convert.verify import verify_conversion
+from twostage_asr.encoders.adaptor import AdaptorConfig
+from twostage_asr.encoders.ctc import CTCConfig
 from twostage_asr.encoders.fun_asr_nano import FunASRNanoAcoustic, FunASRNanoAcousticConfig
-from twostage_asr.engine.ctc_tokenizer import CTCTokenizer
+from twostage_asr.engine.ctc_tokenizer import NUM_SPECIALS, CTCTokenizer
 from twostage_asr.engine.errors import CheckpointError
 from twostage_asr.engine.manifest import EngineManifest
 
@@ -289,6 +293,25 @@ def test_a_vocabulary_that_the_engine_cannot_read_is_refused_with_its_words(
         CTCTokenizer.from_file(path)
     with pytest.raises(CheckpointError, match=re.escape(str(at_loading.value))):
         convert(checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("num_specials", "is_noted"), [(0, False), (NUM_SPECIALS - 1, False), (NUM_SPECIALS, False), (1000, True)]
+)
+def test_outputs_of_the_ctc_head_that_no_token_explains_are_noted(
+    edited: EditCheckpoint, num_specials: int, is_noted: bool
+) -> None:
+    """A vocabulary that was cut at the end of a line is a smaller vocabulary."""
+    checkpoint = edited()
+    config = ConfigFile.read(checkpoint / "config.yaml")
+    blank_id = 1853 + num_specials
+    ctc = CTCConfig(
+        decoder=AdaptorConfig(encoder_dim=128, llm_dim=128, ffn_dim=256, n_layer=2),
+        vocab_size=blank_id + 1,
+        blank_id=blank_id,
+    )
+    notes = fun_asr_nano._checked_vocabulary(checkpoint, config, ctc)[1]
+    assert [f"the CTC head {num_specials} more before its blank" in note for note in notes] == [True] * is_noted
 
 
 def test_a_vocabulary_that_reaches_the_blank_is_refused(edited: EditCheckpoint) -> None:

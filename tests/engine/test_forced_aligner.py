@@ -1,5 +1,6 @@
 """Qwen3-ForcedAligner: the times that transformers' model and the qwen-asr package choose, and honest refusals."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,12 @@ from twostage_asr.engine import (
     AutoModelVLLM,
     CheckpointError,
     ConfigError,
+    PromptTooLongError,
     Qwen3ForcedAligner,
 )
 from twostage_asr.engine.aligned_words import in_order
+from twostage_asr.engine.config import EngineConfig
+from twostage_asr.engine.manifest import EngineManifest
 from twostage_asr.engine.text import LLMTokenizer
 
 TEXTS = ("hello there you", "你好 world", "a b c d e f g h")
@@ -102,6 +106,22 @@ def test_what_cannot_be_aligned_is_refused(aligner: Qwen3ForcedAligner) -> None:
         aligner.align((long, SAMPLE_RATE), "a", "English")
     (alignment,) = aligner.align_words([long], ["a"], ["English"])
     assert (alignment.words, alignment.reason) == (None, "301.0 s of audio; the forced aligner takes up to 300 s")
+
+
+def test_a_text_too_dense_for_the_model_fails_alone(checkpoint: tuple[Path, Any], tmp_path: Path) -> None:
+    """One second is 13 positions, its marks are 2; each word here is one, and has two marks."""
+    engine_dir = Path(shutil.copytree(ensure_converted(checkpoint[0], progress=False), tmp_path / "engine"))
+    manifest = EngineManifest.read(engine_dir)
+    few = manifest.llm.model_copy(update={"max_position_embeddings": 15 + 3 * 20})
+    manifest.model_copy(update={"llm": few}).write(engine_dir)
+    aligner = Qwen3ForcedAligner(engine_dir, EngineConfig(device="cpu", dtype="fp32"))
+    reason = "1.0 s of audio with 25 words; of speech so dense the forced aligner takes up to 0.8 s with 20 words"
+    texts = ["a " * 20, "a " * 25, "a b"]
+    fits, dense, short = aligner.align_words([clip(1.0)] * 3, texts, ["English"] * 3)
+    assert (dense.words, dense.reason) == (None, reason)
+    assert [len(one.words or ()) for one in (fits, short)] == [20, 2]
+    with pytest.raises(PromptTooLongError, match=reason):
+        aligner.align([(clip(1.0), SAMPLE_RATE)] * 2, ["a b", "a " * 25], "English")
 
 
 def test_the_conversion_verifies_and_is_no_recogniser(checkpoint: tuple[Path, Any]) -> None:

@@ -11,9 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from tests import tiny_models
 from tests.hub_mirror import HubMirror
 from tests.paths import CHECKPOINTS, CONVERSIONS
 from tests.pipeline import Clip
+from twostage_asr.engine.families.fun_asr_nano import FunASRNano
+from twostage_asr.engine.manifest import EngineManifest
+from twostage_asr.engine.verification import Release, check_tokenizers, verify_model
 
 MODEL = "owner/micro"
 SCRIPT = """
@@ -60,6 +64,7 @@ def test_a_model_as_published_passes(repository: Path, clips: list[Clip], tmp_pa
     assert [f for f in findings if f[0] == "fail"] == []
     passed = {subject for outcome, subject, _ in findings if outcome == "pass"}
     assert {"model.pt", "conversion"} < passed
+    assert {"prompt", "CTC vocabulary"} < {subject for outcome, subject, _ in findings if outcome == "info"}
     assert {subject.split(",")[0] for subject in passed} > {"vllm", "torch"}
     assert any(subject == "example/b.flac" for _, subject, _ in findings)
 
@@ -84,3 +89,30 @@ def test_a_model_that_the_hub_lacks_ends_the_report(repository: Path, tmp_path: 
     assert done.returncode == 1
     assert done.stdout.startswith("[FAIL] download and conversion: ")
     assert MODEL in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("release", "outcome", "published"),
+    [
+        (Release(), "info", ("", "")),
+        (Release(prompt=(35, 5), vocabulary=(1853, 1854, 1853)), "pass", ("35, 5", "1853, 1854, 1853")),
+        (Release(prompt=(18, 5), vocabulary=(58_836, 60_515, 60_514)), "fail", ("18, 5", "58836, 60515, 60514")),
+    ],
+)
+def test_the_tokenizers_say_what_was_found_in_them(
+    engine_dirs: dict[str, Path], release: Release, outcome: str, published: tuple[str, str]
+) -> None:
+    engine_dir = engine_dirs["low_frame_rate"]
+    prompt, vocabulary = check_tokenizers(engine_dir, EngineManifest.read(engine_dir), FunASRNano(), release)
+    assert (prompt.outcome, vocabulary.outcome) == (outcome, outcome)
+    assert prompt.detail.startswith("35 + 5 token ids, [")
+    assert vocabulary.detail.startswith("1853 ranks, 1854 ids with special tokens, blank 1853")
+    assert (prompt.detail.endswith(published[0]), vocabulary.detail.endswith(published[1])) == (True, True)
+
+
+def test_a_forced_aligner_is_verified_as_far_as_it_goes(tmp_path: Path) -> None:
+    tiny_models.qwen3_forced_aligner(tmp_path)
+    findings = list(verify_model(str(tmp_path), "ms"))
+    assert [f.subject for f in findings if f.outcome == "pass"] == ["conversion"]
+    assert [f for f in findings if f.outcome == "fail"] == []
+    assert "a forced aligner writes no text" in findings[-1].detail
