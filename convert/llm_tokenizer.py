@@ -64,15 +64,15 @@ def _made_tokenizer(directory: Path) -> str:
     if not is_sentencepiece:
         _check_merges(directory)
     expected = _sentencepiece_ids(directory / SENTENCEPIECE_NAME) if is_sentencepiece else None
+    reader = f"transformers {transformers.__version__}"
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(directory, local_files_only=True).backend_tokenizer
     except (AttributeError, LookupError, OSError, TypeError, ValueError) as error:
-        reader = f"transformers {transformers.__version__}"
         raise CheckpointError(f"{directory}: its tokenizer cannot be read by {reader}: {error}") from error
     if expected and [tokenizer.encode(probe, add_special_tokens=False).ids for probe in _PROBES] != expected:
         raise CheckpointError(
-            f"{directory / SENTENCEPIECE_NAME} is of a kind that is not implemented; only LLaMA's is: BPE without "
-            "normalization, and bytes where it has no piece"
+            f"{directory / SENTENCEPIECE_NAME}: {reader} makes other tokens of it than sentencepiece; LLaMA's kind is "
+            "needed: BPE without normalization, and bytes where it has no piece"
         )
     content: str = tokenizer.to_str()
     return content

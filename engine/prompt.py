@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from .errors import CheckpointError
+from .model_files import check_file
 from .text import LLMTokenizer
 
 EMBEDDING_NAME = "model.embed_tokens.weight"
@@ -58,7 +59,13 @@ class EmbeddingTable:
     """Rows of the LLM's embedding table, read from its safetensors as they are needed."""
 
     def __init__(self, llm_dir: Path, dtype: torch.dtype) -> None:
-        file: Any = safe_open(_file_of(llm_dir, EMBEDDING_NAME), framework="pt")
+        """Raises CheckpointError."""
+        path = _file_of(llm_dir, EMBEDDING_NAME)
+        check_file(path)
+        try:
+            file: Any = safe_open(path, framework="pt")
+        except SafetensorError as error:
+            raise CheckpointError(f"{path} is cut short or damaged; convert the model again: {error}") from error
         self._rows = file.get_slice(EMBEDDING_NAME)
         self._dtype = dtype
 

@@ -15,6 +15,7 @@ from twostage_asr.convert.llm_tokenizer import made_files
 from twostage_asr.convert.safetensors_file import read_checkpoint
 from twostage_asr.engine.ctc_tokenizer import CTCTokenizer
 from twostage_asr.engine.errors import CheckpointError
+from twostage_asr.engine.prompt import EmbeddingTable
 from twostage_asr.engine.text import LLMTokenizer
 
 MICRO = CHECKPOINTS["low_frame_rate"]
@@ -74,6 +75,16 @@ def test_the_whole_file_is_read(tmp_path: Path, name: str) -> None:
     if name not in ("merges.txt", "vocab.json"):
         write_whole(tmp_path, name)
         READERS[name](tmp_path)
+
+
+def test_the_llm_of_a_converted_directory_is_no_exception(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_file({"model.embed_tokens.weight": torch.ones(30, 4)}, path)
+    assert EmbeddingTable(tmp_path, torch.float32)([0]).shape == (1, 4)
+    for message, content in {**IN_PLACE, "is cut short": path.read_bytes()[:200]}.items():
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError, match=rf"model\.safetensors {message}"):
+            EmbeddingTable(tmp_path, torch.float32)
 
 
 def test_a_file_that_only_begins_like_another_is_read(tmp_path: Path) -> None:

@@ -189,7 +189,7 @@ def test_without_sentencepiece_its_model_says_what_to_install(vicuna: Path, monk
 def test_another_kind_of_sentencepiece_is_refused(vicuna: Path, options: dict[str, object]) -> None:
     """transformers takes it for LLaMA's, and would give other tokens than the LLM was trained with."""
     write_sentencepiece(vicuna / "llm" / "tokenizer.model", **options)
-    with pytest.raises(CheckpointError, match="of a kind that is not implemented; only LLaMA's is"):
+    with pytest.raises(CheckpointError, match="makes other tokens of it than sentencepiece; LLaMA's kind is needed"):
         ensure_converted(vicuna, progress=False)
 
 
