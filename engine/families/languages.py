@@ -63,8 +63,8 @@ LANGUAGES: Mapping[str, Language] = {
     "fa": Language("Persian", "波斯语", ("fas", "per", "pes", "farsi")),
     "mk": Language("Macedonian", "马其顿语", ("mkd", "mac")),
 }
-# What models understand under the name of a language, having no name of their own for it: the dialects that Qwen3-ASR and
-# Fun-ASR-Nano list, and the ISO 639-3 codes of the Chinese languages besides Mandarin and Cantonese.
+# What models understand under the name of a language, having no name of their own for it: the dialects that Qwen3-ASR
+# and Fun-ASR-Nano list, and the ISO 639-3 codes of the Chinese languages besides Mandarin and Cantonese.
 DIALECTS: Mapping[str, str] = {
     **dict.fromkeys(("Anhui", "Dongbei", "Fujian", "Gansu", "Guizhou", "Hebei", "Henan", "Hubei", "Hunan"), "zh"),
     **dict.fromkeys(("Jiangxi", "Ningxia", "Shandong", "Shaanxi", "Shanxi", "Sichuan", "Tianjin"), "zh"),
@@ -111,10 +111,11 @@ class KnownLanguages:
             if code in self.names:
                 return self.names[code]
         known = ", ".join(f"{name} ({code})" for code, name in self.names.items())
-        dialects = ", ".join(name for name, code in DIALECTS.items() if name[0].isupper() and code in self.names)
+        dialects = [LANGUAGES[code].english for code in _INSTEAD if code not in self.names]
+        dialects += [name for name, code in DIALECTS.items() if name[0].isupper() and code in self.names]
         raise ConfigError(
             f'language {language!r} is unknown; allowed: None, "auto", {known}; ISO 639 codes and BCP 47 tags of '
-            f"these, their names in English and Chinese, and the dialects {dialects}{self.advice}"
+            f"these, their names in English and Chinese, and the dialects {', '.join(dialects)}{self.advice}"
         )
 
 
