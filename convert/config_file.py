@@ -20,7 +20,7 @@ _MAX_REFERENCES = 8
 
 
 class ConfigFile:
-    """A YAML file whose values are asked for by dotted key. A null counts as absent."""
+    """A YAML or JSON file whose values are asked for by dotted key. A null counts as absent."""
 
     def __init__(self, path: Path, values: Mapping[str, Any], *, hint: str = "") -> None:
         """`hint`: what else an error says, see `cut_short`."""
@@ -69,6 +69,11 @@ class ConfigFile:
         value = default if value is None else value
         if value != allowed or isinstance(value, bool) is not isinstance(allowed, bool):
             raise CheckpointError(f"{self.path}: {key} is {value!r}; only {allowed!r} is implemented{self.hint}")
+
+    def require_all(self, implemented: Mapping[str, tuple[object, object]]) -> None:
+        """`require` of every key in `implemented`, which holds the value and the default."""
+        for key, (allowed, default) in implemented.items():
+            self.require(key, allowed, default)
 
     def _look_up(self, key: str) -> object:
         value: object = self._values

@@ -10,7 +10,10 @@ from .wording import enumerate_names
 
 FAMILIES: dict[str, Family] = {
     family.name: family
-    for family in (fun_asr_nano.FAMILY, qwen3_asr.FAMILY, qwen3_asr.ALIGNER, glm_asr.FAMILY, llm_asr.FAMILY)
+    for family in (
+        *(fun_asr_nano.FAMILY, fun_asr_nano.MULTILINGUAL, qwen3_asr.FAMILY, qwen3_asr.ALIGNER),
+        *(glm_asr.FAMILY, llm_asr.FAMILY),
+    )
 }
 # Classes of FunASR that nobody should wait for: prefix of `model:` in config.yaml -> what such a model is.
 WITHOUT_LLM = {

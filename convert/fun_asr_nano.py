@@ -1,10 +1,18 @@
 """Fun-ASR-Nano (Nano-2512, MLT-Nano-2512 and their fine-tunings): how its checkpoints are recognised and taken apart.
 
 A checkpoint is a directory as the hubs hold it: config.yaml, model.pt, Qwen3-0.6B/ (configuration and tokenizer of the
-LLM, no weights), and multilingual.tiktoken for the CTC head, which only some of the published files have.
+LLM, no weights), and multilingual.tiktoken for the CTC head, which only some of the published files have. Those of
+transformers and vLLM are in fun_asr_nano_layouts.py.
+
+Nano and MLT-Nano are two families, because they know other languages, yet no file that a computer reads differs but in
+the values of the weights. What decides is how a checkpoint is called: it is an MLT-Nano if the title of its README.md
+says MLT, or the name of its directory does; in the hubs' caches that is a directory above it. Anything else is a Nano.
 """
 
+import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -21,14 +29,20 @@ from ..engine.errors import CheckpointError
 from ..engine.manifest import FrameClock
 from .checkpoint import read_state_dict
 from .config_file import CONFIG_NAME, CONFIG_YAML, ConfigFile, model_class, read_json
+from .fun_asr_nano_layouts import FRONTEND, Layout, Requirements, find_layout, list_preprocessors
 from .layout import Family, Part, Plan, Shapes, check_fit, split_parts
-from .llm import HEAD, list_llm_files, llm_shapes, plan_llm, read_llm_config
-from .weights import LORA_A, plan_weights
+from .llm import HEAD, list_llm_files, llm_shapes, plan_llm, plan_without_ctc, read_llm_config
+from .safetensors_file import list_checkpoint_files
+from .weights import LORA_A, Weight, plan_weights
 
 MODEL_CLASS = "FunASRNano"
 CONFIGURATION_JSON = "configuration.json"
 MODEL_PT = "model.pt"
 VOCABULARY = "multilingual.tiktoken"
+README_NAME = "README.md"
+_TITLE = re.compile(r"\A(?:---\n.*?^---\n)?.*?^# (.*?)$", re.MULTILINE | re.DOTALL)  # behind the metadata
+_MODEL_NAME = re.compile(r"(?i)(?<![a-z])(mlt|nano)(?![a-z])")
+_MULTILINGUAL = re.compile(r"(?i)(?<![a-z])mlt(?![a-z])")
 NAME_TABLE: Mapping[str, tuple[Part, str]] = {
     "audio_encoder.": ("acoustic", "audio_encoder."),
     "audio_adaptor.": ("acoustic", "audio_adaptor."),
@@ -37,32 +51,30 @@ NAME_TABLE: Mapping[str, tuple[Part, str]] = {
     "llm.": ("llm", ""),
 }
 _CTC_PREFIXES = ("ctc_decoder.", "ctc.")
-_IMPLEMENTED: Mapping[str, tuple[object, object]] = {  # key -> the one value that is implemented, FunASR's default
+_IMPLEMENTED: Requirements = {
     "audio_encoder": ("SenseVoiceEncoderSmall", None),
     "audio_adaptor": ("Transformer", None),
     "frontend": ("WavFrontend", None),
-    "frontend_conf.cmvn_file": (None, None),
-    "frontend_conf.fs": (fbank.SAMPLE_RATE, 16_000),
-    "frontend_conf.window": ("hamming", "hamming"),
-    "frontend_conf.n_mels": (fbank.NUM_MELS, 80),
-    "frontend_conf.frame_length": (fbank.WINDOW_SAMPLES * 1000 // fbank.SAMPLE_RATE, 25),  # ms
-    "frontend_conf.frame_shift": (fbank.HOP_SAMPLES * 1000 // fbank.SAMPLE_RATE, 10),  # ms
-    "frontend_conf.lfr_m": (fbank.LFR_M, 1),
-    "frontend_conf.lfr_n": (fbank.LFR_N, 1),
-    "frontend_conf.snip_edges": (True, True),
-    "frontend_conf.upsacle_samples": (True, True),  # FunASR's spelling
+    **FRONTEND,
 }
-_CTC_IMPLEMENTED: Mapping[str, tuple[object, object]] = {
+_CTC_IMPLEMENTED: Requirements = {
     "ctc_decoder": ("Transformer", None),
     "dataset_conf.ctc_tokenizer": ("SenseVoiceTokenizer", None),
 }
 _DEFAULT_CTC_VOCAB_SIZE = 60_515  # FunASR's, which the published config.yaml relies on
 _NO_CTC = "model.pt holds no ctc_decoder.* and ctc.* tensors; without them there are no word times"
+_NO_CTC_IN_LAYOUT = (
+    "checkpoints of transformers and vLLM hold no CTC head; forced_aligner= times its words, and Fun-ASR-Nano-2512 as "
+    "ModelScope holds it times its own"
+)
 _FP16_NOTE = "Qwen3 decoders are known to degenerate in float16 (answers of '!!!!'); bf16 and fp32 are safe."
 
 
 def list_sources(directory: Path) -> dict[str, Path]:
     """Every file that a conversion reads, by its name relative to the checkpoint. Raises CheckpointError."""
+    if find_layout(directory):
+        files = [*list_llm_files(directory), *list_checkpoint_files(directory), *list_preprocessors(directory)]
+        return {file.name: file for file in files}
     config = ConfigFile.read(directory / CONFIG_YAML)
     files = [directory / CONFIG_YAML, directory / MODEL_PT, *list_llm_files(_llm_directory(directory, config))]
     files += [f for f in (directory / CONFIGURATION_JSON, _ctc_vocabulary(directory, config)) if f.is_file()]
@@ -73,20 +85,21 @@ def list_sources(directory: Path) -> dict[str, Path]:
 
 def plan(directory: Path, dtype: torch.dtype | None) -> Plan:
     """Decide the conversion of one checkpoint. Raises CheckpointError, with names, for whatever does not fit."""
+    layout = find_layout(directory)
+    if layout:
+        return _plan_layout(layout, directory, dtype)
     config = ConfigFile.read(directory / CONFIG_YAML)
-    _require(config, _IMPLEMENTED)
+    config.require_all(_IMPLEMENTED)
     llm_directory = _llm_directory(directory, config)
     llm_config = read_llm_config(llm_directory)
     tensors = read_state_dict(directory / MODEL_PT)
     _refuse_missing_llm(directory / MODEL_PT, tensors)
     has_ctc = any(name.startswith(_CTC_PREFIXES) for name in tensors)
     if has_ctc:
-        _require(config, _CTC_IMPLEMENTED)
+        config.require_all(_CTC_IMPLEMENTED)
     acoustic_config = _acoustic_config(config, llm_dim=llm_config["hidden_size"], has_ctc=has_ctc)
     weights = plan_weights(tensors, dtype, _lora_scale(config))
-    needed = _needed_shapes(acoustic_config, llm_config, has_head="llm." + HEAD in weights)
-    check_fit(directory / MODEL_PT, needed=needed, found={name: weight.shape for name, weight in weights.items()})
-    parts = split_parts(weights, NAME_TABLE)
+    parts = _fitting_parts(directory / MODEL_PT, weights, acoustic_config, llm_config)
     llm_plan, notes = plan_llm(llm_directory, llm_config, parts["llm"])
     ctc_vocabulary, vocabulary_notes = _checked_vocabulary(directory, config, acoustic_config.ctc)
     return Plan(
@@ -98,18 +111,30 @@ def plan(directory: Path, dtype: torch.dtype | None) -> Plan:
         ctc_vocabulary=ctc_vocabulary,
         llm=llm_plan,
         missing={} if has_ctc else {"ctc": _NO_CTC},
-        notes=(
-            *notes,
-            *vocabulary_notes,
-            *_lora_notes(config, tensors),
-            *([_FP16_NOTE] if dtype is torch.float16 else []),
-        ),
+        notes=(*notes, *vocabulary_notes, *_lora_notes(config, tensors), *_dtype_notes(dtype)),
     )
 
 
-def _require(config: ConfigFile, implemented: Mapping[str, tuple[object, object]]) -> None:
-    for key, (allowed, default) in implemented.items():
-        config.require(key, allowed, default)
+def _plan_layout(layout: Layout, directory: Path, dtype: torch.dtype | None) -> Plan:
+    config, llm_config = layout.read_config(directory), layout.read_llm_config(directory)
+    acoustic_config = _acoustic_config(config, llm_dim=llm_config["hidden_size"], has_ctc=False)
+    weights = plan_weights(layout.read_tensors(directory), dtype, None)
+    parts = _fitting_parts(directory, weights, acoustic_config, llm_config)
+    acoustic = acoustic_config.to_dict()
+    plan = plan_without_ctc(directory, llm_config, parts, acoustic_config=acoustic, no_times_reason=_NO_CTC_IN_LAYOUT)
+    return replace(plan, notes=(*plan.notes, *_dtype_notes(dtype)))
+
+
+def _fitting_parts(
+    source: Path, weights: Mapping[str, Weight], acoustic: FunASRNanoAcousticConfig, llm_config: Mapping[str, Any]
+) -> dict[Part, dict[str, Weight]]:
+    needed = _needed_shapes(acoustic, llm_config, has_head="llm." + HEAD in weights)
+    check_fit(source, needed=needed, found={name: weight.shape for name, weight in weights.items()})
+    return split_parts(weights, NAME_TABLE)
+
+
+def _dtype_notes(dtype: torch.dtype | None) -> list[str]:
+    return [_FP16_NOTE] if dtype is torch.float16 else []
 
 
 def _llm_directory(directory: Path, config: ConfigFile) -> Path:
@@ -247,13 +272,52 @@ def _checked_vocabulary(
     )
 
 
-FAMILY = Family(
-    name="fun_asr_nano",
-    examples=("FunAudioLLM/Fun-ASR-Nano-2512", "FunAudioLLM/Fun-ASR-MLT-Nano-2512"),
-    sign=f"{CONFIG_YAML} says model: {MODEL_CLASS}",
-    recognises=lambda directory: model_class(directory) == MODEL_CLASS,
-    read_tensors=lambda directory: read_state_dict(directory / MODEL_PT),
-    name_table=NAME_TABLE,
-    list_sources=list_sources,
-    plan=plan,
+def read_tensors(directory: Path) -> dict[str, Tensor]:
+    """Tensors of any layout under FunASR's names."""
+    layout = find_layout(directory)
+    return layout.read_tensors(directory) if layout else read_state_dict(directory / MODEL_PT)
+
+
+def _recognises(directory: Path, *, multilingual: bool) -> bool:
+    is_own = find_layout(directory) is not None or model_class(directory) == MODEL_CLASS
+    return is_own and is_multilingual(directory) is multilingual
+
+
+def is_multilingual(directory: Path) -> bool:
+    """Whether a checkpoint is called MLT-Nano, see above."""
+    readme = directory / README_NAME
+    title = _TITLE.match(readme.read_text(encoding="utf-8", errors="replace")) if readme.is_file() else None
+    names = (part for part in reversed(directory.absolute().parts) if _MODEL_NAME.search(part))
+    return any(_MULTILINGUAL.search(name) for name in (title[1] if title else "", next(names, "")))
+
+
+def _family(name: str, examples: tuple[str, ...], called: str, *, multilingual: bool) -> Family:
+    return Family(
+        name=name,
+        examples=examples,
+        sign=f"{CONFIG_YAML} says model: {MODEL_CLASS}, or {CONFIG_NAME} model_type fun_asr_nano{called}",
+        recognises=partial(_recognises, multilingual=multilingual),
+        read_tensors=read_tensors,
+        name_table=NAME_TABLE,
+        list_sources=list_sources,
+        plan=plan,
+    )
+
+
+FAMILY = _family(
+    "fun_asr_nano",
+    (
+        "FunAudioLLM/Fun-ASR-Nano-2512",
+        "FunAudioLLM/Fun-ASR-Nano-2512-hf",
+        "FunAudioLLM/Fun-ASR-Nano-2512-vllm",
+        "allendou/Fun-ASR-Nano-2512-vllm",
+    ),
+    "",
+    multilingual=False,
+)
+MULTILINGUAL = _family(
+    "fun_asr_mlt_nano",
+    ("FunAudioLLM/Fun-ASR-MLT-Nano-2512", "FunAudioLLM/Fun-ASR-MLT-Nano-2512-hf"),
+    ", and it is called MLT",
+    multilingual=True,
 )

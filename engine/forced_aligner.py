@@ -24,7 +24,7 @@ from .batching import BatchPool
 from .config import EngineConfig, refuse_unknown
 from .errors import AudioTooLongError, CheckpointError, ConfigError, PromptTooLongError
 from .families.base import StageOneOptions
-from .families.qwen3_asr import language_name
+from .families.qwen3_asr import KNOWN_LANGUAGES
 from .families.stage_one import TowerModel, load_module
 from .hub import HubName, resolve_model
 from .inputs import expand_inputs, load
@@ -152,7 +152,7 @@ class Qwen3ForcedAligner:
             raise ConfigError(
                 f"Batch size mismatch: audio={len(waveforms)}, text={len(texts)}, language={len(languages)}"
             )
-        return self.align_waveforms(waveforms, texts, [language_name(one) or "" for one in languages])
+        return self.align_waveforms(waveforms, texts, [KNOWN_LANGUAGES.prompt_name(one) or "" for one in languages])
 
     def align_waveforms(
         self, waveforms: Sequence[Waveform], texts: Sequence[str], languages: Sequence[str]
@@ -246,7 +246,7 @@ class Qwen3ForcedAligner:
 def _english(language: str | None) -> str:
     """The English name of a language, in whatever way a family writes it; "" for one without rules of its own."""
     try:
-        return language_name(language) or ""
+        return KNOWN_LANGUAGES.prompt_name(language) or ""
     except ConfigError:
         return ""
 

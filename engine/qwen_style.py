@@ -20,7 +20,7 @@ from .audio import SAMPLE_RATE, Waveform
 from .auto import AutoModelVLLM, transcribe_options
 from .closing import Closing
 from .errors import ASRError, ConfigError, UnsupportedAudioError
-from .families.qwen3_asr import Qwen3ASR, language_name
+from .families.qwen3_asr import KNOWN_LANGUAGES, Qwen3ASR
 from .forced_aligner import ForcedAlignItem, ForcedAlignResult, Qwen3ForcedAligner
 from .inputs import AudioInput, expand_inputs, load
 from .streaming.qwen import ASRStreamingState, QwenStreams
@@ -122,7 +122,7 @@ class Qwen3ASRModel(Closing):
             raise ConfigError(
                 f"Batch size mismatch: audio={len(sources)}, context={len(contexts)}, language={len(asked)}"
             )
-        names = [language_name(one) for one in asked]
+        names = [KNOWN_LANGUAGES.prompt_name(one) for one in asked]
         if return_time_stamps and self._aligner is None:
             raise ConfigError("return_time_stamps needs forced_aligner=...")
         limit_s = MAX_TIMED_CHUNK_S if return_time_stamps else MAX_CHUNK_S

@@ -4,6 +4,8 @@ The scales are such that greedy answers wander through the vocabulary with clear
 """
 
 import json
+import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import (
+    FunAsrNanoConfig,
+    FunAsrNanoFeatureExtractor,
+    FunAsrNanoForConditionalGeneration,
     GlmAsrConfig,
     GlmAsrForConditionalGeneration,
     PreTrainedTokenizerFast,
@@ -48,6 +53,7 @@ QWEN_TOWER = {
     "output_dim": 64,
     "downsample_hidden_size": 16,
 }
+FUN_ASR_SPECIALS = ("<|im_end|>", "<|endoftext|>", "<|im_start|>", "<|object_ref_start|>")
 GLM_SPECIALS = (
     "<|endoftext|>",
     "<|user|>",
@@ -99,6 +105,27 @@ class Reference:
             if loss < 0.1:
                 break
         self.model.eval().save_pretrained(self.directory)
+
+
+@dataclass(frozen=True)
+class FunASRNanoReference(Reference):
+    """Transformers' model, given what FunASR gives to its own: the first ceil(T / 8) of T adaptor frames."""
+
+    def hear(self, waveform: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Encoder output (T, width) and adaptor output (T, LLM's width)."""
+        heard = self.model.get_audio_features(**self.inputs(waveform, [], []))
+        return heard.last_hidden_state[0], heard.pooler_output
+
+    @torch.inference_mode()
+    def answer(self, waveform: np.ndarray, prefix: list[int], suffix: list[int], num_tokens: int) -> list[int]:
+        frames = self.hear(waveform)[1]
+        embed = self.model.get_input_embeddings()
+        before, after = (embed(torch.tensor(ids)) for ids in (prefix, suffix))
+        prompt = torch.cat([before, frames[: math.ceil(len(frames) / 8)], after])
+        generated = self.model.generate(
+            inputs_embeds=prompt[None], max_new_tokens=num_tokens, do_sample=False, eos_token_id=VOCAB - 1
+        )
+        return generated[0].tolist()
 
 
 def write_tokenizer(directory: Path, specials: Sequence[str], tags: Sequence[str] = ()) -> PreTrainedTokenizerFast:
@@ -186,6 +213,40 @@ def glm_asr(directory: Path, *, old: bool = False, seed: int = 0) -> Reference:
     return Reference(directory, model, inputs)
 
 
+def fun_asr_nano(directory: Path, *, vllm: bool = False, seed: int = 0) -> FunASRNanoReference:
+    """A Fun-ASR-Nano in transformers' layout, or the same one in vLLM's."""
+    tokenizer = write_tokenizer(directory, FUN_ASR_SPECIALS)
+    config = FunAsrNanoConfig(
+        audio_config={
+            "hidden_size": 64,
+            "num_attention_heads": 4,
+            "intermediate_size": 128,
+            "num_hidden_layers": 5,
+            "num_timestamp_prediction_layers": 2,
+        },
+        adaptor_config={"hidden_size": 64, "intermediate_size": 16, "projector_hidden_size": 2048},
+        text_config={
+            **LLM_SIZES,
+            "tie_word_embeddings": True,
+            "rope_theta": 1e6,
+            "eos_token_id": tokenizer.convert_tokens_to_ids("<|im_end|>"),
+        },
+        audio_token_id=tokenizer.convert_tokens_to_ids("<|object_ref_start|>"),
+    )
+    model = FunAsrNanoForConditionalGeneration(config).eval()
+    randomise(model, seed)
+    model.save_pretrained(directory)
+    extractor = FunAsrNanoFeatureExtractor()
+    (directory / "processor_config.json").write_text(json.dumps({"feature_extractor": extractor.to_dict()}))
+    if vllm:
+        _to_vllm_fun_asr_nano(directory)
+
+    def inputs(waveform: np.ndarray, prefix: list[int], suffix: list[int]) -> Inputs:
+        return dict(extractor(waveform, sampling_rate=SAMPLE_RATE))
+
+    return FunASRNanoReference(directory, model, inputs)
+
+
 def _inputs(ids: list[int], features: Any, mask: torch.Tensor) -> Inputs:
     return {
         "input_ids": torch.tensor([ids]),
@@ -265,6 +326,41 @@ def _to_old_glm(directory: Path, config: GlmAsrConfig) -> None:
     written = {"model_type": "Glmasr", "adapter_type": "mlp", "merge_factor": 4, "use_rope": True}
     (directory / "config.json").write_text(
         json.dumps({**written, "lm_config": new["text_config"], "whisper_config": whisper})
+    )
+
+
+def _to_vllm_fun_asr_nano(directory: Path) -> None:
+    """FunASR's names: the reverse of what the converter does, written another way."""
+    layers = {0: "encoders0.0", 1: "encoders.0", 2: "encoders.1", 3: "tp_encoders.0", 4: "tp_encoders.1"}
+    tensors: dict[str, torch.Tensor] = {}
+    stored = load_file(directory / "model.safetensors")
+    for name, tensor in stored.items():
+        old = name.replace("model.language_model", "llm.model").replace("model.multi_modal_projector", "audio_adaptor")
+        if not old.startswith("llm."):
+            old = old.replace("mlp.fc", "feed_forward.w_").replace("fsmn.conv", "fsmn_block")
+            old = old.replace("input_layernorm", "norm1").replace("post_attention_layernorm", "norm2")
+            old = re.sub(r"self_attn\.([qkv])_proj", r"self_attn.linear_\1", old).replace("o_proj", "linear_out")
+            old = re.sub(r"^audio_adaptor\.layers", "audio_adaptor.blocks", old).replace("linear_1", "linear1")
+            old = old.replace("linear_2", "linear2").replace("model.audio_tower.layers.4.final_layernorm", "tp_norm")
+            old = old.replace("model.audio_tower.layers.2.final_layernorm", "after_norm")
+            old = re.sub(r"^model\.audio_tower\.layers\.(\d)", lambda layer: layers[int(layer[1])], old)
+            old = old if old.startswith("audio_") else f"audio_encoder.{old}"
+        if old.startswith("audio_encoder.") and "linear_q." in old:
+            rest = [stored[name.replace("q_proj", part)] for part in ("k_proj", "v_proj")]
+            tensors[old.replace("linear_q", "linear_q_k_v")] = torch.cat([tensor, *rest])
+        elif not (old.startswith("audio_encoder.") and ("linear_k." in old or "linear_v." in old)):
+            tensors[old] = tensor
+    tensors["llm.lm_head.weight"] = tensors["llm.model.embed_tokens.weight"].clone()
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, directory / "model.safetensors")
+    config = json.loads((directory / "config.json").read_text())
+    encoder = {"output_size": 64, "attention_heads": 4, "linear_units": 128, "num_blocks": 3, "tp_blocks": 2}
+    written = {**config["text_config"], "architectures": ["FunASRForConditionalGeneration"]}
+    written["audio_encoder_conf"] = {**encoder, "kernel_size": 11, "sanm_shfit": 0}
+    (directory / "config.json").write_text(json.dumps(written))
+    (directory / "processor_config.json").unlink()
+    frontend = {"fs": 16000, "window": "hamming", "n_mels": 80, "frame_length": 25, "frame_shift": 10}
+    (directory / "preprocessor_config.json").write_text(
+        json.dumps({"frontend_conf": {**frontend, "lfr_m": 7, "lfr_n": 6, "cmvn_file": None}})
     )
 
 

@@ -2,13 +2,13 @@
 
 from ..errors import CheckpointError
 from .base import ModelFamily
-from .fun_asr_nano import FunASRNano
+from .fun_asr_nano import FunASRMLTNano, FunASRNano
 from .glm_asr import GLMASRNano
 from .llm_asr import LLMASR
 from .qwen3_asr import Qwen3ASR
 
 FAMILIES: dict[str, ModelFamily] = {
-    family.name: family for family in (FunASRNano(), Qwen3ASR(), GLMASRNano(), LLMASR())
+    family.name: family for family in (FunASRNano(), FunASRMLTNano(), Qwen3ASR(), GLMASRNano(), LLMASR())
 }
 
 

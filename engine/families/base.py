@@ -17,20 +17,21 @@ from ..alignment import WordAligner
 from ..errors import ConfigError
 from ..manifest import EngineManifest
 from ..prompt import PromptText
+from .languages import is_auto
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """How one clip shall be transcribed."""
 
-    language: str | None = None  # a name or ISO code; None or "auto" leaves it to the model
+    language: str | None = None  # a tag, code or name, see languages.py; None, "" or "auto" leaves it to the model
     hotwords: tuple[str, ...] = ()
     itn: bool = True  # numbers, dates and amounts as they are written ("25"), not as they are spoken
     context: str = ""  # free text that the speech is about
 
     def refuse(self, family: str, *names: str) -> None:
         """Raises ConfigError if one of the fields is set, since the family's prompt has no place for it."""
-        default = Request()
+        default = Request(language=self.language if is_auto(self.language) else None)
         for name in names:
             if getattr(self, name) != getattr(default, name):
                 raise ConfigError(
@@ -106,6 +107,7 @@ class ModelFamily(Protocol):
     """What the engine must know of one family of checkpoints."""
 
     name: str
+    languages: tuple[str, ...]  # codes, see languages.py, of those that can be asked for; () where none can
     best_length_s: float  # longer audio is heard less well in one pass
 
     def build_acoustic_model(

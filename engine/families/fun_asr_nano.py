@@ -14,85 +14,20 @@ from ...encoders.upload import to_device
 from ..alignment import WordAligner
 from ..ctc_tokenizer import CTCTokenizer
 from ..cuda_graphs import MAX_CLIPS, Encode, SmallBatchGraphs
-from ..errors import ConfigError
 from ..manifest import ACOUSTIC_NAME, CTC_VOCABULARY_NAME, EngineManifest
 from ..prompt import PromptText
 from ..staging import uploader
 from ..text import clean_text
 from ..threads import one_thread
 from .base import Answer, EncodedBatch, Request, StageOneOptions
+from .languages import LANGUAGES, KnownLanguages, is_auto
 from .stage_one import load_module, to_cpu
 
-# ISO 639-1 code (ISO 639-3 where there is none) -> the name that the prompt uses. The first three are Nano's languages.
-LANGUAGES = {
-    "zh": "中文",
-    "en": "英文",
-    "ja": "日文",
-    "yue": "粤语",
-    "ko": "韩文",
-    "vi": "越南语",
-    "id": "印尼语",
-    "th": "泰语",
-    "ms": "马来语",
-    "fil": "菲律宾语",
-    "ar": "阿拉伯语",
-    "hi": "印地语",
-    "bg": "保加利亚语",
-    "hr": "克罗地亚语",
-    "cs": "捷克语",
-    "da": "丹麦语",
-    "nl": "荷兰语",
-    "et": "爱沙尼亚语",
-    "fi": "芬兰语",
-    "el": "希腊语",
-    "hu": "匈牙利语",
-    "ga": "爱尔兰语",
-    "lv": "拉脱维亚语",
-    "lt": "立陶宛语",
-    "mt": "马耳他语",
-    "pl": "波兰语",
-    "pt": "葡萄牙语",
-    "ro": "罗马尼亚语",
-    "sk": "斯洛伐克语",
-    "sl": "斯洛文尼亚语",
-    "sv": "瑞典语",
-}
-ENGLISH_NAMES = {
-    "chinese": "zh",
-    "mandarin": "zh",
-    "english": "en",
-    "japanese": "ja",
-    "cantonese": "yue",
-    "korean": "ko",
-    "vietnamese": "vi",
-    "indonesian": "id",
-    "thai": "th",
-    "malay": "ms",
-    "filipino": "fil",
-    "tagalog": "fil",
-    "tl": "fil",
-    "arabic": "ar",
-    "hindi": "hi",
-    "bulgarian": "bg",
-    "croatian": "hr",
-    "czech": "cs",
-    "danish": "da",
-    "dutch": "nl",
-    "estonian": "et",
-    "finnish": "fi",
-    "greek": "el",
-    "hungarian": "hu",
-    "irish": "ga",
-    "latvian": "lv",
-    "lithuanian": "lt",
-    "maltese": "mt",
-    "polish": "pl",
-    "portuguese": "pt",
-    "romanian": "ro",
-    "slovak": "sk",
-    "slovenian": "sl",
-    "swedish": "sv",
-}
+_NANO_CODES = ("zh", "en", "ja")
+_MLT_CODES = (
+    *("zh", "en", "yue", "ja", "ko", "vi", "id", "th", "ms", "fil", "ar", "hi", "bg", "hr", "cs", "da", "nl", "et"),
+    *("fi", "el", "hu", "ga", "lv", "lt", "mt", "pl", "pt", "ro", "sk", "sl", "sv"),
+)
 HOTWORD_HEADER = (
     "请结合上下文信息，更加准确地完成语音转写任务。如果没有相关信息，我们会留空。"
     "\n\n\n**上下文信息：**\n\n\n热词列表：[{}]\n"
@@ -100,10 +35,16 @@ HOTWORD_HEADER = (
 
 
 class FunASRNano:
-    """The family of FunAudioLLM/Fun-ASR-Nano-2512 and Fun-ASR-MLT-Nano-2512."""
+    """The family of FunAudioLLM/Fun-ASR-Nano-2512, which hears Cantonese and other dialects as Chinese."""
 
     name = "fun_asr_nano"
+    languages: tuple[str, ...] = _NANO_CODES
     best_length_s = 30.0  # longer audio loses text or repeats it: FunASR issues 3031, 3033, 2786
+    _known = KnownLanguages(
+        {code: LANGUAGES[code].chinese for code in _NANO_CODES},
+        advice=f". Fun-ASR-MLT-Nano knows {len(_MLT_CODES)} languages; a checkpoint is taken for it if the name of its "
+        "directory or the title of its README.md says MLT",
+    )
 
     def build_acoustic_model(
         self, engine_dir: Path, manifest: EngineManifest, options: StageOneOptions
@@ -122,7 +63,7 @@ class FunASRNano:
 
     def prompt_text(self, request: Request) -> PromptText:
         request.refuse("Fun-ASR-Nano", "context")
-        language = language_name(request.language)
+        language = self._known.prompt_name(request.language)
         header = HOTWORD_HEADER.format(", ".join(request.hotwords)) if request.hotwords else ""
         instruction = "语音转写" + (f"成{language}" if language else "") + ("" if request.itn else "，不进行文本规整")
         return PromptText(
@@ -132,20 +73,15 @@ class FunASRNano:
         )
 
     def parse_answer(self, answer: str, request: Request) -> Answer:
-        return Answer(clean_text(answer), request.language)
+        return Answer(clean_text(answer), None if is_auto(request.language) else request.language)
 
 
-def language_name(language: str | None) -> str | None:
-    """A name or ISO code in any case -> the Chinese name in the prompt; None and "auto" -> None."""
-    if language is None or language.lower() == "auto":
-        return None
-    if language in LANGUAGES.values():
-        return language
-    code = ENGLISH_NAMES.get(language.lower(), language.lower())
-    if code not in LANGUAGES:
-        known = ", ".join(f"{name} ({iso})" for iso, name in LANGUAGES.items())
-        raise ConfigError(f'language {language!r} is unknown; allowed: None, "auto", {known}, and their English names')
-    return LANGUAGES[code]
+class FunASRMLTNano(FunASRNano):
+    """The family of FunAudioLLM/Fun-ASR-MLT-Nano-2512: the same model, trained on other languages."""
+
+    name = "fun_asr_mlt_nano"
+    languages = _MLT_CODES
+    _known = KnownLanguages({code: LANGUAGES[code].chinese for code in _MLT_CODES})
 
 
 class FunASRNanoAcousticModel:

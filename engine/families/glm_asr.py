@@ -15,6 +15,7 @@ class GLMASRNano:
     """The family of zai-org/GLM-ASR-Nano-2512."""
 
     name = "glm_asr"
+    languages: tuple[str, ...] = ()
     best_length_s = 30.0  # longer audio is heard in windows of so much, and known to lose text: GLM-ASR issue 39
 
     def build_acoustic_model(

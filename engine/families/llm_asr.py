@@ -17,6 +17,7 @@ class LLMASR:
     """The family of checkpoints whose config.yaml names the class LLMASR."""
 
     name = "llm_asr"
+    languages: tuple[str, ...] = ()
     best_length_s = 30.0  # longer audio is heard in windows of so much, which FunASR cuts off
 
     def build_acoustic_model(

@@ -14,64 +14,19 @@ from ..errors import CheckpointError, ConfigError
 from ..manifest import ACOUSTIC_NAME, EngineManifest
 from ..prompt import PromptText
 from .base import Answer, Request, StageOneOptions
+from .languages import LANGUAGES, KnownLanguages
 from .stage_one import TowerModel, load_module
 
 TEXT_TAG = "<asr_text>"  # between the language and the text
-LANGUAGES = {  # ISO 639-1 code (639-3 where there is none) -> the name that prompt and answer use
-    "zh": "Chinese",
-    "en": "English",
-    "yue": "Cantonese",
-    "ar": "Arabic",
-    "de": "German",
-    "fr": "French",
-    "es": "Spanish",
-    "pt": "Portuguese",
-    "id": "Indonesian",
-    "it": "Italian",
-    "ko": "Korean",
-    "ru": "Russian",
-    "th": "Thai",
-    "vi": "Vietnamese",
-    "ja": "Japanese",
-    "tr": "Turkish",
-    "hi": "Hindi",
-    "ms": "Malay",
-    "nl": "Dutch",
-    "sv": "Swedish",
-    "da": "Danish",
-    "fi": "Finnish",
-    "pl": "Polish",
-    "cs": "Czech",
-    "fil": "Filipino",
-    "fa": "Persian",
-    "el": "Greek",
-    "ro": "Romanian",
-    "hu": "Hungarian",
-    "mk": "Macedonian",
-}
-# Dialects that the model understands under the name of their language; it has no names of their own for them.
-DIALECTS = {
-    **dict.fromkeys(("Anhui", "Dongbei", "Fujian", "Gansu", "Guizhou", "Hebei", "Henan", "Hubei", "Hunan"), "Chinese"),
-    **dict.fromkeys(("Jiangxi", "Ningxia", "Shandong", "Shaanxi", "Shanxi", "Sichuan", "Tianjin"), "Chinese"),
-    **dict.fromkeys(("Yunnan", "Zhejiang", "Wu", "Minnan"), "Chinese"),
-    **dict.fromkeys(("Cantonese (Hong Kong accent)", "Cantonese (Guangdong accent)"), "Cantonese"),
-}
-_OTHER_NAMES = {
-    "tl": "Filipino",
-    "tagalog": "Filipino",
-    "mandarin": "Chinese",
-    "中文": "Chinese",
-    "英文": "English",
-    "日文": "Japanese",
-    "韩文": "Korean",
-    "粤语": "Cantonese",
-}
-_NAMES = {
-    **{name.lower(): language for name, language in DIALECTS.items()},
-    **{name.lower(): name for name in LANGUAGES.values()},
-    **LANGUAGES,
-    **_OTHER_NAMES,
-}
+KNOWN_LANGUAGES = KnownLanguages(
+    {
+        code: LANGUAGES[code].english
+        for code in (
+            *("zh", "en", "yue", "ar", "de", "fr", "es", "pt", "id", "it", "ko", "ru", "th", "vi", "ja", "tr", "hi"),
+            *("ms", "nl", "sv", "da", "fi", "pl", "cs", "fil", "fa", "el", "ro", "hu", "mk"),
+        )
+    }
+)
 _LANGUAGE_PREFIX = "language "
 _CONTROL = re.compile(r"<\|[^|]*\|>|<asr_text>|<timestamp>")
 # The package's rule: what follows itself twenty times is a loop.
@@ -83,6 +38,7 @@ class Qwen3ASR:
     """The family of Qwen/Qwen3-ASR-0.6B and Qwen/Qwen3-ASR-1.7B."""
 
     name = "qwen3_asr"
+    languages = tuple(KNOWN_LANGUAGES.names)
     best_length_s = 60.0  # whose answer surely fits into the usual 512 tokens; the model itself was made for 1200 s
 
     def build_acoustic_model(
@@ -99,7 +55,7 @@ class Qwen3ASR:
     def prompt_text(self, request: Request) -> PromptText:
         """Context and hotwords stand in the system's turn. A language that is asked for begins the answer."""
         request.refuse("Qwen3-ASR", "itn")
-        language = language_name(request.language)
+        language = KNOWN_LANGUAGES.prompt_name(request.language)
         context = "\n".join(part for part in (request.context, ", ".join(request.hotwords)) if part)
         if found := _CONTROL.search(context):
             raise ConfigError(f"context or hotwords hold {found[0]!r}, which would be read as a part of the prompt")
@@ -110,23 +66,11 @@ class Qwen3ASR:
         )
 
     def parse_answer(self, answer: str, request: Request) -> Answer:
-        asked = language_name(request.language)
+        asked = KNOWN_LANGUAGES.prompt_name(request.language)
         if asked is None and _is_unfinished_heading(answer):
             return Answer("", None)
         language, text = parse_asr_output(answer, asked)
         return Answer(text, language or None)
-
-
-def language_name(language: str | None) -> str | None:
-    """A language's or dialect's name or ISO code in any case -> the name in the prompt; None, "" and "auto" -> None."""
-    if not language or language.lower() == "auto":
-        return None
-    if language.lower() not in _NAMES:
-        known = ", ".join(f"{name} ({iso})" for iso, name in LANGUAGES.items())
-        raise ConfigError(
-            f'language {language!r} is unknown; allowed: None, "auto", {known}, and the dialects {", ".join(DIALECTS)}'
-        )
-    return _NAMES[language.lower()]
 
 
 def parse_asr_output(raw: str | None, user_language: str | None = None) -> tuple[str, str]:

@@ -34,6 +34,7 @@ from itertools import takewhile
 from typing import TypeAlias
 
 from ..errors import ConfigError, QueueFullError
+from ..families.languages import is_auto
 from ..service import TranscriptionService
 from ..transcriber import TranscribeOptions
 from ..transcript import Transcript
@@ -248,7 +249,7 @@ class _Stream:
         return max(self._confirmed, prefix, key=len)
 
     def _submit(self, audio: Waveform, options: TranscribeOptions, prefix: str = "") -> Future[Transcript]:
-        if prefix and options.request.language is None:  # some answers begin with the language, which the prefix lacks
+        if prefix and is_auto(options.request.language):  # some answers begin with the language, which the prefix lacks
             options = replace(options, request=replace(options.request, language=self._language))
         future = self._service.submit(audio, options, key=self._key, answer_prefix=prefix)
         self._asked = [*(asked for asked in self._asked if not asked.done()), future]

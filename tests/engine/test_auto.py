@@ -84,8 +84,8 @@ def test_hotwords_bias_the_spelling(vllm_model: AutoModelVLLM, clips: list[dict[
     assert [r.text for r in plain] != [clip["text"] for clip in biased]
 
 
-@pytest.mark.parametrize("language", ["英文", "English", "en", "EN"])
-def test_language_names_and_codes_mean_the_same(
+@pytest.mark.parametrize("language", ["English", "en-US"])
+def test_language_names_and_tags_mean_the_same(
     vllm_model: AutoModelVLLM, clips: list[dict[str, Any]], language: str
 ) -> None:
     sources = [clip["source"] for clip in clips[:3]]

@@ -55,7 +55,7 @@ def test_a_folder_becomes_a_folder_of_transcripts(
         str(out),
         "--plot",
     ]
-    assert main([*arguments, "--hotwords-file", str(tmp_path / "words.txt"), "--language", "en"]) == 1
+    assert main([*arguments, "--hotwords-file", str(tmp_path / "words.txt"), "--language", "en-US"]) == 1
     written = {path.name for path in out.iterdir()}
     assert written == {f"{n}.{s}" for n in ("deep_a", "b") for s in ("srt", "TextGrid", "png")} | {"transcripts.jsonl"}
     lines = (out / "transcripts.jsonl").read_text(encoding="utf-8").splitlines()

@@ -32,6 +32,7 @@ LLM_ASR_ANSWERS, QWEN_ASR_ANSWERS = (
 
 Spoken = tuple[tuple[float, Request], ...]  # seconds of a clip, and how it is asked for
 QWEN_CLIPS: Spoken = tuple((s, PLAIN) for s in (0.3, 0.7, 1.0, 3.37, 8.0, 8.5, 12.34))  # windows have 8 s
+FUN_ASR_CLIPS: Spoken = tuple((s, PLAIN) for s in (0.3, 1.0, 3.37, 12.34))
 GLM_CLIPS: Spoken = tuple((s, PLAIN) for s in (0.1, 1.0, 7.5, 31.0))  # the last is heard in two windows
 LLM_ASR_CLIPS: Spoken = tuple((s, PLAIN) for s in tiny_llm_asr.SECONDS)
 PACKAGE_CLIPS: Spoken = tuple((s, Request(language=name, context=text)) for s, name, text in tiny_qwen_asr.CASES)
@@ -80,6 +81,8 @@ def _by_samples(spoken: Spoken, answers: Sequence[dict[str, Any]]) -> dict[int, 
 
 
 CASES: dict[str, tuple[Callable[[Path], Answers], Spoken]] = {
+    "fun_asr_nano_hf": (tiny_models.fun_asr_nano, FUN_ASR_CLIPS),
+    "fun_asr_nano_vllm": (partial(tiny_models.fun_asr_nano, vllm=True), FUN_ASR_CLIPS),
     "qwen_asr_package": (qwen_asr_package, PACKAGE_CLIPS),
     "qwen3_asr": (tiny_models.qwen3_asr, QWEN_CLIPS),
     "qwen3_asr_original": (partial(tiny_models.qwen3_asr, original=True), QWEN_CLIPS),

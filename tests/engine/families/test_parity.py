@@ -18,6 +18,7 @@ from tests.tones import SAMPLE_RATE, clip
 from twostage_asr.convert.verify import verify_conversion
 
 SAME_MODEL = (
+    ("fun_asr_nano_hf", "fun_asr_nano_vllm"),
     ("qwen3_asr", "qwen3_asr_original"),
     ("glm_asr", "glm_asr_old"),
     ("llm_asr_linear", "llm_asr_linear_whole"),

@@ -7,14 +7,7 @@ import pytest
 
 from twostage_asr.engine import ConfigError
 from twostage_asr.engine.families.base import Request
-from twostage_asr.engine.families.qwen3_asr import (
-    DIALECTS,
-    LANGUAGES,
-    Qwen3ASR,
-    language_name,
-    parse_asr_output,
-    without_loops,
-)
+from twostage_asr.engine.families.qwen3_asr import KNOWN_LANGUAGES, Qwen3ASR, parse_asr_output, without_loops
 
 GOLDEN = json.loads((Path(__file__).parent / "qwen_asr_golden.json").read_text(encoding="utf-8"))
 
@@ -54,26 +47,8 @@ def test_what_the_prompt_has_no_place_for_is_refused() -> None:
         Qwen3ASR().prompt_text(Request(itn=False))
 
 
-@pytest.mark.parametrize(("code", "name"), LANGUAGES.items())
-def test_every_language_goes_by_its_name_and_its_code(code: str, name: str) -> None:
-    assert language_name(code.upper()) == language_name(name.lower()) == name
-
-
-def test_the_package_s_languages_and_dialects_are_all_there() -> None:
-    assert sorted(LANGUAGES.values()) == sorted(GOLDEN["languages"])
-    assert len(DIALECTS) == 22
-    assert language_name("sichuan") == "Chinese"
-    assert language_name("Cantonese (Hong Kong accent)") == "Cantonese"
-
-
-@pytest.mark.parametrize("nothing", [None, "", "auto", "AUTO"])
-def test_no_language_leaves_it_to_the_model(nothing: str | None) -> None:
-    assert language_name(nothing) is None
-
-
-def test_an_unknown_language_names_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match=r"'Klingon' is unknown; allowed: .*Chinese \(zh\).* Sichuan"):
-        language_name("Klingon")
+def test_the_package_s_languages_are_all_there() -> None:
+    assert sorted(KNOWN_LANGUAGES.names.values()) == sorted(GOLDEN["languages"])
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ class ToyAcousticModel:
 class ToyFamily:
     """What the engine asks."""
 
-    name, best_length_s = "toy", 10.0
+    name, languages, best_length_s = "toy", (), 10.0
 
     def build_acoustic_model(
         self, engine_dir: Path, manifest: EngineManifest, options: StageOneOptions

@@ -58,7 +58,7 @@ def require_asr_answer(answer: dict[str, Any], clip: Clip) -> None:
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_curl(server: Running, file: Path, clip: Clip) -> None:
-    answer = curl("-X", "POST", f"{server.http}/asr", "-F", f"file=@{file}", "-F", "language=中文", "-F", "spk=true")
+    answer = curl("-X", "POST", f"{server.http}/asr", "-F", f"file=@{file}", "-F", "language=zh_CN", "-F", "spk=true")
     require_asr_answer(answer, clip)
     assert [warning["code"] for warning in answer["warnings"]] == ["no_speakers"]
     url = f"{server.http}/v1/audio/transcriptions"
@@ -107,7 +107,7 @@ def test_predict_takes_raw_samples_as_described(server: Running, clip: Clip) -> 
     assert requests.post(f"{server.http}/asr/predict", files=parts, timeout=60).status_code == 400
 
 
-async def converse(url: str, pcm: bytes, chunk_bytes: int, *, language: str = "中文") -> list[dict[str, Any]]:
+async def converse(url: str, pcm: bytes, chunk_bytes: int, *, language: str = "zh-Hans-CN") -> list[dict[str, Any]]:
     """FunASR's client: everything that the server says to one recording."""
     async with websockets.connect(url) as socket:
         await socket.send("START")
@@ -130,7 +130,7 @@ def test_websocket_answers_in_order_with_milliseconds(server: Running, clip: Cli
     said = asyncio.run(converse(server.ws + path, pcm, 2 * CHUNK))
     assert said[:3] == [
         {"event": "started"},
-        {"event": "language_set", "language": "中文"},
+        {"event": "language_set", "language": "zh-Hans-CN"},
         {"event": "hotwords_set", "hotwords": ["北京", "上海"]},
     ]
     *growing, final, stopped = said[3:]

@@ -71,7 +71,7 @@ def test_items_with_turn_detection(client: openai.OpenAI, clips: list[Clip], rat
 def test_items_that_the_client_commits(client: openai.OpenAI, clips: list[Clip]) -> None:
     with client.realtime.connect(model="x", extra_query={"intent": "transcription"}) as connection:
         asked = {"format": {"type": "audio/pcm", "rate": 16_000}, "turn_detection": None}
-        connection.session.update(session=session(**asked, transcription={"language": "zh"}))
+        connection.session.update(session=session(**asked, transcription={"language": "zh-TW"}))
         for clip in [clip for clip in plain(clips) if clip["language"] == "中文"][:2]:
             connection.input_audio_buffer.append(audio=speech([clip], 16_000))
             connection.input_audio_buffer.clear()

@@ -39,9 +39,10 @@ def model(engine_dirs: dict[str, Path]) -> Model:
     return Model(FunASRNano(), LLMTokenizer(engine_dirs["low_frame_rate"] / "llm"))
 
 
-def scripted(service: ScriptedService, **options: Any) -> StreamingSession:
+def scripted(service: ScriptedService, *, language: str | None = None, **options: Any) -> StreamingSession:
+    asked = transcribe_options(language=language)
     live = LiveOptions(vad=LoudIsSpeech(), chunk_ms=500, **{"agreeing_partials": 2} | options)
-    return StreamingSession(service, OPTIONS, live)  # type: ignore[arg-type]
+    return StreamingSession(service, asked, live)  # type: ignore[arg-type]
 
 
 TEXTS = st.sampled_from(
@@ -99,11 +100,12 @@ def test_tokens_and_first_partials_can_be_kept_open(model: Model, options: dict[
     assert [event.confirmed for event in events if isinstance(event, Partial)] == expected
 
 
-def test_the_language_that_was_heard_is_asked_for_with_what_is_confirmed(model: Model) -> None:
+@pytest.mark.parametrize("language", [None, "auto"])
+def test_the_language_that_was_heard_is_asked_for_with_what_is_confirmed(model: Model, language: str | None) -> None:
     service = ScriptedService(model, lambda asked: "one two three", language="en")
-    hear(scripted(service, rollback_chars=5), speech(2.0, 2.5), 8000)
+    hear(scripted(service, language=language, rollback_chars=5), speech(2.0, 2.5), 8000)
     first, second, *later, final = [(one.answer_prefix, one.language) for one in service.submitted]
-    assert first == second == final == ("", None)
+    assert first == second == final == ("", language)
     assert set(later) == {("one two", "en")}
 
 
