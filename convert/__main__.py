@@ -45,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _convert(options: argparse.Namespace) -> None:
-    checkpoint_dir = resolve_model(options.model, hub=options.hub, revision=options.revision)
+    checkpoint_dir = resolve_model(options.model, hub=options.hub, revision=options.revision, output=options.output)
     converted = ensure_converted(checkpoint_dir, output=options.output, dtype=options.dtype, force=options.force)
     manifest = EngineManifest.read(converted)
     print(f"{converted}: {manifest.family}, dtype {manifest.dtype}")

@@ -22,8 +22,8 @@ from ..engine.errors import CheckpointError
 from ..engine.manifest import FrameClock
 from .checkpoint import read_state_dict
 from .config_file import CONFIG_NAME, CONFIG_YAML, ConfigFile, model_class, read_json
-from .layout import Family, Part, Plan, Shapes, check_fit, split_parts
-from .llm import HEAD, list_llm_files, llm_shapes, plan_llm, read_llm_config
+from .layout import Family, Part, Plan, RepositoryFiles, Shapes, check_fit, split_parts
+from .llm import COPIED_NAMES, HEAD, list_llm_files, llm_shapes, plan_llm, read_llm_config
 from .weights import LORA_A, plan_weights
 
 MODEL_CLASS = "FunASRNano"
@@ -246,6 +246,10 @@ FAMILY = Family(
     examples=("FunAudioLLM/Fun-ASR-Nano-2512", "FunAudioLLM/Fun-ASR-MLT-Nano-2512"),
     sign=f"{CONFIG_YAML} says model: {MODEL_CLASS}",
     recognises=lambda directory: model_class(directory) == MODEL_CLASS,
+    files=RepositoryFiles(
+        always=(CONFIG_YAML, CONFIGURATION_JSON, "*.tiktoken", *(f"*/{name}" for name in (CONFIG_NAME, *COPIED_NAMES))),
+        weights=(MODEL_PT,),
+    ),
     read_tensors=lambda directory: read_state_dict(directory / MODEL_PT),
     name_table=NAME_TABLE,
     list_sources=list_sources,
