@@ -20,6 +20,7 @@ from .hub_libraries import HuggingFace, ModelScope, Repository, Snapshot
 logger = logging.getLogger(__name__)
 
 _REFUSED_STATUS = (401, 403)
+_ALTERED = re.compile("SizeMismatch|Integrity|Consistency check failed|page of HTML")  # in their names and texts
 _UNREACHABLE = re.compile("Connect|Timeout|Network|Proxy|Offline")  # in the names of the libraries' error classes
 
 
@@ -144,6 +145,8 @@ def _explain(error: Exception, repository: Repository, what: str) -> str:
         return f"{where} answered with HTTP status {status} when asked for {what} [{cause}]"
     if any(_is_html(link) for link in _chain(error)):
         return f"{where} answered with a page of HTML when asked for {what}: it is no hub, or a login page [{cause}]"
+    if any(_ALTERED.search(f"{type(link).__name__} {link}") for link in _chain(error)):
+        return f"{where} delivered other bytes of {what} than it lists, as a login page or a bad mirror does [{cause}]"
     if any(_UNREACHABLE.search(type(link).__name__) for link in _chain(error)):
         return f"{what} could not be fetched, since {where} cannot be reached; a local directory needs no hub [{cause}]"
     return f"{what} could not be fetched from {where} [{cause}]"
@@ -167,4 +170,5 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
     link: BaseException | None = error
     while link is not None:
         yield link
-        link = link.__cause__ or link.__context__
+        failed = getattr(link, "failed_files", {})  # of ModelScope's error that counts them
+        link = link.__cause__ or link.__context__ or next(iter(failed.values()), None)

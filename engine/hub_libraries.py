@@ -155,12 +155,7 @@ class ModelScope:
         return Snapshot(self._snapshot(self._first), files)
 
     def fetch(self, snapshot: Snapshot, names: Collection[str]) -> None:
-        from modelscope_hub import FileDownloadError
-
-        try:
-            self._snapshot([glob.escape(name) for name in names])
-        except FileDownloadError as error:  # which only counts the files that did not come
-            raise next(iter(error.failed_files.values()), error) from error
+        self._snapshot([glob.escape(name) for name in names])
 
     def partial(self, snapshot: Snapshot, name: str) -> Path:
         return snapshot.directory / (name + _INCOMPLETE)
