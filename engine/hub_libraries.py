@@ -78,15 +78,17 @@ class HuggingFace:
         self._model_id, self._revision, self._first = model_id, revision, first
 
     def look(self) -> Snapshot:
-        from huggingface_hub import HfApi
-        from huggingface_hub.hf_api import RepoFile
+        from huggingface_hub import HfApi, constants
 
-        directory = self._snapshot(self._revision, self._first)  # of the commit that the revision is now
-        tree = HfApi(endpoint=self.endpoint).list_repo_tree(self._model_id, recursive=True, revision=directory.name)
+        timeout = constants.HF_HUB_ETAG_TIMEOUT
+        api = HfApi(endpoint=self.endpoint)
+        info = api.model_info(self._model_id, revision=self._revision, files_metadata=True, timeout=timeout)
+        directory = self._snapshot(self._revision, self._first)
+        if directory.name != info.sha:  # a new commit has come in between
+            info = api.model_info(self._model_id, revision=directory.name, files_metadata=True, timeout=timeout)
         files = {
-            entry.path: RemoteFile(entry.size, None if entry.lfs is None else entry.lfs.sha256)
-            for entry in tree
-            if isinstance(entry, RepoFile)
+            file.rfilename: RemoteFile(file.size or 0, None if file.lfs is None else file.lfs.sha256)
+            for file in info.siblings or ()
         }
         return Snapshot(directory, files)
 

@@ -98,6 +98,7 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     _asker = ("", "")  # hub and model of the request at hand
     routes: ClassVar[dict[str, str]] = {
+        rf"/api/models/{_MODEL}": "hf_info",
         rf"/api/models/{_MODEL}/revision/(?P<revision>[^/]+)": "hf_info",
         rf"/api/models/{_MODEL}/tree/(?P<revision>[^/]+)": "hf_tree",
         rf"/{_MODEL}/resolve/(?P<revision>[^/]+)/(?P<name>.+)": "hf_file",
@@ -136,17 +137,19 @@ class _Handler(BaseHTTPRequestHandler):
             getattr(self, method)(asked, self.mirror.models[model])
 
     def hf_info(self, asked: dict[str, str], directory: Path) -> None:
-        siblings = [{"rfilename": name} for name in _list_files(directory)]
+        siblings: list[dict[str, object]] = [{"rfilename": name} for name in _list_files(directory)]
+        if "blobs" in asked:
+            for sibling, file in zip(siblings, _list_files(directory).values(), strict=True):
+                size, digest = file.stat().st_size, _sha256(file)
+                lfs = {"sha256": digest, "size": size, "pointerSize": 134} if file.suffix in LFS_SUFFIXES else None
+                sibling |= {"size": size, "blobId": digest[:40], "lfs": lfs}
         self._send_json({"id": asked["model"], "sha": self.mirror.commit(asked["model"]), "siblings": siblings})
 
     def hf_tree(self, asked: dict[str, str], directory: Path) -> None:
-        entries = []
-        for name, file in _list_files(directory).items():
-            size, digest = file.stat().st_size, _sha256(file)
-            entries.append({"type": "file", "path": name, "size": size, "oid": digest[:40]})
-            if file.suffix in LFS_SUFFIXES:
-                entries[-1]["lfs"] = {"oid": digest, "size": size, "pointerSize": 134}
-        self._send_json(entries)
+        files = _list_files(directory).items()
+        self._send_json(
+            [{"type": "file", "path": n, "size": f.stat().st_size, "oid": _sha256(f)[:40]} for n, f in files]
+        )
 
     def hf_file(self, asked: dict[str, str], directory: Path) -> None:
         self._send_file(asked, directory, asked["name"])
