@@ -64,7 +64,7 @@ class Family:
     name: str  # in engine.json
     examples: tuple[str, ...]  # published models, or what is one where none is published
     sign: str  # by which its checkpoints are known, for messages
-    recognises: Callable[[Path], bool]  # reads no other files than config.yaml and config.json
+    recognises: Callable[[Path], bool]  # by config.yaml or config.json, which come first from a hub
     files: RepositoryFiles
     read_tensors: Callable[[Path], dict[str, Tensor]]  # of whichever layout, under the names of one
     name_table: Mapping[str, tuple[Part, str]]  # prefix of a tensor -> part of the output, prefix there
