@@ -23,7 +23,7 @@ from ..engine.manifest import FrameClock
 from .checkpoint import read_state_dict
 from .config_file import CONFIG_NAME, CONFIG_YAML, ConfigFile, model_class, read_json
 from .layout import Family, Part, Plan, RepositoryFiles, Shapes, check_fit, split_parts
-from .llm import COPIED_NAMES, HEAD, list_llm_files, llm_shapes, plan_llm, read_llm_config
+from .llm import HEAD, LLM_FILES, list_llm_files, llm_shapes, plan_llm, read_llm_config
 from .weights import LORA_A, plan_weights
 
 MODEL_CLASS = "FunASRNano"
@@ -247,7 +247,7 @@ FAMILY = Family(
     sign=f"{CONFIG_YAML} says model: {MODEL_CLASS}",
     recognises=lambda directory: model_class(directory) == MODEL_CLASS,
     files=RepositoryFiles(
-        always=(CONFIG_YAML, CONFIGURATION_JSON, "*.tiktoken", *(f"*/{name}" for name in (CONFIG_NAME, *COPIED_NAMES))),
+        always=(CONFIG_YAML, CONFIGURATION_JSON, "*.tiktoken", *(f"*/{name}" for name in LLM_FILES.always)),
         weights=(MODEL_PT,),
     ),
     read_tensors=lambda directory: read_state_dict(directory / MODEL_PT),

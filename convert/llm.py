@@ -11,7 +11,6 @@ from ..engine.errors import CheckpointError
 from ..engine.manifest import LLMInfo
 from .config_file import CONFIG_NAME, read_json
 from .layout import LLMPlan, Part, Plan, RepositoryFiles
-from .safetensors_file import INDEX_NAME, MODEL_PATTERNS
 from .weights import Weight
 
 GENERATION_CONFIG_NAME = "generation_config.json"
@@ -20,9 +19,15 @@ COPIED_NAMES = (  # where present; weights and Python files never are
     *(GENERATION_CONFIG_NAME, "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt"),
     *("special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
 )
-LLM_FILES = RepositoryFiles(  # of a repository that holds an LLM alone; both of the older weights and of the newer
-    always=(CONFIG_NAME, INDEX_NAME, "pytorch_model.bin.index.json", "tokenizer.model", *COPIED_NAMES),
-    weights=(*MODEL_PATTERNS, "pytorch_model-?????-of-?????.bin", "pytorch_model.bin"),
+LLM_FILES = RepositoryFiles(  # of a repository that holds an LLM, alone or not; older ones hold torch's files
+    always=(
+        *(CONFIG_NAME, "model.safetensors.index.json", "pytorch_model.bin.index.json", "tokenizer.model"),
+        *COPIED_NAMES,
+    ),
+    weights=(
+        *("model-?????-of-?????.safetensors", "model.safetensors"),
+        *("pytorch_model-?????-of-?????.bin", "pytorch_model.bin"),
+    ),
 )
 TOKENIZER_NAME = "tokenizer.json"
 TOKENIZER_NAMES = ({TOKENIZER_NAME}, {"vocab.json", "merges.txt"})  # either set makes a tokenizer

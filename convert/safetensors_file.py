@@ -21,7 +21,6 @@ from .weights import Weight
 from .wording import enumerate_names
 
 MODEL_NAME, INDEX_NAME = "model.safetensors", "model.safetensors.index.json"
-MODEL_PATTERNS = ("model-?????-of-?????.safetensors", MODEL_NAME)  # of LLMs and checkpoints; the first that is there
 SHARD_BYTES = 5_000_000_000  # largest file of an LLM, as transformers writes it
 _DTYPE_NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 _ALIGNMENT = 8  # bytes; the header is padded with spaces

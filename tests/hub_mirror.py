@@ -43,6 +43,7 @@ class HubMirror:
         pages: ids, and (id, file name)s, that are answered with a page of HTML.
         cuts: (id, file name) -> the connection that fetches it is closed after so many bytes, and the next fetch of it
             is answered with 503; later ones work.
+        commits: id -> directory that becomes the newest commit as soon as one file has been fetched.
     """
 
     def __init__(
@@ -52,8 +53,11 @@ class HubMirror:
         refused: frozenset[str] = frozenset(),
         pages: frozenset[str | tuple[str, str]] = frozenset(),
         cuts: Mapping[tuple[str, str], int] | None = None,
+        commits: Mapping[str, Path] | None = None,
     ) -> None:
         self.models = dict(models)
+        self.commits = dict(commits or {})
+        self._known = {self.commit(d): d for d in (*self.models.values(), *self.commits.values())}
         self.refused = refused
         self.pages = pages
         self.cuts = dict(cuts or {})
@@ -88,9 +92,13 @@ class HubMirror:
             "MODELSCOPE_HOME": str(cache / "modelscope_home"),
         }
 
-    def commit(self, model: str) -> str:
-        """The id of a model's one commit."""
-        return hashlib.sha1(model.encode()).hexdigest()
+    def commit(self, directory: Path) -> str:
+        """The id of the commit that a directory is."""
+        return hashlib.sha1(bytes(directory)).hexdigest()
+
+    def directory(self, model: str, revision: str | None) -> Path | None:
+        """What a model is at a revision; None if it has no such revision."""
+        return self.models[model] if revision in (None, HF_BRANCH, MS_BRANCH) else self._known.get(str(revision))
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -131,10 +139,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._fail(403, "GatedRepo", f"Access to model {model} is restricted")
         elif model not in self.mirror.models:
             self._fail(404, "RepoNotFound", "Repository not found")
-        elif asked.get("revision") not in (None, HF_BRANCH, MS_BRANCH, self.mirror.commit(model)):
+        elif (directory := self.mirror.directory(model, asked.get("revision"))) is None:
             self._fail(404, "RevisionNotFound", "Invalid rev id")
         else:
-            getattr(self, method)(asked, self.mirror.models[model])
+            getattr(self, method)(asked, directory)
 
     def hf_info(self, asked: dict[str, str], directory: Path) -> None:
         siblings: list[dict[str, object]] = [{"rfilename": name} for name in _list_files(directory)]
@@ -143,7 +151,7 @@ class _Handler(BaseHTTPRequestHandler):
                 size, digest = file.stat().st_size, _sha256(file)
                 lfs = {"sha256": digest, "size": size, "pointerSize": 134} if file.suffix in LFS_SUFFIXES else None
                 sibling |= {"size": size, "blobId": digest[:40], "lfs": lfs}
-        self._send_json({"id": asked["model"], "sha": self.mirror.commit(asked["model"]), "siblings": siblings})
+        self._send_json({"id": asked["model"], "sha": self.mirror.commit(directory), "siblings": siblings})
 
     def hf_tree(self, asked: dict[str, str], directory: Path) -> None:
         files = _list_files(directory).items()
@@ -162,7 +170,7 @@ class _Handler(BaseHTTPRequestHandler):
                 "Name": file.name,
                 "Size": file.stat().st_size,
                 "Sha256": _sha256(file),
-                "Revision": self.mirror.commit(asked["model"]),
+                "Revision": self.mirror.commit(directory),
                 "CommittedDate": 1_700_000_000,
             }
             for name, file in _list_files(directory).items()
@@ -178,7 +186,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._fail(404, "EntryNotFound", "Entry not found")
             return
         content = file.read_bytes()
-        headers = {"ETag": f'"{_sha256(file)}"', "X-Repo-Commit": self.mirror.commit(asked["model"])}
+        headers = {"ETag": f'"{_sha256(file)}"', "X-Repo-Commit": self.mirror.commit(directory)}
         span = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         start = int(span[1]) if span else 0
         if self.command == "GET":
@@ -188,6 +196,8 @@ class _Handler(BaseHTTPRequestHandler):
             if not self._passes((asked["model"], name), content, start, headers):
                 return
             self.mirror.fetched.append(Fetched(*self._asker, name, start, len(content) - start))
+            if asked["model"] in self.mirror.commits:
+                self.mirror.models[asked["model"]] = self.mirror.commits.pop(asked["model"])
         if span is None:
             self._send(200, content, {**headers, "Accept-Ranges": "bytes"})
             return

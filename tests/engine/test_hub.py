@@ -6,6 +6,7 @@ first meets every repository, the second finds what the first has left behind, a
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -25,6 +26,7 @@ GATED, ABSENT, PORTAL = "FunAudioLLM/Gated", "FunAudioLLM/Nope", "someone/behind
 PAGES = {name: f"someone/page-for-{name}" for name in ("config.yaml", "model.pt")}
 TITLES = {"hf": "Hugging Face (hub='hf')", "ms": "ModelScope (hub='ms')"}
 CUT = {hub: f"someone/cut-on-{hub}" for hub in HUBS}
+MOVED = {hub: f"someone/moved-on-{hub}" for hub in HUBS}
 CUT_SIZE, CUT_AFTER = 24_000_000, 22_000_000  # bytes
 CHUNK = 10 << 20  # bytes that huggingface_hub may hold in memory when a connection breaks
 CLOSED = "http://127.0.0.1:9"  # nobody listens on the discard port
@@ -81,7 +83,7 @@ class Hubs(NamedTuple):
 @pytest.fixture(scope="module")
 def hubs(tmp_path_factory: pytest.TempPathFactory) -> Hubs:
     repositories, cache = tmp_path_factory.mktemp("repositories"), tmp_path_factory.mktemp("cache")
-    nano = dict.fromkeys((GATED, PORTAL, *PAGES.values(), *CUT.values()), SUPPORTED[MODEL])
+    nano = dict.fromkeys((GATED, PORTAL, *PAGES.values(), *CUT.values(), *MOVED.values()), SUPPORTED[MODEL])
     models = {model: it.write(repositories / model) for model, it in (SUPPORTED | UNSUPPORTED | nano).items()}
     for model in CUT.values():
         os.truncate(models[model] / "model.pt", CUT_SIZE)
@@ -90,20 +92,30 @@ def hubs(tmp_path_factory: pytest.TempPathFactory) -> Hubs:
         refused=frozenset({GATED}),
         pages=frozenset({PORTAL, *((model, name) for name, model in PAGES.items())}),
         cuts={(model, "model.pt"): CUT_AFTER for model in CUT.values()},
+        commits={model: changed(models[model], repositories / "changed" / model) for model in MOVED.values()},
     ) as mirror:
-        asked = [*(set(models) - {*CUT.values()}), ABSENT]
+        asked = [*(set(models) - {*CUT.values(), *MOVED.values()}), ABSENT]
         first = ask(
             mirror,
             cache,
             [
                 *((hub, model, None, mirror.endpoint) for hub in HUBS for model in asked),
                 *((hub, MODEL, "v9", mirror.endpoint) for hub in HUBS),
-                *((hub, CUT[hub], None, mirror.endpoint) for hub in HUBS),
+                *((hub, model, None, mirror.endpoint) for hub in HUBS for model in (CUT[hub], MOVED[hub])),
             ],
         )
-        again = [(hub, model, None, mirror.endpoint) for hub in HUBS for model in (MODEL, CUT[hub])]
+        again = [(hub, model, None, mirror.endpoint) for hub in HUBS for model in (MODEL, CUT[hub], MOVED[hub])]
         without = [(hub, model, None, at) for at in (CLOSED, None) for hub in HUBS for model in (OTHER, ABSENT)]
         return Hubs(mirror.endpoint, cache, repositories, first, ask(mirror, cache, again + without))
+
+
+def changed(old: Path, new: Path) -> Path:
+    """A commit in which every file has the same size and another content."""
+    shutil.copytree(old, new)
+    for path in new.rglob("*.*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes().replace(b".", b"!").replace(b": ", b" :"))
+    return new
 
 
 def ask(mirror: HubMirror, cache: Path, questions: list[Question]) -> Answers:
@@ -179,6 +191,20 @@ def test_a_file_that_was_cut_off_is_continued(hubs: Hubs, hub: str) -> None:
     parts = [f for f in parts if f.model == model]
     assert CUT_AFTER - CHUNK <= parts[-1].start <= CUT_AFTER
     assert sum(part.num_bytes for part in parts) <= CUT_SIZE + CHUNK
+
+
+def test_all_files_are_of_one_commit_also_when_another_comes_meanwhile(hubs: Hubs, hub: str) -> None:
+    old, new = (directory / MOVED[hub] for directory in (hubs.repositories, hubs.repositories / "changed"))
+    fetched = Path(hubs.first.of(hub, MOVED[hub]))
+    assert commit_of(fetched, old, new) == (old if hub == "hf" else new)
+    assert commit_of(Path(hubs.again.of(hub, MOVED[hub])), old, new) == new
+
+
+def commit_of(fetched: Path, *commits: Path) -> Path | None:
+    """The one of `commits` that all files of SUPPORTED[MODEL] are of."""
+    contents = {name: (fetched / name).read_bytes() for name in SUPPORTED[MODEL].needed}
+    same = (c for c in commits if all((c / name).read_bytes() == content for name, content in contents.items()))
+    return next(same, None)
 
 
 def test_what_is_in_the_cache_is_not_fetched_again(hubs: Hubs, hub: str) -> None:
