@@ -19,7 +19,8 @@ from .weights import DTYPES
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status. Wrong usage leaves through SystemExit, as argparse does it."""
     options = _parser().parse_args(argv)
-    logging.basicConfig(format="%(levelname)s %(message)s", level=logging.INFO)
+    logging.basicConfig(format="%(levelname)s %(message)s")
+    logging.getLogger("twostage_asr").setLevel(logging.INFO)  # the hubs' libraries log every request there
     try:
         _convert(options)
     except ASRError as error:
@@ -45,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _convert(options: argparse.Namespace) -> None:
-    checkpoint_dir = resolve_model(options.model, hub=options.hub, revision=options.revision)
+    checkpoint_dir = resolve_model(options.model, hub=options.hub, revision=options.revision, output=options.output)
     converted = ensure_converted(checkpoint_dir, output=options.output, dtype=options.dtype, force=options.force)
     manifest = EngineManifest.read(converted)
     print(f"{converted}: {manifest.family}, dtype {manifest.dtype}")

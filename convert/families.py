@@ -1,11 +1,13 @@
 """The model families that can be converted, and which one a checkpoint belongs to."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 from ..engine.errors import CheckpointError
+from ..engine.manifest import ACOUSTIC_NAME, CTC_VOCABULARY_NAME, LLM_DIR_NAME, MANIFEST_NAME
 from . import fun_asr_nano, glm_asr, llm_asr, qwen3_asr
 from .config_file import CONFIG_NAME, CONFIG_YAML, ConfigFile, model_class, model_type
-from .layout import Family
+from .layout import Family, RepositoryFiles
 from .wording import enumerate_names
 
 FAMILIES: dict[str, Family] = {
@@ -15,6 +17,10 @@ FAMILIES: dict[str, Family] = {
         *(glm_asr.FAMILY, llm_asr.FAMILY),
     )
 }
+TELLING_FILES = (MANIFEST_NAME, CONFIG_YAML, CONFIG_NAME)  # what a repository on a hub is known by; few kilobytes
+CONVERSION_FILES = RepositoryFiles(  # of a repository that holds a converted model
+    always=(MANIFEST_NAME, ACOUSTIC_NAME, CTC_VOCABULARY_NAME, f"{LLM_DIR_NAME}/*"), weights=()
+)
 # Classes of FunASR that nobody should wait for: prefix of `model:` in config.yaml -> what such a model is.
 WITHOUT_LLM = {
     "Paraformer": "a non-autoregressive recogniser",
@@ -39,6 +45,18 @@ def find_family(directory: Path) -> Family:
     """
     if not directory.is_dir():
         raise CheckpointError(f"{directory} is not a directory; a checkpoint directory is needed, as the hubs hold it")
+    return _recognised(directory, str(directory), sorted(entry.name for entry in directory.iterdir()))
+
+
+def needed_files(directory: Path, *, title: str, names: Collection[str]) -> RepositoryFiles:
+    """What is needed of a repository on a hub, of which `directory` holds no more than the TELLING_FILES.
+
+    Raises CheckpointError, which speaks of `title` and the `names` of all its files, if it holds no known model.
+    """
+    return CONVERSION_FILES if MANIFEST_NAME in names else _recognised(directory, title, names).files
+
+
+def _recognised(directory: Path, title: str, names: Collection[str]) -> Family:
     for family in FAMILIES.values():
         if family.recognises(directory):
             return family
@@ -46,17 +64,16 @@ def find_family(directory: Path) -> Family:
     for prefix, kind in WITHOUT_LLM.items():
         if str(named).startswith(prefix):
             raise CheckpointError(
-                f"{directory} is a {named}, {kind} without an LLM, which is what this engine runs; "
+                f"{title} is a {named}, {kind} without an LLM, which is what this engine runs; "
                 "use funasr.AutoModel for it"
             )
     path = directory / CONFIG_YAML
     hint = ConfigFile.read(path).hint if path.is_file() else ""
     known = "; ".join(f"{', '.join(family.examples)} ({family.sign})" for family in FAMILIES.values())
     said = [f"{name} says {value!r}" for name, value in _said(directory, named) if value is not None]
-    files = enumerate_names(sorted(entry.name for entry in directory.iterdir())) or "no files"
     raise CheckpointError(
-        f"{directory} is of no known model family: {' and '.join(said) or 'no configuration names a model'}; "
-        f"it holds {files}{hint}. Known: {known}"
+        f"{title} is of no known model family: {' and '.join(said) or 'no configuration names a model'}; "
+        f"it holds {enumerate_names(names) or 'no files'}{hint}. Known: {known}"
     )
 
 

@@ -29,9 +29,16 @@ from ..engine.errors import CheckpointError
 from ..engine.manifest import FrameClock
 from .checkpoint import read_state_dict
 from .config_file import CONFIG_NAME, CONFIG_YAML, ConfigFile, model_class, read_json
-from .fun_asr_nano_layouts import FRONTEND, Layout, Requirements, find_layout, list_preprocessors
-from .layout import Family, Part, Plan, Shapes, check_fit, split_parts
-from .llm import HEAD, list_llm_files, llm_shapes, plan_llm, plan_without_ctc, read_llm_config
+from .fun_asr_nano_layouts import (
+    FRONTEND,
+    PREPROCESSOR_NAMES,
+    Layout,
+    Requirements,
+    find_layout,
+    list_preprocessors,
+)
+from .layout import Family, Part, Plan, RepositoryFiles, Shapes, check_fit, split_parts
+from .llm import HEAD, LLM_FILES, list_llm_files, llm_shapes, plan_llm, plan_without_ctc, read_llm_config
 from .safetensors_file import list_checkpoint_files
 from .weights import LORA_A, Weight, plan_weights
 
@@ -43,6 +50,13 @@ README_NAME = "README.md"
 _TITLE = re.compile(r"\A(?:---\n.*?^---\n)?.*?^# (.*?)$", re.MULTILINE | re.DOTALL)  # behind the metadata
 _MODEL_NAME = re.compile(r"(?i)(?<![a-z])(mlt|nano)(?![a-z])")
 _MULTILINGUAL = re.compile(r"(?i)(?<![a-z])mlt(?![a-z])")
+REPOSITORY_FILES = RepositoryFiles(  # of any layout; the README says whether it is an MLT-Nano
+    always=(
+        *(README_NAME, CONFIG_YAML, CONFIGURATION_JSON, "*.tiktoken", *PREPROCESSOR_NAMES),
+        *(name for file in LLM_FILES.always for name in (file, f"*/{file}")),
+    ),
+    weights=(MODEL_PT, *LLM_FILES.weights),
+)
 NAME_TABLE: Mapping[str, tuple[Part, str]] = {
     "audio_encoder.": ("acoustic", "audio_encoder."),
     "audio_adaptor.": ("acoustic", "audio_adaptor."),
@@ -297,6 +311,7 @@ def _family(name: str, examples: tuple[str, ...], called: str, *, multilingual: 
         examples=examples,
         sign=f"{CONFIG_YAML} says model: {MODEL_CLASS}, or {CONFIG_NAME} model_type fun_asr_nano{called}",
         recognises=partial(_recognises, multilingual=multilingual),
+        files=REPOSITORY_FILES,
         read_tensors=read_tensors,
         name_table=NAME_TABLE,
         list_sources=list_sources,

@@ -19,7 +19,7 @@ from ..encoders.glm_asr import GLMASRTower, GLMASRTowerConfig
 from ..engine.errors import CheckpointError
 from .config_file import CONFIG_NAME, model_type, read_json
 from .layout import Family, Part, Plan, check_fit, split_parts
-from .llm import HEAD, list_llm_files, llm_shapes, nested_llm_config, plan_without_ctc
+from .llm import HEAD, LLM_FILES, list_llm_files, llm_shapes, nested_llm_config, plan_without_ctc
 from .safetensors_file import list_checkpoint_files, read_checkpoint
 from .weights import plan_weights
 
@@ -165,6 +165,7 @@ FAMILY = Family(
     examples=("zai-org/GLM-ASR-Nano-2512", "ZhipuAI/GLM-ASR-Nano-2512"),
     sign=f"{CONFIG_NAME} says model_type {MODEL_TYPES[0]}",
     recognises=lambda directory: model_type(directory) in MODEL_TYPES,
+    files=LLM_FILES,
     read_tensors=read_tensors,
     name_table=NAME_TABLE,
     list_sources=list_sources,

@@ -50,13 +50,22 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RepositoryFiles:
+    """What is needed of a repository on a hub, as patterns of paths in it; an asterisk stands for slashes as well."""
+
+    always: tuple[str, ...]  # all files that match any of them
+    weights: tuple[str, ...]  # those that match the first of them that matches any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
     """A model family. `plan` takes the checkpoint's directory and the dtype of the output (None: each tensor's own)."""
 
     name: str  # in engine.json
     examples: tuple[str, ...]  # published models, or what is one where none is published
     sign: str  # by which its checkpoints are known, for messages
-    recognises: Callable[[Path], bool]
+    recognises: Callable[[Path], bool]  # by config.yaml or config.json, which come first from a hub
+    files: RepositoryFiles
     read_tensors: Callable[[Path], dict[str, Tensor]]  # of whichever layout, under the names of one
     name_table: Mapping[str, tuple[Part, str]]  # prefix of a tensor -> part of the output, prefix there
     list_sources: Callable[[Path], dict[str, Path]]  # every file that a conversion reads, by relative name

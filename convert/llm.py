@@ -10,12 +10,22 @@ from torch import Tensor
 from ..engine.errors import CheckpointError
 from ..engine.manifest import LLMInfo
 from .config_file import CONFIG_NAME, read_json
-from .layout import LLMPlan, Part, Plan
-from .llm_tokenizer import list_tokenizer_files, made_files, stated_eos
+from .layout import LLMPlan, Part, Plan, RepositoryFiles
+from .llm_tokenizer import COPIED_NAMES, list_tokenizer_files, made_files, stated_eos
 from .weights import Weight
 
 GENERATION_CONFIG_NAME = "generation_config.json"
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+LLM_FILES = RepositoryFiles(  # of a repository that holds an LLM, alone or not; older ones hold torch's files
+    always=(
+        *(CONFIG_NAME, GENERATION_CONFIG_NAME, "model.safetensors.index.json", "pytorch_model.bin.index.json"),
+        *COPIED_NAMES,
+    ),
+    weights=(
+        *("model-?????-of-?????.safetensors", "model.safetensors"),
+        *("pytorch_model-?????-of-?????.bin", "pytorch_model.bin"),
+    ),
+)
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 _SIZES = (
     *("hidden_size", "vocab_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"),

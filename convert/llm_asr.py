@@ -7,7 +7,7 @@ here or inside the checkpoint, or a model on a hub.
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -19,8 +19,8 @@ from ..engine.errors import CheckpointError
 from ..engine.hub import HubName, resolve_model
 from .checkpoint import read_state_dict
 from .config_file import CONFIG_NAME, CONFIG_YAML, ConfigFile, model_class
-from .layout import Family, Part, Plan, check_fit, split_parts
-from .llm import HEAD, list_llm_files, llm_shapes, plan_without_ctc, read_llm_config
+from .layout import Family, Part, Plan, RepositoryFiles, check_fit, split_parts
+from .llm import HEAD, LLM_FILES, list_llm_files, llm_shapes, plan_without_ctc, read_llm_config
 from .safetensors_file import list_checkpoint_files, read_checkpoint
 from .weights import plan_weights
 
@@ -43,9 +43,10 @@ def list_sources(directory: Path) -> dict[str, Path]:
     """Every file that a conversion reads. Raises CheckpointError if one is missing."""
     if not (directory / MODEL_PT).is_file():
         raise CheckpointError(f"{directory} has no {MODEL_PT}; the download may be incomplete")
-    llm_directory = _llm_directory(directory)
+    has_llm = _has_llm(read_state_dict(directory / MODEL_PT))
+    llm_directory = _llm_directory(directory, with_weights=not has_llm)
     llm_files = [*list_llm_files(llm_directory)]
-    if not _has_llm(read_state_dict(directory / MODEL_PT)):
+    if not has_llm:
         llm_files += list_checkpoint_files(llm_directory)
     own = {path.name: path for path in (directory / CONFIG_YAML, directory / MODEL_PT)}
     return own | {f"{llm_directory.name}/{path.name}": path for path in llm_files}
@@ -55,13 +56,14 @@ def read_tensors(directory: Path) -> dict[str, Tensor]:
     """model.pt's, and the LLM's from its own directory where model.pt has none."""
     tensors = read_state_dict(directory / MODEL_PT)
     if not _has_llm(tensors):
-        tensors |= {f"llm.{name}": tensor for name, tensor in read_checkpoint(_llm_directory(directory)).items()}
+        stored = read_checkpoint(_llm_directory(directory, with_weights=True))
+        tensors |= {f"llm.{name}": tensor for name, tensor in stored.items()}
     return {name: tensor for name, tensor in tensors.items() if not _UNUSED.fullmatch(name)}
 
 
 def plan(directory: Path, dtype: torch.dtype | None) -> Plan:
     """Decide the conversion of one checkpoint. Raises CheckpointError, with names, for whatever does not fit."""
-    llm_directory = _llm_directory(directory)
+    llm_directory = _llm_directory(directory, with_weights=False)
     llm_config = read_llm_config(llm_directory)
     weights = plan_weights(read_tensors(directory), dtype, None)
     found = {name: weight.shape for name, weight in weights.items()}
@@ -76,8 +78,11 @@ def _has_llm(tensors: Mapping[str, Tensor]) -> bool:
     return any(name.startswith("llm.") for name in tensors)
 
 
-def _llm_directory(directory: Path) -> Path:
-    """A path as it is, one inside the checkpoint, or a model of the hub that llm_conf.hub names."""
+def _llm_directory(directory: Path, *, with_weights: bool) -> Path:
+    """A path as it is, one inside the checkpoint, or a model of the hub that llm_conf.hub names.
+
+    Such a model's weights are fetched where they are needed only: a model.pt may hold them as well.
+    """
     config = ConfigFile.read(directory / CONFIG_YAML)
     name = config.get("llm_conf.init_param_path", str)
     for candidate in (directory / name, Path(name)):
@@ -86,7 +91,7 @@ def _llm_directory(directory: Path) -> Path:
     hub = config.get("llm_conf.hub", str, "hf")
     if hub not in _HUBS:
         raise CheckpointError(f"{config.path}: llm_conf.hub is {hub!r}; one of {', '.join(_HUBS)} is needed")
-    return resolve_model(name, hub=_HUBS[hub])
+    return resolve_model(name, hub=_HUBS[hub], files=LLM_FILES if with_weights else replace(LLM_FILES, weights=()))
 
 
 def _tower_config(config: ConfigFile, found: Mapping[str, tuple[int, ...]], llm_dim: int) -> LLMASRTowerConfig:
@@ -136,6 +141,10 @@ FAMILY = Family(
     examples=("your own checkpoints of FunASR's LLMASR recipes",),
     sign=f"{CONFIG_YAML} says model: {' or '.join(MODEL_CLASSES)}",
     recognises=lambda directory: model_class(directory) in MODEL_CLASSES,
+    files=RepositoryFiles(  # the LLM may be inside, with its weights
+        always=(CONFIG_YAML, *(f"*/{pattern}" for pattern in (*LLM_FILES.always, *LLM_FILES.weights))),
+        weights=(MODEL_PT,),
+    ),
     read_tensors=read_tensors,
     name_table=NAME_TABLE,
     list_sources=list_sources,

@@ -17,8 +17,8 @@ from torch import Tensor
 from ..encoders.qwen3_asr import Qwen3ASRTower, Qwen3ASRTowerConfig
 from ..engine.errors import CheckpointError
 from .config_file import CONFIG_NAME, model_type, read_json
-from .layout import Family, Part, Plan, Shapes, check_fit, split_parts
-from .llm import HEAD, list_llm_files, llm_shapes, nested_llm_config, plan_without_ctc
+from .layout import Family, Part, Plan, RepositoryFiles, Shapes, check_fit, split_parts
+from .llm import HEAD, LLM_FILES, list_llm_files, llm_shapes, nested_llm_config, plan_without_ctc
 from .llm_tokenizer import read_llm_tokenizer
 from .safetensors_file import list_checkpoint_files, read_checkpoint
 from .weights import plan_weights
@@ -179,6 +179,7 @@ def _family(name: str, examples: tuple[str, ...], sign: str, *, aligner: bool) -
         examples=examples,
         sign=f"{CONFIG_NAME} says model_type {MODEL_TYPE}{sign}",
         recognises=partial(_recognises, aligner=aligner),
+        files=RepositoryFiles(always=(PREPROCESSOR_NAME, *LLM_FILES.always), weights=LLM_FILES.weights),
         read_tensors=read_tensors,
         name_table=table,
         list_sources=list_sources,

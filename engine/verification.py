@@ -116,7 +116,7 @@ RELEASES: Releases = {
 def verify_model(model: str, hub: HubName, releases: Releases = RELEASES) -> Iterator[Finding]:
     """Yield findings as they are made; ends at the first step that the following ones stand on and that failed."""
     try:
-        directory = resolve_model(model, hub=hub)
+        directory = resolve_model(model, hub=hub, more=[f"example/*{suffix}" for suffix in EXAMPLE_SUFFIXES])
         engine_dir = ensure_converted(directory)
     except ASRError as error:
         yield Finding("fail", "download and conversion", str(error))

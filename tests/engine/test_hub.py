@@ -1,143 +1,256 @@
-"""Model ids and paths -> directories, against a hub on this machine; what goes wrong is told apart."""
+"""Model ids and paths -> directories, against a mirror of both hubs on this machine.
+
+All that is asked of the hubs is asked by two processes, since their libraries and torch take seconds to import: the
+first meets every repository, the second finds what the first has left behind, and then no hub.
+"""
 
 import json
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
-from tests.hub_mirror import HubMirror
+from tests.hub_mirror import Fetched, HubMirror
+from tests.hub_repositories import LARGE, SUPPORTED, UNSUPPORTED
+from twostage_asr.convert.families import TELLING_FILES
 from twostage_asr.engine.errors import ConfigError, HubError
-from twostage_asr.engine.hub import resolve_model
+from twostage_asr.engine.hub import HUBS, resolve_model
 
-MODEL, GATED = "FunAudioLLM/Micro", "FunAudioLLM/Gated"
-
-
+MODEL, OTHER = "FunAudioLLM/Fun-ASR-Nano-2512", "Qwen/Qwen3-ASR-0.6B"
+GATED, ABSENT, PORTAL = "FunAudioLLM/Gated", "FunAudioLLM/Nope", "someone/behind-a-login"
+PAGES = {name: f"someone/page-for-{name}" for name in ("config.yaml", "model.pt")}
+TITLES = {"hf": "Hugging Face (hub='hf')", "ms": "ModelScope (hub='ms')"}
+CUT = {hub: f"someone/cut-on-{hub}" for hub in HUBS}
+MOVED = {hub: f"someone/moved-on-{hub}" for hub in HUBS}
+CUT_SIZE, CUT_AFTER = 24_000_000, 22_000_000  # bytes
+CHUNK = 10 << 20  # bytes that huggingface_hub may hold in memory when a connection breaks
 CLOSED = "http://127.0.0.1:9"  # nobody listens on the discard port
 CHILD = """
 import json, os, sys
-from twostage_asr.engine.errors import HubError
+from huggingface_hub import constants
+from tests.hub_repositories import SUPPORTED
+from twostage_asr.engine.console import quiet_libraries
+from twostage_asr.engine.errors import ASRError
 from twostage_asr.engine.hub import resolve_model
 
-def answer(model, revision, endpoint):
-    os.environ["HF_ENDPOINT"] = os.environ["MODELSCOPE_ENDPOINT"] = endpoint
+quiet_libraries()
+
+def answer(hub, model, revision, endpoint):
+    constants.HF_HUB_OFFLINE = endpoint is None  # as the variable would have set it for a whole process
+    os.environ["HF_ENDPOINT"] = os.environ["MODELSCOPE_ENDPOINT"] = endpoint or sys.argv[1]
+    files = SUPPORTED[model].files if model in SUPPORTED else None
     try:
-        return str(resolve_model(model, hub=sys.argv[1], revision=revision))
-    except HubError as error:
-        return f"HubError: {error}"
+        return str(resolve_model(model, hub=hub, revision=revision, files=files))
+    except ASRError as error:
+        return f"{type(error).__name__}: {error}"
 
-print(json.dumps({name: answer(*asked) for name, asked in json.loads(sys.argv[2]).items()}))
+print(json.dumps([answer(*asked) for asked in json.load(sys.stdin)]))
 """
-
-
-@pytest.fixture(scope="module")
-def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("model")
-    (directory / "Qwen3-0.6B").mkdir()
-    (directory / "config.yaml").write_text("model: FunASRNano\n")
-    (directory / "model.pt").write_bytes(os.urandom(300_000))
-    (directory / "Qwen3-0.6B" / "config.json").write_text("{}")
-    return directory
+Question = tuple[str, str, str | None, str | None]  # hub, model, revision, endpoint or None for offline mode
 
 
 class Answers(NamedTuple):
-    """What `resolve_model` returned or raised, in the order asked."""
+    """What `resolve_model` returned or raised, and what the mirror sent meanwhile."""
 
-    by_name: dict[str, str]
+    by_question: dict[Question, str]
+    fetched: list[Fetched]
+    sent: Counter[tuple[str, str]]
+    log: str
+
+    def of(self, hub: str, model: str, revision: str | None = None) -> str:
+        """The one answer."""
+        (answer,) = (a for question, a in self.by_question.items() if question[:3] == (hub, model, revision))
+        return answer
+
+    def names(self, hub: str, model: str) -> list[str]:
+        """The files that were fetched, in this order."""
+        return [fetched.name for fetched in self.fetched if (fetched.hub, fetched.model) == (hub, model)]
+
+
+class Hubs(NamedTuple):
     endpoint: str
-    downloads: int  # requests for model.pt's content
     cache: Path
+    repositories: Path
+    first: Answers
+    again: Answers
 
 
-@pytest.fixture(scope="module", params=["hf", "ms"])
+@pytest.fixture(scope="module")
+def hubs(tmp_path_factory: pytest.TempPathFactory) -> Hubs:
+    repositories, cache = tmp_path_factory.mktemp("repositories"), tmp_path_factory.mktemp("cache")
+    nano = dict.fromkeys((GATED, PORTAL, *PAGES.values(), *CUT.values(), *MOVED.values()), SUPPORTED[MODEL])
+    models = {model: it.write(repositories / model) for model, it in (SUPPORTED | UNSUPPORTED | nano).items()}
+    for model in CUT.values():
+        os.truncate(models[model] / "model.pt", CUT_SIZE)
+    with HubMirror(
+        models,
+        refused=frozenset({GATED}),
+        pages=frozenset({PORTAL, *((model, name) for name, model in PAGES.items())}),
+        cuts={(model, "model.pt"): CUT_AFTER for model in CUT.values()},
+        commits={model: changed(models[model], repositories / "changed" / model) for model in MOVED.values()},
+    ) as mirror:
+        asked = [*(set(models) - {*CUT.values(), *MOVED.values()}), ABSENT]
+        first = ask(
+            mirror,
+            cache,
+            [
+                *((hub, model, None, mirror.endpoint) for hub in HUBS for model in asked),
+                *((hub, MODEL, "v9", mirror.endpoint) for hub in HUBS),
+                *((hub, model, None, mirror.endpoint) for hub in HUBS for model in (CUT[hub], MOVED[hub])),
+            ],
+        )
+        again = [(hub, model, None, mirror.endpoint) for hub in HUBS for model in (MODEL, CUT[hub], MOVED[hub])]
+        without = [(hub, model, None, at) for at in (CLOSED, None) for hub in HUBS for model in (OTHER, ABSENT)]
+        return Hubs(mirror.endpoint, cache, repositories, first, ask(mirror, cache, again + without))
+
+
+def changed(old: Path, new: Path) -> Path:
+    """A commit in which every file has the same size and another content."""
+    shutil.copytree(old, new)
+    for path in new.rglob("*.*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes().replace(b".", b"!").replace(b": ", b" :"))
+    return new
+
+
+def ask(mirror: HubMirror, cache: Path, questions: list[Question]) -> Answers:
+    mirror.fetched.clear()
+    mirror.sent.clear()
+    environment = {
+        **mirror.environment(cache),
+        "MODELSCOPE_REPO_TREE_PAGE_MAX_ATTEMPTS": "1",
+        "MODELSCOPE_DOWNLOAD_MAX_RETRIES": "1",
+        "PYTHONPATH": os.getcwd(),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD, mirror.endpoint],
+        env=os.environ | environment,
+        input=json.dumps(questions),
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stderr
+    answers = json.loads(done.stdout.splitlines()[-1])
+    by_question = dict(zip(questions, answers, strict=True))
+    return Answers(by_question, list(mirror.fetched), Counter(mirror.sent), done.stderr)
+
+
+@pytest.fixture(params=HUBS)
 def hub(request: pytest.FixtureRequest) -> str:
     name: str = request.param
     return name
 
 
-@pytest.fixture(scope="module")
-def answers(hub: str, model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Answers:
-    """All from one process per hub: modelscope takes seconds to import."""
-    cache = tmp_path_factory.mktemp("cache")
-    with HubMirror({MODEL: model_dir, GATED: model_dir}, refused=frozenset({GATED})) as mirror:
-        asked = {
-            "fetched": (MODEL, None, mirror.endpoint),
-            "again": (MODEL, None, mirror.endpoint),
-            "absent": ("FunAudioLLM/Nope", None, mirror.endpoint),
-            "refused": (GATED, None, mirror.endpoint),
-            "no such revision": (MODEL, "v9", mirror.endpoint),
-            "unreachable": ("FunAudioLLM/Other", None, CLOSED),
-        }
-        environment = {**mirror.environment(cache), "MODELSCOPE_REPO_TREE_PAGE_MAX_ATTEMPTS": "1"}
-        by_name = ask(hub, asked, environment)
-        downloads = [r for r in mirror.requests if r.startswith("GET") and r.endswith("model.pt")]
-        return Answers(by_name, mirror.endpoint, len(downloads), cache)
+@pytest.mark.parametrize("model", SUPPORTED)
+def test_what_is_needed_is_fetched_once_and_nothing_else(hubs: Hubs, hub: str, model: str) -> None:
+    fetched = Path(hubs.first.of(hub, model))
+    assert fetched.is_relative_to(hubs.cache)
+    names = hubs.first.names(hub, model)
+    assert sorted(names) == sorted(SUPPORTED[model].needed)
+    for name in names:
+        assert (fetched / name).read_bytes() == (hubs.repositories / model / name).read_bytes()
 
 
-def ask(hub: str, asked: Mapping[str, tuple[str, str | None, str]], environment: dict[str, str]) -> dict[str, str]:
-    command = [sys.executable, "-c", CHILD, hub, json.dumps(asked)]
-    done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=100)
-    assert done.returncode == 0, done.stderr
-    by_name: dict[str, str] = json.loads(done.stdout.splitlines()[-1])
-    return by_name
+@pytest.mark.parametrize("model", SUPPORTED)
+def test_the_files_that_tell_what_a_model_is_come_first(hubs: Hubs, hub: str, model: str) -> None:
+    names = hubs.first.names(hub, model)
+    telling = set(names) & set(TELLING_FILES)
+    assert set(names[: len(telling)]) == telling != set()
 
 
-def contents(directory: Path) -> dict[str, bytes]:
-    files = (path for path in directory.rglob("*") if path.is_file() and not path.name.startswith("."))
-    return {path.relative_to(directory).as_posix(): path.read_bytes() for path in files}
+@pytest.mark.parametrize("model", UNSUPPORTED)
+def test_what_does_not_run_here_is_refused_before_its_weights(hubs: Hubs, hub: str, model: str) -> None:
+    answer = hubs.first.of(hub, model)
+    assert answer.startswith(f"CheckpointError: {model} on ") and UNSUPPORTED[model].says in answer
+    assert hubs.first.sent[hub, model] < 100_000 < LARGE
+    assert set(hubs.first.names(hub, model)) <= set(TELLING_FILES)
 
 
-def test_a_model_is_fetched_whole_and_once(answers: Answers, model_dir: Path) -> None:
-    fetched = Path(answers.by_name["fetched"])
-    assert fetched.is_relative_to(answers.cache)
-    assert contents(fetched) == contents(model_dir)
-    assert answers.by_name["again"] == str(fetched)
-    assert answers.downloads == 1
+def test_how_much_is_coming_is_said_before(hubs: Hubs, hub: str) -> None:
+    repository, directory = hubs.repositories / MODEL, hubs.first.of(hub, MODEL)
+    rest = SUPPORTED[MODEL].needed - {"config.yaml"}
+    size = sum((repository / name).stat().st_size for name in rest)
+    title = f"{MODEL} on {TITLES[hub]} from {hubs.endpoint} to {directory}; "
+    assert f"fetching {size / 1e6:.2f} MB in {len(rest)} files of {title}" in hubs.first.log
+
+
+def test_a_file_that_was_cut_off_is_continued(hubs: Hubs, hub: str) -> None:
+    model = CUT[hub]
+    answer = hubs.first.of(hub, model)
+    assert answer.startswith("HubError") and "HTTP status 503" in answer
+    assert answer.endswith("what has arrived is kept, and the next attempt goes on from there")
+    weights = Path(hubs.again.of(hub, model)) / "model.pt"
+    assert weights.read_bytes() == (hubs.repositories / model / "model.pt").read_bytes()
+    parts = [f for f in (*hubs.first.fetched, *hubs.again.fetched) if (f.hub, f.name) == (hub, "model.pt")]
+    parts = [f for f in parts if f.model == model]
+    assert CUT_AFTER - CHUNK <= parts[-1].start <= CUT_AFTER
+    assert sum(part.num_bytes for part in parts) <= CUT_SIZE + CHUNK
+
+
+def test_all_files_are_of_one_commit_also_when_another_comes_meanwhile(hubs: Hubs, hub: str) -> None:
+    old, new = (directory / MOVED[hub] for directory in (hubs.repositories, hubs.repositories / "changed"))
+    fetched = Path(hubs.first.of(hub, MOVED[hub]))
+    assert commit_of(fetched, old, new) == (old if hub == "hf" else new)
+    assert commit_of(Path(hubs.again.of(hub, MOVED[hub])), old, new) == new
+
+
+def commit_of(fetched: Path, *commits: Path) -> Path | None:
+    """The one of `commits` that all files of SUPPORTED[MODEL] are of."""
+    contents = {name: (fetched / name).read_bytes() for name in SUPPORTED[MODEL].needed}
+    same = (c for c in commits if all((c / name).read_bytes() == content for name, content in contents.items()))
+    return next(same, None)
+
+
+def test_what_is_in_the_cache_is_not_fetched_again(hubs: Hubs, hub: str) -> None:
+    assert hubs.again.of(hub, MODEL) == hubs.first.of(hub, MODEL)
+    assert hubs.again.names(hub, MODEL) == []
+
+
+@pytest.mark.parametrize("endpoint", [CLOSED, None])
+def test_without_a_hub_the_copy_in_the_cache_is_used(hubs: Hubs, hub: str, endpoint: str | None) -> None:
+    directory = hubs.first.of(hub, OTHER)
+    assert hubs.again.by_question[hub, OTHER, None, endpoint] == directory
+    assert sum(f"the copy in {directory} is used" in line for line in hubs.again.log.splitlines()) == 2
+    absent = hubs.again.by_question[hub, ABSENT, None, endpoint]
+    assert absent.startswith(f"HubError: {ABSENT} could not be fetched, since {TITLES[hub]} at ")
+    assert "cannot be reached; a local directory needs no hub" in absent
+    assert endpoint is not None or "HF_HUB_OFFLINE" in absent
+    assert hubs.again.sent[hub, OTHER] == hubs.again.sent[hub, ABSENT] == 0
 
 
 @pytest.mark.parametrize(
-    ("name", "model", "message"),
+    ("model", "revision", "message"),
     [
-        ("absent", "FunAudioLLM/Nope", "does not exist on"),
-        ("no such revision", f"{MODEL} (revision v9)", "does not exist on"),
-        ("refused", GATED, "it does not exist, or is private or gated and needs a login"),
-        ("unreachable", "FunAudioLLM/Other", "cannot be reached; a local directory needs no hub"),
+        (ABSENT, None, f"HubError: {ABSENT} does not exist on"),
+        (MODEL, "v9", f"HubError: {MODEL} (revision v9) does not exist on"),
+        (GATED, None, f"refuses {GATED}: it does not exist, or is private or gated and needs a login"),
+        (PORTAL, None, f"answered with a page of HTML when asked for {PORTAL}: it is no hub, or a login page"),
+        (PAGES["config.yaml"], None, f"delivered other bytes of {PAGES['config.yaml']} than it lists, as a login page"),
+        (PAGES["model.pt"], None, f"delivered other bytes of {PAGES['model.pt']} than it lists, as a login page"),
     ],
 )
-def test_what_went_wrong_is_told_apart(answers: Answers, hub: str, name: str, model: str, message: str) -> None:
-    answer = answers.by_name[name]
-    assert answer.startswith("HubError: ") and model in answer and message in answer
-    endpoint = CLOSED if name == "unreachable" else answers.endpoint
-    assert f"(hub='{hub}') at {endpoint}" in answer
+def test_what_went_wrong_is_told_apart(hubs: Hubs, hub: str, model: str, revision: str | None, message: str) -> None:
+    answer = hubs.first.of(hub, model, revision)
+    assert answer.startswith("HubError: ") and message in answer
+    assert f"{TITLES[hub]} at {hubs.endpoint}" in answer
 
 
-def test_offline_mode_is_named_and_uses_the_cache(model_dir: Path, tmp_path: Path) -> None:
-    with HubMirror({MODEL: model_dir}) as mirror:
-        environment = mirror.environment(tmp_path)
-        asked = {"fetched": (MODEL, None, mirror.endpoint)}
-        fetched = ask("hf", asked, environment)["fetched"]
-        mirror.requests.clear()
-        asked["absent"] = ("FunAudioLLM/Other", None, mirror.endpoint)
-        answers = ask("hf", asked, {**environment, "HF_HUB_OFFLINE": "1"})
-        assert not mirror.requests
-    assert answers["fetched"] == fetched
-    assert "cannot be reached" in answers["absent"] and "HF_HUB_OFFLINE" in answers["absent"]
-
-
-def test_a_directory_is_taken_as_it_is_without_any_hub_library(model_dir: Path) -> None:
+def test_a_directory_is_taken_as_it_is_without_any_hub_library(tmp_path: Path) -> None:
     code = (
         "import sys; from twostage_asr.engine.hub import resolve_model; print(resolve_model(sys.argv[1]))\n"
         "assert not {'modelscope', 'huggingface_hub', 'torch'} & set(sys.modules)"
     )
-    for given in (str(model_dir), os.path.relpath(model_dir)):
+    for given in (str(tmp_path), os.path.relpath(tmp_path)):
         done = subprocess.run([sys.executable, "-c", code, given], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         assert done.stdout.strip() == given
-    assert resolve_model(model_dir, hub="hf") == model_dir
+    assert resolve_model(tmp_path, hub="hf") == tmp_path
 
 
 @pytest.mark.parametrize(
@@ -154,7 +267,7 @@ def test_a_path_that_does_not_exist_is_never_sent_to_a_hub(
 
 def test_a_missing_path_object_is_never_sent_to_a_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(ConfigError, match="FunAudioLLM/Micro does not exist"):
+    with pytest.raises(ConfigError, match="FunAudioLLM/Fun-ASR-Nano-2512 does not exist"):
         resolve_model(Path(MODEL), hub="hf")
 
 

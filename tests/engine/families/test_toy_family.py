@@ -13,7 +13,7 @@ from torch import nn
 from tests.tiny_llm_asr import write_llm
 from tests.tones import SAMPLE_RATE, clip
 from twostage_asr.convert import families as convert_families
-from twostage_asr.convert.layout import Family, Plan, check_fit, split_parts
+from twostage_asr.convert.layout import Family, Plan, RepositoryFiles, check_fit, split_parts
 from twostage_asr.convert.llm import list_llm_files, llm_shapes, plan_without_ctc, read_llm_config
 from twostage_asr.convert.safetensors_file import read_checkpoint
 from twostage_asr.convert.weights import plan_weights
@@ -81,6 +81,7 @@ CONVERSION = Family(
     examples=("toys/toy",),
     sign="it holds toy.txt",
     recognises=lambda directory: (directory / "toy.txt").is_file(),
+    files=RepositoryFiles(always=("toy.txt",), weights=()),
     read_tensors=read_checkpoint,
     name_table=TABLE,
     list_sources=lambda directory: {f.name: f for f in (*list_llm_files(directory), directory / "model.safetensors")},
