@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 
 from ..engine.errors import CheckpointError
+from ..engine.model_files import check_file
 from .wording import enumerate_names
 
 WRAPPERS = ("state_dict", "model_state_dict", "model")  # keys under which trainers put the weights
 DDP_PREFIX = "module."  # what torch's DistributedDataParallel puts before every name
 WEIGHT_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-GIT_LFS_POINTER = b"version https://git-lfs"
+_ZIP = b"PK\x03\x04"  # how torch.save begins a file
 
 # What torch.load and zipfile were seen or are documented to raise on bytes that are no checkpoint.
 _UNREADABLE = (
@@ -46,17 +47,13 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
 
 def _load(path: Path) -> object:
+    check_file(path)
     try:
-        with path.open("rb") as file:
-            start = file.read(len(GIT_LFS_POINTER))
-        is_zip = zipfile.is_zipfile(path)
+        is_zip = zipfile.is_zipfile(path)  # looks for the directory at the file's end
         if is_zip:
             _refuse_compression(path)
-    except _UNREADABLE as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
-    if start == GIT_LFS_POINTER:
-        raise CheckpointError(f"{path} is a git-lfs pointer, not the weights: run `git lfs pull` beside it")
-    try:
+        elif _starts_with(path, _ZIP):
+            raise CheckpointError(f"{path} is cut short: its end is missing; fetch it again")
         return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except _UNREADABLE as error:
         found = re.search(r"GLOBAL (\S+)", str(error))
@@ -65,6 +62,11 @@ def _load(path: Path) -> object:
                 f"{path} is refused: unpickling it would run {found[1]}, and a checkpoint may hold tensors only"
             ) from error
         raise CheckpointError(f"{path} is not a checkpoint of tensors only, or is damaged") from error
+
+
+def _starts_with(path: Path, magic: bytes) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(magic)) == magic
 
 
 def _refuse_compression(path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Final, Self, TypeVar
 import yaml
 
 from ..engine.errors import CheckpointError
+from ..engine.model_files import cut_short, read_text
 
 CONFIG_YAML = "config.yaml"  # of FunASR's checkpoints
 CONFIG_NAME = "config.json"  # of checkpoints in transformers' manner, and of every LLM
@@ -21,20 +22,24 @@ _MAX_REFERENCES = 8
 class ConfigFile:
     """A YAML file whose values are asked for by dotted key. A null counts as absent."""
 
-    def __init__(self, path: Path, values: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, values: Mapping[str, Any], *, hint: str = "") -> None:
+        """`hint`: what else an error says, see `cut_short`."""
         self.path = path
+        self.hint = hint
         self._values = values
 
     @classmethod
     def read(cls, path: Path) -> Self:
         """Raises CheckpointError if the file is not a YAML mapping."""
+        text = read_text(path)
+        hint = cut_short(text)
         try:
-            values = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            raise CheckpointError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+            values = yaml.safe_load(text)
+        except (ValueError, yaml.YAMLError) as error:
+            raise CheckpointError(f"{path} cannot be read: {' '.join(str(error).split())}{hint}") from error
         if not isinstance(values, dict):
-            raise CheckpointError(f"{path} holds a {type(values).__name__}; a mapping is needed")
-        return cls(path, values)
+            raise CheckpointError(f"{path} holds a {type(values).__name__}; a mapping is needed{hint}")
+        return cls(path, values, hint=hint)
 
     def find(self, key: str) -> object:
         """The value, references resolved, or None. Raises CheckpointError for a reference that leads nowhere."""
@@ -53,7 +58,7 @@ class ConfigFile:
         value = self.find(key)
         value = default if value is None else value
         if value is _ABSENT:
-            raise CheckpointError(f"{self.path} lacks {key}; a value of type {kind.__name__} is needed")
+            raise CheckpointError(f"{self.path} lacks {key}; a value of type {kind.__name__} is needed{self.hint}")
         if type(value) is not kind:
             raise CheckpointError(f"{self.path}: {key} is {value!r}; a value of type {kind.__name__} is needed")
         return value
@@ -63,7 +68,7 @@ class ConfigFile:
         value = self.find(key)
         value = default if value is None else value
         if value != allowed or isinstance(value, bool) is not isinstance(allowed, bool):
-            raise CheckpointError(f"{self.path}: {key} is {value!r}; only {allowed!r} is implemented")
+            raise CheckpointError(f"{self.path}: {key} is {value!r}; only {allowed!r} is implemented{self.hint}")
 
     def _look_up(self, key: str) -> object:
         value: object = self._values
@@ -74,10 +79,12 @@ class ConfigFile:
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object. Raises CheckpointError if the file is not one."""
+    text = read_text(path).rstrip()
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        is_cut = text.startswith("{") and (error.pos >= len(text) or not text.endswith("}"))
+        raise CheckpointError(f"{path} {'is cut short' if is_cut else 'cannot be read'}: {error}") from error
     if not isinstance(values, dict):
         raise CheckpointError(f"{path} holds a {type(values).__name__}; an object is needed")
     return values

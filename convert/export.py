@@ -138,7 +138,7 @@ def is_complete(directory: Path, manifest: EngineManifest) -> bool:
         for path in (directory / ACOUSTIC_NAME, *list_model_files(llm)):
             with safe_open(path, framework="pt"):  # compares the header with the file's size
                 pass
-    except (OSError, ValueError, LookupError, TypeError, SafetensorError):
+    except (OSError, CheckpointError, SafetensorError):
         return False
     return all(path.is_file() for path in files)
 

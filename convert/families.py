@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ..engine.errors import CheckpointError
 from . import fun_asr_nano, glm_asr, llm_asr, qwen3_asr
-from .config_file import CONFIG_NAME, CONFIG_YAML, model_class, model_type
+from .config_file import CONFIG_NAME, CONFIG_YAML, ConfigFile, model_class, model_type
 from .layout import Family
 from .wording import enumerate_names
 
@@ -46,12 +46,14 @@ def find_family(directory: Path) -> Family:
                 f"{directory} is a {named}, {kind} without an LLM, which is what this engine runs; "
                 "use funasr.AutoModel for it"
             )
+    path = directory / CONFIG_YAML
+    hint = ConfigFile.read(path).hint if path.is_file() else ""
     known = "; ".join(f"{', '.join(family.examples)} ({family.sign})" for family in FAMILIES.values())
     said = [f"{name} says {value!r}" for name, value in _said(directory, named) if value is not None]
     files = enumerate_names(sorted(entry.name for entry in directory.iterdir())) or "no files"
     raise CheckpointError(
         f"{directory} is of no known model family: {' and '.join(said) or 'no configuration names a model'}; "
-        f"it holds {files}. Known: {known}"
+        f"it holds {files}{hint}. Known: {known}"
     )
 
 

@@ -4,8 +4,6 @@ A checkpoint is a directory as the hubs hold it: config.yaml, model.pt, Qwen3-0.
 LLM, no weights), and multilingual.tiktoken for the CTC head, which only some of the published files have.
 """
 
-import base64
-import binascii
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -18,6 +16,7 @@ from ..encoders.adaptor import AdaptorConfig
 from ..encoders.ctc import CTCConfig
 from ..encoders.fun_asr_nano import FunASRNanoAcoustic, FunASRNanoAcousticConfig
 from ..encoders.sensevoice import SenseVoiceConfig
+from ..engine.ctc_tokenizer import CTCTokenizer
 from ..engine.errors import CheckpointError
 from ..engine.manifest import FrameClock
 from .checkpoint import read_state_dict
@@ -220,24 +219,13 @@ def _lora_notes(config: ConfigFile, tensors: Mapping[str, Tensor]) -> list[str]:
 
 
 def _checked_vocabulary(directory: Path, config: ConfigFile, ctc: CTCConfig | None) -> Path | None:
-    """The CTC head's vocabulary: "base64 rank" lines, all ranks below the blank. Raises CheckpointError."""
+    """The CTC head's vocabulary, as the engine will read it. Raises CheckpointError."""
     if ctc is None:
         return None
     path = _ctc_vocabulary(directory, config)
     if not path.is_file():
         raise CheckpointError(f"{path} is missing; the CTC tensors in model.pt cannot be used without it")
-    seen: dict[int, bytes] = {}
-    for number, line in enumerate(path.read_bytes().splitlines(), 1):
-        try:
-            token, rank = line.split()
-            base64.b64decode(token, validate=True)
-            rank_id = int(rank)
-        except (ValueError, binascii.Error) as error:
-            raise CheckpointError(f"{path}, line {number}: {line[:60]!r} is not a base64 token and a rank") from error
-        if rank_id in seen or not 0 <= rank_id < ctc.blank_id:
-            problem = f"repeats the rank of {seen[rank_id]!r}" if rank_id in seen else f"is not below {ctc.blank_id}"
-            raise CheckpointError(f"{path}, line {number}: rank {rank_id} {problem} (the CTC blank)")
-        seen[rank_id] = token
+    CTCTokenizer.from_file(path).check_blank(ctc.blank_id)
     return path
 
 

@@ -11,16 +11,11 @@ from ..engine.errors import CheckpointError
 from ..engine.manifest import LLMInfo
 from .config_file import CONFIG_NAME, read_json
 from .layout import LLMPlan, Part, Plan
+from .llm_tokenizer import list_tokenizer_files, made_files, stated_eos
 from .weights import Weight
 
 GENERATION_CONFIG_NAME = "generation_config.json"
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
-COPIED_NAMES = (  # where present; weights and Python files never are
-    *(GENERATION_CONFIG_NAME, "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt"),
-    *("special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
-)
-TOKENIZER_NAME = "tokenizer.json"
-TOKENIZER_NAMES = ({TOKENIZER_NAME}, {"vocab.json", "merges.txt"})  # either set makes a tokenizer
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 _SIZES = (
     *("hidden_size", "vocab_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
@@ -36,10 +31,8 @@ _DTYPE_KEYS = ("torch_dtype", "dtype")  # the older and the newer name; vLLM and
 
 def list_llm_files(directory: Path) -> tuple[Path, ...]:
     """The files of the LLM's directory that a conversion reads. Raises CheckpointError if there is no tokenizer."""
-    files = tuple(directory / name for name in COPIED_NAMES if (directory / name).is_file())
-    if not any(names <= {file.name for file in files} for names in TOKENIZER_NAMES):
-        raise CheckpointError(f"{directory} holds no tokenizer; tokenizer.json or vocab.json and merges.txt is needed")
-    return (directory / CONFIG_NAME, *files)
+    generation = [path for path in [directory / GENERATION_CONFIG_NAME] if path.is_file()]
+    return (directory / CONFIG_NAME, *generation, *list_tokenizer_files(directory))
 
 
 def read_llm_config(directory: Path) -> dict[str, Any]:
@@ -48,10 +41,15 @@ def read_llm_config(directory: Path) -> dict[str, Any]:
 
 
 def checked_llm_config(config: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The configuration as it is. Raises CheckpointError if it is of no LLM that is implemented, naming `path`."""
+    """The configuration, with what LLaMA's first ones left to the code.
+
+    Raises CheckpointError if it is of no LLM that is implemented, naming `path`.
+    """
     if config.get("model_type") not in ARCHITECTURES:
         known = ", ".join(map(repr, ARCHITECTURES))
         raise CheckpointError(f"{path}: model_type is {config.get('model_type')!r}; only {known} are implemented")
+    if config["model_type"] == "llama" and config.get("num_key_value_heads") is None:
+        config = {**config, "num_key_value_heads": config.get("num_attention_heads")}
     for key in _SIZES:
         if type(config.get(key)) is not int or config[key] < 1:
             raise CheckpointError(f"{path}: {key} is {config.get(key)!r}; a positive whole number is needed")
@@ -105,7 +103,7 @@ def plan_llm(directory: Path, config: Mapping[str, Any], weights: Mapping[str, W
         config=_written_config(config, dtype=embedding.dtype, tied=tied),
         weights={name: weight for name, weight in weights.items() if not (tied and name == HEAD)},
         files=tuple(file for file in list_llm_files(directory) if file.name != CONFIG_NAME),
-        made_files={} if (directory / TOKENIZER_NAME).is_file() else {TOKENIZER_NAME: _made_tokenizer(directory)},
+        made_files=made_files(directory),
         info=LLMInfo(
             hidden_size=config["hidden_size"],
             vocab_size=config["vocab_size"],
@@ -156,31 +154,11 @@ def _eos_token_ids(directory: Path, config: Mapping[str, Any]) -> tuple[int, ...
     generation = read_json(path) if path.is_file() else {}
     named = [ids for c in (config, generation) if (ids := c.get("eos_token_id")) is not None]
     tokens = [token for ids in named for token in (ids if isinstance(ids, list) else [ids])]
-    tokens = tokens or [_tokenizer_eos(directory)]
+    tokens = tokens or [stated_eos(directory)]
     wrong = [token for token in tokens if type(token) is not int or not 0 <= token < config["vocab_size"]]
     if wrong:
         raise CheckpointError(f"{directory}: eos_token_id is {wrong}; ids below {config['vocab_size']} are needed")
     return tuple(dict.fromkeys(tokens))
-
-
-def _tokenizer_eos(directory: Path) -> object:
-    return read_tokenizer(directory).eos_token_id
-
-
-def _made_tokenizer(directory: Path) -> str:
-    """tokenizer.json of a tokenizer that is there in its parts."""
-    content: str = read_tokenizer(directory).backend_tokenizer.to_str()
-    return content
-
-
-def read_tokenizer(directory: Path) -> Any:
-    """transformers' tokenizer of a directory. Raises CheckpointError."""
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(directory, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{directory}: the tokenizer, which is needed, cannot be read: {error}") from error
 
 
 def bits(tensor: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ configuration and tokenizer, and its weights where model.pt has none, come from 
 here or inside the checkpoint, or a model on a hub.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -30,6 +31,9 @@ NAME_TABLE: Mapping[str, tuple[Part, str]] = {
     "audio_adaptor.": ("acoustic", "audio_adaptor."),
     "llm.": ("llm", ""),
 }
+_UNUSED = re.compile(  # what older LLaMAs saved of RoPE, which config.json says; transformers leaves it out as well
+    r"llm\.model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq"
+)
 _HUBS: Mapping[str, HubName] = {"hf": "hf", "ms": "ms"}
 _DOWNSAMPLE_RATES = {"Linear": 5, "Transformer": 2, "QFormer": 5}  # where the file names none
 _NO_CTC = "LLMASR has no CTC head; forced_aligner= times its words"
@@ -52,7 +56,7 @@ def read_tensors(directory: Path) -> dict[str, Tensor]:
     tensors = read_state_dict(directory / MODEL_PT)
     if not _has_llm(tensors):
         tensors |= {f"llm.{name}": tensor for name, tensor in read_checkpoint(_llm_directory(directory)).items()}
-    return tensors
+    return {name: tensor for name, tensor in tensors.items() if not _UNUSED.fullmatch(name)}
 
 
 def plan(directory: Path, dtype: torch.dtype | None) -> Plan:

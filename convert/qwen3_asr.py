@@ -18,7 +18,8 @@ from ..encoders.qwen3_asr import Qwen3ASRTower, Qwen3ASRTowerConfig
 from ..engine.errors import CheckpointError
 from .config_file import CONFIG_NAME, model_type, read_json
 from .layout import Family, Part, Plan, Shapes, check_fit, split_parts
-from .llm import HEAD, list_llm_files, llm_shapes, nested_llm_config, plan_without_ctc, read_tokenizer
+from .llm import HEAD, list_llm_files, llm_shapes, nested_llm_config, plan_without_ctc
+from .llm_tokenizer import read_llm_tokenizer
 from .safetensors_file import list_checkpoint_files, read_checkpoint
 from .weights import plan_weights
 
@@ -146,9 +147,9 @@ def _check_features(directory: Path) -> None:
 
 
 def _end_tokens(directory: Path) -> list[int]:
-    tokenizer = read_tokenizer(directory)
-    ids = [tokenizer.convert_tokens_to_ids(token) for token in END_TOKENS]
-    if None in ids or tokenizer.unk_token_id in ids:
+    tokenizer = read_llm_tokenizer(directory)
+    ids = [token_id for token in END_TOKENS if (token_id := tokenizer.token_to_id(token)) is not None]
+    if len(ids) < len(END_TOKENS):
         raise CheckpointError(f"{directory}: its tokenizer lacks one of {', '.join(END_TOKENS)}")
     return ids
 

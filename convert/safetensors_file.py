@@ -1,4 +1,4 @@
-"""Write safetensors files one tensor at a time, and read those of a checkpoint.
+"""Write safetensors files one tensor at a time, and read the weights of a checkpoint, in safetensors or not.
 
 The library's own writer needs every tensor of a file at once, and since a cast or a LoRA merge makes a new tensor, that
 would be a second copy of the model in memory. The format is small: an unsigned 64-bit little-endian length, a JSON
@@ -17,10 +17,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ..engine.errors import CheckpointError
+from ..engine.model_files import check_file
+from .checkpoint import read_state_dict
+from .config_file import read_json
 from .weights import Weight
 from .wording import enumerate_names
 
 MODEL_NAME, INDEX_NAME = "model.safetensors", "model.safetensors.index.json"
+TORCH_NAME, TORCH_INDEX_NAME = "pytorch_model.bin", "pytorch_model.bin.index.json"  # transformers' before safetensors
 SHARD_BYTES = 5_000_000_000  # largest file of an LLM, as transformers writes it
 _DTYPE_NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 _ALIGNMENT = 8  # bytes; the header is padded with spaces
@@ -56,47 +60,67 @@ def write_sharded(directory: Path, weights: Mapping[str, Weight], advance: Advan
         (directory / INDEX_NAME).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
-def list_model_files(directory: Path) -> list[Path]:
-    """The files that hold an LLM's weights. Raises OSError, ValueError or LookupError if the index is damaged."""
-    index = directory / INDEX_NAME
-    if not index.is_file():
-        return [directory / MODEL_NAME]
-    return [directory / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+def list_model_files(directory: Path, model: str = MODEL_NAME, index: str = INDEX_NAME) -> list[Path]:
+    """The files that hold a model's weights: those that an index names, or else one. Raises CheckpointError."""
+    if not (directory / index).is_file():
+        return [directory / model]
+    weight_map = read_json(directory / index).get("weight_map")
+    names = sorted(set(map(str, weight_map.values()))) if isinstance(weight_map, dict) else []
+    if not names or any(Path(name).name != name for name in names):
+        raise CheckpointError(
+            f"{directory / index}: weight_map names {enumerate_names(names)}; files beside it are needed"
+        )
+    return [directory / name for name in names]
 
 
 def list_checkpoint_files(directory: Path) -> list[Path]:
-    """The weights of a checkpoint in safetensors, and their index. Raises CheckpointError if one is missing."""
-    try:
-        files = list_model_files(directory)
-    except (OSError, ValueError, LookupError) as error:
-        raise CheckpointError(f"{directory / INDEX_NAME} is damaged: {error}") from error
+    """The weights of a checkpoint, in safetensors or else as torch.save writes them, and their index.
+
+    Raises CheckpointError if one is missing.
+    """
+    formats = ((MODEL_NAME, INDEX_NAME), (TORCH_NAME, TORCH_INDEX_NAME))
+    present = [names for names in formats if any((directory / name).is_file() for name in names)]
+    model, index = (present or formats)[0]
+    files = list_model_files(directory, model, index)
     missing = [file.name for file in files if not file.is_file()]
     if missing:
         raise CheckpointError(f"{directory} has no {enumerate_names(missing)}; the download may be incomplete")
-    return files + [index for index in [directory / INDEX_NAME] if index.is_file()]
+    return files + [path for path in [directory / index] if path.is_file()]
 
 
 def read_checkpoint(directory: Path) -> dict[str, Tensor]:
-    """Every tensor of a checkpoint in safetensors, mapped, not read.
+    """Every tensor of a checkpoint that `list_checkpoint_files` finds, mapped, not read.
 
     Raises CheckpointError if a file is damaged, a name occurs twice, or a tensor is not of a floating point dtype.
     """
     tensors: dict[str, Tensor] = {}
     for path in list_checkpoint_files(directory):
-        if path.name == INDEX_NAME:
+        if path.suffix == ".json":
             continue
-        try:
-            stored = load_file(path)
-        except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"{path} is not a safetensors file, or is damaged: {error}") from error
+        stored = read_state_dict(path) if path.suffix == ".bin" else _read_safetensors(path)
         twice = sorted(tensors.keys() & stored.keys())
-        strangers = [f"{name} ({tensor.dtype})" for name, tensor in stored.items() if tensor.dtype not in _DTYPE_NAMES]
-        if twice or strangers:
-            raise CheckpointError(
-                f"{path} is refused: tensors of other dtypes or twice: {enumerate_names(strangers + twice)}"
-            )
+        if twice:
+            raise CheckpointError(f"{path} is refused: tensors that another file has as well: {enumerate_names(twice)}")
         tensors |= stored
     return tensors
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    check_file(path)
+    try:
+        stored: dict[str, Tensor] = load_file(path)
+    except (OSError, SafetensorError) as error:
+        fault = "is cut short or damaged" if _has_header(path) else "is not a safetensors file"
+        raise CheckpointError(f"{path} {fault}: {error}") from error
+    strangers = [f"{name} ({tensor.dtype})" for name, tensor in stored.items() if tensor.dtype not in _DTYPE_NAMES]
+    if strangers:
+        raise CheckpointError(f"{path} is refused: tensors of other dtypes: {enumerate_names(strangers)}")
+    return stored
+
+
+def _has_header(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(9)[8:] == b"{"
 
 
 def _header(weights: Mapping[str, Weight]) -> bytes:

@@ -9,6 +9,7 @@ from typing import Self
 
 from ..engine.errors import CheckpointError
 from ..engine.manifest import SourceFile
+from ..engine.model_files import check_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,9 @@ class Sources:
 
     @classmethod
     def snapshot(cls, files: Mapping[str, Path]) -> Self:
+        """Raises CheckpointError if one of the files is empty or something else than the checkpoint's own."""
+        for path in files.values():
+            check_file(path)
         return cls(files, {name: _stat(path) for name, path in files.items()})
 
     def look_unchanged(self, recorded: Mapping[str, SourceFile]) -> bool:

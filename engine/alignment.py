@@ -33,7 +33,6 @@ from ..encoders.fbank import SAMPLE_RATE, WINDOW_SAMPLES
 from ..encoders.upload import from_device, to_device
 from .confidence import WrittenTokens
 from .ctc_tokenizer import CTCTokenizer
-from .errors import CheckpointError
 from .manifest import FrameClock
 from .token_times import IntArray
 from .transcript import Word
@@ -84,11 +83,7 @@ class WordAligner:
 
         Raises CheckpointError if tokenizer and head do not belong together.
         """
-        if len(tokenizer) > head.config.blank_id:
-            raise CheckpointError(
-                f"the CTC vocabulary has {len(tokenizer)} tokens, but the head's blank is token "
-                f"{head.config.blank_id}; it must come after them"
-            )
+        tokenizer.check_blank(head.config.blank_id)
         self._head = head
         frames = CTCFrames(clock.frame_s, HALF_WINDOW_S, head.config.blank_id, head.config.vocab_size)
         self._frame_s = clock.frame_s

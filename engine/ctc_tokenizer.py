@@ -1,11 +1,12 @@
 """The CTC head's vocabulary: text -> token ids, and the bytes behind each id.
 
-The file is in tiktoken's format, one "base64 rank" pair a line. Ids are the ranks; the special tokens that a checkpoint
-keeps after them (<|endoftext|>, languages, <|0.00|>, ...) are never produced here: "<|zh|>" in a transcript is text.
+The file is in tiktoken's format, one "base64 rank" pair a line, the lines in any order. Ids are the ranks; the special
+tokens that a checkpoint keeps after them (<|endoftext|>, languages, <|0.00|>, ...) are never produced here: "<|zh|>" in
+a transcript is text. The published files hold an empty token, "= 48474", which no text is ever encoded to.
 """
 
 import base64
-import binascii
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
@@ -15,9 +16,13 @@ import numpy.typing as npt
 import tiktoken
 
 from .errors import CheckpointError
+from .model_files import cut_short, read_bytes
 
 # GPT-2's split into pieces that merges never cross: contractions, letters, digits, other signs, spaces.
 SPLIT_PATTERN = r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
+# Special tokens that FunASR puts after the ranks: 2, 105 languages, 11 events, 4 emotions, 56 more, 1501 times.
+NUM_SPECIALS = 1679
+_BASE64 = re.compile(rb"[A-Za-z0-9+/]*=*")
 
 
 class CTCTokenizer:
@@ -39,16 +44,19 @@ class CTCTokenizer:
     @classmethod
     def from_file(cls, path: Path) -> Self:
         """Raises CheckpointError if the file cannot be read or is not a vocabulary in tiktoken's format."""
+        content = read_bytes(path)
         try:
-            lines = path.read_bytes().split(b"\n")
-        except OSError as error:
-            raise CheckpointError(f"cannot read the CTC vocabulary {path}: {error}") from error
-        tokens = sorted(_parse_line(line, f"{path}, line {i}") for i, line in enumerate(lines, 1) if line.strip())
-        if [rank for rank, _ in tokens] != list(range(len(tokens))):
+            return cls(_pieces(content.splitlines()), name=path.name)
+        except CheckpointError as error:
+            raise CheckpointError(f"{path}: {error}{cut_short(content)}") from error
+
+    def check_blank(self, blank_id: int) -> None:
+        """Raises CheckpointError unless the blank of a CTC head comes after all tokens."""
+        if len(self) > blank_id:
             raise CheckpointError(
-                f"{path}: the ranks of its {len(tokens)} tokens must be 0 ... {len(tokens) - 1}, each once"
+                f"the CTC vocabulary has {len(self)} tokens, but the head's blank is token {blank_id}; it must come "
+                "after them"
             )
-        return cls([piece for _, piece in tokens], name=path.name)
 
     def __len__(self) -> int:
         """Number of ordinary tokens; their ids are 0 ... len - 1."""
@@ -69,9 +77,20 @@ class CTCTokenizer:
         return self._lengths[token_ids]
 
 
-def _parse_line(line: bytes, place: str) -> tuple[int, bytes]:
+def _pieces(lines: Sequence[bytes]) -> list[bytes]:
+    """Tokens in the order of their ranks."""
+    tokens = sorted(_parse_line(line, number) for number, line in enumerate(lines, 1) if line.strip())
+    if [rank for rank, _ in tokens] != list(range(len(tokens))):
+        raise CheckpointError(f"the ranks of its {len(tokens)} tokens must be 0 ... {len(tokens) - 1}, each once")
+    return [piece for _, piece in tokens]
+
+
+def _parse_line(line: bytes, number: int) -> tuple[int, bytes]:
+    """A rank and its token. Padding alone is the empty token, as tiktoken's decoder has it."""
     try:
         piece, rank = line.split()
-        return int(rank), base64.b64decode(piece, validate=True)
-    except (ValueError, binascii.Error) as error:
-        raise CheckpointError(f"{place}: expected a base64 token and its rank, got {line[:60]!r}") from error
+        if not _BASE64.fullmatch(piece):
+            raise ValueError(f"{piece!r} has other characters than base64's")
+        return int(rank), base64.b64decode(piece)
+    except ValueError as error:
+        raise CheckpointError(f"line {number}: expected a base64 token and its rank, got {line[:60]!r}") from error

@@ -8,19 +8,29 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from .errors import CheckpointError
+from .model_files import read_bytes
 
+TOKENIZER_NAME = "tokenizer.json"
 _SILENCE_LABEL = re.compile(r"/sil")  # a label left in the training text
 _WHITESPACE = re.compile(r"\s+")
+
+
+def read_tokenizer(path: Path) -> Tokenizer:
+    """A tokenizer.json, whatever version of whatever library wrote it. Raises CheckpointError."""
+    content = read_bytes(path)
+    try:
+        return Tokenizer.from_buffer(content)
+    except ValueError as error:
+        fault = "is cut short" if "EOF" in str(error) else "is not a tokenizer"
+        raise CheckpointError(f"{path} {fault}: {error}") from error
 
 
 class LLMTokenizer:
     """The LLM's tokenizer, special tokens recognised in text."""
 
     def __init__(self, llm_dir: Path) -> None:
-        path = llm_dir / "tokenizer.json"
-        if not path.is_file():
-            raise CheckpointError(f"{path} does not exist; the converter puts it beside the LLM's weights")
-        self._tokenizer = Tokenizer.from_file(str(path))
+        """Raises CheckpointError."""
+        self._tokenizer = read_tokenizer(llm_dir / TOKENIZER_NAME)
         self._piece = lru_cache(maxsize=None)(self._decode_one)  # at most the vocabulary
 
     def encode(self, text: str, *, begins_text: bool = False) -> list[int]:

@@ -20,6 +20,7 @@ from ...encoders.upload import to_device
 from ...encoders.whisper_features import SAMPLE_RATE, log_mel
 from ..cuda_graphs import Encode, SmallBatchGraphs
 from ..errors import CheckpointError
+from ..model_files import check_file
 from ..staging import uploader
 from ..threads import one_thread
 from .base import EncodedBatch, StageOneOptions
@@ -124,8 +125,9 @@ def load_module(path: Path, make: Callable[[], Module], options: StageOneOptions
     """The module that `make` builds, with the tensors of a safetensors file, ready to run.
 
     Raises:
-        CheckpointError: tensors that are missing, left over or of another shape.
+        CheckpointError: another file in its place, or tensors that are missing, left over or of another shape.
     """
+    check_file(path)
     with torch.device("meta"):
         module = make()
     try:

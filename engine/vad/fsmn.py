@@ -21,6 +21,7 @@ from ...convert.config_file import ConfigFile
 from ...encoders.fbank import HOP_SAMPLES, NUM_MELS, WINDOW_SAMPLES, log_mel_fbank
 from ...encoders.fsmn_vad import FsmnVADConfig, FsmnVADEncoder
 from ..errors import CheckpointError
+from ..model_files import read_text
 from ..waveform import SAMPLE_RATE, Waveform
 
 BLOCK_FRAMES = 50
@@ -132,10 +133,7 @@ def _load(encoder: FsmnVADEncoder, path: Path) -> None:
 
 def _read_cmvn(path: Path, size: int) -> Tensor:
     """Kaldi's text form of a network that shifts and then scales its input: (2, size)."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    text = read_text(path)
     rows = [
         re.search(rf"<{layer}>[^\[<]*<LearnRateCoef>[^\[<]*\[([^\]]*)\]", text) for layer in ("AddShift", "Rescale")
     ]

@@ -38,6 +38,14 @@ def test_the_default_output_is_inside_the_checkpoint_and_holds_the_documented_fi
     assert {entry.name for entry in converted.parent.iterdir() if entry.name.startswith(".")} == {".twostage.lock"}
 
 
+@pytest.mark.parametrize("name", ["Qwen3-0.6B/tokenizer_config.json", "Qwen3-0.6B/merges.txt", "multilingual.tiktoken"])
+def test_a_pointer_among_the_files_that_are_only_copied_is_refused(edited: EditCheckpoint, name: str) -> None:
+    checkpoint = edited()
+    (checkpoint / name).write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 2\n")
+    with pytest.raises(CheckpointError, match=f"{name} is a git-lfs pointer"):
+        ensure_converted(checkpoint, progress=False)
+
+
 def test_an_unchanged_checkpoint_is_neither_converted_nor_read_again(
     converted: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,6 +1,7 @@
 """Fun-ASR-Nano checkpoints: what comes out is what went in, and whatever does not fit is named."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from tests.paths import CHECKPOINTS
 from twostage_asr.convert.export import ensure_converted
 from twostage_asr.convert.verify import verify_conversion
 from twostage_asr.encoders.fun_asr_nano import FunASRNanoAcoustic, FunASRNanoAcousticConfig
+from twostage_asr.engine.ctc_tokenizer import CTCTokenizer
 from twostage_asr.engine.errors import CheckpointError
 from twostage_asr.engine.manifest import EngineManifest
 
@@ -267,21 +269,33 @@ def test_references_between_keys_are_followed(edited: EditCheckpoint, converted_
 
 
 @pytest.mark.parametrize(
-    ("line", "message"),
+    "spoil",
     [
-        (b"YQ== 1853", r"rank 1853 is not below 1853 \(the CTC blank\)"),
-        (b"YQ== 0", "rank 0 repeats the rank of"),
-        (b"YQ==", "is not a base64 token and a rank"),
-        (b"\xff\xfe 5000", "is not a base64 token and a rank"),
+        lambda lines: lines[:-2] + lines[-1:],  # a gap
+        lambda lines: [*lines, b"YQ== 0"],
+        lambda lines: [*lines[:-1], lines[0].split()[0] + b" 1852"],  # a token twice
+        lambda lines: [*lines[1:], lines[0].split()[0] + b"QUJD 0"],  # a byte that is missing
+        lambda lines: [*lines, b"YQ=="],
+        lambda lines: [*lines, b"\xff\xfe 5000"],
     ],
 )
-def test_a_vocabulary_that_contradicts_the_ctc_head_is_refused(
-    edited: EditCheckpoint, line: bytes, message: str
+def test_a_vocabulary_that_the_engine_cannot_read_is_refused_with_its_words(
+    edited: EditCheckpoint, spoil: Callable[[list[bytes]], list[bytes]]
 ) -> None:
     checkpoint = edited()
     path = checkpoint / "multilingual.tiktoken"
-    path.write_bytes(path.read_bytes() + line + b"\n")
-    with pytest.raises(CheckpointError, match=message):
+    path.write_bytes(b"\n".join(spoil(path.read_bytes().splitlines())) + b"\n")
+    with pytest.raises(CheckpointError) as at_loading:
+        CTCTokenizer.from_file(path)
+    with pytest.raises(CheckpointError, match=re.escape(str(at_loading.value))):
+        convert(checkpoint)
+
+
+def test_a_vocabulary_that_reaches_the_blank_is_refused(edited: EditCheckpoint) -> None:
+    checkpoint = edited()
+    with (checkpoint / "multilingual.tiktoken").open("ab") as file:
+        file.write(b"QUJDREVG 1853\n")
+    with pytest.raises(CheckpointError, match="has 1854 tokens, but the head's blank is token 1853"):
         convert(checkpoint)
 
 
@@ -338,3 +352,13 @@ def test_an_unknown_model_is_refused_with_what_was_found_and_what_is_known(edite
     (checkpoint / "config.yaml").unlink()
     with pytest.raises(CheckpointError, match="no configuration names a model; it holds"):
         convert(checkpoint)
+
+
+def test_a_configuration_that_lost_its_end_is_said_to_be_cut_short(edited: EditCheckpoint) -> None:
+    checkpoint = edited()
+    path = checkpoint / "config.yaml"
+    content = path.read_bytes()
+    for size in range(10, 2 * len(content) // 3, 97):
+        path.write_bytes(content[:size].rstrip())
+        with pytest.raises(CheckpointError, match=r"config\.yaml.* may be cut short"):
+            convert(checkpoint)
