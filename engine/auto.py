@@ -61,6 +61,7 @@ class AutoModelVLLM(Closing):
         gpu_memory_utilization: float = 0.8,
         max_model_len: int | None = None,
         decoder_processes: int | None = None,
+        stall_timeout_s: float = 120.0,
         dither: float = 0.0,
         forced_aligner: str | Path | None = None,
         vllm: Mapping[str, Any] | None = None,
@@ -76,11 +77,13 @@ class AutoModelVLLM(Closing):
             dtype: "bf16" or "fp32" for the LLM; "auto" is bf16 where the device computes in it.
             encoder_dtype: the same for stage 1.
             backend: "vllm", "torch" (transformers, any torch device), or "auto": vllm where it can run.
-            tensor_parallel_size: GPUs that share the LLM.
+            tensor_parallel_size: GPUs that share the LLM, in one engine with one process for each.
             gpu_memory_utilization: share of the GPU's memory that vLLM may take.
             max_model_len: positions of prompt and answer together; None is 4096, or less if the LLM has fewer.
             decoder_processes: vLLM engines, each in a process of its own; 0 runs one in this process. None is 0 on a
-                CPU and 1 on a GPU.
+                CPU and 1 on a GPU or where several share the LLM.
+            stall_timeout_s: seconds that an engine in a process of its own may have prompts and write no token before
+                it is ended and DecodeError raised. A step, however long its prompts, must take less.
             dither: standard deviation of noise added to the 16-bit samples.
             forced_aligner: directory or hub id of a Qwen3-ForcedAligner, which then times the words of any model.
             vllm: further vLLM EngineArgs by name.
@@ -98,6 +101,7 @@ class AutoModelVLLM(Closing):
             gpu_memory_utilization=gpu_memory_utilization,
             max_model_len=max_model_len,
             decoder_processes=decoder_processes,
+            stall_timeout_s=stall_timeout_s,
             dither=dither,
             vllm=vllm or {},
         )
@@ -352,13 +356,13 @@ def build_decoder(source: LLMSource, config: EngineConfig, device: torch.device)
         gpu_memory_utilization=config.gpu_memory_utilization,
         engine=config.vllm,
     )
-    default = 0 if device.type == "cpu" else 1
+    default = 0 if device.type == "cpu" and not options.is_spread else 1
     num_processes = default if config.decoder_processes is None else config.decoder_processes
     if num_processes == 0:
         return VLLMDecoder(source, options)
     from .decoder.process_decoder import ProcessDecoder
 
-    return ProcessDecoder(source, options, num_processes=num_processes)
+    return ProcessDecoder(source, options, num_processes=num_processes, stall_timeout_s=config.stall_timeout_s)
 
 
 def installed_vllm_device() -> str | None:

@@ -14,6 +14,14 @@ Backend = Literal["auto", "vllm", "torch"]
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 DEFAULT_MODEL_LEN = 4096
+MIN_STALL_TIMEOUT_S = 10.0
+# vLLM's arguments that spread one engine over several processes of its own, and what they are where it is not.
+_SPREADING: dict[str, tuple[object, ...]] = {
+    "pipeline_parallel_size": (None, 1),
+    "prefill_context_parallel_size": (None, 1),
+    "data_parallel_size": (None, 1),
+    "distributed_executor_backend": (None, "uni"),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +36,7 @@ class EngineConfig:
     gpu_memory_utilization: float = 0.8
     max_model_len: int | None = None  # positions of prompt and answer; None is 4096 or the LLM's own limit
     decoder_processes: int | None = None  # vLLM engines in processes of their own; 0: one in this process
+    stall_timeout_s: float = 120.0  # that such a process may have prompts and write no token before it is given up
     dither: float = 0.0  # noise on the 16-bit samples; FunASR's own default of 1.0 makes results differ between runs
     vllm: Mapping[str, Any] = field(default_factory=dict)  # vLLM's EngineArgs by name
 
@@ -41,10 +50,14 @@ class EngineConfig:
             raise ConfigError(f"tensor_parallel_size must be at least 1, got {self.tensor_parallel_size}")
         if self.decoder_processes is not None and self.decoder_processes < 0:
             raise ConfigError(f"decoder_processes must be 0 or more, got {self.decoder_processes}")
-        if self.tensor_parallel_size > 1 and self.decoder_processes not in (None, 1):
+        if is_spread(self.tensor_parallel_size, self.vllm) and self.decoder_processes not in (None, 1):
             raise ConfigError(
-                f"several GPUs share one engine: decoder_processes must be 1, got {self.decoder_processes}"
+                "an engine that vLLM spreads over processes of its own (tensor_parallel_size="
+                f"{self.tensor_parallel_size}, vllm={dict(self.vllm)}) is one, and not in this process: "
+                f"decoder_processes must be 1, got {self.decoder_processes}"
             )
+        if not self.stall_timeout_s >= MIN_STALL_TIMEOUT_S:
+            raise ConfigError(f"stall_timeout_s must be at least {MIN_STALL_TIMEOUT_S:.0f}, got {self.stall_timeout_s}")
         if not 0 < self.gpu_memory_utilization <= 1:
             raise ConfigError(f"gpu_memory_utilization must be in (0, 1], got {self.gpu_memory_utilization}")
         if self.dither < 0:
@@ -71,6 +84,11 @@ class EngineConfig:
             device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
         )
         return torch.bfloat16 if has_bf16 else torch.float32
+
+
+def is_spread(tensor_parallel_size: int, vllm: Mapping[str, Any]) -> bool:
+    """Whether vLLM decodes in processes of its own, because GPUs share the LLM or because it is told to."""
+    return tensor_parallel_size > 1 or any(vllm.get(name) not in alone for name, alone in _SPREADING.items())
 
 
 def check_choice(name: str, value: object, allowed: Iterable[object]) -> None:

@@ -68,7 +68,8 @@ class SmallBatchGraphs:
                 self._encode(inputs, lens)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
+        # In the default mode an allocation by any other thread would break the capture, and fail itself.
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             outputs = self._encode(inputs, lens)
         return _Captured(graph, inputs, lens, outputs)
 

@@ -3,14 +3,14 @@
     python -m twostage_asr.engine.bench.random_checkpoint DIR        # 2.3 GB, laid out as on a hub
 
 The words are noise, but to time them is as much work as to time words of speech. The tokenizers are stand-ins of the
-real sizes: each token of the LLM is a word, with or without commas, and the word is one token of the CTC head. That
-head takes every frame for blank, as trained ones do most: one that found all tokens alike would have every text refused
-in place of timed. Many words in a short clip still are: those of 38 tokens in clips under about 5 s.
+real sizes: each token of the LLM is a word, with or without commas, and the word is one token of the CTC head, whose
+vocabulary holds an empty token where the published one does. That head takes every frame for blank, as trained ones do
+most: one that found all tokens alike would have every text refused in place of timed. Many words in a short clip still
+are: those of 38 tokens in clips under about 5 s.
 """
 
 import argparse
 import base64
-import itertools
 import json
 import string
 from pathlib import Path
@@ -35,7 +35,8 @@ ADAPTOR = AdaptorConfig(encoder_dim=512, llm_dim=1024, ffn_dim=2048, n_layer=2)
 CTC_DECODER = AdaptorConfig(encoder_dim=512, llm_dim=512, ffn_dim=2048, n_layer=5)
 CTC_BLANK_BIAS = 12.0  # two frames in three are blank
 NUM_BYTES = 256
-NUM_WORDS = CTC_RANKS - NUM_BYTES
+EMPTY_RANK = 48_474  # of the CTC vocabulary, where the published one has a token of no bytes
+NUM_WORDS = CTC_RANKS - NUM_BYTES - 1
 
 
 def write_checkpoint(directory: Path) -> None:
@@ -110,8 +111,9 @@ def write_llm_tokenizer(directory: Path) -> None:
 def write_ctc_vocabulary(path: Path) -> None:
     """The words without commas."""
     words = (f" {_word(number)}".encode() for number in range(NUM_WORDS))
-    tokens = itertools.chain((bytes([i]) for i in range(NUM_BYTES)), words)
-    path.write_text("".join(f"{base64.b64encode(t).decode()} {rank}\n" for rank, t in enumerate(tokens)))
+    tokens = [bytes([i]) for i in range(NUM_BYTES)] + list(words)
+    tokens.insert(EMPTY_RANK, b"")
+    path.write_text("".join(f"{base64.b64encode(t).decode() or '='} {rank}\n" for rank, t in enumerate(tokens)))
 
 
 def _word(number: int) -> str:

@@ -16,7 +16,7 @@ INTERRUPTED = 130  # what shells say of a program that Ctrl-C ended
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
-_ENGINE = ("device", "dtype", "encoder_dtype", "backend", "decoder_processes", "vllm")
+_ENGINE = ("device", "dtype", "encoder_dtype", "backend", "decoder_processes", "stall_timeout_s", "vllm")
 _MODEL = ("model", "hub", "revision", "tensor_parallel_size", "gpu_memory_utilization", "max_model_len", "dither")
 
 
@@ -28,6 +28,9 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--encoder-dtype", choices=["auto", "bf16", "fp32"], default="auto")
     group.add_argument("--backend", choices=["auto", "vllm", "torch"], default="auto")
     group.add_argument("--decoder-processes", type=int, metavar="N", help="vLLM engines in processes of their own")
+    group.add_argument(
+        "--stall-timeout-s", type=float, default=120.0, metavar="S", help="that such a process may write no token"
+    )
     group.add_argument("--vllm", type=_json_object, default={}, metavar="JSON", help='such as {"max_num_seqs": 256}')
 
 

@@ -3,13 +3,18 @@
 With such small models vLLM spends more time in Python than on the GPU. In a process of its own it does not share
 Python's lock with stage 1, and while one engine schedules, the GPU decodes for another. Prompts go to the engine that
 has the fewest; those submitted between two polls travel together.
+
+An engine that ends, or that has prompts and makes no progress, is an error and never a wait: every wait for it has a
+limit. A step of vLLM cannot be interrupted, so that its process is ended with it.
 """
 
 import contextlib
 import itertools
 import select
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+import socket
+import struct
+import time
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -26,12 +31,14 @@ WORKER = f"{__package__}.worker"
 # What an engine needs on the GPU besides weights and KV cache: activations of a full batch, logits, CUDA graphs.
 WORKSPACE_BYTES = 3 << 30
 PROMPT_BYTES = 512 << 20  # of prompts that one engine has; what does not fit goes through the socket
+LOAD_TIMEOUT_S = 1800.0  # until an engine is ready; compiling takes minutes, and so may weights on a slow disk
 
 
 @dataclass(slots=True, eq=False)
 class _Prompt:
     """One that is pending."""
 
+    submitted: float = field(default_factory=time.monotonic)
     written: list[int] = field(default_factory=list)  # tokens so far, if it is followed
     piece: Piece | None = None  # of the memory, once it is sent
 
@@ -42,18 +49,35 @@ class _Engine:
 
     child: Child
     memory: PromptMemory
+    stall_timeout_s: float
+    failure: str = ""  # why it was given up
+    heard: float = field(default_factory=time.monotonic)  # when it had its last news, or the first of its prompts
     outbox: dict[int, tuple[Tensor, DecodeParams, bool]] = field(default_factory=dict)  # ..., whether it is followed
     pending: dict[int, _Prompt] = field(default_factory=dict)  # those in the outbox included
 
     @classmethod
-    def start(cls) -> "_Engine":
+    def start(cls, stall_timeout_s: float) -> "_Engine":
         memory = PromptMemory(PROMPT_BYTES)
-        return cls(start_child(WORKER, pass_fds=(memory.file_descriptor,)), memory)
+        child = start_child(WORKER, pass_fds=(memory.file_descriptor,))
+        whole_s = int(stall_timeout_s)
+        limit = struct.pack("ll", whole_s, int(1e6 * (stall_timeout_s - whole_s)))
+        for direction in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):
+            child.socket.setsockopt(socket.SOL_SOCKET, direction, limit)
+        return cls(child, memory, stall_timeout_s)
+
+    def wait_until_ready(self) -> int:
+        """The number of prompts that keep it busy."""
+        if not wait_readable([self.fileno()], LOAD_TIMEOUT_S):
+            raise self.give_up(f"vLLM's engine has not loaded within {LOAD_TIMEOUT_S:.0f} s")
+        num_prompts: int = self.receive()
+        return num_prompts
 
     def flush(self) -> None:
         """Send what was submitted since the last time."""
         if not self.outbox:
             return
+        if len(self.outbox) == len(self.pending):
+            self.heard = time.monotonic()
         prompts, params, followed = zip(*self.outbox.values(), strict=True)
         piece = self.memory.write(prompts)
         for prompt_id in self.outbox:
@@ -76,50 +100,73 @@ class _Engine:
         self.memory.close()
 
     def fileno(self) -> int:
-        """Of the socket. Raises DecodeError if the process was found to have ended."""
-        number = self.child.socket.fileno()
-        with self._alive():
-            if number < 0:
-                raise EOFError
-        return number
+        """Of the socket. Raises DecodeError if the engine was given up."""
+        if self.failure:
+            raise DecodeError(self.failure)
+        return self.child.socket.fileno()
+
+    def check_progress(self) -> None:
+        """Called when it has no news. Raises DecodeError if it has had prompts for too long without any."""
+        if self.pending and time.monotonic() > self.heard + self.stall_timeout_s:
+            raise self._stalled()
 
     def send(self, message: object) -> None:
-        with self._alive():
+        """Raises DecodeError if it is not read in time. That the process has ended is for `receive` to find out."""
+        self.fileno()
+        try:
             send(self.child.socket, message)
+        except BlockingIOError as error:  # the socket's limit
+            raise self._stalled() from error
+        except OSError:  # why it has ended may be among what is yet to be read
+            pass
 
     def receive(self) -> Any:
-        """The next message. Raises ASRError where the engine says why it failed."""
-        with self._alive():
-            message = receive(self.child.socket)
-        if isinstance(message, ASRError):
-            raise message
-        return message
-
-    @contextmanager
-    def _alive(self) -> Iterator[None]:
+        """The next message. Raises ASRError where the engine says why it failed, DecodeError where it cannot."""
         try:
-            yield
+            message = receive(self.child.socket)
+        except BlockingIOError as error:
+            raise self._stalled() from error
         except (EOFError, OSError) as error:
             self.child.close()
             status = self.child.process.returncode
-            raise DecodeError(f"the process of vLLM's engine ended, exit status {status}; its log says why") from error
+            raise self.give_up(f"the process of vLLM's engine ended, exit status {status}; its log says why") from error
+        self.heard = time.monotonic()
+        if isinstance(message, ASRError):
+            self.give_up(str(message))
+            raise message
+        return message
+
+    def give_up(self, reason: str) -> DecodeError:
+        """End the process; every later call raises the same."""
+        self.child.close()
+        self.failure = reason
+        return DecodeError(reason)
+
+    def _stalled(self) -> DecodeError:
+        now = time.monotonic()
+        oldest_s = now - min((prompt.submitted for prompt in self.pending.values()), default=now)
+        return self.give_up(
+            f"vLLM's engine (process {self.child.process.pid}) has written no token for {now - self.heard:.1f} s and "
+            f"was ended; prompts that wait for it: {len(self.pending)}, the oldest for {oldest_s:.1f} s. If one step "
+            f"can take so long here, raise stall_timeout_s, now {self.stall_timeout_s:g}"
+        )
 
 
 class ProcessDecoder:
     """Decodes with vLLM in `num_processes` processes."""
 
-    def __init__(self, source: LLMSource, options: VLLMOptions, *, num_processes: int) -> None:
-        """Start all processes; `wait_until_ready` says how that went."""
+    def __init__(self, source: LLMSource, options: VLLMOptions, *, num_processes: int, stall_timeout_s: float) -> None:
+        """Start all processes; `wait_until_ready` says how that went. See EngineConfig for `stall_timeout_s`."""
         self.limits = source.limits
         self.max_pending = 0
         self._ids = itertools.count()
         share = share_of_gpu(source, options, num_processes)
-        self._engines = [_Engine.start() for _ in range(num_processes)]
+        self._engines = [_Engine.start(stall_timeout_s) for _ in range(num_processes)]
         for engine in self._engines:
             engine.send((source, share, engine.memory.file_descriptor))
 
     def wait_until_ready(self) -> None:
-        self.max_pending = sum(engine.receive() for engine in self._engines)
+        self.max_pending = sum(engine.wait_until_ready() for engine in self._engines)
 
     @property
     def num_pending(self) -> int:
@@ -139,9 +186,12 @@ class ProcessDecoder:
         # One that has nothing to do is looked at too: it may have died.
         engine_of = {engine.fileno(): engine for engine in self._engines}
         wakers = [] if wake is None else [wake]
-        readable, _, _ = select.select([*engine_of, *wakers], [], [], wait_s if self.num_pending else 0)
+        readable = wait_readable([*engine_of, *wakers], wait_s if self.num_pending else 0)
         done: list[tuple[int, Hypothesis]] = []
-        for engine in (engine_of[number] for number in readable if number != wake):
+        for number, engine in engine_of.items():
+            if number not in readable:
+                engine.check_progress()
+                continue
             finished, written = engine.receive()
             # What was cancelled may still arrive.
             for prompt_id, token_ids in written:
@@ -167,6 +217,17 @@ class ProcessDecoder:
         for engine in self._engines:
             engine.close()
         self._engines.clear()
+
+
+def wait_readable(file_descriptors: Iterable[int], wait_s: float) -> set[int]:
+    """Those that can be read now, or at their end; where there is none, the first within `wait_s`.
+
+    select.select() refuses numbers above 1,023, which a server's sockets reach.
+    """
+    poll = select.poll()
+    for number in file_descriptors:
+        poll.register(number, select.POLLIN)
+    return {number for number, _ in poll.poll(1000 * wait_s)}
 
 
 def share_of_gpu(source: LLMSource, options: VLLMOptions, num_processes: int) -> VLLMOptions:

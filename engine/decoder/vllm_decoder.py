@@ -6,17 +6,19 @@ serialisation, and nothing is spawned, several GPUs apart. `process_decoder.py` 
 it does not share Python's lock with stage 1.
 """
 
+import gc
 import itertools
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from ..config import is_spread
 from ..errors import ConfigError, DecodeError
 from .base import POLL_S, DecodeParams, Hypothesis, LLMSource
 
@@ -40,6 +42,11 @@ class VLLMOptions:
     tensor_parallel_size: int = 1  # GPUs that share the LLM
     gpu_memory_utilization: float = 0.8  # share of the GPU's memory for weights and KV cache
     engine: Mapping[str, Any] = field(default_factory=dict)  # EngineArgs by name, over the defaults chosen here
+
+    @property
+    def is_spread(self) -> bool:
+        """Whether the model runs in other processes than the one that gives it prompts."""
+        return is_spread(self.tensor_parallel_size, self.engine)
 
     def engine_arguments(self, source: LLMSource) -> dict[str, Any]:
         """Everything that vLLM is told. Raises ConfigError for an option that it does not know, or that is named."""
@@ -69,11 +76,16 @@ class VLLMOptions:
 class VLLMDecoder:
     """Decodes with vLLM's continuous batching."""
 
+    _num_open: ClassVar[int] = 0  # in this process
+
     def __init__(self, source: LLMSource, options: VLLMOptions) -> None:
         """Start the engine. Raises ConfigError for an option that vLLM does not know."""
         arguments = options.engine_arguments(source)
         self._engine = _start_engine(arguments)
+        VLLMDecoder._num_open += 1
         self._is_eager = bool(arguments.get("enforce_eager"))
+        self._is_spread = options.is_spread
+        self.num_tokens = 0  # written so far, for all prompts
         self.limits = source.limits
         self.max_pending = 2 * arguments["max_num_seqs"]
         self._eos_token_ids = frozenset(source.info.eos_token_ids)
@@ -94,13 +106,7 @@ class VLLMDecoder:
 
     def add(self, prompt_embeds: Tensor, params: DecodeParams) -> int:
         """`submit` for a prompt that has been checked."""
-        num_positions = prompt_embeds.shape[0]
-        prompt = {
-            "prompt_embeds": prompt_embeds.to(self.limits.dtype),
-            # Without ids of its own, a prompt's penalties would read those of the slot's last occupant.
-            "prompt_token_ids": [0] * num_positions,
-            "prompt_is_token_ids": [False] * num_positions,
-        }
+        prompt = vllm_prompt(prompt_embeds.to(self.limits.dtype), travels=self._is_spread)
         prompt_id = next(self._ids)
         request = self._engine.input_processor.process_inputs(
             str(prompt_id), prompt, self._sampling_params(params), supported_tasks=("generate",)
@@ -126,6 +132,7 @@ class VLLMDecoder:
             prompt_id = int(output.request_id)
             if (answer := self._answers.get(prompt_id)) is None:
                 continue  # cancelled while this step was under way
+            self.num_tokens += len(output.new_token_ids)
             answer.token_ids += output.new_token_ids
             answer.log_probs += (float(row[0]) for row in output.new_logprobs.logprobs)
             if output.finish_reason is not None:
@@ -146,12 +153,13 @@ class VLLMDecoder:
         engine, self._engine = self._engine, None
         if engine is None:
             return
-        engine.engine_core.shutdown()
+        VLLMDecoder._num_open -= 1
+        if VLLMDecoder._num_open:
+            _shut_down_alone(engine.engine_core)
+        else:
+            engine.engine_core.shutdown()
         del engine
-        from vllm.distributed import destroy_distributed_environment, destroy_model_parallel
-
-        destroy_model_parallel()
-        destroy_distributed_environment()
+        gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
@@ -188,6 +196,31 @@ class _Answer:
         if finish_reason != "stop":
             raise DecodeError(f"vLLM ended an answer with {finish_reason!r}")
         return Hypothesis(tuple(self.token_ids[:-1]), tuple(self.log_probs[:-1]), "stop")  # without the end token
+
+
+def vllm_prompt(rows: Tensor, *, travels: bool) -> dict[str, Any]:
+    """(P, hidden_size) rows as vLLM takes them.
+
+    `travels`: to other processes, and so pickled. A view takes all the memory that it is a view of with it, and rows
+    are views of hundreds of megabytes (prompt_memory.py); these get memory of their own.
+    """
+    return {
+        "prompt_embeds": rows.clone() if travels else rows,
+        # Without ids of its own, a prompt's penalties would read those of the slot's last occupant.
+        "prompt_token_ids": [0] * len(rows),
+        "prompt_is_token_ids": [False] * len(rows),
+    }
+
+
+def _shut_down_alone(client: Any) -> None:
+    """What vLLM's shutdown() does, without the end of its process groups, which other engines in this process use."""
+    if hasattr(client, "_finalizer"):  # newer than 0.26: would call shutdown() later
+        client._finalizer.detach()
+    core = client.engine_core
+    core.structured_output_manager.clear_backend()
+    core.model_executor.shutdown()
+    core.scheduler.shutdown()
+    gc.unfreeze()
 
 
 def _start_engine(arguments: Mapping[str, Any]) -> Any:

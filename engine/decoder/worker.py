@@ -6,7 +6,8 @@ prompts that keep it busy, and then
     reads   (ids, positions of each prompt, DecodeParams of each, whether it is followed,
             all rows as bytes, or where in the memory they begin)
             or a list of ids: drop these
-    writes  ([(id, Hypothesis), ...] of what has finished, [(id, new tokens), ...] of what is followed) if there is any
+    writes  ([(id, Hypothesis), ...] of what has finished, [(id, new tokens), ...] of what is followed) if there is any,
+            or else now and then if tokens were written
 
 An ASRError that it writes is its last word.
 """
@@ -16,6 +17,7 @@ import queue
 import select
 import socket
 import threading
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,11 +29,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..child import connect, receive, send
-from ..errors import ASRError
+from ..child import connect, end_with_any, receive, send
+from ..errors import ASRError, DecodeError
 from .base import DecodeParams
 from .prompt_memory import map_rows
 from .vllm_decoder import VLLMDecoder
+
+NEWS_S = 1.0  # after which the parent hears of tokens that nobody waits for
 
 _END: Any = object()
 
@@ -67,18 +71,26 @@ def main() -> None:
         torch.set_num_threads(1)  # see threads.py
     try:
         decoder = VLLMDecoder(source, options)
+        end_with_any(lambda which: _fail(outbox, DecodeError(f"vLLM's engine: {which}; its log says why")))
         outbox.put(decoder.max_pending)
         serve(parent, _Prompts(decoder, map_rows(memory)), outbox)
     except ASRError as error:
-        outbox.put(error)
-        outbox.close()
+        _fail(outbox, error)
+
+
+def _fail(outbox: Outbox, error: ASRError) -> None:
+    outbox.put(error)
+    outbox.close()
 
 
 def serve(parent: socket.socket, prompts: "_Prompts", outbox: Outbox) -> None:
     """Decode what comes. Raises EOFError when the parent has gone, DecodeError when the engine fails."""
     decoder = prompts.decoder
+    asked = select.poll()
+    asked.register(parent, select.POLLIN)
+    num_told, told_s = 0, 0.0
     while True:
-        while not decoder.num_pending or select.select([parent], [], [], 0)[0]:
+        while not decoder.num_pending or asked.poll(0):
             message = receive(parent)
             if isinstance(message, list):
                 prompts.drop(set(message))
@@ -86,7 +98,9 @@ def serve(parent: socket.socket, prompts: "_Prompts", outbox: Outbox) -> None:
                 prompts.add(*message)
         done = decoder.poll()
         written = prompts.written_by_now({ours for ours, _ in done})
-        if done or written:
+        is_news = decoder.num_tokens > num_told and time.monotonic() > told_s + NEWS_S
+        if done or written or is_news:
+            num_told, told_s = decoder.num_tokens, time.monotonic()
             outbox.put(([(prompts.their_id.pop(ours), hypothesis) for ours, hypothesis in done], written))
 
 

@@ -1,12 +1,13 @@
 """vLLM in processes of its own: the same answers, and no process that outlives its parent or its failure."""
 
 import os
+import resource
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,16 @@ import torch
 from torch import Tensor
 
 from tests.pipeline import GREEDY, Clip, decode, prompt_embeds, token_ids
+from tests.processes import is_running, wait_until
 from twostage_asr.engine import AutoModelVLLM, ConfigError, DecodeError, TranscriptionService
 from twostage_asr.engine.audio import decode_audio
 from twostage_asr.engine.auto import transcribe_options
-from twostage_asr.engine.decoder.base import DecodeParams
+from twostage_asr.engine.decoder import process_decoder
+from twostage_asr.engine.decoder.base import DecodeParams, LLMSource
 from twostage_asr.engine.decoder.process_decoder import WORKSPACE_BYTES, ProcessDecoder, share_of_gpu
 from twostage_asr.engine.decoder.prompt_memory import PromptMemory
 from twostage_asr.engine.decoder.vllm_decoder import VLLMOptions
+from twostage_asr.engine.manifest import LLMInfo
 
 
 @pytest.fixture(scope="module")
@@ -172,3 +176,105 @@ def test_engines_that_share_a_gpu_are_told_the_size_of_their_cache(
     assert share.engine == {"max_num_seqs": 7, "kv_cache_memory_bytes": (40 << 30) - WORKSPACE_BYTES - (1 << 20)}
     with pytest.raises(ConfigError, match="40 engines do not fit into 80% of this GPU's 100 GiB"):
         share_of_gpu(Source, options, 40)  # type: ignore[arg-type]
+
+
+STAND_IN = """
+import multiprocessing, time
+from twostage_asr.engine.child import connect, end_with_any, send
+from twostage_asr.engine.errors import DecodeError
+parent = connect()
+parent.recv(1 << 20)  # which model
+worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,), name="VllmWorker-1")
+worker.start()
+end_with_any(lambda which: send(parent, DecodeError(which)))
+send(parent, worker.pid)  # as the number of prompts that keep it busy
+"""
+StandIn = Callable[..., ProcessDecoder]
+PROMPT = torch.ones(3, 8)
+
+
+@pytest.fixture
+def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
+    """Engines that do what a few lines say, once they are ready."""
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    monkeypatch.setattr(process_decoder, "WORKER", "stand_in_engine")
+    info = LLMInfo(hidden_size=8, vocab_size=8, max_position_embeddings=1 << 20, eos_token_ids=(0,), tied=True)
+    started: list[ProcessDecoder] = []
+
+    def start(lines: str, *, stall_timeout_s: float) -> ProcessDecoder:
+        (tmp_path / "stand_in_engine.py").write_text(STAND_IN + lines)
+        source, options = LLMSource(tmp_path, info, torch.float32, 1 << 20), VLLMOptions(device=torch.device("cpu"))
+        decoder = ProcessDecoder(source, options, num_processes=1, stall_timeout_s=stall_timeout_s)
+        started.append(decoder)
+        decoder.wait_until_ready()
+        return decoder
+
+    yield start
+    for decoder in started:
+        decoder.close()
+
+
+def failure(decoder: ProcessDecoder) -> str:
+    with pytest.raises(DecodeError) as caught:
+        while True:
+            decoder.poll(wait_s=1.0)
+    with pytest.raises(DecodeError) as again:
+        decoder.poll()
+    assert str(again.value) == str(caught.value)
+    child, worker = decoder._engines[0].child.process, decoder.max_pending
+    assert child.returncode is not None
+    wait_until(lambda: not is_running(worker))
+    return str(caught.value)
+
+
+def test_an_engine_that_stands_still_is_given_up_and_the_error_says_what_it_had_to_do(stand_in: StandIn) -> None:
+    decoder = stand_in("time.sleep(60)", stall_timeout_s=0.3)
+    for _ in range(2):
+        decoder.submit(PROMPT, GREEDY)
+    pid = decoder._engines[0].child.process.pid
+    assert f"process {pid}) has written no token for 0." in (message := failure(decoder))
+    assert "prompts that wait for it: 2, the oldest for 0." in message and "stall_timeout_s, now 0.3" in message
+
+
+def test_an_engine_that_reads_nothing_is_given_up(stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PromptMemory, "write", lambda *_: None)
+    decoder = stand_in("time.sleep(60)", stall_timeout_s=0.3)
+    decoder.submit(torch.ones(200_000, 8), GREEDY)
+    assert "has written no token" in failure(decoder)
+
+
+def test_an_engine_that_writes_is_waited_for(stand_in: StandIn) -> None:
+    """Until it says why it ends, for longer than it may stand still."""
+    lines = "for _ in range(8):\n  time.sleep(0.1)\n  send(parent, ([], []))\nsend(parent, DecodeError('the end'))"
+    decoder = stand_in(lines, stall_timeout_s=0.5)
+    decoder.submit(PROMPT, GREEDY)
+    assert failure(decoder) == "the end"
+
+
+def test_the_end_of_a_process_of_vllms_is_an_error_that_names_it(stand_in: StandIn) -> None:
+    decoder = stand_in("time.sleep(60)", stall_timeout_s=60.0)
+    decoder.submit(PROMPT, GREEDY)
+    decoder.poll(wait_s=0)
+    os.kill(decoder.max_pending, signal.SIGKILL)
+    assert failure(decoder) == f"VllmWorker-1 (process {decoder.max_pending}) has ended, exit status -9"
+
+
+def test_an_engine_that_dies_takes_vllms_processes_with_it(stand_in: StandIn) -> None:
+    decoder = stand_in("time.sleep(60)", stall_timeout_s=60.0)
+    decoder.submit(PROMPT, GREEDY)
+    os.kill(decoder._engines[0].child.process.pid, signal.SIGKILL)
+    assert "exit status -9" in failure(decoder)
+
+
+def test_file_descriptors_above_1023_are_waited_for(stand_in: StandIn) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4096), hard))
+    files = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+    try:
+        decoder = stand_in("send(parent, DecodeError('the end'))", stall_timeout_s=60.0)
+        assert decoder._engines[0].fileno() > 1023
+        assert failure(decoder) == "the end"
+    finally:
+        for number in files:
+            os.close(number)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

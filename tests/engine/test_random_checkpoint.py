@@ -3,15 +3,19 @@
 import random
 from pathlib import Path
 
+import numpy as np
+
 from twostage_asr.engine.bench.random_checkpoint import (
     CTC_NAME,
     CTC_RANKS,
+    CTC_VOCAB,
+    EMPTY_RANK,
     LLM_VOCAB,
     NUM_BYTES,
     write_ctc_vocabulary,
     write_llm_tokenizer,
 )
-from twostage_asr.engine.ctc_tokenizer import CTCTokenizer
+from twostage_asr.engine.ctc_tokenizer import NUM_SPECIALS, CTCTokenizer
 from twostage_asr.engine.text import LLMTokenizer
 from twostage_asr.engine.word_times import Targets
 
@@ -20,7 +24,8 @@ def test_a_token_of_the_llm_is_a_word_and_one_token_of_the_ctc_head(tmp_path: Pa
     write_llm_tokenizer(tmp_path)
     write_ctc_vocabulary(tmp_path / CTC_NAME)
     tokenizer, ctc = LLMTokenizer(tmp_path), CTCTokenizer.from_file(tmp_path / CTC_NAME)
-    assert len(ctc) == CTC_RANKS
+    assert len(ctc) == CTC_RANKS == CTC_VOCAB - NUM_SPECIALS
+    assert ctc.byte_lengths(np.array([EMPTY_RANK - 1, EMPTY_RANK, EMPTY_RANK + 1])).tolist() == [5, 0, 5]
     token_ids = random.Random(0).sample(range(NUM_BYTES, LLM_VOCAB - 26), 1000)
     targets = Targets.from_texts([tokenizer.decode(token_ids)], ctc)
     num_letters = 4  # of the first word, which has no space before it and so is spelled
