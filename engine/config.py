@@ -80,6 +80,23 @@ def check_choice(name: str, value: object, allowed: Iterable[object]) -> None:
         raise ConfigError(f"{name} must be one of {', '.join(map(repr, allowed))}; got {value!r}")
 
 
+def check_text(name: str, value: object) -> None:
+    """Raises ConfigError unless `value` is a string of whole characters, which is what a tokenizer takes.
+
+    JSON ("\\ud800"), file names and some encodings of requests give Python strings that hold half of a surrogate pair.
+    """
+    if not isinstance(value, str):
+        raise ConfigError(f"{name} must be a string, got {type(value).__name__}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        code = ord(value[error.start])
+        raise ConfigError(
+            f"{name} holds U+{code:04X} at position {error.start}: half of a surrogate pair, which is no character; "
+            "give text of whole Unicode characters"
+        ) from None
+
+
 def refuse_unknown(function: Callable[..., Any], unknown: Mapping[str, Any]) -> None:
     """Raises ConfigError naming each unknown keyword and the known one nearest to it."""
     if not unknown:
