@@ -11,8 +11,6 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-import torch
-
 from .errors import ASRError, InternalError, OutOfMemoryError
 
 Item = TypeVar("Item")
@@ -69,9 +67,11 @@ def isolated(
     return [done for part in parts for done in isolated(step, part, work, name=name, recover=recover)]
 
 
-def alone(step: str, item: object, work: Callable[[], Done]) -> Done | ASRError:
+def alone(
+    step: str, item: object, work: Callable[[], Done], *, recover: Callable[[], None] = lambda: None
+) -> Done | ASRError:
     """Do `work` for one item, which str() names; see `isolated`."""
-    (outcome,) = isolated(step, [item], lambda _: [work()])
+    (outcome,) = isolated(step, [item], lambda _: [work()], recover=recover)
     return outcome
 
 
@@ -85,10 +85,10 @@ def _failure(step: str, name: str, error: Exception) -> ASRError:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """PyTorch raises a plain RuntimeError where a CPU's memory or one of CUDA's libraries has no room."""
+    """PyTorch has a class for its own allocator on a GPU; its CPU allocator and CUDA's libraries only say so."""
     text = str(error).lower()
-    is_told = isinstance(error, RuntimeError) and ("out of memory" in text or "not enough memory" in text)
-    return is_told or isinstance(error, MemoryError | torch.OutOfMemoryError)
+    is_said = "out of memory" in text or "not enough memory" in text
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and is_said)
 
 
 def _described(error: Exception) -> str:

@@ -15,14 +15,12 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from .config import DEFAULT_PROMPT_BYTES
 from .errors import CheckpointError, PromptTooLongError
 from .text import LLMTokenizer
 
 EMBEDDING_NAME = "model.embed_tokens.weight"
 PROMPT_CACHE_BYTES = 64 << 20  # of embedded prompts that are kept; one with 300 hotwords takes 4 MB
-# Of UTF-8, before anything is tokenised, which takes a second for each megabyte. It is more than any context holds, and
-# four times what a thousand hotwords take.
-DEFAULT_PROMPT_BYTES = 64 << 10
 
 
 @dataclass(frozen=True, slots=True)

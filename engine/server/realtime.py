@@ -108,7 +108,7 @@ class _RealtimeSession:
             await self._link.fail(error)
             return
         if events:
-            await self._link.send(self._answer(events, is_final=False))
+            await self._tell(events, is_final=False)
 
     async def _stop(self, stream: AsyncStreamingSession) -> None:
         self._stream = None
@@ -118,8 +118,15 @@ class _RealtimeSession:
                 break
             except QueueFullError:
                 await asyncio.sleep(BUSY_WAIT_S)
-        await self._link.send(self._answer(events, is_final=True))
+        await self._tell(events, is_final=True)
         await self._link.send({"event": "stopped"})
+
+    async def _tell(self, events: Sequence[Event], *, is_final: bool) -> None:
+        """Send the state after these events; a segment that could not be transcribed is an error event before it."""
+        for event in events:
+            if isinstance(event, Final) and event.transcript.status == "error":
+                await self._link.send({"event": "error", "error": event.transcript.error, "code": "segment_failed"})
+        await self._link.send(self._answer(events, is_final=is_final))
 
     def _answer(self, events: Sequence[Event], *, is_final: bool) -> dict[str, Any]:
         """The state after these events."""
