@@ -20,9 +20,9 @@ def main(arguments: list[str] | None = None) -> int:
         command.add_parser(commands)
     args = parser.parse_args(arguments)
     quiet_libraries()
-    for stream in (sys.stdout, sys.stderr):  # the names of files need not be text
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+    for output in (sys.stdout, sys.stderr):  # the names of files need not be text
+        if isinstance(output, io.TextIOWrapper):
+            output.reconfigure(errors="backslashreplace")
     try:
         code: int = args.run(args)
     except (ASRError, OSError) as error:
