@@ -16,7 +16,7 @@ import torch
 
 from tests.engine.streaming.listening import finals, hear
 from tests.engine.streaming.scripted import LoudIsSpeech
-from tests.fake_model import FakeAcoustic, fake_transcriber, number_of, samples, text_of, write_answer
+from tests.fake_model import FakeAcoustic, ReadAlready, fake_transcriber, number_of, samples, text_of, write_answer
 from twostage_asr.engine import (
     DecodeError,
     InternalError,
@@ -34,6 +34,7 @@ from twostage_asr.engine.decoder.base import Hypothesis
 from twostage_asr.engine.families.base import EncodedBatch
 from twostage_asr.engine.inputs import AudioInput, expand_inputs
 from twostage_asr.engine.isolation import isolated
+from twostage_asr.engine.segments import Cut, Piece
 from twostage_asr.engine.transcriber import Run, Transcriber
 from twostage_asr.engine.vad import SegmentRules
 from twostage_asr.engine.waveform import SAMPLE_RATE
@@ -240,17 +241,18 @@ def test_a_text_so_far_that_cannot_be_read_fails_its_request_alone(model: Transc
         service.close()
 
 
-def test_a_recording_that_cannot_be_joined_fails_alone(model: Transcriber) -> None:
+def test_a_recording_that_cannot_be_joined_fails_alone(tmp_path: Path) -> None:
     def is_poison(key: str, *_: object, **__: object) -> bool:
         return key == "bad"
 
-    long = np.concatenate([samples(11, 20.0), np.zeros(4 * SAMPLE_RATE, np.float32), samples(22, 20.0)])
-    inputs = expand_inputs([("good", long, SAMPLE_RATE), ("bad", long, SAMPLE_RATE), samples(44)])
+    recording = Piece([Cut(0.0, samples(11)), Cut(2.0, samples(22))], 4.0, is_last=True)
+    model = fake_transcriber(tmp_path, readers=ReadAlready([recording, recording, samples(44)]))
+    items = [AudioInput(key=key, source=b"") for key in ("good", "bad", "short")]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(recordings, "join_parts", raising_for(recordings.join_parts, is_poison, KeyError("segment")))
-        results = [transcript for _, transcript in sorted(model.run(inputs, OPTIONS))]
-    assert [(r.key, r.status) for r in results] == [("good", "ok"), ("bad", "error"), ("audio_2", "ok")]
-    assert results[1].duration == 44.0 and "KeyError" in (results[1].error or "")
+        good, bad, short = (transcript for _, transcript in sorted(model.run(items, OPTIONS)))
+    assert (good.text, short.text) == (f"{text_of(11)} {text_of(22)}", text_of(44))
+    assert (bad.status, bad.text, bad.duration) == ("error", "", 4.0) and "KeyError" in (bad.error or "")
 
 
 # --- memory
