@@ -17,7 +17,8 @@ from .transcript import Segment, Token, Transcript, TranscriptWarning
 from .trust import Opinion, judge, seconds_of_speech, with_ctc_text
 
 if TYPE_CHECKING:
-    from .transcriber import Clip, Transcriber
+    from .clip import Clip
+    from .transcriber import Transcriber
 
 _NO_ALIGNMENT = Alignment(None)
 _NO_OPINION = Opinion()

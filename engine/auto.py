@@ -18,7 +18,7 @@ from ..convert.export import ensure_converted
 from ..convert.families import FAMILIES as CONVERTED_FAMILIES
 from .audio import DEFAULT_LIMITS, AudioLimits
 from .closing import Closing
-from .config import DEFAULT_MODEL_LEN, Backend, EngineConfig, refuse_unknown
+from .config import DEFAULT_MODEL_LEN, DEFAULT_PROMPT_BYTES, Backend, EngineConfig, refuse_unknown
 from .decoder.base import DecodeParams, Decoder, LLMSource
 from .errors import ConfigError
 from .families import FAMILIES, family_named
@@ -60,6 +60,7 @@ class AutoModelVLLM(Closing):
         tensor_parallel_size: int = 1,
         gpu_memory_utilization: float = 0.8,
         max_model_len: int | None = None,
+        max_prompt_bytes: int = DEFAULT_PROMPT_BYTES,
         decoder_processes: int | None = None,
         stall_timeout_s: float = 120.0,
         dither: float = 0.0,
@@ -80,6 +81,7 @@ class AutoModelVLLM(Closing):
             tensor_parallel_size: GPUs that share the LLM, in one engine with one process for each.
             gpu_memory_utilization: share of the GPU's memory that vLLM may take.
             max_model_len: positions of prompt and answer together; None is 4096, or less if the LLM has fewer.
+            max_prompt_bytes: longest text around the audio of one input, hotwords and context included, in UTF-8.
             decoder_processes: vLLM engines, each in a process of its own; 0 runs one in this process. None is 0 on a
                 CPU and 1 on a GPU or where several share the LLM.
             stall_timeout_s: seconds that an engine in a process of its own may have prompts and write no token before
@@ -100,6 +102,7 @@ class AutoModelVLLM(Closing):
             tensor_parallel_size=tensor_parallel_size,
             gpu_memory_utilization=gpu_memory_utilization,
             max_model_len=max_model_len,
+            max_prompt_bytes=max_prompt_bytes,
             decoder_processes=decoder_processes,
             stall_timeout_s=stall_timeout_s,
             dither=dither,
@@ -320,7 +323,7 @@ def load_transcriber(engine_dir: Path, config: EngineConfig) -> Transcriber:
         aligner=aligner,
         no_times_reason=manifest.missing.get("ctc", "this model cannot time words"),
         tokenizer=tokenizer,
-        embedder=PromptEmbedder(source.directory, tokenizer, llm_dtype),
+        embedder=PromptEmbedder(source.directory, tokenizer, llm_dtype, max_text_bytes=config.max_prompt_bytes),
         decoder=decoder,
         readers=AudioReaders(num_cores),
         device=device,

@@ -8,15 +8,18 @@ same inputs must be given again, because their keys stand for them.
 
 import os
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 from .closing import Closing
-from .errors import ConfigError
+from .errors import ASRError, ConfigError
+from .isolation import alone
 from .transcript import Transcript
 from .writers import WRITERS, JsonlWriter, write_file
 
 JSONL_NAME = "transcripts.jsonl"
 _NOT_IN_NAMES = '/\\:*?"<>|'  # on one system or another
+_PROBE_BYTES = 64 << 10  # more than most transcripts take
 _MAX_NAME_BYTES = 200  # most file systems allow 255, of which suffixes take some
 
 
@@ -62,8 +65,29 @@ class OutputFolder(Closing):
         """Where a picture of the transcript goes."""
         return self._directory / f"{self._names[key]}.png"
 
-    def write(self, transcript: Transcript) -> None:
-        """Write one transcript in every format; one that failed has no files, and loses those of an earlier run."""
+    def write(self, transcript: Transcript) -> Transcript:
+        """Write one transcript in every format; one that failed has no files, and loses those of an earlier run.
+
+        Returns:
+            The transcript, or one of status "error" where a writer fails for it.
+
+        Raises:
+            OSError: nothing can be written any more, as when the disk is full.
+        """
+        written = alone("write", transcript.key, partial(self._write, transcript), recover=self._require_room)
+        if not isinstance(written, ASRError):
+            return transcript
+        failed = Transcript(transcript.key, duration=transcript.duration, status="error", error=str(written))
+        self._write(failed)
+        return failed
+
+    def _require_room(self) -> None:
+        """Raises OSError if the folder takes no more."""
+        probe = self._directory / ".room.part"
+        probe.write_bytes(bytes(_PROBE_BYTES))
+        probe.unlink()
+
+    def _write(self, transcript: Transcript) -> None:
         for path in self.paths(transcript.key):
             if transcript.status == "ok":
                 write_file(transcript, path)

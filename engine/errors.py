@@ -8,7 +8,9 @@ ASRError
 ├── CheckpointError        weights, tokenizer or configuration that do not fit together
 ├── HubError               a model hub that did not deliver
 ├── PromptTooLongError     hotwords, audio and answer exceed the LLM's context
-├── DecodeError            the LLM engine failed
+├── OutOfMemoryError       one clip that does not fit into memory
+├── InternalError          a fault of this program, met while it worked on one clip
+├── DecodeError            the engine failed
 ├── QueueFullError         a service has as much waiting as it takes
 └── ServiceClosedError     a service that takes no more work
 
@@ -48,8 +50,16 @@ class PromptTooLongError(ASRError):
     """Prompt, audio and the allowed answer together exceed the LLM's context."""
 
 
+class OutOfMemoryError(ASRError):
+    """One clip does not fit into the memory that is left, also when it is worked on alone."""
+
+
+class InternalError(ASRError):
+    """A fault of this program, met while it worked on one clip; the log has the traceback."""
+
+
 class DecodeError(ASRError):
-    """The LLM engine failed; the engine must be built anew."""
+    """The engine failed; it must be built anew."""
 
 
 class QueueFullError(ASRError):

@@ -4,9 +4,9 @@ What the text says belongs to the model's family (`families/`); this file turns 
 table.
 """
 
-import functools
 import json
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from .errors import CheckpointError
+from .config import DEFAULT_PROMPT_BYTES
+from .errors import CheckpointError, PromptTooLongError
 from .model_files import check_file
 from .text import LLMTokenizer
 
 EMBEDDING_NAME = "model.embed_tokens.weight"
-PROMPT_CACHE_SIZE = 256  # distinct requests whose embedded prompts are kept
+PROMPT_CACHE_BYTES = 64 << 20  # of embedded prompts that are kept; one with 300 hotwords takes 4 MB
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,11 @@ class EmbeddedPrompt:
         """(A, hidden_size) -> (P + A + S, hidden_size)."""
         return torch.cat([self.prefix, audio_embeds, self.suffix])
 
+    @property
+    def num_bytes(self) -> int:
+        """Of memory that its rows take."""
+        return self.prefix.nbytes + self.suffix.nbytes
+
 
 class EmbeddingTable:
     """Rows of the LLM's embedding table, read from its safetensors as they are needed."""
@@ -79,26 +85,63 @@ class EmbeddingTable:
 
 
 class PromptEmbedder:
-    """Embeds each distinct prompt once."""
+    """Embeds each distinct prompt once, as long as it is among the last PROMPT_CACHE_BYTES that were used."""
 
-    def __init__(self, llm_dir: Path, tokenizer: LLMTokenizer, dtype: torch.dtype) -> None:
+    def __init__(
+        self, llm_dir: Path, tokenizer: LLMTokenizer, dtype: torch.dtype, *, max_text_bytes: int = DEFAULT_PROMPT_BYTES
+    ) -> None:
+        """`max_text_bytes`: the longest text around the audio, in bytes of UTF-8."""
         self._tokenizer = tokenizer
         self._table = EmbeddingTable(llm_dir, dtype)
-        self._embed_once = functools.lru_cache(PROMPT_CACHE_SIZE)(self._embed)
+        self._max_text_bytes = max_text_bytes
+        self._kept: OrderedDict[PromptText, EmbeddedPrompt] = OrderedDict()  # the one used last comes last
+        self._kept_bytes = 0
 
-    def embed(self, text: PromptText) -> EmbeddedPrompt:
-        """Prefix and suffix are tokenised apart, as the models were trained."""
-        return self._embed_once(text)
+    def embed(self, text: PromptText, check: Callable[[int], None] = lambda num_tokens: None) -> EmbeddedPrompt:
+        """Prefix and suffix are tokenised apart, as the models were trained.
 
-    def embed_answer(self, text: str) -> tuple[tuple[int, ...], Tensor]:
-        """Token ids of the beginning of an answer, tokenised apart, and their rows, (len(ids), hidden_size)."""
-        answer_ids = tuple(self._tokenizer.encode(text))
-        return answer_ids, self._table(answer_ids)
+        `check` is told the number of tokens before any row is looked up. A prompt that it refuses is not kept.
 
-    def _embed(self, text: PromptText) -> EmbeddedPrompt:
+        Raises:
+            PromptTooLongError: the text is longer than `max_text_bytes`; or what `check` raises.
+        """
+        prompt = self._kept.get(text)
+        if prompt is not None:
+            check(len(prompt))
+            self._kept.move_to_end(text)
+            return prompt
+        self._require_size(text)
         prefix_ids = tuple(self._tokenizer.encode(text.prefix, begins_text=text.begins_text))
         suffix_ids = tuple(self._tokenizer.encode(text.suffix))
-        return EmbeddedPrompt(prefix_ids, suffix_ids, self._table(prefix_ids), self._table(suffix_ids))
+        check(len(prefix_ids) + len(suffix_ids))
+        prompt = EmbeddedPrompt(prefix_ids, suffix_ids, self._table(prefix_ids), self._table(suffix_ids))
+        self._keep(text, prompt)
+        return prompt
+
+    def answer_ids(self, text: str) -> tuple[int, ...]:
+        """Token ids of the beginning of an answer, tokenised apart."""
+        return tuple(self._tokenizer.encode(text))
+
+    def embed_answer(self, answer_ids: Sequence[int]) -> Tensor:
+        """Their rows, (len(answer_ids), hidden_size)."""
+        return self._table(answer_ids)
+
+    def _require_size(self, text: PromptText) -> None:
+        num_bytes = len(text.prefix.encode()) + len(text.suffix.encode())
+        if num_bytes > self._max_text_bytes:
+            raise PromptTooLongError(
+                f"the text around the audio takes {num_bytes:,} bytes, at most {self._max_text_bytes:,} are allowed "
+                "(max_prompt_bytes); give fewer or shorter hotwords, or less context"
+            )
+
+    def _keep(self, text: PromptText, prompt: EmbeddedPrompt) -> None:
+        if prompt.num_bytes > PROMPT_CACHE_BYTES:
+            return
+        self._kept[text] = prompt
+        self._kept_bytes += prompt.num_bytes
+        while self._kept_bytes > PROMPT_CACHE_BYTES:
+            _, dropped = self._kept.popitem(last=False)
+            self._kept_bytes -= dropped.num_bytes
 
 
 def _file_of(llm_dir: Path, tensor: str) -> Path:

@@ -6,10 +6,12 @@ clip, its transcript -> finish()  -> take() gives the inputs that are done
 
 import itertools
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeAlias
 
-from .errors import AudioError
+from .errors import ASRError, AudioError
 from .inputs import AudioInput
+from .isolation import alone
 from .reading import Audio
 from .segments import Part, Piece, join_parts
 from .transcript import Transcript
@@ -94,5 +96,9 @@ class Recordings:
         """Join a recording that is read and transcribed to its end."""
         if recording.is_read and not recording.num_open:
             language = self._language if recording.item.language is None else recording.item.language
-            joined = join_parts(recording.item.key, recording.parts, duration=recording.duration, language=language)
+            key, duration = recording.item.key, recording.duration
+            work = partial(join_parts, key, recording.parts, duration=duration, language=language)
+            joined = alone("join", key, work)
+            if isinstance(joined, ASRError):
+                joined = Transcript(key, duration=duration, status="error", error=str(joined))
             self._results.append((recording.index, joined))

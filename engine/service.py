@@ -12,7 +12,7 @@ and how long they may gather differs.
 import contextlib
 import logging
 import math
-import select
+import selectors
 import socket
 import threading
 import time
@@ -20,17 +20,30 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
 
 from .audio import Waveform
+from .clip import Clip
+from .config import check_text
 from .cuda_graphs import MAX_CLIPS
 from .decoder.base import POLL_S, DecodeParams
-from .errors import ASRError, ConfigError, DecodeError, QueueFullError, ServiceClosedError
+from .errors import (
+    ASRError,
+    ConfigError,
+    DecodeError,
+    QueueFullError,
+    ServiceClosedError,
+    UnsupportedAudioError,
+)
 from .families.base import Request
 from .inputs import AudioInput
+from .isolation import alone, caught
 from .recordings import Result
 from .threads import one_thread
-from .timeline import Stage, Timeline
-from .transcriber import Clip, Run, TranscribeOptions, Transcriber
+from .timeline import NullTimeline, Timeline
+from .transcriber import Run, TranscribeOptions, Transcriber
 from .transcript import Transcript
 
 MAX_WAITING = 512  # jobs that are not encoded yet; clips of 30 s take 1 GB
@@ -49,17 +62,20 @@ class _Job:
     key: str
     options: TranscribeOptions
     answer_prefix: str
+    is_speech: bool
     on_text: OnText | None
     future: Future[Transcript]
     submitted: float  # time.monotonic()
     num_told: int = 0  # tokens whose text on_text has seen
 
 
-class _Forgetful(Timeline):
-    """Records nothing: a service has no end."""
+@dataclass(frozen=True, slots=True, eq=False)
+class _Waiting:
+    """A job that is not encoded yet."""
 
-    def add(self, stage: Stage, started: float, num_clips: int) -> None:
-        pass
+    index: int  # of its clip
+    waveform: Waveform
+    num_frames: int  # what encoding it costs
 
 
 class TranscriptionService:
@@ -87,16 +103,18 @@ class TranscriptionService:
         self._max_waiting = max_waiting
         self._batch_wait_s = batch_wait_s
         options = TranscribeOptions(request=Request(), params=DecodeParams())
-        self._run = Run(transcriber, options, timeline or _Forgetful(), align_wait_s=0.0)
+        self._run = Run(transcriber, options, timeline or NullTimeline(), align_wait_s=0.0)
         self._lock = threading.Lock()  # over the five that follow, and `failed`
         self._jobs: dict[int, _Job] = {}  # all that are not done, by the index of their clip
-        self._waiting: deque[tuple[int, Waveform]] = deque()  # those of them that are not encoded
+        self._waiting: deque[_Waiting] = deque()  # those of them that are not encoded
         self._cancelled: set[int] = set()
         self._next_index = 0
         self._closes_at: float | None = None  # time.monotonic(); None while work is taken
         self._woken, self._waker = socket.socketpair()
         self._woken.setblocking(False)
         self._waker.setblocking(False)
+        self._selector = selectors.DefaultSelector()  # select() fails where 1,024 files are open
+        self._selector.register(self._woken, selectors.EVENT_READ)
         self._is_woken = False  # since the thread has last looked
         self._thread = threading.Thread(target=self._main, name="transcription-service", daemon=True)
         self._thread.start()
@@ -108,6 +126,7 @@ class TranscriptionService:
         *,
         key: str = "audio",
         answer_prefix: str = "",
+        is_speech: bool = False,
         on_text: OnText | None = None,
     ) -> Future[Transcript]:
         """Transcribe (N,) float32 samples, 16 kHz; returns at once.
@@ -116,6 +135,8 @@ class TranscriptionService:
             options: `batch_size`, `limits` and `allow_urls` are for reading, and mean nothing here.
             key: the transcript's key.
             answer_prefix: text that the answer is made to begin with, and that the transcript's text includes.
+            is_speech: a VAD has cut this out as speech, as it does with the segments of long recordings. The check of
+                the text then takes all of it for speech, and does not ask a VAD again.
             on_text: called from the service's thread with the whole text so far whenever that has changed; it grows,
                 unless a text that goes round in circles is written anew. It must return soon. If it raises, its own
                 future gets the error.
@@ -126,10 +147,16 @@ class TranscriptionService:
             is closed before the answer is there.
 
         Raises:
-            ConfigError: a language that the family does not know. QueueFullError: too much is waiting.
-            ServiceClosedError, DecodeError: nothing will be transcribed any more.
+            UnsupportedAudioError: not such samples. ConfigError: a language that the family does not know, or an
+            answer_prefix that is no text. QueueFullError: too much is waiting. ServiceClosedError, DecodeError: nothing
+            will be transcribed any more.
         """
+        if not isinstance(waveform, np.ndarray) or waveform.ndim != 1 or waveform.dtype != np.float32:
+            found = getattr(waveform, "dtype", type(waveform).__name__), getattr(waveform, "shape", ())
+            raise UnsupportedAudioError(f"samples must be an array of (N,) float32, got {found[0]} of shape {found[1]}")
         self._model.family.prompt_text(options.request)
+        check_text("answer_prefix", answer_prefix)
+        num_frames = self._model.acoustic.num_frames(len(waveform))
         future: Future[Transcript] = Future()
         with self._lock:
             self._require_open()
@@ -139,8 +166,8 @@ class TranscriptionService:
                 )
             index = self._next_index
             self._next_index += 1
-            self._jobs[index] = _Job(key, options, answer_prefix, on_text, future, time.monotonic())
-            self._waiting.append((index, waveform))
+            self._jobs[index] = _Job(key, options, answer_prefix, is_speech, on_text, future, time.monotonic())
+            self._waiting.append(_Waiting(index, waveform, num_frames))
         future.add_done_callback(lambda done: self._cancel(index) if done.cancelled() else None)
         self._wake()
         return future
@@ -204,6 +231,16 @@ class TranscriptionService:
             self._end(error)
 
     def _end(self, error: ASRError) -> None:
+        """Whatever fails here, every future gets an end, and the model is free for others."""
+        with contextlib.ExitStack() as last:
+            last.callback(self._model.lock.release)
+            last.callback(self._run.cancel)
+            last.callback(self._waker.close)
+            last.callback(self._woken.close)
+            last.callback(self._selector.close)
+            self._end_jobs(error)
+
+    def _end_jobs(self, error: ASRError) -> None:
         with self._lock:
             self.failed = not isinstance(error, ServiceClosedError)
             self._closes_at = 0.0
@@ -213,10 +250,6 @@ class TranscriptionService:
         for job in jobs:
             if job.future.set_running_or_notify_cancel():
                 job.future.set_exception(type(error)(str(error)))
-        self._woken.close()
-        self._waker.close()
-        self._run.cancel()
-        self._model.lock.release()
 
     def _loop(self) -> None:
         """A batch through stage 1, a step of stage 2, and again."""
@@ -231,7 +264,7 @@ class TranscriptionService:
             self._deliver(run.collect(wait_s=min(due_s, POLL_S), wake=self._woken.fileno()))
             self._tell()
             if not run.decoding and run.encoding is None:
-                select.select([self._woken], [], [], min(due_s, IDLE_CHECK_S))
+                self._selector.select(min(due_s, IDLE_CHECK_S))
             with contextlib.suppress(BlockingIOError):
                 self._woken.recv(4096)
                 self._is_woken = False  # after it is read, or a byte might be lost, and before the next look
@@ -247,7 +280,7 @@ class TranscriptionService:
                 return
             for index in dropped:
                 self._jobs.pop(index, None)
-            self._waiting = deque(entry for entry in self._waiting if entry[0] not in dropped)
+            self._waiting = deque(entry for entry in self._waiting if entry.index not in dropped)
         self._deliver(self._run.submit())  # so that stage 2 has all that are encoded
         self._run.drop(dropped)
 
@@ -258,7 +291,7 @@ class TranscriptionService:
             if not self._waiting or decoder.num_pending >= decoder.max_pending:
                 return math.inf
             _, is_full = self._front()
-            oldest = self._jobs[self._waiting[0][0]].submitted
+            oldest = self._jobs[self._waiting[0].index].submitted
         return 0.0 if is_full else max(0.0, oldest + self._batch_wait_s - time.monotonic())
 
     def _front(self) -> tuple[int, bool]:
@@ -268,8 +301,8 @@ class TranscriptionService:
         it the time until all are encoded: the first batches of a burst are decoded while the others are encoded.
         """
         longest = 0
-        for size, (_, waveform) in enumerate(self._waiting):
-            longest = max(longest, self._model.acoustic.num_frames(len(waveform)))
+        for size, entry in enumerate(self._waiting):
+            longest = max(longest, entry.num_frames)
             if size and (size == MAX_CLIPS or (size + 1) * longest > self._model.max_batch_frames):
                 return size, True
         return len(self._waiting), False
@@ -278,15 +311,15 @@ class TranscriptionService:
         with self._lock:
             size, _ = self._front()
             entries = [self._waiting.popleft() for _ in range(size)]
-            jobs = [(index, waveform, self._jobs[index]) for index, waveform in entries]
+            jobs = [(entry, self._jobs[entry.index]) for entry in entries]
         clips = []
-        for index, waveform, job in jobs:
-            item = AudioInput(key=job.key, source=waveform)
-            clip = self._run.prepare(index, item, waveform, job.options, job.answer_prefix)
+        for entry, job in jobs:
+            item = AudioInput(key=job.key, source=entry.waveform)
+            clip = self._run.prepare(entry.index, item, entry.waveform, job.options, job.answer_prefix)
             if isinstance(clip, Transcript):
-                self._deliver([(index, clip)])
+                self._deliver([(entry.index, clip)])
             else:
-                clip.is_followed = job.on_text is not None
+                clip.is_followed, clip.is_speech = job.on_text is not None, job.is_speech
                 clips.append(clip)
         return clips
 
@@ -303,14 +336,19 @@ class TranscriptionService:
             job = self._jobs.get(clip.index)
             if job is None or job.on_text is None:
                 continue
-            token_ids = self._model.decoder.written(prompt_id)
-            if len(token_ids) != job.num_told:  # fewer when it is written a second time
-                job.num_told = len(token_ids)
-                # The last character may lack its last bytes.
-                text = self._run.text_so_far(clip, token_ids).removesuffix("\N{REPLACEMENT CHARACTER}")
-                try:
-                    job.on_text(text)
-                except Exception as error:  # noqa: BLE001 - one caller's mistake must not cost the others
-                    if job.future.set_running_or_notify_cancel():
-                        job.future.set_exception(error)
-                    self._cancel(clip.index)
+            outcome: object = alone("show", clip, partial(self._news, job, clip, prompt_id))
+            if isinstance(outcome, str):
+                outcome = caught(partial(job.on_text, outcome))
+            if isinstance(outcome, Exception):
+                if job.future.set_running_or_notify_cancel():
+                    job.future.set_exception(outcome)
+                self._cancel(clip.index)
+
+    def _news(self, job: _Job, clip: Clip, prompt_id: int) -> str | None:
+        """The text so far, if more is written than on_text has seen."""
+        token_ids = self._model.decoder.written(prompt_id)
+        if len(token_ids) == job.num_told:
+            return None
+        job.num_told = len(token_ids)  # fewer than before when it is written a second time
+        # The last character may lack its last bytes.
+        return self._run.text_so_far(clip, token_ids).removesuffix("\N{REPLACEMENT CHARACTER}")

@@ -10,31 +10,34 @@ read ahead.
 
 import contextlib
 import gc
+import logging
 import threading
 import time
 from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 from .alignment import TextAligner, WordAligner
 from .answers import Written, answer_of, review, transcript_of
 from .audio import DEFAULT_LIMITS, SAMPLE_RATE, AudioLimits, Waveform
 from .batching import BatchPool
+from .clip import Clip, Encoding, request_of, with_before
 from .config import check_choice
 from .decoder.base import POLL_S, DecodeParams, Decoder, Hypothesis
-from .errors import ASRError, AudioError, ConfigError, DecodeError, PromptTooLongError
-from .families.base import AcousticModel, EncodedBatch, ModelFamily, Request
+from .errors import ASRError, AudioError, ConfigError, DecodeError, InternalError
+from .families.base import AcousticModel, EncodedBatch, EncodedUtterance, ModelFamily, Request
 from .inputs import AudioInput
-from .prompt import EmbeddedPrompt, PromptEmbedder
+from .isolation import alone, caught, isolated
+from .prompt import PromptEmbedder
 from .reading import AudioReaders
 from .recordings import ClipAudio, Recordings, Result
-from .segments import DEFAULT_SEGMENTATION, Part, Segmentation, join_parts, join_texts
+from .segments import DEFAULT_SEGMENTATION, Part, Segmentation, join_texts
 from .text import LLMTokenizer
 from .threads import one_thread
-from .timeline import Timeline
+from .timeline import NullTimeline, Timeline
 from .transcript import Transcript
 
 ALIGN_CLIPS, ALIGN_WAIT_S = 64, 0.05  # finished texts are timed together, so many or what comes in so long
@@ -42,6 +45,8 @@ SAFE_REPETITION_PENALTY = 1.2  # of the second try, after a text that went round
 READ_WAIT_S = 0.01  # for audio, before what has finished meanwhile is looked at
 
 Results = Generator[Result, None, None]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,28 +74,6 @@ class TranscribeOptions:
     @property
     def needs_ctc(self) -> bool:
         return self.timestamps or self.check
-
-
-@dataclass(slots=True, eq=False)
-class Clip:
-    """One input on its way, or one segment of a long one."""
-
-    index: int  # what its transcript is yielded with
-    item: AudioInput
-    waveform: Waveform | None  # until it is encoded, or checked
-    duration: float  # s
-    request: Request
-    options: TranscribeOptions
-    prompt: EmbeddedPrompt
-    answer_ids: tuple[int, ...] = ()  # what the answer is made to begin with; a part of the prompt
-    is_followed: bool = False  # its text is looked at while it is written
-    is_speech: bool = False  # a VAD has heard some
-    is_second_try: bool = False  # its first text went round in circles
-    before: tuple[Part, ...] = ()  # of the same input, transcribed before this rest of it
-    start: float = 0.0  # s, of this rest
-    audio_embeds: Tensor | None = None
-    ctc_hidden: Tensor | None = None
-    submitted: float = 0.0  # time.perf_counter()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +105,7 @@ class Transcriber:
             DecodeError: while iterating, the LLM's engine failed; it must be built anew.
         """
         self.family.prompt_text(options.request)
-        return self._run(inputs, Run(self, options, timeline or Timeline()))
+        return self._run(inputs, Run(self, options, timeline or NullTimeline()))
 
     def _run(self, inputs: Iterable[AudioInput], run: "Run") -> Results:
         with self.lock, one_thread(active=self.device.type != "cpu"):
@@ -149,7 +132,7 @@ class Run:
     timeline: Timeline
     align_wait_s: float = ALIGN_WAIT_S
     recordings: Recordings = field(init=False)
-    encoding: tuple[list[Clip], EncodedBatch] | None = None  # queued on the GPU, not yet with stage 2
+    encoding: Encoding | None = None  # the last batch, not yet with stage 2
     decoding: dict[int, Clip] = field(default_factory=dict)  # by the decoder's id
     finished: list[tuple[Clip, Hypothesis]] = field(default_factory=list)  # that wait for their word times
     align_at: float = 0.0  # when these get them, by time.monotonic()
@@ -202,7 +185,7 @@ class Run:
             clip = self.prepare(number, item, audio, self.options)
             if isinstance(clip, Clip):
                 clip.is_speech = self.recordings.is_segment(number)
-                pool.add(self.model.acoustic.num_frames(round(clip.duration * SAMPLE_RATE)), clip)
+                pool.add(clip.num_frames, clip)
             else:
                 yield number, clip
 
@@ -216,7 +199,7 @@ class Run:
 
     def _go_on(self) -> Iterator[Result]:
         """With what stage 1 and stage 2 have finished."""
-        if self.encoding is not None and self.encoding[1].is_done:
+        if self.encoding is not None and self.encoding.is_done:
             yield from self.submit()
         yield from self.collect(wait_s=0)
 
@@ -244,70 +227,113 @@ class Run:
         """A clip ready for stage 1, or the error result that says why not."""
         if isinstance(audio, AudioError):
             return _failed(item.key, 0.0, audio)
-        model, default = self.model, options.request
-        duration = len(audio) / SAMPLE_RATE
-        request = Request(
-            language=default.language if item.language is None else item.language,
-            hotwords=default.hotwords if item.hotwords is None else item.hotwords,
-            itn=default.itn if item.itn is None else item.itn,
-            context=default.context if item.context is None else item.context,
-        )
-        try:
-            prompt = model.embedder.embed(model.family.prompt_text(request))
-            answer_ids: tuple[int, ...] = ()
-            if answer_prefix:
-                answer_ids, rows = model.embedder.embed_answer(answer_prefix)
-                prompt = prompt.before(answer_ids, rows)
-            num_positions = len(prompt) + model.acoustic.num_audio_tokens(len(audio))
+        prepared = alone("prepare", item.key, partial(self._prepared, index, item, audio, options, answer_prefix))
+        return prepared if isinstance(prepared, Clip) else _failed(item.key, len(audio) / SAMPLE_RATE, prepared)
+
+    def _prepared(
+        self, index: int, item: AudioInput, audio: Waveform, options: TranscribeOptions, answer_prefix: str = ""
+    ) -> Clip:
+        """Raises ConfigError or PromptTooLongError."""
+        model, request = self.model, request_of(item, options.request)
+        num_audio_tokens = model.acoustic.num_audio_tokens(len(audio))
+        answer_ids = model.embedder.answer_ids(answer_prefix) if answer_prefix else ()
+
+        def check(num_tokens: int) -> None:
+            num_positions = num_tokens + len(answer_ids) + num_audio_tokens
             model.decoder.limits.check_length(num_positions, options.params.max_new_tokens)
-        except (ConfigError, PromptTooLongError) as error:
-            return _failed(item.key, duration, error)
-        return Clip(index, item, audio, duration, request, options, prompt, answer_ids)
+
+        prompt = model.embedder.embed(model.family.prompt_text(request), check)
+        if answer_ids:
+            prompt = prompt.before(answer_ids, model.embedder.embed_answer(answer_ids))
+        return Clip(
+            index=index,
+            item=item,
+            waveform=audio,
+            duration=len(audio) / SAMPLE_RATE,
+            num_frames=model.acoustic.num_frames(len(audio)),
+            request=request,
+            options=options,
+            prompt=prompt,
+            answer_ids=answer_ids,
+        )
 
     def encode(self, batch: list[Clip]) -> Iterator[Result]:
         """Start stage 1 on a batch and hand the one before it to stage 2."""
-        waveforms = [clip.waveform for clip in batch if clip.waveform is not None]
         with self.timeline.span("encode", len(batch)):
-            with_ctc = any(clip.options.needs_ctc for clip in batch)
-            encoded = self.model.acoustic.encode(waveforms, with_ctc=with_ctc)
-        for clip in batch:
+            started = caught(partial(self._start_encoding, batch))
+        encoding = Encoding(batch, None if isinstance(started, Exception) else started)
+        if isinstance(started, Exception):
+            logger.warning("encode did not start for %d clips, it is tried again: %r", len(batch), started)
+            del started  # its traceback keeps alive what stage 1 has allocated
+            self._recover()
+        yield from self.submit()
+        self.encoding = encoding
+
+    def _start_encoding(self, clips: Sequence[Clip]) -> EncodedBatch:
+        waveforms = [clip.waveform for clip in clips if clip.waveform is not None]
+        return self.model.acoustic.encode(waveforms, with_ctc=any(clip.options.needs_ctc for clip in clips))
+
+    def submit(self) -> Iterator[Result]:
+        """Hand the encoded batch to stage 2; yields what could not be encoded and what stage 2 would not take."""
+        if self.encoding is None:
+            return
+        encoding, self.encoding = self.encoding, None
+        with self.timeline.span("encode", 0):
+            utterances = self._utterances(encoding)
+        for clip, utterance in zip(encoding.clips, utterances, strict=True):
+            if isinstance(utterance, ASRError):
+                yield self._failure(clip, utterance)
+                continue
+            clip.audio_embeds, clip.ctc_hidden = utterance.audio_embeds, utterance.ctc_hidden
             if not self._needs_waveform(clip):
                 clip.waveform = None
-        yield from self.submit()
-        self.encoding = (batch, encoded)
+            yield from self._decode(clip, clip.options.params)
+
+    def _utterances(self, encoding: Encoding) -> list[EncodedUtterance | ASRError]:
+        """What stage 1 gives for each clip. A batch that it cannot do, as for want of memory, is done in halves."""
+
+        def work(clips: Sequence[Clip]) -> list[EncodedUtterance]:
+            is_started = clips is encoding.clips and encoding.encoded is not None
+            encoded = encoding.encoded if is_started else self._start_encoding(clips)
+            assert encoded is not None
+            return encoded.utterances()
+
+        return isolated("encode", encoding.clips, work, recover=self._recover)
+
+    def _recover(self) -> None:
+        """After a step that failed: free what the GPU's allocator holds back. Raises DecodeError for a broken GPU."""
+        if self.model.device.type != "cuda":
+            return
+        try:
+            torch.cuda.synchronize(self.model.device)
+        except RuntimeError as error:  # no CUDA call of this process will succeed any more
+            raise DecodeError(f"the GPU of stage 1 failed: {error}") from error
+        torch.cuda.empty_cache()
 
     def _needs_waveform(self, clip: Clip) -> bool:
         """Whether an encoded clip may be listened to once more: by a VAD, a forced aligner, or the LLM, to its end."""
         return clip.options.check or (self.model.forced_aligner is not None and clip.options.timestamps)
 
-    def submit(self) -> Iterator[Result]:
-        """Hand the encoded batch to stage 2; yields what that would not take."""
-        if self.encoding is None:
-            return
-        (batch, encoded), self.encoding = self.encoding, None
-        with self.timeline.span("encode", 0):
-            utterances = encoded.utterances()
-        for clip, utterance in zip(batch, utterances, strict=True):
-            clip.audio_embeds, clip.ctc_hidden = utterance.audio_embeds, utterance.ctc_hidden
-            yield from self._decode(clip, clip.options.params)
-
     def _decode(self, clip: Clip, params: DecodeParams) -> Iterator[Result]:
         """Hand an encoded clip to stage 2; yields the error result if that would not take it."""
-        assert clip.audio_embeds is not None
-        try:
-            prompt = clip.prompt.around(clip.audio_embeds)
-            prompt_id = self.model.decoder.submit(prompt, params, follow=clip.is_followed)
-        except (DecodeError, PromptTooLongError) as error:
-            yield clip.index, _with_before(clip, _failed(clip.item.key, clip.duration, error))
-        else:
-            clip.submitted = time.perf_counter()
-            self.decoding[prompt_id] = clip
+        decoder, embeds = self.model.decoder, clip.audio_embeds
+        assert embeds is not None
+        submit = partial(decoder.submit, params=params, follow=clip.is_followed)
+        prompt_id = alone("submit", clip, lambda: submit(clip.prompt.around(embeds)))
+        if isinstance(prompt_id, ASRError):
+            yield self._failure(clip, prompt_id)
+            return
+        clip.submitted = time.perf_counter()
+        self.decoding[prompt_id] = clip
 
     def collect(self, *, wait_s: float = POLL_S, wake: int | None = None) -> Iterator[Result]:
         """See what stage 2 has finished; yields transcripts once some have waited to be timed together."""
         for prompt_id, hypothesis in self.model.decoder.poll(wait_s=wait_s, wake=wake):
             clip = self.decoding.pop(prompt_id)
             self.timeline.add("decode", clip.submitted, 1)
+            if hypothesis.error is not None:
+                yield self._failure(clip, InternalError(hypothesis.error))
+                continue
             if not self.finished:
                 self.align_at = time.monotonic() + self.align_wait_s
             self.finished.append((clip, hypothesis))
@@ -318,30 +344,37 @@ class Run:
 
     def text_so_far(self, clip: Clip, token_ids: Sequence[int]) -> str:
         """What is written for a clip when its answer has come to these tokens."""
-        return join_texts(
-            [*(part.transcript.text for part in clip.before), answer_of(self.model, clip, token_ids).text]
-        )
+        before = (part.transcript.text for part in clip.before)
+        return join_texts([*before, answer_of(self.model, clip, token_ids).text])
 
     def _finish(self, finished: Sequence[tuple[Clip, Hypothesis]]) -> Iterator[Result]:
         """Time the words of some clips and weigh their texts; those that loop are decoded once more, and so is what is
         left out at the end of a text."""
         with self.timeline.span("align", len(finished)):
-            answers = review(self.model, finished)
+            answers = isolated(
+                "align", finished, partial(review, self.model), name=lambda pair: str(pair[0]), recover=self._recover
+            )
         rests: list[Clip] = []
-        for written in answers:
-            clip = written.clip
-            if written.needs_second_try:
+        for (clip, _), written in zip(finished, answers, strict=True):
+            if isinstance(written, ASRError):
+                yield self._failure(clip, written)
+            elif written.needs_second_try:
                 clip.is_second_try = True
                 yield from self._decode(clip, replace(clip.options.params, repetition_penalty=SAFE_REPETITION_PENALTY))
-                continue
-            transcript = transcript_of(written, self.model.family.best_length_s)
-            rest = self._rest(written, transcript)
-            if rest is None:
-                yield clip.index, _with_before(clip, transcript)
             else:
-                rests.append(rest)
+                outcome = alone("finish", clip, partial(self._finish_one, written))
+                if isinstance(outcome, Clip):
+                    rests.append(outcome)
+                else:
+                    yield self._failure(clip, outcome) if isinstance(outcome, ASRError) else (clip.index, outcome)
         if rests:
             yield from self.encode(rests)
+
+    def _finish_one(self, written: Written) -> Transcript | Clip:
+        """The transcript of a clip, or a clip of the speech that its text leaves out at the end."""
+        transcript = transcript_of(written, self.model.family.best_length_s)
+        rest = self._rest(written, transcript)
+        return with_before(written.clip, transcript) if rest is None else rest
 
     def _rest(self, written: Written, transcript: Transcript) -> Clip | None:
         """What a text leaves out at its end, as a clip."""
@@ -350,21 +383,17 @@ class Run:
             return None
         first = round(written.rest_start * SAMPLE_RATE)
         start = first / SAMPLE_RATE
-        rest = self.prepare(clip.index, clip.item, clip.waveform[first:], clip.options)
-        assert isinstance(rest, Clip)  # the same request with less audio
+        rest = self._prepared(clip.index, clip.item, clip.waveform[first:], clip.options)
         rest.is_followed, rest.is_speech = clip.is_followed, clip.is_speech
         rest.before = (*clip.before, Part(clip.start, replace(transcript, duration=start)))
         rest.start = clip.start + start
         return rest
 
-
-def _with_before(clip: Clip, transcript: Transcript) -> Transcript:
-    """The transcript of a clip after what was transcribed of the same input before."""
-    if not clip.before:
-        return transcript
-    parts = (*clip.before, Part(clip.start, transcript))
-    duration = clip.start + clip.duration
-    return join_parts(clip.item.key, parts, duration=duration, language=clip.request.language)
+    def _failure(self, clip: Clip, error: ASRError) -> Result:
+        """The error result of a clip, after what was transcribed of the same input before."""
+        failed = _failed(clip.item.key, clip.duration, error)
+        joined = alone("finish", clip, partial(with_before, clip, failed))
+        return clip.index, joined if isinstance(joined, Transcript) else failed
 
 
 def _failed(key: str, duration: float, error: ASRError) -> Transcript:

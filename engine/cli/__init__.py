@@ -1,6 +1,7 @@
 """The command `twostage-asr`: one file here a sub-command."""
 
 import argparse
+import io
 import sys
 
 from ..console import quiet_libraries
@@ -19,6 +20,9 @@ def main(arguments: list[str] | None = None) -> int:
         command.add_parser(commands)
     args = parser.parse_args(arguments)
     quiet_libraries()
+    for output in (sys.stdout, sys.stderr):  # the names of files need not be text
+        if isinstance(output, io.TextIOWrapper):
+            output.reconfigure(errors="backslashreplace")
     try:
         code: int = args.run(args)
     except (ASRError, OSError) as error:

@@ -6,15 +6,17 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
 
 from ..batch_job import OutputFolder
-from ..errors import ConfigError
+from ..errors import ASRError, ConfigError
 from ..inputs import AudioInput, audio_files, expand_inputs, load
+from ..isolation import alone
 from ..transcript import Transcript
-from ..vad import load_vad
+from ..vad import VoiceActivityModel, load_vad
 from ..writers import WRITERS
 from .command import (
     INTERRUPTED,
@@ -135,7 +137,6 @@ def _items(inputs: Sequence[str]) -> dict[str, AudioInput]:
 def _transcribe(args: argparse.Namespace, todo: Sequence[AudioInput], folder: OutputFolder, summary: Summary) -> None:
     """Load the model and write every transcript as soon as it is there."""
     from ..auto import AutoModelVLLM
-    from ..plot import plot_transcript
 
     names = ("timestamps", "check", "fallback", "max_new_tokens", "temperature", "batch_size")
     options = request_options(args) | segment_options(args) | {name: getattr(args, name) for name in names}
@@ -149,14 +150,21 @@ def _transcribe(args: argparse.Namespace, todo: Sequence[AudioInput], folder: Ou
     ):
         summary.loaded = time.perf_counter()
         for transcript in model.generate_iter(list(todo), ordered=False, **options):
-            folder.write(transcript)
-            if vad is not None and transcript.status == "ok":
-                key = transcript.key
-                plot_transcript(transcript, load(items[key]), folder.picture_path(key), vad=vad)
+            transcript = folder.write(transcript)
             summary.add(transcript)
+            if vad is not None and transcript.status == "ok":
+                picture = partial(_plot, transcript, items[transcript.key], folder, vad)
+                if isinstance(error := alone("plot", transcript.key, picture), ASRError):
+                    summary.failed[transcript.key] = str(error)
             files.update()
             audio.update(transcript.duration)
             tqdm.write(f"{transcript.key}: {transcript.text or transcript.error or ''}", file=sys.stdout)
+
+
+def _plot(transcript: Transcript, item: AudioInput, folder: OutputFolder, vad: VoiceActivityModel) -> None:
+    from ..plot import plot_transcript
+
+    plot_transcript(transcript, load(item), folder.picture_path(transcript.key), vad=vad)
 
 
 def _formats(text: str) -> list[str]:

@@ -51,6 +51,7 @@ class Hypothesis:
     token_ids: tuple[int, ...]
     log_probs: tuple[float, ...]  # natural logarithm, one per token
     finish_reason: FinishReason
+    error: str | None = None  # why this prompt alone could not be decoded, while the engine goes on
 
 
 class Decoder(Protocol):

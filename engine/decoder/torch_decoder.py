@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM
 
+from ..errors import ASRError
+from ..isolation import isolated
 from .base import POLL_S, DecodeParams, Hypothesis, LLMSource
 
 MAX_BATCH = 32  # prompts decoded together
@@ -51,7 +53,8 @@ class TorchDecoder:
         alike = (prompt_id for prompt_id, (_, other) in self._pending.items() if other == params)
         batch = list(itertools.islice(alike, MAX_BATCH))
         prompts = [self._pending.pop(prompt_id)[0] for prompt_id in batch]
-        return list(zip(batch, self._decode(prompts, params), strict=True))
+        outcomes = isolated("decode", prompts, lambda some: self._decode(some, params), name=_name)
+        return [(i, _hypothesis(outcome)) for i, outcome in zip(batch, outcomes, strict=True)]
 
     def written(self, prompt_id: int) -> Sequence[int]:
         return ()  # an answer is decoded within one poll
@@ -65,7 +68,7 @@ class TorchDecoder:
         self._model = None
 
     @torch.inference_mode()
-    def _decode(self, prompts: list[Tensor], params: DecodeParams) -> list[Hypothesis]:
+    def _decode(self, prompts: Sequence[Tensor], params: DecodeParams) -> list[Hypothesis]:
         """Decode prompts of (P, hidden_size) together, padded on the left so that all answers begin at one position."""
         generator = None
         if params.seed is not None:
@@ -93,12 +96,20 @@ class TorchDecoder:
             inputs = {"input_ids": chosen}
             mask = torch.cat([mask, mask.new_ones(len(prompts), 1)], 1)
             positions = positions[:, -1:] + 1
-        return [self._hypothesis(t, p, params) for t, p in zip(token_ids.tolist(), log_probs.tolist(), strict=True)]
+        return [self._answer(t, p, params) for t, p in zip(token_ids.tolist(), log_probs.tolist(), strict=True)]
 
-    def _hypothesis(self, token_ids: list[int], log_probs: list[float], params: DecodeParams) -> Hypothesis:
+    def _answer(self, token_ids: list[int], log_probs: list[float], params: DecodeParams) -> Hypothesis:
         eos = frozenset() if params.ignore_eos else self._eos_token_ids
         end = next((i for i, token in enumerate(token_ids) if token in eos), None)
         return Hypothesis(tuple(token_ids[:end]), tuple(log_probs[:end]), "length" if end is None else "stop")
+
+
+def _name(prompt: Tensor) -> str:
+    return f"a prompt of {len(prompt)} positions"
+
+
+def _hypothesis(outcome: Hypothesis | ASRError) -> Hypothesis:
+    return outcome if isinstance(outcome, Hypothesis) else Hypothesis((), (), "stop", error=str(outcome))
 
 
 def choose_tokens(logits: Tensor, token_ids: Tensor, params: DecodeParams, generator: torch.Generator | None) -> Tensor:

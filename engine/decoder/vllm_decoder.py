@@ -190,11 +190,11 @@ class _Answer:
     log_probs: list[float] = field(default_factory=list)
 
     def hypothesis(self, finish_reason: str) -> Hypothesis:
-        """Raises DecodeError for an end that vLLM gives only to what went wrong."""
+        """With an error for an end that vLLM gives only to what went wrong with this one prompt."""
         if finish_reason == "length":
             return Hypothesis(tuple(self.token_ids), tuple(self.log_probs), "length")
         if finish_reason != "stop":
-            raise DecodeError(f"vLLM ended an answer with {finish_reason!r}")
+            return Hypothesis((), (), "stop", error=f"vLLM ended the answer with {finish_reason!r}")
         return Hypothesis(tuple(self.token_ids[:-1]), tuple(self.log_probs[:-1]), "stop")  # without the end token
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..alignment import WordAligner
+from ..config import check_text
 from ..errors import ConfigError
 from ..manifest import EngineManifest
 from ..prompt import PromptText
@@ -22,12 +23,19 @@ from .languages import is_auto
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """How one clip shall be transcribed."""
+    """How one clip shall be transcribed. Raises ConfigError for texts that hold what is no character."""
 
     language: str | None = None  # a tag, code or name, see languages.py; None, "" or "auto" leaves it to the model
     hotwords: tuple[str, ...] = ()
     itn: bool = True  # numbers, dates and amounts as they are written ("25"), not as they are spoken
     context: str = ""  # free text that the speech is about
+
+    def __post_init__(self) -> None:
+        if self.language is not None:
+            check_text("language", self.language)
+        for index, word in enumerate(self.hotwords):
+            check_text(f"hotwords[{index}]", word)
+        check_text("context", self.context)
 
     def refuse(self, family: str, *names: str) -> None:
         """Raises ConfigError if one of the fields is set, since the family's prompt has no place for it."""

@@ -7,8 +7,8 @@ work in both stages.
 import asyncio
 import contextlib
 import logging
-import random
 import re
+import secrets
 import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
@@ -235,7 +235,7 @@ class Gate:
 def _request_id(headers: Headers) -> str:
     """The client's own, if it is a plain word."""
     given = headers.get("x-request-id", "")
-    return given if _REQUEST_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"
+    return given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
 
 
 def _bearer(headers: Headers) -> str | None:

@@ -101,7 +101,8 @@ class OpenAIDialect:
     def heard(self, events: Sequence[Event]) -> Iterable[dict[str, Any]]:
         for event in events:
             fixed = event.text if isinstance(event, Final) else event.confirmed
-            if self._item is None and (event.text or not isinstance(event, Final)):
+            error = _error_of(event)
+            if self._item is None and (event.text or error or not isinstance(event, Final)):
                 self._item, self._sent = f"item_{uuid.uuid4().hex}", ""
                 yield self._buffer("speech_started", audio_start_ms=round(event.start * 1000))
             if len(fixed) > len(self._sent):
@@ -110,8 +111,11 @@ class OpenAIDialect:
             if isinstance(event, Final) and self._item is not None:
                 yield self._buffer("speech_stopped", audio_end_ms=round(event.end * 1000))
                 yield self._buffer("committed", previous_item_id=self._last_item)
-                usage = formats.usage(event.transcript)
-                yield self._transcription("completed", transcript=event.text, usage=usage)
+                if error is not None:
+                    yield self._transcription("failed", error=error)
+                else:
+                    usage = formats.usage(event.transcript)
+                    yield self._transcription("completed", transcript=event.text, usage=usage)
                 self._last_item, self._item = self._item, None
 
     def ended(self, seconds: float) -> Iterable[dict[str, Any]]:
@@ -136,6 +140,8 @@ class VLLMDialect:
         self._sent = ""
 
     def heard(self, events: Sequence[Event]) -> Iterable[dict[str, Any]]:
+        for error in filter(None, map(_error_of, events)):
+            yield {"type": "error", "error": error}
         self._text.add(events)
         fixed = self._text.fixed_text
         if len(fixed) > len(self._sent):
@@ -299,6 +305,14 @@ class _EventSession:
         await self._send({"type": "error", "error": {**body, "event_id": event_id}})
         if refusal.status_code == 503:
             raise SessionEnd(1011, message)
+
+
+def _error_of(event: Event) -> dict[str, Any] | None:
+    """Why a segment could not be transcribed, if so."""
+    if not isinstance(event, Final) or event.transcript.status != "error":
+        return None
+    body: dict[str, Any] = error_body(500, event.transcript.error or "", code="segment_failed")["error"]
+    return body
 
 
 def _parsed(message: str | bytes) -> dict[str, Any]:

@@ -85,7 +85,9 @@ class Link:
         """One JSON text message. A client that does not read what it is sent loses the session."""
         try:
             async with asyncio.timeout(self._settings.session_idle_s):
-                await self._socket.send_text(json.dumps(message, ensure_ascii=False))
+                # What a client's own JSON held may come back to it: half of a surrogate pair stays an escape.
+                text = json.dumps(message, ensure_ascii=False).encode(errors="backslashreplace").decode()
+                await self._socket.send_text(text)
         except TimeoutError:
             raise SessionEnd(1008, "the client does not read what it is sent") from None
 
@@ -173,23 +175,30 @@ async def _talk_until_end(link: Link, speech: Speech, talk: Talk) -> SessionEnd:
         done, _ = await asyncio.wait({talking, reading}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
         if not done:
             return SessionEnd(1008, f"a session may last {timeout_s:g} s")
-        if talking not in done:
-            await reading
+        first = talking if talking in done else reading
+        error = first.exception()
+        if error is not None:
+            return _end_after(error, is_client_gone=reading.done())
+        if first is reading:
             return SessionEnd(CLIENT_GONE, "")
-        await talking
         return SessionEnd(1012, "the server is shutting down") if draining.done() else SessionEnd(1000, "")
-    except SessionEnd as end:
-        return end
-    except ASRError as error:
-        return SessionEnd(1011, str(error))
-    except (WebSocketDisconnect, RuntimeError):  # what Starlette raises when one sends to who has gone
-        if not reading.done():
-            raise
-        return SessionEnd(CLIENT_GONE, "")
     finally:
         for task in (talking, reading, draining):
             task.cancel()
         await asyncio.gather(talking, reading, draining, return_exceptions=True)
+
+
+def _end_after(error: BaseException, *, is_client_gone: bool) -> SessionEnd:
+    """The end of a session in which this was raised; whatever it is, it ends that session alone."""
+    match error:
+        case SessionEnd():
+            return error
+        case ASRError():
+            return SessionEnd(1011, str(error))
+        case WebSocketDisconnect() | RuntimeError() if is_client_gone:  # from sending to a client that has gone
+            return SessionEnd(CLIENT_GONE, "")
+    log.error("a session failed", exc_info=error)
+    return SessionEnd(1011, "the server failed; its log says why")
 
 
 def _chosen(socket: WebSocket) -> str | None:

@@ -128,8 +128,9 @@ class Speech:
         started = time.perf_counter()
         so_far = GrowingText(len(recording.cuts), on_text)
         room = asyncio.Semaphore(SEGMENTS_AT_ONCE)
-        work = [self._segment(number, cut, options, so_far, room) for number, cut in enumerate(recording.cuts)]
-        tasks = [asyncio.create_task(segment) for segment in work]
+        is_speech = not recording.is_whole  # its segments are what a VAD takes for speech
+        segment = functools.partial(self._segment, options=options, is_speech=is_speech, so_far=so_far, room=room)
+        tasks = [asyncio.create_task(segment(number, cut)) for number, cut in enumerate(recording.cuts)]
         try:
             transcripts = await asyncio.gather(*tasks)
         finally:
@@ -145,12 +146,20 @@ class Speech:
         return transcript
 
     async def _segment(
-        self, number: int, cut: Cut, options: TranscribeOptions, so_far: GrowingText, room: asyncio.Semaphore
+        self,
+        number: int,
+        cut: Cut,
+        *,
+        options: TranscribeOptions,
+        is_speech: bool,
+        so_far: GrowingText,
+        room: asyncio.Semaphore,
     ) -> Transcript:
+        on_text = so_far.listener(number)
         async with room:
             while True:
                 try:
-                    future = self.service.submit(cut.waveform, options, on_text=so_far.listener(number))
+                    future = self.service.submit(cut.waveform, options, is_speech=is_speech, on_text=on_text)
                     break
                 except QueueFullError:
                     if not number:  # nothing has been done yet: the client may come again

@@ -4,6 +4,7 @@ The names and their meaning are the package's; what it costs is not. The package
 and so takes quadratic time; here speech is cut into segments, and only the open one is decoded again.
 """
 
+import weakref
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +19,7 @@ from .events import Event, TextSoFar
 from .session import LiveOptions, StreamingSession
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class ASRStreamingState:
     """One stream: what has been heard of it so far."""
 
@@ -35,13 +36,16 @@ class ASRStreamingState:
 
 
 class QwenStreams:
-    """The streams of one model, which share its service while any of them is open."""
+    """The streams of one model, which share its service while any of them is open.
+
+    A stream is open until it is finished or nothing refers to its state any more: who drops a state cannot finish it.
+    """
 
     def __init__(self, transcriber: Transcriber, *, max_new_tokens: int) -> None:
         self._transcriber = transcriber
         self._max_new_tokens = max_new_tokens
         self._service: TranscriptionService | None = None
-        self._open: list[ASRStreamingState] = []
+        self._open: weakref.WeakSet[ASRStreamingState] = weakref.WeakSet()
 
     def start(
         self,
@@ -68,7 +72,7 @@ class QwenStreams:
         if self._service is None:
             self._service = TranscriptionService(self._transcriber)
         state = ASRStreamingState(StreamingSession(self._service, options, live))
-        self._open.append(state)
+        self._open.add(state)
         return state
 
     def hear(self, pcm16k: Any, state: ASRStreamingState) -> None:
@@ -80,14 +84,15 @@ class QwenStreams:
         """The rest of the text. With the last stream the model is free for `transcribe` again."""
         state.add(_session_of(state).finish())
         state.session = None
-        self._open.remove(state)
+        self._open.discard(state)
         if not self._open:
             self.close()
 
     def require_none(self) -> None:
-        """Raises ConfigError while a stream is open: the model is at work for it."""
+        """Free the model for `transcribe`. Raises ConfigError while a stream is open: the model is at work for it."""
         if self._open:
             raise ConfigError(f"{len(self._open)} stream(s) are open; call finish_streaming_transcribe for each first")
+        self.close()
 
     def close(self) -> None:
         """Drop all streams; idempotent."""

@@ -251,7 +251,7 @@ class _Stream:
     def _submit(self, audio: Waveform, options: TranscribeOptions, prefix: str = "") -> Future[Transcript]:
         if prefix and is_auto(options.request.language):  # some answers begin with the language, which the prefix lacks
             options = replace(options, request=replace(options.request, language=self._language))
-        future = self._service.submit(audio, options, key=self._key, answer_prefix=prefix)
+        future = self._service.submit(audio, options, key=self._key, answer_prefix=prefix, is_speech=True)
         self._asked = [*(asked for asked in self._asked if not asked.done()), future]
         return future
 

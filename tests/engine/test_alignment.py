@@ -23,7 +23,7 @@ from twostage_asr.engine.ctc_tokenizer import CTCTokenizer
 from twostage_asr.engine.errors import CheckpointError
 from twostage_asr.engine.manifest import FrameClock
 from twostage_asr.engine.viterbi import best_paths
-from twostage_asr.engine.word_times import MIN_TOKEN_S, TYPICAL_BYTES_PER_S, Targets, _settle
+from twostage_asr.engine.word_times import MIN_TOKEN_S, Targets, _settle
 from twostage_asr.engine.words import split_words
 
 MERGES = ["th", "the", " the", "se", "set", "你", "好", "你好", "世"]  # 界 and 𠮷 stay in bytes
@@ -96,7 +96,7 @@ def test_a_frame_s_time_is_the_centre_of_its_windows(aligner: WordAligner, token
     """One token: it lies around the centre of its frame, half of its typical length to the left."""
     (word,) = align_one(aligner, emitting({20: tokenizer.encode("set")[0]}, 40), "set").words or ()
     assert HALF_WINDOW_S == 0.0125
-    assert word.start == pytest.approx(20 * FRAME_S + HALF_WINDOW_S - 3 / TYPICAL_BYTES_PER_S / 2, abs=0.001)
+    assert word.start == pytest.approx(20 * FRAME_S + 0.0125 - 3 / 13.5 / 2, abs=0.001)
 
 
 def test_what_a_text_leaves_out_at_its_end_is_found(aligner: WordAligner, tokenizer: CTCTokenizer) -> None:

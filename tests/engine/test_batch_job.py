@@ -1,5 +1,6 @@
 """A folder of transcripts: run again with resume, a job does what is missing, and nothing else."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 
 from twostage_asr.engine import ConfigError, Transcript
 from twostage_asr.engine.batch_job import OutputFolder, file_names
+from twostage_asr.engine.writers import WRITERS
 
 FORMATS = ("srt", "jsonl", "json")
 
@@ -44,6 +46,35 @@ def test_what_failed_is_tried_again_and_keeps_no_files(tmp_path: Path) -> None:
     assert keys_in_jsonl(tmp_path) == ["a", "b"]
     assert run(tmp_path, ["a", "b"], resume=True) == ["b"]
     assert keys_in_jsonl(tmp_path) == ["a", "b"]
+
+
+def failing_for_b(transcript: Transcript) -> str:
+    if transcript.key == "b":
+        raise UnicodeEncodeError("utf-8", "\ud800", 0, 1, "surrogates not allowed")
+    return ""
+
+
+def test_a_writer_that_fails_costs_one_transcript(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(WRITERS, "srt", failing_for_b)  # type: ignore[arg-type]
+    with OutputFolder(tmp_path, FORMATS, "abc", resume=False) as folder:
+        written = [folder.write(Transcript(key=key, text="said", duration=2.0)) for key in "abc"]
+    assert [(t.key, t.status, t.text, t.duration) for t in written] == [
+        ("a", "ok", "said", 2.0), ("b", "error", "", 2.0), ("c", "ok", "said", 2.0),
+    ]  # fmt: skip
+    assert "write failed for b: UnicodeEncodeError" in (written[1].error or "")
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "a.json", "a.srt", "c.json", "c.srt", "transcripts.jsonl",
+    }  # fmt: skip
+    assert keys_in_jsonl(tmp_path) == ["a", "b", "c"]
+    assert run(tmp_path, ["a", "b", "c"], resume=True) == ["b"]
+
+
+def test_a_folder_that_takes_no_more_ends_the_job(tmp_path: Path) -> None:
+    with OutputFolder(tmp_path / "out", ["srt"], "ab", resume=False) as folder:
+        folder.write(Transcript(key="a"))
+        shutil.rmtree(tmp_path / "out")
+        with pytest.raises(FileNotFoundError):
+            folder.write(Transcript(key="b"))
 
 
 @pytest.mark.parametrize("cut", [1, 10, 60])

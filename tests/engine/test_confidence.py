@@ -10,7 +10,7 @@ from twostage_asr.engine.decoder.base import Hypothesis
 from twostage_asr.engine.transcript import Word
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def equal_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(confidence, "CTC_WEIGHT", 0.5)
 
@@ -22,16 +22,25 @@ def confidences(words: list[tuple[str, float]], tokens: list[tuple[str, float]])
     return combined(texts, heard, WrittenTokens(pieces, [math.log(prob) for prob in probs]))
 
 
+@pytest.mark.usefixtures("equal_weights")
 def test_a_word_has_the_probability_of_all_its_tokens_and_of_no_other() -> None:
     tokens = [("Tur", 0.5), ("n", 0.5), (" on", 1.0), (" the light", 0.64), (".", 0.01)]
     found = confidences([("Turn", 1.0), ("on", 0.25), ("the", 1.0), ("light", 0.25)], tokens)
     assert found == pytest.approx([0.5, 0.5, 0.8, 0.4])
 
 
+def test_the_llm_decides_and_the_head_has_a_twentieth_of_the_say() -> None:
+    """A word of which the LLM is half sure, 0.5, where the head is not, 0.1; and the other way round."""
+    found = confidences([("one", 0.1), ("two", 0.5)], [("one", 0.5), (" two", 0.1)])
+    assert found == pytest.approx([0.4613, 0.1084], abs=1e-4)
+
+
+@pytest.mark.usefixtures("equal_weights")
 def test_words_that_come_again_are_told_apart() -> None:
     assert confidences([("no", 1.0), ("no", 1.0)], [("no", 0.25), (" no", 0.04)]) == pytest.approx([0.5, 0.2])
 
 
+@pytest.mark.usefixtures("equal_weights")
 def test_a_word_that_is_not_found_keeps_what_it_has() -> None:
     assert confidences([("other", 0.3), ("on", 1.0)], [(" on", 0.25)]) == pytest.approx([0.3, 0.5])
 

@@ -35,11 +35,28 @@ from twostage_asr.engine.transcriber import TranscribeOptions
         ({"stall_timeout_s": float("nan")}, "stall_timeout_s must be at least 10"),
         ({"gpu_memory_utilization": 1.5}, r"must be in \(0, 1\], got 1.5"),
         ({"dither": -1.0}, "dither must be 0 or positive"),
+        ({"max_prompt_bytes": 0}, "max_prompt_bytes must be at least 1, got 0"),
     ],
 )
 def test_wrong_values_are_refused(options: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         EngineConfig(**options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        ({"hotwords": ("fine", "b\ud800d")}, r"hotwords\[1\] holds U\+D800 at position 1: half of a surrogate pair"),
+        ({"context": "\udfff"}, r"context holds U\+DFFF at position 0"),
+        ({"language": "en\ud83d"}, r"language holds U\+D83D at position 2"),
+        ({"hotwords": ("fine", 3)}, r"hotwords\[1\] must be a string, got int"),
+        ({"context": None}, "context must be a string, got NoneType"),
+    ],
+)
+def test_a_request_takes_whole_characters_alone(texts: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Request(**texts)  # type: ignore[arg-type]
+    assert Request(language="zh", hotwords=("\N{GRINNING FACE}", "\0"), context="\u200b").hotwords
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "tpu", ""])

@@ -97,6 +97,14 @@ def test_times_are_those_of_the_recording() -> None:
     assert Transcript.from_json(joined.to_json()) == joined
 
 
+def test_a_long_text_counts_for_more_than_a_short_one() -> None:
+    long, short = part(0, "a text of 24 characters."), part(10, "12 are here.")
+    sure = replace(short.transcript.segments[0], confidence=0.8)
+    parts = [long, Part(10.0, replace(short.transcript, segments=(sure,)))]
+    assert [len(each.transcript.text) for each in parts] == [24, 12]
+    assert join_parts("a", parts, duration=20.0, language=None).confidence == pytest.approx(0.6)
+
+
 def test_nobody_speaks() -> None:
     joined = join_parts("a", [], duration=20.0, language="en")
     assert joined == Transcript("a", "", "en", (), (), 20.0, None, "ok", "stop")

@@ -1,6 +1,8 @@
 """The service: whoever asks, from however many threads, gets what the offline loop writes; dropped work is gone."""
 
 import asyncio
+import contextlib
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -12,21 +14,31 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.fake_decoder import FakeDecoder
+from tests.fake_model import FakeAligner, ReadAlready, fake_transcriber, samples, text_of
 from tests.pipeline import Clip
 from twostage_asr.engine import (
     AutoModelVLLM,
     ConfigError,
+    DecodeError,
     QueueFullError,
     ServiceClosedError,
     Transcript,
     TranscriptionService,
+    UnsupportedAudioError,
 )
+from twostage_asr.engine.alignment import Alignment
 from twostage_asr.engine.audio import Waveform, decode_audio
 from twostage_asr.engine.auto import transcribe_options
 from twostage_asr.engine.cuda_graphs import MAX_CLIPS
-from twostage_asr.engine.inputs import expand_inputs
-from twostage_asr.engine.timeline import Timeline
-from twostage_asr.engine.transcriber import TranscribeOptions
+from twostage_asr.engine.inputs import AudioInput, expand_inputs
+from twostage_asr.engine.segments import Cut, Piece
+from twostage_asr.engine.server.recording import Recording
+from twostage_asr.engine.server.settings import ServerSettings
+from twostage_asr.engine.server.speech import Speech
+from twostage_asr.engine.timeline import NullTimeline, Timeline
+from twostage_asr.engine.transcriber import Run, TranscribeOptions
+from twostage_asr.engine.vad import load_vad
 
 LONG_ANSWER = 400  # tokens
 
@@ -216,3 +228,113 @@ def test_closing_drains_or_drops(vllm_model: AutoModelVLLM, waveforms: list[Wave
         service.submit(waveforms[0], transcribe_options())
     assert unfinished_in_vllm(vllm_model) == 0
     assert vllm_model.generate([(waveforms[0], 16000)])[0].status == "ok"
+
+
+# --- on a model of rules
+
+
+def test_what_are_no_samples_and_no_text_is_refused_where_it_is_given(tmp_path: Path) -> None:
+    service = TranscriptionService(fake_transcriber(tmp_path))
+    own: Any = transcribe_options()
+    bad: list[Any] = [[0.0], np.zeros(8), np.zeros((2, 8), np.float32), np.float32(1.0), b"\0\0\0\0", None]
+    try:
+        for waveform in bad:
+            with pytest.raises(UnsupportedAudioError, match=r"must be an array of \(N,\) float32, got "):
+                service.submit(waveform, own)
+        with pytest.raises(ConfigError, match=r"answer_prefix holds U\+D800 at position 1"):
+            service.submit(samples(5), own, answer_prefix="x\ud800")
+        assert service.submit(samples(5), own).result(10).text == text_of(5)
+    finally:
+        service.close()
+
+
+def test_a_prompt_that_is_too_long_is_one_error_and_is_not_kept(tmp_path: Path) -> None:
+    model = fake_transcriber(tmp_path)
+    service = TranscriptionService(model)
+    try:
+        long, longer = (
+            service.submit(samples(5), transcribe_options(hotwords=["w" * size])).result(10)
+            for size in (4_000, 9_000_000)
+        )
+        assert "the model length is 4096" in (long.error or "")
+        assert "9,000,002 bytes, at most 65,536 are allowed" in (longer.error or "")
+        assert not model.embedder._kept
+    finally:
+        service.close()
+
+
+def test_more_files_than_select_can_name_may_be_open(tmp_path: Path) -> None:
+    with open(os.devnull) as file, contextlib.ExitStack() as opened:
+        for _ in range(1_100):
+            opened.callback(os.close, os.dup(file.fileno()))
+        service = TranscriptionService(fake_transcriber(tmp_path))
+        try:
+            assert service.submit(samples(5), transcribe_options()).result(10).text == text_of(5)
+            assert not service.failed
+        finally:
+            service.close()
+
+
+def test_the_model_is_free_again_however_its_service_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine that is dead cannot even drop its work."""
+    decoder = FakeDecoder(lambda _: [65])
+    model = fake_transcriber(tmp_path, decoder=decoder)
+    service = TranscriptionService(model)
+    decoder.hold()
+    future = service.submit(samples(5), transcribe_options())
+
+    def cancel(run: Run) -> None:
+        raise DecodeError("it is dead")
+
+    monkeypatch.setattr(Run, "cancel", cancel)
+    monkeypatch.setattr(threading, "excepthook", lambda args: None)
+    decoder.fail("it died")
+    with pytest.raises(DecodeError, match="it died"):
+        future.result(10)
+    service.close()
+    assert not model.lock.locked()
+
+
+class HearsSomethingElse(FakeAligner):
+    def _alignment(self, text: str, duration: float) -> Alignment:
+        return Alignment((), heard="something else", disagreement=0.9)
+
+
+def test_a_segment_that_a_vad_has_cut_is_speech_here_as_it_is_offline(tmp_path: Path) -> None:
+    """A text that the CTC head contradicts is dropped where a VAD hears no speech, which nobody asks it of a segment.
+
+    silero-vad hears none in these samples.
+    """
+    model = fake_transcriber(tmp_path, aligner=HearsSomethingElse())
+    cuts = [Cut(0.0, samples(11)), Cut(2.0, samples(22))]
+    reading = ReadAlready([Piece(cuts, 4.0, is_last=True), samples(33)])
+    items = [AudioInput(key=key, source=b"") for key in ("audio", "audio")]
+    own = transcribe_options()
+    offline = dict(fake_transcriber(tmp_path, aligner=HearsSomethingElse(), readers=reading).run(items, own))
+
+    async def served() -> list[Transcript]:
+        speech = Speech(model, ServerSettings(), vad=load_vad())
+        try:
+            recording = Recording(cuts, 4.0, is_whole=False)
+            whole = Recording([Cut(0.0, samples(33))], 1.0, is_whole=True)
+            return [await speech.transcribe(recording, own), await speech.transcribe(whole, own)]
+        finally:
+            speech.close()
+
+    assert asyncio.run(served()) == [offline[0], offline[1]]
+    assert [(r.text, {w.code for w in r.warnings}) for r in (offline[0], offline[1])] == [
+        (f"{text_of(11)} {text_of(22)}", {"disagreement"}), ("", {"no_speech"})
+    ]  # fmt: skip
+
+
+def test_nothing_is_recorded_where_nobody_looks(tmp_path: Path) -> None:
+    model = fake_transcriber(tmp_path)
+    service = TranscriptionService(model)
+    try:
+        service.submit(samples(5), transcribe_options()).result(10)
+        assert isinstance(service._run.timeline, NullTimeline) and not service._run.timeline.spans
+    finally:
+        service.close()
+    timeline = Timeline()
+    assert len(list(model.run(expand_inputs([samples(5)]), transcribe_options(), timeline))) == 1
+    assert {span.stage for span in timeline.spans} == {"read", "encode", "decode", "align"}

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from twostage_asr.engine.alignment import HALF_WINDOW_S
 from twostage_asr.engine.manifest import FrameClock
-from twostage_asr.engine.token_times import FINAL_LENGTHENING, FloatArray, _solve, token_times
+from twostage_asr.engine.token_times import FloatArray, _solve, token_times
 from twostage_asr.engine.word_times import TYPICAL_BYTES_PER_S
 
 # What the published Fun-ASR-Nano emits for the 13 characters of its example clip (zh.mp3), a frame each, and when they
@@ -40,7 +40,7 @@ def test_tokens_at_an_even_rate_are_recovered_exactly() -> None:
     found, ends = times(centres)
     np.testing.assert_allclose(found, onsets, atol=1e-12)
     np.testing.assert_allclose(ends[:-1], onsets[1:])
-    np.testing.assert_allclose(ends[-1], onsets[-1] + FINAL_LENGTHENING * RATE * LENGTHS[-1])
+    np.testing.assert_allclose(ends[-1], onsets[-1] + 1.2 * RATE * LENGTHS[-1])
 
 
 def test_a_token_guessed_early_stays_where_its_neighbours_leave_room() -> None:
@@ -66,7 +66,7 @@ def test_a_pause_belongs_to_no_token(pause: float) -> None:
 def test_one_token_takes_the_typical_rate() -> None:
     onsets, ends = times(np.array([10.0]), [4.0])
     assert onsets[0] == pytest.approx(10.0 - RATE * 2)
-    assert ends[0] == pytest.approx(10.0 - RATE * 2 + FINAL_LENGTHENING * RATE * 4)
+    assert ends[0] == pytest.approx(10.0 - RATE * 2 + 1.2 * RATE * 4)
 
 
 @given(st.integers(0, 2**31), st.integers(1, 60))
@@ -106,9 +106,14 @@ def test_a_clip_in_a_batch_gets_the_times_it_gets_alone(clips: list[list[tuple[f
         assert np.isfinite(ends[b, :n]).all()
 
 
+# Median and 95th percentile of the errors, in milliseconds. Measured: English 35 to 37 and 121 to 126, Mandarin 30 to
+# 31 and 95 to 98.
+ONSET_BOUNDS = {"en": (40, 135), "zh": (35, 105)}
+
+
 @pytest.mark.parametrize("clips", json.loads(EMISSIONS.read_text()), ids=lambda clips: clips["name"])
 def test_onsets_agree_with_the_synthesizer(clips: dict) -> None:  # type: ignore[type-arg]
-    """Emissions of both micro checkpoints for espeak-ng's voices: within 60 ms as a rule and 150 ms in 95 of 100."""
+    """Emissions of both micro checkpoints for espeak-ng's voices."""
     errors = []
     clock = FrameClock()
     for clip in clips["clips"]:
@@ -116,9 +121,10 @@ def test_onsets_agree_with_the_synthesizer(clips: dict) -> None:  # type: ignore
         rate = 1 / (TYPICAL_BYTES_PER_S * clock.frame_s)
         onsets, _ = token_times(centres, lengths, np.array([len(clip["centres"])]), rate)
         seconds = onsets[0] * clock.frame_s + HALF_WINDOW_S
-        errors += [abs(float(seconds[token]) - start) for token, start in clip["word_starts"]]
-    assert np.median(errors) < 0.060
-    assert np.quantile(errors, 0.95) < 0.150
+        errors += [1000 * abs(float(seconds[token]) - start) for token, start in clip["word_starts"]]
+    median, p95 = ONSET_BOUNDS[clips["name"][-2:]]
+    assert np.median(errors) < median
+    assert np.quantile(errors, 0.95) < p95
 
 
 def test_onsets_of_the_published_model_are_where_a_human_voice_begins() -> None:

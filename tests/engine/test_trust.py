@@ -230,7 +230,7 @@ def test_what_a_text_leaves_out_at_its_end_is_decoded_by_itself(
     assert (result.warnings, result.duration) == ((), pytest.approx(len(both) / 16_000))
     shift = len(begin) / 16_000 + 1.0
     expected = [word.start + shift for word in alone[1].words or ()]
-    assert [word.start for word in result.segments[1].words or ()] == pytest.approx(expected, abs=0.15)
+    assert [word.start for word in result.segments[1].words or ()] == pytest.approx(expected, abs=0.05)
 
 
 def test_a_contradicted_text_can_be_replaced(

@@ -1,6 +1,7 @@
 """What goes wrong around a server: every client gets an answer or a close code, and the next one its text."""
 
 import asyncio
+import base64
 import errno
 import json
 import os
@@ -12,10 +13,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,11 +26,14 @@ import requests
 import websockets
 
 from tests.audio_clips import encode
-from tests.engine.server.conftest import Running
+from tests.engine.server.conftest import Running, running
 from tests.engine.server.requests_of_clients import pcm16, plain, wait_until, wav, waveform
+from tests.engine.streaming.scripted import LoudIsSpeech
+from tests.fake_model import FakeAcoustic, fake_transcriber, number_of, samples, text_of
 from tests.pipeline import Clip
 from twostage_asr.engine.server.process import ENGINE_FAILED
 from twostage_asr.engine.server.speech import Speech
+from twostage_asr.engine.streaming import AsyncStreamingSession
 from twostage_asr.engine.transcriber import TranscribeOptions
 
 PATH = "/v1/audio/transcriptions"
@@ -212,3 +217,149 @@ def test_a_dead_engine_ends_the_process_for_its_supervisor(engine_dirs: dict[str
             assert not any(clip["text"] in line for line in log)
         finally:
             process.kill()
+
+
+# --- on a model of rules
+
+
+class FailsFor66(FakeAcoustic):
+    """In encode, as if for want of something."""
+
+    def encode(self, waveforms: Any, *, with_ctc: bool) -> Any:
+        if 66 in map(number_of, waveforms):
+            raise ValueError("not this one")
+        return super().encode(waveforms, with_ctc=with_ctc)
+
+
+@pytest.fixture(scope="module")
+def ruled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    model: Any = SimpleNamespace(transcriber=fake_transcriber(tmp_path_factory.mktemp("rules"), acoustic=FailsFor66()))
+    with running(model) as server:
+        yield server
+
+
+def wav_of(number: int) -> bytes:
+    return encode(samples(number), 16_000, "WAV", "PCM_16")
+
+
+def require_alive(server: Running) -> None:
+    answer = requests.post(f"{server.http}/asr", files={"file": ("a.wav", wav_of(7))}, timeout=10)
+    assert (answer.status_code, answer.json()["text"]) == (200, text_of(7))
+    assert requests.get(f"{server.http}/ready", timeout=10).status_code == 200
+
+
+@pytest.mark.parametrize("field", ["hotwords", "prompt", "keywords[]", "language"])
+def test_half_a_surrogate_pair_in_a_form_is_a_mistake_of_that_request(ruled: Running, field: str) -> None:
+    head = f'--b\r\nContent-Disposition: form-data; name="{field}"\r\n'
+    text = head + "Content-Type: text/plain; charset=unicode_escape\r\n\r\nab\\ud800\r\n"
+    file = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n' + wav_of(7)
+    kind = {"Content-Type": "multipart/form-data; boundary=b; charset=unicode_escape"}
+    body = text.encode() + file + b"\r\n--b--\r\n"
+    answer = requests.post(ruled.http + PATH, data=body, headers=kind, timeout=10)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"]) == (400, "invalid_value")
+    assert "holds U+D800 at position 2" in error["message"]
+    require_alive(ruled)
+
+
+def test_half_a_surrogate_pair_in_json_is_a_mistake_of_that_request(ruled: Running) -> None:
+    audio = {"type": "input_audio", "input_audio": {"data": base64.b64encode(wav_of(7)).decode(), "format": "wav"}}
+    body = {"messages": [{"role": "user", "content": [audio, {"type": "text", "text": "\ud800"}]}]}
+    answer = requests.post(f"{ruled.http}/v1/chat/completions", json=body, timeout=10)
+    assert (answer.status_code, answer.json()["error"]["type"]) == (400, "invalid_request_error")
+    require_alive(ruled)
+
+
+def talk(server: Running, path: str, *messages: str | bytes) -> tuple[list[dict[str, Any]], int | None]:
+    """What a session is answered until it says nothing more or ends, and its close code."""
+
+    async def session() -> tuple[list[dict[str, Any]], int | None]:
+        answers: list[dict[str, Any]] = []
+        async with websockets.connect(server.ws + path) as ws:
+            try:
+                for message in messages:
+                    await ws.send(message)
+                while not answers or answers[-1].get("event") != "stopped":
+                    answers.append(json.loads(await asyncio.wait_for(ws.recv(), 2.0 if path == "/" else 0.3)))
+            except TimeoutError:
+                pass
+            except websockets.ConnectionClosed as closed:
+                return answers, closed.rcvd and closed.rcvd.code
+        return answers, None
+
+    return asyncio.run(session())
+
+
+def test_half_a_surrogate_pair_in_an_event_is_answered_and_the_session_goes_on(ruled: Running) -> None:
+    audio = {"input": {"transcription": {"keywords": ["ab\ud800"]}}}
+    update = {"type": "session.update", "session": {"type": "transcription", "audio": audio}}
+    clear = {"type": "input_audio_buffer.clear", "event_id": "\udfff"}
+    unknown = {"type": "no such event", "event_id": "\udfff"}
+    answers, code = talk(ruled, "/v1/realtime", json.dumps(update), json.dumps(unknown), json.dumps(clear))
+    assert [answer["type"] for answer in answers] == [
+        "session.created", "error", "error", "input_audio_buffer.cleared"
+    ]  # fmt: skip
+    assert (answers[2]["error"]["event_id"], code) == ("\udfff", None)
+    require_alive(ruled)
+
+
+def pcm_of(*numbers: int) -> bytes:
+    """Each clip, and a pause after it."""
+    silence = np.zeros(3 * 16_000, np.float32)
+    joined = np.concatenate([part for number in numbers for part in (samples(number), silence)])
+    return (joined * 32768).astype("<i2").tobytes()
+
+
+@pytest.fixture
+def loud_is_speech(ruled: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ruled.speech, "live", replace(ruled.speech.live, vad=LoudIsSpeech()))
+
+
+@pytest.mark.usefixtures("loud_is_speech")
+def test_a_segment_that_fails_is_told_and_the_session_goes_on(ruled: Running) -> None:
+    answers, _ = talk(ruled, "/", "START", pcm_of(7, 66, 8), "STOP")
+    assert [sentence["text"] for sentence in answers[-2]["sentences"]] == [text_of(7), text_of(8)]
+    (error,) = [answer for answer in answers if answer.get("event") == "error"]
+    assert error["code"] == "segment_failed" and "not this one" in error["error"]
+    require_alive(ruled)
+
+
+@pytest.mark.usefixtures("loud_is_speech")
+@pytest.mark.parametrize("dialect", ["OpenAI", "vLLM"])
+def test_a_segment_that_fails_is_an_event_of_its_own(ruled: Running, dialect: str) -> None:
+    update: dict[str, Any] = {"type": "session.update", "model": "m"}
+    if dialect == "OpenAI":
+        audio = {"input": {"format": {"type": "audio/pcm", "rate": 16_000}}}
+        update = {"type": "session.update", "session": {"type": "transcription", "audio": audio}}
+    append = {"type": "input_audio_buffer.append", "audio": base64.b64encode(pcm_of(7, 66, 8)).decode()}
+    answers, _ = talk(ruled, "/v1/realtime", json.dumps(update), json.dumps(append))
+    transcription = "conversation.item.input_audio_transcription"
+    texts = [answer["transcript"] for answer in answers if answer["type"] == f"{transcription}.completed"]
+    kind = f"{transcription}.failed" if dialect == "OpenAI" else "error"
+    (failed,) = [answer for answer in answers if answer["type"] == kind]
+    assert failed["error"]["code"] == "segment_failed" and "not this one" in failed["error"]["message"]
+    assert texts == ([text_of(7), text_of(8)] if dialect == "OpenAI" else [])
+    require_alive(ruled)
+
+
+def test_whatever_a_session_raises_ends_it_alone_with_a_reason(
+    ruled: Running, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def push(self: AsyncStreamingSession, pcm: bytes) -> None:
+        raise LookupError("a fault")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(AsyncStreamingSession, "push", push)
+        answers, code = talk(ruled, "/", "START", bytes(3200))
+    assert (answers, code) == ([{"event": "started"}], 1011)
+    (logged,) = [record for record in caplog.records if record.exc_info]
+    assert isinstance(logged.exc_info and logged.exc_info[1], LookupError)
+    require_alive(ruled)
+
+
+def test_no_seed_makes_the_ids_of_requests_come_again(ruled: Running) -> None:
+    def seeded() -> str:
+        random.seed(0)
+        return requests.get(f"{ruled.http}/v1/models", timeout=10).headers["X-Request-ID"]
+
+    assert seeded() != seeded()

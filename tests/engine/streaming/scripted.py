@@ -78,8 +78,15 @@ class ScriptedService:
     submitted: list[Submitted] = field(default_factory=list)
 
     def submit(
-        self, waveform: Sequence[float], options: TranscribeOptions, *, key: str = "audio", answer_prefix: str = ""
+        self,
+        waveform: Sequence[float],
+        options: TranscribeOptions,
+        *,
+        key: str = "audio",
+        answer_prefix: str = "",
+        is_speech: bool = False,
     ) -> Future[Transcript]:
+        assert is_speech
         if self.is_full:
             raise QueueFullError("full")
         duration = len(waveform) / SAMPLE_RATE

@@ -69,6 +69,19 @@ def test_streams_share_the_model_until_the_last_is_finished(model: Qwen3ASRModel
     assert len(model.transcribe((speech, SAMPLE_RATE))) == 1
 
 
+def test_a_stream_that_was_dropped_is_not_open(model: Qwen3ASRModel, speech: Any) -> None:
+    dropped = model.init_streaming_state()
+    model.streaming_transcribe(speech[:SAMPLE_RATE], dropped)
+    with pytest.raises(ConfigError, match=r"1 stream\(s\) are open"):
+        model.transcribe((speech, SAMPLE_RATE))
+    del dropped
+    assert len(model.transcribe((speech, SAMPLE_RATE))) == 1
+    kept = model.init_streaming_state()
+    model.streaming_transcribe(speech, kept)
+    model.finish_streaming_transcribe(kept)
+    assert kept.text
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

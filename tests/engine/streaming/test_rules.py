@@ -100,6 +100,15 @@ def test_tokens_and_first_partials_can_be_kept_open(model: Model, options: dict[
     assert [event.confirmed for event in events if isinstance(event, Partial)] == expected
 
 
+def test_three_partials_must_agree_unless_it_is_said_otherwise(model: Model) -> None:
+    """Of two in a row the second at times repeats a mistake that the final does not make."""
+    service = ScriptedService(model, lambda asked: "one two three four")
+    live = LiveOptions(vad=LoudIsSpeech(), chunk_ms=500, rollback_chars=0)
+    session = StreamingSession(service, OPTIONS, live)  # type: ignore[arg-type]
+    events = [event for _ in range(4) for event in session.push(speech(0.5))]
+    assert [event.confirmed for event in events if isinstance(event, Partial)] == ["", "", *["one two three four"] * 2]
+
+
 @pytest.mark.parametrize("language", [None, "auto"])
 def test_the_language_that_was_heard_is_asked_for_with_what_is_confirmed(model: Model, language: str | None) -> None:
     service = ScriptedService(model, lambda asked: "one two three", language="en")
