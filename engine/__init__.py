@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .audio import AudioLimits
     from .auto import AutoModelVLLM, FunASRNanoVLLM
+    from .compat.qwen_asr import ASRTranscription, Qwen3ASRModel
     from .errors import (
         ASRError,
         AudioError,
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     )
     from .families.qwen3_asr import parse_asr_output
     from .forced_aligner import ForcedAlignItem, ForcedAlignResult, Qwen3ForcedAligner
-    from .qwen_style import ASRTranscription, Qwen3ASRModel
     from .service import TranscriptionService
     from .streaming import AsyncStreamingSession, Final, LiveOptions, Partial, StreamingSession
     from .streaming.sdk import FunASRNanoStreamingVLLM
@@ -49,7 +49,7 @@ _HOMES = {
     "TranscriptionService": "service",
     **dict.fromkeys(_ERRORS, "errors"),
     **dict.fromkeys(("AsyncStreamingSession", "Final", "LiveOptions", "Partial", "StreamingSession"), "streaming"),
-    **dict.fromkeys(("ASRTranscription", "Qwen3ASRModel"), "qwen_style"),
+    **dict.fromkeys(("ASRTranscription", "Qwen3ASRModel"), "compat.qwen_asr"),
     **dict.fromkeys(("ForcedAlignItem", "ForcedAlignResult", "Qwen3ForcedAligner"), "forced_aligner"),
     "parse_asr_output": "families.qwen3_asr",
     **dict.fromkeys(("Segment", "Token", "Transcript", "TranscriptWarning", "Word"), "transcript"),

@@ -16,14 +16,14 @@ from typing import Any, Self, TypeVar
 import numpy as np
 import torch
 
-from .audio import SAMPLE_RATE, Waveform
-from .auto import AutoModelVLLM, transcribe_options
-from .closing import Closing
-from .errors import ASRError, ConfigError, UnsupportedAudioError
-from .families.qwen3_asr import Qwen3ASR, language_name
-from .forced_aligner import ForcedAlignItem, ForcedAlignResult, Qwen3ForcedAligner
-from .inputs import AudioInput, expand_inputs, load
-from .streaming.qwen import ASRStreamingState, QwenStreams
+from ..audio import SAMPLE_RATE, Waveform
+from ..auto import AutoModelVLLM, transcribe_options
+from ..closing import Closing
+from ..errors import ASRError, ConfigError, UnsupportedAudioError
+from ..families.qwen3_asr import Qwen3ASR, language_name
+from ..forced_aligner import ForcedAlignItem, ForcedAlignResult, Qwen3ForcedAligner
+from ..inputs import AudioInput, expand_inputs, load
+from ..streaming.qwen import ASRStreamingState, QwenStreams
 
 MAX_CHUNK_S, MAX_TIMED_CHUNK_S = 1200.0, 180.0
 SEARCH_S, QUIET_S = 5.0, 0.1  # around the place of a cut, and how long the quiet stretch is
