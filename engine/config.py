@@ -1,18 +1,18 @@
-"""Every option of the engine, with its default and unit, checked; and how wrong options are refused."""
+"""Every option of the engine, with its default and unit, checked."""
 
-import difflib
-import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 
+from .checks import check_choice, check_fields, check_type
 from .errors import ConfigError
 
 Backend = Literal["auto", "vllm", "torch"]
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+_OTHER_DTYPE_NAMES = {"bfloat16": "bf16", "float32": "fp32", "float": "fp32", "float16": "fp16", "half": "fp16"}
 DEFAULT_MODEL_LEN = 4096
 
 
@@ -32,7 +32,7 @@ class EngineConfig:
     vllm: Mapping[str, Any] = field(default_factory=dict)  # vLLM's EngineArgs by name
 
     def __post_init__(self) -> None:
-        check_choice("backend", self.backend, ("auto", "vllm", "torch"))
+        check_fields(self)
         for name, value in (("dtype", self.dtype), ("encoder_dtype", self.encoder_dtype)):
             if value == "fp16":
                 raise ConfigError(f"{name}='fp16' makes these LLMs write '!!!!' or nothing; use 'bf16' or 'fp32'")
@@ -73,23 +73,17 @@ class EngineConfig:
         return torch.bfloat16 if has_bf16 else torch.float32
 
 
-def check_choice(name: str, value: object, allowed: Iterable[object]) -> None:
-    """Raises ConfigError if `value` is not among `allowed`."""
-    allowed = tuple(allowed)
-    if value not in allowed:
-        raise ConfigError(f"{name} must be one of {', '.join(map(repr, allowed))}; got {value!r}")
+def dtype_name(dtype: str | torch.dtype) -> str:
+    """What EngineConfig calls a dtype that PyTorch calls torch.bfloat16, and vLLM "bfloat16"."""
+    check_type("dtype", dtype, str | torch.dtype)
+    name = str(dtype).removeprefix("torch.")
+    return _OTHER_DTYPE_NAMES.get(name, name)
 
 
-def refuse_unknown(function: Callable[..., Any], unknown: Mapping[str, Any]) -> None:
-    """Raises ConfigError naming each unknown keyword and the known one nearest to it."""
-    if not unknown:
-        return
-    known = [name for name in inspect.signature(function).parameters if name not in ("self", "unknown")]
-    sentences = []
-    for name in unknown:
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-        sentences.append(f"unknown argument {name!r}" + (f" (did you mean {near[0]!r}?)" if near else ""))
-    raise ConfigError(f"{'; '.join(sentences)}; known: {', '.join(known)}")
+def device_name(device: str | torch.device) -> str:
+    """What EngineConfig calls a device."""
+    check_type("device", device, str | torch.device)
+    return str(device)
 
 
 def _load_npu() -> None:

@@ -21,7 +21,8 @@ from .aligned_words import alignment_words, in_order, spans_in
 from .alignment import Alignment
 from .audio import SAMPLE_RATE, Waveform
 from .batching import BatchPool
-from .config import EngineConfig, refuse_unknown
+from .checks import argument_names, check_arguments, refuse_unknown, say_unused
+from .config import EngineConfig, device_name, dtype_name
 from .errors import AudioTooLongError, CheckpointError, ConfigError
 from .families.base import StageOneOptions
 from .families.qwen3_asr import language_name
@@ -29,6 +30,7 @@ from .families.stage_one import TowerModel, load_module
 from .hub import HubName, resolve_model
 from .inputs import expand_inputs, load
 from .manifest import ACOUSTIC_NAME, LLM_DIR_NAME, EngineManifest
+from .model_lock import OwnProcess
 from .text import LLMTokenizer
 from .threads import one_thread
 from .transcript import Word
@@ -102,6 +104,7 @@ class Qwen3ForcedAligner:
         self._tokenizer = LLMTokenizer(llm_dir)
         (self._timestamp,) = self._tokenizer.encode(TIMESTAMP)
         self._device = device
+        self._process = OwnProcess()
 
     @classmethod
     def from_pretrained(
@@ -110,14 +113,27 @@ class Qwen3ForcedAligner:
         *,
         hub: HubName = "ms",
         revision: str | None = None,
-        device: str = "auto",
-        dtype: str = "auto",
+        device: str | torch.device = "auto",
+        dtype: str | torch.dtype = "auto",
+        device_map: str | torch.device | None = None,
+        attn_implementation: str | None = None,
         **unknown: Any,
     ) -> Self:
-        """Find the model, convert it on first use, and load it; see AutoModelVLLM for the arguments."""
-        refuse_unknown(Qwen3ForcedAligner.from_pretrained, unknown)
-        engine_dir = ensure_converted(resolve_model(model, hub=hub, revision=revision))
-        return cls(engine_dir, EngineConfig(device=device, dtype=dtype))
+        """Find the model, convert it on first use, and load it.
+
+        Args:
+            model, hub, revision, device, dtype: see AutoModelVLLM.
+            device_map: the qwen-asr package's name for `device`.
+            attn_implementation: has no effect, as the log says; transformers chooses.
+
+        Raises:
+            ConfigError, HubError, CheckpointError.
+        """
+        refuse_unknown(unknown, argument_names(Qwen3ForcedAligner.from_pretrained))
+        check_arguments(Qwen3ForcedAligner.from_pretrained, model=model, revision=revision)
+        say_unused(attn_implementation=attn_implementation)
+        config = EngineConfig(device=device_name(device if device_map is None else device_map), dtype=dtype_name(dtype))
+        return cls(ensure_converted(resolve_model(model, hub=hub, revision=revision)), config)
 
     def align(self, audio: Any, text: str | list[str], language: str | list[str]) -> list[ForcedAlignResult]:
         """When each word of each text is spoken.
@@ -132,6 +148,7 @@ class Qwen3ForcedAligner:
             ConfigError: numbers that do not match, an unknown language, or a package that a language needs.
             AudioError: audio that cannot be read, or is too long.
         """
+        self._process.require()
         waveforms = [load(item) for item in expand_inputs(audio)]
         texts = text if isinstance(text, list) else [text]
         languages = language if isinstance(language, list) else [language]
@@ -174,6 +191,7 @@ class Qwen3ForcedAligner:
 
     @torch.inference_mode()
     def _time(self, waveforms: Sequence[Waveform], words: Sequence[list[str]]) -> list[_Timed]:
+        self._process.require()
         for waveform in waveforms:
             _check_length(waveform)
         results = [_Timed([], [], []) for _ in words]

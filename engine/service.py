@@ -22,6 +22,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 from .audio import Waveform
+from .checks import check_arguments
 from .cuda_graphs import MAX_CLIPS
 from .decoder.base import POLL_S, DecodeParams
 from .errors import ASRError, ConfigError, DecodeError, QueueFullError, ServiceClosedError
@@ -78,9 +79,10 @@ class TranscriptionService:
         Raises:
             ConfigError: a number out of range, or the model is at work for someone else.
         """
+        check_arguments(TranscriptionService.__init__, max_waiting=max_waiting, batch_wait_s=batch_wait_s)
         if max_waiting < 1 or batch_wait_s < 0:
             raise ConfigError(f"max_waiting must be at least 1, batch_wait_s 0 or more: {max_waiting}, {batch_wait_s}")
-        if not transcriber.lock.acquire(blocking=False):
+        if not transcriber.lock.acquire(blocking=False, on_close=self.close):
             raise ConfigError("this model is at work for another service or a running generate()")
         self.failed = False  # the engine, or this thread, has died; nothing will be transcribed any more
         self._model = transcriber
@@ -129,6 +131,7 @@ class TranscriptionService:
             ConfigError: a language that the family does not know. QueueFullError: too much is waiting.
             ServiceClosedError, DecodeError: nothing will be transcribed any more.
         """
+        self._model.lock.require_open()
         self._model.family.prompt_text(options.request)
         future: Future[Transcript] = Future()
         with self._lock:

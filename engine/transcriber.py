@@ -10,7 +10,6 @@ read ahead.
 
 import contextlib
 import gc
-import threading
 import time
 from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,11 +22,12 @@ from .alignment import TextAligner, WordAligner
 from .answers import Written, answer_of, review, transcript_of
 from .audio import DEFAULT_LIMITS, SAMPLE_RATE, AudioLimits, Waveform
 from .batching import BatchPool
-from .config import check_choice
+from .checks import check_choice
 from .decoder.base import POLL_S, DecodeParams, Decoder, Hypothesis
 from .errors import ASRError, AudioError, ConfigError, DecodeError, PromptTooLongError
 from .families.base import AcousticModel, EncodedBatch, ModelFamily, Request
 from .inputs import AudioInput
+from .model_lock import ModelLock
 from .prompt import EmbeddedPrompt, PromptEmbedder
 from .reading import AudioReaders
 from .recordings import ClipAudio, Recordings, Result
@@ -107,7 +107,7 @@ class Transcriber:
     readers: AudioReaders
     device: torch.device  # of stage 1
     max_batch_frames: int  # encoder frames of a stage 1 batch, padding included
-    lock: threading.Lock
+    lock: ModelLock
     forced_aligner: TextAligner | None = None  # in place of `aligner`
 
     def run(
@@ -118,21 +118,29 @@ class Transcriber:
         An input that cannot be transcribed yields a transcript of status "error". `timeline` records the run.
 
         Raises:
-            ConfigError: at once, a language that the family does not know.
+            ConfigError: at once, a language that the family does not know, or a model that is closed or was loaded by
+                another process. While iterating, a model that this thread uses already, or that was closed.
             DecodeError: while iterating, the LLM's engine failed; it must be built anew.
         """
+        self.lock.require_open()
         self.family.prompt_text(options.request)
         return self._run(inputs, Run(self, options, timeline or Timeline()))
 
     def _run(self, inputs: Iterable[AudioInput], run: "Run") -> Results:
-        with self.lock, one_thread(active=self.device.type != "cpu"):
+        with self.lock.running(), one_thread(active=self.device.type != "cpu"):
             try:
-                yield from run.results(inputs)
+                with contextlib.closing(run.results(inputs)) as results:
+                    for result in results:
+                        with self.lock.suspended():
+                            yield result
             finally:
-                run.cancel()
+                if not self.lock.is_closed:
+                    run.cancel()
 
     def close(self) -> None:
-        """End the processes and free the models; idempotent."""
+        """End the processes and free the models; idempotent. In a process that was forked, they are its parent's."""
+        if not self.lock.close():
+            return
         self.readers.close()
         self.decoder.close()
         if self.aligner is not None:
@@ -157,7 +165,7 @@ class Run:
     def __post_init__(self) -> None:
         self.recordings = Recordings(self.options.request.language)
 
-    def results(self, inputs: Iterable[AudioInput]) -> Iterator[Result]:
+    def results(self, inputs: Iterable[AudioInput]) -> Results:
         """Each input's place and transcript, as soon as all of it is there."""
         for number, transcript in self._clips(inputs):
             self.recordings.finish(number, transcript)
@@ -297,7 +305,7 @@ class Run:
         try:
             prompt = clip.prompt.around(clip.audio_embeds)
             prompt_id = self.model.decoder.submit(prompt, params, follow=clip.is_followed)
-        except (DecodeError, PromptTooLongError) as error:
+        except (AudioError, DecodeError, PromptTooLongError) as error:
             yield clip.index, _with_before(clip, _failed(clip.item.key, clip.duration, error))
         else:
             clip.submitted = time.perf_counter()
@@ -368,4 +376,4 @@ def _with_before(clip: Clip, transcript: Transcript) -> Transcript:
 
 
 def _failed(key: str, duration: float, error: ASRError) -> Transcript:
-    return Transcript(key, duration=duration, status="error", error=str(error))
+    return Transcript.failed(key, error, duration=duration)

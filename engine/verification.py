@@ -15,9 +15,9 @@ from ..convert.verify import verify_conversion
 from .auto import AutoModelVLLM, installed_vllm_device
 from .errors import ASRError
 from .hub import HUBS, HubName, resolve_model
-from .inputs import is_url
 from .manifest import EngineManifest
 from .transcript import Transcript
+from .urls import is_url
 
 Outcome = Literal["pass", "fail", "info"]
 EXAMPLE_SUFFIXES = (".mp3", ".wav", ".flac")
