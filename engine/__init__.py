@@ -4,8 +4,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .audio import AudioLimits
-    from .auto import AutoModelVLLM, FunASRNanoVLLM
+    from .auto import AutoModelVLLM, transcribe_options
+    from .compat.funasr import FunASRNanoStreamingVLLM, FunASRNanoVLLM
+    from .compat.qwen_asr import ASRTranscription, Qwen3ASRModel
     from .errors import (
         ASRError,
         AudioError,
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
         CheckpointError,
         ConfigError,
         DecodeError,
+        ErrorCode,
         HubError,
         InternalError,
         OutOfMemoryError,
@@ -23,59 +25,77 @@ if TYPE_CHECKING:
     )
     from .families.qwen3_asr import parse_asr_output
     from .forced_aligner import ForcedAlignItem, ForcedAlignResult, Qwen3ForcedAligner
-    from .qwen_style import ASRTranscription, Qwen3ASRModel
+    from .inputs import AudioInput, Input, Inputs
+    from .options import GenerateOptions, RequestOptions, SegmentOptions
     from .service import TranscriptionService
-    from .streaming import AsyncStreamingSession, Final, LiveOptions, Partial, StreamingSession
-    from .streaming.sdk import FunASRNanoStreamingVLLM
+    from .streaming import AsyncStreamingSession, Event, Final, LiveOptions, Partial, StreamingSession
+    from .streaming.qwen import ASRStreamingState
+    from .streaming.sdk import StreamingResult, session_options
+    from .transcriber import TranscribeOptions
     from .transcript import Segment, Token, Transcript, TranscriptWarning, Word
+    from .vad import SegmentRules, load_vad
+    from .waveform import AudioLimits
 
-_ERRORS = (
-    "ASRError",
-    "AudioError",
-    "AudioTooLongError",
-    "CheckpointError",
-    "ConfigError",
-    "DecodeError",
-    "HubError",
-    "InternalError",
-    "OutOfMemoryError",
-    "PromptTooLongError",
-    "QueueFullError",
-    "ServiceClosedError",
-    "UnsupportedAudioError",
-)
 # Loaded when asked for: the errors and transcripts need no torch.
-_HOMES = {
-    "AudioLimits": "audio",
-    "AutoModelVLLM": "auto",
-    "FunASRNanoVLLM": "auto",
-    "FunASRNanoStreamingVLLM": "streaming.sdk",
-    "TranscriptionService": "service",
-    **dict.fromkeys(_ERRORS, "errors"),
-    **dict.fromkeys(("AsyncStreamingSession", "Final", "LiveOptions", "Partial", "StreamingSession"), "streaming"),
-    **dict.fromkeys(("ASRTranscription", "Qwen3ASRModel"), "qwen_style"),
-    **dict.fromkeys(("ForcedAlignItem", "ForcedAlignResult", "Qwen3ForcedAligner"), "forced_aligner"),
-    "parse_asr_output": "families.qwen3_asr",
-    **dict.fromkeys(("Segment", "Token", "Transcript", "TranscriptWarning", "Word"), "transcript"),
+_NAMES = {
+    "auto": ("AutoModelVLLM", "transcribe_options"),
+    "compat.funasr": ("FunASRNanoStreamingVLLM", "FunASRNanoVLLM"),
+    "compat.qwen_asr": ("ASRTranscription", "Qwen3ASRModel"),
+    "errors": (
+        "ASRError",
+        "AudioError",
+        "AudioTooLongError",
+        "CheckpointError",
+        "ConfigError",
+        "DecodeError",
+        "ErrorCode",
+        "HubError",
+        "InternalError",
+        "OutOfMemoryError",
+        "PromptTooLongError",
+        "QueueFullError",
+        "ServiceClosedError",
+        "UnsupportedAudioError",
+    ),
+    "families.qwen3_asr": ("parse_asr_output",),
+    "forced_aligner": ("ForcedAlignItem", "ForcedAlignResult", "Qwen3ForcedAligner"),
+    "inputs": ("AudioInput", "Input", "Inputs"),
+    "options": ("GenerateOptions", "RequestOptions", "SegmentOptions"),
+    "service": ("TranscriptionService",),
+    "streaming": ("AsyncStreamingSession", "Event", "Final", "LiveOptions", "Partial", "StreamingSession"),
+    "streaming.qwen": ("ASRStreamingState",),
+    "streaming.sdk": ("StreamingResult", "session_options"),
+    "transcriber": ("TranscribeOptions",),
+    "transcript": ("Segment", "Token", "Transcript", "TranscriptWarning", "Word"),
+    "vad": ("SegmentRules", "load_vad"),
+    "waveform": ("AudioLimits",),
 }
+_HOMES = {name: module for module, names in _NAMES.items() for name in names}
 
 __all__ = [
     "ASRError",
+    "ASRStreamingState",
     "ASRTranscription",
     "AsyncStreamingSession",
     "AudioError",
+    "AudioInput",
     "AudioLimits",
     "AudioTooLongError",
     "AutoModelVLLM",
     "CheckpointError",
     "ConfigError",
     "DecodeError",
+    "ErrorCode",
+    "Event",
     "Final",
     "ForcedAlignItem",
     "ForcedAlignResult",
     "FunASRNanoStreamingVLLM",
     "FunASRNanoVLLM",
+    "GenerateOptions",
     "HubError",
+    "Input",
+    "Inputs",
     "InternalError",
     "LiveOptions",
     "OutOfMemoryError",
@@ -84,16 +104,24 @@ __all__ = [
     "QueueFullError",
     "Qwen3ASRModel",
     "Qwen3ForcedAligner",
+    "RequestOptions",
     "Segment",
+    "SegmentOptions",
+    "SegmentRules",
     "ServiceClosedError",
+    "StreamingResult",
     "StreamingSession",
     "Token",
+    "TranscribeOptions",
     "Transcript",
     "TranscriptWarning",
     "TranscriptionService",
     "UnsupportedAudioError",
     "Word",
+    "load_vad",
     "parse_asr_output",
+    "session_options",
+    "transcribe_options",
 ]
 
 

@@ -1,35 +1,35 @@
-"""AutoModelVLLM: the one object that users build, and FunASR's name for it."""
+"""AutoModelVLLM: the one object that users build."""
 
 import contextlib
 import gc
 import importlib.metadata
-import inspect
 import os
-import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Unpack
 
 import torch
 from tqdm import tqdm
 
 from ..convert.export import ensure_converted
 from ..convert.families import FAMILIES as CONVERTED_FAMILIES
-from .audio import DEFAULT_LIMITS, AudioLimits
+from .checks import argument_names, check_arguments, check_options, refuse_unknown
 from .closing import Closing
-from .config import DEFAULT_MODEL_LEN, DEFAULT_PROMPT_BYTES, Backend, EngineConfig, refuse_unknown
+from .config import DEFAULT_MODEL_LEN, DEFAULT_PROMPT_BYTES, Backend, EngineConfig, device_name, dtype_name
 from .decoder.base import DecodeParams, Decoder, LLMSource
 from .errors import ConfigError
 from .families import FAMILIES, family_named
 from .families.base import Request, StageOneOptions
 from .forced_aligner import Qwen3ForcedAligner
 from .hub import HubName, resolve_model
-from .inputs import expand_inputs
+from .inputs import Inputs, iterate_inputs
 from .manifest import LLM_DIR_NAME, EngineManifest
+from .model_lock import ModelLock
+from .options import GenerateOptions
 from .prompt import PromptEmbedder
 from .reading import AudioReaders
-from .segments import Segmentation
+from .segments import DEFAULT_SEGMENTATION, Segmentation
 from .text import LLMTokenizer
 from .transcriber import Results, TranscribeOptions, Transcriber
 from .transcript import Transcript
@@ -53,9 +53,9 @@ class AutoModelVLLM(Closing):
         *,
         hub: HubName = "ms",
         revision: str | None = None,
-        device: str = "auto",
-        dtype: str = "auto",
-        encoder_dtype: str = "auto",
+        device: str | torch.device = "auto",
+        dtype: str | torch.dtype = "auto",
+        encoder_dtype: str | torch.dtype = "auto",
         backend: Backend = "auto",
         tensor_parallel_size: int = 1,
         gpu_memory_utilization: float = 0.8,
@@ -75,7 +75,8 @@ class AutoModelVLLM(Closing):
             hub: "ms" (ModelScope) or "hf" (Hugging Face).
             revision: branch, tag or commit on the hub.
             device: "auto", "cpu", "cuda", "cuda:1" or "npu:0".
-            dtype: "bf16" or "fp32" for the LLM; "auto" is bf16 where the device computes in it.
+            dtype: "bf16" or "fp32" for the LLM, in PyTorch's or vLLM's words as well; "auto" is bf16 where the device
+                computes in it.
             encoder_dtype: the same for stage 1.
             backend: "vllm", "torch" (transformers, any torch device), or "auto": vllm where it can run.
             tensor_parallel_size: GPUs that share the LLM, in one engine with one process for each.
@@ -93,11 +94,14 @@ class AutoModelVLLM(Closing):
         Raises:
             ConfigError, HubError, CheckpointError.
         """
-        refuse_unknown(AutoModelVLLM.__init__, unknown)
+        refuse_unknown(unknown, argument_names(AutoModelVLLM.__init__))
+        check_arguments(
+            AutoModelVLLM.__init__, model=model, hub=hub, revision=revision, forced_aligner=forced_aligner, vllm=vllm
+        )
         config = EngineConfig(
-            device=device,
-            dtype=dtype,
-            encoder_dtype=encoder_dtype,
+            device=device_name(device),
+            dtype=dtype_name(dtype),
+            encoder_dtype=dtype_name(encoder_dtype),
             backend=backend,
             tensor_parallel_size=tensor_parallel_size,
             gpu_memory_utilization=gpu_memory_utilization,
@@ -119,101 +123,64 @@ class AutoModelVLLM(Closing):
         """What can be loaded: the families' names, and the published models of each."""
         return {name: CONVERTED_FAMILIES[name].examples for name in FAMILIES}
 
-    def generate(  # noqa: PLR0913 - the public facade
+    def generate(
         self,
-        inputs: Any,
+        inputs: Inputs | None = None,
         *,
-        language: str | None = None,
-        hotwords: Sequence[str] = (),
-        itn: bool = True,
-        context: str = "",
-        timestamps: bool = True,
-        max_new_tokens: int = 512,
-        temperature: float = 0.0,
-        check: bool = True,
-        fallback: Literal["ctc"] | None = None,
-        vad: str | Path | None = "auto",
-        max_segment_s: float | None = None,
-        silence_schedule: Sequence[tuple[float, float]] | None = None,
-        dynamic_silence: bool = True,
-        batch_size: int = 256,
-        limits: AudioLimits = DEFAULT_LIMITS,
+        input: Inputs | None = None,
         progress: bool = False,
-        **unknown: Any,
+        **options: Unpack[GenerateOptions],
     ) -> list[Transcript]:
         """Transcribe everything; results come in input order.
 
         Args:
-            inputs: a path, URL, `wav.scp`, `.jsonl`, bytes, array or tensor (16 kHz), `(key, array, rate)`, or a list.
-            language: a name ("中文", "Chinese") or ISO code ("zh"); None or "auto" leaves it to the model.
-            hotwords: words that the model shall prefer where it hears them.
-            itn: write numbers, dates and amounts in figures.
-            context: free text that the speech is about, where the model's prompt has a place for it (Qwen3-ASR).
-            timestamps: find word times.
-            max_new_tokens: longest answer, in tokens.
-            temperature: 0 is greedy.
-            check: weigh each text against what the encoder's CTC head hears: text without speech is dropped, loops are
-                decoded once more, contradictions are marked.
-            fallback: "ctc" puts what the CTC head hears in the place of a text that it contradicts.
-            vad: "auto" cuts recordings that are longer than the model hears well where silero-vad hears a pause;
-                "silero", or the directory of an fsmn-vad checkpoint, looks for speech in all of them; None cuts none.
-            max_segment_s: longest segment; None is what the model hears well in one pass.
-            silence_schedule: [(ms, ms), ...]: up to this age of a segment, so much silence ends it; None is FunASR's.
-            dynamic_silence: False: 800 ms of silence end a segment of any age.
-            batch_size: most clips encoded together.
-            limits: how long and large an input may be.
+            inputs: a path, URL, list file (`wav.scp`, `.jsonl`), file object, bytes, samples, or any number of these;
+                inputs.py says what each may be. Of a generator, no more is taken than is needed soon.
+            input: FunASR's other name for `inputs`.
             progress: show a progress bar on stderr.
+            options: how to transcribe; see GenerateOptions.
 
         Returns:
             One Transcript an input. One that could not be transcribed has status "error".
 
         Raises:
-            ConfigError: an unknown argument or language. DecodeError: the LLM's engine failed.
+            ConfigError: an unknown argument, one that cannot work, no inputs at all, or an unfinished generate_iter()
+                of the same thread. DecodeError: the LLM's engine failed.
         """
-        results = self.generate_iter(
-            inputs,
-            progress=progress,
-            language=language,
-            hotwords=hotwords,
-            itn=itn,
-            context=context,
-            timestamps=timestamps,
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            check=check,
-            fallback=fallback,
-            vad=vad,
-            max_segment_s=max_segment_s,
-            silence_schedule=silence_schedule,
-            dynamic_silence=dynamic_silence,
-            batch_size=batch_size,
-            limits=limits,
-            **unknown,
-        )
-        return list(results)
+        if inputs is not None and input is not None:
+            raise ConfigError("inputs and input are two names of one argument; give one of them")
+        return list(self.generate_iter(input if inputs is None else inputs, progress=progress, **options))
 
     def generate_iter(
-        self, inputs: Any, *, ordered: bool = True, progress: bool = False, **options: Any
+        self,
+        inputs: Inputs | None,
+        *,
+        ordered: bool = True,
+        progress: bool = False,
+        **options: Unpack[GenerateOptions],
     ) -> Iterator[Transcript]:
         """Transcribe everything; each result comes as soon as it is there.
 
-        Closing the iterator drops what has not finished. Memory stays bounded however many inputs there are, unless
-        `ordered` has to hold back many results for one that is late.
+        The iterator has the model to itself from its first result until its last, or until it is closed, which drops
+        what has not finished. Memory stays bounded however many inputs there are, unless `ordered` has to hold back
+        many results for one that is late.
 
         Args:
             inputs: see `generate`.
             ordered: in input order; else in the order in which they finish.
             progress: show a progress bar on stderr.
-            options: the other arguments of `generate`.
+            options: how to transcribe; see GenerateOptions.
 
         Raises:
-            ConfigError: at once. DecodeError: while iterating.
+            ConfigError: at once. While iterating: ConfigError, the model is in use by another iterator of the same
+                thread, or was closed; DecodeError, the LLM's engine failed; and whatever a generator of inputs raises.
         """
-        known = inspect.signature(transcribe_options).parameters
-        refuse_unknown(AutoModelVLLM.generate, {name: value for name, value in options.items() if name not in known})
-        items = expand_inputs(inputs)
+        check_arguments(AutoModelVLLM.generate_iter, ordered=ordered, progress=progress)
+        items = iterate_inputs(inputs)
         results = self.transcriber.run(items, transcribe_options(**options))
-        return _transcripts(results, len(items), ordered=ordered, progress=progress)
+        counted = items if isinstance(items, Sized) else inputs
+        total = len(counted) if isinstance(counted, Sized) else None
+        return _transcripts(results, total, ordered=ordered, progress=progress)
 
     def close(self) -> None:
         """End vLLM and free the memory; idempotent."""
@@ -229,41 +196,35 @@ class AutoModelVLLM(Closing):
         return self._transcriber
 
 
-def transcribe_options(  # noqa: PLR0913 - as `generate`
-    *,
-    language: str | None = None,
-    hotwords: Sequence[str] = (),
-    itn: bool = True,
-    context: str = "",
-    timestamps: bool = True,
-    max_new_tokens: int = 512,
-    temperature: float = 0.0,
-    check: bool = True,
-    fallback: Literal["ctc"] | None = None,
-    vad: str | Path | None = "auto",
-    max_segment_s: float | None = None,
-    silence_schedule: Sequence[tuple[float, float]] | None = None,
-    dynamic_silence: bool = True,
-    batch_size: int = 256,
-    limits: AudioLimits = DEFAULT_LIMITS,
-) -> TranscribeOptions:
-    """The arguments of `generate`, checked."""
-    schedule = checked_schedule(silence_schedule, dynamic=dynamic_silence, default=OFFLINE_SCHEDULE)
+def transcribe_options(**options: Unpack[GenerateOptions]) -> TranscribeOptions:
+    """The options of `generate`, checked. Raises ConfigError."""
+    check_options(options, GenerateOptions, others=("inputs", "ordered", "progress"))
+
+    def given(*names: str) -> dict[str, Any]:
+        return {name: value for name, value in options.items() if name in names}
+
+    schedule = checked_schedule(
+        options.get("silence_schedule"), dynamic=options.get("dynamic_silence", True), default=OFFLINE_SCHEDULE
+    )
+    request = Request(
+        language=options.get("language") or None,
+        hotwords=checked_hotwords(options.get("hotwords")),
+        context=options.get("context") or "",
+        **given("itn"),
+    )
+    params = DecodeParams(**given("max_new_tokens", "temperature", "top_p", "repetition_penalty", "seed"))
+    vad = options.get("vad", DEFAULT_SEGMENTATION.vad)
     return TranscribeOptions(
-        request=Request(language=language, hotwords=checked_hotwords(hotwords), itn=itn, context=context),
-        params=DecodeParams(max_new_tokens=max_new_tokens, temperature=temperature),
-        timestamps=timestamps,
-        check=check,
-        fallback=fallback,
-        batch_size=batch_size,
-        limits=limits,
+        request=request,
+        params=params,
         segmentation=Segmentation(
-            vad=None if vad is None else str(vad), max_segment_s=max_segment_s, silence_schedule=schedule
+            vad=None if vad is None else str(vad), silence_schedule=schedule, **given("max_segment_s")
         ),
+        **given("timestamps", "check", "fallback", "batch_size", "limits"),
     )
 
 
-def _transcripts(results: Results, total: int, *, ordered: bool, progress: bool) -> Iterator[Transcript]:
+def _transcripts(results: Results, total: int | None, *, ordered: bool, progress: bool) -> Iterator[Transcript]:
     with contextlib.closing(results), tqdm(total=total, unit="clip", disable=not progress) as bar:
         early: dict[int, Transcript] = {}  # finished, but not yet their turn
         following = 0
@@ -276,15 +237,6 @@ def _transcripts(results: Results, total: int, *, ordered: bool, progress: bool)
             while following in early:
                 yield early.pop(following)
                 following += 1
-
-
-class FunASRNanoVLLM(AutoModelVLLM):
-    """FunASR's name for the same engine."""
-
-    @classmethod
-    def from_pretrained(cls, model: str | Path, **options: Any) -> Self:
-        """The arguments of AutoModelVLLM."""
-        return cls(model, **options)
 
 
 def load_transcriber(engine_dir: Path, config: EngineConfig) -> Transcriber:
@@ -328,7 +280,7 @@ def load_transcriber(engine_dir: Path, config: EngineConfig) -> Transcriber:
         readers=AudioReaders(num_cores),
         device=device,
         max_batch_frames=CPU_BATCH_FRAMES if device.type == "cpu" else GPU_BATCH_FRAMES,
-        lock=threading.Lock(),
+        lock=ModelLock(),
     )
 
 
@@ -376,11 +328,10 @@ def installed_vllm_device() -> str | None:
     return None
 
 
-def checked_hotwords(hotwords: Sequence[str]) -> tuple[str, ...]:
-    """Raises ConfigError unless `hotwords` is a list of non-empty words."""
-    if isinstance(hotwords, str):
-        raise ConfigError(f"hotwords must be a list of words, got the string {hotwords!r}")
-    for word in hotwords:
+def checked_hotwords(hotwords: Iterable[str] | None) -> tuple[str, ...]:
+    """Raises ConfigError unless these are non-empty words; None is FunASR's word for none."""
+    words = () if hotwords is None else tuple(hotwords)
+    for word in words:
         if not isinstance(word, str) or not word.strip():
             raise ConfigError(f"each hotword must be a non-empty string, got {word!r}")
-    return tuple(hotwords)
+    return words

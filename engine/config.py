@@ -1,18 +1,18 @@
-"""Every option of the engine, with its default and unit, checked; and how wrong options are refused."""
+"""Every option of the engine, with its default and unit, checked."""
 
-import difflib
-import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 
+from .checks import check_choice, check_fields, check_type
 from .errors import ConfigError
 
 Backend = Literal["auto", "vllm", "torch"]
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+_OTHER_DTYPE_NAMES = {"bfloat16": "bf16", "float32": "fp32", "float": "fp32", "float16": "fp16", "half": "fp16"}
 DEFAULT_MODEL_LEN = 4096
 MIN_STALL_TIMEOUT_S = 10.0
 # vLLM's arguments that spread one engine over several processes of its own, and what they are where it is not.
@@ -44,7 +44,7 @@ class EngineConfig:
     vllm: Mapping[str, Any] = field(default_factory=dict)  # vLLM's EngineArgs by name
 
     def __post_init__(self) -> None:
-        check_choice("backend", self.backend, ("auto", "vllm", "torch"))
+        check_fields(self)
         for name, value in (("dtype", self.dtype), ("encoder_dtype", self.encoder_dtype)):
             if value == "fp16":
                 raise ConfigError(f"{name}='fp16' makes these LLMs write '!!!!' or nothing; use 'bf16' or 'fp32'")
@@ -96,40 +96,17 @@ def is_spread(tensor_parallel_size: int, vllm: Mapping[str, Any]) -> bool:
     return tensor_parallel_size > 1 or any(vllm.get(name) not in alone for name, alone in _SPREADING.items())
 
 
-def check_choice(name: str, value: object, allowed: Iterable[object]) -> None:
-    """Raises ConfigError if `value` is not among `allowed`."""
-    allowed = tuple(allowed)
-    if value not in allowed:
-        raise ConfigError(f"{name} must be one of {', '.join(map(repr, allowed))}; got {value!r}")
+def dtype_name(dtype: str | torch.dtype) -> str:
+    """What EngineConfig calls a dtype that PyTorch calls torch.bfloat16, and vLLM "bfloat16"."""
+    check_type("dtype", dtype, str | torch.dtype)
+    name = str(dtype).removeprefix("torch.")
+    return _OTHER_DTYPE_NAMES.get(name, name)
 
 
-def check_text(name: str, value: object) -> None:
-    """Raises ConfigError unless `value` is a string of whole characters, which is what a tokenizer takes.
-
-    JSON ("\\ud800"), file names and some encodings of requests give Python strings that hold half of a surrogate pair.
-    """
-    if not isinstance(value, str):
-        raise ConfigError(f"{name} must be a string, got {type(value).__name__}")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        code = ord(value[error.start])
-        raise ConfigError(
-            f"{name} holds U+{code:04X} at position {error.start}: half of a surrogate pair, which is no character; "
-            "give text of whole Unicode characters"
-        ) from None
-
-
-def refuse_unknown(function: Callable[..., Any], unknown: Mapping[str, Any]) -> None:
-    """Raises ConfigError naming each unknown keyword and the known one nearest to it."""
-    if not unknown:
-        return
-    known = [name for name in inspect.signature(function).parameters if name not in ("self", "unknown")]
-    sentences = []
-    for name in unknown:
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-        sentences.append(f"unknown argument {name!r}" + (f" (did you mean {near[0]!r}?)" if near else ""))
-    raise ConfigError(f"{'; '.join(sentences)}; known: {', '.join(known)}")
+def device_name(device: str | torch.device) -> str:
+    """What EngineConfig calls a device."""
+    check_type("device", device, str | torch.device)
+    return str(device)
 
 
 def _load_npu() -> None:

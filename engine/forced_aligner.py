@@ -21,7 +21,8 @@ from .aligned_words import alignment_words, in_order, spans_in
 from .alignment import Alignment
 from .audio import SAMPLE_RATE, Waveform
 from .batching import BatchPool
-from .config import EngineConfig, refuse_unknown
+from .checks import argument_names, check_arguments, refuse_unknown, say_unused
+from .config import EngineConfig, device_name, dtype_name
 from .errors import AudioTooLongError, CheckpointError, ConfigError, PromptTooLongError
 from .families.base import StageOneOptions
 from .families.qwen3_asr import KNOWN_LANGUAGES
@@ -29,6 +30,7 @@ from .families.stage_one import TowerModel, load_module
 from .hub import HubName, resolve_model
 from .inputs import expand_inputs, load
 from .manifest import ACOUSTIC_NAME, LLM_DIR_NAME, EngineManifest
+from .model_lock import OwnProcess
 from .text import LLMTokenizer
 from .threads import one_thread
 from .transcript import Word
@@ -113,6 +115,7 @@ class Qwen3ForcedAligner:
         self._before = self._tokenizer.encode("<|audio_start|>")
         self._max_positions = manifest.llm.max_position_embeddings
         self._device = device
+        self._process = OwnProcess()
 
     @classmethod
     def from_pretrained(
@@ -121,14 +124,27 @@ class Qwen3ForcedAligner:
         *,
         hub: HubName = "ms",
         revision: str | None = None,
-        device: str = "auto",
-        dtype: str = "auto",
+        device: str | torch.device = "auto",
+        dtype: str | torch.dtype = "auto",
+        device_map: str | torch.device | None = None,
+        attn_implementation: str | None = None,
         **unknown: Any,
     ) -> Self:
-        """Find the model, convert it on first use, and load it; see AutoModelVLLM for the arguments."""
-        refuse_unknown(Qwen3ForcedAligner.from_pretrained, unknown)
-        engine_dir = ensure_converted(resolve_model(model, hub=hub, revision=revision))
-        return cls(engine_dir, EngineConfig(device=device, dtype=dtype))
+        """Find the model, convert it on first use, and load it.
+
+        Args:
+            model, hub, revision, device, dtype: see AutoModelVLLM.
+            device_map: the qwen-asr package's name for `device`.
+            attn_implementation: has no effect, as the log says; transformers chooses.
+
+        Raises:
+            ConfigError, HubError, CheckpointError.
+        """
+        refuse_unknown(unknown, argument_names(Qwen3ForcedAligner.from_pretrained))
+        check_arguments(Qwen3ForcedAligner.from_pretrained, model=model, revision=revision)
+        say_unused(attn_implementation=attn_implementation)
+        config = EngineConfig(device=device_name(device if device_map is None else device_map), dtype=dtype_name(dtype))
+        return cls(ensure_converted(resolve_model(model, hub=hub, revision=revision)), config)
 
     def align(self, audio: Any, text: str | list[str], language: str | list[str]) -> list[ForcedAlignResult]:
         """When each word of each text is spoken.
@@ -144,6 +160,7 @@ class Qwen3ForcedAligner:
             AudioError: audio that cannot be read, or is too long.
             PromptTooLongError: more words than the model takes beside so much audio.
         """
+        self._process.require()
         waveforms = [load(item) for item in expand_inputs(audio)]
         texts = text if isinstance(text, list) else [text]
         languages = language if isinstance(language, list) else [language]
@@ -205,6 +222,7 @@ class Qwen3ForcedAligner:
 
     @torch.inference_mode()
     def _time(self, questions: Sequence[_Question]) -> list[_Timed]:
+        self._process.require()
         results = [_Timed([], [], []) for _ in questions]
         pool: BatchPool[int] = BatchPool(max_frames=MAX_BATCH_TOKENS, max_size=MAX_BATCH)
         for i, question in enumerate(questions):

@@ -1,4 +1,4 @@
-"""What users pass -> AudioInput list -> waveforms. expand_inputs() reads list files, never audio; load() reads audio.
+"""What users pass -> AudioInputs -> waveforms. Expanding inputs reads list files, never audio; load() reads audio.
 
 One input is
 - a path (str or Path) of an audio or video file; whether it exists is found out by load()
@@ -9,32 +9,30 @@ One input is
   Both are UTF-8; empty lines are skipped. A relative path is looked for beside the list file, then in the current
   directory. http, https and data URLs may stand in place of paths.
 - a URL: http:, https: or data:
-- bytes: the content of an audio file
+- bytes: the content of an audio file; or a file object, such as open("a.wav", "rb") or io.BytesIO: what is left in it
 - samples: an array or tensor (16 kHz), (samples, sample_rate), or (key, samples, sample_rate); see audio.as_waveform
+- {"array": samples, "sampling_rate": Hz}, as Hugging Face's datasets have it; "path" may give the key
 - an AudioInput, such as those of audio_files()
-A Python list of any mix of these is a list of inputs; a tuple is always one input.
+Any iterable of these is a list of inputs: a list, a tuple without a number in it, a generator, a column of a dataset. A
+tuple inside of it is always one input. A list, a tuple or a set is expanded at once; from anything else, inputs are
+taken as they are needed, and nothing of them is kept but their keys.
 
-A list file that cannot be understood is a ConfigError: nothing has been done yet. Anything else that cannot be
-transcribed becomes an input all the same, and its load() raises an AudioError that says why, so that one bad input does
-not cost the others.
+A list file that cannot be understood is a ConfigError, because nothing has been done yet; in inputs that are taken as
+they are needed it is one input. Anything else that cannot be transcribed becomes an input all the same, and its load()
+raises an AudioError that says why, so that one bad input does not cost the others.
 """
 
-import base64
-import binascii
 import codecs
-import functools
 import json
+import numbers
 import os
 import re
-import ssl
-import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
-from urllib.parse import unquote, unquote_to_bytes
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, TypeGuard
+from urllib.parse import unquote
 
-import httpx
 import numpy as np
 import numpy.typing as npt
 
@@ -49,22 +47,27 @@ from .audio import (
     decode_blocks,
     is_tensor,
 )
-from .errors import AudioTooLongError, ConfigError, UnsupportedAudioError
+from .errors import ConfigError, UnsupportedAudioError
+from .urls import is_data_url, is_url, require_size, shown_url, url_content
 
 if TYPE_CHECKING:
     import torch
+    from typing_extensions import TypeIs
+
+    Samples: TypeAlias = npt.NDArray[Any] | torch.Tensor
+else:  # without importing torch
+    Samples: TypeAlias = npt.NDArray[Any]
 
 _LIST_SUFFIXES = (".scp", ".jsonl")
-_ALLOWED = "a path, URL, bytes, samples, (samples, sample_rate) or (key, samples, sample_rate)"
+_ALLOWED = (
+    "a path, URL, bytes, file object, samples, (samples, sample_rate), (key, samples, sample_rate) or "
+    '{"array": samples, "sampling_rate": Hz}'
+)
 
 AUDIO_SUFFIXES = frozenset(
     (".aac", ".aiff", ".amr", ".flac", ".m4a", ".mkv", ".mov", ".mp3", ".mp4", ".ogg", ".opus", ".wav", ".webm", ".wma")
 )
 _BLOCK_SAMPLES = 1 << 20  # of samples in memory: a minute
-
-HTTP_TIMEOUT_S = 20.0  # to connect, and between two pieces of an answer
-DOWNLOAD_TIMEOUT_S = 600.0  # for the whole of it
-MAX_REDIRECTS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +77,7 @@ class Refused:
     reason: str
 
 
-Samples: TypeAlias = "npt.NDArray[Any] | torch.Tensor"
-Source: TypeAlias = "Path | str | bytes | Samples | Refused"  # a str is a URL
+Source: TypeAlias = Path | str | bytes | BinaryIO | Samples | Refused  # a str is a URL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -91,22 +93,72 @@ class AudioInput:
     context: str | None = None  # None: as the request says
 
 
-def expand_inputs(inputs: object) -> list[AudioInput]:
-    """One input, or a list of any mix of them -> AudioInputs in the same order; see the module's docstring.
+Input: TypeAlias = (
+    str
+    | Path
+    | bytes
+    | bytearray
+    | memoryview
+    | BinaryIO
+    | Samples
+    | tuple[Samples, int]
+    | tuple[str, Samples, int]
+    | Mapping[str, Any]
+    | AudioInput
+)
+Inputs: TypeAlias = Input | Iterable[Input]
+
+
+def iterate_inputs(inputs: Inputs | None) -> list[AudioInput] | Iterator[AudioInput]:
+    """One input, or an iterable of any mix of them -> AudioInputs in the same order; see the module's docstring.
 
     Keys are those of a list file or tuple, the stem of a path or URL, or else audio_<position>. A key that occurs again
     gets the first free of the suffixes _1, _2, ...
 
     Raises:
-        ConfigError: a list file that does not exist or has a line that cannot be understood.
+        ConfigError: no inputs at all (None), or a list file that does not exist or has a line that cannot be
+            understood.
     """
-    found: list[AudioInput] = []
-    for item in inputs if isinstance(inputs, list) else [inputs]:
-        if _is_list_file(item):
-            found += _read_list_file(Path(item))
-        else:
-            found.append(_one_input(item, default_key=f"audio_{len(found)}"))
-    return _with_unique_keys(found)
+    if inputs is None:
+        raise ConfigError(f"there are no inputs, got None; allowed are {_ALLOWED}, or an iterable of these")
+    if isinstance(inputs, list | tuple | set | frozenset) or _is_one_input(inputs):
+        return expand_inputs(inputs)
+    return _with_unique_keys(_expanded(inputs, one_by_one=True), reserved=())
+
+
+def expand_inputs(inputs: Inputs) -> list[AudioInput]:
+    """`iterate_inputs` with all of them at once: the first that has a key keeps it, also against suffixed keys."""
+    items = list(_expanded(as_list(inputs), one_by_one=False))
+    return list(_with_unique_keys(items, reserved={item.key for item in items}))
+
+
+def as_list(inputs: Inputs) -> list[Any]:
+    """One input, or an iterable of them -> a list of them."""
+    return [inputs] if _is_one_input(inputs) else list(inputs)
+
+
+def _is_one_input(inputs: object) -> "TypeIs[Input]":
+    """A tuple with a number in it is samples and their rate, however wrong the rest of it may be."""
+    if isinstance(inputs, tuple):
+        return any(isinstance(part, numbers.Number) for part in inputs)
+    is_whole = isinstance(inputs, str | bytes | bytearray | memoryview | Mapping) or _is_samples(inputs)
+    return is_whole or _is_file_object(inputs) or not isinstance(inputs, Iterable)
+
+
+def _expanded(inputs: Iterable[Any], *, one_by_one: bool) -> Iterator[AudioInput]:
+    """With `one_by_one`, a list file that cannot be understood is one input that is refused; else a ConfigError."""
+    count = 0
+    for given in inputs:
+        items = [_one_input(given, default_key=f"audio_{count}")]
+        if _is_list_file(given):
+            try:
+                items = _read_list_file(Path(given))
+            except ConfigError as error:
+                if not one_by_one:
+                    raise
+                items = [AudioInput(key=Path(given).stem, source=Refused(str(error)))]
+        yield from items
+        count += len(items)
 
 
 def audio_files(folder: Path) -> list[AudioInput]:
@@ -118,8 +170,8 @@ def audio_files(folder: Path) -> list[AudioInput]:
     found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES)
     if not found:
         raise ConfigError(f"{folder}: holds no audio; looked for {', '.join(sorted(AUDIO_SUFFIXES))}")
-    items = (AudioInput(key=path.relative_to(folder).with_suffix("").as_posix(), source=path) for path in found)
-    return _with_unique_keys(list(items))
+    items = [AudioInput(key=path.relative_to(folder).with_suffix("").as_posix(), source=path) for path in found]
+    return list(_with_unique_keys(items, reserved={item.key for item in items}))
 
 
 def load(
@@ -133,15 +185,11 @@ def load(
     Raises:
         AudioError: and nothing else, whatever the source is.
     """
-    source = item.source
-    if isinstance(source, Refused):
-        raise UnsupportedAudioError(source.reason)
-    if isinstance(source, Path | bytes):
-        return decode_audio(source, limits=limits)
-    if isinstance(source, str):
-        content, name = _url_content(source, limits, allow_urls)
-        return decode_audio(content, limits=limits, name=name)
-    return as_waveform(source, SAMPLE_RATE if item.sample_rate is None else item.sample_rate, limits=limits)
+    if _is_samples(item.source):
+        rate = SAMPLE_RATE if item.sample_rate is None else item.sample_rate
+        return as_waveform(item.source, rate, limits=limits)
+    file, name = _file(item.source, limits, allow_urls)
+    return decode_audio(file, limits=limits, name=name)
 
 
 def load_blocks(
@@ -152,34 +200,53 @@ def load_blocks(
     Raises:
         AudioError: and nothing else, possibly after some pieces.
     """
-    source = item.source
-    if isinstance(source, Path | bytes):
-        yield from decode_blocks(source, limits=limits)
-    elif isinstance(source, str):
-        content, name = _url_content(source, limits, allow_urls)
-        yield from decode_blocks(content, limits=limits, name=name)
-    else:
+    if _is_samples(item.source):
         waveform = load(item, limits=limits)
         yield from (waveform[start : start + _BLOCK_SAMPLES] for start in range(0, len(waveform), _BLOCK_SAMPLES))
+        return
+    file, name = _file(item.source, limits, allow_urls)
+    yield from decode_blocks(file, limits=limits, name=name)
 
 
-def _url_content(url: str, limits: AudioLimits, allow_urls: bool | Collection[str]) -> tuple[bytes, str]:
-    """What a URL leads to, and what errors call it. Raises AudioError."""
-    if _is_data_url(url):
-        return _data_url_content(url, limits), "data URL"
-    if not allow_urls:
-        raise UnsupportedAudioError(f"{_shown(url)}: fetching URLs is off; send the audio itself")
-    hosts = None if allow_urls is True else allow_urls
-    return _download(url, limits, hosts), _shown(url)
+def _file(
+    source: Path | str | bytes | BinaryIO | Refused, limits: AudioLimits, allow_urls: bool | Collection[str]
+) -> tuple[Path | bytes, str | None]:
+    """The audio file that a source is or leads to, and what errors call it. Raises AudioError."""
+    if isinstance(source, Refused):
+        raise UnsupportedAudioError(source.reason)
+    if isinstance(source, Path | bytes):
+        return source, None
+    if isinstance(source, str):
+        return url_content(source, limits, allow_urls)
+    return _file_content(source, limits), _file_name(source)
 
 
-def is_url(text: str) -> bool:
-    """Whether a source is fetched or decoded, not opened."""
-    return re.match(r"https?://|data:|[a-z][a-z0-9+.-]+://", text, re.IGNORECASE) is not None
-
-
-def _is_samples(value: object) -> bool:
+def _is_samples(value: object) -> "TypeIs[Samples]":
     return isinstance(value, np.ndarray) or is_tensor(value)
+
+
+def _is_file_object(value: object) -> "TypeIs[BinaryIO]":
+    return callable(getattr(value, "read", None))
+
+
+def _file_name(file: BinaryIO) -> str | None:
+    """What a file object says it is called; some have a number or nothing."""
+    name = getattr(file, "name", None)
+    return name if isinstance(name, str) else None
+
+
+def _file_content(file: BinaryIO, limits: AudioLimits) -> bytes:
+    """What is left in it. Raises AudioError."""
+    name = _file_name(file) or type(file).__name__
+    try:
+        content = file.read(limits.max_bytes + 1)
+    except (OSError, ValueError, TypeError) as error:  # ValueError: closed, or not text; TypeError: read() without size
+        raise UnsupportedAudioError(f"{name}: cannot be read: {error}") from error
+    if not isinstance(content, bytes):
+        kind = type(content).__name__
+        raise UnsupportedAudioError(f"{name}: reading gives {kind}, not bytes; open it with mode 'rb'")
+    require_size(len(content), name, limits)
+    return content
 
 
 def _is_list_file(item: object) -> TypeGuard[str | Path]:
@@ -187,52 +254,72 @@ def _is_list_file(item: object) -> TypeGuard[str | Path]:
 
 
 def _one_input(item: Any, *, default_key: str) -> AudioInput:
-    if isinstance(item, AudioInput):
-        return item
-    if isinstance(item, str | Path):
-        source = item if isinstance(item, str) and is_url(item) else Path(item)
-        return AudioInput(key=_key_of(source) or default_key, source=source)
-    if isinstance(item, bytes | bytearray | memoryview):
-        return AudioInput(key=default_key, source=bytes(item))
+    match item:
+        case AudioInput():
+            return item
+        case str() if not item:
+            return _refused(default_key, "'' is not an input: a path has at least one character")
+        case str() | Path():
+            source = item if isinstance(item, str) and is_url(item) else Path(item)
+            return AudioInput(key=_key_of(source) or default_key, source=source)
+        case bytes() | bytearray() | memoryview():
+            return AudioInput(key=default_key, source=bytes(item))
+        case Mapping():
+            return _from_mapping(item, default_key)
+        case (str(key), samples, rate) if isinstance(item, tuple) and _is_samples(samples) and rate is not None:
+            return AudioInput(key=key, source=samples, sample_rate=rate)
+        case (samples, rate) if isinstance(item, tuple) and _is_samples(samples) and rate is not None:
+            return AudioInput(key=default_key, source=samples, sample_rate=rate)
     if _is_samples(item):
         return AudioInput(key=default_key, source=item)
-    if isinstance(item, tuple):
-        match item:
-            case (str(key), samples, rate) if _is_samples(samples) and rate is not None:
-                return AudioInput(key=key, source=samples, sample_rate=rate)
-            case (samples, rate) if _is_samples(samples) and rate is not None:
-                return AudioInput(key=default_key, source=samples, sample_rate=rate)
+    if _is_file_object(item):
+        return AudioInput(key=Path(_file_name(item) or "").stem or default_key, source=item)
     names = [type(part).__name__ for part in item] if isinstance(item, tuple) else []
     kind = f"({', '.join(names)})" if names else type(item).__name__
-    return AudioInput(key=default_key, source=Refused(f"{kind} is not an input; allowed are {_ALLOWED}"))
+    return _refused(default_key, f"{kind} is not an input")
+
+
+def _refused(key: str, reason: str) -> AudioInput:
+    return AudioInput(key=key, source=Refused(f"{reason}; allowed are {_ALLOWED}"))
+
+
+def _from_mapping(item: Mapping[str, Any], default_key: str) -> AudioInput:
+    """{"array": samples, "sampling_rate": Hz, "path": where they are from, or None}"""
+    match dict(item):
+        case {"array": samples, "sampling_rate": int(rate), **rest} if _is_samples(samples) and rest.keys() <= {"path"}:
+            path = rest.get("path")
+            key = Path(path).stem if isinstance(path, str | Path) else ""
+            return AudioInput(key=key or default_key, source=samples, sample_rate=rate)
+    kinds = ", ".join(f"{key!r}: {type(value).__name__}" for key, value in item.items())
+    return _refused(default_key, f"{{{kinds}}} is not an input")
 
 
 def _key_of(source: Path | str) -> str:
     """The stem of a path or URL; empty if there is none."""
     if isinstance(source, Path):
         return source.stem
-    if _is_data_url(source):
+    if is_data_url(source):
         return ""
-    _, _, path = _shown(source).partition("://")[2].partition("/")
+    _, _, path = shown_url(source).partition("://")[2].partition("/")
     return PurePosixPath(unquote(path)).stem
 
 
-def _with_unique_keys(items: list[AudioInput]) -> list[AudioInput]:
-    taken = {item.key for item in items}  # whoever has a key first keeps it, also against suffixed ones
+def _with_unique_keys(items: Iterable[AudioInput], *, reserved: Collection[str]) -> Iterator[AudioInput]:
+    """`reserved` are keys that no suffix may make; the first that has one of them by itself gets it."""
+    taken = set(reserved)
     seen: dict[str, int] = {}  # key -> last suffix given
-    unique = []
     for item in items:
-        if item.key not in seen:
+        if item.key not in seen and (item.key in reserved or item.key not in taken):
             seen[item.key] = 0
-            unique.append(item)
+            taken.add(item.key)
+            yield item
             continue
-        suffix = seen[item.key] + 1
+        suffix = seen.get(item.key, 0) + 1
         while f"{item.key}_{suffix}" in taken:
             suffix += 1
         seen[item.key] = suffix
         taken.add(f"{item.key}_{suffix}")
-        unique.append(replace(item, key=f"{item.key}_{suffix}"))
-    return unique
+        yield replace(item, key=f"{item.key}_{suffix}")
 
 
 def _read_list_file(path: Path) -> list[AudioInput]:
@@ -308,70 +395,3 @@ def _from_list_file(target: str, list_file: Path) -> Path | str:
         return target
     beside = list_file.parent / target
     return Path(target) if os.path.exists(target) and not os.path.exists(beside) else beside
-
-
-def _is_data_url(url: str) -> bool:
-    return url[:5].lower() == "data:"
-
-
-def _data_url_content(url: str, limits: AudioLimits) -> bytes:
-    """data:[media type][;base64],content"""
-    head, comma, text = url.partition(",")
-    if not comma:
-        raise UnsupportedAudioError(f"data URL without a comma before its content: {url[:40]!r}")
-    if len(text) > 3 * limits.max_bytes:  # percent-encoding takes three characters for a byte, base64 fewer
-        raise AudioTooLongError(f"data URL: {len(text):,} characters, at most {limits.max_bytes:,} bytes allowed")
-    content = unquote_to_bytes(text.encode("utf-8", "replace"))
-    if not head.lower().endswith(";base64"):
-        return content
-    try:
-        return base64.b64decode(b"".join(content.split()), validate=True)
-    except binascii.Error as error:
-        raise UnsupportedAudioError(f"data URL: its content is not base64: {error}") from error
-
-
-def _shown(url: str) -> str:
-    """A URL without what may be secret: user, password, query."""
-    return re.sub(r"//[^/]*@", "//", re.split(r"[?#]", url, maxsplit=1)[0])
-
-
-def _download(url: str, limits: AudioLimits, hosts: Collection[str] | None = None) -> bytes:
-    """Follows redirects to http and https only, and to `hosts` only if there are any. Raises AudioError."""
-
-    def require_host(request: httpx.Request) -> None:
-        if hosts is not None and request.url.host not in hosts:
-            raise UnsupportedAudioError(f"{_shown(str(request.url))}: audio is not fetched from this host")
-
-    name, deadline = _shown(url), time.monotonic() + DOWNLOAD_TIMEOUT_S
-    client = httpx.Client(
-        follow_redirects=True,
-        max_redirects=MAX_REDIRECTS,
-        timeout=HTTP_TIMEOUT_S,
-        verify=_ssl_context(),
-        event_hooks={"request": [require_host]},
-    )
-    content = bytearray()
-    try:
-        with client, client.stream("GET", url, headers={"Accept-Encoding": "identity"}) as response:
-            if not response.is_success:
-                raise UnsupportedAudioError(f"{name}: HTTP status {response.status_code} {response.reason_phrase}")
-            _require_size(int(response.headers.get("Content-Length", 0)), name, limits)
-            for piece in response.iter_bytes():
-                content += piece
-                _require_size(len(content), name, limits)
-                if time.monotonic() > deadline:
-                    raise UnsupportedAudioError(f"{name}: not fetched within {DOWNLOAD_TIMEOUT_S:.0f} s")
-    except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:  # UnicodeError: a host name that IDNA refuses
-        raise UnsupportedAudioError(f"{name}: cannot be fetched: {str(error) or type(error).__name__}") from error
-    return bytes(content)
-
-
-@functools.cache
-def _ssl_context() -> ssl.SSLContext:
-    """Reading the certificates takes 30 ms: once is enough."""
-    return httpx.create_ssl_context()
-
-
-def _require_size(num_bytes: int, name: str, limits: AudioLimits) -> None:
-    if num_bytes > limits.max_bytes:
-        raise AudioTooLongError(f"{name}: {num_bytes:,} bytes or more, at most {limits.max_bytes:,} allowed")

@@ -51,8 +51,8 @@ class Recordings:
             return self._add_piece(index, item, audio)
         recording = self._being_read.pop(index, None)
         if recording is not None:  # an error at some place in the recording
-            failed = Transcript(item.key, duration=recording.duration, status="error", error=str(audio))
-            self._results.append((index, failed))
+            assert isinstance(audio, AudioError)  # a waveform is all of its input
+            self._results.append((index, Transcript.failed(item.key, audio, duration=recording.duration)))
             return []
         number = next(self._numbers)
         self._clips[number] = index

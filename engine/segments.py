@@ -163,7 +163,7 @@ def join_parts(key: str, parts: Sequence[Part], *, duration: float, language: st
     """
     parts = sorted(parts, key=lambda part: part.start)
     if parts and all(part.transcript.status == "error" for part in parts):
-        return Transcript(key, duration=duration, status="error", error=parts[0].transcript.error)
+        return replace(parts[0].transcript, key=key, duration=duration)
     segments = [shifted(segment, part.start) for part in parts for segment in part.transcript.segments]
     timed = [segment.words for segment in segments if segment.words is not None]
     languages: Counter[str] = Counter()

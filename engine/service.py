@@ -25,8 +25,8 @@ from functools import partial
 import numpy as np
 
 from .audio import Waveform
+from .checks import check_arguments, check_text
 from .clip import Clip
-from .config import check_text
 from .cuda_graphs import MAX_CLIPS
 from .decoder.base import POLL_S, DecodeParams
 from .errors import (
@@ -94,9 +94,10 @@ class TranscriptionService:
         Raises:
             ConfigError: a number out of range, or the model is at work for someone else.
         """
+        check_arguments(TranscriptionService.__init__, max_waiting=max_waiting, batch_wait_s=batch_wait_s)
         if max_waiting < 1 or batch_wait_s < 0:
             raise ConfigError(f"max_waiting must be at least 1, batch_wait_s 0 or more: {max_waiting}, {batch_wait_s}")
-        if not transcriber.lock.acquire(blocking=False):
+        if not transcriber.lock.acquire(blocking=False, on_close=self.close):
             raise ConfigError("this model is at work for another service or a running generate()")
         self.failed = False  # the engine, or this thread, has died; nothing will be transcribed any more
         self._model = transcriber
@@ -151,6 +152,7 @@ class TranscriptionService:
             answer_prefix that is no text. QueueFullError: too much is waiting. ServiceClosedError, DecodeError: nothing
             will be transcribed any more.
         """
+        self._model.lock.require_open()
         if not isinstance(waveform, np.ndarray) or waveform.ndim != 1 or waveform.dtype != np.float32:
             found = getattr(waveform, "dtype", type(waveform).__name__), getattr(waveform, "shape", ())
             raise UnsupportedAudioError(f"samples must be an array of (N,) float32, got {found[0]} of shape {found[1]}")

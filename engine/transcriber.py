@@ -11,7 +11,6 @@ read ahead.
 import contextlib
 import gc
 import logging
-import threading
 import time
 from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,13 +23,14 @@ from .alignment import TextAligner, WordAligner
 from .answers import Written, answer_of, review, transcript_of
 from .audio import DEFAULT_LIMITS, SAMPLE_RATE, AudioLimits, Waveform
 from .batching import BatchPool
+from .checks import check_choice
 from .clip import Clip, Encoding, request_of, with_before
-from .config import check_choice
 from .decoder.base import POLL_S, DecodeParams, Decoder, Hypothesis
 from .errors import ASRError, AudioError, ConfigError, DecodeError, InternalError
 from .families.base import AcousticModel, EncodedBatch, EncodedUtterance, ModelFamily, Request
 from .inputs import AudioInput
 from .isolation import alone, caught, isolated
+from .model_lock import ModelLock
 from .prompt import PromptEmbedder
 from .reading import AudioReaders
 from .recordings import ClipAudio, Recordings, Result
@@ -90,7 +90,7 @@ class Transcriber:
     readers: AudioReaders
     device: torch.device  # of stage 1
     max_batch_frames: int  # encoder frames of a stage 1 batch, padding included
-    lock: threading.Lock
+    lock: ModelLock
     forced_aligner: TextAligner | None = None  # in place of `aligner`
 
     def run(
@@ -101,21 +101,29 @@ class Transcriber:
         An input that cannot be transcribed yields a transcript of status "error". `timeline` records the run.
 
         Raises:
-            ConfigError: at once, a language that the family does not know.
+            ConfigError: at once, a language that the family does not know, or a model that is closed or was loaded by
+                another process. While iterating, a model that this thread uses already, or that was closed.
             DecodeError: while iterating, the LLM's engine failed; it must be built anew.
         """
+        self.lock.require_open()
         self.family.prompt_text(options.request)
         return self._run(inputs, Run(self, options, timeline or NullTimeline()))
 
     def _run(self, inputs: Iterable[AudioInput], run: "Run") -> Results:
-        with self.lock, one_thread(active=self.device.type != "cpu"):
+        with self.lock.running(), one_thread(active=self.device.type != "cpu"):
             try:
-                yield from run.results(inputs)
+                with contextlib.closing(run.results(inputs)) as results:
+                    for result in results:
+                        with self.lock.suspended():
+                            yield result
             finally:
-                run.cancel()
+                if not self.lock.is_closed:
+                    run.cancel()
 
     def close(self) -> None:
-        """End the processes and free the models; idempotent."""
+        """End the processes and free the models; idempotent. In a process that was forked, they are its parent's."""
+        if not self.lock.close():
+            return
         self.readers.close()
         self.decoder.close()
         if self.aligner is not None:
@@ -140,7 +148,7 @@ class Run:
     def __post_init__(self) -> None:
         self.recordings = Recordings(self.options.request.language)
 
-    def results(self, inputs: Iterable[AudioInput]) -> Iterator[Result]:
+    def results(self, inputs: Iterable[AudioInput]) -> Results:
         """Each input's place and transcript, as soon as all of it is there."""
         for number, transcript in self._clips(inputs):
             self.recordings.finish(number, transcript)
@@ -397,4 +405,4 @@ class Run:
 
 
 def _failed(key: str, duration: float, error: ASRError) -> Transcript:
-    return Transcript(key, duration=duration, status="error", error=str(error))
+    return Transcript.failed(key, error, duration=duration)

@@ -8,11 +8,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, Self
 
+from .errors import ASRError, ErrorCode, error_of
+
 Status = Literal["ok", "error"]
 FinishReason = Literal["stop", "length"]
 WarningCode = Literal[
     "no_word_times", "long_audio", "unfinished", "repetition", "no_speech", "disagreement", "ctc_text", "segment_failed"
 ]
+_SHOWN_CHARS = 60  # of a text, in repr()
 
 
 class _Record:
@@ -83,11 +86,12 @@ class Token(_Record):
     log_prob: float  # natural logarithm
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Transcript(_Record):
     """The result for one input.
 
-    `status` is "error" when the input could not be transcribed; `error` then says why and `text` is empty. `words` is
+    `status` is "error" when the input could not be transcribed; `error` then says why in words, `error_code` is the
+    code of the error's kind (errors.py lists them), and `text` is empty. `words` is
     None when no times could be found, and a warning says why; it is empty when nothing was said. Of a recording in
     several segments, the words are those of the segments that have times; `warnings` holds its segments' as well.
     """
@@ -103,7 +107,24 @@ class Transcript(_Record):
     finish_reason: FinishReason | None = None
     warnings: tuple[TranscriptWarning, ...] = ()
     error: str | None = None
+    error_code: ErrorCode | None = None
     tokens: tuple[Token, ...] | None = None  # None unless asked for
+
+    def __repr__(self) -> str:
+        """One short line; to_json() has everything."""
+        shown = {"key": self.key, "text": self.text, "status": self.status}
+        if self.error is not None:
+            shown["error"] = self.error
+        return f"Transcript({', '.join(f'{name}={_shortened(value)!r}' for name, value in shown.items())})"
+
+    @classmethod
+    def failed(cls, key: str, error: ASRError, *, duration: float = 0.0) -> Self:
+        """The result for an input that this error kept from being transcribed."""
+        return cls(key, duration=duration, status="error", error=str(error), error_code=error.code)
+
+    def exception(self) -> ASRError | None:
+        """The error as an exception of its kind; None where the status is "ok"."""
+        return None if self.status == "ok" else error_of(self.error_code, self.error or "")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dicts, lists, strings and numbers."""
@@ -128,6 +149,10 @@ class Transcript(_Record):
     @classmethod
     def from_json(cls, text: str) -> Self:
         return cls.from_dict(json.loads(text))
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _SHOWN_CHARS else f"{text[: _SHOWN_CHARS - 1]}…"
 
 
 def _plain(value: Any) -> Any:

@@ -18,10 +18,10 @@ from .errors import ASRError
 from .families import family_named
 from .families.base import ModelFamily, Request
 from .hub import HUBS, HubName, resolve_model
-from .inputs import is_url
 from .manifest import CTC_VOCABULARY_NAME, LLM_DIR_NAME, EngineManifest
 from .text import LLMTokenizer
 from .transcript import Transcript
+from .urls import is_url
 
 Outcome = Literal["pass", "fail", "info"]
 EXAMPLE_SUFFIXES = (".mp3", ".wav", ".flac")

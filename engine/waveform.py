@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import soxr
 
+from .checks import check_fields
 from .errors import AudioTooLongError, ConfigError, UnsupportedAudioError
 
 SAMPLE_RATE = 16_000  # Hz, of every waveform in this package
@@ -29,6 +30,7 @@ class AudioLimits:
     max_sample_rate: int = 768_000  # Hz
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not self.max_duration_s > 0 or self.max_bytes <= 0:
             raise ConfigError(f"max_duration_s and max_bytes must be positive: {self.max_duration_s}, {self.max_bytes}")
         if not 0 < self.min_sample_rate <= self.max_sample_rate:

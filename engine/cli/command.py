@@ -8,9 +8,10 @@ import argparse
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 from ..hub import HUBS
+from ..options import RequestOptions, SegmentOptions
 
 INTERRUPTED = 130  # what shells say of a program that Ctrl-C ended
 
@@ -71,13 +72,13 @@ def add_request_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--no-itn", dest="itn", action="store_false", help="write numbers as they are spoken")
 
 
-def request_options(args: argparse.Namespace) -> dict[str, Any]:
+def request_options(args: argparse.Namespace) -> RequestOptions:
     """What add_request_options added, by the names of `generate`'s arguments."""
     hotwords = list(args.hotwords)
     if args.hotwords_file is not None:
         lines = args.hotwords_file.read_text(encoding="utf-8-sig").splitlines()
         hotwords += [line.strip() for line in lines if line.strip()]
-    return {"language": args.language, "context": args.context, "hotwords": hotwords, "itn": args.itn}
+    return RequestOptions(language=args.language, context=args.context, hotwords=hotwords, itn=args.itn)
 
 
 def add_segment_options(parser: argparse.ArgumentParser, *, vad: str, vad_help: str) -> None:
@@ -98,10 +99,14 @@ def add_segment_options(parser: argparse.ArgumentParser, *, vad: str, vad_help: 
     )
 
 
-def segment_options(args: argparse.Namespace) -> dict[str, Any]:
+def segment_options(args: argparse.Namespace) -> SegmentOptions:
     """What add_segment_options added and was given, by the names of `generate`'s arguments."""
-    given = _named(args, ("vad", "max_segment_s", "silence_schedule", "dynamic_silence"))
-    return {name: value for name, value in given.items() if value is not None}
+    return cast(SegmentOptions, given_options(args, SegmentOptions.__annotations__))
+
+
+def given_options(args: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
+    """Those of these that were given on the command line; the others have the defaults of `generate`."""
+    return {name: value for name, value in _named(args, names).items() if value is not None}
 
 
 def _schedule(text: str) -> list[tuple[float, float]]:

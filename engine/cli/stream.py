@@ -54,8 +54,8 @@ def run(args: argparse.Namespace) -> int:
 
     blocks = _blocks(args.source, realtime=args.realtime)
     show = _show_json if args.json else _LiveLine()
-    live = {"chunk_ms": args.chunk_ms, "rollback_chars": args.rollback_chars}
-    with FunASRNanoStreamingVLLM(**model_options(args), **segment_options(args), **live) as model:
+    live: dict[str, Any] = {"chunk_ms": args.chunk_ms, "rollback_chars": args.rollback_chars, **segment_options(args)}
+    with FunASRNanoStreamingVLLM(**model_options(args), **live) as model:
         session = model.session(**request_options(args))
         try:
             for block in blocks:

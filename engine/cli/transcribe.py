@@ -8,13 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 from tqdm import tqdm
 
 from ..batch_job import OutputFolder
 from ..errors import ASRError, ConfigError
-from ..inputs import AudioInput, audio_files, expand_inputs, load
+from ..inputs import AudioInput, Input, audio_files, expand_inputs, load
 from ..isolation import alone
+from ..options import GenerateOptions
 from ..transcript import Transcript
 from ..vad import VoiceActivityModel, load_vad
 from ..writers import WRITERS
@@ -24,6 +26,7 @@ from .command import (
     add_model_options,
     add_request_options,
     add_segment_options,
+    given_options,
     model_options,
     request_options,
     segment_options,
@@ -60,9 +63,9 @@ def add_parser(commands: Commands) -> None:
         "--no-check", dest="check", action="store_false", help="do not weigh texts against what the CTC head hears"
     )
     group.add_argument("--fallback", choices=["ctc"], help="what replaces a text that the CTC head contradicts")
-    group.add_argument("--max-new-tokens", type=int, default=512, metavar="N", help="longest answer (default 512)")
-    group.add_argument("--temperature", type=float, default=0.0, help="0, the default, is greedy")
-    group.add_argument("--batch-size", type=int, default=256, metavar="N", help="most clips encoded together")
+    group.add_argument("--max-new-tokens", type=int, metavar="N", help="longest answer (default 512)")
+    group.add_argument("--temperature", type=float, help="0, the default, is greedy")
+    group.add_argument("--batch-size", type=int, metavar="N", help="most clips encoded together")
     parser.set_defaults(run=run)
 
 
@@ -125,7 +128,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _items(inputs: Sequence[str]) -> dict[str, AudioInput]:
     """By key. Raises ConfigError if there are none."""
-    given: list[str | AudioInput] = []
+    given: list[Input] = []
     for source in inputs:
         given += audio_files(Path(source)) if Path(source).is_dir() else [source]
     items = {item.key: item for item in expand_inputs(given)}
@@ -139,7 +142,8 @@ def _transcribe(args: argparse.Namespace, todo: Sequence[AudioInput], folder: Ou
     from ..auto import AutoModelVLLM
 
     names = ("timestamps", "check", "fallback", "max_new_tokens", "temperature", "batch_size")
-    options = request_options(args) | segment_options(args) | {name: getattr(args, name) for name in names}
+    decoding = cast(GenerateOptions, given_options(args, names))
+    options: GenerateOptions = {**request_options(args), **segment_options(args), **decoding}
     options["vad"] = None if args.vad == "none" else args.vad
     items = {item.key: item for item in todo}
     vad = load_vad("silero" if args.vad in ("auto", "none") else args.vad) if args.plot else None

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import ConfigError, DecodeError, PromptTooLongError
+from ..errors import AudioError, ConfigError, DecodeError, PromptTooLongError
 from ..manifest import LLMInfo
 from ..transcript import FinishReason
 
@@ -72,7 +72,8 @@ class Decoder(Protocol):
 
         `follow` keeps `written` up to date for this prompt, which costs a message a step between processes.
 
-        Raises PromptTooLongError or DecodeError for a prompt that cannot be decoded; the engine stays usable.
+        Raises PromptTooLongError, AudioError or DecodeError for a prompt that cannot be decoded; the engine stays
+        usable.
         """
 
     def poll(self, *, wait_s: float = POLL_S, wake: int | None = None) -> list[tuple[int, Hypothesis]]:
@@ -103,14 +104,14 @@ class PromptLimits:
     dtype: torch.dtype
 
     def check(self, prompt_embeds: Tensor, params: DecodeParams) -> None:
-        """Raises PromptTooLongError or DecodeError."""
+        """Raises PromptTooLongError; AudioError for numbers that no LLM can read; DecodeError for a wrong shape."""
         if prompt_embeds.dim() != 2 or prompt_embeds.shape[1] != self.hidden_size:
             raise DecodeError(
                 f"prompt embeddings must be (positions, {self.hidden_size}), got {tuple(prompt_embeds.shape)}"
             )
         self.check_length(prompt_embeds.shape[0], params.max_new_tokens)
         if not is_finite(prompt_embeds):
-            raise DecodeError("prompt embeddings hold NaN or infinity: the encoder failed on this audio")
+            raise AudioError("prompt embeddings hold NaN or infinity: the encoder failed on this audio")
 
     def check_length(self, num_positions: int, max_new_tokens: int) -> None:
         """Raises PromptTooLongError if prompt and answer do not fit."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..alignment import WordAligner
-from ..config import check_text
+from ..checks import check_text
 from ..errors import ConfigError
 from ..manifest import EngineManifest
 from ..prompt import PromptText

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ...encoders.qwen3_asr import Qwen3ASRTower, Qwen3ASRTowerConfig
 from ..alignment import WordAligner
+from ..checks import check_arguments
 from ..errors import CheckpointError, ConfigError
 from ..manifest import ACOUSTIC_NAME, EngineManifest
 from ..prompt import PromptText
@@ -79,7 +80,11 @@ def parse_asr_output(raw: str | None, user_language: str | None = None) -> tuple
     Args:
         raw: decoded with TEXT_TAG in it.
         user_language: the language that was asked for; then all of `raw` is text.
+
+    Raises:
+        ConfigError: something else than a string or None.
     """
+    check_arguments(parse_asr_output, raw=raw, user_language=user_language)
     answer = without_loops((raw or "").strip())
     if not answer:
         return "", ""

@@ -81,7 +81,7 @@ def router(speech: Speech) -> APIRouter:
         options = speech.options(
             context=text if speech.takes_context else "",
             temperature=body.temperature,
-            max_new_tokens=body.max_completion_tokens or body.max_tokens,
+            max_new_tokens=body.max_completion_tokens or body.max_tokens or speech.settings.max_new_tokens,
             timestamps=False,
         )
         recording = await speech.read(url)

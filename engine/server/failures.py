@@ -19,27 +19,23 @@ from ..errors import (
     AudioTooLongError,
     ConfigError,
     DecodeError,
-    OutOfMemoryError,
     PromptTooLongError,
     QueueFullError,
     ServiceClosedError,
-    UnsupportedAudioError,
 )
 
 logger = logging.getLogger(__name__)
 
-# The most particular class that fits decides.
-STATUS: dict[type[ASRError], tuple[int, str]] = {
-    UnsupportedAudioError: (400, "unsupported_audio"),
-    AudioTooLongError: (413, "audio_too_long"),
-    AudioError: (400, "bad_audio"),
-    ConfigError: (400, "invalid_value"),
-    PromptTooLongError: (400, "prompt_too_long"),
-    QueueFullError: (429, "server_busy"),
-    ServiceClosedError: (503, "shutting_down"),
-    DecodeError: (503, "engine_failed"),
-    OutOfMemoryError: (500, "out_of_memory"),
-    ASRError: (500, "server_error"),
+# The most particular class that fits decides. The codes are the errors' own.
+STATUS: dict[type[ASRError], int] = {
+    AudioTooLongError: 413,
+    AudioError: 400,
+    ConfigError: 400,
+    PromptTooLongError: 400,
+    QueueFullError: 429,
+    ServiceClosedError: 503,
+    DecodeError: 503,
+    ASRError: 500,
 }
 _TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 _CODES = {404: "not_found", 405: "method_not_allowed"}
@@ -64,8 +60,8 @@ class Refusal(HTTPException):
 
 def refusal_of(error: ASRError) -> Refusal:
     """The answer to a request that failed with this."""
-    status, code = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
-    return Refusal(status, str(error), code=code)
+    status = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
+    return Refusal(status, str(error), code=error.code)
 
 
 def error_body(status: int, message: str, *, code: str | None, param: str | None = None) -> dict[str, Any]:

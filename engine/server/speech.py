@@ -3,12 +3,13 @@
 import asyncio
 import functools
 import time
-from collections.abc import Sequence
+from typing import Unpack
 
 from ..auto import transcribe_options
 from ..errors import AudioError, ConfigError, QueueFullError
 from ..families.base import Request
 from ..inputs import AudioInput, Samples
+from ..options import RequestOptions
 from ..segments import DEFAULT_SEGMENTATION, Cut, Part, Piece, join_parts
 from ..service import TranscriptionService
 from ..streaming import LiveOptions
@@ -68,28 +69,15 @@ class Speech:
     def is_ready(self) -> bool:
         return not self.service.failed and not self.is_draining.is_set()
 
-    def options(
-        self,
-        *,
-        language: str | None = None,
-        hotwords: Sequence[str] = (),
-        itn: bool = True,
-        context: str = "",
-        timestamps: bool = True,
-        temperature: float = 0.0,
-        max_new_tokens: int | None = None,
-    ) -> TranscribeOptions:
+    def options(self, **asked: Unpack[RequestOptions]) -> TranscribeOptions:
         """What a request asks for, with this server's defaults. Raises ConfigError."""
-        return transcribe_options(
-            language=language or self.settings.language,
-            hotwords=tuple(hotwords) or self.settings.hotwords,
-            itn=itn,
-            context=context,
-            timestamps=timestamps,
-            temperature=temperature,
-            max_new_tokens=max_new_tokens or self.settings.max_new_tokens,
-            limits=self.settings.audio_limits,
+        settings = self.settings
+        defaults = RequestOptions(
+            language=asked.get("language") or settings.language,
+            hotwords=asked.get("hotwords") or settings.hotwords,
+            max_new_tokens=asked.get("max_new_tokens", settings.max_new_tokens),
         )
+        return transcribe_options(limits=settings.audio_limits, **(asked | defaults))
 
     def require_language(self, language: str) -> None:
         """Raises ConfigError for one that the model does not know."""
@@ -101,6 +89,7 @@ class Speech:
         Raises:
             AudioError: not audio, too long, or a URL whose host is not allowed.
         """
+        self.service.model.lock.require_open()  # readers of another process would never answer
         item = AudioInput(key="audio", source=source, sample_rate=sample_rate)
         limits, hosts = self.settings.audio_limits, self.settings.url_hosts
         future = self._readers.submit(item, limits=limits, allow_urls=hosts, cutting=self._cutting)
@@ -123,7 +112,7 @@ class Speech:
         Cancelling the wait drops the work in both stages.
 
         Raises:
-            ASRError: also where the transcript would be of status "error".
+            ASRError: what the transcript's `exception()` would be, where its status would be "error".
         """
         started = time.perf_counter()
         so_far = GrowingText(len(recording.cuts), on_text)
@@ -141,8 +130,8 @@ class Speech:
         whole = join_parts("audio", parts, duration=recording.duration, language=language)
         transcript = transcripts[0] if recording.is_whole else whole
         self.metrics.count(transcript, time.perf_counter() - started)
-        if transcript.status == "error":
-            raise AudioError(transcript.error or "this audio cannot be transcribed")
+        if error := transcript.exception():
+            raise error
         return transcript
 
     async def _segment(

@@ -1,14 +1,16 @@
 """FunASR's streaming SDK over live sessions: from_pretrained(...), streaming_generate(audio) and its fields."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, Self, TypedDict
+from typing import Any, Self, TypedDict, Unpack
 
 from ..auto import AutoModelVLLM, transcribe_options
+from ..checks import check_arguments, check_options
 from ..closing import Closing
-from ..config import refuse_unknown
 from ..errors import ConfigError
-from ..inputs import expand_inputs, load
+from ..inputs import Input, expand_inputs, load
+from ..options import RequestOptions
 from ..service import TranscriptionService
 from ..transcriber import TranscribeOptions
 from ..vad import STREAMING_SCHEDULE, SegmentRules, checked_schedule, load_vad
@@ -41,7 +43,7 @@ class FunASRNanoStreamingVLLM(Closing):
         rollback_chars: int = 8,
         vad: str | Path = "silero",
         max_segment_s: float = 30.0,
-        silence_schedule: Sequence[tuple[float, float]] | None = None,
+        silence_schedule: Iterable[tuple[float, float]] | None = None,
         dynamic_silence: bool = True,
         **options: Any,
     ) -> None:
@@ -60,6 +62,13 @@ class FunASRNanoStreamingVLLM(Closing):
         Raises:
             ConfigError, HubError, CheckpointError.
         """
+        check_arguments(
+            FunASRNanoStreamingVLLM.__init__,
+            vad=vad,
+            max_segment_s=max_segment_s,
+            silence_schedule=silence_schedule,
+            dynamic_silence=dynamic_silence,
+        )
         schedule = checked_schedule(silence_schedule, dynamic=dynamic_silence, default=STREAMING_SCHEDULE)
         self.live = LiveOptions(
             vad=load_vad(vad),
@@ -75,30 +84,41 @@ class FunASRNanoStreamingVLLM(Closing):
         """FunASR's name for building one."""
         return cls(model, **options)
 
-    def session(self, *, key: str = "live", **options: Any) -> StreamingSession:
-        """A stream of audio to push to. `options` are those of session_options()."""
+    def session(self, *, key: str = "live", **options: Unpack[RequestOptions]) -> StreamingSession:
+        """A stream of audio to push to. Raises ConfigError for an option that is unknown or cannot work."""
         return StreamingSession(self.service, session_options(**options), self.live, key=key)
 
-    def async_session(self, *, key: str = "live", **options: Any) -> AsyncStreamingSession:
+    def async_session(self, *, key: str = "live", **options: Unpack[RequestOptions]) -> AsyncStreamingSession:
         """The same for an event loop."""
         return AsyncStreamingSession(self.service, session_options(**options), self.live, key=key)
 
-    def streaming_generate(self, audio: Any, **options: Any) -> Iterator[StreamingResult]:
+    def streaming_generate(
+        self,
+        audio: Input,
+        *,
+        chunk_ms: float | None = None,
+        rollback_chars: int | None = None,
+        **options: Unpack[RequestOptions],
+    ) -> Iterator[StreamingResult]:
         """Hear one input as if it were live, chunk_ms by chunk_ms, as fast as it can be decoded.
 
         Args:
             audio: one input of AutoModelVLLM.generate.
-            options: those of session_options().
+            chunk_ms, rollback_chars: for this input; None is what the model was built with.
+            options: how to transcribe; see RequestOptions.
 
         Raises:
-            ConfigError: more or fewer inputs than one, or an unknown option. AudioError: it cannot be read.
+            ConfigError: more or fewer inputs than one, or an option that is unknown or cannot work. AudioError: it
+                cannot be read.
         """
-        items = expand_inputs(audio)
+        items = [] if audio is None else expand_inputs(audio)
         if len(items) != 1:
             raise ConfigError(f"streaming_generate takes one input, got {len(items)}")
-        session = self.session(key=items[0].key, **options)
+        live = self.live if chunk_ms is None else replace(self.live, chunk_ms=chunk_ms)
+        live = live if rollback_chars is None else replace(live, rollback_chars=rollback_chars)
+        session = StreamingSession(self.service, session_options(**options), live, key=items[0].key)
         waveform = load(items[0])
-        chunk = max(1, round(self.live.chunk_ms * SAMPLE_RATE / 1000))
+        chunk = max(1, round(live.chunk_ms * SAMPLE_RATE / 1000))
         so_far = TextSoFar()
         starts = range(0, len(waveform), chunk)
         for index, start in enumerate(starts, start=1):
@@ -120,33 +140,11 @@ class FunASRNanoStreamingVLLM(Closing):
         self._model.close()
 
 
-def session_options(  # noqa: PLR0913 - arguments of the public facade
-    *,
-    language: str | None = None,
-    context: str = "",
-    hotwords: Sequence[str] = (),
-    itn: bool = True,
-    timestamps: bool = True,
-    check: bool = True,
-    fallback: Literal["ctc"] | None = None,
-    max_new_tokens: int = 512,
-    temperature: float = 0.0,
-    **unknown: Any,
-) -> TranscribeOptions:
-    """Those arguments of AutoModelVLLM.generate that mean something for live audio, checked.
+def session_options(**options: Unpack[RequestOptions]) -> TranscribeOptions:
+    """Those options of `generate` that mean something for live audio, checked.
 
     Raises:
-        ConfigError: an unknown argument, or one that cannot work.
+        ConfigError: an unknown option, or one that cannot work.
     """
-    refuse_unknown(session_options, unknown)
-    return transcribe_options(
-        language=language,
-        context=context,
-        hotwords=hotwords,
-        itn=itn,
-        timestamps=timestamps,
-        check=check,
-        fallback=fallback,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-    )
+    check_options(options, RequestOptions, others=("key",))
+    return transcribe_options(**options)

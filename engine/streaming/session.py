@@ -33,6 +33,7 @@ from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from typing import TypeAlias
 
+from ..checks import check_fields
 from ..errors import ConfigError, QueueFullError
 from ..families.languages import is_auto
 from ..service import TranscriptionService
@@ -61,6 +62,7 @@ class LiveOptions:
     )
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not self.chunk_ms > 0:
             raise ConfigError(f"chunk_ms must be positive, got {self.chunk_ms}")
         if self.agreeing_partials < 1:
@@ -155,6 +157,7 @@ class _Stream:
         self._heard_s = 0.0  # how much of the stream that partial had heard
 
     def push(self, samples: Waveform) -> _Steps:
+        self._service.model.lock.require_open()
         self._recent.push(samples)
         self._close(self._segmenter.push(samples))
         events = yield from self._finals()

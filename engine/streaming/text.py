@@ -43,7 +43,8 @@ def with_text(transcript: Transcript, text: str) -> Transcript:
         warnings += (TranscriptWarning("no_word_times", "the text was confirmed before all of it had been heard"),)
     start, end = (words[0].start, words[-1].end) if words else (0.0, transcript.duration)
     segments = (Segment(start, end, text, words, transcript.confidence),) if text else ()
-    return replace(transcript, text=text, words=words, segments=segments, warnings=warnings, status="ok", error=None)
+    fine = replace(transcript, status="ok", error=None, error_code=None)
+    return replace(fine, text=text, words=words, segments=segments, warnings=warnings)
 
 
 def on_stream_time(transcript: Transcript, start: float) -> Transcript:

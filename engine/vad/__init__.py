@@ -3,6 +3,7 @@
 import functools
 from pathlib import Path
 
+from ..checks import check_type
 from ..errors import ConfigError
 from .base import SpeechSpan, VoiceActivityModel, VoiceActivityStream
 from .segmenter import (
@@ -30,18 +31,23 @@ __all__ = [
 ]
 
 
-@functools.cache
 def load_vad(name: str | Path = "silero") -> VoiceActivityModel:
     """Load "silero", or the fsmn-vad checkpoint in a directory; once in a process.
 
     Raises:
         ConfigError: neither of them. CheckpointError: a directory that holds no fsmn-vad.
     """
+    check_type("vad", name, str | Path)
+    return _load_vad(name)
+
+
+@functools.cache
+def _load_vad(name: str | Path) -> VoiceActivityModel:
     if name == "silero":
         from .silero import SileroVAD
 
         return SileroVAD()
-    if not Path(name).is_dir():
+    if not name or not Path(name).is_dir():
         raise ConfigError(f"vad must be 'silero' or the directory of an fsmn-vad checkpoint, got {str(name)!r}")
     from .fsmn import FsmnVAD
 

@@ -16,9 +16,10 @@ finish().
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from ..checks import check_fields
 from ..errors import ConfigError
 from ..waveform import SAMPLE_RATE, Waveform
 from .base import SpeechSpan, VoiceActivityStream
@@ -47,6 +48,7 @@ class SegmentRules:
     silence_schedule: Schedule = OFFLINE_SCHEDULE
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not 2.0 <= self.max_segment_s < math.inf:
             raise ConfigError(f"max_segment_s must be at least 2 s, got {self.max_segment_s}")
         for name, value in (("padding_s", self.padding_s), ("min_speech_s", self.min_speech_s)):
@@ -65,7 +67,7 @@ class SegmentRules:
         return next(silence for bound, silence in self.silence_schedule if age_ms <= bound)
 
 
-def checked_schedule(schedule: Sequence[tuple[float, float]] | None, *, dynamic: bool, default: Schedule) -> Schedule:
+def checked_schedule(schedule: Iterable[tuple[float, float]] | None, *, dynamic: bool, default: Schedule) -> Schedule:
     """What a user asks for: a schedule of his own, the `default` one, or with `dynamic=False` FunASR's fixed 800 ms.
 
     Raises ConfigError if he asks for both, or for rows that are not pairs of numbers.

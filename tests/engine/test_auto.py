@@ -110,7 +110,7 @@ def test_an_unknown_language_is_refused_before_any_work(vllm_model: AutoModelVLL
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"hotwords": "张三"}, "must be a list of words"),
+        ({"hotwords": "张三"}, "hotwords must be a list or None; got '张三'"),
         ({"hotwords": ["a", ""]}, "non-empty string, got ''"),
         ({"max_new_tokens": 0}, "max_new_tokens must be at least 1"),
         ({"batch_size": 0}, "batch_size must be at least 1"),

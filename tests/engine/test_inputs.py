@@ -1,7 +1,10 @@
 """expand_inputs reads list files and nothing else; load turns any source into a waveform or an AudioError."""
 
 import base64
+import io
+import itertools
 import json
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -17,10 +20,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.audio_clips import encode, sweep
-from twostage_asr.engine import inputs
+from twostage_asr.engine import urls
 from twostage_asr.engine.audio import AudioLimits, decode_audio
 from twostage_asr.engine.errors import AudioTooLongError, ConfigError, UnsupportedAudioError
-from twostage_asr.engine.inputs import AudioInput, expand_inputs, load
+from twostage_asr.engine.inputs import AudioInput, expand_inputs, iterate_inputs, load, load_blocks
 
 ONE_SECOND = np.zeros(16_000, np.float32)
 WAV = encode(sweep(1.0, 16_000), 16_000, "WAV", "PCM_16")
@@ -82,6 +85,120 @@ def test_keys_are_unique_and_the_first_owner_keeps_its_key(names: list[str]) -> 
 
 def test_suffixes_count_and_avoid_given_keys() -> None:
     assert keys(expand_inputs(["x/a.wav", "y/a.mp3", "a_1.wav", "z/a.wav"])) == ["a", "a_2", "a_1", "a_3"]
+
+
+# --- file objects, dicts, and other iterables than lists
+
+
+def test_file_objects(tmp_path: Path) -> None:
+    path = tmp_path / "talk.wav"
+    path.write_bytes(WAV)
+    with path.open("rb") as file, tempfile.TemporaryFile() as nameless:
+        nameless.write(b"skipped" + WAV)
+        nameless.seek(7)
+        items = expand_inputs([file, io.BytesIO(WAV), nameless])
+        assert keys(items) == ["talk", "audio_1", "audio_2"]
+        assert all(np.array_equal(load(item), WAVEFORM) for item in items)
+    (item,) = expand_inputs(io.BytesIO(WAV))  # it has lines, and is one input all the same
+    assert np.array_equal(np.concatenate(list(load_blocks(item))), WAVEFORM)
+
+
+def test_file_objects_that_give_no_audio(tmp_path: Path) -> None:
+    path = tmp_path / "talk.wav"
+    path.write_text("text")
+    with path.open(encoding="utf-8") as text:
+        (item,) = expand_inputs(text)
+        with pytest.raises(UnsupportedAudioError, match=r"talk\.wav: reading gives str, not bytes; open it with mode"):
+            load(item)
+    with pytest.raises(UnsupportedAudioError, match=r"cannot be read: .*closed file"):
+        load(item)
+    (item,) = expand_inputs(io.BytesIO(WAV))
+    with pytest.raises(AudioTooLongError, match="BytesIO: 1,001 bytes or more, at most 1,000 allowed"):
+        load(item, limits=AudioLimits(max_bytes=1000))
+
+
+def test_samples_as_datasets_have_them() -> None:
+    named = {"path": "clips/a.wav", "array": ONE_SECOND, "sampling_rate": 8_000}
+    items = expand_inputs([{"array": ONE_SECOND, "sampling_rate": 16_000}, named, named | {"path": None}])
+    assert keys(items) == ["audio_0", "a", "audio_2"]
+    assert [len(load(item)) for item in items] == [16_000, 32_000, 32_000]
+    assert keys(expand_inputs(named)) == ["a"]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {},
+        {"array": ONE_SECOND},
+        {"array": [0.0, 0.5], "sampling_rate": 16_000},
+        {"array": ONE_SECOND, "sampling_rate": None},
+        {"array": ONE_SECOND, "sampling_rate": 16_000, "text": "hello"},
+        {"audio": {"array": ONE_SECOND, "sampling_rate": 16_000}},
+    ],
+)
+def test_dicts_that_are_no_input(wrong: dict[str, Any]) -> None:
+    (item,) = expand_inputs([wrong])
+    with pytest.raises(UnsupportedAudioError, match=r"^\{.*\} is not an input; allowed are a path"):
+        load(item)
+
+
+def test_tuples_of_inputs_and_tuples_that_are_one() -> None:
+    assert keys(expand_inputs(("a.wav", "b.wav"))) == ["a", "b"]
+    assert keys(expand_inputs((("x", ONE_SECOND, 8_000), ("y", ONE_SECOND, 8_000)))) == ["x", "y"]
+    assert expand_inputs(()) == []
+    for one in ((ONE_SECOND, 8_000), ("key", ONE_SECOND, 8_000), (16_000, ONE_SECOND), ("a.wav", 16_000)):
+        assert len(expand_inputs(one)) == 1
+    (item,) = expand_inputs((16_000, ONE_SECOND))
+    with pytest.raises(UnsupportedAudioError, match=r"^\(int, ndarray\) is not an input"):
+        load(item)
+    (nested,) = expand_inputs([("a.wav", "b.wav")])
+    with pytest.raises(UnsupportedAudioError, match=r"^\(str, str\) is not an input"):
+        load(nested)
+
+
+def test_no_inputs_at_all_are_an_error() -> None:
+    with pytest.raises(ConfigError, match="there are no inputs, got None"):
+        iterate_inputs(None)
+    for nothing in ("", None):
+        (item,) = expand_inputs([nothing])  # type: ignore[list-item]
+        with pytest.raises(UnsupportedAudioError, match="is not an input"):
+            load(item)
+
+
+def test_a_generator_is_taken_from_as_it_is_needed() -> None:
+    taken = []
+
+    def endless() -> Iterator[str]:
+        for number in range(10**9):
+            taken.append(number)
+            yield f"{number % 3}.wav"
+
+    items = iterate_inputs(endless())
+    assert not taken
+    assert [item.key for item in itertools.islice(items, 5)] == ["0", "1", "2", "0_1", "1_1"]
+    assert len(taken) == 5
+
+
+def test_what_is_expanded_at_once_and_what_is_not(tmp_path: Path) -> None:
+    for whole in ("a.wav", [], ("a.wav",), {"a.wav"}, ONE_SECOND, io.BytesIO(WAV), {"array": ONE_SECOND}):
+        assert isinstance(iterate_inputs(whole), list)
+    for lazy in (iter(["a.wav"]), (name for name in ["a.wav"]), {"a.wav": 1}.keys()):
+        assert not isinstance(iterate_inputs(lazy), list)
+        assert keys(list(iterate_inputs(lazy))) == ["a"]
+
+
+def test_keys_of_a_generator_are_unique_too() -> None:
+    names = ["a.wav", "a.mp3", "a_1.wav", "a.ogg", "a_1.mp3"]
+    found = keys(list(iterate_inputs(iter(names))))
+    assert found == ["a", "a_1", "a_1_1", "a_2", "a_1_2"]
+
+
+def test_a_list_file_in_a_generator(tmp_path: Path) -> None:
+    """What comes after one that cannot be read is still taken."""
+    items = list(iterate_inputs(iter([scp(tmp_path, "x 1.wav\ny 2.wav"), tmp_path / "none.scp", ONE_SECOND])))
+    assert keys(items) == ["x", "y", "none", "audio_3"]
+    with pytest.raises(UnsupportedAudioError, match=r"none\.scp: no such list file"):
+        load(items[2])
 
 
 # --- list files
@@ -342,14 +459,14 @@ def test_errors_hide_what_may_be_secret(server: str) -> None:
 
 
 def test_downloads_are_limited(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inputs, "DOWNLOAD_TIMEOUT_S", 5.0)
+    monkeypatch.setattr(urls, "DOWNLOAD_TIMEOUT_S", 5.0)
     for path in ("claims_8_exabytes.wav", "endless.wav"):
         with pytest.raises(AudioTooLongError, match="bytes"):
             fetch(f"{server}/{path}", limits=AudioLimits(max_bytes=10 * len(WAV)))
 
 
 def test_slow_downloads_end(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inputs, "DOWNLOAD_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(urls, "DOWNLOAD_TIMEOUT_S", 0.3)
     start = time.monotonic()
     with pytest.raises(UnsupportedAudioError, match="not fetched within"):
         fetch(f"{server}/drip.wav")

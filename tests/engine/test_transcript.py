@@ -1,10 +1,22 @@
-"""Transcript: attribute and key access agree, and JSON loses nothing."""
+"""Transcript: attribute and key access agree, JSON loses nothing, and an error keeps its kind."""
+
+import re
+from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from twostage_asr.engine import Segment, Transcript, TranscriptWarning, Word
+from twostage_asr.engine import (
+    ASRError,
+    ErrorCode,
+    PromptTooLongError,
+    Segment,
+    Transcript,
+    TranscriptWarning,
+    Word,
+    errors,
+)
 
 SECONDS = st.floats(0, 1e5)
 SHARE = st.floats(0, 1)
@@ -26,6 +38,7 @@ TRANSCRIPTS = st.builds(
     finish_reason=st.sampled_from([None, "stop", "length"]),
     warnings=WARNINGS,
     error=st.none() | st.text(),
+    error_code=st.none() | st.sampled_from(get_args(ErrorCode)),
 )
 
 
@@ -50,3 +63,27 @@ def test_keys_are_the_attributes() -> None:
 def test_an_unknown_key_names_the_known_ones() -> None:
     with pytest.raises(KeyError, match="no 'timestamp'; it has key, text"):
         Transcript("a")["timestamp"]
+
+
+def test_every_kind_of_error_has_a_code_of_its_own_that_gives_it_back() -> None:
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, ASRError)]
+    assert {kind.code for kind in kinds} == set(get_args(ErrorCode))
+    for kind in kinds:
+        found = Transcript.from_json(Transcript.failed("a", kind("why")).to_json()).exception()
+        assert (type(found), str(found)) == (kind, "why")
+        assert re.search(rf"{kind.__name__} +{kind.code} ", errors.__doc__ or "")
+
+
+def test_a_code_that_is_not_known_is_some_error() -> None:
+    later = Transcript.from_dict({"key": "a", "status": "error", "error": "why", "error_code": "too_green"})
+    assert type(later.exception()) is ASRError
+    assert type(Transcript("a", status="error").exception()) is ASRError
+    assert Transcript("a").exception() is None
+
+
+def test_its_repr_is_one_short_line() -> None:
+    assert repr(Transcript("a", text="Hi.")) == "Transcript(key='a', text='Hi.', status='ok')"
+    failed = Transcript.failed("a\nb", PromptTooLongError("x" * 500))
+    assert repr(failed) == f"Transcript(key='a\\nb', text='', status='error', error='{'x' * 59}…')"
+    long = Transcript("k", text="x" * 10_000, words=(Word("x", 0.0, 1.0, 0.1234567890123456),) * 100)
+    assert len(repr(long)) < 120

@@ -9,6 +9,7 @@ import numpy as np
 
 from twostage_asr.engine import QueueFullError, Transcript
 from twostage_asr.engine.families.base import ModelFamily
+from twostage_asr.engine.model_lock import ModelLock
 from twostage_asr.engine.text import LLMTokenizer
 from twostage_asr.engine.transcriber import TranscribeOptions
 from twostage_asr.engine.vad import VoiceActivityStream
@@ -54,6 +55,7 @@ class Model:
 
     family: ModelFamily
     tokenizer: LLMTokenizer
+    lock: ModelLock = field(default_factory=ModelLock)
 
 
 @dataclass

@@ -1,37 +1,49 @@
 """The names that users of the qwen-asr package know, over the same engine.
 
-`Qwen3ASRModel.transcribe` takes what theirs takes and returns what theirs returns. Long audio is cut by its rule: about
-every 1200 s, or 180 s where words are timed, at the quietest place within 5 s of that. Differences: integers are scaled
-by their full range instead of by their own peak, languages go by ISO code as well, and Korean words are cut without the
-package's dictionary.
+    from qwen_asr import Qwen3ASRModel, parse_asr_output
+
+becomes `from twostage_asr.engine.compat.qwen_asr import ...`. `Qwen3ASRModel.transcribe` takes what theirs takes and
+returns what theirs returns. Long audio is cut by its rule: about every 1200 s, or 180 s where words are timed, at the
+quietest place within 5 s of that. Differences: integers are scaled by their full range instead of by their own peak,
+languages go by ISO code as well, and Korean words are cut without the package's dictionary.
 """
 
 import base64
 import binascii
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import numpy as np
 import torch
 
-from .audio import SAMPLE_RATE, Waveform
-from .auto import AutoModelVLLM, transcribe_options
-from .closing import Closing
-from .errors import ASRError, ConfigError, UnsupportedAudioError
-from .families.qwen3_asr import KNOWN_LANGUAGES, Qwen3ASR
-from .forced_aligner import ForcedAlignItem, ForcedAlignResult, Qwen3ForcedAligner
-from .inputs import AudioInput, expand_inputs, load
-from .streaming.qwen import ASRStreamingState, QwenStreams
+from ..audio import SAMPLE_RATE, Waveform
+from ..auto import AutoModelVLLM, transcribe_options
+from ..checks import argument_names, check_arguments, check_type, say_unused
+from ..closing import Closing
+from ..errors import ConfigError, UnsupportedAudioError
+from ..families.qwen3_asr import KNOWN_LANGUAGES, Qwen3ASR, parse_asr_output
+from ..forced_aligner import ForcedAlignItem, ForcedAlignResult, Qwen3ForcedAligner
+from ..inputs import AudioInput, Inputs, as_list, expand_inputs, load
+from ..streaming.qwen import ASRStreamingState, QwenStreams
+
+__all__ = [
+    "ASRStreamingState",
+    "ASRTranscription",
+    "ForcedAlignItem",
+    "ForcedAlignResult",
+    "Qwen3ASRModel",
+    "Qwen3ForcedAligner",
+    "parse_asr_output",
+]
 
 MAX_CHUNK_S, MAX_TIMED_CHUNK_S = 1200.0, 180.0
 SEARCH_S, QUIET_S = 5.0, 0.1  # around the place of a cut, and how long the quiet stretch is
 GPU_MODEL_LEN = 24_576  # 1205 s of audio are 15,665 positions; context and answer take the rest
+CPU_PROMPT_LEN = 4096  # positions beside the answer: five minutes of audio
 MOST_CLIPS = 256  # of a batch, where its size is left to the engine
 MIN_BASE64 = 257  # characters without a slash: too long for the name of a file
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +66,15 @@ class Qwen3ASRModel(Closing):
         max_inference_batch_size: int = 32,
         max_new_tokens: int = 512,
     ) -> None:
-        """`model` and `aligner` are loaded; a batch size of -1 leaves it to the engine."""
+        """`model` and `aligner` are loaded; a batch size below 1 leaves it to the engine."""
+        check_arguments(
+            Qwen3ASRModel.__init__, max_inference_batch_size=max_inference_batch_size, max_new_tokens=max_new_tokens
+        )
         if not isinstance(model.transcriber.family, Qwen3ASR):
             raise ConfigError(f"a Qwen3-ASR is needed, got a model of family {model.transcriber.family.name!r}")
         self._model = model
         self._aligner = aligner
-        self._batch_size = MOST_CLIPS if max_inference_batch_size == -1 else max_inference_batch_size
+        self._batch_size = MOST_CLIPS if max_inference_batch_size < 1 else max_inference_batch_size
         self._max_new_tokens = max_new_tokens
         self._streams = QwenStreams(model.transcriber, max_new_tokens=max_new_tokens)
 
@@ -69,7 +84,7 @@ class Qwen3ASRModel(Closing):
         model: str | Path,
         *,
         forced_aligner: str | Path | None = None,
-        forced_aligner_kwargs: dict[str, Any] | None = None,
+        forced_aligner_kwargs: Mapping[str, Any] | None = None,
         max_inference_batch_size: int = 32,
         max_new_tokens: int = 512,
         **engine: Any,
@@ -80,35 +95,68 @@ class Qwen3ASRModel(Closing):
             model: directory or hub id.
             forced_aligner: the same of a Qwen3-ForcedAligner, which time stamps need.
             forced_aligner_kwargs: arguments of Qwen3ForcedAligner.from_pretrained.
-            max_inference_batch_size: most clips encoded together; -1 leaves it to the engine.
+            max_inference_batch_size: most clips encoded together; below 1, it is left to the engine.
             max_new_tokens: longest answer, in tokens.
-            engine: arguments of AutoModelVLLM; with a GPU, max_model_len is large enough for 1205 s of audio.
+            engine: arguments of AutoModelVLLM, and transformers' `device_map` for its `device` and
+                `attn_implementation`, which has no effect. A `dtype` is that of both stages, unless there is an
+                `encoder_dtype`. max_model_len is by default large enough for 1205 s of audio on a GPU, and on a CPU for
+                some minutes beside the answer.
         """
         aligner = None
         if forced_aligner is not None:
             aligner = Qwen3ForcedAligner.from_pretrained(forced_aligner, **forced_aligner_kwargs or {})
-        if torch.cuda.is_available():
-            engine.setdefault("max_model_len", GPU_MODEL_LEN)
+        check_arguments(Qwen3ASRModel.from_pretrained, max_new_tokens=max_new_tokens)
+        own_len = GPU_MODEL_LEN if torch.cuda.is_available() else CPU_PROMPT_LEN + max_new_tokens
         return cls(
-            AutoModelVLLM(model, **engine),
+            AutoModelVLLM(model, **{"max_model_len": own_len, **_engine_options(engine)}),
             aligner,
             max_inference_batch_size=max_inference_batch_size,
             max_new_tokens=max_new_tokens,
         )
 
+    @classmethod
+    def LLM(  # noqa: N802 - the package's name
+        cls,
+        model: str | Path,
+        *,
+        forced_aligner: str | Path | None = None,
+        forced_aligner_kwargs: Mapping[str, Any] | None = None,
+        max_inference_batch_size: int = -1,
+        max_new_tokens: int = 4096,
+        **engine: Any,
+    ) -> Self:
+        """`from_pretrained` with the package's defaults for vLLM, and vLLM's arguments by their own names.
+
+        What AutoModelVLLM has an argument for (gpu_memory_utilization, tensor_parallel_size, dtype, ...) goes there,
+        and everything else into its `vllm`.
+        """
+        own = {*argument_names(AutoModelVLLM.__init__), "device_map", "attn_implementation"}
+        vllm = {name: value for name, value in engine.items() if name not in own}
+        options = {name: value for name, value in engine.items() if name in own}
+        if vllm:
+            options["vllm"] = {**vllm, **(options.get("vllm") or {})}
+        return cls.from_pretrained(
+            model,
+            forced_aligner=forced_aligner,
+            forced_aligner_kwargs=forced_aligner_kwargs,
+            max_inference_batch_size=max_inference_batch_size,
+            max_new_tokens=max_new_tokens,
+            **options,
+        )
+
     def transcribe(
         self,
-        audio: Any,
-        context: str | list[str] = "",
-        language: str | list[str | None] | None = None,
+        audio: Inputs,
+        context: str | Iterable[str] = "",
+        language: str | Iterable[str | None] | None = None,
         return_time_stamps: bool = False,
     ) -> list[ASRTranscription]:
-        """Transcribe one input or a list of them; unlike `generate`, one that fails fails all.
+        """Transcribe one input or several; unlike `generate`, one that fails fails all.
 
         Args:
-            audio: path, URL, base64 or (samples, sample_rate), or a list of them.
+            audio: path, URL, base64, (samples, sample_rate) or any other input of `generate`, or an iterable of them.
             context: what the speech is about, one for each or one for all.
-            language: a name or ISO code, one for each or one for all; None leaves it to the model.
+            language: a name or ISO code, one for each or one for all; None or "" leaves it to the model.
             return_time_stamps: time the words with the forced aligner.
 
         Raises:
@@ -116,8 +164,11 @@ class Qwen3ASRModel(Closing):
             ASRError: an input that cannot be transcribed.
         """
         self._streams.require_none()
-        sources = audio if isinstance(audio, list) else [audio]
-        contexts, asked = _for_each(context, len(sources)), _for_each(language, len(sources))
+        check_arguments(Qwen3ASRModel.transcribe, return_time_stamps=return_time_stamps)
+        if audio is None:
+            raise ConfigError("audio is None; a path, URL, base64, (samples, sample_rate) or a list of them is needed")
+        sources = as_list(audio)
+        contexts, asked = _for_each("context", context, len(sources)), _for_each("language", language, len(sources))
         if not len(sources) == len(contexts) == len(asked):
             raise ConfigError(
                 f"Batch size mismatch: audio={len(sources)}, context={len(contexts)}, language={len(asked)}"
@@ -128,7 +179,7 @@ class Qwen3ASRModel(Closing):
         limit_s = MAX_TIMED_CHUNK_S if return_time_stamps else MAX_CHUNK_S
         waveforms = [_load(source) for source in sources]
         chunks = [(i, chunk) for i, one in enumerate(waveforms) for chunk in cut_at_quiet(one, limit_s)]
-        heard = self._transcribe([(chunk, contexts[i], names[i]) for i, chunk in chunks])
+        heard = self._transcribe([(chunk, contexts[i] or "", names[i]) for i, chunk in chunks])
         stamps = self._time_stamps([chunk for _, chunk in chunks], heard) if return_time_stamps else None
         return [
             _merged(
@@ -193,8 +244,8 @@ class Qwen3ASRModel(Closing):
         )
         found = dict(self._model.transcriber.run(inputs, options))
         for transcript in found.values():
-            if transcript.status == "error":
-                raise ASRError(transcript.error)
+            if error := transcript.exception():
+                raise error
         return [(found[k].language or "", found[k].text) for k in range(len(chunks))]
 
     def _time_stamps(self, chunks: Sequence[Waveform], heard: Sequence[tuple[str, str]]) -> list[ForcedAlignResult]:
@@ -246,9 +297,23 @@ def _merged(
     )
 
 
-def _for_each(value: T | list[T], count: int) -> list[T]:
-    """A value, or a list of one, stands for all."""
-    values = value if isinstance(value, list) else [value]
+def _engine_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Transformers' arguments among AutoModelVLLM's -> AutoModelVLLM's alone."""
+    ours = dict(options)
+    say_unused(attn_implementation=ours.pop("attn_implementation", None))
+    if (device := ours.pop("device_map", None)) is not None:
+        ours["device"] = device
+    if "dtype" in ours:
+        ours.setdefault("encoder_dtype", ours["dtype"])
+    return ours
+
+
+def _for_each(name: str, value: str | Iterable[str | None] | None, count: int) -> list[str | None]:
+    """A single string or None, or an iterable of one, stands for all. Raises ConfigError for anything else."""
+    check_type(name, value, str | Iterable | None)
+    values = [value] if value is None or isinstance(value, str) else list(value)
+    for one in values:
+        check_type(name, one, str | None)
     return values * count if len(values) == 1 else values
 
 

@@ -14,14 +14,14 @@ from tests import tiny_models
 from tests.peers.qwen_asr_golden_waves import waves
 from tests.tones import SAMPLE_RATE, clip
 from twostage_asr.engine import ASRError, AutoModelVLLM, ConfigError, Qwen3ASRModel, Qwen3ForcedAligner
-from twostage_asr.engine.qwen_style import cut_at_quiet, merge_languages
+from twostage_asr.engine.compat.qwen_asr import cut_at_quiet, merge_languages
 
-GOLDEN = json.loads((Path(__file__).parent / "families" / "qwen_asr_golden.json").read_text(encoding="utf-8"))
+GOLDEN = json.loads((Path(__file__).parents[1] / "families" / "qwen_asr_golden.json").read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Qwen3ASRModel]:
-    base = tmp_path_factory.mktemp("qwen_style")
+    base = tmp_path_factory.mktemp("qwen_asr")
     tiny_models.qwen3_asr(base / "asr")
     tiny_models.qwen3_forced_aligner(base / "aligner")
     aligner = Qwen3ForcedAligner.from_pretrained(base / "aligner", device="cpu", dtype="fp32")
@@ -88,7 +88,7 @@ def test_time_stamps_come_from_the_aligner(model: Qwen3ASRModel) -> None:
 def test_parts_of_long_audio_are_joined_with_their_offsets(
     model: Qwen3ASRModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("twostage_asr.engine.qwen_style.MAX_TIMED_CHUNK_S", 6.0)
+    monkeypatch.setattr("twostage_asr.engine.compat.qwen_asr.MAX_TIMED_CHUNK_S", 6.0)
     whole = np.concatenate([clip(6.0, 1), np.zeros(1600, np.float32), clip(2.0, 2)])
     (result,) = model.transcribe((whole, SAMPLE_RATE), language="English", return_time_stamps=True)
     first, second = cut_at_quiet(whole, 6.0)

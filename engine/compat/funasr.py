@@ -1,0 +1,72 @@
+"""The names that users of FunASR's vLLM engines know: change the import line, and keep the program.
+
+    from funasr.auto.auto_model_vllm import AutoModelVLLM
+    from funasr.models.fun_asr_nano.inference_vllm import FunASRNanoVLLM
+    from funasr.models.fun_asr_nano.inference_vllm_streaming import FunASRNanoStreamingVLLM
+
+become `from twostage_asr.engine.compat.funasr import ...`. What FunASR ignores without a word is an error here.
+"""
+
+from pathlib import Path
+from typing import Any, Self, Unpack
+
+from .. import auto
+from ..errors import ConfigError
+from ..inputs import Inputs
+from ..options import GenerateOptions
+from ..streaming import sdk
+from ..transcript import Transcript
+
+__all__ = ["AutoModelVLLM", "FunASRNanoStreamingVLLM", "FunASRNanoVLLM"]
+
+DEFAULT_MODEL = "FunAudioLLM/Fun-ASR-Nano-2512"
+
+
+class AutoModelVLLM(auto.AutoModelVLLM):
+    """The engine's AutoModelVLLM with FunASR's further arguments."""
+
+    def __init__(self, model: str | Path, *, enforce_eager: bool = False, **options: Any) -> None:
+        """`enforce_eager`: vLLM captures no CUDA graphs. `options`: see the engine's AutoModelVLLM."""
+        super().__init__(model, **_with_eager(options, enforce_eager))
+
+    def generate(
+        self,
+        inputs: Inputs | None = None,
+        *,
+        input: Inputs | None = None,
+        progress: bool = False,
+        top_k: int = -1,
+        **options: Unpack[GenerateOptions],
+    ) -> list[Transcript]:
+        """The engine's `generate`. Raises ConfigError for a `top_k` that would choose among tokens."""
+        if top_k not in (-1, 0):
+            raise ConfigError(f"top_k must be -1, which is off, got {top_k!r}; top_p chooses among tokens")
+        return super().generate(inputs, input=input, progress=progress, **options)
+
+
+class FunASRNanoVLLM(AutoModelVLLM):
+    """FunASR's name for the same engine."""
+
+    @classmethod
+    def from_pretrained(cls, model: str | Path = DEFAULT_MODEL, **options: Any) -> Self:
+        """The arguments of AutoModelVLLM."""
+        return cls(model, **options)
+
+
+class FunASRNanoStreamingVLLM(sdk.FunASRNanoStreamingVLLM):
+    """The engine's FunASRNanoStreamingVLLM with FunASR's further arguments."""
+
+    def __init__(self, model: str | Path, *, enforce_eager: bool = False, **options: Any) -> None:
+        """`enforce_eager`: vLLM captures no CUDA graphs. `options`: see the engine's FunASRNanoStreamingVLLM."""
+        super().__init__(model, **_with_eager(options, enforce_eager))
+
+    @classmethod
+    def from_pretrained(cls, model: str | Path = DEFAULT_MODEL, **options: Any) -> Self:
+        """The arguments of FunASRNanoStreamingVLLM."""
+        return cls(model, **options)
+
+
+def _with_eager(options: dict[str, Any], enforce_eager: bool) -> dict[str, Any]:
+    if not enforce_eager:
+        return options
+    return {**options, "vllm": {"enforce_eager": True, **(options.get("vllm") or {})}}

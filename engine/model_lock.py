@@ -1,0 +1,130 @@
+"""Who may run a loaded model: the process that loaded it, until it is closed, for one user at a time.
+
+A user is an iterator of results, which runs when a result is taken from it and is suspended between two of them, or a
+service, which runs in a thread of its own.
+"""
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable, Iterator
+
+from .errors import ConfigError
+
+_CLOSED = "this model is closed; build a new one"
+
+
+class OwnProcess:
+    """The process in which it is made. A child that is forked from it has none of its threads, and may not use its GPU
+    or talk to its processes: it would wait for them for ever."""
+
+    def __init__(self) -> None:
+        self._process_id = os.getpid()
+
+    @property
+    def is_here(self) -> bool:
+        return os.getpid() == self._process_id
+
+    def require(self) -> None:
+        """Raises ConfigError in a process that was forked from it."""
+        if not self.is_here:
+            raise ConfigError(
+                f"this model was loaded in process {self._process_id}, used in {os.getpid()}, which was made by fork: "
+                "load it in the process that uses it, or start that one by multiprocessing's 'spawn'"
+            )
+
+
+class ModelLock:
+    """Lets one user at a time run both stages of a model; others wait, unless they would wait for themselves."""
+
+    def __init__(self) -> None:
+        self.process = OwnProcess()
+        self._lock = threading.Lock()  # held by the user
+        self._changed = threading.Condition()  # over all that follows
+        self._thread: int | None = None  # in which the user was seen last
+        self._is_running = False  # an iterator, between two results
+        self._is_closed = False
+        self._close_user: Callable[[], None] | None = None
+
+    @property
+    def is_closed(self) -> bool:
+        return self._is_closed
+
+    def require_open(self) -> None:
+        """Raises ConfigError when the model is closed, or was loaded by another process."""
+        self.process.require()
+        if self._is_closed:
+            raise ConfigError(_CLOSED)
+
+    def acquire(self, *, blocking: bool = True, on_close: Callable[[], None] | None = None) -> bool:
+        """Become the user, as soon as nobody else is; False if that is not now and `blocking` is not wanted.
+
+        `on_close` ends a service; without it the user is an iterator, which notices by itself.
+
+        Raises:
+            ConfigError: the model is closed, or in use by an iterator or a service of this same thread, which would
+                wait for ever.
+        """
+        self.require_open()
+        if blocking and self._thread == threading.get_ident():
+            raise ConfigError(
+                "this model is at work for an unfinished generate_iter(), or a service, of the same thread: take all "
+                "of its results or close() it first"
+            )
+        if not self._lock.acquire(blocking=blocking):
+            return False
+        with self._changed:
+            if not self._is_closed:
+                self._thread, self._close_user = threading.get_ident(), on_close
+                self._is_running = on_close is None
+                return True
+        self._lock.release()
+        raise ConfigError(_CLOSED)
+
+    def release(self) -> None:
+        """Let others have the model; from any thread."""
+        with self._changed:
+            self._thread, self._close_user, self._is_running = None, None, False
+            self._changed.notify_all()
+        self._lock.release()
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """The whole of an iterator. Raises what acquire() raises."""
+        self.acquire()
+        try:
+            yield
+        finally:
+            self.release()
+
+    @contextlib.contextmanager
+    def suspended(self) -> Iterator[None]:
+        """Around the place where an iterator hands out a result. Raises ConfigError if the model is closed then."""
+        self._set_running(False)
+        try:
+            yield
+        finally:
+            self._set_running(True)
+        if self._is_closed:
+            raise ConfigError("this model was closed before all results had been taken; the rest is lost")
+
+    def close(self) -> bool:
+        """Let nobody use the model any more. False if it is closed already, or is not this process's to close.
+
+        Returns when a service has ended, or an iterator that another thread is running has come to its next result.
+        """
+        with self._changed:
+            if self._is_closed or not self.process.is_here:
+                return False
+            self._is_closed = True
+            close_user = self._close_user
+        if close_user is not None:
+            close_user()
+        with self._changed:
+            self._changed.wait_for(lambda: not self._is_running or self._thread == threading.get_ident())
+        return True
+
+    def _set_running(self, is_running: bool) -> None:
+        with self._changed:
+            self._is_running, self._thread = is_running, threading.get_ident()
+            self._changed.notify_all()

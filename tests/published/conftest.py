@@ -1,0 +1,94 @@
+"""What the snippets of published documents find where they are run: files, models, and servers that answer.
+
+Calls stand in the tests as they are printed. What stands in the place of something printed has a name: `model_id` of a
+model's id, DEVICE of a CUDA device, GPUS of a number of them; a port or a URL is one of this machine.
+"""
+
+import contextlib
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+
+from tests.pipeline import Clip
+from twostage_asr.engine import AutoModelVLLM, auto
+from twostage_asr.engine.server import process
+from twostage_asr.engine.server.speech import Speech
+
+
+@dataclass
+class Served:
+    """A server that a command line has started."""
+
+    speech: Speech
+    server: uvicorn.Server
+    address: process.Address  # that the command line asked for; it listens on another port
+    engine: dict[str, Any] = field(default_factory=dict)  # arguments of AutoModelVLLM
+
+    @property
+    def port(self) -> int:
+        port: int = self.server.servers[0].sockets[0].getsockname()[1]
+        return port
+
+
+@contextlib.contextmanager
+def served(command: Callable[[], int], model: AutoModelVLLM) -> Iterator[Served]:
+    """Run a command line that serves, on a free port and with this model in place of the one that it names."""
+    ready: queue.Queue[Served] = queue.Queue()
+    engine: dict[str, Any] = {}
+
+    def load(**options: Any) -> contextlib.AbstractContextManager[AutoModelVLLM]:
+        engine.update(options)
+        return contextlib.nullcontext(model)
+
+    def serve(app: Any, speech: Speech, address: process.Address) -> int:
+        server = process.server_of(app, speech, process.Address(port=0))
+        ready.put(Served(speech, server, address, engine))
+        server.run()
+        return 0
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(auto, "AutoModelVLLM", load)
+        patch.setattr(process, "serve", serve)
+        patch.setattr(process, "log_as_json", lambda level: None)
+        thread = threading.Thread(target=command, daemon=True)
+        thread.start()
+        found = ready.get(timeout=60)
+    deadline = time.monotonic() + 20
+    while not found.server.started:
+        assert time.monotonic() < deadline and thread.is_alive(), "the server does not start"
+        time.sleep(0.01)
+    try:
+        yield found
+    finally:
+        found.server.should_exit = True
+        thread.join(20)
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The working directory of a module's snippets."""
+    directory = tmp_path_factory.mktemp("published")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(directory)
+        yield directory
+
+
+@pytest.fixture(scope="module")
+def without_vllm() -> Iterator[None]:
+    """Models that are loaded as on a machine without vLLM: no test needs a second engine."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(auto, "installed_vllm_device", lambda: None)
+        yield
+
+
+@pytest.fixture(scope="module")
+def spoken(clips: list[Clip]) -> Clip:
+    """Chinese that needs no hotwords."""
+    return next(clip for clip in clips if clip["key"] == "zh_41")
