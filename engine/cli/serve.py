@@ -24,7 +24,6 @@ _LIMITS = (  # of ServerSettings, with the help that the command line gives
     ("request_timeout_s", float, "SECONDS", "from a request's first byte to its last"),
     ("max_sessions", int, "N", "WebSockets at a time"),
     ("max_message_bytes", int, "BYTES", "of one WebSocket message"),
-    ("max_messages_per_s", float, "N", "of one WebSocket"),
     ("session_idle_s", float, "SECONDS", "without a message, until a WebSocket is closed"),
     ("session_timeout_s", float, "SECONDS", "until a WebSocket is closed"),
     ("drain_s", float, "SECONDS", "that requests and sessions get to end after SIGTERM"),

@@ -2,9 +2,10 @@
 
 import math
 import zlib
+from collections.abc import Sequence
 from typing import Any, Literal
 
-from ..transcript import Segment, Transcript, TranscriptWarning, Word
+from ..transcript import Segment, Token, Transcript, TranscriptWarning, Word
 
 ResponseFormat = Literal["json", "text", "verbose_json", "srt", "vtt", "diarized_json"]
 
@@ -26,11 +27,13 @@ def plain(transcript: Transcript) -> dict[str, Any]:
     """OpenAI's `json`, and what this engine has to say about it."""
     answer = {"text": transcript.text, "usage": usage(transcript), "warnings": warnings(transcript)}
     if transcript.tokens is not None:
-        answer["logprobs"] = [
-            {"token": token.text, "logprob": token.log_prob, "bytes": list(token.text.encode())}
-            for token in transcript.tokens
-        ]
+        answer["logprobs"] = logprobs(transcript.tokens)
     return answer
+
+
+def logprobs(tokens: Sequence[Token]) -> list[dict[str, Any]]:
+    """OpenAI's logprobs."""
+    return [{"token": t.text, "logprob": t.log_prob, "bytes": list(t.text.encode())} for t in tokens]
 
 
 def verbose(transcript: Transcript, *, with_words: bool, temperature: float) -> dict[str, Any]:

@@ -6,14 +6,14 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Form, Request, UploadFile, WebSocket
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..errors import ASRError, ConfigError
 from ..streaming import samples_of
-from ..waveform import SAMPLE_RATE
 from . import formats
+from .commands import CommandSession
 from .openai_audio import hotwords_in
-from .sessions import Link, SessionEnd, hold_session
+from .sessions import Link, hold_session
 from .speech import Speech
 
+MIN_PCM_BYTES = 4  # two samples: less has no features
 NO_SPEAKERS = {"code": "no_speakers", "message": "spk was asked for, but this server has no speaker model"}
 
 
@@ -54,66 +54,33 @@ def router(speech: Speech) -> APIRouter:
     return routes
 
 
-class _OfflineSession:
-    """START, LANGUAGE:x, HOTWORDS:a,b, binary PCM16 at 16 kHz, STOP; and again, until the client closes."""
+class _OfflineSession(CommandSession):
+    """Sentences after a recording's end."""
 
     def __init__(self, link: Link, speech: Speech) -> None:
-        self._link = link
-        self._speech = speech
+        super().__init__(link, speech)
         self._pcm: bytearray | None = None  # of the recording that has been started
-        self._language: str | None = None
-        self._hotwords: list[str] = []
 
-    async def run(self) -> None:
-        while (message := await self._link.receive()) is not None:
-            if isinstance(message, bytes):
-                self._hear(message)
-            else:
-                try:
-                    await self._obey(message)
-                except ConfigError as error:  # a language that the model does not know
-                    await self._link.fail(error)
+    @property
+    def _is_listening(self) -> bool:
+        return self._pcm is not None
 
-    def _hear(self, pcm: bytes) -> None:
-        if self._pcm is None:
-            raise SessionEnd(1008, "audio outside a recording: send START first")
+    def _start(self) -> None:
+        self._pcm = bytearray()
+
+    async def _hear(self, pcm: bytes) -> None:
+        assert self._pcm is not None
         self._pcm += pcm
-        allowed = int(self._speech.settings.max_audio_s * 2 * SAMPLE_RATE)
-        if len(self._pcm) > allowed:
-            raise SessionEnd(1009, f"more than {self._speech.settings.max_audio_s:g} s of audio")
+        self._require_duration(len(self._pcm) // 2)
 
-    async def _obey(self, message: str) -> None:
-        command, _, value = message.partition(":")
-        match command:
-            case "START":
-                self._pcm = bytearray()
-                await self._link.send({"event": "started"})
-            case "LANGUAGE":
-                self._speech.require_language(value)
-                self._language = value
-                await self._link.send({"event": "language_set", "language": value})
-            case "HOTWORDS":
-                self._hotwords = hotwords_in(value)
-                await self._link.send({"event": "hotwords_set", "hotwords": self._hotwords})
-            case "STOP" if self._pcm is not None:
-                await self._stop(bytes(self._pcm))
-            case "STOP":
-                raise SessionEnd(1008, "STOP without START")
-            case _:
-                known = "START, LANGUAGE:x, HOTWORDS:a,b or STOP"
-                raise SessionEnd(1008, f"unknown command; allowed: {known}")
-
-    async def _stop(self, pcm: bytes) -> None:
-        self._pcm = None
-        answer: dict[str, Any] = {"sentences": [], "is_final": True, "duration_ms": len(pcm) // 32}
-        if len(pcm) >= 4:
+    async def _stop(self) -> None:
+        assert self._pcm is not None
+        pcm, self._pcm = bytes(self._pcm), None
+        whole = pcm[: len(pcm) // 2 * 2]  # half a sample at the end is no sound
+        answer: dict[str, Any] = {"sentences": [], "is_final": True, "duration_ms": len(whole) // 32}
+        if len(whole) >= MIN_PCM_BYTES:
             options = self._speech.options(language=self._language, hotwords=self._hotwords)
-            try:
-                transcript = await self._speech.transcribe(await self._speech.read(samples_of(pcm)), options)
-            except ASRError as error:
-                await self._link.fail(error)
-                return
+            transcript = await self._speech.transcribe(await self._speech.read(samples_of(whole)), options)
             answer["sentences"] = formats.sentences(transcript)
             answer["warnings"] = formats.warnings(transcript)
         await self._link.send(answer)
-        await self._link.send({"event": "stopped"})

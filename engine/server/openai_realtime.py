@@ -1,81 +1,42 @@
 """The WebSocket /v1/realtime: OpenAI's Realtime transcription sessions, and vLLM's events for the same path.
 
-    OpenAI's client: session.update (type transcription), input_audio_buffer.append / commit / clear
+    OpenAI's client: session.update or transcription_session.update (realtime_config.py),
+                input_audio_buffer.append / commit / clear
         server: session.created / updated, input_audio_buffer.speech_started / speech_stopped / committed,
                 conversation.item.input_audio_transcription.delta / completed, error
-    vLLM's client: session.update with a model, input_audio_buffer.append, commit with final
+    vLLM's client: session.update with a model, input_audio_buffer.commit (begin), append, commit with final: true
         server: session.created, transcription.delta / done, error
 
 A delta holds text that will not change. The first session.update decides which of the two is spoken. Mistakes are
 answered with an error event, and the session goes on.
 """
 
-import base64
-import binascii
 import json
 import time
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from math import inf
-from typing import Annotated, Any, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import soxr
 from fastapi import APIRouter, WebSocket
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..errors import ASRError, ConfigError, UnsupportedAudioError
-from ..streaming import AsyncStreamingSession, Event, Final, TextSoFar, samples_of
+from ..streaming import AsyncStreamingSession, Event, Final, TextSoFar
 from ..waveform import SAMPLE_RATE, Waveform
 from . import formats
 from .failures import Refusal, error_body, refusal_of
 from .openai_audio import hotwords_in
+from .pcm import PCMDecoder, decode_base64
+from .realtime_config import SessionConfig
 from .sessions import Link, SessionEnd, hold_session
 from .speech import Speech
 
-VLLM_RATE = SAMPLE_RATE  # Hz, of what vLLM's clients send
-OPENAI_RATE = 24_000  # Hz, of what OpenAI's clients send unless they say so
+# vLLM's clients send 16 kHz and say nothing of it.
+VLLM_SESSION = SessionConfig.of({"audio": {"input": {"format": {"type": "audio/pcm", "rate": SAMPLE_RATE}}}})
 
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class AudioFormat(_Strict):
-    type: Literal["audio/pcm"] = "audio/pcm"
-    rate: Annotated[int, Field(ge=8_000, le=48_000)] = OPENAI_RATE
-
-
-class Transcription(_Strict):
-    model: str | None = None
-    language: str | None = None
-    prompt: str = ""
-    keywords: list[str] = []
-
-
-class TurnDetection(_Strict):
-    """How speech is cut; what is left out is as in every live session here."""
-
-    type: Literal["server_vad"]
-    silence_duration_ms: Annotated[float | None, Field(gt=0)] = None
-    prefix_padding_ms: Annotated[float | None, Field(ge=0, le=500)] = None
-
-
-class AudioIn(_Strict):
-    format: AudioFormat = AudioFormat()
-    transcription: Transcription = Transcription()
-    turn_detection: TurnDetection | None = TurnDetection(type="server_vad")
-    noise_reduction: None = None
-
-
-class Audio(_Strict):
-    input: AudioIn = AudioIn()
-
-
-class SessionUpdate(_Strict):
-    type: Literal["transcription"]
-    audio: Audio = Audio()
+MAX_NAMED = 10  # unknown keys that an error names
 
 
 class Dialect(Protocol):
@@ -83,8 +44,8 @@ class Dialect(Protocol):
 
     def heard(self, events: Sequence[Event]) -> Iterable[dict[str, Any]]: ...
 
-    def ended(self, seconds: float) -> Iterable[dict[str, Any]]:
-        """All that was committed, `seconds` of audio, has been heard."""
+    def ended(self, events: Sequence[Event], seconds: float) -> Iterable[dict[str, Any]]:
+        """The client's commit, of `seconds` of audio, and what was heard of it that has not been said yet."""
 
     def forget(self) -> None:
         """What was not committed is dropped."""
@@ -110,19 +71,30 @@ class OpenAIDialect:
                 self._sent = fixed
             if isinstance(event, Final) and self._item is not None:
                 yield self._buffer("speech_stopped", audio_end_ms=round(event.end * 1000))
-                yield self._buffer("committed", previous_item_id=self._last_item)
-                if error is not None:
-                    yield self._transcription("failed", error=error)
-                else:
-                    usage = formats.usage(event.transcript)
-                    yield self._transcription("completed", transcript=event.text, usage=usage)
-                self._last_item, self._item = self._item, None
+                said: dict[str, Any] = {"transcript": event.text, "usage": formats.usage(event.transcript)}
+                if event.transcript.tokens is not None:
+                    said["logprobs"] = formats.logprobs(event.transcript.tokens)
+                yield from (
+                    self._commit("completed", said) if error is None else self._commit("failed", {"error": error})
+                )
 
-    def ended(self, seconds: float) -> Iterable[dict[str, Any]]:
-        return ()
+    def ended(self, events: Sequence[Event], seconds: float) -> Iterable[dict[str, Any]]:
+        """A commit is always answered, since clients wait for that: one of silence by an empty text."""
+        before = self._last_item
+        yield from self.heard(events)
+        if self._last_item == before:
+            self._item = f"item_{uuid.uuid4().hex}"
+            yield from self._commit(
+                "completed", {"transcript": "", "usage": {"type": "duration", "seconds": round(seconds)}}
+            )
 
     def forget(self) -> None:
         self._item = None
+
+    def _commit(self, outcome: Literal["completed", "failed"], fields: dict[str, Any]) -> Iterable[dict[str, Any]]:
+        yield self._buffer("committed", previous_item_id=self._last_item)
+        yield self._transcription(outcome, **fields)
+        self._last_item, self._item = self._item, None
 
     def _buffer(self, what: str, **fields: Any) -> dict[str, Any]:
         return {"type": f"input_audio_buffer.{what}", "item_id": self._item, **fields}
@@ -148,7 +120,8 @@ class VLLMDialect:
             yield {"type": "transcription.delta", "delta": fixed[len(self._sent) :]}
             self._sent = fixed
 
-    def ended(self, seconds: float) -> Iterable[dict[str, Any]]:
+    def ended(self, events: Sequence[Event], seconds: float) -> Iterable[dict[str, Any]]:
+        yield from self.heard(events)
         usage = {"type": "duration", "seconds": round(seconds, 3)}
         yield {"type": "transcription.done", "text": self._text.text, "usage": usage}
         self.forget()
@@ -174,7 +147,7 @@ class _EventSession:
         self._link = link
         self._speech = speech
         self._id = f"sess_{uuid.uuid4().hex}"
-        self._audio = AudioIn()
+        self._config = SessionConfig()
         self._dialect: Dialect = OpenAIDialect()
         self._begin()
 
@@ -189,39 +162,44 @@ class _EventSession:
                 await self._obey(event)
             except (ASRError, Refusal) as error:
                 await self._complain(error, event_id)
-        await self._commit()  # the server is shutting down: what was said is not lost
+        if self._num_samples:
+            await self._commit()  # the server is shutting down: what was said is not lost
 
     def _begin(self) -> None:
         """Listen anew. Raises ConfigError for a language or words that the model does not take."""
-        asked, live = self._audio.transcription, self._speech.live
-        rules, cut = live.rules, self._audio.turn_detection
-        if cut is not None and cut.silence_duration_ms is not None:
-            rules = replace(rules, silence_schedule=((inf, cut.silence_duration_ms),))
-        if cut is not None and cut.prefix_padding_ms is not None:
-            rules = replace(rules, padding_s=cut.prefix_padding_ms / 1000)
+        asked, live, audio = self._config.transcription, self._speech.live, self._config.audio.input
+        prompt = asked.prompt or ""
         options = self._speech.options(
             language=asked.language,
-            hotwords=[*asked.keywords, *([] if self._speech.takes_context else hotwords_in(asked.prompt))],
-            context=asked.prompt if self._speech.takes_context else "",
+            hotwords=[*(asked.keywords or ()), *([] if self._speech.takes_context else hotwords_in(prompt))],
+            context=prompt if self._speech.takes_context else "",
         )
         if asked.language:
             self._speech.require_language(asked.language)
-        self._stream = AsyncStreamingSession(self._speech.service, options, replace(live, rules=rules))
-        self._options = options
-        self._rate = self._audio.format.rate
+        self._cuts = audio.turn_detection is not None
+        rules = audio.turn_detection.rules(live.rules) if audio.turn_detection is not None else live.rules
+        self._options = replace(options, token_log_probs=self._config.wants_logprobs)
+        self._stream = AsyncStreamingSession(self._speech.service, self._options, replace(live, rules=rules))
+        self._decoder = PCMDecoder(audio.format.type)
+        self._rate = audio.format.sample_rate
         self._resampler = soxr.ResampleStream(self._rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
         self._held: list[Waveform] = []  # what is not cut by the server
         self._num_samples = 0  # at 16 kHz, since the last commit
 
     async def _obey(self, event: dict[str, Any]) -> None:
         match event.pop("type", None):
-            case "session.update":
-                await self._update(event)
+            case "session.update" if "session" not in event:
+                await self._speak_as_vllm()
+            case "session.update" | "transcription_session.update" as kind:
+                await self._update(SessionConfig.of(event.get("session")), f"{kind}d")
             case "input_audio_buffer.append":
                 await self._append(event.get("audio"))
-            case "input_audio_buffer.commit":
-                if event.get("final", True):
+            case "input_audio_buffer.commit" if isinstance(self._dialect, VLLMDialect):
+                if event.get("final", False):  # without it, the client says that it will now send audio
                     await self._commit()
+            case "input_audio_buffer.commit":
+                self._require_audio()
+                await self._commit()
             case "input_audio_buffer.clear":
                 self._dialect.forget()
                 self._begin()
@@ -230,36 +208,37 @@ class _EventSession:
                 known = "session.update, input_audio_buffer.append, commit or clear"
                 raise ConfigError(f"unknown event type {str(kind)[:50]!r}; allowed: {known}")
 
-    async def _update(self, event: dict[str, Any]) -> None:
+    async def _speak_as_vllm(self) -> None:
         if self._num_samples:
             await self._commit()
-        if "session" not in event:
-            self._dialect, self._audio = VLLMDialect(), AudioIn(format=AudioFormat(rate=VLLM_RATE))
-            self._begin()
-            return
-        try:
-            update = SessionUpdate.model_validate(event["session"])
-        except ValidationError as error:
-            problem = error.errors()[0]
-            place = ".".join(map(str, ("session", *problem["loc"])))
-            raise Refusal(400, f"{place}: {problem['msg']}", code="invalid_value", param=place) from error
-        before, self._audio = self._audio, update.audio.input
+        self._dialect, self._config = VLLMDialect(), VLLM_SESSION
+        self._begin()
+
+    async def _update(self, asked: SessionConfig, answer: str) -> None:
+        if self._num_samples:
+            await self._commit()
+        before, self._config = self._config, asked
         try:
             self._begin()
         except ConfigError:
-            self._audio = before
+            self._config = before
             raise
-        session = {"id": self._id, "object": "realtime.transcription_session", **update.model_dump()}
-        await self._send({"type": "session.updated", "session": session})
+        about = {"id": self._id, "object": "realtime.transcription_session"}
+        await self._send({"type": answer, "session": {**about, **asked.model_dump(exclude_none=True)}})
+        if unknown := asked.unknown_keys():
+            message = f"ignored, since they are unknown here: {', '.join(unknown[:MAX_NAMED])}"
+            raise Refusal(400, message, code="unknown_parameter", param=unknown[0])
+
+    def _require_audio(self) -> None:
+        """Raises Refusal where there is nothing to commit, with OpenAI's code."""
+        if not self._num_samples:
+            message = "the input audio buffer is empty: append audio before a commit"
+            raise Refusal(400, message, code="input_audio_buffer_commit_empty")
 
     async def _append(self, content: object) -> None:
         if not isinstance(content, str):
-            raise UnsupportedAudioError("input_audio_buffer.append needs `audio`, base64 of 16-bit PCM")
-        try:
-            pcm = base64.b64decode(content, validate=True)
-        except (binascii.Error, ValueError) as error:
-            raise UnsupportedAudioError(f"audio is not base64: {error}") from error
-        samples: Waveform = samples_of(pcm)
+            raise UnsupportedAudioError("input_audio_buffer.append needs `audio`, base64 of the session's format")
+        samples = self._decoder.decode(decode_base64(content))
         if self._rate != SAMPLE_RATE:
             samples = self._resampler.resample_chunk(samples)
         await self._hear(samples)
@@ -268,7 +247,7 @@ class _EventSession:
         self._num_samples += len(samples)
         if self._num_samples > self._speech.settings.max_audio_s * SAMPLE_RATE:
             raise SessionEnd(1009, f"more than {self._speech.settings.max_audio_s:g} s of audio")
-        if self._audio.turn_detection is None:
+        if not self._cuts:
             self._held.append(samples)
         elif len(samples):
             await self._say(await self._stream.push(samples))
@@ -278,22 +257,27 @@ class _EventSession:
         if self._rate != SAMPLE_RATE:
             await self._hear(self._resampler.resample_chunk(np.zeros(0, np.float32), last=True))
         seconds = self._num_samples / SAMPLE_RATE
-        if self._audio.turn_detection is not None:
-            await self._say(await self._stream.finish())
+        events: Sequence[Event] = ()
+        if self._cuts:
+            events = await self._stream.finish()
+            self._count(events)
         elif self._num_samples > 1:
             recording = await self._speech.read(np.concatenate(self._held))
             transcript = await self._speech.transcribe(recording, self._options)
-            await self._say([Final(0, 0.0, seconds, transcript)])
-        for event in self._dialect.ended(seconds):
-            await self._send(event)
+            events = [Final(0, 0.0, seconds, transcript)]
+        for said in self._dialect.ended(events, seconds):
+            await self._send(said)
         self._begin()
 
     async def _say(self, events: Sequence[Event]) -> None:
-        for event in events:
-            if isinstance(event, Final) and self._audio.turn_detection is not None:
-                self._speech.metrics.count(event.transcript)
+        self._count(events)
         for said in self._dialect.heard(events):
             await self._send(said)
+
+    def _count(self, events: Sequence[Event]) -> None:
+        for event in events:
+            if isinstance(event, Final):
+                self._speech.metrics.count(event.transcript)
 
     async def _send(self, event: dict[str, Any]) -> None:
         await self._link.send({"event_id": f"event_{uuid.uuid4().hex}", **event})

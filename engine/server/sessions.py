@@ -1,7 +1,8 @@
-"""One WebSocket within its limits: size, rate, silence, duration, memory, and an end with a code and a reason.
+"""One WebSocket within its limits: size, silence, duration, memory, and an end with a code and a reason.
 
-A task reads ahead, at most MAX_BUFFERED_BYTES; beyond that the client's sending waits. A client that goes away has its
-session cancelled, wherever that is.
+A task reads ahead, at most MAX_BUFFERED_BYTES; beyond that the client's sending waits. There is no limit on how fast a
+client sends, since programs send whole files as fast as they can: they are read more slowly instead. A client that goes
+away has its session cancelled, wherever that is.
 
     async def talk(link: Link) -> None:
         while (message := await link.receive()) is not None:     # None: the server is being shut down
@@ -28,7 +29,7 @@ from .gate import KEY_SUBPROTOCOL
 from .speech import Speech
 
 MAX_BUFFERED_BYTES = 4 << 20  # two minutes of PCM16
-SESSION_BURST_S = 2.0  # of messages at the allowed rate that may come at once
+MESSAGE_BYTES = 256  # that a waiting message counts at least: an empty one takes memory, too
 CLIENT_GONE = 1006  # RFC 6455: the other end did not close
 MAX_REASON_BYTES = 123  # RFC 6455: a control frame has 125, the code takes two
 
@@ -56,8 +57,6 @@ class Link:
         self._is_waiting = False  # for the client
         self._changed = asyncio.Event()
         self._has_room = asyncio.Event()
-        self._allowance = self._settings.max_messages_per_s * SESSION_BURST_S
-        self._allowance_at = time.monotonic()
 
     async def receive(self, *, joined: bool = False) -> str | bytes | None:
         """The next message; None when the server is being shut down and nothing is left to hear.
@@ -71,14 +70,18 @@ class Link:
             self._is_waiting = True
             await self._changed.wait()
             self._is_waiting = False
-        message = self._messages.popleft()
+        message = self._take()
         if joined and isinstance(message, bytes):
             pieces = [message]
             while self._messages and isinstance(self._messages[0], bytes):
-                pieces.append(self._messages.popleft())  # type: ignore[arg-type]
+                pieces.append(self._take())  # type: ignore[arg-type]
             message = b"".join(pieces)
-        self._num_bytes -= len(message)
         self._has_room.set()
+        return message
+
+    def _take(self) -> str | bytes:
+        message = self._messages.popleft()
+        self._num_bytes -= max(len(message), MESSAGE_BYTES)
         return message
 
     async def send(self, message: dict[str, Any]) -> None:
@@ -100,8 +103,8 @@ class Link:
         if isinstance(error, ServiceClosedError):
             raise SessionEnd(1012, "the server is shutting down")
 
-    async def read_ahead(self) -> None:
-        """Read until the client has gone. Raises SessionEnd when a limit is passed."""
+    async def read_ahead(self) -> int:
+        """Read until the client has gone, and return its close code. Raises SessionEnd when a limit is passed."""
         while True:
             while self._num_bytes > MAX_BUFFERED_BYTES:
                 self._has_room.clear()
@@ -114,27 +117,19 @@ class Link:
                     continue
                 raise SessionEnd(1008, f"no message for {self._settings.session_idle_s:g} s") from None
             if message["type"] == "websocket.disconnect":
-                return
+                return int(message.get("code", CLIENT_GONE))
             content = message.get("bytes")
             content = message.get("text", "") if content is None else content
-            self._require_rate()
             if len(content) > self._settings.max_message_bytes:
                 raise SessionEnd(1009, f"a message may have {self._settings.max_message_bytes:,} bytes")
             self._messages.append(content)
-            self._num_bytes += len(content)
+            self._num_bytes += max(len(content), MESSAGE_BYTES)
             self._changed.set()
+            await asyncio.sleep(0)  # messages that have arrived are read without waiting: others get their turn
 
     def wake(self) -> None:
         """Make `receive` look again."""
         self._changed.set()
-
-    def _require_rate(self) -> None:
-        now, rate = time.monotonic(), self._settings.max_messages_per_s
-        self._allowance = min(self._allowance + (now - self._allowance_at) * rate, rate * SESSION_BURST_S)
-        self._allowance_at = now
-        if self._allowance < 1:
-            raise SessionEnd(1008, f"more than {rate:g} messages a second")
-        self._allowance -= 1
 
 
 Talk = Callable[[Link], Coroutine[Any, Any, None]]
@@ -157,7 +152,7 @@ async def hold_session(socket: WebSocket, speech: Speech, protocol: str, talk: T
     finally:
         speech.num_sessions -= 1
         speech.metrics.active_sessions.labels(protocol).dec()
-    if end.code != CLIENT_GONE and socket.application_state is WebSocketState.CONNECTED:
+    if socket.client_state is WebSocketState.CONNECTED and socket.application_state is WebSocketState.CONNECTED:
         with contextlib.suppress(RuntimeError, WebSocketDisconnect):  # it went away meanwhile
             await socket.close(end.code, end.reason)
     speech.metrics.sessions.labels(protocol, str(end.code)).inc()
@@ -180,7 +175,7 @@ async def _talk_until_end(link: Link, speech: Speech, talk: Talk) -> SessionEnd:
         if error is not None:
             return _end_after(error, is_client_gone=reading.done())
         if first is reading:
-            return SessionEnd(CLIENT_GONE, "")
+            return SessionEnd(await reading, "the client has closed")
         return SessionEnd(1012, "the server is shutting down") if draining.done() else SessionEnd(1000, "")
     finally:
         for task in (talking, reading, draining):

@@ -17,7 +17,7 @@ _POSITIVE = (
         "max_waiting",
         "request_timeout_s",
     ),
-    *("max_sessions", "max_message_bytes", "max_messages_per_s", "session_idle_s", "session_timeout_s"),
+    *("max_sessions", "max_message_bytes", "session_idle_s", "session_timeout_s"),
 )
 
 
@@ -45,7 +45,6 @@ class ServerSettings:
 
     max_sessions: int = 256  # WebSockets at a time
     max_message_bytes: int = 10 << 20  # of one WebSocket message
-    max_messages_per_s: float = 400.0  # of one session, over SESSION_BURST_S
     session_idle_s: float = 60.0  # without a message
     session_timeout_s: float = 4 * 3600.0
 

@@ -18,6 +18,7 @@ import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ..checks import check_fields
 from ..errors import ConfigError
@@ -46,14 +47,19 @@ class SegmentRules:
     padding_s: float = 0.2  # kept before and after the speech of a segment
     min_speech_s: float = 0.15  # shorter sounds open no segment
     silence_schedule: Schedule = OFFLINE_SCHEDULE
+    threshold: float | None = None  # probability from which a frame is speech; None: as the model's authors have it
+
+    MAX_PADDING_S: ClassVar[float] = 0.5
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if self.threshold is not None and not 0.0 < self.threshold < 1.0:
+            raise ConfigError(f"threshold must be in (0, 1), got {self.threshold}")
         if not 2.0 <= self.max_segment_s < math.inf:
             raise ConfigError(f"max_segment_s must be at least 2 s, got {self.max_segment_s}")
         for name, value in (("padding_s", self.padding_s), ("min_speech_s", self.min_speech_s)):
-            if not 0.0 <= value <= 0.5:
-                raise ConfigError(f"{name} must be in [0, 0.5] s, got {value}")
+            if not 0.0 <= value <= self.MAX_PADDING_S:
+                raise ConfigError(f"{name} must be in [0, {self.MAX_PADDING_S}] s, got {value}")
         bounds = [bound for bound, _ in self.silence_schedule]
         rising = all(a < b for a, b in itertools.pairwise(bounds))
         if not bounds or not rising or bounds[-1] != math.inf or not all(ms > 0 for _, ms in self.silence_schedule):
@@ -88,6 +94,7 @@ class SpeechSegmenter:
     def __init__(self, stream: VoiceActivityStream, rules: SegmentRules) -> None:
         self._stream = stream
         self._rules = rules
+        self._threshold = stream.threshold if rules.threshold is None else rules.threshold
         self._frame_s = stream.frame_s
         self._max_frames = int(rules.max_segment_s / stream.frame_s)
         self._padding = math.ceil(rules.padding_s / stream.frame_s)
@@ -125,8 +132,7 @@ class SpeechSegmenter:
         return [] if self._start is None else [self._close(self._speech_end + self._padding)]
 
     def _step(self, probability: float) -> SpeechSpan | None:
-        threshold = self._stream.threshold - (HYSTERESIS if self._is_speech else 0.0)
-        self._is_speech = probability >= threshold
+        self._is_speech = probability >= self._threshold - (HYSTERESIS if self._is_speech else 0.0)
         self._now += 1
         if self._start is None:
             self._await_speech(probability)

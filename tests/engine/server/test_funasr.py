@@ -157,6 +157,46 @@ def test_a_recording_in_one_message_and_another_after_it(server: Running, clips:
     asyncio.run(two())
 
 
+@pytest.mark.parametrize("path", ["/ws", "/"])
+def test_commands_that_are_odd_do_not_end_a_session(server: Running, clips: list[Clip], path: str) -> None:
+    clip = plain(clips)[0]
+    pcm = pcm16(clip)
+    pieces = [pcm[first : first + 1601] for first in range(0, len(pcm), 1601)]  # that end inside of a sample
+    said_and_answers: list[tuple[str, str | None]] = [
+        ("STOP", "error"),  # nothing has begun
+        ("START\n", "started"),
+        ("PING", "pong"),
+        ("LANGUAGE:Klingon", "error"),
+        ("CONFIGURE", "error"),
+        ("HOTWORDS:", "hotwords_set"),
+    ]
+
+    async def talk() -> list[str]:
+        async with websockets.connect(server.ws + path) as socket:
+            await socket.send(b"before anything has begun")
+            assert "send START first" in json.loads(await socket.recv())["error"]
+            for command, answer in said_and_answers:
+                await socket.send(command)
+                assert json.loads(await socket.recv())["event"] == answer
+            texts = []
+            for _ in range(2):
+                for piece in pieces:
+                    await socket.send(piece)
+                await socket.send(" STOP ")
+                while not (said := json.loads(await socket.recv())).get("is_final"):
+                    pass
+                texts.append(" ".join(sentence["text"] for sentence in said["sentences"]))
+                assert json.loads(await socket.recv()) == {"event": "stopped"}
+                await socket.send("STOP")  # once more
+                assert json.loads(await socket.recv()) == {"event": "stopped"}
+                await socket.send(pcm[:320])  # what a microphone sends after it
+                await socket.send("START")
+                assert json.loads(await socket.recv()) == {"event": "started"}
+            return texts
+
+    assert asyncio.run(talk()) == [clip["text"]] * 2
+
+
 def test_200_interleaved_live_sessions_each_hear_their_own(server: Running, clips: list[Clip]) -> None:
     """Every session says another sentence than its neighbours; all of them speak at once."""
     choice = plain(clips)
