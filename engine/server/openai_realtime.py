@@ -71,12 +71,7 @@ class OpenAIDialect:
                 self._sent = fixed
             if isinstance(event, Final) and self._item is not None:
                 yield self._buffer("speech_stopped", audio_end_ms=round(event.end * 1000))
-                said: dict[str, Any] = {"transcript": event.text, "usage": formats.usage(event.transcript)}
-                if event.transcript.tokens is not None:
-                    said["logprobs"] = formats.logprobs(event.transcript.tokens)
-                yield from (
-                    self._commit("completed", said) if error is None else self._commit("failed", {"error": error})
-                )
+                yield from self._commit(*(("failed", {"error": error}) if error else ("completed", _said(event))))
 
     def ended(self, events: Sequence[Event], seconds: float) -> Iterable[dict[str, Any]]:
         """A commit is always answered, since clients wait for that: one of silence by an empty text."""
@@ -297,6 +292,15 @@ def _error_of(event: Event) -> dict[str, Any] | None:
         return None
     body: dict[str, Any] = error_body(500, event.transcript.error or "", code="segment_failed")["error"]
     return body
+
+
+def _said(final: Final) -> dict[str, Any]:
+    """What OpenAI says of an item that is transcribed."""
+    transcript = final.transcript
+    said: dict[str, Any] = {"transcript": transcript.text, "usage": formats.usage(transcript)}
+    if transcript.tokens is not None:
+        said["logprobs"] = formats.logprobs(transcript.tokens)
+    return said
 
 
 def _parsed(message: str | bytes) -> dict[str, Any]:
