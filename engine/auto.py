@@ -138,7 +138,7 @@ class AutoModelVLLM(Closing):
 
         Args:
             inputs: a path, URL, `wav.scp`, `.jsonl`, bytes, array or tensor (16 kHz), `(key, array, rate)`, or a list.
-            language: a name ("中文", "Chinese") or ISO code ("zh"); None or "auto" leaves it to the model.
+            language: a name ("中文", "Chinese"), ISO code ("zh") or tag ("zh-CN"); None, "" or "auto": as is heard.
             hotwords: words that the model shall prefer where it hears them.
             itn: write numbers, dates and amounts in figures.
             context: free text that the speech is about, where the model's prompt has a place for it (Qwen3-ASR).
