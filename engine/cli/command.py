@@ -63,7 +63,7 @@ def model_options(args: argparse.Namespace) -> dict[str, Any]:
 def add_request_options(parser: argparse.ArgumentParser) -> None:
     """How speech shall be written: arguments of `generate`."""
     group = parser.add_argument_group("the text")
-    group.add_argument("--language", help='a name or ISO code, such as "中文" or "zh"; left to the model by default')
+    group.add_argument("--language", help='a name, code or tag: "中文", "zh", "zh-CN"; left to the model by default')
     group.add_argument(
         "--context", default="", metavar="TEXT", help="what the speech is about, for models that read it"
     )
