@@ -44,9 +44,9 @@ def fetch_model(
         return _cached(repository, what, error)
     needed = files or needed_files(snapshot.directory, title=title, names=sorted(snapshot.files))
     names = _choose(needed, more, snapshot, title)
-    size = sum(snapshot.files[name].size for name in names)
-    is_converted = files is not None or needed is CONVERSION_FILES
-    _prepare(repository, snapshot, names, title, 0 if is_converted else _conversion_size(snapshot, output, size))
+    is_converted_later = files is None and needed is not CONVERSION_FILES
+    size = sum(snapshot.files[name].size for name in names) if is_converted_later else 0
+    _prepare(repository, snapshot, names, title, _conversion_size(snapshot, output, size))
     try:
         repository.fetch(snapshot, names)
     except repository.failures as error:
@@ -54,7 +54,10 @@ def fetch_model(
         raise HubError(f"{_explain(error, repository, what)}; {kept}") from error
     wrong = [name for name in names if not _is_here(snapshot, name)]
     if wrong:
-        raise HubError(f"{title} delivered {enumerate_names(wrong)} in another size than it lists; try again")
+        raise HubError(
+            f"{title} lists another size than {enumerate_names(wrong)} has in {snapshot.directory}; "
+            "try again, or delete the model from the cache"
+        )
     return snapshot.directory
 
 

@@ -188,7 +188,7 @@ class _NoBar(tqdm):  # type: ignore[type-arg]
 def _fetch_large(url: str, blob: Path, file: RemoteFile, name: str) -> None:
     """Download `url` to `blob`, going on where an earlier attempt, of whichever process, has stopped.
 
-    Raises OSError if what came is not the file that is listed; nothing of it is kept then.
+    Raises OSError if what came is not the file that is listed, of which nothing is kept; else what http_get raises.
     """
     from huggingface_hub.file_download import http_get
     from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
@@ -204,7 +204,9 @@ def _fetch_large(url: str, blob: Path, file: RemoteFile, name: str) -> None:
         headers = {**build_hf_headers(), "Accept-Encoding": "identity"}  # servers that compress ignore ranges
         try:
             with partial.open("ab") as output:
-                start = output.tell()
+                if output.tell() > file.size:  # no beginning of this file
+                    output.truncate(0)
+                start = partial.stat().st_size
                 http_get(
                     url, output, resume_size=start, headers=headers, expected_size=file.size, displayed_filename=name
                 )

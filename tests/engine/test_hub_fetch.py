@@ -1,5 +1,9 @@
-"""What is said of a download before it begins, and the room that it must find; the hub is played by a class."""
+"""What is said of a download before it begins, and the room that it must find; the hub is played by a class.
 
+And what becomes of the parts of files that Hugging Face's library does not continue.
+"""
+
+import hashlib
 import logging
 import shutil
 from collections.abc import Collection
@@ -8,7 +12,8 @@ from typing import ClassVar, NamedTuple
 
 import pytest
 
-from twostage_asr.engine import hub_fetch
+from tests.hub_mirror import HubMirror
+from twostage_asr.engine import hub_fetch, hub_libraries
 from twostage_asr.engine.errors import HubError
 from twostage_asr.engine.hub import resolve_model
 from twostage_asr.engine.hub_libraries import RemoteFile, Snapshot
@@ -107,5 +112,24 @@ def test_what_has_arrived_of_a_file_needs_no_room(directory: Path, monkeypatch: 
 def test_a_file_of_another_size_is_refused(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     leave(monkeypatch, 80_000_000_000)
     Hub.delivered["model.pt"] = WEIGHTS - 1
-    with pytest.raises(HubError, match=r"owner/nano on A hub delivered model\.pt in another size than it lists"):
+    with pytest.raises(HubError, match=r"owner/nano on A hub lists another size than model\.pt has in "):
         resolve_model(MODEL)
+
+
+@pytest.mark.parametrize(
+    ("part", "is_told"), [(b"\0" * 20_000, False), (b"another file", True), (b"<!DOCTYPE html>", True)]
+)
+def test_a_part_that_is_no_beginning_of_the_file_is_thrown_away(tmp_path: Path, part: bytes, is_told: bool) -> None:
+    content = bytes(range(256)) * 40
+    (tmp_path / "model.pt").write_bytes(content)
+    file = RemoteFile(len(content), hashlib.sha256(content).hexdigest())
+    blob = tmp_path / "cache" / "blobs" / "digest"
+    blob.parent.mkdir(parents=True)
+    blob.with_name("digest.incomplete").write_bytes(part)
+    with HubMirror({MODEL: tmp_path}) as mirror:
+        url = f"{mirror.endpoint}/{MODEL}/resolve/main/model.pt"
+        if is_told:
+            with pytest.raises(OSError, match=r"model\.pt"):
+                hub_libraries._fetch_large(url, blob, file, "model.pt")
+        hub_libraries._fetch_large(url, blob, file, "model.pt")
+    assert blob.read_bytes() == content
