@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from twostage_asr.convert.export import ensure_converted
-from twostage_asr.engine.config import DEFAULT_MODEL_LEN
+from twostage_asr.engine.config import DEFAULT_MODEL_LEN, EngineConfig
 from twostage_asr.engine.console import quiet_libraries
 from twostage_asr.engine.decoder.base import DecodeParams, Decoder, LLMSource
 from twostage_asr.engine.decoder.process_decoder import ProcessDecoder
@@ -59,7 +59,8 @@ def main() -> None:
     options = VLLMOptions(device=args.device, engine=args.vllm)
     decoder: Decoder
     if args.processes:
-        decoder = ProcessDecoder(source, options, num_processes=args.processes)
+        stall_timeout_s = EngineConfig().stall_timeout_s
+        decoder = ProcessDecoder(source, options, num_processes=args.processes, stall_timeout_s=stall_timeout_s)
     else:
         decoder = VLLMDecoder(source, options)
     decoder.wait_until_ready()

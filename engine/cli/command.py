@@ -17,8 +17,11 @@ INTERRUPTED = 130  # what shells say of a program that Ctrl-C ended
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
-_ENGINE = ("device", "dtype", "encoder_dtype", "backend", "decoder_processes", "stall_timeout_s", "vllm")
-_MODEL = ("model", "hub", "revision", "tensor_parallel_size", "gpu_memory_utilization", "max_model_len", "dither")
+_ENGINE = (
+    *("device", "dtype", "encoder_dtype", "backend"),
+    *("tensor_parallel_size", "decoder_processes", "stall_timeout_s", "vllm"),
+)
+_MODEL = ("model", "hub", "revision", "gpu_memory_utilization", "max_model_len", "dither")
 
 
 def add_engine_options(parser: argparse.ArgumentParser) -> None:
@@ -28,6 +31,7 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--dtype", choices=["auto", "bf16", "fp32"], default="auto", help="of the LLM")
     group.add_argument("--encoder-dtype", choices=["auto", "bf16", "fp32"], default="auto")
     group.add_argument("--backend", choices=["auto", "vllm", "torch"], default="auto")
+    group.add_argument("--tensor-parallel-size", type=int, default=1, metavar="N", help="GPUs that share the LLM")
     group.add_argument("--decoder-processes", type=int, metavar="N", help="vLLM engines in processes of their own")
     group.add_argument(
         "--stall-timeout-s", type=float, default=120.0, metavar="S", help="that such a process may write no token"
@@ -48,7 +52,6 @@ def add_model_options(parser: argparse.ArgumentParser, *, is_required: bool = Tr
     )
     group.add_argument("--hub", choices=HUBS, default="ms", help="ModelScope (default) or Hugging Face")
     group.add_argument("--revision", help="branch, tag or commit on the hub")
-    group.add_argument("--tensor-parallel-size", type=int, default=1, metavar="N", help="GPUs that share the LLM")
     group.add_argument("--gpu-memory-utilization", type=float, default=0.8, metavar="SHARE")
     group.add_argument("--max-model-len", type=int, metavar="N", help="positions of prompt and answer together")
     group.add_argument("--dither", type=float, default=0.0, help="noise added to the 16-bit samples")

@@ -1,6 +1,11 @@
 """What runs only on an NVIDIA GPU: compiled layers, CUDA graphs, engines in processes of their own, bfloat16."""
 
+import os
+import signal
+import threading
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,11 +15,12 @@ from torch._dynamo.utils import counters
 
 from tests.engine.test_alignment import byte_tokenizer, spoken_evenly, transparent_head
 from tests.pipeline import Clip
+from tests.processes import is_running, wait_until
 from twostage_asr.encoders.adaptor import AdaptorConfig
 from twostage_asr.encoders.ctc import CTCConfig, CTCHead
 from twostage_asr.encoders.sensevoice import SenseVoiceConfig, SenseVoiceEncoder
 from twostage_asr.encoders.transformer import PaddedKeys, attend, attention_bias, key_mask, valid_frames
-from twostage_asr.engine import AutoModelVLLM, alignment
+from twostage_asr.engine import AutoModelVLLM, DecodeError, alignment
 from twostage_asr.engine.alignment import WordAligner
 from twostage_asr.engine.cuda_graphs import MAX_CLIPS, MAX_FRAMES, SmallBatchGraphs, bucket_of
 from twostage_asr.engine.families import family_named
@@ -23,6 +29,7 @@ from twostage_asr.engine.manifest import EngineManifest, FrameClock
 from twostage_asr.engine.viterbi import batched_paths, kernel_paths
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU here")
+needs_two_gpus = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="fewer than two NVIDIA GPUs here")
 
 
 def test_buckets_hold_what_they_are_for() -> None:
@@ -49,6 +56,30 @@ def test_graphs_say_what_the_function_says() -> None:
         lens = torch.randint(1, num_frames + 1, (num_clips,), device="cuda")
         for ours, plain in zip(graphs(features, lens), encode(features, lens), strict=True):
             torch.testing.assert_close(ours[:, :num_frames], plain)
+
+
+@needs_cuda
+def test_a_capture_bears_the_work_of_another_thread_on_the_gpu() -> None:
+    """A server's threads time words and copy results while a new shape is captured."""
+    failures: list[BaseException] = []
+
+    def allocate() -> None:
+        try:
+            torch.empty(3 << 30, dtype=torch.uint8, device="cuda")  # more than PyTorch has kept: cudaMalloc
+        except RuntimeError as error:
+            failures.append(error)
+
+    def encode(features: torch.Tensor, lens: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        if torch.cuda.is_current_stream_capturing():
+            thread = threading.Thread(target=allocate)
+            thread.start()
+            thread.join()
+        return (features + 1,)
+
+    features = torch.randn(1, 5, 8, device="cuda")
+    (out,) = SmallBatchGraphs(encode)(features, torch.tensor([5], device="cuda"))
+    assert not failures
+    torch.testing.assert_close(out[:, :5], features + 1)
 
 
 @needs_cuda
@@ -159,3 +190,23 @@ def test_the_test_clips_are_understood(engine_dirs: dict[str, Path], clips: list
     with AutoModelVLLM(engine_dirs["low_frame_rate"], dtype=dtype, encoder_dtype=dtype) as model:
         results = model.generate(str(Path(clips[0]["source"]).parent / "manifest.jsonl"))
     assert [(r.key, r.text) for r in results] == [(c["key"], c["text"]) for c in clips]
+
+
+@needs_two_gpus
+def test_two_gpus_write_what_one_does_and_the_loss_of_one_is_an_error(
+    engine_dirs: dict[str, Path], clips: list[Clip]
+) -> None:
+    manifest = str(Path(clips[0]["source"]).parent / "manifest.jsonl")
+    with AutoModelVLLM(engine_dirs["low_frame_rate"], dtype="fp32", tensor_parallel_size=2) as model:
+        assert [(r.key, r.text) for r in model.generate(manifest)] == [(c["key"], c["text"]) for c in clips]
+        decoder: Any = model.transcriber.decoder
+        engine = decoder._engines[0].child.process.pid
+        children = Path(f"/proc/{engine}/task/{engine}/children").read_text().split()
+        workers = [int(pid) for pid in children if "Worker_TP" in Path(f"/proc/{pid}/comm").read_text()]
+        assert len(workers) == 2
+        os.kill(workers[1], signal.SIGKILL)
+        started = time.monotonic()
+        with pytest.raises(DecodeError, match=rf"process {workers[1]}\) has ended, exit status -9"):
+            while time.monotonic() < started + 60:
+                model.generate(manifest)
+    wait_until(lambda: not any(is_running(pid) for pid in (engine, *workers)))
