@@ -19,7 +19,6 @@ from ..errors import (
     AudioTooLongError,
     ConfigError,
     DecodeError,
-    OutOfMemoryError,
     PromptTooLongError,
     QueueFullError,
     ServiceClosedError,
@@ -38,7 +37,6 @@ STATUS: dict[type[ASRError], tuple[int, str]] = {
     QueueFullError: (429, "server_busy"),
     ServiceClosedError: (503, "shutting_down"),
     DecodeError: (503, "engine_failed"),
-    OutOfMemoryError: (500, "out_of_memory"),
     ASRError: (500, "server_error"),
 }
 _TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
