@@ -18,13 +18,14 @@ Waveforms come back over sockets, straight into the array that is handed out: 0.
 through a memory file (memfd), most of it page faults; for an hour of audio, 0.2 s either way.
 """
 
-import functools
+import contextlib
 import math
 import threading
 from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
@@ -32,8 +33,9 @@ import numpy as np
 
 from .audio import SAMPLE_RATE, AudioLimits, Waveform, needs_no_decoding, source_name
 from .child import Child, receive, send, start_child
-from .errors import AudioError, ConfigError
+from .errors import ASRError, AudioError, ConfigError
 from .inputs import AudioInput, load, load_blocks
+from .isolation import alone
 from .segments import Cutting, Piece, cut_audio
 
 PROCESS_BYTES = 8 << 20  # MP3s of this size take half a second of a core to decode
@@ -81,7 +83,7 @@ class AudioReaders:
 
         With `wait_s`, None comes whenever so long has passed and what comes next is not read yet.
         """
-        read_one = functools.partial(self._read_one, limits=limits, allow_urls=allow_urls, cutting=cutting)
+        read_one = partial(self._read_one, limits=limits, allow_urls=allow_urls, cutting=cutting)
         in_turn = 1 if cutting is None else min(self._num_threads, MAX_IN_TURN)
         ahead = _ReadAhead(read_one, self._threads, num_threads=self._num_threads, in_turn=in_turn, cutting=cutting)
         try:
@@ -118,15 +120,24 @@ class AudioReaders:
     def _read_one(
         self, item: AudioInput, *, limits: AudioLimits, allow_urls: bool | Collection[str], cutting: Cutting | None
     ) -> Reading:
-        try:
-            if isinstance(item.source, Path | bytes) and self._pays_for_a_process(item.source, cutting):
-                yield from self._processes.decode(item.source, limits, cutting)
-            elif cutting is None:
-                yield load(item, limits=limits, allow_urls=allow_urls)
-            else:
-                yield from cut_audio(load_blocks(item, limits=limits, allow_urls=allow_urls), cutting)
-        except AudioError as error:
-            yield error
+        """Whatever is raised on behalf of an input is its error."""
+        with contextlib.closing(self._read(item, limits=limits, allow_urls=allow_urls, cutting=cutting)) as reading:
+            step = partial(alone, "read", item.key, partial(next, reading, None), recover=self._processes.require_open)
+            while (audio := step()) is not None:
+                if isinstance(audio, ASRError):
+                    yield audio if isinstance(audio, AudioError) else AudioError(str(audio))
+                    return
+                yield audio
+
+    def _read(
+        self, item: AudioInput, *, limits: AudioLimits, allow_urls: bool | Collection[str], cutting: Cutting | None
+    ) -> Reading:
+        if isinstance(item.source, Path | bytes) and self._pays_for_a_process(item.source, cutting):
+            yield from self._processes.decode(item.source, limits, cutting)
+        elif cutting is None:
+            yield load(item, limits=limits, allow_urls=allow_urls)
+        else:
+            yield from cut_audio(load_blocks(item, limits=limits, allow_urls=allow_urls), cutting)
 
     def _pays_for_a_process(self, source: Path | bytes, cutting: Cutting | None) -> bool:
         if _is_read_at_once(source, cutting):
@@ -184,10 +195,14 @@ class _Processes:
         for child in idle:
             child.close()
 
+    def require_open(self) -> None:
+        """Raises RuntimeError after close()."""
+        if self._is_closed:
+            raise RuntimeError("these readers are closed")
+
     def _take(self) -> Child:
         with self._lock:
-            if self._is_closed:
-                raise RuntimeError("these readers are closed")
+            self.require_open()
             while self._idle:
                 child = self._idle.pop()
                 if child.process.poll() is None:

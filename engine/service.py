@@ -250,8 +250,7 @@ class TranscriptionService:
             self._jobs.clear()
             self._waiting.clear()
         for job in jobs:
-            if job.future.set_running_or_notify_cancel():
-                job.future.set_exception(type(error)(str(error)))
+            _end_of(job, partial(job.future.set_exception, type(error)(str(error))))
 
     def _loop(self) -> None:
         """A batch through stage 1, a step of stage 2, and again."""
@@ -329,8 +328,8 @@ class TranscriptionService:
         for index, transcript in results:
             with self._lock:
                 job = self._jobs.pop(index, None)
-            if job is not None and job.future.set_running_or_notify_cancel():
-                job.future.set_result(transcript)
+            if job is not None:
+                _end_of(job, partial(job.future.set_result, transcript))
 
     def _tell(self) -> None:
         """Show the callers who want it how far their texts are."""
@@ -342,8 +341,7 @@ class TranscriptionService:
             if isinstance(outcome, str):
                 outcome = caught(partial(job.on_text, outcome))
             if isinstance(outcome, Exception):
-                if job.future.set_running_or_notify_cancel():
-                    job.future.set_exception(outcome)
+                _end_of(job, partial(job.future.set_exception, outcome))
                 self._cancel(clip.index)
 
     def _news(self, job: _Job, clip: Clip, prompt_id: int) -> str | None:
@@ -354,3 +352,13 @@ class TranscriptionService:
         job.num_told = len(token_ids)  # fewer than before when it is written a second time
         # The last character may lack its last bytes.
         return self._run.text_so_far(clip, token_ids).removesuffix("\N{REPLACEMENT CHARACTER}")
+
+
+def _end_of(job: _Job, end: Callable[[], None]) -> None:
+    """Give a job's future its end, unless its caller has cancelled it, or has ended it in some other way."""
+
+    def deliver() -> None:
+        if job.future.set_running_or_notify_cancel():
+            end()
+
+    alone("deliver", job.key, deliver)

@@ -241,6 +241,19 @@ def test_a_text_so_far_that_cannot_be_read_fails_its_request_alone(model: Transc
         service.close()
 
 
+def test_a_future_that_its_caller_has_ended_costs_nobody_else(model: Transcriber) -> None:
+    service = TranscriptionService(model, batch_wait_s=0.02)
+    try:
+        futures = [service.submit(samples(number), OPTIONS) for number in NUMBERS]
+        futures[1].set_result(Transcript("mine"))
+        assert [future.result(10).text for future in futures] == [
+            text_of(number) if i != 1 else "" for i, number in enumerate(NUMBERS)
+        ]
+        assert served(service, [POISON])[POISON].text == text_of(POISON)
+    finally:
+        service.close()
+
+
 def test_a_recording_that_cannot_be_joined_fails_alone(tmp_path: Path) -> None:
     def is_poison(key: str, *_: object, **__: object) -> bool:
         return key == "bad"

@@ -174,6 +174,30 @@ def test_no_processes_are_refused(num_processes: int) -> None:
         AudioReaders(num_processes)
 
 
+@pytest.mark.parametrize("cutting", [None, "pieces"])
+def test_whatever_reading_raises_is_the_error_of_that_input(
+    cutting: str | None, shared: AudioReaders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def faulty(item: AudioInput, **options: Any) -> Waveform:
+        if item.key == "bad":
+            raise ZeroDivisionError("a header of zeros")
+        return load(item, **options)
+
+    def faulty_blocks(item: AudioInput, **options: Any) -> Iterator[Waveform]:
+        yield faulty(item, **options)
+
+    monkeypatch.setattr(reading, "PROCESS_BYTES", 1 << 60)
+    monkeypatch.setattr(reading, "load", faulty)
+    monkeypatch.setattr(reading, "load_blocks", faulty_blocks)
+    items = [AudioInput(key=key, source=ONE_SECOND) for key in ("good", "bad", "better")]
+    options = {"limits": LIMITS, "allow_urls": False, "cutting": cutting and CUTTING}
+    found = [audio for _, _, audio in shared.read(items, **options)]  # type: ignore[arg-type]
+    assert [shape(audio) for audio in found] == ["ndarray", "AudioError", "ndarray"]
+    assert str(found[1]) == "read failed for bad: ZeroDivisionError: a header of zeros"
+    future = shared.submit(items[1], **options)  # type: ignore[arg-type]
+    assert [str(audio) for audio in future.result(10)] == [str(found[1])]
+
+
 # --- how far ahead
 
 
