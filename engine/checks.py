@@ -91,6 +91,15 @@ def check_text(name: str, value: object) -> None:
         ) from None
 
 
+def checked_texts(name: str, value: Any) -> list[str | None]:
+    """One string or None, or an iterable of these -> a list. Raises ConfigError for anything else."""
+    check_type(name, value, str | Iterable | None)
+    texts = list(value) if isinstance(value, Iterable) and not isinstance(value, str) else [value]
+    for text in texts:
+        check_type(f"each {name}", text, str | None)
+    return texts
+
+
 def refuse_unknown(unknown: Iterable[str], known: Collection[str]) -> None:
     """Raises ConfigError naming each unknown keyword, if there is one, and the known one nearest to it."""
     sentences = []

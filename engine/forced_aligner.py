@@ -6,7 +6,7 @@ At each <timestamp> a head on the LLM's hidden state chooses one of many classes
 starts, and where it ends. It runs on PyTorch; a batch is one pass, so there is nothing for vLLM to schedule.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -21,14 +21,14 @@ from .aligned_words import alignment_words, in_order, spans_in
 from .alignment import Alignment
 from .audio import SAMPLE_RATE, Waveform
 from .batching import BatchPool
-from .checks import argument_names, check_arguments, refuse_unknown, say_unused
+from .checks import argument_names, check_arguments, checked_texts, refuse_unknown, say_unused
 from .config import EngineConfig, device_name, dtype_name
 from .errors import AudioTooLongError, CheckpointError, ConfigError, PromptTooLongError
 from .families.base import StageOneOptions
 from .families.qwen3_asr import KNOWN_LANGUAGES
 from .families.stage_one import TowerModel, load_module
 from .hub import HubName, resolve_model
-from .inputs import expand_inputs, load
+from .inputs import Inputs, iterate_inputs, load
 from .manifest import ACOUSTIC_NAME, LLM_DIR_NAME, EngineManifest
 from .model_lock import OwnProcess
 from .text import LLMTokenizer
@@ -146,14 +146,17 @@ class Qwen3ForcedAligner:
         config = EngineConfig(device=device_name(device if device_map is None else device_map), dtype=dtype_name(dtype))
         return cls(ensure_converted(resolve_model(model, hub=hub, revision=revision)), config)
 
-    def align(self, audio: Any, text: str | list[str], language: str | list[str]) -> list[ForcedAlignResult]:
+    def align(
+        self, audio: Inputs, text: str | Iterable[str], language: str | Iterable[str | None] | None
+    ) -> list[ForcedAlignResult]:
         """When each word of each text is spoken.
 
         Args:
-            audio: a path, URL, bytes or (samples, sample_rate), or a list of them; up to 300 s each.
+            audio: any input of AutoModelVLLM.generate, or an iterable of them; up to 300 s each.
             text: what is said in it, one for each.
-            language: a name or ISO code, one for each or one for all. The model was trained for Chinese, English,
-                Cantonese, French, German, Italian, Japanese, Korean, Portuguese, Russian and Spanish.
+            language: a name or ISO code, one for each or one for all; None: words are what stands between spaces. The
+                model was trained for Chinese, English, Cantonese, French, German, Italian, Japanese, Korean,
+                Portuguese, Russian and Spanish.
 
         Raises:
             ConfigError: numbers that do not match, an unknown language, or a package that a language needs.
@@ -161,9 +164,9 @@ class Qwen3ForcedAligner:
             PromptTooLongError: more words than the model takes beside so much audio.
         """
         self._process.require()
-        waveforms = [load(item) for item in expand_inputs(audio)]
-        texts = text if isinstance(text, list) else [text]
-        languages = language if isinstance(language, list) else [language]
+        texts = [one or "" for one in checked_texts("text", text)]
+        languages = checked_texts("language", language)
+        waveforms = [load(item) for item in iterate_inputs(audio)]
         languages = languages * len(waveforms) if len(languages) == 1 else languages
         if not len(waveforms) == len(texts) == len(languages):
             raise ConfigError(

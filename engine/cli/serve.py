@@ -37,6 +37,9 @@ def add_parser(commands: Commands) -> None:
 
 def _add(commands: Commands, name: str, port: int, what: str) -> None:
     parser = commands.add_parser(name, help=what)
+    parser.add_argument(
+        "served_model", nargs="?", metavar="MODEL", help="the same as --model, as `vllm serve` takes it"
+    )
     add_model_options(parser, is_required=False)
     parser.add_argument("--forced-aligner", metavar="MODEL", help="a Qwen3-ForcedAligner that times the words")
     where = parser.add_argument_group("the server")
@@ -73,6 +76,10 @@ def run(args: argparse.Namespace) -> int:
     from ..server.speech import Speech
     from ..vad import load_vad
 
+    if args.served_model is not None:
+        if args.model is not None:
+            raise ConfigError(f"the model is named twice: {args.served_model} and --model {args.model}")
+        args.model = args.served_model
     limits = {name: value for name, _, _, _ in _LIMITS if (value := getattr(args, name)) is not None}
     if args.config is not None:
         limits = _read_config(args) | limits

@@ -7,10 +7,12 @@
 become `from twostage_asr.engine.compat.funasr import ...`. What FunASR ignores without a word is an error here.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self, Unpack
 
 from .. import auto
+from ..checks import check_type
 from ..errors import ConfigError
 from ..inputs import Inputs
 from ..options import GenerateOptions
@@ -67,6 +69,7 @@ class FunASRNanoStreamingVLLM(sdk.FunASRNanoStreamingVLLM):
 
 
 def _with_eager(options: dict[str, Any], enforce_eager: bool) -> dict[str, Any]:
+    check_type("vllm", options.get("vllm"), Mapping | None)
     if not enforce_eager:
         return options
     return {**options, "vllm": {"enforce_eager": True, **(options.get("vllm") or {})}}

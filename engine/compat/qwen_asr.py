@@ -20,7 +20,7 @@ import torch
 
 from ..audio import SAMPLE_RATE, Waveform
 from ..auto import AutoModelVLLM, transcribe_options
-from ..checks import argument_names, check_arguments, check_type, say_unused
+from ..checks import argument_names, check_arguments, check_type, checked_texts, say_unused
 from ..closing import Closing
 from ..errors import ConfigError, UnsupportedAudioError
 from ..families.qwen3_asr import KNOWN_LANGUAGES, Qwen3ASR, parse_asr_output
@@ -102,10 +102,12 @@ class Qwen3ASRModel(Closing):
                 `encoder_dtype`. max_model_len is by default large enough for 1205 s of audio on a GPU, and on a CPU for
                 some minutes beside the answer.
         """
+        check_arguments(
+            Qwen3ASRModel.from_pretrained, forced_aligner_kwargs=forced_aligner_kwargs, max_new_tokens=max_new_tokens
+        )
         aligner = None
         if forced_aligner is not None:
             aligner = Qwen3ForcedAligner.from_pretrained(forced_aligner, **forced_aligner_kwargs or {})
-        check_arguments(Qwen3ASRModel.from_pretrained, max_new_tokens=max_new_tokens)
         own_len = GPU_MODEL_LEN if torch.cuda.is_available() else CPU_PROMPT_LEN + max_new_tokens
         return cls(
             AutoModelVLLM(model, **{"max_model_len": own_len, **_engine_options(engine)}),
@@ -133,6 +135,7 @@ class Qwen3ASRModel(Closing):
         own = {*argument_names(AutoModelVLLM.__init__), "device_map", "attn_implementation"}
         vllm = {name: value for name, value in engine.items() if name not in own}
         options = {name: value for name, value in engine.items() if name in own}
+        check_type("vllm", options.get("vllm"), Mapping | None)
         if vllm:
             options["vllm"] = {**vllm, **(options.get("vllm") or {})}
         return cls.from_pretrained(
@@ -210,6 +213,7 @@ class Qwen3ASRModel(Closing):
         Raises:
             ConfigError: a number out of range or an unknown language.
         """
+        check_arguments(Qwen3ASRModel.init_streaming_state, chunk_size_sec=chunk_size_sec)
         return self._streams.start(
             context=context,
             language=language,
@@ -220,11 +224,13 @@ class Qwen3ASRModel(Closing):
 
     def streaming_transcribe(self, pcm16k: Any, state: ASRStreamingState) -> ASRStreamingState:
         """Hear more of a stream, 16 kHz mono: int16, or floats in [-1, 1]. The state's language and text are new."""
+        check_arguments(Qwen3ASRModel.streaming_transcribe, state=state)
         self._streams.hear(pcm16k, state)
         return state
 
     def finish_streaming_transcribe(self, state: ASRStreamingState) -> ASRStreamingState:
         """The end of a stream: nothing in the state's text will change any more."""
+        check_arguments(Qwen3ASRModel.finish_streaming_transcribe, state=state)
         self._streams.finish(state)
         return state
 
@@ -308,12 +314,9 @@ def _engine_options(options: Mapping[str, Any]) -> dict[str, Any]:
     return ours
 
 
-def _for_each(name: str, value: str | Iterable[str | None] | None, count: int) -> list[str | None]:
+def _for_each(name: str, value: object, count: int) -> list[str | None]:
     """A single string or None, or an iterable of one, stands for all. Raises ConfigError for anything else."""
-    check_type(name, value, str | Iterable | None)
-    values = [value] if value is None or isinstance(value, str) else list(value)
-    for one in values:
-        check_type(name, one, str | None)
+    values = checked_texts(name, value)
     return values * count if len(values) == 1 else values
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..auto import transcribe_options
-from ..errors import ConfigError
+from ..errors import ConfigError, UnsupportedAudioError
 from ..service import TranscriptionService
 from ..transcriber import Transcriber
 from ..vad import load_vad
@@ -77,7 +77,10 @@ class QwenStreams:
 
     def hear(self, pcm16k: Any, state: ASRStreamingState) -> None:
         """More audio of any size: integers of 16 bits, or floats in [-1, 1], 16 kHz mono."""
-        pcm = np.asarray(pcm16k).reshape(-1)
+        pcm = np.asarray(pcm16k)
+        if pcm.dtype != np.int16 and pcm.dtype.kind != "f":
+            raise UnsupportedAudioError(f"live audio is an array of int16 or floats, got {type(pcm16k).__name__}")
+        pcm = pcm.reshape(-1)
         state.add(_session_of(state).push(pcm if pcm.dtype == np.int16 else pcm.astype(np.float32)))
 
     def finish(self, state: ASRStreamingState) -> None:

@@ -60,7 +60,7 @@ class SegmentRules:
         for name, value in (("padding_s", self.padding_s), ("min_speech_s", self.min_speech_s)):
             if not 0.0 <= value <= self.MAX_PADDING_S:
                 raise ConfigError(f"{name} must be in [0, {self.MAX_PADDING_S}] s, got {value}")
-        bounds = [bound for bound, _ in self.silence_schedule]
+        bounds = [bound for bound, _ in _rows(self.silence_schedule)]
         rising = all(a < b for a, b in itertools.pairwise(bounds))
         if not bounds or not rising or bounds[-1] != math.inf or not all(ms > 0 for _, ms in self.silence_schedule):
             raise ConfigError(
@@ -82,6 +82,11 @@ def checked_schedule(schedule: Iterable[tuple[float, float]] | None, *, dynamic:
         return default if dynamic else FIXED_SCHEDULE
     if not dynamic:
         raise ConfigError("dynamic_silence=False and silence_schedule=... exclude each other")
+    return _rows(schedule)
+
+
+def _rows(schedule: Iterable[tuple[float, float]]) -> Schedule:
+    """Raises ConfigError for rows that are not pairs of numbers."""
     try:
         return tuple((float(bound), float(silence)) for bound, silence in schedule)
     except (TypeError, ValueError) as error:

@@ -9,15 +9,19 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import uvicorn
 
 from tests.pipeline import Clip
 from twostage_asr.engine import AutoModelVLLM, auto
+from twostage_asr.engine.auto import build_decoder
+from twostage_asr.engine.config import Backend, EngineConfig
+from twostage_asr.engine.decoder.base import Decoder, LLMSource
 from twostage_asr.engine.server import process
 from twostage_asr.engine.server.speech import Speech
 
@@ -82,9 +86,14 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def without_vllm() -> Iterator[None]:
-    """Models that are loaded as on a machine without vLLM: no test needs a second engine."""
+    """Models that choose a backend choose as on a machine without vLLM: no test needs a second engine."""
+
+    def build(source: LLMSource, config: EngineConfig, device: torch.device) -> Decoder:
+        backend: Backend = "torch" if config.backend == "auto" else config.backend
+        return build_decoder(source, replace(config, backend=backend), device)
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(auto, "installed_vllm_device", lambda: None)
+        patch.setattr(auto, "build_decoder", build)
         yield
 
 
