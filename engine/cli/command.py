@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 from ..hub import HUBS
 
+WRONG_USAGE = 2  # argparse's own code
 INTERRUPTED = 130  # what shells say of a program that Ctrl-C ended
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
