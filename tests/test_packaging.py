@@ -1,14 +1,19 @@
-"""What is installed is what is there: packages listed, names exported, vLLM and hosts kept where they belong."""
+"""What is installed is what is there: packages listed, names exported; and what README.md says of installing works."""
 
+import os
 import re
 import subprocess
 import sys
 import tomllib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+import pytest
 
 import twostage_asr.engine
 
 ROOT = Path(__file__).parent.parent
+UV = Path(sys.executable).with_name("uv")
 
 
 def test_every_package_is_listed() -> None:
@@ -18,7 +23,7 @@ def test_every_package_is_listed() -> None:
         for top in ("engine", "encoders", "convert")
         for init in (ROOT / top).rglob("__init__.py")
     }
-    assert set(listed) == present
+    assert set(listed) == present | {"twostage_asr"}  # the latter is `python -m twostage_asr` alone
 
 
 def test_public_names_exist() -> None:
@@ -27,14 +32,11 @@ def test_public_names_exist() -> None:
         assert getattr(found, "__name__", name) in (name, "Literal")  # unions have no name, a Literal has another
 
 
-def test_only_the_vllm_decoder_imports_vllm() -> None:
-    importers = {
-        path.relative_to(ROOT).as_posix()
-        for top in ("engine", "encoders", "convert")
-        for path in (ROOT / top).rglob("*.py")
-        if re.search(r"^\s*(from|import) vllm\b", path.read_text(), re.MULTILINE)
-    }
-    assert importers == {"engine/decoder/vllm_decoder.py", "engine/bench/peer_vllm.py"}  # the latter as a peer
+def test_the_version_is_said_in_every_place() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert twostage_asr.engine.__version__ == version
+    said = subprocess.check_output([sys.executable, "-m", "twostage_asr", "--version"], text=True)
+    assert said == f"twostage-asr {version}\n"
 
 
 def test_encoders_stand_alone() -> None:
@@ -45,3 +47,21 @@ def test_encoders_stand_alone() -> None:
 def test_numba_stays_out_of_the_run_time() -> None:
     code = "import sys, twostage_asr.engine.auto; print(sorted({'numba', 'librosa', 'funasr'} & set(sys.modules)))"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+
+
+def test_what_readme_says_of_installing_resolves(tmp_path: Path) -> None:
+    """On the registry alone, for wheels alone; pip's lines without what pyproject.toml tells uv."""
+    lines = re.findall(r'(uv )?pip install "\.(\[.+?\])"', (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert lines
+    reached = resolve("packaging", tmp_path, "--no-cache")
+    if reached.returncode:
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(f"no registry: {reached.stderr}")
+    with ThreadPoolExecutor(len(lines)) as pool:
+        done = pool.map(lambda line: resolve(f"{ROOT}{line[1]}", ROOT if line[0] else tmp_path), lines)
+    assert {line: said.stderr for line, said in zip(lines, done, strict=True) if said.returncode} == {}
+
+
+def resolve(requirement: str, directory: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """Ask uv which versions a new environment would get. It reads the pyproject.toml of `directory` if there is one."""
+    command = [str(UV), "pip", "compile", "-", "--only-binary", ":all:", "--no-binary", "twostage-asr", *options]
+    return subprocess.run(command, input=requirement, cwd=directory, capture_output=True, text=True, check=False)

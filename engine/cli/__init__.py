@@ -1,23 +1,38 @@
 """The command `twostage-asr`: one file here a sub-command."""
 
 import argparse
+import difflib
 import io
+import itertools
 import sys
+from collections.abc import Iterable
 
+from .. import __version__
 from ..console import quiet_libraries
 from ..errors import ASRError
-from . import align, bench, evaluate, serve, stream, transcribe, verify
-from .command import INTERRUPTED
+from . import align, bench, convert, evaluate, serve, stream, transcribe, verify
+from .command import INTERRUPTED, WRONG_USAGE
 
-COMMANDS = (transcribe, stream, serve, align, evaluate, verify, bench)
+COMMANDS = (transcribe, stream, serve, align, evaluate, verify, bench, convert)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one sub-command; returns the exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
-    parser = argparse.ArgumentParser(prog="twostage-asr", description="Speech recognition with LLM decoders.")
+    arguments = sys.argv[1:] if arguments is None else arguments
+    parser = argparse.ArgumentParser(
+        prog="twostage-asr",
+        description="Speech recognition with LLM decoders.",
+        epilog="twostage-asr COMMAND --help lists the options of a command.",
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command in COMMANDS:
         command.add_parser(commands)
+    if not arguments:
+        parser.print_help(sys.stderr)
+        return WRONG_USAGE
+    if arguments[0] in commands.choices:
+        _refuse_unknown_options(commands.choices[arguments[0]], arguments[1:])
     args = parser.parse_args(arguments)
     quiet_libraries()
     for output in (sys.stdout, sys.stderr):  # the names of files need not be text
@@ -32,3 +47,13 @@ def main(arguments: list[str] | None = None) -> int:
         print("twostage-asr: interrupted", file=sys.stderr)
         return INTERRUPTED
     return code
+
+
+def _refuse_unknown_options(parser: argparse.ArgumentParser, arguments: Iterable[str]) -> None:
+    """Exit naming the first unknown option and the nearest known one; argparse would ask for missing options first."""
+    known = list(parser._option_string_actions)
+    for argument in itertools.takewhile(lambda argument: argument != "--", arguments):
+        name = argument.partition("=")[0]
+        if name.startswith("--") and not any(option.startswith(name) for option in known):
+            near = difflib.get_close_matches(name, known, n=1)
+            parser.error(f"unknown option {name}" + (f" (did you mean {near[0]}?)" if near else ""))

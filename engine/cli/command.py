@@ -13,6 +13,7 @@ from typing import Any, TypeAlias, cast
 from ..hub import HUBS
 from ..options import RequestOptions, SegmentOptions
 
+WRONG_USAGE = 2  # argparse's own code
 INTERRUPTED = 130  # what shells say of a program that Ctrl-C ended
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"

@@ -80,7 +80,7 @@ def test_what_differs_from_the_published_is_named(repository: Path, tmp_path: Pa
 def test_a_model_that_the_hub_lacks_ends_the_report(repository: Path, tmp_path: Path) -> None:
     with HubMirror({"owner/other": repository}) as mirror:
         done = subprocess.run(
-            [sys.executable, "-m", "twostage_asr.engine.cli", "verify", "--model", MODEL, "--hub", "hf"],
+            [sys.executable, "-m", "twostage_asr", "verify", "--model", MODEL, "--hub", "hf"],
             env=os.environ | mirror.environment(tmp_path),
             capture_output=True,
             text=True,

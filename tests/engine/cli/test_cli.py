@@ -146,13 +146,30 @@ def test_what_cannot_be_written_or_shown_costs_one_file(
         (["--format", "srt,doc"], "'doc' is no format; allowed: txt, json"),
         (["--vllm", "[1]"], "needs a JSON object"),
         (["--silence-schedule", "5000"], "needs rows like 5000:1500, got '5000'"),
-        (["--langauge", "zh"], "unrecognized arguments: --langauge"),
+        (["--langauge", "zh"], "unknown option --langauge (did you mean --language?)"),
+        (["--unheard-of=1"], "unknown option --unheard-of\n"),
     ],
 )
 def test_wrong_usage_is_code_2(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(["transcribe", "a.wav", "--model", "m", *arguments])
     assert message in capsys.readouterr().err
+
+
+def test_an_unknown_option_is_named_before_a_missing_one(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["transcribe", "a.wav", "--modle", "m"])
+    assert "unknown option --modle (did you mean --model?)" in capsys.readouterr().err
+
+
+def test_options_may_be_shortened_and_files_may_look_like_options(tmp_path: Path) -> None:
+    model = ["--mod", str(tmp_path / "none"), "--output-d", str(tmp_path)]
+    assert main(["transcribe", *model, "--", "--modle.wav"]) == 1
+
+
+def test_no_command_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    assert "transcribe files, and write transcripts and subtitles" in capsys.readouterr().err
 
 
 def test_an_error_is_one_line_and_code_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -182,7 +182,7 @@ def test_a_full_disk_is_said_to_be_full(server: Running, clips: list[Clip], monk
 
 def test_a_dead_engine_ends_the_process_for_its_supervisor(engine_dirs: dict[str, Path], clips: list[Clip]) -> None:
     """The command itself: it serves, says that it cannot any more, and exits."""
-    command = [sys.executable, "-m", "twostage_asr.engine.cli", "serve", "--port", "0", "--decoder-processes", "1"]
+    command = [sys.executable, "-m", "twostage_asr", "serve", "--port", "0", "--decoder-processes", "1"]
     command += ["--model", str(engine_dirs["low_frame_rate"]), "--dtype", "fp32"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
