@@ -271,9 +271,8 @@ class Run:
             started = caught(partial(self._start_encoding, batch))
         encoding = Encoding(batch, None if isinstance(started, Exception) else started)
         if isinstance(started, Exception):
-            logger.warning("encode did not start for %d clips, it is tried again: %r", len(batch), started)
-            del started  # its traceback keeps alive what stage 1 has allocated
-            self._recover()
+            logger.warning("encode did not start for %d clips, it is tried again: %s", len(batch), repr(started))
+        del started  # the traceback of an exception keeps alive what stage 1 has allocated
         yield from self.submit()
         self.encoding = encoding
 

@@ -5,6 +5,7 @@ Each test makes one step raise for the clip POISON and for no other, on a model 
 
 import itertools
 import logging
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -271,8 +272,22 @@ def test_a_recording_that_cannot_be_joined_fails_alone(tmp_path: Path) -> None:
 # --- memory
 
 
+class Allocates(FakeAcoustic):
+    """Each attempt holds memory until nothing refers to it any more; there is room for one."""
+
+    def __init__(self, room_s: float) -> None:
+        super().__init__(room_s)
+        self._held: list[weakref.ref[FakeAcoustic]] = []
+
+    def encode(self, waveforms: Sequence[np.ndarray], *, with_ctc: bool) -> EncodedBatch:
+        assert not any(held() for held in self._held), "an earlier attempt is still held"
+        allocated = FakeAcoustic()
+        self._held.append(weakref.ref(allocated))
+        return super().encode(waveforms, with_ctc=with_ctc)
+
+
 def test_a_batch_that_does_not_fit_is_halved(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    acoustic = FakeAcoustic(room_s=3.0)
+    acoustic = Allocates(room_s=3.0)
     model = fake_transcriber(tmp_path, acoustic=acoustic)
     numbers = list(range(1, 17))
     results = offline(model, numbers)
@@ -352,13 +367,14 @@ def test_a_dead_engine_ends_all_requests_with_its_reason(model: Transcriber) -> 
         service.submit(samples(11), OPTIONS)
 
 
-def test_a_gpu_that_has_failed_ends_the_run(model: Transcriber, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("step", [in_encode, when_encoded, in_align], ids=lambda step: step.__name__)
+def test_a_gpu_that_has_failed_ends_the_run(model: Transcriber, step: Install, monkeypatch: pytest.MonkeyPatch) -> None:
     """After some errors no CUDA call of a process succeeds: every clip would fail, for ever."""
 
     def recover(run: Run) -> None:
         raise DecodeError("the GPU of stage 1 failed: an illegal memory access was encountered")
 
-    in_encode(monkeypatch, model, RuntimeError("CUDA error"))
+    step(monkeypatch, model, RuntimeError("CUDA error"))
     monkeypatch.setattr(Run, "_recover", recover)
     with pytest.raises(DecodeError, match="illegal memory access"):
         offline(model, NUMBERS)
