@@ -11,7 +11,21 @@ from typing import Any, Literal, Self
 Status = Literal["ok", "error"]
 FinishReason = Literal["stop", "length"]
 WarningCode = Literal[
-    "no_word_times", "long_audio", "unfinished", "repetition", "no_speech", "disagreement", "ctc_text", "segment_failed"
+    "no_word_times",
+    "long_audio",
+    "unfinished",
+    "repetition",
+    "no_speech",
+    "disagreement",
+    "ctc_text",
+    "segment_failed",
+    "filled_gap",
+    "joined_times",
+    "skipped_bytes",
+    "trailing_audio",
+    "missing_audio",
+    "louder_channel",
+    "stray_byte",
 ]
 
 
@@ -57,6 +71,15 @@ class TranscriptWarning(_Record):
     - "disagreement": the text differs much from what the CTC head hears.
     - "ctc_text": such a text was replaced by what the CTC head hears, as asked for.
     - "segment_failed": a segment of a recording could not be transcribed.
+
+    Of the audio itself:
+    - "filled_gap": the file has no audio for a time (it begins late, or packets are missing); silence stands there.
+    - "joined_times": time stamps overlap or jump; the sound is whole, but times may differ from the file's.
+    - "skipped_bytes": foreign bytes between the audio, such as the tags of files that were joined, were skipped.
+    - "trailing_audio": a WAV holds more than its header says; the rest was not read.
+    - "missing_audio": a part of the file is not there, or could not be decoded.
+    - "louder_channel": the channels cancel each other; one of them was heard in place of their mean.
+    - "stray_byte": live audio ended in the middle of a sample.
     """
 
     code: WarningCode
