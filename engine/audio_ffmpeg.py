@@ -176,7 +176,7 @@ class _PacketReader:
 
     def _move_to(self, packet: Any) -> int:
         """The bytes between the last packet and this one."""
-        place = packet.pos  # of its page or cluster
+        place: int | None = packet.pos  # of its page or cluster
         if place is None or place < 0 or place == self._place:
             self._num_from_there += packet.size
             return 0

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from ..convert.export import ensure_converted
 from ..convert.families import FAMILIES as CONVERTED_FAMILIES
 from .audio import DEFAULT_LIMITS, AudioLimits
+from .channels import Channels
 from .closing import Closing
 from .config import DEFAULT_MODEL_LEN, Backend, EngineConfig, refuse_unknown
 from .decoder.base import DecodeParams, Decoder, LLMSource
@@ -131,6 +132,8 @@ class AutoModelVLLM(Closing):
         dynamic_silence: bool = True,
         batch_size: int = 256,
         limits: AudioLimits = DEFAULT_LIMITS,
+        channels: Channels = "mix",
+        salvage: bool = False,
         progress: bool = False,
         **unknown: Any,
     ) -> list[Transcript]:
@@ -154,7 +157,10 @@ class AutoModelVLLM(Closing):
             silence_schedule: [(ms, ms), ...]: up to this age of a segment, so much silence ends it; None is FunASR's.
             dynamic_silence: False: 800 ms of silence end a segment of any age.
             batch_size: most clips encoded together.
-            limits: how long and large an input may be.
+            limits: how long and large an input may be, and what it may cost to decode.
+            channels: "mix" hears the mean of all channels; a number hears that channel alone, counted from 0; "split"
+                transcribes each by itself, as of a call with a speaker on each: segments and words say which.
+            salvage: transcribe what can be decoded of a truncated or damaged file, with a warning, not an error.
             progress: show a progress bar on stderr.
 
         Returns:
@@ -181,6 +187,8 @@ class AutoModelVLLM(Closing):
             dynamic_silence=dynamic_silence,
             batch_size=batch_size,
             limits=limits,
+            channels=channels,
+            salvage=salvage,
             **unknown,
         )
         return list(results)
@@ -239,6 +247,8 @@ def transcribe_options(  # noqa: PLR0913 - as `generate`
     dynamic_silence: bool = True,
     batch_size: int = 256,
     limits: AudioLimits = DEFAULT_LIMITS,
+    channels: Channels = "mix",
+    salvage: bool = False,
 ) -> TranscribeOptions:
     """The arguments of `generate`, checked."""
     schedule = checked_schedule(silence_schedule, dynamic=dynamic_silence, default=OFFLINE_SCHEDULE)
@@ -250,6 +260,8 @@ def transcribe_options(  # noqa: PLR0913 - as `generate`
         fallback=fallback,
         batch_size=batch_size,
         limits=limits,
+        channels=channels,
+        salvage=salvage,
         segmentation=Segmentation(
             vad=None if vad is None else str(vad), max_segment_s=max_segment_s, silence_schedule=schedule
         ),

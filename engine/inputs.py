@@ -4,10 +4,10 @@ One input is
 - a path (str or Path) of an audio or video file; whether it exists is found out by load()
 - a list file, which stands for several inputs:
     *.scp    one `key path` per line, as Kaldi writes it; pipes (`sox ... |`) are refused, they would run commands
-    *.jsonl  one object per line: "source" (required), "key", "language", "hotwords" (list of strings), "context"; other
-             fields, such as the "target" and "text" of FunASR's training lists, are ignored
-  Both are UTF-8; empty lines are skipped. A relative path is looked for beside the list file, then in the current
-  directory. http, https and data URLs may stand in place of paths.
+    *.jsonl  one object per line: "source" (required), "key", "language", "hotwords" (list of strings), "itn",
+             "context", "channels"; other fields, such as "target" and "text" of FunASR's training lists, are ignored
+  Empty lines are skipped; text_files.py says in which encodings they may be. A relative path is looked for beside the
+  list file, then in the current directory. http, https and data URLs may stand in place of paths.
 - a URL: http:, https: or data:
 - bytes: the content of an audio file
 - samples: an array or tensor (16 kHz), (samples, sample_rate), or (key, samples, sample_rate); see audio.as_waveform
@@ -21,14 +21,13 @@ not cost the others.
 
 import base64
 import binascii
-import codecs
 import functools
 import json
 import os
 import re
 import ssl
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
@@ -45,11 +44,13 @@ from .audio import (
     Blocks,
     Waveform,
     as_waveform,
-    decode_audio,
     decode_blocks,
     is_tensor,
 )
+from .channels import Channels, check_channels
 from .errors import AudioTooLongError, ConfigError, UnsupportedAudioError
+from .notes import Notes
+from .text_files import read_lines
 
 if TYPE_CHECKING:
     import torch
@@ -57,10 +58,17 @@ if TYPE_CHECKING:
 _LIST_SUFFIXES = (".scp", ".jsonl")
 _ALLOWED = "a path, URL, bytes, samples, (samples, sample_rate) or (key, samples, sample_rate)"
 
+# What the demuxers of audio_ffmpeg.py read, and players write: everything that a folder is searched for.
 AUDIO_SUFFIXES = frozenset(
-    (".aac", ".aiff", ".amr", ".flac", ".m4a", ".mkv", ".mov", ".mp3", ".mp4", ".ogg", ".opus", ".wav", ".webm", ".wma")
+    (
+        *(".3g2", ".3gp", ".3gpp", ".aac", ".ac3", ".adts", ".afc", ".aif", ".aifc", ".aiff", ".amr", ".ape", ".apl"),
+        *(".asf", ".au", ".avi", ".awb", ".bwf", ".caf", ".ec3", ".eac3", ".f4a", ".f4b", ".f4v", ".flac", ".flv"),
+        *(".isma", ".ismv", ".m2a", ".m2t", ".m2ts", ".m4a", ".m4b", ".m4r", ".m4v", ".mac", ".mk3d", ".mka"),
+        *(".mkv", ".mov", ".mp2", ".mp3", ".mp4", ".mpa", ".mpeg", ".mpg", ".mpga", ".mts", ".oga", ".ogg", ".ogm"),
+        *(".ogv", ".ogx", ".opus", ".psp", ".qt", ".rf64", ".snd", ".spx", ".ts", ".tta", ".vob", ".w64", ".wav"),
+        *(".wave", ".weba", ".webm", ".wma", ".wmv", ".wv"),
+    )
 )
-_BLOCK_SAMPLES = 1 << 20  # of samples in memory: a minute
 
 HTTP_TIMEOUT_S = 20.0  # to connect, and between two pieces of an answer
 DOWNLOAD_TIMEOUT_S = 600.0  # for the whole of it
@@ -89,6 +97,18 @@ class AudioInput:
     hotwords: tuple[str, ...] | None = None  # None: as the request says
     itn: bool | None = None  # None: as the request says
     context: str | None = None  # None: as the request says
+    channels: Channels | None = None  # None: as the request says, by default "mix"; see channels.py
+    salvage: bool | None = None  # None: as the request says, by default False; see decode_audio
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for channels that cannot be."""
+        if self.channels is not None:
+            check_channels(self.channels)
+
+    @property
+    def decoding(self) -> dict[str, Any]:
+        """What this input says of how it is decoded, by the names of decode_blocks."""
+        return {"channels": "mix" if self.channels is None else self.channels, "salvage": bool(self.salvage)}
 
 
 def expand_inputs(inputs: object) -> list[AudioInput]:
@@ -109,58 +129,74 @@ def expand_inputs(inputs: object) -> list[AudioInput]:
     return _with_unique_keys(found)
 
 
-def audio_files(folder: Path) -> list[AudioInput]:
-    """What has one of AUDIO_SUFFIXES in a folder, searched to its depths; the key is the path in it without suffix.
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """What was found in a folder, searched to its depths."""
+
+    inputs: list[AudioInput]  # the key is the path in the folder without suffix
+    passed_over: list[Path]  # files whose names have none of AUDIO_SUFFIXES
+
+
+def audio_files(folder: Path) -> Folder:
+    """Search a folder for files whose names have one of AUDIO_SUFFIXES.
 
     Raises:
         ConfigError: there is none.
     """
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES)
+    found: list[Path] = []
+    passed_over: list[Path] = []
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in AUDIO_SUFFIXES:
+            found.append(path)
+        elif path.is_file():
+            passed_over.append(path)
     if not found:
         raise ConfigError(f"{folder}: holds no audio; looked for {', '.join(sorted(AUDIO_SUFFIXES))}")
     items = (AudioInput(key=path.relative_to(folder).with_suffix("").as_posix(), source=path) for path in found)
-    return _with_unique_keys(list(items))
+    return Folder(_with_unique_keys(list(items)), passed_over)
 
 
 def load(
-    item: AudioInput, *, limits: AudioLimits = DEFAULT_LIMITS, allow_urls: bool | Collection[str] = True
+    item: AudioInput,
+    *,
+    limits: AudioLimits = DEFAULT_LIMITS,
+    allow_urls: bool | Collection[str] = True,
+    notes: Notes | None = None,
 ) -> Waveform:
-    """Read and decode one input: (N,) float32, mono, 16 kHz.
+    """Read and decode one input: (N,) float32, mono, 16 kHz, or (N, channels) where its channels are split.
 
     `allow_urls=False` refuses http and https, which let a client reach whatever this machine can reach. A collection of
-    host names allows these alone, also to redirects.
+    host names allows these alone, also to redirects. `notes` gets to know what was filled in, skipped or left out.
 
     Raises:
         AudioError: and nothing else, whatever the source is.
     """
-    source = item.source
-    if isinstance(source, Refused):
-        raise UnsupportedAudioError(source.reason)
-    if isinstance(source, Path | bytes):
-        return decode_audio(source, limits=limits)
-    if isinstance(source, str):
-        content, name = _url_content(source, limits, allow_urls)
-        return decode_audio(content, limits=limits, name=name)
-    return as_waveform(source, SAMPLE_RATE if item.sample_rate is None else item.sample_rate, limits=limits)
+    blocks = list(load_blocks(item, limits=limits, allow_urls=allow_urls, notes=notes))
+    return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
 
 
 def load_blocks(
-    item: AudioInput, *, limits: AudioLimits = DEFAULT_LIMITS, allow_urls: bool | Collection[str] = True
+    item: AudioInput,
+    *,
+    limits: AudioLimits = DEFAULT_LIMITS,
+    allow_urls: bool | Collection[str] = True,
+    notes: Notes | None = None,
 ) -> Blocks:
-    """`load` in pieces, (N,) each, that joined are what it returns; files are decoded as the iteration goes on.
+    """`load` in pieces that joined are what it returns; files are decoded as the iteration goes on.
 
     Raises:
         AudioError: and nothing else, possibly after some pieces.
     """
-    source = item.source
+    source, name = item.source, None
+    if isinstance(source, Refused):
+        raise UnsupportedAudioError(source.reason)
+    if isinstance(source, str):
+        source, name = _url_content(source, limits, allow_urls)
     if isinstance(source, Path | bytes):
-        yield from decode_blocks(source, limits=limits)
-    elif isinstance(source, str):
-        content, name = _url_content(source, limits, allow_urls)
-        yield from decode_blocks(content, limits=limits, name=name)
-    else:
-        waveform = load(item, limits=limits)
-        yield from (waveform[start : start + _BLOCK_SAMPLES] for start in range(0, len(waveform), _BLOCK_SAMPLES))
+        yield from decode_blocks(source, limits=limits, name=name, notes=notes, **item.decoding)
+        return
+    sample_rate = SAMPLE_RATE if item.sample_rate is None else item.sample_rate
+    yield as_waveform(source, sample_rate, limits=limits, channels=item.decoding["channels"], notes=notes)
 
 
 def _url_content(url: str, limits: AudioLimits, allow_urls: bool | Collection[str]) -> tuple[bytes, str]:
@@ -240,23 +276,13 @@ def _read_list_file(path: Path) -> list[AudioInput]:
         raise ConfigError(f"{path}: no such list file")
     parse = _scp_line if path.suffix.lower() == ".scp" else _jsonl_line
     items = []
-    for number, line in _numbered_lines(path):
+    for number, line in enumerate(read_lines(path), start=1):
         try:
-            items.append(parse(line, path))
+            if line:
+                items.append(parse(line, path))
         except ValueError as error:
             raise ConfigError(f"{path}, line {number}: {error}") from error
     return items
-
-
-def _numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """(number from 1, line) of every line that is not blank."""
-    for number, raw in enumerate(path.read_bytes().removeprefix(codecs.BOM_UTF8).splitlines(), start=1):
-        try:
-            line = raw.decode("utf-8").strip()
-        except UnicodeDecodeError as error:
-            raise ConfigError(f"{path}, line {number}: not UTF-8: {error}") from error
-        if line:
-            yield number, line
 
 
 def _scp_line(line: str, path: Path) -> AudioInput:
@@ -299,6 +325,7 @@ def _jsonl_line(line: str, path: Path) -> AudioInput:
         hotwords=None if hotwords is None else tuple(hotwords),
         itn=itn,
         context=context,
+        channels=data.get("channels"),
     )
 
 

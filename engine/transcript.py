@@ -57,6 +57,7 @@ class Word(_Record):
     start: float
     end: float
     confidence: float
+    channel: int | None = None  # from 0 on; None unless channels="split"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +97,7 @@ class Segment(_Record):
     words: tuple[Word, ...] | None
     confidence: float | None
     warnings: tuple[TranscriptWarning, ...] = ()
+    channel: int | None = None  # from 0 on; None unless channels="split"
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +157,7 @@ class Transcript(_Record):
 
 def _plain(value: Any) -> Any:
     if isinstance(value, _Record):
-        return {key: _plain(value[key]) for key in value}
+        return {key: _plain(value[key]) for key in value if key != "channel" or value[key] is not None}
     return [_plain(v) for v in value] if isinstance(value, tuple) else value
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from ..hub import HUBS
+from ..text_files import read_lines
 
 INTERRUPTED = 130  # what shells say of a program that Ctrl-C ended
 
@@ -64,7 +65,7 @@ def add_request_options(parser: argparse.ArgumentParser) -> None:
         "--context", default="", metavar="TEXT", help="what the speech is about, for models that read it"
     )
     group.add_argument("--hotwords", nargs="+", default=[], metavar="WORD", help="words that the model shall prefer")
-    group.add_argument("--hotwords-file", type=Path, metavar="FILE", help="one a line, in UTF-8")
+    group.add_argument("--hotwords-file", type=Path, metavar="FILE", help="one a line")
     group.add_argument("--no-itn", dest="itn", action="store_false", help="write numbers as they are spoken")
 
 
@@ -72,8 +73,7 @@ def request_options(args: argparse.Namespace) -> dict[str, Any]:
     """What add_request_options added, by the names of `generate`'s arguments."""
     hotwords = list(args.hotwords)
     if args.hotwords_file is not None:
-        lines = args.hotwords_file.read_text(encoding="utf-8-sig").splitlines()
-        hotwords += [line.strip() for line in lines if line.strip()]
+        hotwords += [line for line in read_lines(args.hotwords_file) if line]
     return {"language": args.language, "context": args.context, "hotwords": hotwords, "itn": args.itn}
 
 
