@@ -24,9 +24,11 @@ threads in place of one, WAV was decoded 1.9 times as fast, FLAC 1.6, Opus 1.5, 
 processes, 1.7 to 1.9 times.
 """
 
+import contextlib
 import io
 import numbers
 import stat
+import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
@@ -38,17 +40,11 @@ import soundfile
 
 from .audio_ffmpeg import read_with_ffmpeg
 from .audio_length import read_wav_header
+from .channels import INTEGER_FULL_SCALE, Channels
 from .errors import AudioTooLongError, UnsupportedAudioError
-from .waveform import (
-    DEFAULT_LIMITS,
-    INTEGER_FULL_SCALE,
-    LOSS_TOLERANCE_S,
-    SAMPLE_RATE,
-    AudioLimits,
-    Joiner,
-    Waveform,
-    mix,
-)
+from .notes import Notes
+from .transcript import TranscriptWarning
+from .waveform import DEFAULT_LIMITS, LOSS_TOLERANCE_S, SAMPLE_RATE, AudioLimits, Joiner, Waveform
 
 if TYPE_CHECKING:
     import torch
@@ -71,38 +67,59 @@ MAX_ARRAY_CHANNELS = 16  # more means that the axes are swapped
 _BLOCK_SAMPLES = 1 << 20  # of all channels together, that are read from a WAV at a time
 _PCM_TAGS = (1, 3, 6, 7, 0xFFFE)  # WAV's integers, floats, A-law, mu-law, and any of these with a channel layout
 _FLOATS = (np.float16, np.float32, np.float64)
+_END = object()
 
 Blocks: TypeAlias = Iterator[Waveform]
 
 
-def decode_audio(source: bytes | Path, *, limits: AudioLimits = DEFAULT_LIMITS, name: str | None = None) -> Waveform:
+def decode_audio(
+    source: bytes | Path,
+    *,
+    limits: AudioLimits = DEFAULT_LIMITS,
+    name: str | None = None,
+    channels: Channels = "mix",
+    salvage: bool = False,
+    notes: Notes | None = None,
+) -> Waveform:
     """Decode an audio or video file.
 
     Args:
         source: the file's path or its content. Several audio streams: the one a player would choose.
         limits: see AudioLimits.
         name: what errors call the source; by default the path, or the number of bytes.
+        channels: what becomes of several channels; see channels.py.
+        salvage: give what can be decoded of a truncated or damaged file.
+        notes: gets to know what was filled in, skipped or left out.
 
     Returns:
-        (N,) float32, mean of the channels. Integers are scaled by their full range; floats beyond 1 stay as they are.
+        (N,) float32, or (N, channels) with channels="split". Integers are scaled by their full range; floats beyond 1
+        stay as they are.
 
     Raises:
         UnsupportedAudioError: unreadable, not audio, truncated, damaged, NaN or infinite samples, nothing to hear.
-        AudioTooLongError: more bytes or seconds than the limits allow.
+        AudioTooLongError: more bytes, seconds, samples or work than the limits allow.
     """
-    joiner = Joiner(name or source_name(source), limits)
+    joiner = Joiner(name or source_name(source), limits, channels=channels, salvage=salvage, notes=notes)
     for _ in _push_file(source, joiner):
         pass
     return joiner.finish()
 
 
-def decode_blocks(source: bytes | Path, *, limits: AudioLimits = DEFAULT_LIMITS, name: str | None = None) -> Blocks:
-    """`decode_audio` in pieces, (N,) each, that joined are what it returns; none is decoded before it is asked for.
+def decode_blocks(
+    source: bytes | Path,
+    *,
+    limits: AudioLimits = DEFAULT_LIMITS,
+    name: str | None = None,
+    channels: Channels = "mix",
+    salvage: bool = False,
+    notes: Notes | None = None,
+) -> Blocks:
+    """`decode_audio` in pieces that joined are what it returns; none is decoded before it is asked for.
 
     Raises:
         What decode_audio raises, but only when the iteration comes to where it is wrong.
     """
-    joiner = Joiner(name or source_name(source), limits)
+    joiner = Joiner(name or source_name(source), limits, channels=channels, salvage=salvage, notes=notes)
     for _ in _push_file(source, joiner):
         yield from joiner.take()
     yield joiner.finish()
@@ -120,7 +137,12 @@ def source_name(source: bytes | Path) -> str:
 
 
 def as_waveform(
-    samples: "npt.NDArray[Any] | torch.Tensor", sample_rate: int, *, limits: AudioLimits = DEFAULT_LIMITS
+    samples: "npt.NDArray[Any] | torch.Tensor",
+    sample_rate: int,
+    *,
+    limits: AudioLimits = DEFAULT_LIMITS,
+    channels: Channels = "mix",
+    notes: Notes | None = None,
 ) -> Waveform:
     """Samples in memory -> waveform.
 
@@ -129,9 +151,10 @@ def as_waveform(
             must be transposed by the caller. int16, int32 and uint8 are scaled by their full range, float16, float32
             and float64 are taken as they are.
         sample_rate: Hz.
+        channels, notes: as for decode_audio.
 
     Returns:
-        (N,) float32, mean of the channels; 16 kHz mono float32 comes back without a copy.
+        (N,) float32, or (N, channels) with channels="split"; 16 kHz mono float32 comes back without a copy.
 
     Raises:
         UnsupportedAudioError: another dtype or shape, NaN or infinite samples, nothing to hear.
@@ -149,13 +172,31 @@ def as_waveform(
         )
     if not isinstance(sample_rate, numbers.Integral):
         raise UnsupportedAudioError(f"sample_rate must be a whole number of Hz, got {sample_rate!r}")
-    joiner = Joiner(f"array {array.shape} {array.dtype}", limits)
-    joiner.push(mix(np.atleast_2d(array)), int(sample_rate))
+    joiner = Joiner(f"array {array.shape} {array.dtype}", limits, channels=channels, notes=notes)
+    joiner.push(np.atleast_2d(array), int(sample_rate))
     return joiner.finish()
 
 
 def _push_file(source: bytes | Path, joiner: Joiner) -> Iterator[None]:
     """Push everything that a file holds, with a stop after each part of it. Raises AudioError."""
+    steps = _decoding(source, joiner)
+    used_s = 0.0  # of this thread, which may be another one after each stop
+    with contextlib.closing(steps):
+        while True:
+            started = time.thread_time()
+            if next(steps, _END) is _END:
+                return
+            used_s += time.thread_time() - started
+            if used_s > joiner.limits.max_cpu_s:
+                raise AudioTooLongError(
+                    f"{joiner.name}: takes more than {joiner.limits.max_cpu_s:g} s of a processor to decode; "
+                    f"{joiner.duration_s:.1f} s of audio are decoded so far"
+                )
+            yield
+
+
+def _decoding(source: bytes | Path, joiner: Joiner) -> Generator[None, None, None]:
+    """The work of _push_file. Raises AudioError."""
     try:
         with _open_source(source, joiner.name, joiner.limits) as file:
             if not (yield from _push_wave(file, joiner)):
@@ -191,7 +232,13 @@ def _push_wave(file: BinaryIO, joiner: Joiner) -> Generator[None, None, bool]:
     if header is None:
         return False
     if header.missing_s > LOSS_TOLERANCE_S:
-        raise UnsupportedAudioError(f"{joiner.name}: truncated: {header.missing_s:.2f} s of its data are not there")
+        if not joiner.salvage:
+            raise UnsupportedAudioError(f"{joiner.name}: truncated: {header.missing_s:.2f} s of its data are not there")
+        joiner.note_missing(f"the file is cut off: {header.missing_s:.2f} s of {header.promised_s:.2f} s are not there")
+    if header.surplus_s > LOSS_TOLERANCE_S:
+        heard = f"read to {header.promised_s:.2f} s, where it ends by its header"
+        message = f"{heard}; what follows would be {header.surplus_s:.2f} s more"
+        joiner.notes.add(TranscriptWarning("trailing_audio", message))
     if header.format_tag not in _PCM_TAGS:
         return False
     if header.speech is not None and isinstance(file, io.BytesIO):
@@ -204,8 +251,9 @@ def _push_wave(file: BinaryIO, joiner: Joiner) -> Generator[None, None, bool]:
             return False
         joiner.require_format(wave.samplerate, wave.channels)
         joiner.require_duration(wave.frames / wave.samplerate)
+        joiner.require_samples(wave.frames * wave.channels)
         while len(block := wave.read(_BLOCK_SAMPLES // wave.channels, dtype="float32", always_2d=True)):
-            joiner.push(mix(block.T), wave.samplerate)
+            joiner.push(block.T, wave.samplerate)
             yield
         joiner.require_complete(wave.frames / wave.samplerate)
     return True
@@ -217,7 +265,7 @@ def _push_speech(file: io.BytesIO, samples: range, joiner: Joiner) -> Iterator[N
     file.seek(samples.start)
     for start in samples[:: 2 * _BLOCK_SAMPLES]:
         data = file.read(min(2 * _BLOCK_SAMPLES, samples.stop - start))
-        joiner.push(mix(np.frombuffer(data, "<i2")[None]), SAMPLE_RATE)
+        joiner.push(np.frombuffer(data, "<i2")[None], SAMPLE_RATE)
         yield
 
 

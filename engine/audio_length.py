@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 _PLACEHOLDER_LENGTH = 0x7FFF_0000  # bytes; a data chunk said to be longer stands for "until the end of the file"
-_MAX_WAV_CHUNKS = 1_000  # before the data chunk; a forged file has millions
+_MAX_WAV_CHUNKS = 1_000  # before and behind the data chunk; a forged file has millions
+_AUDIO_CHUNKS = (b"RIFF", b"RIFX", b"RF64", b"data")
 _SPEECH_FORMAT = struct.pack("<HHIIHH", 1, 1, 16_000, 32_000, 2, 16)  # PCM; channels, Hz, bytes/s, block, bits
 _XING_WINDOW = 64  # bytes from the first MP3 frame that hold the tag: header 4, CRC 2, side information up to 32
 
@@ -21,6 +22,8 @@ class WavHeader:
 
     format_tag: int  # what the format chunk begins with; 0 if there is none
     missing_s: float  # seconds that the data chunk falls short of its length; 0.0 if that promises nothing definite
+    promised_s: float = 0.0  # seconds that the data chunk has by its length; 0.0 if that promises nothing definite
+    surplus_s: float = 0.0  # seconds that would fit into what follows the data chunk and is no chunk itself
     speech: range | None = None  # bytes of the samples, if they are 16-bit PCM, 16 kHz, mono, and all of the rest
 
 
@@ -31,7 +34,7 @@ def read_wav_header(file: BinaryIO) -> WavHeader | None:
     """
     file.seek(0)
     head = file.read(12)
-    if head[:4] not in (b"RIFF", b"RIFX", b"RF64") or head[8:] != b"WAVE":
+    if head[:4] not in _AUDIO_CHUNKS[:3] or head[8:] != b"WAVE":
         return None
     order = ">" if head[:4] == b"RIFX" else "<"
     position, format_tag, bytes_per_s, long_length, is_speech = 12, 0, 0, 0, False
@@ -48,15 +51,44 @@ def read_wav_header(file: BinaryIO) -> WavHeader | None:
             (long_length,) = struct.unpack_from("<Q", body, 8)
         elif chunk == b"data":
             promised = num_bytes if num_bytes < _PLACEHOLDER_LENGTH else long_length
-            held = file.seek(0, io.SEEK_END) - position - 8
+            end = file.seek(0, io.SEEK_END)
+            held = end - position - 8
+            has_surplus = 0 < promised < held
+            surplus = _num_surplus(file, position + 8 + promised, end, order) if has_surplus else 0
             is_all = 2 <= num_bytes <= held <= num_bytes + 1 and num_bytes < _PLACEHOLDER_LENGTH
             return WavHeader(
                 format_tag=format_tag,
                 missing_s=max(0, promised - held) / max(bytes_per_s, 1),
+                promised_s=promised / max(bytes_per_s, 1),
+                surplus_s=surplus / max(bytes_per_s, 1),
                 speech=range(position + 8, position + 8 + num_bytes - num_bytes % 2) if is_speech and is_all else None,
             )
         position += 8 + num_bytes + num_bytes % 2
     return WavHeader(format_tag=format_tag, missing_s=0.0)  # without data; the decoder says so
+
+
+def _num_surplus(file: BinaryIO, data_end: int, end: int, order: str) -> int:
+    """Bytes behind the data chunk that belong to no other chunk.
+
+    A second WAV file that was joined to the first, and a second data chunk, are surplus: nothing reads their audio. A
+    chunk begins at an even place, but not every program writes the byte that sees to it.
+    """
+    return min(_num_after_chunks(file, start, end, order) for start in {data_end, data_end + data_end % 2})
+
+
+def _num_after_chunks(file: BinaryIO, position: int, end: int, order: str) -> int:
+    """Bytes from the first place on, at or behind `position`, where no chunk begins that the file holds whole."""
+    for _ in range(_MAX_WAV_CHUNKS):
+        file.seek(position)
+        name, length = file.read(4), file.read(4)
+        if len(length) < 4:
+            return 0
+        (num_bytes,) = struct.unpack(order + "I", length)
+        is_name = all(32 <= byte < 127 for byte in name) and name not in _AUDIO_CHUNKS
+        if not is_name or position + 8 + num_bytes > end:
+            break
+        position += 8 + num_bytes + num_bytes % 2
+    return end - position
 
 
 def has_fitting_xing_tag(file: BinaryIO) -> bool:

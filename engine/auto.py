@@ -220,7 +220,7 @@ def transcribe_options(**options: Unpack[GenerateOptions]) -> TranscribeOptions:
         segmentation=Segmentation(
             vad=None if vad is None else str(vad), silence_schedule=schedule, **given("max_segment_s")
         ),
-        **given("timestamps", "check", "fallback", "batch_size", "limits"),
+        **given("timestamps", "check", "fallback", "batch_size", "limits", "channels", "salvage"),
     )
 
 

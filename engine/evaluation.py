@@ -21,6 +21,7 @@ from pathlib import Path
 from kaldialign import edit_distance
 
 from .errors import ConfigError
+from .text_files import read_lines
 from .words import split_words
 
 _APOSTROPHES = "'’＇ʼ"
@@ -111,8 +112,8 @@ def read_texts(path: Path) -> dict[str, str]:
     if not path.is_file():
         raise ConfigError(f"{path}: no such file")
     texts: dict[str, str] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
-        if not line.strip():
+    for number, line in enumerate(read_lines(path), start=1):
+        if not line:
             continue
         try:
             key, text = _json_line(line) if path.suffix == ".jsonl" else _kaldi_line(line)

@@ -4,10 +4,10 @@ One input is
 - a path (str or Path) of an audio or video file; whether it exists is found out by load()
 - a list file, which stands for several inputs:
     *.scp    one `key path` per line, as Kaldi writes it; pipes (`sox ... |`) are refused, they would run commands
-    *.jsonl  one object per line: "source" (required), "key", "language", "hotwords" (list of strings), "context"; other
-             fields, such as the "target" and "text" of FunASR's training lists, are ignored
-  Both are UTF-8; empty lines are skipped. A relative path is looked for beside the list file, then in the current
-  directory. http, https and data URLs may stand in place of paths.
+    *.jsonl  one object per line: "source" (required), "key", "language", "hotwords" (list of strings), "itn",
+             "context", "channels"; other fields, such as "target" and "text" of FunASR's training lists, are ignored
+  Empty lines are skipped; text_files.py says in which encodings they may be. A relative path is looked for beside the
+  list file, then in the current directory. http, https and data URLs may stand in place of paths.
 - a URL: http:, https: or data:
 - bytes: the content of an audio file; or a file object, such as open("a.wav", "rb") or io.BytesIO: what is left in it
 - samples: an array or tensor (16 kHz), (samples, sample_rate), or (key, samples, sample_rate); see audio.as_waveform
@@ -22,7 +22,6 @@ they are needed it is one input. Anything else that cannot be transcribed become
 raises an AudioError that says why, so that one bad input does not cost the others.
 """
 
-import codecs
 import json
 import numbers
 import os
@@ -43,11 +42,13 @@ from .audio import (
     Blocks,
     Waveform,
     as_waveform,
-    decode_audio,
     decode_blocks,
     is_tensor,
 )
+from .channels import Channels, check_channels
 from .errors import ConfigError, UnsupportedAudioError
+from .notes import Notes
+from .text_files import read_lines
 from .urls import is_data_url, is_url, require_size, shown_url, url_content
 
 if TYPE_CHECKING:
@@ -64,10 +65,17 @@ _ALLOWED = (
     '{"array": samples, "sampling_rate": Hz}'
 )
 
+# What the demuxers of audio_ffmpeg.py read, and players write: everything that a folder is searched for.
 AUDIO_SUFFIXES = frozenset(
-    (".aac", ".aiff", ".amr", ".flac", ".m4a", ".mkv", ".mov", ".mp3", ".mp4", ".ogg", ".opus", ".wav", ".webm", ".wma")
+    (
+        *(".3g2", ".3gp", ".3gpp", ".aac", ".ac3", ".adts", ".afc", ".aif", ".aifc", ".aiff", ".amr", ".ape", ".apl"),
+        *(".asf", ".au", ".avi", ".awb", ".bwf", ".caf", ".ec3", ".eac3", ".f4a", ".f4b", ".f4v", ".flac", ".flv"),
+        *(".isma", ".ismv", ".m2a", ".m2t", ".m2ts", ".m4a", ".m4b", ".m4r", ".m4v", ".mac", ".mk3d", ".mka"),
+        *(".mkv", ".mov", ".mp2", ".mp3", ".mp4", ".mpa", ".mpeg", ".mpg", ".mpga", ".mts", ".oga", ".ogg", ".ogm"),
+        *(".ogv", ".ogx", ".opus", ".psp", ".qt", ".rf64", ".snd", ".spx", ".ts", ".tta", ".vob", ".w64", ".wav"),
+        *(".wave", ".weba", ".webm", ".wma", ".wmv", ".wv"),
+    )
 )
-_BLOCK_SAMPLES = 1 << 20  # of samples in memory: a minute
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +99,18 @@ class AudioInput:
     hotwords: tuple[str, ...] | None = None  # None: as the request says
     itn: bool | None = None  # None: as the request says
     context: str | None = None  # None: as the request says
+    channels: Channels | None = None  # None: as the request says, by default "mix"; see channels.py
+    salvage: bool | None = None  # None: as the request says, by default False; see decode_audio
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for channels that cannot be."""
+        if self.channels is not None:
+            check_channels(self.channels)
+
+    @property
+    def decoding(self) -> dict[str, Any]:
+        """What this input says of how it is decoded, by the names of decode_blocks."""
+        return {"channels": "mix" if self.channels is None else self.channels, "salvage": bool(self.salvage)}
 
 
 Input: TypeAlias = (
@@ -161,51 +181,70 @@ def _expanded(inputs: Iterable[Any], *, one_by_one: bool) -> Iterator[AudioInput
         count += len(items)
 
 
-def audio_files(folder: Path) -> list[AudioInput]:
-    """What has one of AUDIO_SUFFIXES in a folder, searched to its depths; the key is the path in it without suffix.
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """What was found in a folder, searched to its depths."""
+
+    inputs: list[AudioInput]  # the key is the path in the folder without suffix
+    passed_over: list[Path]  # files whose names have none of AUDIO_SUFFIXES
+
+
+def audio_files(folder: Path) -> Folder:
+    """Search a folder for files whose names have one of AUDIO_SUFFIXES.
 
     Raises:
         ConfigError: there is none.
     """
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES)
+    found: list[Path] = []
+    passed_over: list[Path] = []
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in AUDIO_SUFFIXES:
+            found.append(path)
+        elif path.is_file():
+            passed_over.append(path)
     if not found:
         raise ConfigError(f"{folder}: holds no audio; looked for {', '.join(sorted(AUDIO_SUFFIXES))}")
     items = [AudioInput(key=path.relative_to(folder).with_suffix("").as_posix(), source=path) for path in found]
-    return list(_with_unique_keys(items, reserved={item.key for item in items}))
+    return Folder(list(_with_unique_keys(items, reserved={item.key for item in items})), passed_over)
 
 
 def load(
-    item: AudioInput, *, limits: AudioLimits = DEFAULT_LIMITS, allow_urls: bool | Collection[str] = True
+    item: AudioInput,
+    *,
+    limits: AudioLimits = DEFAULT_LIMITS,
+    allow_urls: bool | Collection[str] = True,
+    notes: Notes | None = None,
 ) -> Waveform:
-    """Read and decode one input: (N,) float32, mono, 16 kHz.
+    """Read and decode one input: (N,) float32, mono, 16 kHz, or (N, channels) where its channels are split.
 
     `allow_urls=False` refuses http and https, which let a client reach whatever this machine can reach. A collection of
-    host names allows these alone, also to redirects.
+    host names allows these alone, also to redirects. `notes` gets to know what was filled in, skipped or left out.
 
     Raises:
         AudioError: and nothing else, whatever the source is.
     """
-    if _is_samples(item.source):
-        rate = SAMPLE_RATE if item.sample_rate is None else item.sample_rate
-        return as_waveform(item.source, rate, limits=limits)
-    file, name = _file(item.source, limits, allow_urls)
-    return decode_audio(file, limits=limits, name=name)
+    blocks = list(load_blocks(item, limits=limits, allow_urls=allow_urls, notes=notes))
+    return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
 
 
 def load_blocks(
-    item: AudioInput, *, limits: AudioLimits = DEFAULT_LIMITS, allow_urls: bool | Collection[str] = True
+    item: AudioInput,
+    *,
+    limits: AudioLimits = DEFAULT_LIMITS,
+    allow_urls: bool | Collection[str] = True,
+    notes: Notes | None = None,
 ) -> Blocks:
-    """`load` in pieces, (N,) each, that joined are what it returns; files are decoded as the iteration goes on.
+    """`load` in pieces that joined are what it returns; files are decoded as the iteration goes on.
 
     Raises:
         AudioError: and nothing else, possibly after some pieces.
     """
     if _is_samples(item.source):
-        waveform = load(item, limits=limits)
-        yield from (waveform[start : start + _BLOCK_SAMPLES] for start in range(0, len(waveform), _BLOCK_SAMPLES))
+        rate = SAMPLE_RATE if item.sample_rate is None else item.sample_rate
+        yield as_waveform(item.source, rate, limits=limits, channels=item.decoding["channels"], notes=notes)
         return
     file, name = _file(item.source, limits, allow_urls)
-    yield from decode_blocks(file, limits=limits, name=name)
+    yield from decode_blocks(file, limits=limits, name=name, notes=notes, **item.decoding)
 
 
 def _file(
@@ -327,23 +366,13 @@ def _read_list_file(path: Path) -> list[AudioInput]:
         raise ConfigError(f"{path}: no such list file")
     parse = _scp_line if path.suffix.lower() == ".scp" else _jsonl_line
     items = []
-    for number, line in _numbered_lines(path):
+    for number, line in enumerate(read_lines(path), start=1):
         try:
-            items.append(parse(line, path))
+            if line:
+                items.append(parse(line, path))
         except ValueError as error:
             raise ConfigError(f"{path}, line {number}: {error}") from error
     return items
-
-
-def _numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """(number from 1, line) of every line that is not blank."""
-    for number, raw in enumerate(path.read_bytes().removeprefix(codecs.BOM_UTF8).splitlines(), start=1):
-        try:
-            line = raw.decode("utf-8").strip()
-        except UnicodeDecodeError as error:
-            raise ConfigError(f"{path}, line {number}: not UTF-8: {error}") from error
-        if line:
-            yield number, line
 
 
 def _scp_line(line: str, path: Path) -> AudioInput:
@@ -386,6 +415,7 @@ def _jsonl_line(line: str, path: Path) -> AudioInput:
         hotwords=None if hotwords is None else tuple(hotwords),
         itn=itn,
         context=context,
+        channels=data.get("channels"),
     )
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal, TypedDict
 
+from .channels import Channels
 from .waveform import AudioLimits
 
 
@@ -64,8 +65,13 @@ class GenerateOptions(RequestOptions, SegmentOptions, total=False):
     """Those of RequestOptions and SegmentOptions, and what is for many files; defaults are in brackets.
 
     batch_size (256): most clips encoded together.
-    limits (AudioLimits()): how long and large an input may be.
+    limits (AudioLimits()): how long and large an input may be, and what it may cost to decode.
+    channels ("mix"): "mix" hears the mean of all channels; a number hears that channel alone, counted from 0; "split"
+        transcribes each by itself, as of a call with a speaker on each: segments and words say which.
+    salvage (False): transcribe what can be decoded of a truncated or damaged file, with a warning, not an error.
     """
 
     batch_size: int
     limits: AudioLimits
+    channels: Channels
+    salvage: bool

@@ -22,20 +22,22 @@ import contextlib
 import math
 import threading
 from collections import deque
-from collections.abc import Callable, Collection, Generator, Iterable
+from collections.abc import Callable, Collection, Generator, Hashable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from .audio import SAMPLE_RATE, AudioLimits, Waveform, needs_no_decoding, source_name
+from .audio import SAMPLE_RATE, AudioLimits, needs_no_decoding, source_name
 from .child import Child, receive, send, start_child
 from .errors import ASRError, AudioError, ConfigError
-from .inputs import AudioInput, load, load_blocks
+from .inputs import AudioInput, load_blocks
 from .isolation import alone
+from .notes import Notes
+from .reading_turns import Stop, Turns
 from .segments import Cutting, Piece, cut_audio
 
 PROCESS_BYTES = 8 << 20  # MP3s of this size take half a second of a core to decode
@@ -45,8 +47,8 @@ READ_AHEAD_BYTES = 256 << 20  # of waveforms (over an hour) and of sources held 
 
 MAX_IN_TURN = 16  # recordings whose pieces come in turn; each holds about three, 12 MB
 
-Audio: TypeAlias = Waveform | Piece | AudioError
-# What is read of one input: a waveform, an error, or Pieces up to a last one, or up to an error.
+Audio: TypeAlias = Piece | AudioError
+# What is read of one input: Pieces up to a last one, mostly the only one, or up to an error.
 Reading: TypeAlias = Generator[Audio, None, None]
 
 _WORKER = f"{__package__}.audio_worker"
@@ -60,6 +62,7 @@ class AudioReaders:
             raise ConfigError(f"num_processes must be at least 1, got {num_processes}")
         self._num_threads = num_processes
         self._threads = ThreadPoolExecutor(num_processes, thread_name_prefix="read-audio")
+        self._turns: Turns[Audio] = Turns(self._threads, num_processes)
         self._processes = _Processes()
         self._lock = threading.Lock()
         self._file_bytes = 0
@@ -73,9 +76,9 @@ class AudioReaders:
         cutting: Cutting | None = None,
         wait_s: float | None = None,
     ) -> Generator[tuple[int, AudioInput, Audio] | None, None, None]:
-        """Yield each input's place and its waveform, (N,) float32, mono, 16 kHz, or what is wrong with it.
+        """Yield each input's place and all of it as one Piece, or what is wrong with it.
 
-        With `cutting`, a recording too long for it comes as Pieces instead, up to a last one or an error, with other
+        With `cutting`, a recording too long for it comes as several Pieces, up to a last one or an error, with other
         inputs between them; everything else stays in order.
 
         `items` is iterated in the caller's thread, READ_AHEAD inputs ahead. While READ_AHEAD_BYTES wait to be taken, no
@@ -97,31 +100,56 @@ class AudioReaders:
             ahead.cancel()
 
     def submit(
-        self, item: AudioInput, *, limits: AudioLimits, allow_urls: bool | Collection[str], cutting: Cutting | None
+        self,
+        item: AudioInput,
+        *,
+        limits: AudioLimits,
+        allow_urls: bool | Collection[str],
+        cutting: Cutting | None,
+        client: Hashable = None,
     ) -> Future[list[Audio]]:
-        """Read all of one input: a waveform, an error, or Pieces up to a last one or an error.
+        """Read all of one input: Pieces up to a last one, or up to an error.
 
         It is done when this returns if the input is short and needs no decoding, and in the background otherwise.
+        Cancelling the future ends the reading: at once in a process, at the next block of samples in a thread here.
 
-        `allow_urls`: see `load`.
+        Inputs are begun in the order in which they come, but for those of different clients: clients have their turns,
+        and one that is named never has all readers if there are several, so that another need not wait for it.
+
+        Args:
+            item, limits, allow_urls, cutting: see `read`.
+            client: whom this is read for, such as the name of a key or an address. None counts as no client.
         """
-        reading = self._read_one(item, limits=limits, allow_urls=allow_urls, cutting=cutting)
-        if not _is_read_at_once(item.source, cutting):
-            return self._threads.submit(list, reading)
-        future: Future[list[Audio]] = Future()
-        future.set_result(list(reading))
+        stop = Stop()
+        reading = self._read_one(item, limits=limits, allow_urls=allow_urls, cutting=cutting, stop=stop)
+        if _is_read_at_once(item.source, cutting):
+            future: Future[list[Audio]] = Future()
+            future.set_result(list(reading))
+            return future
+        future = self._turns.add(client, reading)
+        future.add_done_callback(lambda done: stop.set() if done.cancelled() else None)
         return future
 
     def close(self) -> None:
         """End the processes at once, whatever they are doing; the threads end with what they are doing."""
+        self._turns.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._processes.close()
 
     def _read_one(
-        self, item: AudioInput, *, limits: AudioLimits, allow_urls: bool | Collection[str], cutting: Cutting | None
+        self,
+        item: AudioInput,
+        *,
+        limits: AudioLimits,
+        allow_urls: bool | Collection[str],
+        cutting: Cutting | None,
+        stop: Stop | None = None,
     ) -> Reading:
         """Whatever is raised on behalf of an input is its error."""
-        with contextlib.closing(self._read(item, limits=limits, allow_urls=allow_urls, cutting=cutting)) as reading:
+        stop = stop or Stop()
+        with contextlib.closing(
+            self._read(item, stop, limits=limits, allow_urls=allow_urls, cutting=cutting)
+        ) as reading:
             step = partial(alone, "read", item.key, partial(next, reading, None), recover=self._processes.require_open)
             while (audio := step()) is not None:
                 if isinstance(audio, ASRError):
@@ -130,21 +158,27 @@ class AudioReaders:
                 yield audio
 
     def _read(
-        self, item: AudioInput, *, limits: AudioLimits, allow_urls: bool | Collection[str], cutting: Cutting | None
+        self,
+        item: AudioInput,
+        stop: Stop,
+        *,
+        limits: AudioLimits,
+        allow_urls: bool | Collection[str],
+        cutting: Cutting | None,
     ) -> Reading:
         if isinstance(item.source, Path | bytes) and self._pays_for_a_process(item.source, cutting):
-            yield from self._processes.decode(item.source, limits, cutting)
-        elif cutting is None:
-            yield load(item, limits=limits, allow_urls=allow_urls)
+            yield from self._processes.decode(item.source, item.decoding | {"limits": limits}, cutting, stop)
         else:
-            yield from cut_audio(load_blocks(item, limits=limits, allow_urls=allow_urls), cutting)
+            notes = Notes()
+            blocks = load_blocks(item, limits=limits, allow_urls=allow_urls, notes=notes)
+            yield from cut_audio(stop.before_each(blocks), cutting, notes)
 
     def _pays_for_a_process(self, source: Path | bytes, cutting: Cutting | None) -> bool:
         if _is_read_at_once(source, cutting):
             return False
         try:
             num_bytes = len(source) if isinstance(source, bytes) else source.stat().st_size
-        except (OSError, ValueError):  # no such file, or no possible name: load() says so
+        except (OSError, ValueError):  # no such file, or no possible name: load_blocks() says so
             return False
         with self._lock:
             self._file_bytes += num_bytes
@@ -160,19 +194,22 @@ class _Processes:
         self._busy: set[Child] = set()
         self._is_closed = False
 
-    def decode(self, source: Path | bytes, limits: AudioLimits, cutting: Cutting | None) -> Reading:
+    def decode(self, source: Path | bytes, options: dict[str, Any], cutting: Cutting | None, stop: Stop) -> Reading:
         """What a process makes of a source; a process that dies costs this source only, and so does a reader that goes.
 
-        Nothing may be sent to a process before it has given its last answer: it would wait with it.
+        Nothing may be sent to a process before it has given its last answer: it would wait with it. `options` are those
+        of decode_blocks.
         """
         child = self._take()
         is_over = False
         try:
-            send(child.socket, (source, limits, cutting))
+            stop.watch(child)
+            send(child.socket, (source, options, cutting))
             while not is_over:
                 audio: Audio = receive(child.socket)
                 is_over = _is_last(audio)
                 if is_over:
+                    stop.watch(None)
                     self._put_back(child)
                 yield audio
         except (EOFError, OSError):
@@ -327,9 +364,10 @@ class _ReadAhead:
             with self._lock:
                 if audio is None or _is_last(audio):
                     self._num_running -= 1
-                if isinstance(audio, np.ndarray):
-                    entry.num_bytes += audio.nbytes
-                    self._num_bytes += audio.nbytes
+                if isinstance(audio, Piece) and audio.is_whole:
+                    num_bytes = sum(cut.waveform.nbytes for cut in audio.cuts)
+                    entry.num_bytes += num_bytes
+                    self._num_bytes += num_bytes
                 self._begin()
                 is_cancelled = self._is_cancelled
             if is_cancelled:

@@ -13,8 +13,8 @@ from .errors import ASRError, AudioError
 from .inputs import AudioInput
 from .isolation import alone
 from .reading import Audio
-from .segments import Part, Piece, join_parts
-from .transcript import Transcript
+from .segments import Part, Piece, join_parts, with_warnings
+from .transcript import Transcript, TranscriptWarning
 from .waveform import Waveform
 
 Result: TypeAlias = tuple[int, Transcript]  # the input's place in the order, and what became of it
@@ -31,6 +31,17 @@ class _Recording:
     is_read: bool = False  # to its end
     num_open: int = 0  # segments whose transcripts are not there
     parts: list[Part] = field(default_factory=list)
+    warnings: tuple[TranscriptWarning, ...] = ()  # of what happened while it was read
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Segment:
+    """A clip that is a part of a recording, or all of one channel."""
+
+    recording: _Recording
+    start: float  # s, in the recording
+    channel: int | None
+    is_speech: bool  # a VAD has heard some
 
 
 class Recordings:
@@ -41,34 +52,36 @@ class Recordings:
         self._language = language
         self._numbers = itertools.count()
         self._being_read: dict[int, _Recording] = {}  # by the input's place
-        self._clips: dict[int, int] = {}  # number of a clip that is a whole input -> the input's place
-        self._segments: dict[int, tuple[_Recording, float]] = {}  # number of another clip -> recording, start in it
+        self._clips: dict[int, tuple[int, tuple[TranscriptWarning, ...]]] = {}  # whole inputs: place, warnings
+        self._segments: dict[int, _Segment] = {}  # all other clips
         self._results: list[Result] = []
 
     def add(self, index: int, item: AudioInput, audio: Audio) -> list[ClipAudio]:
         """What was read of the input at this place -> the clips that it gives."""
         if isinstance(audio, Piece):
+            if audio.is_whole and audio.cuts[0].channel is None:
+                return [(self._add_clip(index, audio.warnings), item, audio.cuts[0].waveform)]
             return self._add_piece(index, item, audio)
         recording = self._being_read.pop(index, None)
         if recording is not None:  # an error at some place in the recording
             assert isinstance(audio, AudioError)  # a waveform is all of its input
             self._results.append((index, Transcript.failed(item.key, audio, duration=recording.duration)))
             return []
-        number = next(self._numbers)
-        self._clips[number] = index
-        return [(number, item, audio)]
+        return [(self._add_clip(index), item, audio)]
 
     def is_segment(self, number: int) -> bool:
         """Whether this clip is what a VAD took for speech."""
-        return number in self._segments
+        return number in self._segments and self._segments[number].is_speech
 
     def finish(self, number: int, transcript: Transcript) -> None:
         """A clip is done."""
         if number in self._clips:
-            self._results.append((self._clips.pop(number), transcript))
+            index, warnings = self._clips.pop(number)
+            self._results.append((index, with_warnings(transcript, warnings)))
             return
-        recording, start = self._segments.pop(number)
-        recording.parts.append(Part(start, transcript))
+        segment = self._segments.pop(number)
+        recording = segment.recording
+        recording.parts.append(Part(segment.start, transcript, segment.channel))
         recording.num_open -= 1
         self._settle(recording)
 
@@ -77,14 +90,20 @@ class Recordings:
         results, self._results = self._results, []
         return results
 
+    def _add_clip(self, index: int, warnings: tuple[TranscriptWarning, ...] = ()) -> int:
+        number = next(self._numbers)
+        self._clips[number] = (index, warnings)
+        return number
+
     def _add_piece(self, index: int, item: AudioInput, piece: Piece) -> list[ClipAudio]:
         recording = self._being_read.setdefault(index, _Recording(index, item))
         recording.duration = piece.duration
+        recording.warnings += piece.warnings
         recording.num_open += len(piece.cuts)
         clips: list[ClipAudio] = []
         for cut in piece.cuts:
             number = next(self._numbers)
-            self._segments[number] = (recording, cut.start)
+            self._segments[number] = _Segment(recording, cut.start, cut.channel, not piece.is_whole)
             clips.append((number, item, cut.waveform))
         if piece.is_last:
             del self._being_read[index]
@@ -100,5 +119,5 @@ class Recordings:
             work = partial(join_parts, key, recording.parts, duration=duration, language=language)
             joined = alone("join", key, work)
             if isinstance(joined, ASRError):
-                joined = Transcript(key, duration=duration, status="error", error=str(joined))
-            self._results.append((recording.index, joined))
+                joined = Transcript.failed(key, joined, duration=duration)
+            self._results.append((recording.index, with_warnings(joined, recording.warnings)))

@@ -12,9 +12,11 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 
+from .notes import Notes
 from .transcript import Segment, Token, Transcript, TranscriptWarning, Word
 from .vad import (
     OFFLINE_SCHEDULE,
@@ -26,6 +28,8 @@ from .vad import (
     load_vad,
 )
 from .waveform import SAMPLE_RATE, Waveform
+
+_BLOCK_SAMPLES = 1 << 20  # that are searched for speech at a time: a minute
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +80,7 @@ class Cut:
 
     start: float  # s
     waveform: Waveform
+    channel: int | None = None  # where the channels of a recording are split
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,25 +90,29 @@ class Piece:
     cuts: list[Cut]
     duration: float  # s, of the recording up to here
     is_last: bool
+    is_whole: bool = False  # the recording was not searched for speech: each cut is all of it, or of one channel
+    warnings: tuple[TranscriptWarning, ...] = ()  # of the last piece: what happened while the recording was read
+
+    @classmethod
+    def whole(cls, waveform: Waveform, warnings: tuple[TranscriptWarning, ...] = ()) -> Self:
+        """A recording that stays whole: (N,), or (N, channels) where they are split."""
+        channels: list[int | None] = [None] if waveform.ndim == 1 else [*range(waveform.shape[1])]
+        columns = [waveform] if waveform.ndim == 1 else [np.ascontiguousarray(column) for column in waveform.T]
+        cuts = [Cut(0.0, column, channel) for channel, column in zip(channels, columns, strict=True)]
+        return cls(cuts, len(waveform) / SAMPLE_RATE, is_last=True, is_whole=True, warnings=warnings)
 
 
 class WaveformCutter:
     """Cuts one stream of samples into its segments, each as soon as its end is known."""
 
-    def __init__(self, stream: VoiceActivityStream, rules: SegmentRules) -> None:
+    def __init__(self, stream: VoiceActivityStream, rules: SegmentRules, channel: int | None = None) -> None:
         self._segmenter = SpeechSegmenter(stream, rules)
+        self._channel = channel
         self._kept: Waveform = np.zeros(0, np.float32)  # what a segment may still need
         self._kept_from = 0  # its place in the stream, samples
-        self._num_samples = 0
-
-    @property
-    def duration_s(self) -> float:
-        """Of what was pushed."""
-        return self._num_samples / SAMPLE_RATE
 
     def push(self, samples: Waveform) -> list[Cut]:
         """(N,) float32 at 16 kHz -> the segments that these samples end."""
-        self._num_samples += len(samples)
         self._kept = np.concatenate([self._kept, samples])
         cuts = self._cuts(self._segmenter.push(samples))
         settled = round(self._segmenter.settled_s * SAMPLE_RATE)
@@ -119,32 +128,57 @@ class WaveformCutter:
         places = [(round(s.start * SAMPLE_RATE), round(s.end * SAMPLE_RATE)) for s in spans]
         # A view would keep all of its block in memory.
         return [
-            Cut(start / SAMPLE_RATE, self._kept[start - self._kept_from : end - self._kept_from].copy())
+            Cut(start / SAMPLE_RATE, self._kept[start - self._kept_from : end - self._kept_from].copy(), self._channel)
             for start, end in places
         ]
 
 
-def cut_audio(blocks: Iterator[Waveform], cutting: Cutting) -> Iterator[Waveform | Piece]:
-    """A recording, block by block -> its whole waveform if it is short, else its Pieces."""
+def cut_audio(blocks: Iterator[Waveform], cutting: Cutting | None, notes: Notes) -> Iterator[Piece]:
+    """A recording, block by block -> one Piece if it stays whole, else its Pieces.
+
+    Args:
+        blocks: (N,) each, or (N, channels) where the channels are split.
+        cutting: None leaves everything whole. Channels that are split are cut however short they are, so that what is
+            said on one of them can stand between what is said on another.
+        notes: what is noted while the blocks are read.
+    """
     first: list[Waveform] = []
     for block in blocks:
         first.append(block)
-        if sum(map(len, first)) > cutting.whole_s * SAMPLE_RATE:
-            yield from _pieces(itertools.chain(first, blocks), cutting)
+        if cutting is not None and (block.ndim == 2 or sum(map(len, first)) > cutting.whole_s * SAMPLE_RATE):
+            yield from _pieces(itertools.chain(first, blocks), cutting, notes)
             return
-    yield first[0] if len(first) == 1 else np.concatenate(first)
+    yield Piece.whole(first[0] if len(first) == 1 else np.concatenate(first), notes.warnings())
 
 
-def _pieces(blocks: Iterable[Waveform], cutting: Cutting) -> Iterator[Piece]:
-    cutter = WaveformCutter(load_vad(cutting.vad).new_stream(), cutting.rules)
+def _pieces(blocks: Iterable[Waveform], cutting: Cutting, notes: Notes) -> Iterator[Piece]:
+    cutters: list[WaveformCutter] = []
     cuts: list[Cut] = []
-    piece_start = 0.0
+    num_samples, piece_start = 0, 0
+    for block in _short(blocks):
+        channels = [block] if block.ndim == 1 else [np.ascontiguousarray(column) for column in block.T]
+        if not cutters:
+            cutters = _cutters(cutting, None if block.ndim == 1 else len(channels))
+        cuts += itertools.chain(*(cutter.push(each) for cutter, each in zip(cutters, channels, strict=True)))
+        num_samples += len(block)
+        if num_samples - piece_start >= cutting.piece_s * SAMPLE_RATE:
+            yield Piece(cuts, num_samples / SAMPLE_RATE, is_last=False)
+            cuts, piece_start = [], num_samples
+    cuts += itertools.chain(*(cutter.finish() for cutter in cutters))
+    yield Piece(cuts, num_samples / SAMPLE_RATE, is_last=True, warnings=notes.warnings())
+
+
+def _short(blocks: Iterable[Waveform]) -> Iterator[Waveform]:
+    """The same samples, at most _BLOCK_SAMPLES of a channel at a time."""
     for block in blocks:
-        cuts += cutter.push(block)
-        if cutter.duration_s - piece_start >= cutting.piece_s:
-            yield Piece(cuts, cutter.duration_s, is_last=False)
-            cuts, piece_start = [], cutter.duration_s
-    yield Piece(cuts + cutter.finish(), cutter.duration_s, is_last=True)
+        yield from (block[start : start + _BLOCK_SAMPLES] for start in range(0, len(block), _BLOCK_SAMPLES))
+
+
+def _cutters(cutting: Cutting, num_channels: int | None) -> list[WaveformCutter]:
+    """One for each channel, or for all of them together."""
+    vad = load_vad(cutting.vad)
+    channels = [None] if num_channels is None else range(num_channels)
+    return [WaveformCutter(vad.new_stream(), cutting.rules, channel) for channel in channels]
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,18 +187,21 @@ class Part:
 
     start: float  # s, of the segment in its recording
     transcript: Transcript
+    channel: int | None = None  # where the channels of the recording are split
 
 
 def join_parts(key: str, parts: Sequence[Part], *, duration: float, language: str | None) -> Transcript:
     """The transcript of a recording of `duration` seconds.
 
-    Its words are those of the segments that have times. Its confidence is the mean of the segments', weighted by
-    the length of their texts. `language` is what to say where no segment says one.
+    Its segments stand in the order in which they begin, and its text and words in that of the segments; words are
+    those of the segments that have times. Its confidence is the mean of the segments', weighted by the length of
+    their texts. `language` is what to say where no segment says one.
     """
     parts = sorted(parts, key=lambda part: part.start)
     if parts and all(part.transcript.status == "error" for part in parts):
         return replace(parts[0].transcript, key=key, duration=duration)
-    segments = [shifted(segment, part.start) for part in parts for segment in part.transcript.segments]
+    segments = [_placed(segment, part) for part in parts for segment in part.transcript.segments]
+    segments.sort(key=lambda segment: segment.start)
     timed = [segment.words for segment in segments if segment.words is not None]
     languages: Counter[str] = Counter()
     for part in parts:
@@ -210,10 +247,24 @@ def shifted_word(word: Word, offset: float) -> Word:
     return replace(word, start=round(word.start + offset, 3), end=round(word.end + offset, 3))
 
 
+def _placed(segment: Segment, part: Part) -> Segment:
+    """A segment at its place in the recording."""
+    segment = shifted(segment, part.start)
+    if part.channel is None:
+        return segment
+    words = segment.words and tuple(replace(word, channel=part.channel) for word in segment.words)
+    return replace(segment, words=words, channel=part.channel)
+
+
 def _mean_confidence(segments: Sequence[Segment]) -> float | None:
     known = [(len(s.text), s.confidence) for s in segments if s.confidence is not None]
     total = sum(length for length, _ in known)
     return sum(length * confidence for length, confidence in known) / total if total else None
+
+
+def with_warnings(transcript: Transcript, warnings: tuple[TranscriptWarning, ...]) -> Transcript:
+    """The transcript, after what happened while its audio was read."""
+    return replace(transcript, warnings=warnings + transcript.warnings) if warnings else transcript
 
 
 def _joined_tokens(parts: Sequence[Part]) -> tuple[Token, ...] | None:
@@ -229,8 +280,9 @@ def _joined_warnings(parts: Sequence[Part]) -> Iterator[TranscriptWarning]:
     yield from shared
     for part, warning in found:
         if warning not in shared:
+            place = "" if part.channel is None else f"channel {part.channel}, "
             end = part.start + part.transcript.duration
-            yield TranscriptWarning(warning.code, f"{part.start:.2f} to {end:.2f} s: {warning.message}")
+            yield TranscriptWarning(warning.code, f"{place}{part.start:.2f} to {end:.2f} s: {warning.message}")
 
 
 def _part_warnings(transcript: Transcript) -> tuple[TranscriptWarning, ...]:

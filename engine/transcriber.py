@@ -23,6 +23,7 @@ from .alignment import TextAligner, WordAligner
 from .answers import Written, answer_of, review, transcript_of
 from .audio import DEFAULT_LIMITS, SAMPLE_RATE, AudioLimits, Waveform
 from .batching import BatchPool
+from .channels import Channels, check_channels
 from .checks import check_choice
 from .clip import Clip, Encoding, request_of, with_before
 from .decoder.base import POLL_S, DecodeParams, Decoder, Hypothesis
@@ -63,6 +64,8 @@ class TranscribeOptions:
     allow_urls: bool = True
     segmentation: Segmentation = DEFAULT_SEGMENTATION
     token_log_probs: bool = False  # give the tokens of each text
+    channels: Channels = "mix"  # of an input that says nothing of its own
+    salvage: bool = False  # transcribe what can be decoded of a truncated or damaged file
 
     def __post_init__(self) -> None:
         check_choice("fallback", self.fallback, (None, "ctc"))
@@ -70,10 +73,17 @@ class TranscribeOptions:
             raise ConfigError(f"fallback={self.fallback!r} needs check=True, which finds what to replace")
         if self.batch_size < 1:
             raise ConfigError(f"batch_size must be at least 1, got {self.batch_size}")
+        check_channels(self.channels)
 
     @property
     def needs_ctc(self) -> bool:
         return self.timestamps or self.check
+
+    def for_reading(self, item: AudioInput) -> AudioInput:
+        """The input with what these options say of how it is decoded, where it says nothing itself."""
+        channels = self.channels if item.channels is None else item.channels
+        salvage = self.salvage if item.salvage is None else item.salvage
+        return replace(item, channels=channels, salvage=salvage)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,7 +170,7 @@ class Run:
         options, model = self.options, self.model
         pool: BatchPool[Clip] = BatchPool(max_frames=model.max_batch_frames, max_size=options.batch_size)
         reading = model.readers.read(
-            inputs,
+            map(options.for_reading, inputs),
             limits=options.limits,
             allow_urls=options.allow_urls,
             cutting=options.segmentation.cutting(model.family.best_length_s),

@@ -13,7 +13,21 @@ from .errors import ASRError, ErrorCode, error_of
 Status = Literal["ok", "error"]
 FinishReason = Literal["stop", "length"]
 WarningCode = Literal[
-    "no_word_times", "long_audio", "unfinished", "repetition", "no_speech", "disagreement", "ctc_text", "segment_failed"
+    "no_word_times",
+    "long_audio",
+    "unfinished",
+    "repetition",
+    "no_speech",
+    "disagreement",
+    "ctc_text",
+    "segment_failed",
+    "filled_gap",
+    "joined_times",
+    "skipped_bytes",
+    "trailing_audio",
+    "missing_audio",
+    "louder_channel",
+    "stray_byte",
 ]
 _SHOWN_CHARS = 60  # of a text, in repr()
 
@@ -46,6 +60,7 @@ class Word(_Record):
     start: float
     end: float
     confidence: float
+    channel: int | None = None  # from 0 on; None unless channels="split"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +75,15 @@ class TranscriptWarning(_Record):
     - "disagreement": the text differs much from what the CTC head hears.
     - "ctc_text": such a text was replaced by what the CTC head hears, as asked for.
     - "segment_failed": a segment of a recording could not be transcribed.
+
+    Of the audio itself:
+    - "filled_gap": the file has no audio for a time (it begins late, or packets are missing); silence stands there.
+    - "joined_times": time stamps overlap or jump; the sound is whole, but times may differ from the file's.
+    - "skipped_bytes": foreign bytes between the audio, such as the tags of files that were joined, were skipped.
+    - "trailing_audio": a WAV holds more than its header says; the rest was not read.
+    - "missing_audio": a part of the file is not there, or could not be decoded.
+    - "louder_channel": the channels cancel each other; one of them was heard in place of their mean.
+    - "stray_byte": live audio ended in the middle of a sample.
     """
 
     code: WarningCode
@@ -76,6 +100,7 @@ class Segment(_Record):
     words: tuple[Word, ...] | None
     confidence: float | None
     warnings: tuple[TranscriptWarning, ...] = ()
+    channel: int | None = None  # from 0 on; None unless channels="split"
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +182,7 @@ def _shortened(text: str) -> str:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, _Record):
-        return {key: _plain(value[key]) for key in value}
+        return {key: _plain(value[key]) for key in value if key != "channel" or value[key] is not None}
     return [_plain(v) for v in value] if isinstance(value, tuple) else value
 
 

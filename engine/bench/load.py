@@ -84,7 +84,7 @@ def given_load(source: Path) -> Load:
     Raises:
         ConfigError: there is none.
     """
-    items = audio_files(source) if source.is_dir() else expand_inputs(source)
+    items = audio_files(source).inputs if source.is_dir() else expand_inputs(source)
     if not items:
         raise ConfigError(f"{source}: lists no audio")
     return Load(form=source.name, items=items)

@@ -6,6 +6,9 @@ from pathlib import Path
 
 from ..audio import decode_audio
 from ..hub import HUBS, resolve_model
+from ..notes import Notes
+from ..segments import with_warnings
+from ..text_files import read_text
 from ..writers import WRITERS
 from .command import Commands
 
@@ -27,8 +30,10 @@ def run(args: argparse.Namespace) -> int:
     from ..known_text import align_known_text
 
     engine_dir = ensure_converted(resolve_model(args.model, hub=args.hub))
-    waveform = decode_audio(args.audio)
-    transcript = align_known_text(engine_dir, waveform, _text(args.text), key=args.audio.stem, device=args.device)
+    text, notes = _text(args.text), Notes()
+    waveform = decode_audio(args.audio, notes=notes)
+    transcript = align_known_text(engine_dir, waveform, text, key=args.audio.stem, device=args.device)
+    transcript = with_warnings(transcript, notes.warnings())
     if args.output is None:
         print(WRITERS[args.format](transcript), end="")
     else:
@@ -41,4 +46,4 @@ def run(args: argparse.Namespace) -> int:
 def _text(given: str) -> str:
     """The text itself, or what is in the file of this name."""
     path = Path(given)
-    return path.read_text(encoding="utf-8-sig") if path.suffix == ".txt" else given
+    return read_text(path) if path.suffix == ".txt" else given

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias, cast
 
 from ..hub import HUBS
 from ..options import RequestOptions, SegmentOptions
+from ..text_files import read_lines
 
 WRONG_USAGE = 2  # argparse's own code
 INTERRUPTED = 130  # what shells say of a program that Ctrl-C ended
@@ -72,7 +73,7 @@ def add_request_options(parser: argparse.ArgumentParser) -> None:
         "--context", default="", metavar="TEXT", help="what the speech is about, for models that read it"
     )
     group.add_argument("--hotwords", nargs="+", default=[], metavar="WORD", help="words that the model shall prefer")
-    group.add_argument("--hotwords-file", type=Path, metavar="FILE", help="one a line, in UTF-8")
+    group.add_argument("--hotwords-file", type=Path, metavar="FILE", help="one a line")
     group.add_argument("--no-itn", dest="itn", action="store_false", help="write numbers as they are spoken")
 
 
@@ -80,8 +81,7 @@ def request_options(args: argparse.Namespace) -> RequestOptions:
     """What add_request_options added, by the names of `generate`'s arguments."""
     hotwords = list(args.hotwords)
     if args.hotwords_file is not None:
-        lines = args.hotwords_file.read_text(encoding="utf-8-sig").splitlines()
-        hotwords += [line.strip() for line in lines if line.strip()]
+        hotwords += [line for line in read_lines(args.hotwords_file) if line]
     return RequestOptions(language=args.language, context=args.context, hotwords=hotwords, itn=args.itn)
 
 

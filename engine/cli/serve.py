@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
+from ..text_files import read_lines
 from .command import Commands, add_model_options, model_options
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def _add(commands: Commands, name: str, port: int, what: str) -> None:
     where.add_argument("--config", type=Path, metavar="YAML", help="host, port and model, in place of the options")
     where.add_argument("--served-model-name", metavar="NAME", help="in /v1/models; the model's name by default")
     where.add_argument("--language", help="where a request names none")
-    where.add_argument("--hotwords-file", "--hotword-file", type=Path, metavar="FILE", help="one a line, in UTF-8")
+    where.add_argument("--hotwords-file", "--hotword-file", type=Path, metavar="FILE", help="one a line")
     where.add_argument("--vad", default="silero", help='of live audio: "silero", or the directory of an fsmn-vad')
     where.add_argument("--chunk-ms", type=float, default=480.0, help="of live audio between two partial texts")
     where.add_argument("--tls-certificate", type=Path, metavar="FILE")
@@ -134,4 +135,4 @@ def _settings(args: argparse.Namespace, limits: dict[str, Any]) -> "ServerSettin
 
 
 def _lines(path: Path) -> list[str]:
-    return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    return [line for line in read_lines(path) if line]

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from ..audio import decode_audio
 from ..errors import ConfigError
+from ..notes import Notes
 from ..waveform import SAMPLE_RATE
 from .command import (
     Commands,
@@ -71,8 +72,21 @@ def _blocks(source: str, *, realtime: bool) -> Iterator[Any]:
     if source == "mic":
         return _microphone(_sounddevice())
     if source == "-":
-        return iter(lambda: sys.stdin.buffer.read(2 * BLOCK_SAMPLES), b"")
-    return _paced(decode_audio(Path(source)), realtime=realtime)
+        return _standard_input()
+    notes = Notes()
+    waveform = decode_audio(Path(source), notes=notes)
+    for warning in notes.warnings():
+        print(f"twostage-asr: {source}: {warning.message}", file=sys.stderr)
+    return _paced(waveform, realtime=realtime)
+
+
+def _standard_input() -> Iterator[bytes]:
+    num_bytes = 0
+    while block := sys.stdin.buffer.read(2 * BLOCK_SAMPLES):
+        num_bytes += len(block)
+        yield block
+    if num_bytes % 2:
+        print("twostage-asr: standard input ended in the middle of a sample; its byte was left out", file=sys.stderr)
 
 
 def _paced(waveform: npt.NDArray[np.float32], *, realtime: bool) -> Iterator[npt.NDArray[np.float32]]:

@@ -5,7 +5,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -13,6 +13,7 @@ from typing import cast
 from tqdm import tqdm
 
 from ..batch_job import OutputFolder
+from ..channels import Channels, check_channels
 from ..errors import ASRError, ConfigError
 from ..inputs import AudioInput, Input, audio_files, expand_inputs, load
 from ..isolation import alone
@@ -32,6 +33,8 @@ from .command import (
     segment_options,
 )
 
+MOST_NAMED = 10  # files that are passed over
+
 
 def add_parser(commands: Commands) -> None:
     parser = commands.add_parser("transcribe", help="transcribe files, and write transcripts and subtitles")
@@ -45,6 +48,7 @@ def add_parser(commands: Commands) -> None:
         "--format", type=_formats, default=["txt"], metavar="NAMES", help=f"such as srt,json; of {', '.join(WRITERS)}"
     )
     parser.add_argument("--output-dir", type=Path, default=Path(), metavar="DIR", help="default: this folder")
+    parser.add_argument("-v", "--verbose", action="store_true", help="name the files of folders that are passed over")
     parser.add_argument("--resume", action="store_true", help="skip what an earlier run has written")
     parser.add_argument(
         "--plot", action="store_true", help="a picture (PNG) of each: waveform, speech, segments and words"
@@ -65,6 +69,15 @@ def add_parser(commands: Commands) -> None:
     group.add_argument("--fallback", choices=["ctc"], help="what replaces a text that the CTC head contradicts")
     group.add_argument("--max-new-tokens", type=int, metavar="N", help="longest answer (default 512)")
     group.add_argument("--temperature", type=float, help="0, the default, is greedy")
+    group.add_argument(
+        "--channels",
+        type=_channels,
+        metavar="mix|split|N",
+        help="the mean of all channels (default), each by itself, or one, counted from 0",
+    )
+    group.add_argument(
+        "--salvage", action="store_true", help="transcribe what can be decoded of truncated or damaged files"
+    )
     group.add_argument("--batch-size", type=int, metavar="N", help="most clips encoded together")
     parser.set_defaults(run=run)
 
@@ -77,6 +90,7 @@ class Summary:
     loaded: float | None = None  # when the model was
     is_interrupted: bool = False
     num_files: int = 0
+    num_passed_over: int = 0  # files of folders that are no audio by their names
     audio_s: float = 0.0
     failed: dict[str, str] = field(default_factory=dict)  # key -> why
     warnings: Counter[str] = field(default_factory=Counter)  # transcripts with a warning of this code
@@ -96,6 +110,7 @@ class Summary:
             f"{self.num_files} files, {self.audio_s:.1f} s of audio in {wall:.2f} s"
             + (f": RTFx {self.audio_s / wall:.1f}" if self.num_files else "")
             + f"; loading took {loaded - self.started:.1f} s; {len(self.failed)} failed"
+            + (f"; {self.num_passed_over} files passed over" if self.num_passed_over else "")
             + "".join(f"; {count} with {code}" for code, count in sorted(self.warnings.items()))
         )
 
@@ -105,14 +120,16 @@ def run(args: argparse.Namespace) -> int:
         from ..plot import require_matplotlib
 
         require_matplotlib("plot")
-    items = _items(args.inputs)
+    items, passed_over = _items(args.inputs)
+    if args.verbose:
+        _name_passed_over(passed_over)
     with OutputFolder(args.output_dir, args.format, items, resume=args.resume) as folder:
         todo = [item for key, item in items.items() if not folder.is_done(key)]
         if len(todo) < len(items):
             print(f"{len(items) - len(todo)} of {len(items)} files are done already")
         if not todo:
             return 0
-        summary = Summary()
+        summary = Summary(num_passed_over=len(passed_over))
         try:
             _transcribe(args, todo, folder, summary)
         except KeyboardInterrupt:
@@ -126,22 +143,38 @@ def run(args: argparse.Namespace) -> int:
     return 1 if summary.failed else 0
 
 
-def _items(inputs: Sequence[str]) -> dict[str, AudioInput]:
-    """By key. Raises ConfigError if there are none."""
+def _items(inputs: Sequence[str]) -> tuple[dict[str, AudioInput], list[Path]]:
+    """By key, and the files of folders that are passed over. Raises ConfigError if there are no inputs."""
     given: list[Input] = []
+    passed_over: list[Path] = []
     for source in inputs:
-        given += audio_files(Path(source)) if Path(source).is_dir() else [source]
+        if Path(source).is_dir():
+            folder = audio_files(Path(source))
+            given += folder.inputs
+            passed_over += folder.passed_over
+        else:
+            given.append(source)
     items = {item.key: item for item in expand_inputs(given)}
     if not items:
         raise ConfigError("the lists that were given hold no audio")
-    return items
+    return items, passed_over
+
+
+def _name_passed_over(paths: Sequence[Path]) -> None:
+    for path in paths[:MOST_NAMED]:
+        print(f"passed over: {path}")
+    if len(paths) > MOST_NAMED:
+        print(f"passed over: {len(paths) - MOST_NAMED} more")
 
 
 def _transcribe(args: argparse.Namespace, todo: Sequence[AudioInput], folder: OutputFolder, summary: Summary) -> None:
     """Load the model and write every transcript as soon as it is there."""
     from ..auto import AutoModelVLLM
 
-    names = ("timestamps", "check", "fallback", "max_new_tokens", "temperature", "batch_size")
+    names = (
+        *("timestamps", "check", "fallback", "max_new_tokens", "temperature", "batch_size"),
+        *("channels", "salvage"),
+    )
     decoding = cast(GenerateOptions, given_options(args, names))
     options: GenerateOptions = {**request_options(args), **segment_options(args), **decoding}
     options["vad"] = None if args.vad == "none" else args.vad
@@ -157,7 +190,7 @@ def _transcribe(args: argparse.Namespace, todo: Sequence[AudioInput], folder: Ou
             transcript = folder.write(transcript)
             summary.add(transcript)
             if vad is not None and transcript.status == "ok":
-                picture = partial(_plot, transcript, items[transcript.key], folder, vad)
+                picture = partial(_plot, transcript, _drawn(items[transcript.key], args), folder, vad)
                 if isinstance(error := alone("plot", transcript.key, picture), ASRError):
                     summary.failed[transcript.key] = str(error)
             files.update()
@@ -169,6 +202,19 @@ def _plot(transcript: Transcript, item: AudioInput, folder: OutputFolder, vad: V
     from ..plot import plot_transcript
 
     plot_transcript(transcript, load(item), folder.picture_path(transcript.key), vad=vad)
+
+
+def _drawn(item: AudioInput, args: argparse.Namespace) -> AudioInput:
+    """What a picture shows of an input: what was transcribed, but all channels in one curve."""
+    channels: Channels = "mix" if args.channels in (None, "split") else args.channels
+    return replace(item, channels=channels, salvage=args.salvage)
+
+
+def _channels(text: str) -> Channels:
+    try:
+        return check_channels(int(text) if text.isdecimal() else text)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _formats(text: str) -> list[str]:

@@ -22,6 +22,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..errors import ConfigError
+from ..text_files import read_text
 
 
 class _Strict(BaseModel):
@@ -58,10 +59,10 @@ def read_config_file(path: Path) -> ServiceEntry:
         ConfigError: not YAML, an entry that is missing, unknown or of the wrong type.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.safe_load(read_text(path))
         entry = ServiceEntry.model_validate(content["ASR"])
         entry.model  # noqa: B018 - must exist
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, yaml.YAMLError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from error
     except (KeyError, TypeError) as error:
         raise ConfigError(f"{path} needs an entry ASR whose `config` has the model of its `id`: {error}") from error

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..segments import Cut, join_texts
+from ..transcript import TranscriptWarning
 
 OnText = Callable[[str], None]
 
@@ -16,7 +17,8 @@ class Recording:
 
     cuts: list[Cut]
     duration: float  # s
-    is_whole: bool
+    is_whole: bool  # the only cut is all of it
+    warnings: tuple[TranscriptWarning, ...] = ()  # of what happened while it was read
 
 
 class GrowingText:

@@ -3,20 +3,21 @@
 import asyncio
 import functools
 import time
+from collections.abc import Hashable
 from typing import Unpack
 
 from ..auto import transcribe_options
+from ..channels import Channels
 from ..errors import AudioError, ConfigError, QueueFullError
 from ..families.base import Request
 from ..inputs import AudioInput, Samples
 from ..options import RequestOptions
-from ..segments import DEFAULT_SEGMENTATION, Cut, Part, Piece, join_parts
+from ..segments import DEFAULT_SEGMENTATION, Cut, Part, Piece, join_parts, with_warnings
 from ..service import TranscriptionService
 from ..streaming import LiveOptions
 from ..transcriber import TranscribeOptions, Transcriber
 from ..transcript import Transcript
 from ..vad import VoiceActivityModel
-from ..waveform import SAMPLE_RATE
 from .metrics import Metrics, MetricsTimeline
 from .recording import GrowingText, OnText, Recording
 from .settings import ServerSettings
@@ -83,26 +84,35 @@ class Speech:
         """Raises ConfigError for one that the model does not know."""
         self._family.prompt_text(Request(language=language))
 
-    async def read(self, source: "bytes | str | Samples", sample_rate: int | None = None) -> Recording:
+    async def read(
+        self,
+        source: "bytes | str | Samples",
+        sample_rate: int | None = None,
+        *,
+        channels: Channels = "mix",
+        salvage: bool = False,
+        client: Hashable = None,
+    ) -> Recording:
         """Decode a file's content, a URL or samples, elsewhere than on the event loop if that takes long.
+
+        Cancelling the wait ends the decoding. `channels` and `salvage` are those of TranscribeOptions; for `client`,
+        see AudioReaders.submit.
 
         Raises:
             AudioError: not audio, too long, or a URL whose host is not allowed.
         """
         self.service.model.lock.require_open()  # readers of another process would never answer
-        item = AudioInput(key="audio", source=source, sample_rate=sample_rate)
+        item = AudioInput(key="audio", source=source, sample_rate=sample_rate, channels=channels, salvage=salvage)
         limits, hosts = self.settings.audio_limits, self.settings.url_hosts
-        future = self._readers.submit(item, limits=limits, allow_urls=hosts, cutting=self._cutting)
-        cuts: list[Cut] = []
-        duration = 0.0
+        future = self._readers.submit(item, limits=limits, allow_urls=hosts, cutting=self._cutting, client=client)
+        pieces: list[Piece] = []
         for audio in future.result() if future.done() else await asyncio.wrap_future(future):
             if isinstance(audio, AudioError):
                 raise audio
-            if not isinstance(audio, Piece):
-                return Recording([Cut(0.0, audio)], len(audio) / SAMPLE_RATE, is_whole=True)
-            cuts += audio.cuts
-            duration = audio.duration
-        return Recording(cuts, duration, is_whole=False)
+            pieces.append(audio)
+        cuts, last = [cut for piece in pieces for cut in piece.cuts], pieces[-1]
+        is_whole = last.is_whole and cuts[0].channel is None
+        return Recording(cuts, last.duration, is_whole, last.warnings)
 
     async def transcribe(
         self, recording: Recording, options: TranscribeOptions, on_text: OnText | None = None
@@ -125,10 +135,11 @@ class Speech:
         finally:
             for task in tasks:
                 task.cancel()
-        parts = [Part(cut.start, transcript) for cut, transcript in zip(recording.cuts, transcripts, strict=True)]
+        read = zip(recording.cuts, transcripts, strict=True)
+        parts = [Part(cut.start, transcript, cut.channel) for cut, transcript in read]
         language = options.request.language
         whole = join_parts("audio", parts, duration=recording.duration, language=language)
-        transcript = transcripts[0] if recording.is_whole else whole
+        transcript = with_warnings(transcripts[0] if recording.is_whole else whole, recording.warnings)
         self.metrics.count(transcript, time.perf_counter() - started)
         if error := transcript.exception():
             raise error

@@ -4,7 +4,7 @@ session.py has the sessions and their rules; events.py what they say; audio.py w
 confirmed; sdk.py FunASR's streaming SDK over them.
 """
 
-from .audio import PCM, samples_of
+from .audio import PCM, PCMReader, samples_of
 from .events import Event, Final, Partial, TextSoFar
 from .session import AsyncStreamingSession, LiveOptions, StreamingSession
 
@@ -14,6 +14,7 @@ __all__ = [
     "Event",
     "Final",
     "LiveOptions",
+    "PCMReader",
     "Partial",
     "StreamingSession",
     "TextSoFar",

@@ -7,11 +7,39 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import UnsupportedAudioError
+from ..transcript import TranscriptWarning
 from ..vad import SpeechSpan
 from ..waveform import SAMPLE_RATE, Waveform
 
 PCM: TypeAlias = "bytes | npt.NDArray[np.int16] | npt.NDArray[np.float32]"
 PCM16_FULL_SCALE = 32768.0
+
+
+class PCMReader:
+    """Makes samples of pieces of live audio, wherever they were cut: half a sample waits for the next piece."""
+
+    def __init__(self) -> None:
+        self._half = b""  # the first byte of a sample whose second has not come
+
+    def samples(self, pcm: PCM) -> Waveform:
+        """What `push` takes -> (N,) float32. Raises UnsupportedAudioError for anything else, which is not heard."""
+        if not isinstance(pcm, bytes):
+            if self._half and isinstance(pcm, np.ndarray):
+                raise UnsupportedAudioError("the bytes before this array ended in the middle of a sample")
+            return samples_of(pcm)
+        whole = self._half + pcm
+        end = len(whole) - len(whole) % 2
+        self._half = whole[end:]
+        return samples_of(whole[:end])
+
+    def finish(self) -> TranscriptWarning | None:
+        """A warning if the stream ended in the middle of a sample."""
+        if not self._half:
+            return None
+        self._half = b""
+        return TranscriptWarning(
+            "stray_byte", "the audio ended in the middle of a 16-bit sample; its byte was left out"
+        )
 
 
 def samples_of(pcm: PCM) -> Waveform:

@@ -25,6 +25,7 @@ thread, AsyncStreamingSession on the event loop; any number of either share a Tr
 
 import asyncio
 import contextlib
+import logging
 import math
 from collections import deque
 from collections.abc import Generator, Iterable
@@ -42,9 +43,11 @@ from ..transcript import Transcript
 from ..vad import STREAMING_SCHEDULE, SegmentRules, SpeechSegmenter, SpeechSpan, VoiceActivityModel
 from ..waveform import Waveform
 from ..words import split_words
-from .audio import PCM, RecentAudio, samples_of
+from .audio import PCM, PCMReader, RecentAudio
 from .events import Event, Final, Partial
 from .text import on_stream_time, split_after, token_prefix, with_text
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +90,8 @@ class StreamingSession:
     def push(self, pcm: PCM) -> list[Event]:
         """Hear more audio: 16 kHz mono; int16, little-endian bytes of it, or float32 in [-1, 1], any number of samples.
 
+        A sample whose first byte ends one piece and whose second begins the next is heard with the next.
+
         Returns:
             The finals of the segments that it ended, and at most one partial, of the segment that is open.
 
@@ -95,7 +100,7 @@ class StreamingSession:
             too much to do for a final; the audio has been heard, and a later call gives what is missing. DecodeError,
             ServiceClosedError: the service has ended.
         """
-        return _wait(self._stream.push(samples_of(pcm)))
+        return _wait(self._stream.push(self._stream.reader.samples(pcm)))
 
     def finish(self) -> list[Event]:
         """Hear that the stream has ended: the finals of what was still open. Nothing may be pushed after it.
@@ -120,7 +125,7 @@ class AsyncStreamingSession:
 
     async def push(self, pcm: PCM) -> list[Event]:
         """See StreamingSession.push."""
-        return await _wait_on_loop(self._stream, self._stream.push(samples_of(pcm)))
+        return await _wait_on_loop(self._stream, self._stream.push(self._stream.reader.samples(pcm)))
 
     async def finish(self) -> list[Event]:
         """See StreamingSession.finish."""
@@ -145,6 +150,7 @@ class _Stream:
         self._options = options
         self._live = live
         self._key = key
+        self.reader = PCMReader()
         self._segmenter = SpeechSegmenter(live.vad.new_stream(), live.rules)
         self._recent = RecentAudio()
         self._closed: deque[_Closed] = deque()
@@ -165,7 +171,20 @@ class _Stream:
 
     def finish(self) -> _Steps:
         self._close(self._segmenter.finish())
-        return (yield from self._finals())
+        events = yield from self._finals()
+        return self._with_stray_byte(events)
+
+    def _with_stray_byte(self, events: list[Event]) -> list[Event]:
+        """The last events of the stream, with a warning if it has ended in the middle of a sample."""
+        warning = self.reader.finish()
+        if warning is None:
+            return events
+        logger.warning("%s: %s", self._key, warning.message)
+        if not events or not isinstance(events[-1], Final):
+            return events
+        transcript = events[-1].transcript
+        told = replace(transcript, warnings=(*transcript.warnings, warning))
+        return [*events[:-1], replace(events[-1], transcript=told)]
 
     def cancel(self) -> None:
         """Drop what is being decoded; nothing may be pushed after it."""

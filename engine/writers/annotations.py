@@ -11,10 +11,17 @@ _LEAST_S = 0.001  # of an interval in a TextGrid
 
 
 def ctm_text(transcript: Transcript) -> str:
-    """`key channel start duration word confidence`, a line a word; segments without word times have none."""
+    """`key channel start duration word confidence`, a line a word; segments without word times have none.
+
+    Channels are counted from 1 on; a recording whose channels were split has the words of one after those of another.
+    """
     key = _one_field(transcript.key)
-    words = (word for segment in transcript.segments for word in segment.words or ())
-    lines = (f"{key} 1 {w.start:.3f} {w.end - w.start:.3f} {_one_field(w.text)} {w.confidence:.3f}\n" for w in words)
+    words = [word for segment in transcript.segments for word in segment.words or ()]
+    words.sort(key=lambda word: word.channel or 0)
+    lines = (
+        f"{key} {(w.channel or 0) + 1} {w.start:.3f} {w.end - w.start:.3f} {_one_field(w.text)} {w.confidence:.3f}\n"
+        for w in words
+    )
     return _comments(transcript) + "".join(lines)
 
 
@@ -29,11 +36,19 @@ def rttm_text(transcript: Transcript) -> str:
 
 
 def textgrid_text(transcript: Transcript) -> str:
-    """Praat's long text format: the tiers "segments" and "words", and "warnings", over all of the audio, if any."""
+    """Praat's long text format: the tiers "segments" and "words", and "warnings", over all of the audio, if any.
+
+    Of a recording whose channels were split, each channel has tiers of its own: "segments 1" and so on.
+    """
     words = [word for segment in transcript.segments for word in segment.words or ()]
     ends = [segment.end for segment in transcript.segments] + [word.end for word in words]
     duration = max([transcript.duration, *ends, _LEAST_S])
-    tiers = {"segments": _intervals(transcript.segments), "words": _intervals(words)}
+    tiers: dict[str, list[_Interval]] = {}
+    for channel in sorted({segment.channel or 0 for segment in transcript.segments}) or [0]:
+        is_split = any(segment.channel is not None for segment in transcript.segments)
+        suffix = f" {channel + 1}" if is_split else ""
+        for name, spoken in (("segments", transcript.segments), ("words", words)):
+            tiers[name + suffix] = _intervals(each for each in spoken if (each.channel or 0) == channel)
     if said := "; ".join(remarks(transcript)):
         tiers["warnings"] = [(0.0, duration, said)]
     duration = max([duration, *(end for intervals in tiers.values() for _, end, _ in intervals)])

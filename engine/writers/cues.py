@@ -41,15 +41,18 @@ class Cue:
 
 
 def cues(transcript: Transcript) -> list[Cue]:
-    """Subtitles in order, without overlap: their texts joined are the segments' texts, up to white space."""
+    """Subtitles in order, without overlap: their texts joined are the segments' texts, up to white space.
+
+    Where channels were split, the cues of one may overlap those of another, as what is said does.
+    """
     found: list[Cue] = []
-    clock = 0.0
+    clocks: dict[int | None, float] = {}  # when the last cue of each channel ends
     for segment in transcript.segments:
         for cue in _segment_cues(segment):
-            start = max(cue.start, clock)
-            clock = max(cue.end, start + 0.001)  # players skip a cue of no length
-            found.append(Cue(start=start, end=clock, text=cue.text))
-    return found
+            start = max(cue.start, clocks.get(segment.channel, 0.0))
+            clocks[segment.channel] = end = max(cue.end, start + 0.001)  # players skip a cue of no length
+            found.append(Cue(start=start, end=end, text=cue.text))
+    return sorted(found, key=lambda cue: cue.start)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,47 @@
+"""Text files that users give: lists of inputs, hotwords, references, keys."""
+
+import codecs
+import re
+from pathlib import Path
+
+from .errors import ConfigError
+
+# UTF-32's mark begins with UTF-16's.
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+_LINE_END = re.compile(r"\r\n|\n|\r")  # str.splitlines() also takes characters that stand within a JSON string
+
+
+def read_text(path: Path) -> str:
+    """The text of a file in UTF-8, or in UTF-16 or UTF-32 that begins with a byte order mark.
+
+    Raises:
+        ConfigError: it is in another encoding; the message names the file, the line and the byte. OSError: it cannot be
+        read.
+    """
+    content = path.read_bytes()
+    mark, encoding = next((each for each in _MARKS if content.startswith(each[0])), (b"", "utf-8"))
+    try:
+        return content[len(mark) :].decode(encoding)
+    except UnicodeDecodeError as error:
+        before = content[len(mark) :][: error.start].decode(encoding)
+        line = len(_LINE_END.findall(before)) + 1
+        place = len(mark) + error.start
+        raise ConfigError(
+            f"{path}, line {line}: not {encoding.upper()}: byte {place:,} is 0x{content[place]:02x}; save the file as "
+            "UTF-8, or as UTF-16 with a byte order mark"
+        ) from error
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of such a file, without their ends and the white space around them; empty ones too.
+
+    Raises:
+        What read_text raises.
+    """
+    return [line.strip() for line in _LINE_END.split(read_text(path))]
