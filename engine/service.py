@@ -48,6 +48,7 @@ from .transcript import Transcript
 
 MAX_WAITING = 512  # jobs that are not encoded yet; clips of 30 s take 1 GB
 BATCH_WAIT_S = 0.003  # that a job waits for others to be encoded with; most of what a batch of one costs on a GPU
+MIN_SAMPLES = 2  # that features can be computed of
 IDLE_CHECK_S = 1.0  # between two looks at whether an idle engine still lives
 
 logger = logging.getLogger(__name__)
@@ -153,9 +154,7 @@ class TranscriptionService:
             will be transcribed any more.
         """
         self._model.lock.require_open()
-        if not isinstance(waveform, np.ndarray) or waveform.ndim != 1 or waveform.dtype != np.float32:
-            found = getattr(waveform, "dtype", type(waveform).__name__), getattr(waveform, "shape", ())
-            raise UnsupportedAudioError(f"samples must be an array of (N,) float32, got {found[0]} of shape {found[1]}")
+        _check_samples(waveform)
         self._model.family.prompt_text(options.request)
         check_text("answer_prefix", answer_prefix)
         num_frames = self._model.acoustic.num_frames(len(waveform))
@@ -352,6 +351,17 @@ class TranscriptionService:
         job.num_told = len(token_ids)  # fewer than before when it is written a second time
         # The last character may lack its last bytes.
         return self._run.text_so_far(clip, token_ids).removesuffix("\N{REPLACEMENT CHARACTER}")
+
+
+def _check_samples(waveform: object) -> None:
+    """Raises UnsupportedAudioError for anything but the samples of a clip."""
+    if not isinstance(waveform, np.ndarray):
+        raise UnsupportedAudioError(f"samples must be an array of (N,) float32, got {type(waveform).__name__}")
+    if waveform.ndim != 1 or waveform.dtype != np.float32:
+        found = f"{waveform.dtype} of shape {waveform.shape}"
+        raise UnsupportedAudioError(f"samples must be an array of (N,) float32, got {found}")
+    if len(waveform) < MIN_SAMPLES:
+        raise UnsupportedAudioError(f"audio must have at least {MIN_SAMPLES} samples, got {len(waveform)}")
 
 
 def _end_of(job: _Job, end: Callable[[], None]) -> None:

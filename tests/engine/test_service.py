@@ -36,7 +36,7 @@ from twostage_asr.engine.segments import Cut, Piece
 from twostage_asr.engine.server.recording import Recording
 from twostage_asr.engine.server.settings import ServerSettings
 from twostage_asr.engine.server.speech import Speech
-from twostage_asr.engine.timeline import NullTimeline, Timeline
+from twostage_asr.engine.timeline import Timeline
 from twostage_asr.engine.transcriber import Run, TranscribeOptions
 from twostage_asr.engine.vad import load_vad
 
@@ -241,6 +241,8 @@ def test_what_are_no_samples_and_no_text_is_refused_where_it_is_given(tmp_path: 
         for waveform in bad:
             with pytest.raises(UnsupportedAudioError, match=r"must be an array of \(N,\) float32, got "):
                 service.submit(waveform, own)
+        with pytest.raises(UnsupportedAudioError, match="at least 2 samples, got 1"):
+            service.submit(samples(5)[:1], own)
         with pytest.raises(ConfigError, match=r"answer_prefix holds U\+D800 at position 1"):
             service.submit(samples(5), own, answer_prefix="x\ud800")
         assert service.submit(samples(5), own).result(10).text == text_of(5)
@@ -327,14 +329,21 @@ def test_a_segment_that_a_vad_has_cut_is_speech_here_as_it_is_offline(tmp_path: 
     ]  # fmt: skip
 
 
-def test_nothing_is_recorded_where_nobody_looks(tmp_path: Path) -> None:
-    model = fake_transcriber(tmp_path)
-    service = TranscriptionService(model)
-    try:
-        service.submit(samples(5), transcribe_options()).result(10)
-        assert isinstance(service._run.timeline, NullTimeline) and not service._run.timeline.spans
-    finally:
-        service.close()
+def test_nothing_is_recorded_where_nobody_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A million clips would take 120 MB."""
+    model, own = fake_transcriber(tmp_path), transcribe_options()
+
+    def record(timeline: Timeline, *_: object) -> None:
+        raise AssertionError("recorded")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Timeline, "add", record)
+        assert [transcript.status for _, transcript in model.run(expand_inputs([samples(5)]), own)] == ["ok"]
+        service = TranscriptionService(model)
+        try:
+            assert service.submit(samples(5), own).result(10).status == "ok"
+        finally:
+            service.close()
     timeline = Timeline()
-    assert len(list(model.run(expand_inputs([samples(5)]), transcribe_options(), timeline))) == 1
+    assert len(list(model.run(expand_inputs([samples(5)]), own, timeline))) == 1
     assert {span.stage for span in timeline.spans} == {"read", "encode", "decode", "align"}
