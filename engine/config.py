@@ -73,9 +73,9 @@ class EngineConfig:
         return torch.bfloat16 if has_bf16 else torch.float32
 
 
-def dtype_name(dtype: str | torch.dtype) -> str:
+def dtype_name(dtype: str | torch.dtype, argument: str = "dtype") -> str:
     """What EngineConfig calls a dtype that PyTorch calls torch.bfloat16, and vLLM "bfloat16"."""
-    check_type("dtype", dtype, str | torch.dtype)
+    check_type(argument, dtype, str | torch.dtype)
     name = str(dtype).removeprefix("torch.")
     return _OTHER_DTYPE_NAMES.get(name, name)
 
