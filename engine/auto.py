@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from ..convert.export import ensure_converted
 from ..convert.families import FAMILIES as CONVERTED_FAMILIES
-from .checks import argument_names, check_arguments, check_options, refuse_unknown
+from .checks import argument_names, check_arguments, check_options, check_type, refuse_unknown
 from .closing import Closing
 from .config import DEFAULT_MODEL_LEN, DEFAULT_PROMPT_BYTES, Backend, EngineConfig, device_name, dtype_name
 from .decoder.base import DecodeParams, Decoder, LLMSource
@@ -101,7 +101,7 @@ class AutoModelVLLM(Closing):
         config = EngineConfig(
             device=device_name(device),
             dtype=dtype_name(dtype),
-            encoder_dtype=dtype_name(encoder_dtype),
+            encoder_dtype=dtype_name(encoder_dtype, "encoder_dtype"),
             backend=backend,
             tensor_parallel_size=tensor_parallel_size,
             gpu_memory_utilization=gpu_memory_utilization,
@@ -175,7 +175,8 @@ class AutoModelVLLM(Closing):
             ConfigError: at once. While iterating: ConfigError, the model is in use by another iterator of the same
                 thread, or was closed; DecodeError, the LLM's engine failed; and whatever a generator of inputs raises.
         """
-        check_arguments(AutoModelVLLM.generate_iter, ordered=ordered, progress=progress)
+        check_type("ordered", ordered, bool)
+        check_type("progress", progress, bool)
         items = iterate_inputs(inputs)
         results = self.transcriber.run(items, transcribe_options(**options))
         counted = items if isinstance(items, Sized) else inputs

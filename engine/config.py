@@ -96,9 +96,9 @@ def is_spread(tensor_parallel_size: int, vllm: Mapping[str, Any]) -> bool:
     return tensor_parallel_size > 1 or any(vllm.get(name) not in alone for name, alone in _SPREADING.items())
 
 
-def dtype_name(dtype: str | torch.dtype) -> str:
+def dtype_name(dtype: str | torch.dtype, argument: str = "dtype") -> str:
     """What EngineConfig calls a dtype that PyTorch calls torch.bfloat16, and vLLM "bfloat16"."""
-    check_type("dtype", dtype, str | torch.dtype)
+    check_type(argument, dtype, str | torch.dtype)
     name = str(dtype).removeprefix("torch.")
     return _OTHER_DTYPE_NAMES.get(name, name)
 

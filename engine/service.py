@@ -80,7 +80,11 @@ class _Waiting:
 
 
 class TranscriptionService:
-    """Transcribes for all callers at once; it has the model to itself until it is closed: generate() waits for that."""
+    """Transcribes for all callers at once; it has the model to itself until it is closed.
+
+    generate() waits for that in other threads than the one that made the service, where it is an error. Closing the
+    model closes its service.
+    """
 
     def __init__(
         self,

@@ -116,9 +116,9 @@ class Transcript(_Record):
     """The result for one input.
 
     `status` is "error" when the input could not be transcribed; `error` then says why in words, `error_code` is the
-    code of the error's kind (errors.py lists them), and `text` is empty. `words` is
-    None when no times could be found, and a warning says why; it is empty when nothing was said. Of a recording in
-    several segments, the words are those of the segments that have times; `warnings` holds its segments' as well.
+    code of the error's kind (errors.py lists them), and `text` is empty. `words` is None when no times could be found,
+    and a warning says why; it is empty when nothing was said. Of a recording in several segments, the words are those
+    of the segments that have times; `warnings` holds its segments' as well.
     """
 
     key: str

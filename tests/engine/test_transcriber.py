@@ -1,6 +1,7 @@
 """The loop over both stages: they overlap, results come as they finish, and no order of work changes a text."""
 
 import contextlib
+import itertools
 import random
 import threading
 from collections import Counter
@@ -124,19 +125,39 @@ def test_generate_iter_is_generate(vllm_model: AutoModelVLLM, sources: list[str]
     assert as_they_finish[0].status == "error"  # found out first
 
 
-def test_results_come_before_the_last_input_is_read(vllm_model: AutoModelVLLM, sources: list[str]) -> None:
-    num_read = 0
+def test_results_come_before_the_last_input_is_taken(vllm_model: AutoModelVLLM, sources: list[str]) -> None:
+    num_taken = 0
 
-    def inputs() -> object:
-        nonlocal num_read
-        for item in expand_inputs(sources * 100):
-            num_read += 1
-            yield item
+    def endless() -> Iterator[str]:
+        nonlocal num_taken
+        for source in itertools.cycle(sources):
+            num_taken += 1
+            yield source
 
-    results = vllm_model.transcriber.run(inputs(), transcribe_options(batch_size=8))  # type: ignore[arg-type]
-    next(results)
-    assert num_read < 2400
-    results.close()
+    results = vllm_model.generate_iter(endless(), batch_size=8)
+    keys = [next(results).key for _ in range(3)]
+    assert keys == [Path(source).stem for source in sources[:3]]
+    assert num_taken < 2400
+    results.close()  # type: ignore[attr-defined]
+
+
+def test_progress_of_a_generator_has_no_end(
+    vllm_model: AutoModelVLLM, sources: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    vllm_model.generate(sources[:2], progress=True)
+    assert "2/2" in capsys.readouterr().err
+    vllm_model.generate(iter(sources[:2]), progress=True)
+    assert "2clip" in capsys.readouterr().err
+
+
+def test_an_error_of_the_callers_generator_is_the_callers(vllm_model: AutoModelVLLM, sources: list[str]) -> None:
+    def broken() -> Iterator[str]:
+        yield sources[0]
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        vllm_model.generate(broken())
+    assert vllm_model.generate(sources[0])[0].status == "ok"
 
 
 def test_results_come_while_the_next_input_is_being_read(
