@@ -185,9 +185,9 @@ class AutoModelVLLM(Closing):
 
     def close(self) -> None:
         """End vLLM and free the memory; idempotent."""
-        transcriber, self._transcriber = self._transcriber, None
-        if transcriber is not None:
-            transcriber.close()
+        if self._transcriber is not None:
+            self._transcriber.close()
+        self._transcriber = None
 
     @property
     def transcriber(self) -> Transcriber:

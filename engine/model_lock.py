@@ -112,16 +112,21 @@ class ModelLock:
         """Let nobody use the model any more. False if it is closed already, or is not this process's to close.
 
         Returns when a service has ended, or an iterator that another thread is running has come to its next result.
+
+        Raises:
+            ConfigError: it is called by the inputs of an iterator, which need the model.
         """
         with self._changed:
             if self._is_closed or not self.process.is_here:
                 return False
+            if self._is_running and self._thread == threading.get_ident():
+                raise ConfigError("this model is at work for those who ask for these inputs; close it after them")
             self._is_closed = True
             close_user = self._close_user
         if close_user is not None:
             close_user()
         with self._changed:
-            self._changed.wait_for(lambda: not self._is_running or self._thread == threading.get_ident())
+            self._changed.wait_for(lambda: not self._is_running)
         return True
 
     def _set_running(self, is_running: bool) -> None:

@@ -178,6 +178,13 @@ def test_closing_with_an_open_iterator(model: AutoModelVLLM, clips: list[Clip]) 
     assert list(results) == []
 
 
+def test_inputs_that_close_the_model(model: AutoModelVLLM, clips: list[Clip]) -> None:
+    closing = (model.close() or clip["source"] for clip in clips)  # type: ignore[func-returns-value]
+    with pytest.raises(ConfigError, match="close it after them"):
+        model.generate(closing)
+    assert model.generate(clips[0]["source"])[0].status == "ok"
+
+
 def test_closing_with_an_open_service_closes_that(model: AutoModelVLLM, clips: list[Clip]) -> None:
     transcriber = model.transcriber
     service = TranscriptionService(transcriber, batch_wait_s=60)

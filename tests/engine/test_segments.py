@@ -124,11 +124,12 @@ def test_warnings_say_where_unless_they_are_about_all_of_it() -> None:
 
 
 def test_a_failed_segment_is_a_warning_and_only_failures_are_an_error() -> None:
-    failed = Part(5.0, Transcript("x", duration=2.0, status="error", error="NaN"))
+    failed = Part(5.0, Transcript("x", duration=2.0, status="error", error="NaN", error_code="bad_audio"))
     joined = join_parts("a", [part(0, "a"), failed], duration=9.0, language=None)
     assert (joined.status, joined.text) == ("ok", "a")
     assert joined.warnings == (TranscriptWarning("segment_failed", "5.00 to 7.00 s: no text: NaN"),)
-    assert join_parts("a", [failed], duration=9.0, language=None).error == "NaN"
+    whole = join_parts("a", [failed], duration=9.0, language=None)
+    assert (whole.key, whole.duration, whole.error, whole.error_code) == ("a", 9.0, "NaN", "bad_audio")
 
 
 @pytest.mark.parametrize(
