@@ -77,7 +77,7 @@ class OutputFolder(Closing):
         written = alone("write", transcript.key, partial(self._write, transcript), recover=self._require_room)
         if not isinstance(written, ASRError):
             return transcript
-        failed = Transcript(transcript.key, duration=transcript.duration, status="error", error=str(written))
+        failed = Transcript.failed(transcript.key, written, duration=transcript.duration)
         self._write(failed)
         return failed
 

@@ -43,21 +43,35 @@ class Published:
 
 _ORIGINAL = {"model_type": "qwen3_asr", "architectures": ["Qwen3ASRForConditionalGeneration"]}
 _ALIGNER = {**_ORIGINAL, "thinker_config": {"model_type": "qwen3_forced_aligner"}}
-_CLUTTER = (
-    *(".gitattributes", ".git/objects/pack/pack-1.pack", "README.md", "README_zh.md", "images/architecture.png"),
+_README = "README.md"
+_CLUTTER_OF_NANO = (
+    *(".gitattributes", ".git/objects/pack/pack-1.pack", "README_zh.md", "images/architecture.png"),
     *("onnx/model.onnx", "model-q8_0.gguf", "optimizer.pt", "checkpoint-10/optimizer.pt", "example/zh.mp3"),
 )
+_CLUTTER = (_README, *_CLUTTER_OF_NANO)
 _SHARDS = tuple(f"model-{n:05}-of-00002.safetensors" for n in (1, 2))
 
 SUPPORTED = {
     "FunAudioLLM/Fun-ASR-Nano-2512": Published(
         configurations={"config.yaml": {"model": "FunASRNano"}, "Qwen3-0.6B/config.json": {"model_type": "qwen3"}},
         small=(
-            *("configuration.json", "multilingual.tiktoken", "Qwen3-0.6B/generation_config.json"),
+            *(_README, "configuration.json", "multilingual.tiktoken", "Qwen3-0.6B/generation_config.json"),
             *(f"Qwen3-0.6B/{name}" for name in ("tokenizer.json", *_QWEN_TOKENIZER)),
         ),
         weights=("model.pt",),
-        decoys=(*_CLUTTER, "Qwen3-0.6B/model.safetensors", "model.safetensors", "model.pt.ep1", "demo.py"),
+        decoys=(*_CLUTTER_OF_NANO, "Qwen3-0.6B/model.safetensors", "model.safetensors", "model.pt.ep1", "demo.py"),
+    ),
+    "FunAudioLLM/Fun-ASR-MLT-Nano-2512-hf": Published(
+        configurations={"config.json": {"model_type": "fun_asr_nano"}},
+        small=(_README, "generation_config.json", "processor_config.json", "tokenizer.json", "tokenizer_config.json"),
+        weights=("model.safetensors",),
+        decoys=(*_CLUTTER_OF_NANO, "pytorch_model.bin", "modeling_funasr.py"),
+    ),
+    "FunAudioLLM/Fun-ASR-Nano-2512-vllm": Published(
+        configurations={"config.json": {"architectures": ["FunASRForConditionalGeneration"]}},
+        small=(_README, "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json"),
+        weights=("model.safetensors",),
+        decoys=_CLUTTER_OF_NANO,
     ),
     "Qwen/Qwen3-ASR-0.6B": Published(
         configurations={"config.json": _ORIGINAL},
@@ -144,7 +158,6 @@ UNSUPPORTED = {
     "someone/Fun-ASR-Nano-onnx": Published(
         configurations={"config.yaml": {"model": "FunASRNano"}},
         decoys=("encoder.onnx", "llm.onnx", "Qwen3-0.6B/tokenizer.json"),
-        says="holds no weights that can be read, which would be model.pt; it holds Qwen3-0.6B/tokenizer.json, "
-        "config.yaml, encoder.onnx, llm.onnx",
+        says="holds no weights that can be read, which would be model.pt or model-",
     ),
 }

@@ -36,7 +36,7 @@ class Hub:
 
     def look(self) -> Snapshot:
         (self.directory / "config.yaml").write_text("model: FunASRNano\n")
-        sizes = {"config.yaml": 18, "model.pt": WEIGHTS, "README.md": 5_000, "multilingual.tiktoken": 900_000}
+        sizes = {"config.yaml": 18, "model.pt": WEIGHTS, "NOTES.md": 5_000, "multilingual.tiktoken": 900_000}
         return Snapshot(self.directory, {name: RemoteFile(size, None) for name, size in sizes.items()})
 
     def fetch(self, snapshot: Snapshot, names: Collection[str]) -> None:
