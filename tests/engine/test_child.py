@@ -73,3 +73,24 @@ def test_a_child_finds_what_this_process_would_import_and_ends_with_its_socket(
     started = time.monotonic()
     child.close()
     assert child.process.returncode in (0, -signal.SIGKILL) and time.monotonic() - started < 2.0
+
+
+def test_shared_memory_that_a_child_leaves_behind_is_removed_without_a_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "leaves_memory.py").write_text(
+        "import time\n"
+        "from multiprocessing.shared_memory import SharedMemory\n"
+        "from twostage_asr.engine.child import connect, send\n"
+        "parent = connect()\n"
+        "memory = SharedMemory(create=True, size=1)\n"
+        "send(parent, memory.name)\n"
+        "time.sleep(60)\n"
+    )
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    child = start_child("leaves_memory")
+    memory = Path("/dev/shm") / receive(child.socket)
+    assert memory.exists()
+    child.close()
+    assert not memory.exists()
+    assert capfd.readouterr().err == ""

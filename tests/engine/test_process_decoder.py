@@ -259,6 +259,8 @@ def test_the_end_of_a_process_of_vllms_is_an_error_that_names_it(stand_in: Stand
     decoder.submit(PROMPT, GREEDY)
     decoder.poll(wait_s=0)
     os.kill(decoder.max_pending, signal.SIGKILL)
+    wait_until(lambda: decoder._engines[0].child.process.poll() is not None)
+    decoder.submit(PROMPT, GREEDY)  # which can no longer be sent
     assert failure(decoder) == f"VllmWorker-1 (process {decoder.max_pending}) has ended, exit status -9"
 
 
