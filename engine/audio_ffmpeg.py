@@ -84,9 +84,10 @@ def _push_stream(container: Any, stream: Any, joiner: Joiner, part: Part, *, is_
             if not number % _PACKETS_A_STEP:
                 yield
     except av.error.FFmpegError as error:
+        unread = f"what follows {reader.end_s:.2f} s cannot be read: {error.strerror}"
         if not joiner.salvage:
-            raise
-        joiner.note_missing(f"what follows {joiner.duration_s:.2f} s cannot be read: {error.strerror}")
+            raise UnsupportedAudioError(f"{joiner.name}: truncated or damaged: {unread}") from error
+        joiner.note_missing(unread)
     filled_s, missing_s = reader.finish()
     if part.link is not None:
         filled_s += reader.seconds_of(part.link.num_damaged)
@@ -157,6 +158,11 @@ class _PacketReader:
             self._skip_failed()
         for frame in frames:
             self._queue.push(frame)
+
+    @property
+    def end_s(self) -> float:
+        """Of what was decoded, in the recording."""
+        return self._queue.end_s
 
     def finish(self) -> tuple[float, float]:
         """Seconds that could not be decoded: those that silence has replaced, and those that are missing."""

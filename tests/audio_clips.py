@@ -3,6 +3,8 @@
 import io
 import struct
 import zlib
+from collections.abc import Sequence
+from fractions import Fraction
 
 import av
 import numpy as np
@@ -158,3 +160,58 @@ def flac_with_total(flac: bytes, total: int) -> bytes:
     """A FLAC file whose header says that it has `total` samples; 0 means unknown, as in streamed files."""
     field = int.from_bytes(flac[18:26], "big") >> 36 << 36 | total  # sample rate 20, channels 3, bits 5, samples 36
     return flac[:18] + field.to_bytes(8, "big") + flac[26:]
+
+
+def encode_with_times(
+    samples: FloatArray,
+    sample_rate: int,
+    container: str,
+    codec: str,
+    *,
+    gaps: Sequence[tuple[float, float]] = (),
+    delay_s: float = 0.0,
+    jumps: Sequence[tuple[float, float]] = (),
+    has_video: bool = False,
+    options: dict[str, str] | None = None,
+) -> bytes:
+    """(N,) mono samples -> a file whose time stamps tell a story.
+
+    Args:
+        gaps: (from, to) seconds that have no packets.
+        delay_s: when the first sample is heard.
+        jumps: (at, by) seconds: from there on, all time stamps are so much later, or earlier by less than a packet.
+        has_video: a video begins at time zero, and lasts as long as the audio.
+    """
+    file = io.BytesIO()
+    with av.open(file, "w", format=container, options=options or {}) as sink:
+        packets = _video_packets(sink, container, delay_s + len(samples) / sample_rate) if has_video else []
+        stream = sink.add_stream(codec, rate=sample_rate, layout="mono")
+        stream.codec_context.open()
+        size = stream.codec_context.frame_size or 1024
+        for start in range(0, len(samples) - size + 1, size):
+            time_s = start / sample_rate
+            if any(first <= time_s < last for first, last in gaps):
+                continue
+            frame = av.AudioFrame.from_ndarray(samples[None, start : start + size], format="fltp", layout="mono")
+            frame.sample_rate, frame.time_base = sample_rate, Fraction(1, sample_rate)
+            (converted,) = av.AudioResampler(format=stream.format).resample(frame)
+            late_s = delay_s + sum(by for at, by in jumps if time_s >= at)
+            converted.pts, converted.time_base = start + round(late_s * sample_rate), frame.time_base
+            packets += stream.encode(converted)
+        packets += stream.encode(None)
+        packets.sort(key=lambda packet: packet.dts * packet.time_base)  # as muxers want them
+        for packet in packets:
+            sink.mux(packet)
+    return file.getvalue()
+
+
+def _video_packets(sink: av.container.OutputContainer, container: str, duration_s: float) -> list[av.Packet]:
+    codec = {"flv": "flv1", "webm": "libvpx", "mpegts": "mpeg2video", "mpeg": "mpeg1video"}.get(container, "mpeg4")
+    stream = sink.add_stream(codec, rate=25)
+    stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+    packets = []
+    for index in range(round(duration_s * 25)):
+        frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), index % 255, np.uint8), format="rgb24")
+        frame.pts, frame.time_base = index, Fraction(1, 25)
+        packets += stream.encode(frame)
+    return packets + stream.encode(None)

@@ -113,7 +113,6 @@ def test_what_does_not_decode_counts_as_lost_where_no_length_is_promised() -> No
 
 
 @pytest.mark.parametrize(("container", "codec"), [("FLAC", "PCM_16"), ("adts", "aac")])
-def test_a_sample_rate_that_changes_is_an_error(container: str, codec: str) -> None:
+def test_joined_files_may_have_rates_of_their_own(container: str, codec: str) -> None:
     joined = encode(clip(), 16_000, container, codec) + encode(clip(44_100), 44_100, container, codec)
-    with pytest.raises(UnsupportedAudioError, match="changes from 16000 to 44100 Hz"):
-        decode_audio(joined)
+    assert len(decode_audio(joined)) / SAMPLE_RATE == pytest.approx(2 * DURATION_S, abs=0.2)

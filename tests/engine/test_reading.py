@@ -23,9 +23,9 @@ from tests.processes import is_running, processes, wait_until
 from twostage_asr.engine import reading
 from twostage_asr.engine.audio import AudioLimits, Waveform
 from twostage_asr.engine.errors import AudioError, AudioTooLongError, ConfigError
-from twostage_asr.engine.inputs import AudioInput, expand_inputs, load
+from twostage_asr.engine.inputs import AudioInput, expand_inputs, load, load_blocks
 from twostage_asr.engine.reading import Audio, AudioReaders, Reading
-from twostage_asr.engine.segments import Cutting, Piece
+from twostage_asr.engine.segments import Cutting
 from twostage_asr.engine.vad import SegmentRules
 
 LIMITS = AudioLimits()
@@ -63,7 +63,15 @@ def new_processes() -> Callable[[], set[int]]:
 def read(readers: AudioReaders, items: list[AudioInput], **options: bool) -> list[Waveform | AudioError]:
     found = list(readers.read(items, limits=LIMITS, **{"allow_urls": True} | options))
     assert [(index, item) for index, item, _ in found] == list(enumerate(items))
-    return [audio for _, _, audio in found]
+    return [whole(audio) for _, _, audio in found]
+
+
+def whole(audio: Audio) -> Waveform | AudioError:
+    """The waveform of an input that was not cut."""
+    if isinstance(audio, AudioError):
+        return audio
+    assert audio.is_whole and audio.is_last
+    return audio.cuts[0].waveform
 
 
 def expected(items: list[AudioInput]) -> list[Waveform | AudioError]:
@@ -160,7 +168,7 @@ def test_short_audio_that_needs_no_decoding_waits_for_nobody() -> None:
         items = expand_inputs([encode(sweep(seconds, 16_000), 16_000, "WAV", "PCM_16") for seconds in lengths])
         long, short = (readers.submit(item, limits=LIMITS, allow_urls=False, cutting=CUTTING) for item in items)
         assert short.done() and not long.done()
-        assert isinstance(short.result()[0], np.ndarray) and isinstance(long.result()[0], Piece)
+        assert shape(short.result()[0]) == "whole" and shape(long.result()[0]) == "6 s."
 
 
 def test_the_decoding_process_needs_no_torch() -> None:
@@ -250,7 +258,7 @@ def test_memory_is_bounded(
     seen = begun(monkeypatch)
     items = expand_inputs([tmp_path / "a.wav"] * 200)
     for num_taken, (_, _, audio) in enumerate(shared.read(items, limits=LIMITS, allow_urls=False), start=1):
-        assert isinstance(audio, np.ndarray)
+        assert isinstance(whole(audio), np.ndarray)
         if num_taken % 20 == 0:
             time.sleep(0.02)
         assert len(seen) - num_taken <= num_kept + 2  # and one in each process
@@ -271,12 +279,12 @@ def test_sources_beyond_the_bound_are_read_one_by_one_and_not_here(
     monkeypatch.setattr(reading, "READ_AHEAD_BYTES", 1)
     threads: list[int] = []
 
-    def load_and_tell(item: AudioInput, **options: Any) -> Waveform:
+    def load_and_tell(item: AudioInput, **options: Any) -> Iterator[Waveform]:
         threads.append(threading.get_ident())
-        return load(item, **options)
+        return load_blocks(item, **options)
 
     monkeypatch.setattr(reading, "PROCESS_BYTES", 1 << 60)
-    monkeypatch.setattr(reading, "load", load_and_tell)
+    monkeypatch.setattr(reading, "load_blocks", load_and_tell)
     items = expand_inputs([ONE_SECOND] * 10)
     for num_taken, _ in enumerate(shared.read(items, limits=LIMITS, allow_urls=False), start=1):
         assert len(threads) == num_taken
@@ -301,7 +309,7 @@ def test_two_lists_at_once(shared: AudioReaders, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(reading, "READ_AHEAD_BYTES", 1)
     items = expand_inputs([ONE_SECOND] * 10)
     first, second = (shared.read(items, limits=LIMITS, allow_urls=False) for _ in range(2))
-    assert [len(a) for both in zip(first, second, strict=True) for _, _, a in both] == [16_000] * 20
+    assert [len(whole(a)) for both in zip(first, second, strict=True) for _, _, a in both] == [16_000] * 20
 
 
 # --- recordings that are cut
@@ -310,7 +318,9 @@ CUTTING = Cutting(vad="silero", rules=SegmentRules(), whole_s=5.0)
 
 
 def shape(audio: Audio) -> str:
-    return f"{audio.duration:.0f} s" + "." * audio.is_last if isinstance(audio, Piece) else type(audio).__name__
+    if isinstance(audio, AudioError):
+        return type(audio).__name__
+    return "whole" if audio.is_whole else f"{audio.duration:.0f} s" + "." * audio.is_last
 
 
 @pytest.mark.parametrize("process_bytes", [0, 1 << 60])
@@ -326,8 +336,8 @@ def test_long_recordings_come_in_turn(
         monkeypatch.setattr(reading, "READ_AHEAD_BYTES", ahead)
         found = [(i, shape(a)) for i, _, a in shared.read(items, limits=LIMITS, allow_urls=False, cutting=CUTTING)]
         assert found == [
-            (0, "ndarray"), (1, "66 s"), (2, "ndarray"), (1, "131 s"), (3, "66 s"), (1, "150 s."), (3, "131 s"),
-            (4, "66 s"), (3, "150 s."), (4, "131 s"), (5, "UnsupportedAudioError"), (4, "150 s."), (6, "ndarray"),
+            (0, "whole"), (1, "66 s"), (2, "whole"), (1, "131 s"), (3, "66 s"), (1, "150 s."), (3, "131 s"),
+            (4, "66 s"), (3, "150 s."), (4, "131 s"), (5, "UnsupportedAudioError"), (4, "150 s."), (6, "whole"),
         ]  # fmt: skip
 
 
@@ -352,8 +362,7 @@ def test_a_process_that_is_killed_while_it_cuts_costs_one_input(new_processes: C
     (victim,) = new_processes()
     os.kill(victim, signal.SIGKILL)
     rest = list(audio)
-    assert [shape(a) for _, _, a in rest if not isinstance(a, Piece)] == ["AudioError", "ndarray"]
-    assert not any(a.is_last for _, _, a in rest if isinstance(a, Piece))
+    assert [shape(a) for _, _, a in rest if not shape(a).endswith("s")] == ["AudioError", "whole"]
     readers.close()
 
 
@@ -364,11 +373,11 @@ def test_who_waits_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """The second input is not read before somebody has heard three times that it is not."""
     is_read = threading.Event()
 
-    def slow(item: AudioInput, **options: Any) -> Waveform:
+    def slow(item: AudioInput, **options: Any) -> Iterator[Waveform]:
         assert item.key == "first" or is_read.wait(20)
-        return load(item, **options)
+        return load_blocks(item, **options)
 
-    monkeypatch.setattr(reading, "load", slow)
+    monkeypatch.setattr(reading, "load_blocks", slow)
     source = encode(sweep(1.0, 16_000), 16_000, "FLAC", "PCM_16")
     items = [AudioInput(key=key, source=source) for key in ("first", "second")]
     readers, heard = AudioReaders(2), []
@@ -392,14 +401,14 @@ def test_a_decoding_process_that_is_killed_costs_one_input(
     readers = AudioReaders(1)
     items = expand_inputs([ONE_SECOND, silence, ONE_SECOND])
     audio = readers.read(items, limits=LIMITS, allow_urls=False)
-    assert isinstance(next(audio)[2], np.ndarray)
+    assert isinstance(whole(next(audio)[2]), np.ndarray)
     (victim,) = new_processes()
     time.sleep(0.1)  # it has begun the next
     os.kill(victim, signal.SIGKILL)
     _, _, error = next(audio)
     assert type(error) is AudioError
     assert str(error) == f"{silence}: the process that decoded it died with exit status -9"
-    assert [len(a) for _, _, a in audio] == [16_000]
+    assert [len(whole(a)) for _, _, a in audio] == [16_000]
     (replacement,) = new_processes()
     os.kill(replacement, signal.SIGKILL)  # while it has nothing to do: that costs nothing
     wait_until(lambda: not is_running(replacement))

@@ -15,6 +15,7 @@ from tests.pipeline import Clip
 from twostage_asr.engine import AutoModelVLLM, ConfigError
 from twostage_asr.engine.audio import decode_audio
 from twostage_asr.engine.inputs import expand_inputs, load_blocks
+from twostage_asr.engine.notes import Notes
 from twostage_asr.engine.segments import Cut, Cutting, Part, Piece, Segmentation, cut_audio, join_parts, join_texts
 from twostage_asr.engine.transcript import Segment, Transcript, TranscriptWarning, Word
 from twostage_asr.engine.vad import SegmentRules
@@ -31,9 +32,9 @@ def recording(clips: list[Clip]) -> np.ndarray:
     return np.concatenate([part for waveform in spoken for part in (PAUSE, waveform)])[: 20 * 16_000]
 
 
-def cuts_of(pieces: Sequence[np.ndarray | Piece]) -> list[tuple[float, bytes]]:
-    assert all(isinstance(piece, Piece) for piece in pieces)
-    cuts: list[Cut] = [cut for piece in pieces if isinstance(piece, Piece) for cut in piece.cuts]
+def cuts_of(pieces: Sequence[Piece]) -> list[tuple[float, bytes]]:
+    assert not any(piece.is_whole for piece in pieces)
+    cuts: list[Cut] = [cut for piece in pieces for cut in piece.cuts]
     return [(cut.start, cut.waveform.tobytes()) for cut in cuts]
 
 
@@ -41,23 +42,23 @@ def cuts_of(pieces: Sequence[np.ndarray | Piece]) -> list[tuple[float, bytes]]:
 @given(sizes=st.lists(st.integers(1, 100_000), min_size=1))
 def test_blocks_do_not_change_the_segments(recording: np.ndarray, sizes: list[int]) -> None:
     edges = np.cumsum(sizes)
-    pieces = list(cut_audio(iter(np.split(recording, edges[edges < len(recording)])), CUTTING))
+    pieces = list(cut_audio(iter(np.split(recording, edges[edges < len(recording)])), CUTTING, Notes()))
     cuts = cuts_of(pieces)
-    assert cuts == cuts_of(list(cut_audio(iter([recording]), CUTTING)))
+    assert cuts == cuts_of(list(cut_audio(iter([recording]), CUTTING, Notes())))
     assert len(cuts) > 4
     for start, waveform in cuts:
         first = round(start * 16_000)
         assert waveform == recording[first : first + len(waveform) // 4].tobytes()
     last = pieces[-1]
-    assert isinstance(last, Piece) and last.is_last and last.duration == pytest.approx(len(recording) / 16_000)
+    assert last.is_last and last.duration == pytest.approx(len(recording) / 16_000)
 
 
 def test_what_is_short_stays_whole_and_is_not_copied(recording: np.ndarray) -> None:
     whole = recording[: 5 * 16_000]
-    (found,) = cut_audio(iter([whole]), CUTTING)
-    assert found is whole
-    (joined,) = cut_audio(iter(np.array_split(whole, 3)), CUTTING)
-    assert isinstance(joined, np.ndarray) and np.array_equal(joined, whole)
+    (found,) = cut_audio(iter([whole]), CUTTING, Notes())
+    assert found.is_whole and found.is_last and found.cuts[0].waveform is whole
+    (joined,) = cut_audio(iter(np.array_split(whole, 3)), CUTTING, Notes())
+    assert joined.is_whole and np.array_equal(joined.cuts[0].waveform, whole)
 
 
 def test_a_recording_is_not_read_before_it_is_needed(recording: np.ndarray) -> None:
@@ -69,7 +70,7 @@ def test_a_recording_is_not_read_before_it_is_needed(recording: np.ndarray) -> N
             num_taken += 1
             yield block
 
-    pieces = cut_audio(blocks(), CUTTING)  # type: ignore[arg-type]
+    pieces = cut_audio(blocks(), CUTTING, Notes())  # type: ignore[arg-type]
     next(pieces)
     assert num_taken <= 27  # 5 s that decide, or the first piece
 
@@ -183,7 +184,7 @@ def test_a_recording_is_its_segments_transcribed_one_by_one(vllm_model: AutoMode
     cutting = Segmentation(max_segment_s=4.0).cutting(30.0)
     assert cutting is not None
     (item,) = expand_inputs(files[0])
-    cuts = [cut for piece in cut_audio(load_blocks(item), cutting) if isinstance(piece, Piece) for cut in piece.cuts]
+    cuts = [cut for piece in cut_audio(load_blocks(item), cutting, Notes()) for cut in piece.cuts]
     alone = vllm_model.generate([cut.waveform for cut in cuts])
     parts = [Part(cut.start, transcript) for cut, transcript in zip(cuts, alone, strict=True)]
     assert len(parts) > 3
