@@ -66,7 +66,8 @@ class Turns(Generic[Read]):
     def __init__(self, threads: ThreadPoolExecutor, num_threads: int) -> None:
         self._threads = threads
         self._num_threads = num_threads
-        self._lock = threading.Lock()
+        # Reentrant: what ends at once is ended inside of _begin(), by the thread that begins it.
+        self._lock = threading.RLock()
         self._waiting: dict[Hashable, deque[_Wanted[Read]]] = {}  # by client; whose turn it is stands first
         self._running: Counter[Hashable] = Counter()
         self._is_closed = False
@@ -97,9 +98,10 @@ class Turns(Generic[Read]):
     def _begin(self) -> None:
         """Called with the lock held."""
         while self._running.total() < self._num_threads:
-            client = next((each for each in self._waiting if self._may_begin(each)), None)
-            if client is None:
+            turn = [each for each in self._waiting if self._may_begin(each)][:1]  # None is a client like others
+            if not turn:
                 return
+            (client,) = turn
             queue = self._waiting.pop(client)
             wanted = queue.popleft()
             if queue:
