@@ -46,7 +46,7 @@ import numpy.typing as npt
 import soundfile
 
 from .audio_ffmpeg import read_with_ffmpeg
-from .audio_length import read_wav_header
+from .audio_length import WavHeader, read_wav_header
 from .audio_parts import Splice
 from .channels import INTEGER_FULL_SCALE, Channels
 from .errors import AudioTooLongError, UnsupportedAudioError
@@ -239,14 +239,7 @@ def _push_wave(file: BinaryIO, joiner: Joiner) -> Generator[None, None, bool]:
     header = read_wav_header(file)
     if header is None:
         return False
-    if header.missing_s > LOSS_TOLERANCE_S:
-        if not joiner.salvage:
-            raise UnsupportedAudioError(f"{joiner.name}: truncated: {header.missing_s:.2f} s of its data are not there")
-        joiner.note_missing(f"the file is cut off: {header.missing_s:.2f} s of {header.promised_s:.2f} s are not there")
-    if header.surplus_s > LOSS_TOLERANCE_S:
-        heard = f"read to {header.promised_s:.2f} s, where it ends by its header"
-        message = f"{heard}; what follows would be {header.surplus_s:.2f} s more"
-        joiner.notes.add(TranscriptWarning("trailing_audio", message))
+    _check_length(header, joiner)
     if header.format_tag not in _PCM_TAGS:
         return False
     if header.speech is not None and isinstance(file, io.BytesIO):
@@ -269,6 +262,18 @@ def _push_wave(file: BinaryIO, joiner: Joiner) -> Generator[None, None, bool]:
             yield
         joiner.require_complete(wave.frames / wave.samplerate)
     return True
+
+
+def _check_length(header: WavHeader, joiner: Joiner) -> None:
+    """Compare the data with what the header says. Raises UnsupportedAudioError if some is missing."""
+    if header.missing_s > LOSS_TOLERANCE_S:
+        if not joiner.salvage:
+            raise UnsupportedAudioError(f"{joiner.name}: truncated: {header.missing_s:.2f} s of its data are not there")
+        joiner.note_missing(f"the file is cut off: {header.missing_s:.2f} s of {header.promised_s:.2f} s are not there")
+    if header.surplus_s > LOSS_TOLERANCE_S:
+        heard = f"read to {header.promised_s:.2f} s, where it ends by its header"
+        message = f"{heard}; what follows would be {header.surplus_s:.2f} s more"
+        joiner.notes.add(TranscriptWarning("trailing_audio", message))
 
 
 def _push_speech(file: io.BytesIO, samples: range, joiner: Joiner) -> Iterator[None]:
