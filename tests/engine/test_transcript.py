@@ -50,3 +50,10 @@ def test_keys_are_the_attributes() -> None:
 def test_an_unknown_key_names_the_known_ones() -> None:
     with pytest.raises(KeyError, match="no 'timestamp'; it has key, text"):
         Transcript("a")["timestamp"]
+
+
+def test_a_channel_is_written_where_there_is_one() -> None:
+    words = (Word("a", 0.0, 1.0, 0.5, channel=1), Word("b", 1.0, 2.0, 0.5))
+    transcript = Transcript("k", "a b", words=words)
+    assert [("channel" in word) for word in transcript.to_dict()["words"]] == [True, False]
+    assert Transcript.from_json(transcript.to_json()) == transcript
