@@ -6,16 +6,23 @@ call back for each 8 KiB, and wait for Python's lock every time. libsndfile 1.2.
 was seen to lose audio without a word: two thirds of a VBR MP3 without a Xing tag, and all but the first part of a
 joined MP3 or a chained Ogg. It cannot read a FLAC of unknown length, and its MP3 decoder prints to stderr.
 
-A file that holds less than it promises is an error, not a short text. What counts as a promise:
+A file that holds less than it promises is an error, not a short text, unless the caller wants to salvage the rest. What
+counts as a promise:
 - WAV: the length of the data chunk. 0 and lengths from 0x7FFF0000 up are what tools write that stream to a pipe and
-  cannot go back; they promise nothing, and everything up to the end of the file is read.
+  cannot go back; they promise nothing, and everything up to the end of the file is read. What a file holds beyond a
+  definite length is not read, and a warning says so.
 - MP3: the length in the Xing tag, if the tag fits the file's size (it does not in joined files).
-- containers that store a length (MP4, Matroska, FLAC, AIFF, ...): that length; of Ogg, the position of the last page.
+- containers that store a length (MP4, Matroska, FLAC, AIFF, ...): that length; of Ogg, the position of the last page,
+  and that no page before it is missing or damaged.
 - streams that store none (ADTS AAC, AC-3, AMR, MPEG-TS, MP3 without a tag) promise nothing and end where the file
   ends, and so do W64 and CAF, whose lengths FFmpeg takes from the size of the file. Packets of theirs that do not
-  decode count as audio lost.
-Up to LOSS_TOLERANCE_S (waveform.py) may be missing. Samples are joined end to end: time stamps inside a container are
-not followed.
+  decode count as audio lost, unless they lie between others that do, or are text or padding: those are foreign bytes,
+  such as tags, and are skipped with a warning.
+Up to LOSS_TOLERANCE_S (waveform.py) may be missing.
+
+Samples stand where their container's time stamps say: audio_clock.py has the rules. Joined files, and the links of an
+Ogg, follow each other end to end; each part may have a sample rate of its own. Several channels are mixed, unless they
+cancel each other: channels.py. What was filled in, skipped or left out is noted: notes.py.
 
 Limits hold before decoding (file size, declared length) and while decoding, which goes block by block, so that memory
 is bounded whatever a header says; a caller may take the blocks one by one. Nothing here prints, writes files, or leaves
@@ -39,7 +46,8 @@ import numpy.typing as npt
 import soundfile
 
 from .audio_ffmpeg import read_with_ffmpeg
-from .audio_length import read_wav_header
+from .audio_length import WavHeader, read_wav_header
+from .audio_parts import Splice
 from .channels import INTEGER_FULL_SCALE, Channels
 from .errors import AudioTooLongError, UnsupportedAudioError
 from .notes import Notes
@@ -231,21 +239,18 @@ def _push_wave(file: BinaryIO, joiner: Joiner) -> Generator[None, None, bool]:
     header = read_wav_header(file)
     if header is None:
         return False
-    if header.missing_s > LOSS_TOLERANCE_S:
-        if not joiner.salvage:
-            raise UnsupportedAudioError(f"{joiner.name}: truncated: {header.missing_s:.2f} s of its data are not there")
-        joiner.note_missing(f"the file is cut off: {header.missing_s:.2f} s of {header.promised_s:.2f} s are not there")
-    if header.surplus_s > LOSS_TOLERANCE_S:
-        heard = f"read to {header.promised_s:.2f} s, where it ends by its header"
-        message = f"{heard}; what follows would be {header.surplus_s:.2f} s more"
-        joiner.notes.add(TranscriptWarning("trailing_audio", message))
+    _check_length(header, joiner)
     if header.format_tag not in _PCM_TAGS:
         return False
     if header.speech is not None and isinstance(file, io.BytesIO):
         yield from _push_speech(file, header.speech, joiner)
         return True
     file.seek(0)
-    handle = file if isinstance(file, io.BytesIO) else file.fileno()  # by its number, libsndfile reads without the GIL
+    handle: BinaryIO | int = file
+    if header.surplus_s:  # libsndfile gives up over some of it
+        handle = io.BufferedReader(Splice(file, [range(header.data_stop)]))
+    elif not isinstance(file, io.BytesIO):
+        handle = file.fileno()  # given the number, libsndfile reads without the GIL
     with soundfile.SoundFile(handle, closefd=False) as wave:
         if not wave.frames:
             return False
@@ -257,6 +262,18 @@ def _push_wave(file: BinaryIO, joiner: Joiner) -> Generator[None, None, bool]:
             yield
         joiner.require_complete(wave.frames / wave.samplerate)
     return True
+
+
+def _check_length(header: WavHeader, joiner: Joiner) -> None:
+    """Compare the data with what the header says. Raises UnsupportedAudioError if some is missing."""
+    if header.missing_s > LOSS_TOLERANCE_S:
+        if not joiner.salvage:
+            raise UnsupportedAudioError(f"{joiner.name}: truncated: {header.missing_s:.2f} s of its data are not there")
+        joiner.note_missing(f"the file is cut off: {header.missing_s:.2f} s of {header.promised_s:.2f} s are not there")
+    if header.surplus_s > LOSS_TOLERANCE_S:
+        heard = f"read to {header.promised_s:.2f} s, where it ends by its header"
+        message = f"{heard}; what follows would be {header.surplus_s:.2f} s more"
+        joiner.notes.add(TranscriptWarning("trailing_audio", message))
 
 
 def _push_speech(file: io.BytesIO, samples: range, joiner: Joiner) -> Iterator[None]:

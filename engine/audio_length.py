@@ -24,6 +24,7 @@ class WavHeader:
     missing_s: float  # seconds that the data chunk falls short of its length; 0.0 if that promises nothing definite
     promised_s: float = 0.0  # seconds that the data chunk has by its length; 0.0 if that promises nothing definite
     surplus_s: float = 0.0  # seconds that would fit into what follows the data chunk and is no chunk itself
+    data_stop: int = 0  # bytes from the beginning of the file to the end of the data chunk, where that is definite
     speech: range | None = None  # bytes of the samples, if they are 16-bit PCM, 16 kHz, mono, and all of the rest
 
 
@@ -61,6 +62,7 @@ def read_wav_header(file: BinaryIO) -> WavHeader | None:
                 missing_s=max(0, promised - held) / max(bytes_per_s, 1),
                 promised_s=promised / max(bytes_per_s, 1),
                 surplus_s=surplus / max(bytes_per_s, 1),
+                data_stop=position + 8 + promised,
                 speech=range(position + 8, position + 8 + num_bytes - num_bytes % 2) if is_speech and is_all else None,
             )
         position += 8 + num_bytes + num_bytes % 2

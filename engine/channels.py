@@ -14,6 +14,7 @@ Channels: TypeAlias = Literal["mix", "split"] | int
 # A mix that keeps less than this share of the energy that channels without any relation would leave has lost speech
 # that both channels hold with opposite signs. Equal channels have a share of 2, one silent channel of two a share of 1.
 CANCELLED_SHARE = 0.1
+_AS_LOUD = 0.9  # of the energy of the loudest channel: the first that has so much is taken for the loudest
 INTEGER_FULL_SCALE = {np.int16: 2.0**15, np.int32: 2.0**31, np.uint8: 2.0**7}
 
 
@@ -67,7 +68,7 @@ class Mixer:
             self._picked = None
         elif total > 0:
             energies = [float(np.dot(plane, plane)) for plane in planes]
-            loudest = int(np.argmax(energies))
+            loudest = next(i for i, energy in enumerate(energies) if energy >= _AS_LOUD * max(energies))
             if self._picked is None or self._picked >= len(planes) or energies[self._picked] < energies[loudest] / 4:
                 self._picked = loudest  # and it stays so: a change of sign would click
             self._notes.add_cancelled(self._picked, start_s, end_s)

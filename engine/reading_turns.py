@@ -6,7 +6,7 @@ from collections import Counter, deque
 from collections.abc import Generator, Hashable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 from .child import Child
 from .errors import AudioError
@@ -56,6 +56,9 @@ class _Wanted(Generic[Read]):
     reading: Generator[Read, None, None]
 
 
+_Begun: TypeAlias = tuple[Future[list[Read]], Future[list[Read]]]  # what was promised, and the work for it
+
+
 class Turns(Generic[Read]):
     """Reads for many clients with a few threads.
 
@@ -66,8 +69,7 @@ class Turns(Generic[Read]):
     def __init__(self, threads: ThreadPoolExecutor, num_threads: int) -> None:
         self._threads = threads
         self._num_threads = num_threads
-        # Reentrant: what ends at once is ended inside of _begin(), by the thread that begins it.
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()
         self._waiting: dict[Hashable, deque[_Wanted[Read]]] = {}  # by client; whose turn it is stands first
         self._running: Counter[Hashable] = Counter()
         self._is_closed = False
@@ -82,7 +84,8 @@ class Turns(Generic[Read]):
             if self._is_closed:
                 raise RuntimeError("these readers are closed")
             self._waiting.setdefault(client, deque()).append(wanted)
-            self._begin()
+            begun = self._begin()
+        _hand_on(begun)
         wanted.future.add_done_callback(lambda done: self._drop(client, wanted) if done.cancelled() else None)
         return wanted.future
 
@@ -95,38 +98,35 @@ class Turns(Generic[Read]):
         for wanted in waiting:
             wanted.future.cancel()
 
-    def _begin(self) -> None:
-        """Called with the lock held."""
+    def _begin(self) -> list[_Begun[Read]]:
+        """Begin what may be begun; called with the lock held, unlike what the results may call."""
+        begun = []
         while self._running.total() < self._num_threads:
-            turn = [each for each in self._waiting if self._may_begin(each)][:1]  # None is a client like others
-            if not turn:
-                return
-            (client,) = turn
+            ready = [client for client in self._waiting if self._may_begin(client)]
+            if not ready:
+                break
+            client = ready[0]
             queue = self._waiting.pop(client)
             wanted = queue.popleft()
             if queue:
                 self._waiting[client] = queue  # behind the others
             self._running[client] += 1
-            work = self._threads.submit(list, wanted.reading)
-            work.add_done_callback(functools.partial(self._end, client, wanted))
+            begun.append((wanted.future, self._threads.submit(self._read, client, wanted.reading)))
+        return begun
+
+    def _read(self, client: Hashable, reading: Generator[Read, None, None]) -> list[Read]:
+        try:
+            return list(reading)
+        finally:
+            with self._lock:
+                self._running[client] -= 1
+                self._running += Counter()  # without those that have none
+                begun = [] if self._is_closed else self._begin()
+            _hand_on(begun)
 
     def _may_begin(self, client: Hashable) -> bool:
         most = self._num_threads if client is None else max(1, self._num_threads - 1)
         return self._running[client] < most
-
-    def _end(self, client: Hashable, wanted: _Wanted[Read], work: Future[list[Read]]) -> None:
-        with self._lock:
-            self._running[client] -= 1
-            self._running += Counter()  # without those that have none
-            if not self._is_closed:
-                self._begin()
-        if not wanted.future.set_running_or_notify_cancel():
-            return
-        error = RuntimeError("these readers were closed") if work.cancelled() else work.exception()
-        if error is None:
-            wanted.future.set_result(work.result())
-        else:
-            wanted.future.set_exception(error)
 
     def _drop(self, client: Hashable, wanted: _Wanted[Read]) -> None:
         with self._lock:
@@ -135,3 +135,19 @@ class Turns(Generic[Read]):
                 queue.remove(wanted)
                 if not queue:
                     del self._waiting[client]
+
+
+def _hand_on(begun: list[_Begun[Read]]) -> None:
+    """Give each future what its work gives."""
+    for future, work in begun:
+        work.add_done_callback(functools.partial(_settle, future))
+
+
+def _settle(future: Future[list[Read]], work: Future[list[Read]]) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    error = RuntimeError("these readers were closed") if work.cancelled() else work.exception()
+    if error is None:
+        future.set_result(work.result())
+    else:
+        future.set_exception(error)

@@ -12,6 +12,8 @@ _POSITIVE = (
         "max_body_bytes",
         "max_json_bytes",
         "max_audio_s",
+        "max_samples",
+        "max_decoding_s",
         "max_new_tokens",
         "max_requests",
         "max_waiting",
@@ -35,6 +37,8 @@ class ServerSettings:
     max_body_bytes: int = 256 << 20  # of one request
     max_json_bytes: int = 32 << 20  # of one that is JSON: parsing it holds up everybody else
     max_audio_s: float = 3 * 3600.0  # of one request or session
+    max_samples: int = 1 << 30  # of all channels of one request, decoded; 3 hours of 48 kHz stereo have 1.0e9
+    max_decoding_s: float = 120.0  # of a processor, for one request
     min_sample_rate: int = 4_000  # Hz
     max_sample_rate: int = 384_000  # Hz
     max_new_tokens: int = 512  # of one answer
@@ -65,6 +69,8 @@ class ServerSettings:
         return AudioLimits(
             max_duration_s=self.max_audio_s,
             max_bytes=self.max_body_bytes,
+            max_samples=self.max_samples,
+            max_cpu_s=self.max_decoding_s,
             min_sample_rate=self.min_sample_rate,
             max_sample_rate=self.max_sample_rate,
         )

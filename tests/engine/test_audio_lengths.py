@@ -1,6 +1,7 @@
 """decode_audio and lengths: what a file promises, and what it holds."""
 
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from tests import audio_clips
 from tests.audio_clips import DURATION_S, EXACT, assert_is_sweep, clip, encode, flac_with_total, wav_header
 from twostage_asr.engine.audio import SAMPLE_RATE, decode_audio
 from twostage_asr.engine.errors import UnsupportedAudioError
+from twostage_asr.engine.notes import Notes
 
 
 def data_length(length: int) -> bytes:
@@ -40,6 +42,63 @@ def test_wav_may_hold_chunks_around_its_data() -> None:
     assert_is_sweep(decode_audio(content + odd_chunk), max_error=EXACT[0])
     with pytest.raises(UnsupportedAudioError, match="truncated"):
         decode_audio(content[: len(content) // 2])
+
+
+PCM = (clip() * 32767).astype("<i2").tobytes()
+
+
+@pytest.mark.parametrize(
+    ("header", "surplus"),
+    [
+        (wav_header(data_length=len(PCM) // 2), PCM[len(PCM) // 2 :]),  # the length was never brought up to date
+        (wav_header(data_length=len(PCM) // 2), wav_header(data_length=len(PCM)) + PCM),  # a second file
+        (wav_header(data_length=len(PCM) // 2), b"LIST\x04\0\0\0INFOdata" + len(PCM).to_bytes(4, "little") + PCM),
+    ],
+)
+def test_what_a_wav_holds_beyond_its_header_is_told(header: bytes, surplus: bytes, tmp_path: Path) -> None:
+    content = header + PCM[: len(PCM) // 2] + surplus
+    (tmp_path / "a.wav").write_bytes(content)
+    for source in (content, tmp_path / "a.wav"):
+        notes = Notes()
+        assert len(decode_audio(source, notes=notes)) == len(PCM) // 4
+        (warning,) = notes.warnings()
+        assert warning.code == "trailing_audio" and "read to 1.00 s, where it ends by its header" in warning.message
+
+
+@pytest.mark.parametrize("tail", [b"LIST\x04\0\0\0INFO", b"id3 \x02\0\0\0xx" * 3, bytes(512), b"x"])
+@pytest.mark.parametrize("length", [len(PCM), len(PCM) - 1])
+def test_chunks_and_padding_behind_the_data_are_no_audio(tail: bytes, length: int) -> None:
+    notes = Notes()
+    decode_audio(wav_header(data_length=length) + PCM[:length] + b"\0" * (length % 2) + tail, notes=notes)
+    assert not notes.warnings()
+
+
+@pytest.mark.parametrize("length", [0, 0xFFFF_FFFF])
+def test_a_streamed_wav_has_nothing_beyond_its_header(length: int) -> None:
+    notes = Notes()
+    decode_audio(wav_header(data_length=length) + PCM, notes=notes)
+    assert not notes.warnings()
+
+
+@pytest.mark.parametrize(
+    ("container", "codec"), [("WAV", "PCM_16"), ("FLAC", "PCM_16"), ("MP3", "MPEG_LAYER_III"), ("webm", "libopus")]
+)
+def test_what_is_left_of_a_truncated_file_can_be_salvaged(container: str, codec: str) -> None:
+    content = encode(clip(48_000), 48_000, container, codec)
+    content = content[: len(content) * 7 // 10]
+    with pytest.raises(UnsupportedAudioError, match="truncated"):
+        decode_audio(content)
+    notes = Notes()
+    waveform = decode_audio(content, salvage=True, notes=notes)
+    assert 0.5 * DURATION_S < len(waveform) / SAMPLE_RATE < 0.8 * DURATION_S
+    assert "missing_audio" in [warning.code for warning in notes.warnings()]
+    assert " of 2.0" in notes.warnings()[0].message  # s
+
+
+def test_nothing_can_be_salvaged_of_nothing() -> None:
+    for content in (b"not audio", wav_header(data_length=96_000), encode(clip(), 16_000, "mp4", "aac")[:2_000]):
+        with pytest.raises(UnsupportedAudioError):
+            decode_audio(content, salvage=True)
 
 
 def test_rf64_keeps_its_promise() -> None:

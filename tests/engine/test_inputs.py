@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -20,10 +21,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.audio_clips import encode, sweep
-from twostage_asr.engine import urls
+from twostage_asr.engine import audio_ffmpeg, urls
 from twostage_asr.engine.audio import AudioLimits, decode_audio
 from twostage_asr.engine.errors import AudioTooLongError, ConfigError, UnsupportedAudioError
-from twostage_asr.engine.inputs import AudioInput, expand_inputs, iterate_inputs, load, load_blocks
+from twostage_asr.engine.inputs import (
+    AUDIO_SUFFIXES,
+    AudioInput,
+    audio_files,
+    expand_inputs,
+    iterate_inputs,
+    load,
+    load_blocks,
+)
 
 ONE_SECOND = np.zeros(16_000, np.float32)
 WAV = encode(sweep(1.0, 16_000), 16_000, "WAV", "PCM_16")
@@ -287,6 +296,7 @@ def test_jsonl(tmp_path: Path) -> None:
         ({"source": "a.wav", "language": ["zh"]}, "line 2: 'language' must be a string"),
         ({"source": "a.wav", "hotwords": "张三"}, "line 2: .hotwords. must be a list of strings"),
         ({"source": "a.wav", "hotwords": ["a", 1]}, "line 2: .hotwords. must be a list of strings"),
+        ({"source": "a.wav", "channels": "left"}, 'line 2: channels must be "mix", "split" or'),
     ],
 )
 def test_malformed_jsonl(tmp_path: Path, line: object, message: str) -> None:
@@ -306,6 +316,33 @@ def test_list_files_that_are_none(tmp_path: Path) -> None:
 def test_lists_and_single_inputs_mix(tmp_path: Path) -> None:
     items = expand_inputs([ONE_SECOND, scp(tmp_path, "a 1.wav\nb 2.wav"), ONE_SECOND, "a.wav"])
     assert keys(items) == ["audio_0", "a", "b", "audio_3", "a_1"]
+
+
+# --- folders
+
+# What FFmpeg's demuxers name beside audio and video: pictures, subtitles, and lists of other files.
+NO_AUDIO = {"avif", "heic", "heif", "ism", "mj2", "mks"}
+
+
+def test_every_suffix_of_what_can_be_read_is_looked_for() -> None:
+    muxers = ("adts", "aiff", "asf", "avi", "f4v", "flv", "ipod", "mov", "mp4", "mpegts", "oga", "ogv", "opus", "spx")
+    formats = [av.ContainerFormat(name, "r") for name in audio_ffmpeg._FORMATS.split(",")]
+    formats += [av.ContainerFormat(name, "w") for name in muxers]
+    known = {name for each in formats for name in each.extensions} | {each.name.split(",")[0] for each in formats}
+    known -= NO_AUDIO | {"matroska", "mpegts", "mov,mp4", "ipod", "adts"}
+    assert {f".{name}" for name in known if len(name) <= 5} <= AUDIO_SUFFIXES
+
+
+def test_a_folder_tells_what_it_passes_over(tmp_path: Path) -> None:
+    for name in ("b.M4B", "deep/a.ts", "deep/notes.txt", ".DS_Store", "c.w64", "c.caf"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    folder = audio_files(tmp_path)
+    assert keys(folder.inputs) == ["b", "c", "c_1", "deep/a"]
+    assert folder.passed_over == [tmp_path / ".DS_Store", tmp_path / "deep/notes.txt"]
+    (tmp_path / "deep/a.ts").unlink()
+    with pytest.raises(ConfigError, match=r"holds no audio; looked for \.3g2, "):
+        audio_files(tmp_path / "deep")
 
 
 # --- URLs

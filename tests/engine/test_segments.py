@@ -75,6 +75,22 @@ def test_a_recording_is_not_read_before_it_is_needed(recording: np.ndarray) -> N
     assert num_taken <= 27  # 5 s that decide, or the first piece
 
 
+def test_split_channels_are_cut_as_each_is_alone(recording: np.ndarray) -> None:
+    """However short they are, so that turns of a talk find their places."""
+    left, right = recording[: 16_000 * 12].copy(), recording[16_000 * 4 : 16_000 * 16].copy()
+    stereo = np.stack([left, right], axis=1)
+    pieces = list(cut_audio(iter(np.array_split(stereo, 7)), CUTTING, Notes()))
+    for channel, alone in enumerate((left, right)):
+        own = [replace(cut, channel=None) for piece in pieces for cut in piece.cuts if cut.channel == channel]
+        expected = list(cut_audio(iter([alone]), CUTTING, Notes()))
+        assert cuts_of([Piece(own, 12.0, is_last=True)]) == cuts_of(expected)
+    short = list(cut_audio(iter([stereo[: 16_000 * 4]]), CUTTING, Notes()))
+    assert {cut.channel for piece in short for cut in piece.cuts} == {0, 1}
+    assert not any(piece.is_whole for piece in short)
+    (uncut,) = cut_audio(iter([stereo]), None, Notes())
+    assert uncut.is_whole and [cut.channel for cut in uncut.cuts] == [0, 1]
+
+
 # --- joined again
 
 

@@ -87,3 +87,10 @@ def test_its_repr_is_one_short_line() -> None:
     assert repr(failed) == f"Transcript(key='a\\nb', text='', status='error', error='{'x' * 59}…')"
     long = Transcript("k", text="x" * 10_000, words=(Word("x", 0.0, 1.0, 0.1234567890123456),) * 100)
     assert len(repr(long)) < 120
+
+
+def test_a_channel_is_written_where_there_is_one() -> None:
+    words = (Word("a", 0.0, 1.0, 0.5, channel=1), Word("b", 1.0, 2.0, 0.5))
+    transcript = Transcript("k", "a b", words=words)
+    assert [("channel" in word) for word in transcript.to_dict()["words"]] == [True, False]
+    assert Transcript.from_json(transcript.to_json()) == transcript

@@ -1,5 +1,6 @@
 """The commands, on transformers: files in, transcripts out, exit codes that scripts can trust."""
 
+import argparse
 import io
 import json
 import os
@@ -18,7 +19,8 @@ import soundfile
 from tests.pipeline import Clip
 from twostage_asr.engine import AutoModelVLLM, Transcript
 from twostage_asr.engine.audio import decode_audio
-from twostage_asr.engine.cli import main, stream
+from twostage_asr.engine.cli import main, stream, transcribe
+from twostage_asr.engine.cli.command import add_request_options, request_options
 from twostage_asr.engine.inputs import AudioInput
 from twostage_asr.engine.waveform import SAMPLE_RATE
 from twostage_asr.engine.writers import WRITERS
@@ -301,3 +303,41 @@ def test_a_missing_microphone_is_said_before_the_model_is_loaded(
 def test_the_commands_are_listed_without_torch() -> None:
     code = "import sys, twostage_asr.engine.cli; print(sorted({'torch', 'vllm', 'transformers'} & set(sys.modules)))"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+
+
+# --- before a model is loaded
+
+
+def test_hotwords_files_are_read_in_common_encodings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.wav").write_bytes(b"x")
+    words = tmp_path / "words.txt"
+    words.write_text("张三\n", encoding="utf-16")
+    parser = argparse.ArgumentParser()
+    add_request_options(parser)
+    assert request_options(parser.parse_args(["--hotwords-file", str(words)]))["hotwords"] == ["张三"]
+    words.write_bytes("张三\n".encode("gbk"))
+    arguments = ["transcribe", str(tmp_path / "a.wav"), "--model", "none", "--output-dir", str(tmp_path)]
+    assert main([*arguments, "--hotwords-file", str(words)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{words}, line 1: not UTF-8: byte 0 is 0xd5" in line
+
+
+def test_files_that_are_passed_over_are_counted_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for index in range(12):
+        (tmp_path / f"{index:02}.doc").write_bytes(b"x")
+    (tmp_path / "a.m4b").write_bytes(b"x")
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "a.txt").write_text("done", encoding="utf-8")
+    arguments = ["transcribe", str(tmp_path), "--model", "none", "--output-dir", str(out), "--resume"]
+    assert main([*arguments, "-v"]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == f"passed over: {tmp_path / '00.doc'}" and "passed over: 3 more" in printed
+    assert "13 files passed over" in str(transcribe.Summary(num_passed_over=13))
+
+
+@pytest.mark.parametrize("text", ["left", "-1", "1.5", ""])
+def test_channels_that_cannot_be(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["transcribe", "a.wav", "--model", "none", f"--channels={text}"])
+    assert 'channels must be "mix", "split" or' in capsys.readouterr().err

@@ -261,3 +261,14 @@ def test_an_unknown_language_is_refused_before_any_audio(model: Model) -> None:
             transcribe_options(language="Klingon"),
             LiveOptions(vad=LoudIsSpeech()),
         )
+
+
+@pytest.mark.parametrize("size", [1, 3, 3201])
+def test_pieces_may_end_in_the_middle_of_a_sample(model: Model, size: int) -> None:
+    """And a stray byte at the end costs no sentence: the last final says that it was there."""
+    pcm = (speech(1.0, 2.5, 0.5) * 32767).astype("<i2").tobytes()
+    pieces = [pcm[start : start + size] for start in range(0, len(pcm), size)] if size > 1 else [pcm[:1], pcm[1:]]
+    session = scripted(ScriptedService(model, lambda asked: "words"))
+    events = [event for piece in [*pieces, b"x"] for event in session.push(piece)] + session.finish()
+    assert [final.text for final in finals(events)] == ["words", "words"]
+    assert [[w.code for w in final.transcript.warnings] for final in finals(events)] == [[], ["stray_byte"]]

@@ -60,3 +60,20 @@ def test_ctm_has_a_line_a_word_and_rttm_a_line_a_segment(transcript: Transcript)
     assert all((len(row), row[0], row[1], row[7]) == (10, "SPEAKER", "a_clip", "SPK0") for row in rows)
     for row, segment in zip(rows, transcript.segments, strict=True):
         assert float(row[3]) + float(row[4]) == pytest.approx(segment.end, abs=0.0011)
+
+
+def test_channels_have_their_own_columns_and_tiers() -> None:
+    """Both speak at once; NIST counts channels from 1."""
+    segments = tuple(
+        Segment(start, start + 1, text, (Word(text, start, start + 1, 0.5, channel),), 0.5, channel=channel)
+        for start, text, channel in [(0.0, "a", 0), (0.5, "b", 1), (2.0, "c", 0)]
+    )
+    call = Transcript(key="k", text="a b c", segments=segments, duration=3.0)
+    lines = WRITERS["ctm"](call).splitlines()
+    assert [line.split()[1:5] for line in lines] == [
+        ["1", "0.000", "1.000", "a"], ["1", "2.000", "1.000", "c"], ["2", "0.500", "1.000", "b"]
+    ]  # fmt: skip
+    grid = read_textgrid(call)
+    assert grid.tierNames == ("segments 1", "words 1", "segments 2", "words 2")
+    assert entries(grid, "words 1") == [(0.0, 1.0, "a"), (2.0, 3.0, "c")]
+    assert entries(grid, "segments 2") == [(0.5, 1.5, "b")]

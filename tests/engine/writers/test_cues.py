@@ -144,3 +144,10 @@ def test_cues_are_readable_in_order_and_complete(spoken: list[tuple[str, str, fl
 
 def columns(text: str) -> int:
     return sum(2 if "\u2e80" <= char <= "\uffef" else 1 for char in text)
+
+
+def test_cues_of_two_channels_may_overlap_as_the_talk_does() -> None:
+    spoken = [(0.0, 2.0, "a", 0), (1.0, 3.0, "b", 1), (1.5, 4.0, "c", 0)]
+    segments = tuple(Segment(start, end, text, None, None, channel=channel) for start, end, text, channel in spoken)
+    found = cues(Transcript(key="k", segments=segments, duration=4.0))
+    assert [(cue.start, cue.end, cue.text) for cue in found] == [(0.0, 2.0, "a"), (1.0, 3.0, "b"), (2.0, 4.0, "c")]
