@@ -4,7 +4,6 @@ Each clip is a number: its loudest sample, in thousandths. Stage 1 hands the num
 and the aligner hears just that, so that a clip that gets lost, mixed up or dropped is seen in a text.
 """
 
-import threading
 from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from twostage_asr.engine.confidence import WrittenTokens
 from twostage_asr.engine.errors import ConfigError
 from twostage_asr.engine.families.base import Answer, EncodedBatch, Request
 from twostage_asr.engine.inputs import AudioInput
+from twostage_asr.engine.model_lock import ModelLock
 from twostage_asr.engine.prompt import EMBEDDING_NAME, PromptEmbedder, PromptText
 from twostage_asr.engine.reading import Audio, AudioReaders
 from twostage_asr.engine.transcriber import Transcriber
@@ -166,6 +166,6 @@ def fake_transcriber(directory: Path, **changes: Any) -> Transcriber:
         "readers": AudioReaders(1),
         "device": torch.device("cpu"),
         "max_batch_frames": 4000,
-        "lock": threading.Lock(),
+        "lock": ModelLock(),
     }
     return Transcriber(**parts | changes)

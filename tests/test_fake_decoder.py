@@ -9,7 +9,7 @@ import torch
 
 from tests.fake_decoder import FakeDecoder
 from tests.pipeline import decode, token_ids
-from twostage_asr.engine import DecodeError, PromptTooLongError
+from twostage_asr.engine import AudioError, DecodeError, PromptTooLongError
 from twostage_asr.engine.decoder.base import DecodeParams, Decoder, Hypothesis
 
 PARAMS = DecodeParams(max_new_tokens=20)
@@ -47,7 +47,7 @@ def test_limits_hold() -> None:
     decoder = counting(max_model_len=10)
     with pytest.raises(PromptTooLongError):
         decoder.submit(prompt(1), DecodeParams(max_new_tokens=8))
-    with pytest.raises(DecodeError, match="NaN"):
+    with pytest.raises(AudioError, match="NaN"):
         decoder.submit(prompt(1) * float("nan"), DecodeParams(max_new_tokens=7))
     (cut,) = decode(decoder, [prompt(9)], DecodeParams(max_new_tokens=2))
     (padded,) = decode(decoder, [prompt(2)], DecodeParams(max_new_tokens=5, ignore_eos=True))

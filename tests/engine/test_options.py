@@ -121,6 +121,8 @@ ODD: dict[
     "dynamic_silence": [None, ""],
     "batch_size": [None, "", 0, 2.5],
     "limits": [None, "", {}],
+    "channels": [None, "", "left", -1, 0.5, True, []],
+    "salvage": [None, "", "yes", 2],
 }
 
 

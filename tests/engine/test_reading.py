@@ -195,7 +195,6 @@ def test_whatever_reading_raises_is_the_error_of_that_input(
         yield faulty(item, **options)
 
     monkeypatch.setattr(reading, "PROCESS_BYTES", 1 << 60)
-    monkeypatch.setattr(reading, "load", faulty)
     monkeypatch.setattr(reading, "load_blocks", faulty_blocks)
     items = [AudioInput(key=key, source=ONE_SECOND) for key in ("good", "bad", "better")]
     options = {"limits": LIMITS, "allow_urls": False, "cutting": cutting and CUTTING}

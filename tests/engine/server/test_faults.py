@@ -81,16 +81,12 @@ def test_250_malformed_sessions(server: Running, clips: list[Clip]) -> None:
 
     async def one(number: int) -> None:
         async with websockets.connect(server.ws + ("/" if number % 2 else "/ws")) as ws:
-            try:
-                for _ in range(generator.randrange(1, 8)):
-                    junk = generator.randbytes(generator.randrange(5_000))
-                    await ws.send(generator.choice([generator.choice(commands), junk]))
-                await ws.send("this is no command")
-                while True:
-                    await asyncio.wait_for(ws.recv(), 20)
-            except websockets.ConnectionClosed as closed:
-                assert closed.rcvd is not None
-                assert closed.rcvd.code in (1007, 1008, 1009) and closed.rcvd.reason, (number, closed)
+            for _ in range(generator.randrange(1, 8)):
+                junk = generator.randbytes(generator.randrange(5_000))
+                await ws.send(generator.choice([generator.choice(commands), junk]))
+            await ws.send("this is no command")  # is answered, after all that came before it
+            while "unknown command 'this is no command'" not in await asyncio.wait_for(ws.recv(decode=True), 20):
+                pass
 
     async def all_of_them() -> None:
         for first in range(0, 250, 50):
@@ -99,7 +95,7 @@ def test_250_malformed_sessions(server: Running, clips: list[Clip]) -> None:
     asyncio.run(all_of_them())
     clip = plain(clips)[0]
     assert transcribe(server, clip) == clip["text"]
-    assert server.speech.num_sessions == 0
+    wait_until(lambda: not server.speech.num_sessions, "sessions go on whose clients have gone")
 
 
 def test_raw_garbage_on_the_socket(server: Running, clips: list[Clip]) -> None:
