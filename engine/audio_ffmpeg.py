@@ -30,7 +30,7 @@ def read_with_ffmpeg(file: BinaryIO, joiner: Joiner) -> Generator[None, None, No
 
     Raises AudioError, FFmpegError or OSError.
     """
-    parts = yield from parts_of(file, joiner.notes)
+    parts = yield from parts_of(file, joiner)
     for part in parts:
         is_counted = has_fitting_xing_tag(part.file)
         with _opened(part.file, joiner) as container:
