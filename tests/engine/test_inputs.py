@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 from tests.audio_clips import encode, sweep
 from twostage_asr.engine import audio_ffmpeg, inputs
 from twostage_asr.engine.audio import AudioLimits, decode_audio
+from twostage_asr.engine.audio_ffmpeg import AUDIO_SUFFIXES
 from twostage_asr.engine.errors import AudioTooLongError, ConfigError, UnsupportedAudioError
-from twostage_asr.engine.inputs import AUDIO_SUFFIXES, AudioInput, audio_files, expand_inputs, load
+from twostage_asr.engine.inputs import AudioInput, audio_files, expand_inputs, load
 
 ONE_SECOND = np.zeros(16_000, np.float32)
 WAV = encode(sweep(1.0, 16_000), 16_000, "WAV", "PCM_16")
