@@ -15,6 +15,17 @@ from .waveform import Joiner
 
 # FFmpeg's demuxers that may run. Playlists (hls, concat, dash) are not here: they open other files and addresses.
 _FORMATS = "aac,ac3,aiff,amr,ape,asf,au,avi,caf,eac3,flac,flv,matroska,mov,mp3,mpeg,mpegts,ogg,tta,w64,wav,wv"
+# What the names of such files end in: everything that a folder is searched for.
+AUDIO_SUFFIXES = frozenset(
+    (
+        *(".3g2", ".3gp", ".3gpp", ".aac", ".ac3", ".adts", ".afc", ".aif", ".aifc", ".aiff", ".amr", ".ape", ".apl"),
+        *(".asf", ".au", ".avi", ".awb", ".bwf", ".caf", ".ec3", ".eac3", ".f4a", ".f4b", ".f4v", ".flac", ".flv"),
+        *(".isma", ".ismv", ".m2a", ".m2t", ".m2ts", ".m4a", ".m4b", ".m4r", ".m4v", ".mac", ".mk3d", ".mka"),
+        *(".mkv", ".mov", ".mp2", ".mp3", ".mp4", ".mpa", ".mpeg", ".mpg", ".mpga", ".mts", ".oga", ".ogg", ".ogm"),
+        *(".ogv", ".ogx", ".opus", ".psp", ".qt", ".rf64", ".snd", ".spx", ".ts", ".tta", ".vob", ".w64", ".wav"),
+        *(".wave", ".weba", ".webm", ".wma", ".wmv", ".wv"),
+    )
+)
 _FORMATS_WITH_LENGTH = {
     "aiff", "ape", "asf", "au", "flac", "matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2", "ogg", "tta", "wv",
 }  # fmt: skip
@@ -30,7 +41,7 @@ def read_with_ffmpeg(file: BinaryIO, joiner: Joiner) -> Generator[None, None, No
 
     Raises AudioError, FFmpegError or OSError.
     """
-    parts = yield from parts_of(file, joiner.notes)
+    parts = yield from parts_of(file, joiner)
     for part in parts:
         is_counted = has_fitting_xing_tag(part.file)
         with _opened(part.file, joiner) as container:

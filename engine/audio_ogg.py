@@ -11,11 +11,13 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
-_CAPTURE = b"OggS"
+_CAPTURE = b"OggS\0"  # and the version
 _HEADER = 27  # bytes: capture 4, version 1, flags 1, granule position 8, serial 4, sequence 4, checksum 4, lengths 1
 _FIRST, _LAST = 0x02, 0x04  # flags: of a stream
 _SEARCH_BYTES = 1 << 16
 _PAGES_A_STEP = 1024
+_MAX_GAPS = 1_000  # between the pages of a link, that are cut out; a forged file has millions
+MAX_LINKS = 10_000  # a month of radio has as many
 _MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
@@ -23,8 +25,7 @@ _MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 class OggLink:
     """One link of a chain; mostly the whole file."""
 
-    start: int  # bytes
-    stop: int  # where the last page ends that was seen, at last where the next link begins
+    pages: list[range] = field(default_factory=list)  # bytes of pages that touch each other
     foreign: list[range] = field(default_factory=list)  # bytes between whole pages that follow each other
     num_damaged: int = 0  # bytes in the place of pages that are not there or not whole
     is_cut: bool = False  # the file ends within the last page
@@ -33,24 +34,28 @@ class OggLink:
 
     def add(self, page: "_Page") -> None:
         """Add the next page, and account for the bytes before it."""
-        before = range(self.stop, page.start)
-        if before and page.sequence == self._next_sequence.get(page.serial, page.sequence):
+        before = range(self.pages[-1].stop if self.pages else page.start, page.start)
+        may_split = len(self.pages) < _MAX_GAPS
+        if before and may_split and page.sequence == self._next_sequence.get(page.serial, page.sequence):
             self.foreign.append(before)
         else:
             self.num_damaged += len(before)
         if not page.is_whole and not page.is_cut:
             self.num_damaged += page.stop - page.start
+        if self.pages and not (before and may_split):
+            self.pages[-1] = range(self.pages[-1].start, page.stop)
+        else:
+            self.pages.append(range(page.start, page.stop))
         self._next_sequence[page.serial] = page.sequence + 1
-        self.stop, self.is_cut, self.is_ended = page.stop, page.is_cut, bool(page.flags & _LAST)
+        self.is_cut, self.is_ended = page.is_cut, bool(page.flags & _LAST)
 
     def end(self, stop: int) -> None:
-        """Account for the bytes behind the last page."""
-        after = range(self.stop, stop)
+        """Account for the bytes between the last page and where the next link begins, or the file ends."""
+        after = range(self.pages[-1].stop, stop)
         if after and self.is_ended:
             self.foreign.append(after)
         else:
             self.num_damaged += len(after)
-        self.stop = stop
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +70,10 @@ class _Page:
 
 
 def read_links(file: BinaryIO) -> Generator[None, None, list[OggLink]]:
-    """The links of an Ogg file, in order, found with a stop after every few pages; nothing is decoded."""
+    """The links of an Ogg file, in order, found with a stop after every few pages; nothing is decoded.
+
+    The search ends when there are more than MAX_LINKS.
+    """
     file_end = file.seek(0, io.SEEK_END)
     links: list[OggLink] = []
     was_first = False
@@ -74,7 +82,9 @@ def read_links(file: BinaryIO) -> Generator[None, None, list[OggLink]]:
         if is_first and not was_first:
             if links:
                 links[-1].end(page.start)
-            links.append(OggLink(page.start, page.start))
+            links.append(OggLink())
+            if len(links) > MAX_LINKS:
+                return links
         if links:
             links[-1].add(page)
         was_first = is_first
@@ -91,7 +101,7 @@ def _pages(file: BinaryIO, end: int) -> Iterator[_Page]:
     while position + _HEADER <= end:
         file.seek(position)
         page = file.read(_HEADER + 255)
-        if page[:4] != _CAPTURE or page[4]:
+        if page[:5] != _CAPTURE:
             position = _next_capture(file, position + 1, end)
             continue
         num_lengths = page[_HEADER - 1]

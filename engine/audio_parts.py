@@ -7,16 +7,19 @@
 
 import functools
 import io
+import itertools
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-from .audio_ogg import OggLink, read_links
-from .notes import Notes
+from .audio_ogg import MAX_LINKS, OggLink, read_links
+from .errors import UnsupportedAudioError
+from .waveform import Joiner
 
 _SEARCH_BYTES = 1 << 20  # that are read at a time, and that may lie before the first frame
 _ID3 = b"ID3"
 _ID3_HEADER = 10  # bytes
+_MAX_TAGS = 1_000  # that are cut out; a forged file has millions
 _TEXT_AND_PADDING = bytes([*range(32, 127), *b"\t\n\r\0\xff"])
 _FOREIGN_SHARE = 0.85  # of bytes that are text or padding, in what is no audio; of encoded audio it is 0.4
 _MAGIC = (b"fLaC", b"OggS\0\x02", b"ID3\2\0", b"ID3\3\0", b"ID3\4\0")
@@ -65,23 +68,21 @@ class Part:
     link: OggLink | None = None
 
 
-def parts_of(file: BinaryIO, notes: Notes) -> Generator[None, None, list[Part]]:
-    """The parts of a file, in order, mostly the file itself; found with some stops on the way."""
+def parts_of(file: BinaryIO, joiner: Joiner) -> Generator[None, None, list[Part]]:
+    """The parts of a file, in order, mostly the file itself; found with some stops on the way. Raises AudioError."""
     file.seek(0)
     head = file.read(4)
     if head == b"OggS":
         links = yield from read_links(file)
-        for link in links:
-            for foreign in link.foreign:
-                notes.add_skipped(len(foreign), f"from byte {foreign.start:,}")
-        files = [file] if len(links) == 1 else [_splice(file, [range(link.start, link.stop)]) for link in links]
-        return [Part(*each) for each in zip(files, links, strict=True)] or [Part(file)]
+        if len(links) > MAX_LINKS:
+            raise UnsupportedAudioError(f"{joiner.name}: an Ogg of more than {MAX_LINKS:,} links; split it")
+        for foreign in itertools.chain(*(link.foreign for link in links)):
+            joiner.notes.add_skipped(len(foreign), f"from byte {foreign.start:,}")
+        return [Part(_splice(file, link.pages), link) for link in links] or [Part(file)]
     is_mpeg = head[:3] == _ID3 or (head[:1] == b"\xff" and head[1:2] >= b"\xe0")  # frames begin with eleven 1 bits
     tags = _tags_inside(file) if is_mpeg else []
-    if not tags:
-        return [Part(file)]
     for tag in tags:
-        notes.add_skipped(len(tag), f"from byte {tag.start:,}")
+        joiner.notes.add_skipped(len(tag), f"from byte {tag.start:,}")
     edges = [0, *(edge for tag in tags for edge in (tag.start, tag.stop)), file.seek(0, io.SEEK_END)]
     return [Part(_splice(file, [range(*pair) for pair in zip(edges[::2], edges[1::2], strict=True)]))]
 
@@ -92,7 +93,9 @@ def is_foreign(data: bytes) -> bool:
 
 
 def _splice(file: BinaryIO, ranges: Sequence[range]) -> BinaryIO:
-    return io.BufferedReader(Splice(file, ranges))
+    """These ranges of a file, or the file itself if they are all of it."""
+    is_all = len(ranges) == 1 and ranges[0] == range(file.seek(0, io.SEEK_END))
+    return file if is_all else io.BufferedReader(Splice(file, ranges))
 
 
 def without_foreign_head(file: BinaryIO) -> tuple[int, BinaryIO] | None:
@@ -100,9 +103,6 @@ def without_foreign_head(file: BinaryIO) -> tuple[int, BinaryIO] | None:
     file.seek(0)
     head = file.read(_SEARCH_BYTES)
     places = [place for place in map(head.find, _MAGIC) if place > 0]
-    zeros = len(head) - len(head.lstrip(b"\0"))
-    if 0 < zeros < len(head):
-        places.append(zeros)
     if not places:
         return None
     end = file.seek(0, io.SEEK_END)
@@ -137,6 +137,8 @@ def _tags_inside(file: BinaryIO) -> list[range]:
                 tags[-1] = range(tags[-1].start, end)
             else:
                 tags.append(range(place, end))
+            if len(tags) == _MAX_TAGS:
+                break
     return tags
 
 

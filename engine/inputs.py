@@ -45,6 +45,7 @@ from .audio import (
     decode_blocks,
     is_tensor,
 )
+from .audio_ffmpeg import AUDIO_SUFFIXES
 from .channels import Channels, check_channels
 from .errors import ConfigError, UnsupportedAudioError
 from .notes import Notes
@@ -63,18 +64,6 @@ _LIST_SUFFIXES = (".scp", ".jsonl")
 _ALLOWED = (
     "a path, URL, bytes, file object, samples, (samples, sample_rate), (key, samples, sample_rate) or "
     '{"array": samples, "sampling_rate": Hz}'
-)
-
-# What the demuxers of audio_ffmpeg.py read, and players write: everything that a folder is searched for.
-AUDIO_SUFFIXES = frozenset(
-    (
-        *(".3g2", ".3gp", ".3gpp", ".aac", ".ac3", ".adts", ".afc", ".aif", ".aifc", ".aiff", ".amr", ".ape", ".apl"),
-        *(".asf", ".au", ".avi", ".awb", ".bwf", ".caf", ".ec3", ".eac3", ".f4a", ".f4b", ".f4v", ".flac", ".flv"),
-        *(".isma", ".ismv", ".m2a", ".m2t", ".m2ts", ".m4a", ".m4b", ".m4r", ".m4v", ".mac", ".mk3d", ".mka"),
-        *(".mkv", ".mov", ".mp2", ".mp3", ".mp4", ".mpa", ".mpeg", ".mpg", ".mpga", ".mts", ".oga", ".ogg", ".ogm"),
-        *(".ogv", ".ogx", ".opus", ".psp", ".qt", ".rf64", ".snd", ".spx", ".ts", ".tta", ".vob", ".w64", ".wav"),
-        *(".wave", ".weba", ".webm", ".wma", ".wmv", ".wv"),
-    )
 )
 
 

@@ -41,7 +41,7 @@ class ModelLock:
         self.process = OwnProcess()
         self._lock = threading.Lock()  # held by the user
         self._changed = threading.Condition()  # over all that follows
-        self._thread: int | None = None  # in which the user was seen last
+        self._thread: threading.Thread | None = None  # in which the user was seen last; ids are used again
         self._is_running = False  # an iterator, between two results
         self._is_closed = False
         self._close_user: Callable[[], None] | None = None
@@ -66,7 +66,7 @@ class ModelLock:
                 wait for ever.
         """
         self.require_open()
-        if blocking and self._thread == threading.get_ident():
+        if blocking and self._thread is threading.current_thread():
             raise ConfigError(
                 "this model is at work for an unfinished generate_iter(), or a service, of the same thread: take all "
                 "of its results or close() it first"
@@ -75,7 +75,7 @@ class ModelLock:
             return False
         with self._changed:
             if not self._is_closed:
-                self._thread, self._close_user = threading.get_ident(), on_close
+                self._thread, self._close_user = threading.current_thread(), on_close
                 self._is_running = on_close is None
                 return True
         self._lock.release()
@@ -119,7 +119,7 @@ class ModelLock:
         with self._changed:
             if self._is_closed or not self.process.is_here:
                 return False
-            if self._is_running and self._thread == threading.get_ident():
+            if self._is_running and self._thread is threading.current_thread():
                 raise ConfigError("this model is at work for those who ask for these inputs; close it after them")
             self._is_closed = True
             close_user = self._close_user
@@ -131,5 +131,5 @@ class ModelLock:
 
     def _set_running(self, is_running: bool) -> None:
         with self._changed:
-            self._is_running, self._thread = is_running, threading.get_ident()
+            self._is_running, self._thread = is_running, threading.current_thread()
             self._changed.notify_all()

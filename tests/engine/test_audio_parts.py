@@ -18,7 +18,7 @@ FOREIGN = {
     "tag": TAG,
     "two tags": TAG + id3_with_cover(b"x" * 300),
     "page": b"<html><body>502 Bad Gateway</body></html>\n" * 300,
-    "zeros": bytes(30_000),
+    "zeros": bytes(100_000),
     "ID3v1": b"TAG" + b"A title".ljust(124, b"\0") + b"\xff",
     "APE": b"APETAGEX\xd0\x07\0\0" + b"TITLE\0some words " * 100,
 }
@@ -51,9 +51,16 @@ def test_foreign_bytes_between_mp3s_are_skipped(name: str, foreign: str) -> None
 @pytest.mark.parametrize("place", ["before", "behind"])
 def test_foreign_bytes_before_and_behind_an_mp3_are_skipped(place: str, foreign: str) -> None:
     content = mp3s()["constant rate"]
+    content = content[id3_size(content[:10]) :]
     joined = FOREIGN[foreign] + content if place == "before" else content + FOREIGN[foreign]
     waveform, _ = decode(joined)
     assert len(waveform) / SAMPLE_RATE == pytest.approx(DURATION_S, abs=0.15)
+
+
+def test_what_lies_before_a_flac_is_skipped() -> None:
+    waveform, warnings = decode(FOREIGN["page"] + encode(clip(), 16_000, "FLAC", "PCM_16"))
+    assert len(waveform) == DURATION_S * SAMPLE_RATE
+    assert warnings == {"skipped_bytes": "12,600 bytes that are not audio were skipped: before the first frame"}
 
 
 def test_an_mp3_without_its_tags_is_the_same_sound(tmp_path: Path) -> None:
@@ -122,6 +129,15 @@ def test_an_ogg_without_its_first_sound_is_damaged() -> None:
     pages = [i for i in range(len(content)) if content[i : i + 4] == b"OggS"]
     first = pages[2]  # after the headers
     content[first : pages[3]] = bytes(pages[3] - first)
+    with pytest.raises(UnsupportedAudioError, match="truncated or damaged"):
+        decode_audio(bytes(content))
+
+
+def test_a_page_with_a_wrong_checksum_is_damaged() -> None:
+    """FFmpeg passes over it without a word."""
+    content = bytearray(_long_ogg())
+    middle = content.index(b"OggS", len(content) // 2) + 2_000
+    content[middle : middle + 40] = NOISE.bytes(40)
     with pytest.raises(UnsupportedAudioError, match="truncated or damaged"):
         decode_audio(bytes(content))
 

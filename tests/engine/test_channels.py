@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.audio_clips import EXACT, FloatArray, assert_is_sweep, encode, sweep
+from tests.audio_clips import EXACT, FloatArray, assert_is_sweep, encode, flac_with_total, sweep
 from twostage_asr.engine.audio import SAMPLE_RATE, AudioLimits, as_waveform, decode_audio, decode_blocks
 from twostage_asr.engine.channels import Channels, check_channels
 from twostage_asr.engine.errors import AudioTooLongError, ConfigError, UnsupportedAudioError
@@ -102,7 +102,8 @@ def test_what_is_no_choice_of_channels(channels: object) -> None:
 def test_samples_of_all_channels_count() -> None:
     """An hour of 8 channels costs as much as 8 hours of one; refused by what the header says, and while decoding."""
     stereo = np.stack([SWEEP] * 8)
-    for content in (encode(stereo, 16_000, "FLAC", "PCM_16"), encode(stereo, 16_000, "matroska", "flac")):
+    flac = encode(stereo, 16_000, "FLAC", "PCM_16")
+    for content in (flac, flac_with_total(flac, 0), encode(stereo, 16_000, "WAV", "PCM_16")):
         assert len(decode_audio(content, limits=AudioLimits(max_samples=8 * 33_000)))
         with pytest.raises(AudioTooLongError, match="samples of all channels"):
             decode_audio(content, limits=AudioLimits(max_samples=8 * 31_000))

@@ -23,9 +23,9 @@ from hypothesis import strategies as st
 from tests.audio_clips import encode, sweep
 from twostage_asr.engine import audio_ffmpeg, urls
 from twostage_asr.engine.audio import AudioLimits, decode_audio
+from twostage_asr.engine.audio_ffmpeg import AUDIO_SUFFIXES
 from twostage_asr.engine.errors import AudioTooLongError, ConfigError, UnsupportedAudioError
 from twostage_asr.engine.inputs import (
-    AUDIO_SUFFIXES,
     AudioInput,
     audio_files,
     expand_inputs,

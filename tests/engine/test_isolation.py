@@ -351,6 +351,7 @@ def test_a_dead_engine_ends_the_run_with_its_reason(model: Transcriber) -> None:
     with pytest.raises(DecodeError, match="exit status -9"):
         offline(model, NUMBERS)
     assert model.lock.acquire(blocking=False)  # it is free
+    model.lock.release()
 
 
 def test_a_dead_engine_ends_all_requests_with_its_reason(model: Transcriber) -> None:

@@ -122,6 +122,14 @@ def test_a_long_text_counts_for_more_than_a_short_one() -> None:
     assert join_parts("a", parts, duration=20.0, language=None).confidence == pytest.approx(0.6)
 
 
+def test_what_is_said_on_one_channel_stands_between_what_is_said_on_another() -> None:
+    left, right = part(0, "a"), part(0, "b")
+    later = replace(left.transcript.segments[0], start=5.0, end=6.0, text="c")
+    left = Part(0, replace(left.transcript, segments=(*left.transcript.segments, later)), channel=0)
+    joined = join_parts("a", [left, Part(2.0, right.transcript, channel=1)], duration=9.0, language=None)
+    assert joined.text == "a b c" and [segment.channel for segment in joined.segments] == [0, 1, 0]
+
+
 def test_nobody_speaks() -> None:
     joined = join_parts("a", [], duration=20.0, language="en")
     assert joined == Transcript("a", "", "en", (), (), 20.0, None, "ok", "stop")

@@ -295,6 +295,7 @@ def test_the_model_is_free_again_however_its_service_ends(tmp_path: Path, monkey
         future.result(10)
     service.close()
     assert model.lock.acquire(blocking=False)  # it is free
+    model.lock.release()
 
 
 class HearsSomethingElse(FakeAligner):
