@@ -6,7 +6,7 @@ import binascii
 import numpy as np
 
 from ..errors import UnsupportedAudioError
-from ..streaming import samples_of
+from ..streaming import PCMReader
 from ..waveform import Waveform
 
 _PCM16_FULL_SCALE = np.float32(32768)
@@ -32,16 +32,13 @@ class PCMDecoder:
     def __init__(self, format_type: str = "audio/pcm") -> None:
         """`format_type`: audio/pcm (16-bit, little-endian), audio/pcmu or audio/pcma."""
         self._table = {"audio/pcmu": MU_LAW, "audio/pcma": A_LAW}.get(format_type)
-        self._half = b""
+        self._reader = PCMReader()
 
     def decode(self, content: bytes) -> Waveform:
         """(bytes,) -> (N,) float32 in [-1, 1]."""
         if self._table is not None:
             return self._table[np.frombuffer(content, np.uint8)]
-        content = self._half + content
-        whole = len(content) // 2 * 2
-        self._half = content[whole:]
-        return samples_of(content[:whole])
+        return self._reader.samples(content)
 
 
 def _mu_law() -> Waveform:

@@ -23,7 +23,6 @@ from ..streaming import AsyncStreamingSession, Event, Final
 from ..waveform import SAMPLE_RATE
 from . import formats
 from .commands import CommandSession
-from .pcm import PCMDecoder
 from .sessions import Link, hold_session
 from .speech import Speech
 
@@ -46,7 +45,6 @@ class _RealtimeSession(CommandSession):
     def __init__(self, link: Link, speech: Speech) -> None:
         super().__init__(link, speech)
         self._stream: AsyncStreamingSession | None = None  # while it is listening
-        self._decoder = PCMDecoder()
         self._num_bytes = 0
         self._sentences: list[dict[str, Any]] = []
 
@@ -57,7 +55,6 @@ class _RealtimeSession(CommandSession):
     def _start(self) -> None:
         options = self._speech.options(language=self._language, hotwords=self._hotwords)
         self._stream = AsyncStreamingSession(self._speech.service, options, self._speech.live)
-        self._decoder = PCMDecoder()
         self._num_bytes, self._sentences = 0, []
 
     async def _hear(self, pcm: bytes) -> None:
@@ -65,7 +62,7 @@ class _RealtimeSession(CommandSession):
         self._num_bytes += len(pcm)
         self._require_duration(self._num_bytes // 2)
         try:
-            events = await self._stream.push(self._decoder.decode(pcm))
+            events = await self._stream.push(pcm)
         except QueueFullError as error:  # a later push gives what is missing
             await self._link.fail(error)
             return
