@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..engine.errors import CheckpointError
-from ..engine.model_files import check_file
+from ..engine.hub.model_files import check_file
 from .wording import enumerate_names
 
 WRAPPERS = ("state_dict", "model_state_dict", "model")  # keys under which trainers put the weights

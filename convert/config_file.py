@@ -9,7 +9,7 @@ from typing import Any, Final, Self, TypeVar
 import yaml
 
 from ..engine.errors import CheckpointError
-from ..engine.model_files import cut_short, read_text
+from ..engine.hub.model_files import cut_short, read_text
 
 CONFIG_YAML = "config.yaml"  # of FunASR's checkpoints
 CONFIG_NAME = "config.json"  # of checkpoints in transformers' manner, and of every LLM

@@ -24,9 +24,9 @@ from ..encoders.adaptor import AdaptorConfig
 from ..encoders.ctc import CTCConfig
 from ..encoders.fun_asr_nano import FunASRNanoAcoustic, FunASRNanoAcousticConfig
 from ..encoders.sensevoice import SenseVoiceConfig
-from ..engine.ctc_tokenizer import NUM_SPECIALS, CTCTokenizer
 from ..engine.errors import CheckpointError
 from ..engine.manifest import FrameClock
+from ..engine.words.tokenizer import NUM_SPECIALS, CTCTokenizer
 from .checkpoint import read_state_dict
 from .config_file import CONFIG_NAME, CONFIG_YAML, ConfigFile, model_class, read_json
 from .fun_asr_nano_layouts import (

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..encoders.llm_asr import AdaptorKind, LLMASRTower, LLMASRTowerConfig
 from ..engine.errors import CheckpointError
-from ..engine.hub import HubName, resolve_model
+from ..engine.hub.resolve import HubName, resolve_model
 from .checkpoint import read_state_dict
 from .config_file import CONFIG_NAME, CONFIG_YAML, ConfigFile, model_class
 from .layout import Family, Part, Plan, RepositoryFiles, check_fit, split_parts

@@ -10,7 +10,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from ..engine.errors import CheckpointError, ConfigError
-from ..engine.model_files import check_file, read_text
+from ..engine.hub.model_files import check_file, read_text
 from ..engine.text import TOKENIZER_NAME, read_tokenizer
 from .config_file import read_json
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ..engine.errors import CheckpointError
-from ..engine.model_files import check_file
+from ..engine.hub.model_files import check_file
 from .checkpoint import read_state_dict
 from .config_file import read_json
 from .weights import Weight

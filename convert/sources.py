@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Self
 
 from ..engine.errors import CheckpointError
+from ..engine.hub.model_files import check_file
 from ..engine.manifest import SourceFile
-from ..engine.model_files import check_file
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from twostage_asr.engine.viterbi import batched_paths, torchaudio_paths
+from twostage_asr.engine.words.viterbi import batched_paths, torchaudio_paths
 
 SIZES = [(80, 10), (80, 25), (170, 40), (250, 80)]  # (T, S): 4.8 s, 4.8 s of fast speech, 10 s, 15 s
 BATCHES = [1, 8, 64, 256]

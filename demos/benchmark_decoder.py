@@ -15,13 +15,13 @@ from pathlib import Path
 import torch
 
 from twostage_asr.convert.export import ensure_converted
+from twostage_asr.engine.acoustic.threads import one_thread
 from twostage_asr.engine.config import DEFAULT_MODEL_LEN, EngineConfig
 from twostage_asr.engine.console import quiet_libraries
 from twostage_asr.engine.decoder.base import DecodeParams, Decoder, LLMSource
 from twostage_asr.engine.decoder.process_decoder import ProcessDecoder
 from twostage_asr.engine.decoder.vllm_decoder import VLLMDecoder, VLLMOptions
 from twostage_asr.engine.manifest import LLM_DIR_NAME, EngineManifest
-from twostage_asr.engine.threads import one_thread
 
 NUM_POSITIONS = 45
 NUM_DISTINCT = 512

@@ -33,13 +33,13 @@ quiet_libraries()  # before torch and vLLM are imported
 import soundfile
 
 from twostage_asr.engine import AutoModelVLLM
-from twostage_asr.engine.audio import SAMPLE_RATE
+from twostage_asr.engine.audio.decode import SAMPLE_RATE
+from twostage_asr.engine.audio.inputs import expand_inputs
 from twostage_asr.engine.auto import transcribe_options
 from twostage_asr.engine.bench.load import LANGUAGE, TOKENS_PER_SECOND, noise
 from twostage_asr.engine.bench.machine import hardware, versions
 from twostage_asr.engine.bench.random_checkpoint import write_checkpoint
 from twostage_asr.engine.decoder.base import DecodeParams
-from twostage_asr.engine.inputs import expand_inputs
 from twostage_asr.engine.server.app import create_app
 from twostage_asr.engine.server.process import Address, server_of
 from twostage_asr.engine.server.settings import ServerSettings

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import websockets
 
-from twostage_asr.engine.audio import SAMPLE_RATE, decode_audio
+from twostage_asr.engine.audio.decode import SAMPLE_RATE, decode_audio
 
 CHUNK = SAMPLE_RATE // 10  # samples in a message
 

@@ -30,7 +30,7 @@ import numpy as np
 import soundfile
 import websockets
 
-from twostage_asr.engine.audio import SAMPLE_RATE, decode_audio
+from twostage_asr.engine.audio.decode import SAMPLE_RATE, decode_audio
 
 HEALTH_INTERVAL_S = 0.1
 TIMEOUT_S = 120.0

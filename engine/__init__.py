@@ -5,6 +5,8 @@ import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .audio.inputs import AudioInput, Input, Inputs
+    from .audio.waveform import AudioLimits
     from .auto import AutoModelVLLM, transcribe_options
     from .compat.funasr import FunASRNanoStreamingVLLM, FunASRNanoVLLM
     from .compat.qwen_asr import ASRTranscription, Qwen3ASRModel
@@ -25,8 +27,6 @@ if TYPE_CHECKING:
         UnsupportedAudioError,
     )
     from .families.qwen3_asr import parse_asr_output
-    from .forced_aligner import ForcedAlignItem, ForcedAlignResult, Qwen3ForcedAligner
-    from .inputs import AudioInput, Input, Inputs
     from .options import GenerateOptions, RequestOptions, SegmentOptions
     from .service import TranscriptionService
     from .streaming import AsyncStreamingSession, Event, Final, LiveOptions, Partial, StreamingSession
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from .transcriber import TranscribeOptions
     from .transcript import Segment, Token, Transcript, TranscriptWarning, Word
     from .vad import SegmentRules, load_vad
-    from .waveform import AudioLimits
+    from .words.forced_aligner import ForcedAlignItem, ForcedAlignResult, Qwen3ForcedAligner
 
 # Loaded when asked for: the errors and transcripts need no torch.
 _NAMES = {

@@ -1,7 +1,7 @@
 """From what stage 2 wrote for some clips to their transcripts: texts, word times, and whether the texts can be trusted.
 
-clip + hypothesis -> text (the family's parse_answer) -> words and what the CTC head hears (alignment.py)
-                  -> opinion (trust.py) -> Transcript, or a second try of a text that went round in circles
+clip + hypothesis -> text (the family's parse_answer) -> words and what the CTC head hears (words/aligner.py)
+                  -> opinion (quality.py) -> Transcript, or a second try of a text that went round in circles
                                            and one more pass over speech that a text leaves out at its end
 """
 
@@ -9,12 +9,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from .alignment import Alignment, TextAligner
-from .confidence import WrittenTokens, text_confidence, token_pieces
 from .decoder.base import Hypothesis
 from .families.base import Answer
+from .quality import Opinion, judge, seconds_of_speech, with_ctc_text
 from .transcript import Segment, Token, Transcript, TranscriptWarning
-from .trust import Opinion, judge, seconds_of_speech, with_ctc_text
+from .words.aligner import Alignment, TextAligner
+from .words.confidence import WrittenTokens, text_confidence, token_pieces
 
 if TYPE_CHECKING:
     from .clip import Clip

@@ -14,6 +14,8 @@ from tqdm import tqdm
 
 from ..convert.export import ensure_converted
 from ..convert.families import FAMILIES as CONVERTED_FAMILIES
+from .audio.inputs import Inputs, iterate_inputs
+from .audio.readers import AudioReaders
 from .checks import argument_names, check_arguments, check_options, check_type, refuse_unknown
 from .closing import Closing
 from .config import DEFAULT_MODEL_LEN, DEFAULT_PROMPT_BYTES, Backend, EngineConfig, device_name, dtype_name
@@ -21,23 +23,21 @@ from .decoder.base import DecodeParams, Decoder, LLMSource
 from .errors import ConfigError
 from .families import FAMILIES, family_named
 from .families.base import Request, StageOneOptions
-from .forced_aligner import Qwen3ForcedAligner
-from .hub import HubName, resolve_model
-from .inputs import Inputs, iterate_inputs
+from .hub.resolve import HubName, resolve_model
 from .manifest import LLM_DIR_NAME, EngineManifest
 from .model_lock import ModelLock
 from .options import GenerateOptions
 from .prompt import PromptEmbedder
-from .reading import AudioReaders
-from .segments import DEFAULT_SEGMENTATION, Segmentation
 from .text import LLMTokenizer
 from .transcriber import Results, TranscribeOptions, Transcriber
 from .transcript import Transcript
 from .vad import OFFLINE_SCHEDULE, checked_schedule
+from .vad.splitting import DEFAULT_SEGMENTATION, Segmentation
+from .words.forced_aligner import Qwen3ForcedAligner
 
 # Encoder frames (60 ms) of a stage 1 batch. A CPU is full with one clip, and padding costs it time; a GPU wants more.
 CPU_BATCH_FRAMES, GPU_BATCH_FRAMES = 600, 40_000
-# Beside a GPU; see word_processes.py.
+# Beside a GPU; see words/processes.py.
 MAX_WORD_PROCESSES, CORES_PER_WORD_PROCESS = 4, 4
 
 
@@ -135,7 +135,7 @@ class AutoModelVLLM(Closing):
 
         Args:
             inputs: a path, URL, list file (`wav.scp`, `.jsonl`), file object, bytes, samples, or any number of these;
-                inputs.py says what each may be. Of a generator, no more is taken than is needed soon.
+                audio/inputs.py says what each may be. Of a generator, no more is taken than is needed soon.
             input: FunASR's other name for `inputs`.
             progress: show a progress bar on stderr.
             options: how to transcribe; see GenerateOptions.

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from .audio import Waveform
+from .audio.decode import Waveform
+from .audio.inputs import AudioInput
 from .families.base import EncodedBatch, Request
-from .inputs import AudioInput
 from .prompt import EmbeddedPrompt
 from .segments import Part, join_parts
 from .transcript import Transcript

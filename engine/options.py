@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal, TypedDict
 
-from .channels import Channels
-from .waveform import AudioLimits
+from .audio.channels import Channels
+from .audio.waveform import AudioLimits
 
 
 class RequestOptions(TypedDict, total=False):

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .config import DEFAULT_PROMPT_BYTES
 from .errors import CheckpointError, PromptTooLongError
-from .model_files import check_file
+from .hub.model_files import check_file
 from .text import LLMTokenizer
 
 EMBEDDING_NAME = "model.embed_tokens.weight"

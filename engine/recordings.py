@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeAlias
 
+from .audio.inputs import AudioInput
+from .audio.readers import Audio
+from .audio.waveform import Waveform
 from .errors import ASRError, AudioError
-from .inputs import AudioInput
 from .isolation import alone
-from .reading import Audio
-from .segments import Part, Piece, join_parts, with_warnings
+from .segments import Part, join_parts, with_warnings
 from .transcript import Transcript, TranscriptWarning
-from .waveform import Waveform
+from .vad.splitting import Piece
 
 Result: TypeAlias = tuple[int, Transcript]  # the input's place in the order, and what became of it
 ClipAudio: TypeAlias = tuple[int, AudioInput, Waveform | AudioError]  # the clip's number, its input and its samples

@@ -24,10 +24,12 @@ from functools import partial
 
 import numpy as np
 
-from .audio import Waveform
+from .acoustic.cuda_graphs import MAX_CLIPS
+from .acoustic.threads import one_thread
+from .audio.decode import Waveform
+from .audio.inputs import AudioInput
 from .checks import check_arguments, check_text
 from .clip import Clip
-from .cuda_graphs import MAX_CLIPS
 from .decoder.base import POLL_S, DecodeParams
 from .errors import (
     ASRError,
@@ -38,10 +40,8 @@ from .errors import (
     UnsupportedAudioError,
 )
 from .families.base import Request
-from .inputs import AudioInput
 from .isolation import alone, caught
 from .recordings import Result
-from .threads import one_thread
 from .timeline import NullTimeline, Timeline
 from .transcriber import Run, TranscribeOptions, Transcriber
 from .transcript import Transcript

@@ -8,7 +8,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from .errors import CheckpointError
-from .model_files import read_bytes
+from .hub.model_files import read_bytes
 
 TOKENIZER_NAME = "tokenizer.json"
 _SILENCE_LABEL = re.compile(r"/sil")  # a label left in the training text

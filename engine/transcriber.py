@@ -19,27 +19,28 @@ from typing import Literal
 
 import torch
 
-from .alignment import TextAligner, WordAligner
+from .acoustic.threads import one_thread
 from .answers import Written, answer_of, review, transcript_of
-from .audio import DEFAULT_LIMITS, SAMPLE_RATE, AudioLimits, Waveform
+from .audio.channels import Channels, check_channels
+from .audio.decode import DEFAULT_LIMITS, SAMPLE_RATE, AudioLimits, Waveform
+from .audio.inputs import AudioInput
+from .audio.readers import AudioReaders
 from .batching import BatchPool
-from .channels import Channels, check_channels
 from .checks import check_choice
 from .clip import Clip, Encoding, request_of, with_before
 from .decoder.base import POLL_S, DecodeParams, Decoder, Hypothesis
 from .errors import ASRError, AudioError, ConfigError, DecodeError, InternalError
 from .families.base import AcousticModel, EncodedBatch, EncodedUtterance, ModelFamily, Request
-from .inputs import AudioInput
 from .isolation import alone, caught, isolated
 from .model_lock import ModelLock
 from .prompt import PromptEmbedder
-from .reading import AudioReaders
 from .recordings import ClipAudio, Recordings, Result
-from .segments import DEFAULT_SEGMENTATION, Part, Segmentation, join_texts
+from .segments import Part, join_texts
 from .text import LLMTokenizer
-from .threads import one_thread
 from .timeline import NullTimeline, Timeline
 from .transcript import Transcript
+from .vad.splitting import DEFAULT_SEGMENTATION, Segmentation
+from .words.aligner import TextAligner, WordAligner
 
 ALIGN_CLIPS, ALIGN_WAIT_S = 64, 0.05  # finished texts are timed together, so many or what comes in so long
 SAFE_REPETITION_PENALTY = 1.2  # of the second try, after a text that went round in circles
@@ -57,7 +58,7 @@ class TranscribeOptions:
     request: Request
     params: DecodeParams
     timestamps: bool = True
-    check: bool = True  # weigh each text against what the CTC head hears, see trust.py
+    check: bool = True  # weigh each text against what the CTC head hears, see quality.py
     fallback: Literal["ctc"] | None = None  # what replaces a text that the CTC head contradicts
     batch_size: int = 256  # most clips in one stage 1 batch
     limits: AudioLimits = DEFAULT_LIMITS

@@ -14,17 +14,17 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tests.fake_decoder import FakeDecoder
-from twostage_asr.engine.alignment import Alignment
-from twostage_asr.engine.confidence import WrittenTokens
+from twostage_asr.engine.audio.inputs import AudioInput
+from twostage_asr.engine.audio.readers import Audio, AudioReaders
+from twostage_asr.engine.audio.waveform import SAMPLE_RATE, Waveform
 from twostage_asr.engine.errors import ConfigError
 from twostage_asr.engine.families.base import Answer, EncodedBatch, Request
-from twostage_asr.engine.inputs import AudioInput
 from twostage_asr.engine.model_lock import ModelLock
 from twostage_asr.engine.prompt import EMBEDDING_NAME, PromptEmbedder, PromptText
-from twostage_asr.engine.reading import Audio, AudioReaders
 from twostage_asr.engine.transcriber import Transcriber
 from twostage_asr.engine.transcript import Word
-from twostage_asr.engine.waveform import SAMPLE_RATE, Waveform
+from twostage_asr.engine.words.aligner import Alignment
+from twostage_asr.engine.words.confidence import WrittenTokens
 
 HIDDEN_SIZE = 4
 FRAME_SAMPLES = 960  # 60 ms

@@ -1,4 +1,4 @@
-"""The fake decoder keeps to the protocol that the real ones keep to (tests/engine/test_decoder.py)."""
+"""The fake decoder keeps to the protocol that the real ones keep to (tests/engine/decoder/test_decoders.py)."""
 
 import socket
 import threading

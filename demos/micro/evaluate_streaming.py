@@ -2,7 +2,7 @@
 
     python demos/micro/evaluate_streaming.py [MANIFEST.jsonl ...] [--model DIR] [--chunk-ms 720] [--rollback-chars 8]
 
-Each clip is pushed in blocks of 100 ms. Printed are the error rates (engine/evaluation.py says how they are counted) of
+Each clip is pushed in blocks of 100 ms. Printed are the error rates (counted as in engine/cli/error_rates.py) of
 the live texts, of offline transcription of the same segments, and of that of the whole clips; how many finals are what
 offline transcription of their segment gives; and how many confirmed texts were taken back, which must be none.
 """
@@ -17,9 +17,9 @@ from twostage_asr.engine.console import quiet_libraries
 quiet_libraries()  # before torch and vLLM are imported
 
 from twostage_asr.engine import Final, FunASRNanoStreamingVLLM, Partial
-from twostage_asr.engine.audio import SAMPLE_RATE
-from twostage_asr.engine.evaluation import error_rates
-from twostage_asr.engine.inputs import AudioInput, expand_inputs, load
+from twostage_asr.engine.audio.decode import SAMPLE_RATE
+from twostage_asr.engine.audio.inputs import AudioInput, expand_inputs, load
+from twostage_asr.engine.cli.error_rates import error_rates
 from twostage_asr.engine.segments import join_texts
 from twostage_asr.engine.streaming import Event
 from twostage_asr.engine.streaming.sdk import session_options

@@ -22,10 +22,10 @@ from safetensors.torch import load_file
 
 from twostage_asr.convert.export import ensure_converted
 from twostage_asr.encoders.fun_asr_nano import FunASRNanoAcoustic, FunASRNanoAcousticConfig
-from twostage_asr.engine.alignment import WordAligner
-from twostage_asr.engine.ctc_tokenizer import CTCTokenizer
 from twostage_asr.engine.manifest import ACOUSTIC_NAME, CTC_VOCABULARY_NAME, EngineManifest
 from twostage_asr.engine.transcript import Word
+from twostage_asr.engine.words.aligner import WordAligner
+from twostage_asr.engine.words.tokenizer import CTCTokenizer
 
 TimedWord = tuple[str, float, float]
 

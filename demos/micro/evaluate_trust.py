@@ -66,7 +66,7 @@ def fault_of(text: str, result: Any) -> str | None:
 
 def word_pairs(text: str, result: Any) -> Iterator[tuple[float, float]]:
     """(confidence, 1 if right else 0) of every word that was written."""
-    from twostage_asr.engine.words import split_words
+    from twostage_asr.engine.words.split import split_words
 
     true = [word.text.lower() for word in split_words(text)]
     words = iter(result.words or ())

@@ -13,15 +13,15 @@ import numpy as np
 import torch
 
 from ...convert.export import ensure_converted
-from ..audio import SAMPLE_RATE
+from ..audio.decode import SAMPLE_RATE
 from ..auto import AutoModelVLLM
+from ..cli.plot import require_matplotlib
 from ..config import EngineConfig
 from ..errors import ConfigError
 from ..families import family_named
 from ..families.base import Request
-from ..hub import HubName, resolve_model
+from ..hub.resolve import HubName, resolve_model
 from ..manifest import EngineManifest
-from ..plot import require_matplotlib
 from ..timeline import Timeline
 from ..transcriber import Transcriber
 from .figures import percentile_s

@@ -14,11 +14,11 @@ import numpy as np
 import soundfile
 import soxr
 
-from ..audio import SAMPLE_RATE, Waveform
+from ..audio.decode import SAMPLE_RATE, Waveform
+from ..audio.inputs import AudioInput, audio_files, expand_inputs
 from ..decoder.base import DecodeParams
 from ..errors import ConfigError
 from ..families.base import Request
-from ..inputs import AudioInput, audio_files, expand_inputs
 from ..transcriber import TranscribeOptions
 
 Form = Literal["memory", "wav", "mp3"]

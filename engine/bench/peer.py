@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from ..child import receive, send, start_child
+from ..worker_process import receive, send, start_child
 
 PeerName = Literal["funasr", "vllm"]
 PEERS: dict[PeerName, str] = {"funasr": f"{__package__}.peer_funasr", "vllm": f"{__package__}.peer_vllm"}

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from ..child import connect, receive, send
+from ..worker_process import connect, receive, send
 from .peer import PeerJob, PeerTask
 
 MOST_TOKENS = 512  # where a text ends by itself

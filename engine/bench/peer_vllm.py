@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from ..audio import SAMPLE_RATE
-from ..child import connect, receive, send
-from ..inputs import expand_inputs, load
+from ..audio.decode import SAMPLE_RATE
+from ..audio.inputs import expand_inputs, load
+from ..worker_process import connect, receive, send
 from .peer import PeerClip, PeerJob, PeerTask
 
 MOST_TOKENS = 512  # where a text ends by itself

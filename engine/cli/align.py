@@ -4,9 +4,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from ..audio import decode_audio
-from ..hub import HUBS, resolve_model
-from ..notes import Notes
+from ..audio.decode import decode_audio
+from ..audio.notes import Notes
+from ..hub.resolve import HUBS, resolve_model
 from ..segments import with_warnings
 from ..text_files import read_text
 from ..writers import WRITERS
@@ -27,7 +27,7 @@ def add_parser(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from ...convert.export import ensure_converted
-    from ..known_text import align_known_text
+    from .known_text import align_known_text
 
     engine_dir = ensure_converted(resolve_model(args.model, hub=args.hub))
     text, notes = _text(args.text), Notes()

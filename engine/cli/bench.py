@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from ..hub import HUBS
+from ..hub.resolve import HUBS
 from .command import Commands, add_engine_options, engine_options
 
 _FAMILIES = ("fun_asr_nano", "qwen3_asr", "glm_asr")

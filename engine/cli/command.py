@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
-from ..hub import HUBS
+from ..hub.resolve import HUBS
 from ..options import RequestOptions, SegmentOptions
 from ..text_files import read_lines
 

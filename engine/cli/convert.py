@@ -4,7 +4,7 @@ import argparse
 import logging
 from pathlib import Path
 
-from ..hub import HUBS, resolve_model
+from ..hub.resolve import HUBS, resolve_model
 from ..manifest import EngineManifest
 from .command import Commands
 

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..errors import ConfigError
-from ..evaluation import ErrorCounts, error_rates, read_texts
 from .command import Commands
+from .error_rates import ErrorCounts, error_rates, read_texts
 
 
 def add_parser(commands: Commands) -> None:

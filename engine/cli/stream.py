@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ..audio import decode_audio
+from ..audio.decode import decode_audio
+from ..audio.notes import Notes
+from ..audio.waveform import SAMPLE_RATE
 from ..errors import ConfigError
-from ..notes import Notes
-from ..waveform import SAMPLE_RATE
 from .command import (
     Commands,
     add_model_options,

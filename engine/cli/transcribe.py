@@ -12,15 +12,15 @@ from typing import cast
 
 from tqdm import tqdm
 
-from ..batch_job import OutputFolder
-from ..channels import Channels, check_channels
+from ..audio.channels import Channels, check_channels
+from ..audio.inputs import AudioInput, Input, audio_files, expand_inputs, load
 from ..errors import ASRError, ConfigError
-from ..inputs import AudioInput, Input, audio_files, expand_inputs, load
 from ..isolation import alone
 from ..options import GenerateOptions
 from ..transcript import Transcript
 from ..vad import VoiceActivityModel, load_vad
 from ..writers import WRITERS
+from .batch_job import OutputFolder
 from .command import (
     INTERRUPTED,
     Commands,
@@ -117,7 +117,7 @@ class Summary:
 
 def run(args: argparse.Namespace) -> int:
     if args.plot:
-        from ..plot import require_matplotlib
+        from .plot import require_matplotlib
 
         require_matplotlib("plot")
     items, passed_over = _items(args.inputs)
@@ -199,7 +199,7 @@ def _transcribe(args: argparse.Namespace, todo: Sequence[AudioInput], folder: Ou
 
 
 def _plot(transcript: Transcript, item: AudioInput, folder: OutputFolder, vad: VoiceActivityModel) -> None:
-    from ..plot import plot_transcript
+    from .plot import plot_transcript
 
     plot_transcript(transcript, load(item), folder.picture_path(transcript.key), vad=vad)
 

@@ -2,7 +2,7 @@
 
 import argparse
 
-from ..hub import HUBS
+from ..hub.resolve import HUBS
 from .command import Commands
 
 
@@ -14,7 +14,7 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ..verification import verify_model  # imports torch
+    from .verification import verify_model  # imports torch
 
     failed = 0
     for finding in verify_model(args.model, args.hub):

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, Self, Unpack
 
 from .. import auto
+from ..audio.inputs import Inputs
 from ..checks import check_type
 from ..errors import ConfigError
-from ..inputs import Inputs
 from ..options import GenerateOptions
 from ..streaming import sdk
 from ..transcript import Transcript

@@ -21,8 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..child import Child, receive, send, start_child
 from ..errors import ASRError, ConfigError, DecodeError
+from ..worker_process import Child, receive, send, start_child
 from .base import POLL_S, DecodeParams, Hypothesis, LLMSource
 from .prompt_memory import Piece, PromptMemory
 from .vllm_decoder import VLLMOptions

@@ -29,8 +29,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..child import connect, end_with_any, receive, send
 from ..errors import ASRError, DecodeError
+from ..worker_process import connect, end_with_any, receive, send
 from .base import DecodeParams
 from .prompt_memory import map_rows
 from .vllm_decoder import VLLMDecoder

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..alignment import WordAligner
 from ..checks import check_text
 from ..errors import ConfigError
 from ..manifest import EngineManifest
 from ..prompt import PromptText
+from ..words.aligner import WordAligner
 from .languages import is_auto
 
 

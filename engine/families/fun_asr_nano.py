@@ -11,17 +11,17 @@ from ...encoders.fbank import SAMPLE_RATE, num_lfr_frames
 from ...encoders.fun_asr_nano import FunASRNanoAcoustic, FunASRNanoAcousticConfig
 from ...encoders.transformer import attention_for_any_shape
 from ...encoders.upload import to_device
-from ..alignment import WordAligner
-from ..ctc_tokenizer import CTCTokenizer
-from ..cuda_graphs import MAX_CLIPS, Encode, SmallBatchGraphs
+from ..acoustic.cuda_graphs import MAX_CLIPS, Encode, SmallBatchGraphs
+from ..acoustic.staging import uploader
+from ..acoustic.threads import one_thread
+from ..acoustic.tower import load_module, to_cpu
 from ..manifest import ACOUSTIC_NAME, CTC_VOCABULARY_NAME, EngineManifest
 from ..prompt import PromptText
-from ..staging import uploader
 from ..text import clean_text
-from ..threads import one_thread
+from ..words.aligner import WordAligner
+from ..words.tokenizer import CTCTokenizer
 from .base import Answer, EncodedBatch, Request, StageOneOptions
 from .languages import LANGUAGES, KnownLanguages, is_auto
-from .stage_one import load_module, to_cpu
 
 _NANO_CODES = ("zh", "en", "ja")
 _MLT_CODES = (

@@ -3,12 +3,12 @@
 from pathlib import Path
 
 from ...encoders.llm_asr import LLMASRTower, LLMASRTowerConfig
-from ..alignment import WordAligner
+from ..acoustic.tower import TowerModel, load_module
 from ..errors import CheckpointError
 from ..manifest import ACOUSTIC_NAME, EngineManifest
 from ..prompt import PromptText
+from ..words.aligner import WordAligner
 from .base import Answer, Request, StageOneOptions
-from .stage_one import TowerModel, load_module
 
 INSTRUCTION = "Transcribe speech to text."
 

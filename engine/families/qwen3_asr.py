@@ -9,14 +9,14 @@ import re
 from pathlib import Path
 
 from ...encoders.qwen3_asr import Qwen3ASRTower, Qwen3ASRTowerConfig
-from ..alignment import WordAligner
+from ..acoustic.tower import TowerModel, load_module
 from ..checks import check_arguments
 from ..errors import CheckpointError, ConfigError
 from ..manifest import ACOUSTIC_NAME, EngineManifest
 from ..prompt import PromptText
+from ..words.aligner import WordAligner
 from .base import Answer, Request, StageOneOptions
 from .languages import LANGUAGES, KnownLanguages
-from .stage_one import TowerModel, load_module
 
 TEXT_TAG = "<asr_text>"  # between the language and the text
 KNOWN_LANGUAGES = KnownLanguages(

@@ -8,8 +8,8 @@ by it.
 
 from abc import ABC, abstractmethod
 
+from ..audio.waveform import SAMPLE_RATE
 from ..errors import ASRError, ConfigError
-from ..waveform import SAMPLE_RATE
 from .openai_audio import hotwords_in
 from .sessions import Link, SessionEnd
 from .speech import Speech

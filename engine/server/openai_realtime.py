@@ -22,9 +22,9 @@ import numpy as np
 import soxr
 from fastapi import APIRouter, WebSocket
 
+from ..audio.waveform import SAMPLE_RATE, Waveform
 from ..errors import ASRError, ConfigError, UnsupportedAudioError
 from ..streaming import AsyncStreamingSession, Event, Final, TextSoFar
-from ..waveform import SAMPLE_RATE, Waveform
 from . import formats
 from .failures import Refusal, error_body, refusal_of
 from .openai_audio import hotwords_in

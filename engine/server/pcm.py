@@ -5,9 +5,9 @@ import binascii
 
 import numpy as np
 
+from ..audio.waveform import Waveform
 from ..errors import UnsupportedAudioError
 from ..streaming import PCMReader
-from ..waveform import Waveform
 
 _PCM16_FULL_SCALE = np.float32(32768)
 

@@ -18,9 +18,9 @@ from typing import Any
 
 from fastapi import APIRouter, WebSocket
 
+from ..audio.waveform import SAMPLE_RATE
 from ..errors import QueueFullError
 from ..streaming import AsyncStreamingSession, Event, Final
-from ..waveform import SAMPLE_RATE
 from . import formats
 from .commands import CommandSession
 from .sessions import Link, hold_session

@@ -5,8 +5,9 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..segments import Cut, join_texts
+from ..segments import join_texts
 from ..transcript import TranscriptWarning
+from ..vad.splitting import Cut
 
 OnText = Callable[[str], None]
 

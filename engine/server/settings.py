@@ -4,7 +4,7 @@ import hashlib
 import hmac
 from dataclasses import dataclass, field
 
-from ..audio import AudioLimits
+from ..audio.decode import AudioLimits
 from ..errors import ConfigError
 
 _POSITIVE = (

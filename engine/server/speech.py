@@ -6,18 +6,19 @@ import time
 from collections.abc import Hashable
 from typing import Unpack
 
+from ..audio.channels import Channels
+from ..audio.inputs import AudioInput, Samples
 from ..auto import transcribe_options
-from ..channels import Channels
 from ..errors import AudioError, ConfigError, QueueFullError
 from ..families.base import Request
-from ..inputs import AudioInput, Samples
 from ..options import RequestOptions
-from ..segments import DEFAULT_SEGMENTATION, Cut, Part, Piece, join_parts, with_warnings
+from ..segments import Part, join_parts, with_warnings
 from ..service import TranscriptionService
 from ..streaming import LiveOptions
 from ..transcriber import TranscribeOptions, Transcriber
 from ..transcript import Transcript
 from ..vad import VoiceActivityModel
+from ..vad.splitting import DEFAULT_SEGMENTATION, Cut, Piece
 from .metrics import Metrics, MetricsTimeline
 from .recording import GrowingText, OnText, Recording
 from .settings import ServerSettings

@@ -6,10 +6,10 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from ..audio.waveform import SAMPLE_RATE, Waveform
 from ..errors import UnsupportedAudioError
 from ..transcript import TranscriptWarning
 from ..vad import SpeechSpan
-from ..waveform import SAMPLE_RATE, Waveform
 
 PCM: TypeAlias = "bytes | npt.NDArray[np.int16] | npt.NDArray[np.float32]"
 PCM16_FULL_SCALE = 32768.0

@@ -5,16 +5,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, TypedDict, Unpack
 
+from ..audio.inputs import Input, expand_inputs, load
+from ..audio.waveform import SAMPLE_RATE
 from ..auto import AutoModelVLLM, transcribe_options
 from ..checks import check_arguments, check_options
 from ..closing import Closing
 from ..errors import ConfigError
-from ..inputs import Input, expand_inputs, load
 from ..options import RequestOptions
 from ..service import TranscriptionService
 from ..transcriber import TranscribeOptions
 from ..vad import STREAMING_SCHEDULE, SegmentRules, checked_schedule, load_vad
-from ..waveform import SAMPLE_RATE
 from .events import TextSoFar
 from .session import AsyncStreamingSession, LiveOptions, StreamingSession
 

@@ -34,6 +34,7 @@ from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from typing import TypeAlias
 
+from ..audio.waveform import Waveform
 from ..checks import check_fields
 from ..errors import ConfigError, QueueFullError
 from ..families.languages import is_auto
@@ -41,8 +42,7 @@ from ..service import TranscriptionService
 from ..transcriber import TranscribeOptions
 from ..transcript import Transcript
 from ..vad import STREAMING_SCHEDULE, SegmentRules, SpeechSegmenter, SpeechSpan, VoiceActivityModel
-from ..waveform import Waveform
-from ..words import split_words
+from ..words.split import split_words
 from .audio import PCM, PCMReader, RecentAudio
 from .events import Event, Final, Partial
 from .text import on_stream_time, split_after, token_prefix, with_text

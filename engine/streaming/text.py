@@ -5,7 +5,7 @@ from dataclasses import replace
 from ..segments import shifted, shifted_word
 from ..text import LLMTokenizer
 from ..transcript import Segment, Transcript, TranscriptWarning
-from ..words import split_words
+from ..words.split import split_words
 
 
 def token_prefix(tokenizer: LLMTokenizer, text: str, max_chars: int, *, drop_tokens: int = 0) -> str:

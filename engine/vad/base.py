@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ..waveform import Waveform
+from ..audio.waveform import Waveform
 
 
 @dataclass(frozen=True, slots=True, order=True)

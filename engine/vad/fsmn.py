@@ -20,9 +20,9 @@ from ...convert.checkpoint import read_state_dict
 from ...convert.config_file import ConfigFile
 from ...encoders.fbank import HOP_SAMPLES, NUM_MELS, WINDOW_SAMPLES, log_mel_fbank
 from ...encoders.fsmn_vad import FsmnVADConfig, FsmnVADEncoder
+from ..audio.waveform import SAMPLE_RATE, Waveform
 from ..errors import CheckpointError
-from ..model_files import read_text
-from ..waveform import SAMPLE_RATE, Waveform
+from ..hub.model_files import read_text
 
 BLOCK_FRAMES = 50
 # FunASR calls a frame speech when p(speech) is at least p(silence) + 0.5, with its dynamic schedules.

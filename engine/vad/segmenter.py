@@ -20,9 +20,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from ..audio.waveform import SAMPLE_RATE, Waveform
 from ..checks import check_fields
 from ..errors import ConfigError
-from ..waveform import SAMPLE_RATE, Waveform
 from .base import SpeechSpan, VoiceActivityStream
 
 Schedule = tuple[tuple[float, float], ...]  # (age of the segment up to, silence that closes it), ms

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..audio.waveform import SAMPLE_RATE, Waveform
 from ..errors import ConfigError
-from ..waveform import SAMPLE_RATE, Waveform
 
 WINDOW_SAMPLES = 512
 _CONTEXT_SAMPLES = 64  # of the window before, that each window is seen with

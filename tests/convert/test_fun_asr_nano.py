@@ -21,9 +21,9 @@ from twostage_asr.convert.verify import verify_conversion
 from twostage_asr.encoders.adaptor import AdaptorConfig
 from twostage_asr.encoders.ctc import CTCConfig
 from twostage_asr.encoders.fun_asr_nano import FunASRNanoAcoustic, FunASRNanoAcousticConfig
-from twostage_asr.engine.ctc_tokenizer import NUM_SPECIALS, CTCTokenizer
 from twostage_asr.engine.errors import CheckpointError
 from twostage_asr.engine.manifest import EngineManifest
+from twostage_asr.engine.words.tokenizer import NUM_SPECIALS, CTCTokenizer
 
 Q_PROJ = "llm.model.layers.1.self_attn.q_proj"
 

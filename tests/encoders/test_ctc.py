@@ -10,7 +10,7 @@ from torch import Tensor
 from twostage_asr.encoders import ctc as ctc_module
 from twostage_asr.encoders.adaptor import AdaptorConfig
 from twostage_asr.encoders.ctc import CTCConfig, CTCHead
-from twostage_asr.engine.word_times import collapse
+from twostage_asr.engine.words.timer import collapse
 
 BLANK = 6
 LENS = torch.tensor([40, 1, 25])

@@ -7,7 +7,7 @@ import sys
 import torch
 
 from twostage_asr.encoders.ctc_triton import log_norm_and_best
-from twostage_asr.engine.viterbi import batched_paths, kernel_paths
+from twostage_asr.engine.words.viterbi import batched_paths, kernel_paths
 
 NUM_BATCHES = 60
 

@@ -10,13 +10,13 @@ import sys
 import time
 from pathlib import Path
 
-from twostage_asr.engine import reading
-from twostage_asr.engine.audio import DEFAULT_LIMITS
-from twostage_asr.engine.inputs import expand_inputs
+from twostage_asr.engine.audio import readers
+from twostage_asr.engine.audio.decode import DEFAULT_LIMITS
+from twostage_asr.engine.audio.inputs import expand_inputs
 
 short, long, end = sys.argv[1:]
-reading.PROCESS_BYTES = 0
-readers = reading.AudioReaders(2)
+readers.PROCESS_BYTES = 0
+readers = readers.AudioReaders(2)
 audio = readers.read(expand_inputs([short, short, *[long] * 1000]), limits=DEFAULT_LIMITS, allow_urls=False)
 next(audio), next(audio)
 tasks = Path(f"/proc/{os.getpid()}/task").iterdir()

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from tests.paths import CHECKPOINTS, CLIPS
 from twostage_asr.engine import AutoModelVLLM, ConfigError, DecodeError
-from twostage_asr.engine.audio import SAMPLE_RATE
+from twostage_asr.engine.audio.decode import SAMPLE_RATE
+from twostage_asr.engine.audio.inputs import load
 from twostage_asr.engine.bench import load as clip_loads
 from twostage_asr.engine.bench import machine, peer
 from twostage_asr.engine.bench.command import BenchOptions
@@ -37,7 +38,6 @@ from twostage_asr.engine.bench.report import (
     word_times_share,
 )
 from twostage_asr.engine.cli import main
-from twostage_asr.engine.inputs import load
 from twostage_asr.engine.timeline import Span
 
 CPU = torch.device("cpu")

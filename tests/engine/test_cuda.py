@@ -13,20 +13,21 @@ import torch
 import torch.nn.functional as F
 from torch._dynamo.utils import counters
 
-from tests.engine.test_alignment import byte_tokenizer, spoken_evenly, transparent_head
+from tests.engine.words.test_aligner import byte_tokenizer, spoken_evenly, transparent_head
 from tests.pipeline import Clip
 from tests.processes import is_running, wait_until
 from twostage_asr.encoders.adaptor import AdaptorConfig
 from twostage_asr.encoders.ctc import CTCConfig, CTCHead
 from twostage_asr.encoders.sensevoice import SenseVoiceConfig, SenseVoiceEncoder
 from twostage_asr.encoders.transformer import PaddedKeys, attend, attention_bias, key_mask, valid_frames
-from twostage_asr.engine import AutoModelVLLM, DecodeError, alignment
-from twostage_asr.engine.alignment import WordAligner
-from twostage_asr.engine.cuda_graphs import MAX_CLIPS, MAX_FRAMES, SmallBatchGraphs, bucket_of
+from twostage_asr.engine import AutoModelVLLM, DecodeError
+from twostage_asr.engine.acoustic.cuda_graphs import MAX_CLIPS, MAX_FRAMES, SmallBatchGraphs, bucket_of
 from twostage_asr.engine.families import family_named
 from twostage_asr.engine.families.base import StageOneOptions
 from twostage_asr.engine.manifest import EngineManifest, FrameClock
-from twostage_asr.engine.viterbi import batched_paths, kernel_paths
+from twostage_asr.engine.words import aligner
+from twostage_asr.engine.words.aligner import WordAligner
+from twostage_asr.engine.words.viterbi import batched_paths, kernel_paths
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU here")
 needs_two_gpus = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="fewer than two NVIDIA GPUs here")
@@ -96,7 +97,7 @@ def test_the_alignment_kernel_finds_the_paths_that_torch_finds() -> None:
 
 @needs_cuda
 def test_word_times_and_what_is_heard_are_those_of_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(alignment, "_MAX_CELLS", 2000)  # several batches
+    monkeypatch.setattr(aligner, "_MAX_CELLS", 2000)  # several batches
     tokenizer = byte_tokenizer()
     texts = ["set the set", "", "你好 the set, the 世", "set", *["the set " * n for n in range(1, 9)]]
     hidden = [spoken_evenly(tokenizer, text) for text in texts]

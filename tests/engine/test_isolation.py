@@ -30,15 +30,15 @@ from twostage_asr.engine import (
     recordings,
     transcriber,
 )
+from twostage_asr.engine.audio.inputs import AudioInput, expand_inputs
+from twostage_asr.engine.audio.waveform import SAMPLE_RATE
 from twostage_asr.engine.auto import transcribe_options
 from twostage_asr.engine.decoder.base import Hypothesis
 from twostage_asr.engine.families.base import EncodedBatch
-from twostage_asr.engine.inputs import AudioInput, expand_inputs
 from twostage_asr.engine.isolation import isolated
-from twostage_asr.engine.segments import Cut, Piece
 from twostage_asr.engine.transcriber import Run, Transcriber
 from twostage_asr.engine.vad import SegmentRules
-from twostage_asr.engine.waveform import SAMPLE_RATE
+from twostage_asr.engine.vad.splitting import Cut, Piece
 
 POISON = 66
 NUMBERS = [11, 22, POISON, 44, 55]

@@ -15,9 +15,9 @@ from twostage_asr.engine.bench.random_checkpoint import (
     write_ctc_vocabulary,
     write_llm_tokenizer,
 )
-from twostage_asr.engine.ctc_tokenizer import NUM_SPECIALS, CTCTokenizer
 from twostage_asr.engine.text import LLMTokenizer
-from twostage_asr.engine.word_times import Targets
+from twostage_asr.engine.words.timer import Targets
+from twostage_asr.engine.words.tokenizer import NUM_SPECIALS, CTCTokenizer
 
 
 def test_a_token_of_the_llm_is_a_word_and_one_token_of_the_ctc_head(tmp_path: Path) -> None:

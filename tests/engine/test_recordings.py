@@ -6,11 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from twostage_asr.engine.audio.inputs import AudioInput
 from twostage_asr.engine.errors import UnsupportedAudioError
-from twostage_asr.engine.inputs import AudioInput
 from twostage_asr.engine.recordings import Recordings
-from twostage_asr.engine.segments import Cut, Piece
 from twostage_asr.engine.transcript import Segment, Transcript, TranscriptWarning, Word
+from twostage_asr.engine.vad.splitting import Cut, Piece
 
 SAMPLES = np.zeros(16_000, np.float32)
 ITEMS = [AudioInput(key=key, source=SAMPLES) for key in "abcd"]

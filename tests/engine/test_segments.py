@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 
 from tests.pipeline import Clip
 from twostage_asr.engine import AutoModelVLLM, ConfigError
-from twostage_asr.engine.audio import decode_audio
-from twostage_asr.engine.inputs import expand_inputs, load_blocks
-from twostage_asr.engine.notes import Notes
-from twostage_asr.engine.segments import Cut, Cutting, Part, Piece, Segmentation, cut_audio, join_parts, join_texts
+from twostage_asr.engine.audio.decode import decode_audio
+from twostage_asr.engine.audio.inputs import expand_inputs, load_blocks
+from twostage_asr.engine.audio.notes import Notes
+from twostage_asr.engine.segments import Part, join_parts, join_texts
 from twostage_asr.engine.transcript import Segment, Transcript, TranscriptWarning, Word
 from twostage_asr.engine.vad import SegmentRules
+from twostage_asr.engine.vad.splitting import Cut, Cutting, Piece, Segmentation, cut_audio
 
 RULES = SegmentRules(max_segment_s=4.0, silence_schedule=((float("inf"), 300),))
 CUTTING = Cutting(vad="silero", rules=RULES, whole_s=5.0, piece_s=3.0)
@@ -219,7 +220,7 @@ def test_a_recording_is_its_segments_transcribed_one_by_one(vllm_model: AutoMode
 def test_nothing_depends_on_who_reads_or_on_what_is_read_beside(
     vllm_model: AutoModelVLLM, files: list[Path], process_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("twostage_asr.engine.reading.PROCESS_BYTES", process_bytes)
+    monkeypatch.setattr("twostage_asr.engine.audio.decode.readers.PROCESS_BYTES", process_bytes)
     alone = [vllm_model.generate(file, max_segment_s=4.0)[0] for file in files]
     together = vllm_model.generate([*files, files[0].read_bytes()], max_segment_s=4.0)[:4]
     for ours, theirs in zip(together, alone, strict=True):

@@ -27,18 +27,18 @@ from twostage_asr.engine import (
     TranscriptionService,
     UnsupportedAudioError,
 )
-from twostage_asr.engine.alignment import Alignment
-from twostage_asr.engine.audio import Waveform, decode_audio
+from twostage_asr.engine.acoustic.cuda_graphs import MAX_CLIPS
+from twostage_asr.engine.audio.decode import Waveform, decode_audio
+from twostage_asr.engine.audio.inputs import AudioInput, expand_inputs
 from twostage_asr.engine.auto import transcribe_options
-from twostage_asr.engine.cuda_graphs import MAX_CLIPS
-from twostage_asr.engine.inputs import AudioInput, expand_inputs
-from twostage_asr.engine.segments import Cut, Piece
 from twostage_asr.engine.server.recording import Recording
 from twostage_asr.engine.server.settings import ServerSettings
 from twostage_asr.engine.server.speech import Speech
 from twostage_asr.engine.timeline import Timeline
 from twostage_asr.engine.transcriber import Run, TranscribeOptions
 from twostage_asr.engine.vad import load_vad
+from twostage_asr.engine.vad.splitting import Cut, Piece
+from twostage_asr.engine.words.aligner import Alignment
 
 LONG_ANSWER = 400  # tokens
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from twostage_asr.engine.audio.inputs import expand_inputs
+from twostage_asr.engine.cli.error_rates import read_texts
 from twostage_asr.engine.errors import ConfigError
-from twostage_asr.engine.evaluation import read_texts
-from twostage_asr.engine.inputs import expand_inputs
 from twostage_asr.engine.text_files import read_lines, read_text
 
 TEXT = "张三\r\nÄpfel\n\n\U0001f600 a\u2028b \rlast"

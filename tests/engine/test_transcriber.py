@@ -14,16 +14,18 @@ import pytest
 import torch
 
 from tests.pipeline import Clip
-from twostage_asr.engine import AutoModelVLLM, ConfigError, reading, word_processes
+from twostage_asr.engine import AutoModelVLLM, ConfigError
+from twostage_asr.engine.audio import readers
+from twostage_asr.engine.audio.inputs import AudioInput, expand_inputs, load_blocks
+from twostage_asr.engine.audio.waveform import Waveform
 from twostage_asr.engine.auto import transcribe_options
-from twostage_asr.engine.child import receive
 from twostage_asr.engine.families import family_named
 from twostage_asr.engine.families.base import StageOneOptions
-from twostage_asr.engine.inputs import AudioInput, expand_inputs, load_blocks
 from twostage_asr.engine.manifest import EngineManifest
 from twostage_asr.engine.timeline import Timeline
 from twostage_asr.engine.transcriber import Transcriber
-from twostage_asr.engine.waveform import Waveform
+from twostage_asr.engine.words import processes
+from twostage_asr.engine.worker_process import receive
 
 
 @pytest.fixture(scope="module")
@@ -67,8 +69,8 @@ def test_no_process_that_times_words_changes_a_transcript(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     asked = []
-    monkeypatch.setattr(word_processes, "MIN_SHARE", 1)
-    monkeypatch.setattr(word_processes, "receive", lambda socket: asked.append(socket) or receive(socket))
+    monkeypatch.setattr(processes, "MIN_SHARE", 1)
+    monkeypatch.setattr(processes, "receive", lambda socket: asked.append(socket) or receive(socket))
     engine_dir = engine_dirs["low_frame_rate"]
     manifest = EngineManifest.read(engine_dir)
     fp32 = {"dtype": torch.float32, "embeds_dtype": torch.float32}
@@ -170,7 +172,7 @@ def test_results_come_while_the_next_input_is_being_read(
         assert item.source != Path(sources[1]) or is_wanted.wait(60)
         return load_blocks(item, **options)
 
-    monkeypatch.setattr(reading, "load_blocks", slow)
+    monkeypatch.setattr(readers, "load_blocks", slow)
     results = vllm_model.transcriber.run(expand_inputs(sources[:2]), transcribe_options(batch_size=1))
     assert next(results)[0] == 0
     is_wanted.set()

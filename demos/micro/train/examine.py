@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from twostage_asr.engine.families.base import Request
 from twostage_asr.engine.text import clean_text
-from twostage_asr.engine.word_times import collapse
+from twostage_asr.engine.words.timer import collapse
 
 from .batches import BatchLimits, Collator
 from .compose import to_device

@@ -17,7 +17,7 @@ from grammar import Language, Sentence
 from names import PHRASES, draw_name, draw_nearest_name, draw_similar_name, is_heard_in, respell, spellings
 
 from twostage_asr.engine.families.base import Request
-from twostage_asr.engine.words import split_words, spoken_form
+from twostage_asr.engine.words.split import split_words, spoken_form
 
 from .corpus import Corpus, Utterance
 

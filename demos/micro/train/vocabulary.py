@@ -18,9 +18,9 @@ from mixed import MIXED
 from names import draw_name
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from twostage_asr.engine.ctc_tokenizer import CTCTokenizer
 from twostage_asr.engine.families.base import Request
 from twostage_asr.engine.families.fun_asr_nano import FunASRNano
+from twostage_asr.engine.words.tokenizer import CTCTokenizer
 
 MAX_TOKENS = 1853  # with the special tokens 29 * 64
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")

@@ -18,11 +18,11 @@ import soundfile
 
 from tests.pipeline import Clip
 from twostage_asr.engine import AutoModelVLLM, Transcript
-from twostage_asr.engine.audio import decode_audio
+from twostage_asr.engine.audio.decode import decode_audio
+from twostage_asr.engine.audio.inputs import AudioInput
+from twostage_asr.engine.audio.waveform import SAMPLE_RATE
 from twostage_asr.engine.cli import main, stream, transcribe
 from twostage_asr.engine.cli.command import add_request_options, request_options
-from twostage_asr.engine.inputs import AudioInput
-from twostage_asr.engine.waveform import SAMPLE_RATE
 from twostage_asr.engine.writers import WRITERS
 
 PNG_MAGIC = b"\x89PNG"

@@ -19,8 +19,8 @@ from twostage_asr.convert.safetensors_file import read_checkpoint
 from twostage_asr.convert.weights import plan_weights
 from twostage_asr.engine import AutoModelVLLM
 from twostage_asr.engine import families as engine_families
+from twostage_asr.engine.acoustic.tower import load_module
 from twostage_asr.engine.families.base import Answer, EncodedBatch, Request, StageOneOptions
-from twostage_asr.engine.families.stage_one import load_module
 from twostage_asr.engine.manifest import ACOUSTIC_NAME, EngineManifest
 from twostage_asr.engine.prompt import PromptText
 

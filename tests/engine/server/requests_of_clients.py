@@ -8,7 +8,7 @@ import numpy as np
 
 from tests.audio_clips import encode
 from tests.pipeline import Clip
-from twostage_asr.engine.audio import Waveform, decode_audio
+from twostage_asr.engine.audio.decode import Waveform, decode_audio
 
 CHUNK = 1600  # samples: 100 ms
 

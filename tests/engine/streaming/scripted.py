@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from twostage_asr.engine import QueueFullError, Transcript
+from twostage_asr.engine.audio.waveform import SAMPLE_RATE
 from twostage_asr.engine.families.base import ModelFamily
 from twostage_asr.engine.model_lock import ModelLock
 from twostage_asr.engine.text import LLMTokenizer
 from twostage_asr.engine.transcriber import TranscribeOptions
 from twostage_asr.engine.vad import VoiceActivityStream
-from twostage_asr.engine.waveform import SAMPLE_RATE
 
 FRAME_S = 0.1
 FAILED = "\0"  # in place of an answer

@@ -9,8 +9,8 @@ import pytest
 from tests import tiny_models
 from tests.pipeline import Clip
 from twostage_asr.engine import AutoModelVLLM, ConfigError, Qwen3ASRModel
-from twostage_asr.engine.inputs import expand_inputs, load
-from twostage_asr.engine.waveform import SAMPLE_RATE
+from twostage_asr.engine.audio.inputs import expand_inputs, load
+from twostage_asr.engine.audio.waveform import SAMPLE_RATE
 
 
 @pytest.fixture(scope="module")

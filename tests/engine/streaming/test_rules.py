@@ -23,13 +23,13 @@ from twostage_asr.engine import (
     Transcript,
     UnsupportedAudioError,
 )
+from twostage_asr.engine.audio.waveform import SAMPLE_RATE
 from twostage_asr.engine.auto import transcribe_options
 from twostage_asr.engine.families.fun_asr_nano import FunASRNano
 from twostage_asr.engine.streaming import Event, samples_of
 from twostage_asr.engine.streaming.text import token_prefix
 from twostage_asr.engine.text import LLMTokenizer
 from twostage_asr.engine.vad import SegmentRules
-from twostage_asr.engine.waveform import SAMPLE_RATE
 
 OPTIONS = transcribe_options()
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.pipeline import Clip
 from twostage_asr.engine import AudioError, ConfigError, Final, FunASRNanoStreamingVLLM
-from twostage_asr.engine.audio import decode_audio
+from twostage_asr.engine.audio.decode import decode_audio
 from twostage_asr.engine.streaming import Event
 
 

@@ -17,11 +17,11 @@ from twostage_asr.engine import (
     StreamingSession,
     TranscriptionService,
 )
+from twostage_asr.engine.audio.inputs import expand_inputs, load
+from twostage_asr.engine.audio.waveform import SAMPLE_RATE
 from twostage_asr.engine.auto import transcribe_options
-from twostage_asr.engine.inputs import expand_inputs, load
 from twostage_asr.engine.streaming import Event
 from twostage_asr.engine.vad import STREAMING_SCHEDULE, SegmentRules, load_vad
-from twostage_asr.engine.waveform import SAMPLE_RATE
 
 PAUSE_S = 2.3  # ends a segment that is younger than 5 s
 OPTIONS = transcribe_options()

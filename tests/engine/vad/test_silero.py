@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tests.pipeline import Clip
 from twostage_asr.engine import ConfigError
-from twostage_asr.engine.audio import decode_audio
+from twostage_asr.engine.audio.decode import decode_audio
 from twostage_asr.engine.vad import SegmentRules, SpeechSegmenter, SpeechSpan, load_vad
 
 MODEL = load_vad()

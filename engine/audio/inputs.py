@@ -1,0 +1,416 @@
+"""What users pass -> AudioInputs -> waveforms. Expanding inputs reads list files, never audio; load() reads audio.
+
+One input is
+- a path (str or Path) of an audio or video file; whether it exists is found out by load()
+- a list file, which stands for several inputs:
+    *.scp    one `key path` per line, as Kaldi writes it; pipes (`sox ... |`) are refused, they would run commands
+    *.jsonl  one object per line: "source" (required), "key", "language", "hotwords" (list of strings), "itn",
+             "context", "channels"; other fields, such as "target" and "text" of FunASR's training lists, are ignored
+  Empty lines are skipped; text_files.py says in which encodings they may be. A relative path is looked for beside the
+  list file, then in the current directory. http, https and data URLs may stand in place of paths.
+- a URL: http:, https: or data:
+- bytes: the content of an audio file; or a file object, such as open("a.wav", "rb") or io.BytesIO: what is left in it
+- samples: an array or tensor (16 kHz), (samples, sample_rate), or (key, samples, sample_rate); see audio.as_waveform
+- {"array": samples, "sampling_rate": Hz}, as Hugging Face's datasets have it; "path" may give the key
+- an AudioInput, such as those of audio_files()
+Any iterable of these is a list of inputs: a list, a tuple without a number in it, a generator, a column of a dataset. A
+tuple inside of it is always one input. A list, a tuple or a set is expanded at once; from anything else, inputs are
+taken as they are needed, and nothing of them is kept but their keys.
+
+A list file that cannot be understood is a ConfigError, because nothing has been done yet; in inputs that are taken as
+they are needed it is one input. Anything else that cannot be transcribed becomes an input all the same, and its load()
+raises an AudioError that says why, so that one bad input does not cost the others.
+"""
+
+import json
+import numbers
+import os
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, TypeGuard
+from urllib.parse import unquote
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import ConfigError, UnsupportedAudioError
+from ..text_files import read_lines
+from .channels import Channels, check_channels
+from .decode import (
+    DEFAULT_LIMITS,
+    SAMPLE_RATE,
+    AudioLimits,
+    Blocks,
+    Waveform,
+    as_waveform,
+    decode_blocks,
+    is_tensor,
+)
+from .ffmpeg import AUDIO_SUFFIXES
+from .notes import Notes
+from .urls import is_data_url, is_url, require_size, shown_url, url_content
+
+if TYPE_CHECKING:
+    import torch
+    from typing_extensions import TypeIs
+
+    Samples: TypeAlias = npt.NDArray[Any] | torch.Tensor
+else:  # without importing torch
+    Samples: TypeAlias = npt.NDArray[Any]
+
+_LIST_SUFFIXES = (".scp", ".jsonl")
+_ALLOWED = (
+    "a path, URL, bytes, file object, samples, (samples, sample_rate), (key, samples, sample_rate) or "
+    '{"array": samples, "sampling_rate": Hz}'
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """In place of a source: why it cannot be one."""
+
+    reason: str
+
+
+Source: TypeAlias = Path | str | bytes | BinaryIO | Samples | Refused  # a str is a URL
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class AudioInput:
+    """One thing to transcribe, not yet read."""
+
+    key: str  # unique among the inputs it was expanded with; may hold any character, so it is not a file name
+    source: Source
+    sample_rate: int | None = None  # Hz, of samples
+    language: str | None = None  # None: as the request says
+    hotwords: tuple[str, ...] | None = None  # None: as the request says
+    itn: bool | None = None  # None: as the request says
+    context: str | None = None  # None: as the request says
+    channels: Channels | None = None  # None: as the request says, by default "mix"; see channels.py
+    salvage: bool | None = None  # None: as the request says, by default False; see decode_audio
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for channels that cannot be."""
+        if self.channels is not None:
+            check_channels(self.channels)
+
+    @property
+    def decoding(self) -> dict[str, Any]:
+        """What this input says of how it is decoded, by the names of decode_blocks."""
+        return {"channels": "mix" if self.channels is None else self.channels, "salvage": bool(self.salvage)}
+
+
+Input: TypeAlias = (
+    str
+    | Path
+    | bytes
+    | bytearray
+    | memoryview
+    | BinaryIO
+    | Samples
+    | tuple[Samples, int]
+    | tuple[str, Samples, int]
+    | Mapping[str, Any]
+    | AudioInput
+)
+Inputs: TypeAlias = Input | Iterable[Input]
+
+
+def iterate_inputs(inputs: Inputs | None) -> list[AudioInput] | Iterator[AudioInput]:
+    """One input, or an iterable of any mix of them -> AudioInputs in the same order; see the module's docstring.
+
+    Keys are those of a list file or tuple, the stem of a path or URL, or else audio_<position>. A key that occurs again
+    gets the first free of the suffixes _1, _2, ...
+
+    Raises:
+        ConfigError: no inputs at all (None), or a list file that does not exist or has a line that cannot be
+            understood.
+    """
+    if inputs is None:
+        raise ConfigError(f"there are no inputs, got None; allowed are {_ALLOWED}, or an iterable of these")
+    if isinstance(inputs, list | tuple | set | frozenset) or _is_one_input(inputs):
+        return expand_inputs(inputs)
+    return _with_unique_keys(_expanded(inputs, one_by_one=True), reserved=())
+
+
+def expand_inputs(inputs: Inputs) -> list[AudioInput]:
+    """`iterate_inputs` with all of them at once: the first that has a key keeps it, also against suffixed keys."""
+    items = list(_expanded(as_list(inputs), one_by_one=False))
+    return list(_with_unique_keys(items, reserved={item.key for item in items}))
+
+
+def as_list(inputs: Inputs) -> list[Any]:
+    """One input, or an iterable of them -> a list of them."""
+    return [inputs] if _is_one_input(inputs) else list(inputs)
+
+
+def _is_one_input(inputs: object) -> "TypeIs[Input]":
+    """A tuple with a number in it is samples and their rate, however wrong the rest of it may be."""
+    if isinstance(inputs, tuple):
+        return any(isinstance(part, numbers.Number) for part in inputs)
+    is_whole = isinstance(inputs, str | bytes | bytearray | memoryview | Mapping) or _is_samples(inputs)
+    return is_whole or _is_file_object(inputs) or not isinstance(inputs, Iterable)
+
+
+def _expanded(inputs: Iterable[Any], *, one_by_one: bool) -> Iterator[AudioInput]:
+    """With `one_by_one`, a list file that cannot be understood is one input that is refused; else a ConfigError."""
+    count = 0
+    for given in inputs:
+        items = [_one_input(given, default_key=f"audio_{count}")]
+        if _is_list_file(given):
+            try:
+                items = _read_list_file(Path(given))
+            except ConfigError as error:
+                if not one_by_one:
+                    raise
+                items = [AudioInput(key=Path(given).stem, source=Refused(str(error)))]
+        yield from items
+        count += len(items)
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """What was found in a folder, searched to its depths."""
+
+    inputs: list[AudioInput]  # the key is the path in the folder without suffix
+    passed_over: list[Path]  # files whose names have none of AUDIO_SUFFIXES
+
+
+def audio_files(folder: Path) -> Folder:
+    """Search a folder for files whose names have one of AUDIO_SUFFIXES.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    found: list[Path] = []
+    passed_over: list[Path] = []
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in AUDIO_SUFFIXES:
+            found.append(path)
+        elif path.is_file():
+            passed_over.append(path)
+    if not found:
+        raise ConfigError(f"{folder}: holds no audio; looked for {', '.join(sorted(AUDIO_SUFFIXES))}")
+    items = [AudioInput(key=path.relative_to(folder).with_suffix("").as_posix(), source=path) for path in found]
+    return Folder(list(_with_unique_keys(items, reserved={item.key for item in items})), passed_over)
+
+
+def load(
+    item: AudioInput,
+    *,
+    limits: AudioLimits = DEFAULT_LIMITS,
+    allow_urls: bool | Collection[str] = True,
+    notes: Notes | None = None,
+) -> Waveform:
+    """Read and decode one input: (N,) float32, mono, 16 kHz, or (N, channels) where its channels are split.
+
+    `allow_urls=False` refuses http and https, which let a client reach whatever this machine can reach. A collection of
+    host names allows these alone, also to redirects. `notes` gets to know what was filled in, skipped or left out.
+
+    Raises:
+        AudioError: and nothing else, whatever the source is.
+    """
+    blocks = list(load_blocks(item, limits=limits, allow_urls=allow_urls, notes=notes))
+    return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+
+
+def load_blocks(
+    item: AudioInput,
+    *,
+    limits: AudioLimits = DEFAULT_LIMITS,
+    allow_urls: bool | Collection[str] = True,
+    notes: Notes | None = None,
+) -> Blocks:
+    """`load` in pieces that joined are what it returns; files are decoded as the iteration goes on.
+
+    Raises:
+        AudioError: and nothing else, possibly after some pieces.
+    """
+    if _is_samples(item.source):
+        rate = SAMPLE_RATE if item.sample_rate is None else item.sample_rate
+        yield as_waveform(item.source, rate, limits=limits, channels=item.decoding["channels"], notes=notes)
+        return
+    file, name = _file(item.source, limits, allow_urls)
+    yield from decode_blocks(file, limits=limits, name=name, notes=notes, **item.decoding)
+
+
+def _file(
+    source: Path | str | bytes | BinaryIO | Refused, limits: AudioLimits, allow_urls: bool | Collection[str]
+) -> tuple[Path | bytes, str | None]:
+    """The audio file that a source is or leads to, and what errors call it. Raises AudioError."""
+    if isinstance(source, Refused):
+        raise UnsupportedAudioError(source.reason)
+    if isinstance(source, Path | bytes):
+        return source, None
+    if isinstance(source, str):
+        return url_content(source, limits, allow_urls)
+    return _file_content(source, limits), _file_name(source)
+
+
+def _is_samples(value: object) -> "TypeIs[Samples]":
+    return isinstance(value, np.ndarray) or is_tensor(value)
+
+
+def _is_file_object(value: object) -> "TypeIs[BinaryIO]":
+    return callable(getattr(value, "read", None))
+
+
+def _file_name(file: BinaryIO) -> str | None:
+    """What a file object says it is called; some have a number or nothing."""
+    name = getattr(file, "name", None)
+    return name if isinstance(name, str) else None
+
+
+def _file_content(file: BinaryIO, limits: AudioLimits) -> bytes:
+    """What is left in it. Raises AudioError."""
+    name = _file_name(file) or type(file).__name__
+    try:
+        content = file.read(limits.max_bytes + 1)
+    except (OSError, ValueError, TypeError) as error:  # ValueError: closed, or not text; TypeError: read() without size
+        raise UnsupportedAudioError(f"{name}: cannot be read: {error}") from error
+    if not isinstance(content, bytes):
+        kind = type(content).__name__
+        raise UnsupportedAudioError(f"{name}: reading gives {kind}, not bytes; open it with mode 'rb'")
+    require_size(len(content), name, limits)
+    return content
+
+
+def _is_list_file(item: object) -> TypeGuard[str | Path]:
+    return isinstance(item, str | Path) and not is_url(str(item)) and Path(item).suffix.lower() in _LIST_SUFFIXES
+
+
+def _one_input(item: Any, *, default_key: str) -> AudioInput:
+    match item:
+        case AudioInput():
+            return item
+        case str() if not item:
+            return _refused(default_key, "'' is not an input: a path has at least one character")
+        case str() | Path():
+            source = item if isinstance(item, str) and is_url(item) else Path(item)
+            return AudioInput(key=_key_of(source) or default_key, source=source)
+        case bytes() | bytearray() | memoryview():
+            return AudioInput(key=default_key, source=bytes(item))
+        case Mapping():
+            return _from_mapping(item, default_key)
+        case (str(key), samples, rate) if isinstance(item, tuple) and _is_samples(samples) and rate is not None:
+            return AudioInput(key=key, source=samples, sample_rate=rate)
+        case (samples, rate) if isinstance(item, tuple) and _is_samples(samples) and rate is not None:
+            return AudioInput(key=default_key, source=samples, sample_rate=rate)
+    if _is_samples(item):
+        return AudioInput(key=default_key, source=item)
+    if _is_file_object(item):
+        return AudioInput(key=Path(_file_name(item) or "").stem or default_key, source=item)
+    names = [type(part).__name__ for part in item] if isinstance(item, tuple) else []
+    kind = f"({', '.join(names)})" if names else type(item).__name__
+    return _refused(default_key, f"{kind} is not an input")
+
+
+def _refused(key: str, reason: str) -> AudioInput:
+    return AudioInput(key=key, source=Refused(f"{reason}; allowed are {_ALLOWED}"))
+
+
+def _from_mapping(item: Mapping[str, Any], default_key: str) -> AudioInput:
+    """{"array": samples, "sampling_rate": Hz, "path": where they are from, or None}"""
+    match dict(item):
+        case {"array": samples, "sampling_rate": int(rate), **rest} if _is_samples(samples) and rest.keys() <= {"path"}:
+            path = rest.get("path")
+            key = Path(path).stem if isinstance(path, str | Path) else ""
+            return AudioInput(key=key or default_key, source=samples, sample_rate=rate)
+    kinds = ", ".join(f"{key!r}: {type(value).__name__}" for key, value in item.items())
+    return _refused(default_key, f"{{{kinds}}} is not an input")
+
+
+def _key_of(source: Path | str) -> str:
+    """The stem of a path or URL; empty if there is none."""
+    if isinstance(source, Path):
+        return source.stem
+    if is_data_url(source):
+        return ""
+    _, _, path = shown_url(source).partition("://")[2].partition("/")
+    return PurePosixPath(unquote(path)).stem
+
+
+def _with_unique_keys(items: Iterable[AudioInput], *, reserved: Collection[str]) -> Iterator[AudioInput]:
+    """`reserved` are keys that no suffix may make; the first that has one of them by itself gets it."""
+    taken = set(reserved)
+    seen: dict[str, int] = {}  # key -> last suffix given
+    for item in items:
+        if item.key not in seen and (item.key in reserved or item.key not in taken):
+            seen[item.key] = 0
+            taken.add(item.key)
+            yield item
+            continue
+        suffix = seen.get(item.key, 0) + 1
+        while f"{item.key}_{suffix}" in taken:
+            suffix += 1
+        seen[item.key] = suffix
+        taken.add(f"{item.key}_{suffix}")
+        yield replace(item, key=f"{item.key}_{suffix}")
+
+
+def _read_list_file(path: Path) -> list[AudioInput]:
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such list file")
+    parse = _scp_line if path.suffix.lower() == ".scp" else _jsonl_line
+    items = []
+    for number, line in enumerate(read_lines(path), start=1):
+        try:
+            if line:
+                items.append(parse(line, path))
+        except ValueError as error:
+            raise ConfigError(f"{path}, line {number}: {error}") from error
+    return items
+
+
+def _scp_line(line: str, path: Path) -> AudioInput:
+    """`key path`. Raises ValueError."""
+    try:
+        key, target = re.split(r"[ \t]+", line, maxsplit=1)
+    except ValueError:
+        raise ValueError(f"needs a key and a path, got {line!r}") from None
+    if target.startswith("|") or target.endswith("|"):
+        raise ValueError(f"pipes are not run, a path is needed, got {target!r}")
+    return AudioInput(key=key, source=_from_list_file(target, path))
+
+
+def _jsonl_line(line: str, path: Path) -> AudioInput:
+    """One JSON object. Raises ValueError."""
+    try:
+        data = json.loads(line)
+    except RecursionError as error:
+        raise ValueError("JSON nested too deeply") from error
+    if not isinstance(data, dict):
+        raise ValueError(f"needs a JSON object, got {type(data).__name__}")
+    target = data.get("source")
+    if not isinstance(target, str) or not target:
+        raise ValueError(f'"source" must be a path or URL, got {target!r}')
+    source = _from_list_file(target, path)
+    key, language, hotwords = data.get("key"), data.get("language"), data.get("hotwords")
+    context = data.get("context")
+    for name, value in (("key", key), ("language", language), ("context", context)):
+        if value is not None and not isinstance(value, str):
+            raise ValueError(f"{name!r} must be a string, got {value!r}")
+    if hotwords is not None and not (isinstance(hotwords, list) and all(isinstance(word, str) for word in hotwords)):
+        raise ValueError(f'"hotwords" must be a list of strings, got {hotwords!r}')
+    itn = data.get("itn")
+    if itn is not None and not isinstance(itn, bool):
+        raise ValueError(f'"itn" must be true or false, got {itn!r}')
+    return AudioInput(
+        key=key or _key_of(source) or "audio",
+        source=source,
+        language=language,
+        hotwords=None if hotwords is None else tuple(hotwords),
+        itn=itn,
+        context=context,
+        channels=data.get("channels"),
+    )
+
+
+def _from_list_file(target: str, list_file: Path) -> Path | str:
+    """A URL as it is; a relative path beside the list file if it exists there or nowhere, else from here."""
+    if is_url(target):
+        return target
+    beside = list_file.parent / target
+    return Path(target) if os.path.exists(target) and not os.path.exists(beside) else beside

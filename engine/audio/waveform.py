@@ -1,0 +1,221 @@
+"""Samples -> waveform (N,) float32, mono, 16 kHz: what every decoder pushes its blocks into."""
+
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import soxr
+
+from ..checks import check_fields
+from ..errors import AudioTooLongError, ConfigError, UnsupportedAudioError
+from ..transcript import TranscriptWarning
+from .channels import Channels, Mixer
+from .notes import Notes
+
+SAMPLE_RATE = 16_000  # Hz, of every waveform in this package
+MAX_CHANNELS = 64  # of a file; sixth-order ambisonics has 49
+LOSS_TOLERANCE_S = 0.25  # lengths are rounded, and padded by a frame (AAC at 8 kHz: 0.13 s); few words are shorter
+
+Waveform: TypeAlias = npt.NDArray[np.float32]
+
+_BLOCK_SAMPLES = 1 << 20  # that are checked and resampled at a time
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AudioLimits:
+    """What one input may cost; protects against forged headers and files that decode to hours of silence."""
+
+    max_duration_s: float = 12 * 3600.0  # a day's recording; cut, a few minutes of it are in memory, whole, 2.8 GB
+    max_bytes: int = 2 << 30  # encoded; one hour of 24-bit 48 kHz stereo WAV is 1.0 GB
+    max_samples: int = 1 << 32  # decoded, of all channels together; 12 hours of 48 kHz stereo have 4.1e9
+    max_cpu_s: float = 600.0  # of one core, to decode it; 12 hours of 44.1 kHz stereo AAC take about a minute
+    min_sample_rate: int = 1_000  # Hz
+    max_sample_rate: int = 768_000  # Hz
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        for name in ("max_duration_s", "max_bytes", "max_samples", "max_cpu_s"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name} must be positive, got {getattr(self, name)}")
+        if not 0 < self.min_sample_rate <= self.max_sample_rate:
+            raise ConfigError(f"sample rates must be 0 < min <= max: {self.min_sample_rate}, {self.max_sample_rate}")
+
+
+DEFAULT_LIMITS = AudioLimits()
+
+
+class Joiner:
+    """Collects the blocks of one recording, mixes and resamples them, and stops when the limits are passed.
+
+    What is ready can be taken on the way, so that no recording has to fit into memory.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        limits: AudioLimits,
+        *,
+        channels: Channels = "mix",
+        salvage: bool = False,
+        notes: Notes | None = None,
+    ) -> None:
+        """`salvage`: audio that is missing is a warning, not an error. `notes`: who wants to know what happened."""
+        self.name = name
+        self.limits = limits
+        self.salvage = salvage
+        self.notes = Notes() if notes is None else notes
+        self._mixer = Mixer(name, channels, self.notes)
+        self._sample_rate = 0
+        self._earlier_s = 0.0  # of audio that had another sample rate
+        self._num_samples = 0  # of each channel, since then
+        self._num_decoded = 0  # of all channels
+        self._num_heard = 0  # that became blocks
+        self._num_invalid = 0  # of these
+        self._was_resampled = False
+        self._resampler: Any = None
+        self._empty: Waveform = np.zeros(0, np.float32)  # no samples, in the shape that blocks have
+        self._pending: list[Waveform] = []
+        self._num_pending = 0
+        self._blocks: list[Waveform] = []
+        self._num_taken = 0
+
+    @property
+    def duration_s(self) -> float:
+        """Of what was pushed."""
+        return self._earlier_s + (self._num_samples / self._sample_rate if self._sample_rate else 0.0)
+
+    def require_duration(self, duration_s: float) -> None:
+        """Raises AudioTooLongError if this is more than the limits allow."""
+        if duration_s > self.limits.max_duration_s:
+            allowed_s = self.limits.max_duration_s
+            raise AudioTooLongError(
+                f"{self.name}: {duration_s:,.1f} s of audio or more, at most {allowed_s:,.1f} s allowed"
+            )
+
+    def require_samples(self, num_samples: float) -> None:
+        """Raises AudioTooLongError if these, of all channels together, are more than the limits allow."""
+        if num_samples > self.limits.max_samples:
+            raise AudioTooLongError(
+                f"{self.name}: {num_samples:,.0f} samples of all channels or more, at most "
+                f"{self.limits.max_samples:,} allowed"
+            )
+
+    def require_format(self, sample_rate: int, num_channels: int) -> None:
+        """Raises UnsupportedAudioError if the limits do not allow this."""
+        low, high = self.limits.min_sample_rate, self.limits.max_sample_rate
+        if not low <= sample_rate <= high:
+            raise UnsupportedAudioError(f"{self.name}: sample rate {sample_rate:,} Hz, allowed are {low:,} to {high:,}")
+        if not 1 <= num_channels <= MAX_CHANNELS:
+            raise UnsupportedAudioError(f"{self.name}: {num_channels} channels, allowed are 1 to {MAX_CHANNELS}")
+
+    def require_complete(self, promised_s: float, *, lost_s: float = 0.0) -> None:
+        """Compare what was pushed with what the file promised.
+
+        Args:
+            promised_s: how long the recording should be.
+            lost_s: how much of it could not be decoded, and may have been pushed as silence.
+
+        Raises:
+            UnsupportedAudioError: more is missing than LOSS_TOLERANCE_S, and nobody wants to salvage the rest.
+        """
+        whole_s = max(promised_s, self.duration_s)
+        missing_s = min(whole_s, max(promised_s - self.duration_s, 0.0) + lost_s)
+        if missing_s > LOSS_TOLERANCE_S and not self.salvage:
+            raise UnsupportedAudioError(
+                f"{self.name}: truncated or damaged: {whole_s - missing_s:.2f} s of {whole_s:.2f} s can be decoded"
+            )
+        if lost_s > 0 or missing_s > LOSS_TOLERANCE_S:
+            self.note_missing(f"{missing_s:.2f} s of {whole_s:.2f} s could not be decoded")
+
+    def note_missing(self, message: str) -> None:
+        """Warn of audio that the file should have had."""
+        self.notes.add(TranscriptWarning("missing_audio", message))
+
+    def push(self, planes: npt.NDArray[Any], sample_rate: int) -> None:
+        """Add samples, (channels, N) of any dtype that the Mixer knows, at `sample_rate` Hz. Raises AudioError."""
+        if sample_rate != self._sample_rate or not sample_rate:
+            self._begin_rate(sample_rate)
+        self._num_decoded += planes.size
+        self.require_samples(self._num_decoded)
+        start_s = self.duration_s
+        self._num_samples += planes.shape[1]
+        self.require_duration(self.duration_s)
+        self._pending.append(self._mixer.mix(planes, start_s=start_s, end_s=self.duration_s))
+        self._num_pending += planes.shape[1]
+        if self._num_pending >= _BLOCK_SAMPLES:
+            self._flush()
+
+    def push_silence(self, duration_s: float, num_channels: int, sample_rate: int) -> None:
+        """Add so much silence, as if that many channels had been decoded. Raises AudioTooLongError."""
+        self.require_duration(self.duration_s + duration_s)
+        left = round(duration_s * sample_rate)
+        while left > 0:
+            length = min(left, _BLOCK_SAMPLES)
+            self.push(np.broadcast_to(np.float32(0.0), (num_channels, length)), sample_rate)
+            left -= length
+
+    def _begin_rate(self, sample_rate: int) -> None:
+        """Go on with samples of this rate: parts of a joined file may have rates of their own."""
+        self.require_format(sample_rate, 1)
+        if self._sample_rate:
+            self._flush(last=True)
+            self._earlier_s = self.duration_s
+        self._num_samples, self._sample_rate, self._resampler = 0, sample_rate, None
+
+    def _flush(self, *, last: bool = False) -> None:
+        block = self._concatenated(self._pending)
+        self._pending, self._num_pending = [], 0
+        self._empty = block[:0]
+        self._num_heard += block.size
+        flat = block.reshape(-1)
+        with np.errstate(over="ignore", invalid="ignore"):
+            energy = np.dot(flat, flat)  # takes half as long as a sum
+        if not np.isfinite(energy):  # one NaN or infinity is enough, but finite samples can overflow it too
+            self._num_invalid += int(block.size - np.count_nonzero(np.isfinite(block)))
+        self._blocks.append(block if self._sample_rate == SAMPLE_RATE else self._resampled(block, last=last))
+
+    def _resampled(self, block: Waveform, *, last: bool) -> Waveform:
+        if self._resampler is None:
+            num_channels = block.shape[1] if block.ndim == 2 else 1
+            self._resampler = soxr.ResampleStream(
+                self._sample_rate, SAMPLE_RATE, num_channels, dtype="float32", quality="HQ"
+            )
+            self._was_resampled = True
+        resampled: Waveform = self._resampler.resample_chunk(block, last=last)
+        return resampled
+
+    def _concatenated(self, blocks: list[Waveform]) -> Waveform:
+        """Without a copy if there is one block."""
+        return blocks[0] if len(blocks) == 1 else np.concatenate(blocks or [self._empty])
+
+    def take(self) -> list[Waveform]:
+        """What is ready and has not been taken. Raises UnsupportedAudioError for samples that are not finite."""
+        blocks, self._blocks = self._blocks, []
+        if blocks:
+            self._require_finite(blocks)
+        self._num_taken += sum(map(len, blocks))
+        return blocks
+
+    def finish(self) -> Waveform:
+        """The waveform, float32 at 16 kHz, or the rest of it. Raises UnsupportedAudioError if there is nothing.
+
+        Its shape is (N,), or (N, channels) where channels are split.
+        """
+        if not self._num_decoded:
+            raise UnsupportedAudioError(f"{self.name}: no samples")
+        if self._pending or self._resampler is not None:
+            self._flush(last=True)
+        waveform = self._concatenated(self._blocks)
+        self._require_finite([waveform])
+        if self._num_taken + len(waveform) < 2:
+            raise UnsupportedAudioError(f"{self.name}: {len(waveform)} sample(s) at 16 kHz, at least 2 are needed")
+        return waveform
+
+    def _require_finite(self, blocks: list[Waveform]) -> None:
+        if self._num_invalid:
+            raise UnsupportedAudioError(
+                f"{self.name}: {self._num_invalid:,} of {self._num_heard:,} samples are NaN or infinite"
+            )
+        if self._was_resampled and not all(np.isfinite(block).all() for block in blocks):
+            raise UnsupportedAudioError(f"{self.name}: samples too large for resampling to 16 kHz")

@@ -1,0 +1,83 @@
+"""A transcript -> one picture: the waveform, where a VAD hears speech, the segments and the words. Needs matplotlib.
+
+A character that no installed font has is shown as a box.
+"""
+
+import importlib.util
+import math
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..audio.waveform import SAMPLE_RATE, Waveform
+from ..errors import ConfigError
+from ..transcript import Transcript
+from ..vad import SegmentRules, SpeechSegmenter, SpeechSpan, VoiceActivityModel
+
+ROW_S = 15.0  # of audio in one row of the picture
+MAX_ROWS = 40  # a longer recording has longer rows
+PAUSE_MS = 200.0  # of silence in the VAD's speech that are shown as a gap
+_COLUMNS = 2000  # points of the waveform's outline in a row
+# With Chinese characters; the first that are installed are taken, and matplotlib's own.
+_CJK_FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Micro Hei", "SimHei", "PingFang SC")
+
+
+def require_matplotlib(extra: str) -> None:
+    """Raises ConfigError, naming the extra of this package that brings it, where it is not installed."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ConfigError(f'a picture needs matplotlib: pip install "twostage-asr[{extra}]"')
+
+
+def plot_transcript(transcript: Transcript, waveform: Waveform, path: Path, *, vad: VoiceActivityModel) -> None:
+    """Write a PNG: a row for each ROW_S of audio; segments are shaded, words stand above, the VAD's speech below."""
+    from matplotlib.figure import Figure
+    from matplotlib.font_manager import get_font_names
+
+    fonts = [name for name in _CJK_FONTS if name in get_font_names()] + ["DejaVu Sans"]
+    duration = len(waveform) / SAMPLE_RATE
+    row_s = max(ROW_S, duration / MAX_ROWS)
+    speech = _speech(waveform, vad)
+    num_rows = max(1, math.ceil(duration / row_s))
+    figure = Figure(figsize=(16, 1 + 1.6 * num_rows), layout="constrained")
+    figure.suptitle(f"{transcript.key}: {duration:.2f} s", fontfamily=fonts)
+    for row, axes in enumerate(figure.subplots(num_rows, squeeze=False).flat):
+        start = row * row_s
+        _draw_waveform(axes, waveform[int(start * SAMPLE_RATE) : int((start + row_s) * SAMPLE_RATE)], start)
+        _draw_transcript(axes, transcript, (start, start + row_s), fonts)
+        axes.broken_barh([(span.start, span.end - span.start) for span in speech], (-1.25, 0.15), color="tab:gray")
+        axes.set_xlim(start, start + row_s)
+        axes.set_ylim(-1.3, 1.6)
+        axes.set_yticks([])
+    axes.set_xlabel("seconds")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph", UserWarning)
+        figure.savefig(path, format="png", dpi=100)
+
+
+def _speech(waveform: Waveform, vad: VoiceActivityModel) -> list[SpeechSpan]:
+    """With its pauses, which segments bridge."""
+    segmenter = SpeechSegmenter(vad.new_stream(), SegmentRules(padding_s=0.0, silence_schedule=((math.inf, PAUSE_MS),)))
+    return segmenter.push(waveform) + segmenter.finish()
+
+
+def _draw_waveform(axes: Any, samples: Waveform, start: float) -> None:
+    """Its outline: lowest and highest sample of each column."""
+    width = max(1, len(samples) // _COLUMNS)
+    columns = samples[: len(samples) // width * width].reshape(-1, width)
+    times = start + np.arange(len(columns)) * width / SAMPLE_RATE
+    axes.fill_between(times, columns.min(axis=1), columns.max(axis=1), color="tab:blue", linewidth=0.3)
+
+
+def _draw_transcript(axes: Any, transcript: Transcript, shown: tuple[float, float], fonts: list[str]) -> None:
+    start, end = shown
+    for segment in transcript.segments:
+        if segment.end > start and segment.start < end:
+            axes.axvspan(max(segment.start, start), min(segment.end, end), color="tab:orange", alpha=0.2)
+    words = [word for segment in transcript.segments for word in segment.words or ()]
+    for number, word in enumerate(words):
+        if start <= word.start < end:
+            height = 1.1 + 0.22 * (number % 2)  # neighbours do not overlap
+            axes.plot([word.start, word.end], [height - 0.04] * 2, color="tab:green")
+            axes.text(word.start, height, word.text, fontsize=8, fontfamily=fonts, clip_on=True)

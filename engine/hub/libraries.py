@@ -1,0 +1,238 @@
+"""The libraries of the two hubs, each behind the same four functions. The only file that talks to model hubs.
+
+Both keep a cache and fetch nothing that is in it, and both bring files of one commit only: Hugging Face's library asks
+for that commit, ModelScope's compares every file with the digests of one listing. ModelScope's fetches the rest of a
+file that was cut off. Newer versions of Hugging Face's begin it anew; large files come by `_fetch_large` instead.
+"""
+
+import glob
+import hashlib
+import os
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Protocol
+
+from filelock import FileLock
+from tqdm.auto import tqdm
+
+from ..errors import HubError
+
+_INCOMPLETE = ".incomplete"  # what both libraries add to the name of a file that has not arrived whole
+_HTML_STARTS = (b"<!doctype", b"<html")
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteFile:
+    """A file as a hub lists it."""
+
+    size: int  # bytes
+    sha256: str | None  # where the hub keeps it outside of git
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One commit of a repository."""
+
+    directory: Path  # where its files are on this machine, as far as they have been fetched
+    files: Mapping[str, RemoteFile]  # all that the hub lists, by path in the repository
+
+
+class Repository(Protocol):
+    """One model on one hub. Whatever goes wrong is one of `failures`."""
+
+    title: str
+    endpoint: str
+    cache_variable: str  # of the environment, which moves the cache
+    failures: tuple[type[Exception], ...]
+
+    def look(self) -> Snapshot:
+        """Ask the hub what there is, and fetch the files that tell what the model is."""
+        ...
+
+    def fetch(self, snapshot: Snapshot, names: Collection[str]) -> None:
+        """Fetch those of `names` that are not here yet."""
+        ...
+
+    def partial(self, snapshot: Snapshot, name: str) -> Path:
+        """Where a file is while it has not arrived whole."""
+        ...
+
+    def cached(self) -> Path:
+        """The directory of an earlier fetch, found without the hub."""
+        ...
+
+
+class HuggingFace:
+    """`first` are the names of the files that tell what a model is."""
+
+    title = "Hugging Face (hub='hf')"
+    cache_variable = "HF_HOME"
+
+    def __init__(self, model_id: str, revision: str | None, first: Collection[str]) -> None:
+        from huggingface_hub import constants, errors
+
+        self.endpoint = os.environ.get("HF_ENDPOINT", constants.ENDPOINT).rstrip("/")
+        self.failures = _exceptions_in(errors)
+        self._model_id, self._revision, self._first = model_id, revision, first
+
+    def look(self) -> Snapshot:
+        from huggingface_hub import HfApi, constants
+
+        timeout = constants.HF_HUB_ETAG_TIMEOUT
+        api = HfApi(endpoint=self.endpoint)
+        info = api.model_info(self._model_id, revision=self._revision, files_metadata=True, timeout=timeout)
+        directory = self._snapshot(self._revision, self._first)
+        if directory.name != info.sha:  # a new commit has come in between
+            info = api.model_info(self._model_id, revision=directory.name, files_metadata=True, timeout=timeout)
+        files = {
+            file.rfilename: RemoteFile(file.size or 0, None if file.lfs is None else file.lfs.sha256)
+            for file in info.siblings or ()
+        }
+        return Snapshot(directory, files)
+
+    def fetch(self, snapshot: Snapshot, names: Collection[str]) -> None:
+        from huggingface_hub import hf_hub_url
+
+        commit = snapshot.directory.name
+        for name in names:
+            file = snapshot.files[name]
+            if file.sha256 is not None and not (snapshot.directory / name).is_file():
+                url = hf_hub_url(self._model_id, name, revision=commit, endpoint=self.endpoint)
+                _fetch_large(url, self._blob(snapshot, name), file, name)
+        self._snapshot(commit, [glob.escape(name) for name in names])  # the small ones, and a link to each large one
+
+    def partial(self, snapshot: Snapshot, name: str) -> Path:
+        blob = self._blob(snapshot, name)
+        return blob.with_name(blob.name + _INCOMPLETE)
+
+    def cached(self) -> Path:
+        return self._snapshot(self._revision, self._first, local_files_only=True)
+
+    def _snapshot(self, revision: str | None, patterns: Collection[str], *, local_files_only: bool = False) -> Path:
+        from huggingface_hub import snapshot_download
+
+        directory = snapshot_download(
+            self._model_id,
+            revision=revision,
+            endpoint=self.endpoint,
+            allow_patterns=list(patterns),
+            local_files_only=local_files_only,
+            tqdm_class=_NoBar,
+        )
+        return Path(directory)
+
+    def _blob(self, snapshot: Snapshot, name: str) -> Path:
+        """Where the library keeps the content of a large file: under its digest, beside the directory of snapshots."""
+        return snapshot.directory.parent.parent / "blobs" / (snapshot.files[name].sha256 or name)
+
+
+class ModelScope:
+    """`first` are the names of the files that tell what a model is."""
+
+    title = "ModelScope (hub='ms')"
+    cache_variable = "MODELSCOPE_CACHE"
+
+    def __init__(self, model_id: str, revision: str | None, first: Collection[str]) -> None:
+        try:
+            from modelscope.hub import errors
+        except ImportError as error:
+            raise HubError(
+                f"{model_id} is not a directory, and ModelScope's library is not installed: "
+                "pip install \"twostage-asr[modelscope]\", or use hub='hf'"
+            ) from error
+        self.endpoint = os.environ.get("MODELSCOPE_ENDPOINT", "https://www.modelscope.cn").rstrip("/")
+        self.failures = _exceptions_in(errors)
+        self._model_id, self._revision, self._first = model_id, revision, first
+
+    def look(self) -> Snapshot:
+        from huggingface_hub import constants
+        from modelscope_hub import HubApi
+
+        if constants.HF_HUB_OFFLINE:  # one variable for both hubs: ModelScope's library has none
+            raise ConnectionError("HF_HUB_OFFLINE is set")
+        listed = HubApi(endpoint=self.endpoint).list_repo_files(self._model_id, "model", revision=self._revision)
+        files = {file.path: RemoteFile(file.size, file.sha256) for file in listed if not file.is_dir}
+        return Snapshot(self._snapshot(self._first), files)
+
+    def fetch(self, snapshot: Snapshot, names: Collection[str]) -> None:
+        self._snapshot([glob.escape(name) for name in names])
+
+    def partial(self, snapshot: Snapshot, name: str) -> Path:
+        return snapshot.directory / (name + _INCOMPLETE)
+
+    def cached(self) -> Path:
+        return self._snapshot((), local_files_only=True)
+
+    def _snapshot(self, patterns: Collection[str], *, local_files_only: bool = False) -> Path:
+        from modelscope.hub.snapshot_download import snapshot_download
+
+        directory: str = snapshot_download(
+            self._model_id,
+            revision=self._revision,
+            endpoint=self.endpoint,
+            allow_patterns=list(patterns),
+            local_files_only=local_files_only,
+        )
+        return Path(directory)
+
+
+class _NoBar(tqdm):  # type: ignore[type-arg]
+    """For small files, which would show three bars and be done."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **{**options, "disable": True})
+
+
+def _fetch_large(url: str, blob: Path, file: RemoteFile, name: str) -> None:
+    """Download `url` to `blob`, going on where an earlier attempt, of whichever process, has stopped.
+
+    Raises OSError if what came is not the file that is listed, of which nothing is kept; else what http_get raises.
+    """
+    from huggingface_hub.file_download import http_get
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
+
+    partial = blob.with_name(blob.name + _INCOMPLETE)
+    storage = blob.parent.parent
+    lock = storage.parent / ".locks" / storage.name / f"{blob.name}.lock"  # the library's own for this file
+    for directory in (blob.parent, lock.parent):
+        directory.mkdir(parents=True, exist_ok=True)
+    with FileLock(lock):
+        if blob.exists():
+            return
+        headers = {**build_hf_headers(), "Accept-Encoding": "identity"}  # servers that compress ignore ranges
+        try:
+            with partial.open("ab") as output:
+                if output.tell() > file.size:  # no beginning of this file
+                    output.truncate(0)
+                start = partial.stat().st_size
+                http_get(
+                    url, output, resume_size=start, headers=headers, expected_size=file.size, displayed_filename=name
+                )
+        finally:
+            _discard_html(partial, name)
+        _check_digest(partial, file, name)
+        partial.replace(blob)
+
+
+def _discard_html(partial: Path, name: str) -> None:
+    with partial.open("rb") as content:
+        start = content.read(len(_HTML_STARTS[0])).lower()
+    if start.startswith(_HTML_STARTS):
+        partial.unlink()
+        raise OSError(f"a page of HTML came instead of {name}")
+
+
+def _check_digest(partial: Path, file: RemoteFile, name: str) -> None:
+    with partial.open("rb") as content:
+        digest = hashlib.file_digest(content, "sha256").hexdigest()
+    if digest != file.sha256:
+        partial.unlink()
+        raise OSError(f"{name} came with the SHA-256 {digest}, and {file.sha256} is listed")
+
+
+def _exceptions_in(module: ModuleType) -> tuple[type[Exception], ...]:
+    """Every error class of a hub library: neither has one base class, and HTTP errors come from yet another library."""
+    classes = [value for value in vars(module).values() if isinstance(value, type)]
+    return (OSError, ValueError, *(value for value in classes if issubclass(value, Exception)))

@@ -1,0 +1,56 @@
+"""A model's file, or what a failed download left in its place.
+
+Every reader of a model's files asks here first, so that a git-lfs pointer or a proxy's page is called that, whichever
+file it stands for. What a file of one format lacks at its end only the reader of that format can see.
+"""
+
+import re
+from pathlib import Path
+
+from ..errors import CheckpointError
+
+_GIT_LFS = b"version https://git-lfs"
+_WEB_PAGE = re.compile(rb"(?:\xef\xbb\xbf)?\s*(<(?:!doctype|!--|\?xml|html|head|body)[^\n]{0,60})", re.IGNORECASE)
+_LOOKED_AT = 512  # bytes
+
+
+def check_file(path: Path) -> None:
+    """Raises CheckpointError if a file cannot be opened, is empty, a git-lfs pointer or a web page."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(_LOOKED_AT)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    if not start:
+        raise CheckpointError(f"{path} is empty: its download was broken off; fetch it again")
+    if start.startswith(_GIT_LFS):
+        raise CheckpointError(f"{path} is a git-lfs pointer, not the file itself: run `git lfs pull` beside it")
+    if page := _WEB_PAGE.match(start):
+        raise CheckpointError(
+            f"{path} is a web page ({page[1].decode('ascii', 'replace')!r}), which a proxy or a login sent in place of "
+            "the file; fetch it again"
+        )
+
+
+def read_bytes(path: Path) -> bytes:
+    """A whole file. Raises CheckpointError, see `check_file`."""
+    check_file(path)
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+
+
+def cut_short(content: bytes | str) -> str:
+    """What an error in a file of lines adds where its last line has no end; "" otherwise."""
+    is_whole = content.endswith((b"\n", b"\r")) if isinstance(content, bytes) else content.endswith(("\n", "\r"))
+    return "" if is_whole else "; its last line has no end, so the file may be cut short: fetch it again"
+
+
+def read_text(path: Path) -> str:
+    """A whole file of text. Raises CheckpointError, see `check_file`, or if it is not UTF-8."""
+    try:
+        return read_bytes(path).decode("utf-8")
+    except UnicodeDecodeError as error:
+        fault = "is cut short" if error.reason == "unexpected end of data" else "is not UTF-8"
+        raise CheckpointError(f"{path} {fault}: {error}") from error

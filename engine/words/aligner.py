@@ -1,0 +1,240 @@
+"""Word times: when each word of a transcript was spoken, by CTC forced alignment.
+
+    hidden states of the CTC head + text  ->  Alignment: Words with start, end and confidence, or the reason why none,
+                                              and the text that the head hears by itself
+
+text -> tokens of what is said (timer.py) -> in which frames the head emits them (viterbi.py, here)
+     -> when the words are spoken (timer.py).
+
+- `Word.text` is the word as the transcript writes it, without punctuation; words.py says how to rebuild the text.
+- Words do not overlap, lie inside the clip and last at least 20 ms (or an equal share of a clip too short for that).
+- `Word.confidence` is the geometric mean, over the word's tokens, of the highest probability that the head gives the
+  token in the frames where it is emitted. What the text writes with digits or signs ("20%") the head may spell out, so
+  for such words it is the highest probability that anything at all is said there. Where it is known how sure the LLM is
+  of its tokens, that counts as well (confidence.py).
+- It is all words or none. A text without words has none and needs no reason.
+- Where the head goes on for MIN_REST_S after the last word, the text lacks its end: that rest begins at `rest_start`.
+
+Frame t is built from seven 25 ms windows around the one that begins at t * 60 ms: its centre is 12.5 ms later.
+"""
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...encoders.ctc import CTCHead, CTCScores
+from ...encoders.fbank import SAMPLE_RATE, WINDOW_SAMPLES
+from ...encoders.upload import from_device, to_device
+from ..audio.waveform import Waveform
+from ..manifest import FrameClock
+from ..transcript import Word
+from .confidence import WrittenTokens
+from .processes import WordProcesses
+from .timer import CTCFrames, Emissions, TargetTokens, Texts, TimedText, WordTimer
+from .token_times import IntArray
+from .tokenizer import CTCTokenizer
+from .viterbi import BLANK, best_paths, path_log_probs
+
+HALF_WINDOW_S = WINDOW_SAMPLES / SAMPLE_RATE / 2
+_MAX_CELLS = 4_000_000  # clips x frames x states searched at once: about 80 MB
+_LEAST_WARM, _MOST_WARM = 15, 240  # tokens of the texts that are aligned while a model loads
+
+
+@dataclass(frozen=True, slots=True)
+class Alignment:
+    """The words of one text in order, or None and the reason."""
+
+    words: tuple[Word, ...] | None
+    reason: str | None = None
+    heard: str | None = None  # what the CTC head alone makes of the audio: spoken form, no marks; None: nothing asked
+    rest_start: float | None = None  # s, of speech that follows the text and is no part of it; `heard` ends before it
+    disagreement: float | None = None  # of the text and `heard`, where that was asked for; see quality.py
+
+
+class TextAligner(Protocol):
+    """Times words without a family's help, from the audio itself."""
+
+    def align_words(
+        self, waveforms: Sequence[Waveform], texts: Sequence[str], languages: Sequence[str | None]
+    ) -> list[Alignment]:
+        """(N,) float32 at 16 kHz, what is said in it, and in which language -> its words, or why there are none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Paths:
+    """Emissions, see there, on the device that has found them."""
+
+    of_tokens: Tensor  # (3, B, S) float32
+    frame_log_probs: Tensor  # (B,) float32
+    best: Tensor  # (B, T) int32
+
+
+class WordAligner:
+    """Finds word times with one CTC head."""
+
+    def __init__(self, tokenizer: CTCTokenizer, head: CTCHead, clock: FrameClock, *, num_processes: int = 0) -> None:
+        """`num_processes` take what needs no GPU where there are many texts.
+
+        Raises CheckpointError if tokenizer and head do not belong together.
+        """
+        tokenizer.check_blank(head.config.blank_id)
+        self._head = head
+        frames = CTCFrames(clock.frame_s, HALF_WINDOW_S, head.config.blank_id, head.config.vocab_size)
+        self._frame_s = clock.frame_s
+        self._timers = WordProcesses(WordTimer(tokenizer, frames), num_processes)
+        # Small steps that the CPU waits for must not queue behind the batch that stage 1 is at work on.
+        device = next(head.parameters()).device
+        self._stream: torch.cuda.Stream | None = None
+        if device.type == "cuda":
+            self._stream = torch.cuda.Stream(device, priority=-1)  # type: ignore[no-untyped-call]
+
+    def warm_up(self) -> None:
+        """Compile what a GPU runs for texts of up to _MOST_WARM tokens, so that no request waits for it."""
+        weight = self._head.ctc.ctc_lo.weight
+        num_tokens = _LEAST_WARM
+        while num_tokens <= _MOST_WARM:  # each twice as many as the last: the search is compiled for powers of two
+            with torch.cuda.stream(self._stream):
+                hidden = weight.new_zeros(2 * num_tokens, weight.shape[1])
+            self.align([hidden], [" ".join("a" * num_tokens)], [len(hidden) * self._frame_s])
+            num_tokens *= 2
+
+    def align(
+        self,
+        hidden: Sequence[Tensor],
+        texts: Sequence[str],
+        durations: Sequence[float],
+        *,
+        written: Sequence[WrittenTokens | None] | None = None,
+        compare: bool = False,
+    ) -> list[Alignment]:
+        """Times of the words of many clips, in the clips' order.
+
+        Args:
+            hidden: per clip (T, D), what `CTCHead.hidden` gives for the clip's own frames; all on one device. On a GPU
+                they must have been computed, not only queued: `EncodedBatch.utterances` waits for that.
+            texts: what was said in each clip, as it is to be shown.
+            durations: seconds of audio in each clip; no word ends later.
+            written: what an LLM wrote for each clip, where its probabilities count.
+            compare: find the disagreement of each text and what is heard.
+        """
+        if not texts:
+            return []
+        num_frames = [len(clip) for clip in hidden]
+        question = Texts(texts, num_frames, durations, written or [None] * len(texts), compare)
+        try:
+            with contextlib.ExitStack() as on_failure:
+                on_failure.callback(self._timers.restart)
+                alignments = self._align(hidden, question, self._timers.shares(len(texts)))
+                on_failure.pop_all()
+        except (EOFError, OSError):  # a process has died
+            alignments = self._align(hidden, question, [slice(None)])  # here
+        return alignments
+
+    def close(self) -> None:
+        """End the processes; idempotent."""
+        self._timers.close()
+
+    def _align(self, hidden: Sequence[Tensor], texts: Texts, shares: Sequence[slice]) -> list[Alignment]:
+        parts = self._timers.targets([texts.part(share) for share in shares])
+        targets = TargetTokens(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+        emissions = self._emissions(hidden, targets)
+        return list(map(_alignment, self._timers.timed([emissions.part(share) for share in shares])))
+
+    @torch.inference_mode()
+    def _emissions(self, hidden: Sequence[Tensor], targets: TargetTokens) -> Emissions:
+        """What the best paths of the texts emit, and what the head hears whatever the texts."""
+        ends = targets.num_tokens.cumsum()
+        token_ids = np.split(targets.token_ids, ends[:-1])
+        batches = _batches([len(clip) for clip in hidden], targets.num_tokens)
+        if not batches:  # no clip has a frame
+            return Emissions(
+                np.zeros((3, len(hidden), 1), np.float32),
+                np.zeros(len(hidden), np.float32),
+                np.zeros((len(hidden), 1), np.int32),
+            )
+        with torch.cuda.stream(self._stream):
+            paths = [self._paths([hidden[i] for i in batch], [token_ids[i] for i in batch]) for batch in batches]
+            of_tokens = _cat_padded([part.of_tokens for part in paths], dim=1)
+            frame_log_probs = torch.cat([part.frame_log_probs for part in paths])
+            best = _cat_padded([part.best for part in paths], dim=0)
+            # Here the CPU waits for the device, once for all batches and all that they give.
+            found = [each.numpy() for each in from_device(of_tokens, frame_log_probs, best)]
+        # From the batches' order to the clips' own; clips without frames are in no batch.
+        row = np.zeros(len(hidden), np.int64)
+        row[np.concatenate(batches)] = np.arange(len(found[1]))
+        return Emissions(found[0][:, row], found[1][row], found[2][row])
+
+    def _paths(self, hidden: Sequence[Tensor], token_ids: Sequence[IntArray]) -> _Paths:
+        """Of one batch; on a GPU only queued."""
+        device = hidden[0].device
+        lens = [torch.tensor([len(clip) for clip in clips]) for clips in (hidden, token_ids)]
+        columns, targets, frame_lens, target_lens = (
+            to_device(each, device) for each in (*_columns_and_targets(token_ids, self._head.config.blank_id), *lens)
+        )
+        scores = self._head.scores(hidden, columns)
+        states = best_paths(scores.emissions, targets, frame_lens, target_lens)
+        return _read_paths(scores, targets, states, frame_lens)
+
+
+def _alignment(timed: TimedText) -> Alignment:
+    words = None if timed.words is None else tuple(map(Word, *timed.words))
+    return Alignment(words, timed.reason, timed.heard, timed.rest_start, timed.disagreement)
+
+
+def _batches(num_frames: Sequence[int], num_tokens: IntArray) -> list[list[int]]:
+    """Clips of similar length together, as many as memory allows: a GPU takes longer to be told than to pad."""
+    batches: list[list[int]] = []
+    most_states = 0
+    for i in sorted(np.flatnonzero(num_frames).tolist(), key=lambda i: -num_frames[i]):
+        states = 2 * int(num_tokens[i]) + 1
+        most_states = max(most_states, states)
+        if not batches or (len(batches[-1]) + 1) * num_frames[batches[-1][0]] * most_states > _MAX_CELLS:
+            batches.append([])
+            most_states = states
+        batches[-1].append(i)
+    return batches
+
+
+def _columns_and_targets(token_ids: Sequence[IntArray], blank_id: int) -> tuple[Tensor, Tensor]:
+    """Per clip the tokens that alignment looks at, blank first: (B, 1 + S); and its targets among them: (B, S).
+
+    Neighbours that are equal are one target twice, so that a search sees that a blank lies between them.
+    """
+    num_tokens = np.array([len(clip) for clip in token_ids])
+    columns = np.full((len(token_ids), 1 + max(int(num_tokens.max()), 1)), blank_id)
+    columns[:, 1:][np.arange(columns.shape[1] - 1) < num_tokens[:, None]] = np.concatenate(token_ids)
+    is_new = columns[:, 1:] != columns[:, :-1]
+    targets = np.maximum.accumulate(np.where(is_new, np.arange(1, columns.shape[1]), 1), axis=1)
+    return torch.from_numpy(columns), torch.from_numpy(targets)
+
+
+def _read_paths(scores: CTCScores, targets: Tensor, states: Tensor, frame_lens: Tensor) -> _Paths:
+    emissions = scores.emissions
+    num_clips, num_tokens = targets.shape
+    log_probs = path_log_probs(emissions, targets, states)
+    # Frames that emit blank, or are padding, go to one token more.
+    token = torch.where(states % 2 == 1, states // 2, num_tokens)
+    frames = torch.arange(states.shape[1], dtype=torch.float32, device=states.device).expand(num_clips, -1)
+    nothing = emissions.new_zeros(num_clips, num_tokens + 1)
+    num_frames = nothing.scatter_add(1, token, torch.ones_like(frames)).clamp(min=1.0)
+    centres = nothing.scatter_add(1, token, frames) / num_frames
+    token_probs = nothing.scatter_reduce(1, token, log_probs.exp(), "amax")
+    speech_probs = nothing.scatter_reduce(1, token, -emissions[:, :, BLANK].expm1(), "amax")
+    padding = frames >= frame_lens[:, None]
+    return _Paths(
+        of_tokens=torch.stack([centres, token_probs, speech_probs])[:, :, :num_tokens],
+        frame_log_probs=log_probs.masked_fill(padding, 0.0).sum(1) / frame_lens,
+        best=scores.best.int(),
+    )
+
+
+def _cat_padded(tensors: Sequence[Tensor], *, dim: int) -> Tensor:
+    """Joined in one dimension; the last one is padded with zeros."""
+    longest = max(tensor.shape[-1] for tensor in tensors)
+    return torch.cat([F.pad(tensor, (0, longest - tensor.shape[-1])) for tensor in tensors], dim=dim)

@@ -1,0 +1,286 @@
+"""vLLM in processes of its own: the same answers, and no process that outlives its parent or its failure."""
+
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.pipeline import GREEDY, Clip, decode, prompt_embeds, token_ids
+from tests.processes import is_running, wait_until
+from twostage_asr.engine import AutoModelVLLM, ConfigError, DecodeError, TranscriptionService, worker_process
+from twostage_asr.engine.audio.decode import decode_audio
+from twostage_asr.engine.auto import transcribe_options
+from twostage_asr.engine.decoder import process_decoder
+from twostage_asr.engine.decoder.base import DecodeParams, LLMSource
+from twostage_asr.engine.decoder.process_decoder import WORKSPACE_BYTES, ProcessDecoder, share_of_gpu
+from twostage_asr.engine.decoder.prompt_memory import PromptMemory
+from twostage_asr.engine.decoder.vllm_decoder import VLLMOptions
+from twostage_asr.engine.manifest import LLMInfo
+
+
+@pytest.fixture(scope="module")
+def model(engine_dirs: dict[str, Path]) -> Iterator[AutoModelVLLM]:
+    with AutoModelVLLM(
+        engine_dirs["low_frame_rate"], backend="vllm", dtype="fp32", encoder_dtype="fp32", decoder_processes=2
+    ) as model:
+        yield model
+
+
+@pytest.fixture(scope="module")
+def decoder(model: AutoModelVLLM) -> ProcessDecoder:
+    decoder = model.transcriber.decoder
+    assert isinstance(decoder, ProcessDecoder)
+    return decoder
+
+
+@pytest.fixture(scope="module")
+def prompts(torch_models: dict[str, AutoModelVLLM], clips: list[Clip]) -> list[Tensor]:
+    return prompt_embeds(torch_models["low_frame_rate"].transcriber, clips)
+
+
+def test_two_processes_write_what_one_engine_here_writes(
+    decoder: ProcessDecoder, vllm_model: AutoModelVLLM, prompts: list[Tensor]
+) -> None:
+    ours, theirs = decode(decoder, prompts), decode(vllm_model.transcriber.decoder, prompts)
+    assert token_ids(ours) == token_ids(theirs)
+    assert [h.finish_reason for h in ours] == [h.finish_reason for h in theirs]
+
+
+def test_prompts_are_shared_out_evenly(decoder: ProcessDecoder, prompts: list[Tensor]) -> None:
+    for prompt in prompts:
+        decoder.submit(prompt, GREEDY)
+    assert sorted(len(engine.pending) for engine in decoder._engines) == [len(prompts) // 2, -(-len(prompts) // 2)]
+    decoder.cancel()
+
+
+def test_cancelled_answers_that_still_arrive_are_nobodys(decoder: ProcessDecoder, prompts: list[Tensor]) -> None:
+    expected = token_ids(decode(decoder, prompts[:4]))
+    for prompt in prompts:
+        decoder.submit(prompt, DecodeParams(max_new_tokens=1))
+    decoder.poll(wait_s=0)  # sends them
+    time.sleep(1)  # and they finish
+    decoder.cancel()
+    assert decoder.num_pending == 0
+    assert token_ids(decode(decoder, prompts[:4])) == expected
+
+
+def test_more_than_the_sockets_hold_in_both_directions(
+    decoder: ProcessDecoder, prompts: list[Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the shared memory is full, both ends write megabytes at the same time; neither waits for the other."""
+    monkeypatch.setattr(PromptMemory, "write", lambda *_: None)
+    long = max(prompts, key=len)
+    params = DecodeParams(max_new_tokens=3)
+    assert len(decode(decoder, [torch.cat([long] * 6)] * 600, params)) == 600
+
+
+def test_prompts_are_the_same_from_memory_and_from_the_socket(
+    decoder: ProcessDecoder, prompts: list[Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = token_ids(decode(decoder, prompts))
+    assert all(not engine.memory._pieces for engine in decoder._engines)  # nothing is held for ever
+    monkeypatch.setattr(PromptMemory, "write", lambda *_: None)
+    assert token_ids(decode(decoder, prompts)) == expected
+
+
+def test_a_dead_engine_is_an_error_and_not_a_wait(engine_dirs: dict[str, Path], clips: list[Clip]) -> None:
+    """Also to a service, which watched and dropped answers in that process, and has nothing to do when it dies."""
+    waveform = decode_audio(Path(clips[0]["source"]))
+    options = transcribe_options(language=clips[0]["language"])
+    endless = replace(options, params=DecodeParams(max_new_tokens=2000, ignore_eos=True))
+    with AutoModelVLLM(engine_dirs["full_rate"], dtype="fp32", decoder_processes=1) as model:
+        decoder: Any = model.transcriber.decoder
+        service = TranscriptionService(model.transcriber)
+        seen: list[str] = []
+        whole = service.submit(waveform, options, on_text=seen.append).result(60)
+        assert len(seen) > 3
+        assert all(whole.text.startswith(text) for text in seen)
+        is_decoding = threading.Event()
+        dropped = service.submit(waveform, endless, on_text=lambda _: is_decoding.set())
+        assert is_decoding.wait(30)
+        assert dropped.cancel()
+        assert service.submit(waveform, options).result(60).text == whole.text
+        assert decoder.num_pending == 0
+        os.kill(decoder._engines[0].child.process.pid, signal.SIGKILL)
+        deadline = time.monotonic() + 10
+        while not service.failed:
+            assert time.monotonic() < deadline, "nobody notices that the engine is dead"
+            time.sleep(0.05)
+        with pytest.raises(DecodeError, match="has failed"):
+            service.submit(waveform, options)
+        service.close()
+        with pytest.raises(DecodeError, match="exit status -9"):
+            model.generate(clips[0]["source"])
+
+
+def test_what_an_engine_refuses_is_the_callers_error(engine_dirs: dict[str, Path]) -> None:
+    with pytest.raises(ConfigError, match="no such engine argument"):
+        AutoModelVLLM(engine_dirs["full_rate"], vllm={"max_num_seq": 4}, decoder_processes=1)
+    with pytest.raises(ConfigError, match="must be 0 or more"):
+        AutoModelVLLM(engine_dirs["full_rate"], decoder_processes=-1)
+
+
+UNGUARDED = """
+from twostage_asr.engine import AutoModelVLLM
+model = AutoModelVLLM({path!r}, dtype="fp32", decoder_processes=1)
+print("engine:", model.transcriber.decoder._engines[0].child.process.pid)
+print("text:", model.generate({clip!r})[0].text)
+{end}
+"""
+
+
+@pytest.mark.parametrize("end", ["", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"])
+def test_a_script_needs_no_main_guard_and_leaves_no_process(
+    vllm_model: AutoModelVLLM, engine_dirs: dict[str, Path], clips: list[Clip], tmp_path: Path, end: str
+) -> None:
+    (expected,) = vllm_model.generate(clips[0]["source"])
+    script = tmp_path / "unguarded.py"
+    path, clip = str(engine_dirs["low_frame_rate"]), clips[0]["source"]
+    script.write_text(UNGUARDED.format(path=path, clip=clip, end=end))
+    done = subprocess.run([sys.executable, "-u", script], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == (-signal.SIGKILL if end else 0), done.stderr[-3000:]
+    assert f"text: {expected.text}" in done.stdout
+    assert "Traceback" not in done.stderr
+    engine = int(done.stdout.split("engine: ")[1].split()[0])
+    deadline = time.monotonic() + 20
+    while Path(f"/proc/{engine}").exists():
+        assert time.monotonic() < deadline, "the engine's process outlives its parent"
+        time.sleep(0.1)
+
+
+def test_engines_that_share_a_gpu_are_told_the_size_of_their_cache(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class Properties:
+        total_memory = 100 << 30
+
+    class Source:
+        directory = tmp_path
+
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: Properties)
+    (tmp_path / "model.safetensors").write_bytes(bytes(1 << 20))
+    options = VLLMOptions(device=torch.device("cuda"), gpu_memory_utilization=0.8, engine={"max_num_seqs": 7})
+    share = share_of_gpu(Source, options, 2)  # type: ignore[arg-type]
+    assert share.gpu_memory_utilization == 0.4
+    assert share.engine == {"max_num_seqs": 7, "kv_cache_memory_bytes": (40 << 30) - WORKSPACE_BYTES - (1 << 20)}
+    with pytest.raises(ConfigError, match="40 engines do not fit into 80% of this GPU's 100 GiB"):
+        share_of_gpu(Source, options, 40)  # type: ignore[arg-type]
+
+
+STAND_IN = """
+import multiprocessing, time
+from twostage_asr.engine.child import connect, end_with_any, send
+from twostage_asr.engine.errors import DecodeError
+parent = connect()
+parent.recv(1 << 20)  # which model
+worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,), name="VllmWorker-1")
+worker.start()
+end_with_any(lambda which: send(parent, DecodeError(which)))
+send(parent, worker.pid)  # as the number of prompts that keep it busy
+"""
+StandIn = Callable[..., ProcessDecoder]
+PROMPT = torch.ones(3, 8)
+
+
+@pytest.fixture
+def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
+    """Engines that do what a few lines say, once they are ready."""
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    monkeypatch.setattr(process_decoder, "WORKER", "stand_in_engine")
+    info = LLMInfo(hidden_size=8, vocab_size=8, max_position_embeddings=1 << 20, eos_token_ids=(0,), tied=True)
+    started: list[ProcessDecoder] = []
+
+    def start(lines: str, *, stall_timeout_s: float) -> ProcessDecoder:
+        (tmp_path / "stand_in_engine.py").write_text(STAND_IN + lines)
+        source, options = LLMSource(tmp_path, info, torch.float32, 1 << 20), VLLMOptions(device=torch.device("cpu"))
+        decoder = ProcessDecoder(source, options, num_processes=1, stall_timeout_s=stall_timeout_s)
+        started.append(decoder)
+        decoder.wait_until_ready()
+        return decoder
+
+    yield start
+    for decoder in started:
+        decoder.close()
+
+
+def failure(decoder: ProcessDecoder) -> str:
+    """What the decoder says when it fails, and goes on saying; none of its processes is left."""
+    deadline = time.monotonic() + 20
+    with pytest.raises(DecodeError) as caught:
+        while time.monotonic() < deadline:
+            decoder.poll()
+    with pytest.raises(DecodeError) as again:
+        decoder.poll()
+    assert str(again.value) == str(caught.value)
+    assert decoder._engines[0].child.process.returncode is not None
+    wait_until(lambda: not is_running(decoder.max_pending))
+    return str(caught.value)
+
+
+def test_an_engine_that_stands_still_is_given_up_and_the_error_says_what_it_had_to_do(stand_in: StandIn) -> None:
+    decoder = stand_in("time.sleep(60)", stall_timeout_s=0.3)
+    for _ in range(2):
+        decoder.submit(PROMPT, GREEDY)
+    pid = decoder._engines[0].child.process.pid
+    message = failure(decoder)
+    assert re.search(rf"process {pid}\) has written no token for \d+\.\d s and was ended", message)
+    assert re.search(r"wait for it: 2, the oldest for \d+\.\d s.*stall_timeout_s, now 0\.3$", message)
+
+
+def test_an_engine_that_reads_nothing_is_given_up(stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PromptMemory, "write", lambda *_: None)
+    decoder = stand_in("time.sleep(60)", stall_timeout_s=0.3)
+    decoder.submit(torch.ones(200_000, 8), GREEDY)
+    assert "has written no token" in failure(decoder)
+
+
+def test_an_engine_that_writes_is_waited_for(stand_in: StandIn) -> None:
+    """Until it says why it ends, for longer than it may stand still."""
+    lines = "for _ in range(8):\n  time.sleep(0.1)\n  send(parent, ([], []))\nsend(parent, DecodeError('the end'))"
+    decoder = stand_in(lines, stall_timeout_s=0.5)
+    decoder.submit(PROMPT, GREEDY)
+    assert failure(decoder) == "the end"
+
+
+def test_the_end_of_a_process_of_vllms_is_an_error_that_names_it(stand_in: StandIn) -> None:
+    decoder = stand_in("time.sleep(60)", stall_timeout_s=60.0)
+    decoder.submit(PROMPT, GREEDY)
+    decoder.poll(wait_s=0)
+    os.kill(decoder.max_pending, signal.SIGKILL)
+    wait_until(lambda: decoder._engines[0].child.process.poll() is not None)
+    decoder.submit(PROMPT, GREEDY)  # which can no longer be sent
+    assert failure(decoder) == f"VllmWorker-1 (process {decoder.max_pending}) has ended, exit status -9"
+
+
+def test_an_engine_that_dies_takes_vllms_processes_with_it(stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_process, "STOP_TIMEOUT_S", 0.5)
+    decoder = stand_in("time.sleep(60)", stall_timeout_s=60.0)
+    decoder.submit(PROMPT, GREEDY)
+    os.kill(decoder._engines[0].child.process.pid, signal.SIGKILL)
+    assert "exit status -9" in failure(decoder)
+
+
+def test_file_descriptors_above_1023_are_waited_for(stand_in: StandIn) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4096), hard))
+    files = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+    try:
+        decoder = stand_in("send(parent, DecodeError('the end'))", stall_timeout_s=60.0)
+        assert decoder._engines[0].fileno() > 1023
+        assert failure(decoder) == "the end"
+    finally:
+        for number in files:
+            os.close(number)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
