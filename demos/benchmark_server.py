@@ -32,19 +32,18 @@ quiet_libraries()  # before torch and vLLM are imported
 
 import soundfile
 
-from twostage_asr.engine import AutoModelVLLM
+from twostage_asr.engine import AutoModelVLLM, transcribe_options
 from twostage_asr.engine.audio.decode import SAMPLE_RATE
 from twostage_asr.engine.audio.inputs import expand_inputs
-from twostage_asr.engine.auto import transcribe_options
 from twostage_asr.engine.bench.load import LANGUAGE, TOKENS_PER_SECOND, noise
 from twostage_asr.engine.bench.machine import hardware, versions
 from twostage_asr.engine.bench.random_checkpoint import write_checkpoint
 from twostage_asr.engine.decoder.base import DecodeParams
+from twostage_asr.engine.run_options import TranscribeOptions
 from twostage_asr.engine.server.app import create_app
 from twostage_asr.engine.server.process import Address, server_of
 from twostage_asr.engine.server.settings import ServerSettings
 from twostage_asr.engine.server.speech import Speech
-from twostage_asr.engine.transcriber import TranscribeOptions
 from twostage_asr.engine.vad import load_vad
 
 DEMOS = Path(__file__).parent

@@ -31,13 +31,18 @@ from twostage_asr.engine.console import quiet_libraries
 
 quiet_libraries()  # before torch and vLLM are imported
 
-from twostage_asr.engine import AsyncStreamingSession, FunASRNanoStreamingVLLM, Partial, StreamingSession
+from twostage_asr.engine import (
+    AsyncStreamingSession,
+    FunASRNanoStreamingVLLM,
+    Partial,
+    StreamingSession,
+    transcribe_options,
+)
 from twostage_asr.engine.audio.decode import SAMPLE_RATE, Waveform, decode_audio
-from twostage_asr.engine.auto import transcribe_options
 from twostage_asr.engine.bench.random_checkpoint import write_checkpoint
 from twostage_asr.engine.decoder.base import DecodeParams
+from twostage_asr.engine.run_options import TranscribeOptions
 from twostage_asr.engine.streaming import Event
-from twostage_asr.engine.transcriber import TranscribeOptions
 
 CLIPS = Path(__file__).parent / "micro" / "clips"
 BLOCK = SAMPLE_RATE // 10

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .audio.inputs import AudioInput, Input, Inputs
     from .audio.waveform import AudioLimits
-    from .auto import AutoModelVLLM, transcribe_options
+    from .auto import AutoModelVLLM
     from .compat.funasr import FunASRNanoStreamingVLLM, FunASRNanoVLLM
     from .compat.qwen_asr import ASRTranscription, Qwen3ASRModel
     from .errors import (
@@ -28,18 +28,18 @@ if TYPE_CHECKING:
     )
     from .families.qwen3_asr import parse_asr_output
     from .options import GenerateOptions, RequestOptions, SegmentOptions
+    from .run_options import TranscribeOptions, transcribe_options
     from .service import TranscriptionService
     from .streaming import AsyncStreamingSession, Event, Final, LiveOptions, Partial, StreamingSession
     from .streaming.qwen import ASRStreamingState
     from .streaming.sdk import StreamingResult, session_options
-    from .transcriber import TranscribeOptions
     from .transcript import Segment, Token, Transcript, TranscriptWarning, Word
     from .vad import SegmentRules, load_vad
     from .words.forced_aligner import ForcedAlignItem, ForcedAlignResult, Qwen3ForcedAligner
 
 # Loaded when asked for: the errors and transcripts need no torch.
 _NAMES = {
-    "auto": ("AutoModelVLLM", "transcribe_options"),
+    "auto": ("AutoModelVLLM",),
     "compat.funasr": ("FunASRNanoStreamingVLLM", "FunASRNanoVLLM"),
     "compat.qwen_asr": ("ASRTranscription", "Qwen3ASRModel"),
     "errors": (
@@ -59,17 +59,17 @@ _NAMES = {
         "UnsupportedAudioError",
     ),
     "families.qwen3_asr": ("parse_asr_output",),
-    "forced_aligner": ("ForcedAlignItem", "ForcedAlignResult", "Qwen3ForcedAligner"),
-    "inputs": ("AudioInput", "Input", "Inputs"),
+    "words.forced_aligner": ("ForcedAlignItem", "ForcedAlignResult", "Qwen3ForcedAligner"),
+    "audio.inputs": ("AudioInput", "Input", "Inputs"),
     "options": ("GenerateOptions", "RequestOptions", "SegmentOptions"),
     "service": ("TranscriptionService",),
     "streaming": ("AsyncStreamingSession", "Event", "Final", "LiveOptions", "Partial", "StreamingSession"),
     "streaming.qwen": ("ASRStreamingState",),
     "streaming.sdk": ("StreamingResult", "session_options"),
-    "transcriber": ("TranscribeOptions",),
+    "run_options": ("TranscribeOptions", "transcribe_options"),
     "transcript": ("Segment", "Token", "Transcript", "TranscriptWarning", "Word"),
     "vad": ("SegmentRules", "load_vad"),
-    "waveform": ("AudioLimits",),
+    "audio.waveform": ("AudioLimits",),
 }
 _HOMES = {name: module for module, names in _NAMES.items() for name in names}
 

@@ -1,44 +1,41 @@
 """From what stage 2 wrote for some clips to their transcripts: texts, word times, and whether the texts can be trusted.
 
 clip + hypothesis -> text (the family's parse_answer) -> words and what the CTC head hears (words/aligner.py)
-                  -> opinion (quality.py) -> Transcript, or a second try of a text that went round in circles
+                  -> verdict (quality.py) -> Transcript, or a second try of a text that went round in circles
                                            and one more pass over speech that a text leaves out at its end
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
+from .clip import Clip
 from .decoder.base import Hypothesis
 from .families.base import Answer
-from .quality import Opinion, judge, seconds_of_speech, with_ctc_text
+from .model import LoadedModel
+from .quality import Verdict, check_text, seconds_of_speech, with_ctc_text
 from .transcript import Segment, Token, Transcript, TranscriptWarning
 from .words.aligner import Alignment, TextAligner
 from .words.confidence import WrittenTokens, text_confidence, token_pieces
 
-if TYPE_CHECKING:
-    from .clip import Clip
-    from .transcriber import Transcriber
-
 _NO_ALIGNMENT = Alignment(None)
-_NO_OPINION = Opinion()
+_NO_VERDICT = Verdict()
 
 
 @dataclass(slots=True, eq=False)
-class Written:
+class DecodedClip:
     """What stage 2 wrote for a clip, and what is made of it."""
 
-    clip: "Clip"
+    clip: Clip
     hypothesis: Hypothesis
     answer: Answer
     alignment: Alignment = _NO_ALIGNMENT
-    opinion: Opinion = _NO_OPINION
+    verdict: Verdict = _NO_VERDICT
     confidence: float | None = None
     tokens: tuple[Token, ...] | None = None
 
     @property
     def needs_second_try(self) -> bool:
-        return self.opinion.is_loop and not self.clip.is_second_try
+        return self.verdict.is_loop and not self.clip.is_second_try
 
     @property
     def rest_start(self) -> float | None:
@@ -47,28 +44,30 @@ class Written:
         return self.alignment.rest_start if is_finished else None
 
 
-def review(model: "Transcriber", finished: Sequence[tuple["Clip", Hypothesis]]) -> list[Written]:
+def finalize(model: LoadedModel, finished: Sequence[tuple[Clip, Hypothesis]]) -> list[DecodedClip]:
     """Read, time and weigh some answers together."""
-    answers = [Written(clip, hypothesis, answer_of(model, clip, hypothesis.token_ids)) for clip, hypothesis in finished]
+    answers = [
+        DecodedClip(clip, hypothesis, answer_of(model, clip, hypothesis.token_ids)) for clip, hypothesis in finished
+    ]
     _align(model, answers)
     for each in answers:
         if each.clip.options.check:
             _judge(each)
-        if not each.opinion.is_dropped:
+        if not each.verdict.is_dropped:
             each.confidence = text_confidence(each.hypothesis, each.alignment.words)
         if each.clip.options.token_log_probs:
             each.tokens = _tokens(model, each.hypothesis)
-    _fall_back(model, [each for each in answers if each.opinion.disagrees and not each.needs_second_try])
+    _fall_back(model, [each for each in answers if each.verdict.disagrees and not each.needs_second_try])
     return answers
 
 
-def answer_of(model: "Transcriber", clip: "Clip", token_ids: Sequence[int]) -> Answer:
+def answer_of(model: LoadedModel, clip: Clip, token_ids: Sequence[int]) -> Answer:
     """What a clip's answer says, whole or as far as it is written."""
     text = model.tokenizer.decode([*clip.answer_ids, *token_ids])
     return model.family.parse_answer(text, clip.request)
 
 
-def transcript_of(written: Written, best_length_s: float) -> Transcript:
+def transcript_of(written: DecodedClip, best_length_s: float) -> Transcript:
     """`best_length_s`: what the model hears well in one pass."""
     clip, text = written.clip, written.answer.text
     words = written.alignment.words if clip.options.timestamps else None
@@ -91,12 +90,12 @@ def transcript_of(written: Written, best_length_s: float) -> Transcript:
     )
 
 
-def _tokens(model: "Transcriber", hypothesis: Hypothesis) -> tuple[Token, ...]:
+def _tokens(model: LoadedModel, hypothesis: Hypothesis) -> tuple[Token, ...]:
     pairs = zip(hypothesis.token_ids, hypothesis.log_probs, strict=True)
     return tuple(Token(model.tokenizer.decode([token_id]), log_prob) for token_id, log_prob in pairs)
 
 
-def _align(model: "Transcriber", answers: Sequence[Written]) -> None:
+def _align(model: LoadedModel, answers: Sequence[DecodedClip]) -> None:
     """Find the word times of these texts, and what the CTC head hears, where they are asked for."""
     if model.aligner is None:
         for each in answers:
@@ -117,16 +116,16 @@ def _align(model: "Transcriber", answers: Sequence[Written]) -> None:
         _align_with(model.forced_aligner, [each for each in answers if each.clip.options.timestamps])
 
 
-def _written(model: "Transcriber", written: Written) -> WrittenTokens | None:
+def _written(model: LoadedModel, written: DecodedClip) -> WrittenTokens | None:
     """What the LLM's probabilities say of a text, unless other words are timed or the text is not the LLM's."""
-    if model.forced_aligner is not None or written.opinion.disagrees:
+    if model.forced_aligner is not None or written.verdict.disagrees:
         return None
     answer_ids, hypothesis = written.clip.answer_ids, written.hypothesis
     pieces = token_pieces(model.tokenizer, [*answer_ids, *hypothesis.token_ids])
     return WrittenTokens(pieces, [0.0] * len(answer_ids) + list(hypothesis.log_probs))  # those were given, not written
 
 
-def _align_with(aligner: TextAligner, answers: Sequence[Written]) -> None:
+def _align_with(aligner: TextAligner, answers: Sequence[DecodedClip]) -> None:
     """Take the word times from this aligner."""
     kept = [(each, each.clip.waveform) for each in answers]
     found = [(each, waveform) for each, waveform in kept if waveform is not None]
@@ -136,32 +135,32 @@ def _align_with(aligner: TextAligner, answers: Sequence[Written]) -> None:
         each.alignment = replace(each.alignment, words=alignment.words, reason=alignment.reason)
 
 
-def _judge(written: Written) -> None:
+def _judge(written: DecodedClip) -> None:
     clip = written.clip
-    written.opinion = judge(
+    written.verdict = check_text(
         written.answer.text,
-        written.alignment.heard,
+        written.alignment.ctc_text,
         written.alignment.disagreement,
         written.hypothesis,
         lambda: clip.duration if clip.is_speech or clip.waveform is None else seconds_of_speech(clip.waveform),
     )
-    if written.opinion.is_dropped:
+    if written.verdict.is_dropped:
         written.answer = replace(written.answer, text="")
         written.alignment = Alignment(())
 
 
-def _fall_back(model: "Transcriber", answers: Sequence[Written]) -> None:
+def _fall_back(model: LoadedModel, answers: Sequence[DecodedClip]) -> None:
     """Put what the CTC head hears in the place of these texts, where that is asked for."""
-    replaced = [each for each in answers if each.clip.options.fallback == "ctc" and each.alignment.heard]
+    replaced = [each for each in answers if each.clip.options.fallback == "ctc" and each.alignment.ctc_text]
     for each in replaced:
-        each.opinion = with_ctc_text(each.opinion, each.answer.text)
-        each.answer = replace(each.answer, text=" ".join((each.alignment.heard or "").split()))
+        each.verdict = with_ctc_text(each.verdict, each.answer.text)
+        each.answer = replace(each.answer, text=" ".join((each.alignment.ctc_text or "").split()))
     _align(model, replaced)
     for each in replaced:
         each.confidence = text_confidence(each.hypothesis, each.alignment.words)
 
 
-def _warnings(written: Written, best_length_s: float) -> Iterator[TranscriptWarning]:
+def _warnings(written: DecodedClip, best_length_s: float) -> Iterator[TranscriptWarning]:
     clip, hypothesis = written.clip, written.hypothesis
     if clip.duration > best_length_s:
         best = f"the model hears up to {best_length_s:g} s well in one pass"
@@ -172,4 +171,4 @@ def _warnings(written: Written, best_length_s: float) -> Iterator[TranscriptWarn
         )
     if clip.options.timestamps and written.alignment.reason is not None:
         yield TranscriptWarning("no_word_times", written.alignment.reason)
-    yield from written.opinion.warnings
+    yield from written.verdict.warnings

@@ -4,7 +4,7 @@ import contextlib
 import gc
 import importlib.metadata
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sized
+from collections.abc import Iterator, Mapping, Sized
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
@@ -16,23 +16,22 @@ from ..convert.export import ensure_converted
 from ..convert.families import FAMILIES as CONVERTED_FAMILIES
 from .audio.inputs import Inputs, iterate_inputs
 from .audio.readers import AudioReaders
-from .checks import argument_names, check_arguments, check_options, check_type, refuse_unknown
+from .checks import argument_names, check_arguments, check_type, refuse_unknown
 from .closing import Closing
 from .config import DEFAULT_MODEL_LEN, DEFAULT_PROMPT_BYTES, Backend, EngineConfig, device_name, dtype_name
-from .decoder.base import DecodeParams, Decoder, LLMSource
+from .decoder.base import Decoder, LLMSource
 from .errors import ConfigError
 from .families import FAMILIES, family_named
-from .families.base import Request, StageOneOptions
+from .families.base import StageOneOptions
 from .hub.resolve import HubName, resolve_model
 from .manifest import LLM_DIR_NAME, EngineManifest
 from .model_lock import ModelLock
 from .options import GenerateOptions
 from .prompt import PromptEmbedder
+from .run_options import transcribe_options
 from .text import LLMTokenizer
-from .transcriber import Results, TranscribeOptions, Transcriber
+from .transcriber import Results, Transcriber
 from .transcript import Transcript
-from .vad import OFFLINE_SCHEDULE, checked_schedule
-from .vad.splitting import DEFAULT_SEGMENTATION, Segmentation
 from .words.forced_aligner import Qwen3ForcedAligner
 
 # Encoder frames (60 ms) of a stage 1 batch. A CPU is full with one clip, and padding costs it time; a GPU wants more.
@@ -197,34 +196,6 @@ class AutoModelVLLM(Closing):
         return self._transcriber
 
 
-def transcribe_options(**options: Unpack[GenerateOptions]) -> TranscribeOptions:
-    """The options of `generate`, checked. Raises ConfigError."""
-    check_options(options, GenerateOptions, others=("inputs", "ordered", "progress"))
-
-    def given(*names: str) -> dict[str, Any]:
-        return {name: value for name, value in options.items() if name in names}
-
-    schedule = checked_schedule(
-        options.get("silence_schedule"), dynamic=options.get("dynamic_silence", True), default=OFFLINE_SCHEDULE
-    )
-    request = Request(
-        language=options.get("language") or None,
-        hotwords=checked_hotwords(options.get("hotwords")),
-        context=options.get("context") or "",
-        **given("itn"),
-    )
-    params = DecodeParams(**given("max_new_tokens", "temperature", "top_p", "repetition_penalty", "seed"))
-    vad = options.get("vad", DEFAULT_SEGMENTATION.vad)
-    return TranscribeOptions(
-        request=request,
-        params=params,
-        segmentation=Segmentation(
-            vad=None if vad is None else str(vad), silence_schedule=schedule, **given("max_segment_s")
-        ),
-        **given("timestamps", "check", "fallback", "batch_size", "limits", "channels", "salvage"),
-    )
-
-
 def _transcripts(results: Results, total: int | None, *, ordered: bool, progress: bool) -> Iterator[Transcript]:
     with contextlib.closing(results), tqdm(total=total, unit="clip", disable=not progress) as bar:
         early: dict[int, Transcript] = {}  # finished, but not yet their turn
@@ -327,12 +298,3 @@ def installed_vllm_device() -> str | None:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             return "cpu" if "cpu" in name + importlib.metadata.version(name) else "cuda"
     return None
-
-
-def checked_hotwords(hotwords: Iterable[str] | None) -> tuple[str, ...]:
-    """Raises ConfigError unless these are non-empty words; None is FunASR's word for none."""
-    words = () if hotwords is None else tuple(hotwords)
-    for word in words:
-        if not isinstance(word, str) or not word.strip():
-            raise ConfigError(f"each hotword must be a non-empty string, got {word!r}")
-    return words

@@ -1,7 +1,7 @@
 """One clip on its way through both stages, and what becomes of it when it is a part of something longer."""
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TypeAlias
 
 from torch import Tensor
 
@@ -9,11 +9,11 @@ from .audio.decode import Waveform
 from .audio.inputs import AudioInput
 from .families.base import EncodedBatch, Request
 from .prompt import EmbeddedPrompt
+from .run_options import TranscribeOptions
 from .segments import Part, join_parts
 from .transcript import Transcript
 
-if TYPE_CHECKING:
-    from .transcriber import TranscribeOptions
+Result: TypeAlias = tuple[int, Transcript]  # a clip's or an input's number, and what became of it
 
 
 @dataclass(slots=True, eq=False)
@@ -26,7 +26,7 @@ class Clip:
     duration: float  # s
     num_frames: int  # what encoding it costs, see AcousticModel.num_frames
     request: Request
-    options: "TranscribeOptions"
+    options: TranscribeOptions
     prompt: EmbeddedPrompt
     answer_ids: tuple[int, ...] = ()  # what the answer is made to begin with; a part of the prompt
     is_followed: bool = False  # its text is looked at while it is written

@@ -13,4 +13,4 @@ def quiet_libraries() -> None:
     warnings.simplefilter("ignore", FutureWarning)
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     logging.basicConfig(level=logging.ERROR, format="%(levelname)s %(name)s: %(message)s")
-    logging.getLogger("twostage_asr.engine.hub.resolve.fetch").setLevel(logging.INFO)  # gigabytes are announced
+    logging.getLogger("twostage_asr.engine.hub.fetch").setLevel(logging.INFO)  # gigabytes are announced

@@ -2,7 +2,8 @@
 
 `generate`, `generate_iter`, the live sessions, the facades in compat/, the server and the command line all take these
 keywords. A type checker or an editor sees a wrong name; at run time it is a ConfigError that names the nearest known
-one. transcribe_options() in auto.py checks them and makes a TranscribeOptions of them, whose parts hold the defaults.
+one. transcribe_options() in run_options.py checks them and makes TranscribeOptions of them, whose parts hold the
+defaults.
 """
 
 from collections.abc import Iterable

@@ -7,7 +7,7 @@ reads the same encoder but cannot: it says for every frame what is heard there, 
   is dropped;
 - where it hears something else and there is speech, the text is marked, or replaced on request;
 - a text that goes round in circles, while the head does not, is decoded once more; if that loops as well, it is marked;
-- where a text ends while the head goes on (words/aligner.py finds where), the rest of the audio is decoded by itself, and
+- where a text ends while the head goes on (words/aligner.py finds where), the rest is decoded by itself, and
   weighed like any other (transcriber.py): LLMs stop at a long pause, or where the language changes.
 
 CTC texts are spoken form without marks ("ninety" for 90). Words with numerals are therefore no evidence either way.
@@ -37,7 +37,7 @@ _LOOP_TIMES_ALONE = 8  # with nothing to compare it with, unless the text never 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Opinion:
+class Verdict:
     """What is to be done about one text."""
 
     is_loop: bool = False
@@ -46,57 +46,57 @@ class Opinion:
     warnings: tuple[TranscriptWarning, ...] = ()
 
 
-def judge(
-    text: str, heard: str | None, distance: float | None, hypothesis: "Hypothesis", speech_s: Callable[[], float]
-) -> Opinion:
+def check_text(
+    text: str, ctc_text: str | None, distance: float | None, hypothesis: "Hypothesis", speech_s: Callable[[], float]
+) -> Verdict:
     """Weigh a text.
 
     Args:
-        heard: what the CTC head makes of the same audio; None if there is no such head.
+        ctc_text: what the CTC head makes of the same audio; None if there is no such head.
         distance: disagreement() of the two.
         hypothesis: what the LLM wrote.
         speech_s: asks a VAD for seconds of speech; called where that can decide something.
     """
-    if heard is None:
+    if ctc_text is None:
         distance = 0.0
     disagrees = distance is not None and distance >= DISAGREEMENT
     times = loop_times(hypothesis.token_ids)
-    if heard is None:
+    if ctc_text is None:
         is_loop = times >= (_LOOP_TIMES if hypothesis.finish_reason == "length" else _LOOP_TIMES_ALONE)
     else:
         is_loop = times >= _LOOP_TIMES and (distance is None or distance > _LOOP_SUPPORT)
     is_doubted = disagrees or distance is None
     # How long a loop is says nothing; another try may hear the speech.
-    if text and is_doubted and (not heard or (not is_loop and len(text.encode()) > MOST_BYTES_PER_S * speech_s())):
-        found = f"the CTC head hears {_quoted(heard)}" if heard else "the CTC head hears nothing"
+    if text and is_doubted and (not ctc_text or (not is_loop and len(text.encode()) > MOST_BYTES_PER_S * speech_s())):
+        found = f"the CTC head hears {_quoted(ctc_text)}" if ctc_text else "the CTC head hears nothing"
         message = f"no speech is heard that could be this text ({found}); {_quoted(text)} was dropped"
-        return Opinion(is_dropped=True, warnings=(TranscriptWarning("no_speech", message),))
+        return Verdict(is_dropped=True, warnings=(TranscriptWarning("no_speech", message),))
     warnings = []
     if is_loop:
         warnings.append(TranscriptWarning("repetition", f"the same words come {times} times in a row"))
     if disagrees:
-        message = f"the CTC head hears {_quoted(heard)}: {distance:.0%} of the text and of that differ"
+        message = f"the CTC head hears {_quoted(ctc_text)}: {distance:.0%} of the text and of that differ"
         warnings.append(TranscriptWarning("disagreement", message))
-    return Opinion(is_loop=is_loop, disagrees=disagrees, warnings=tuple(warnings))
+    return Verdict(is_loop=is_loop, disagrees=disagrees, warnings=tuple(warnings))
 
 
-def with_ctc_text(opinion: Opinion, text: str) -> Opinion:
+def with_ctc_text(verdict: Verdict, text: str) -> Verdict:
     """What is said of a text that was replaced by what the CTC head hears."""
     message = f"the text is what the CTC head hears; the model wrote {_quoted(text)}"
-    return replace(opinion, is_loop=False, warnings=(TranscriptWarning("ctc_text", message),))
+    return replace(verdict, is_loop=False, warnings=(TranscriptWarning("ctc_text", message),))
 
 
-def disagreement(text: str, words: Sequence[WrittenWord], heard: str) -> float | None:
+def disagreement(text: str, words: Sequence[WrittenWord], ctc_text: str) -> float | None:
     """Edits from a text, split into `words`, to what the CTC head heard, over edits and characters in common: 0 to 1.
 
     Both are compared in spoken form without spaces, character by character. Words with numerals are left out; because
-    it is unknown how much of `heard` they stand for, what `heard` has beyond such a text does not count. None if the
-    text has no other words and something was heard.
+    it is unknown how much of `ctc_text` they stand for, what `ctc_text` has beyond such a text does not count. None if
+    the text has no other words and something was heard.
     """
     plain = [word for word in words if not word.has_numerals]
     has_numerals = len(plain) < len(words)
     spoken = "".join(spoken_word(word.text) for word in plain)
-    said, ctc = ("".join(each.split()) for each in (spoken, heard.lower()))
+    said, ctc = ("".join(each.split()) for each in (spoken, ctc_text.lower()))
     if not ctc:
         return 1.0 if text.strip() else 0.0
     if not said:

@@ -7,19 +7,26 @@ clip, its transcript -> finish()  -> take() gives the inputs that are done
 import itertools
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TypeAlias
+from typing import NamedTuple
 
 from .audio.inputs import AudioInput
 from .audio.readers import Audio
 from .audio.waveform import Waveform
+from .clip import Result
 from .errors import ASRError, AudioError
 from .isolation import alone
 from .segments import Part, join_parts, with_warnings
 from .transcript import Transcript, TranscriptWarning
 from .vad.splitting import Piece
 
-Result: TypeAlias = tuple[int, Transcript]  # the input's place in the order, and what became of it
-ClipAudio: TypeAlias = tuple[int, AudioInput, Waveform | AudioError]  # the clip's number, its input and its samples
+
+class ClipAudio(NamedTuple):
+    """What a clip is made of."""
+
+    number: int
+    item: AudioInput
+    audio: Waveform | AudioError  # its samples, or why there are none
+    is_speech: bool = False  # a VAD took it for speech
 
 
 @dataclass(slots=True, eq=False)
@@ -42,7 +49,6 @@ class _Segment:
     recording: _Recording
     start: float  # s, in the recording
     channel: int | None
-    is_speech: bool  # a VAD has heard some
 
 
 class Recordings:
@@ -61,18 +67,14 @@ class Recordings:
         """What was read of the input at this place -> the clips that it gives."""
         if isinstance(audio, Piece):
             if audio.is_whole and audio.cuts[0].channel is None:
-                return [(self._add_clip(index, audio.warnings), item, audio.cuts[0].waveform)]
+                return [ClipAudio(self._add_clip(index, audio.warnings), item, audio.cuts[0].waveform)]
             return self._add_piece(index, item, audio)
         recording = self._being_read.pop(index, None)
         if recording is not None:  # an error at some place in the recording
             assert isinstance(audio, AudioError)  # a waveform is all of its input
             self._results.append((index, Transcript.failed(item.key, audio, duration=recording.duration)))
             return []
-        return [(self._add_clip(index), item, audio)]
-
-    def is_segment(self, number: int) -> bool:
-        """Whether this clip is what a VAD took for speech."""
-        return number in self._segments and self._segments[number].is_speech
+        return [ClipAudio(self._add_clip(index), item, audio)]
 
     def finish(self, number: int, transcript: Transcript) -> None:
         """A clip is done."""
@@ -104,8 +106,8 @@ class Recordings:
         clips: list[ClipAudio] = []
         for cut in piece.cuts:
             number = next(self._numbers)
-            self._segments[number] = _Segment(recording, cut.start, cut.channel, not piece.is_whole)
-            clips.append((number, item, cut.waveform))
+            self._segments[number] = _Segment(recording, cut.start, cut.channel)
+            clips.append(ClipAudio(number, item, cut.waveform, is_speech=not piece.is_whole))
         if piece.is_last:
             del self._being_read[index]
             recording.is_read = True

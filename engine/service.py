@@ -1,7 +1,7 @@
 """One loaded model for many callers, on any thread or event loop.
 
 A thread of its own runs both stages for all of them: whatever waits is encoded together, and every answer is decoded in
-one continuous batch, whoever asked. The steps are those of the offline loop (transcriber.py); only who brings the clips
+one continuous batch, whoever asked. The steps are those of the offline loop (pipeline.py); only who brings the clips
 and how long they may gather differs.
 
     service = TranscriptionService(model.transcriber)
@@ -29,8 +29,8 @@ from .acoustic.threads import one_thread
 from .audio.decode import Waveform
 from .audio.inputs import AudioInput
 from .checks import check_arguments, check_text
-from .clip import Clip
-from .decoder.base import POLL_S, DecodeParams
+from .clip import Clip, Result
+from .decoder.base import POLL_S
 from .errors import (
     ASRError,
     ConfigError,
@@ -39,11 +39,11 @@ from .errors import (
     ServiceClosedError,
     UnsupportedAudioError,
 )
-from .families.base import Request
 from .isolation import alone, caught
-from .recordings import Result
+from .model import LoadedModel
+from .pipeline import Pipeline
+from .run_options import TranscribeOptions
 from .timeline import NullTimeline, Timeline
-from .transcriber import Run, TranscribeOptions, Transcriber
 from .transcript import Transcript
 
 MAX_WAITING = 512  # jobs that are not encoded yet; clips of 30 s take 1 GB
@@ -67,7 +67,7 @@ class _Job:
     on_text: OnText | None
     future: Future[Transcript]
     submitted: float  # time.monotonic()
-    num_told: int = 0  # tokens whose text on_text has seen
+    num_emitted: int = 0  # tokens whose text on_text has seen
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -88,7 +88,7 @@ class TranscriptionService:
 
     def __init__(
         self,
-        transcriber: Transcriber,
+        model: LoadedModel,
         *,
         max_waiting: int = MAX_WAITING,
         batch_wait_s: float = BATCH_WAIT_S,
@@ -102,15 +102,14 @@ class TranscriptionService:
         check_arguments(TranscriptionService.__init__, max_waiting=max_waiting, batch_wait_s=batch_wait_s)
         if max_waiting < 1 or batch_wait_s < 0:
             raise ConfigError(f"max_waiting must be at least 1, batch_wait_s 0 or more: {max_waiting}, {batch_wait_s}")
-        if not transcriber.lock.acquire(blocking=False, on_close=self.close):
+        if not model.lock.acquire(blocking=False, on_close=self.close):
             raise ConfigError("this model is at work for another service or a running generate()")
         self.failed = False  # the engine, or this thread, has died; nothing will be transcribed any more
-        self._model = transcriber
+        self._model = model
         self._max_waiting = max_waiting
         self._batch_wait_s = batch_wait_s
-        options = TranscribeOptions(request=Request(), params=DecodeParams())
-        self._run = Run(transcriber, options, timeline or NullTimeline(), align_wait_s=0.0)
-        self._lock = threading.Lock()  # over the five that follow, and `failed`
+        self._pipeline = Pipeline(model, timeline or NullTimeline(), align_wait_s=0.0)
+        self._lock = threading.Lock()  # over the five that stream_tokens, and `failed`
         self._jobs: dict[int, _Job] = {}  # all that are not done, by the index of their clip
         self._waiting: deque[_Waiting] = deque()  # those of them that are not encoded
         self._cancelled: set[int] = set()
@@ -178,7 +177,7 @@ class TranscriptionService:
         return future
 
     @property
-    def model(self) -> Transcriber:
+    def model(self) -> LoadedModel:
         """Both stages of the model; nobody else may run them until this service is closed."""
         return self._model
 
@@ -222,6 +221,12 @@ class TranscriptionService:
             with contextlib.suppress(OSError):  # it has ended
                 self._waker.send(b"\0")
 
+    def _clear_wake(self) -> None:
+        """Before the next look at what was asked for. The flag falls after the byte is read, or one might be lost."""
+        with contextlib.suppress(BlockingIOError):
+            self._woken.recv(4096)
+            self._is_woken = False
+
     def _main(self) -> None:
         """The thread: the loop, and an end for every future however the loop ends."""
         error: ASRError = DecodeError("the thread of this service has ended; its log says why")
@@ -239,7 +244,7 @@ class TranscriptionService:
         """Whatever fails here, every future gets an end, and the model is free for others."""
         with contextlib.ExitStack() as last:
             last.callback(self._model.lock.release)
-            last.callback(self._run.cancel)
+            last.callback(self._pipeline.cancel)
             last.callback(self._waker.close)
             last.callback(self._woken.close)
             last.callback(self._selector.close)
@@ -257,21 +262,17 @@ class TranscriptionService:
 
     def _loop(self) -> None:
         """A batch through stage 1, a step of stage 2, and again."""
-        run = self._run
+        pipeline = self._pipeline
         while not self._is_over():
             self._drop_cancelled()
             due_s = self._due_s()
-            if due_s <= 0 and (batch := self._next_batch()):
-                self._deliver(run.encode(batch))
-            else:
-                self._deliver(run.submit())
-            self._deliver(run.collect(wait_s=min(due_s, POLL_S), wake=self._woken.fileno()))
-            self._tell()
-            if not run.decoding and run.encoding is None:
+            batch = self._next_batch() if due_s <= 0 else []
+            self._deliver(pipeline.encode(batch) if batch else pipeline.submit())
+            self._deliver(pipeline.collect(wait_s=min(due_s, POLL_S), wake=self._woken.fileno()))
+            self._emit_partials()
+            if pipeline.is_idle:
                 self._selector.select(min(due_s, IDLE_CHECK_S))
-            with contextlib.suppress(BlockingIOError):
-                self._woken.recv(4096)
-                self._is_woken = False  # after it is read, or a byte might be lost, and before the next look
+            self._clear_wake()
 
     def _is_over(self) -> bool:
         with self._lock:
@@ -285,8 +286,8 @@ class TranscriptionService:
             for index in dropped:
                 self._jobs.pop(index, None)
             self._waiting = deque(entry for entry in self._waiting if entry.index not in dropped)
-        self._deliver(self._run.submit())  # so that stage 2 has all that are encoded
-        self._run.drop(dropped)
+        self._deliver(self._pipeline.submit())  # so that stage 2 has all that are encoded
+        self._pipeline.drop(dropped)
 
     def _due_s(self) -> float:
         """Seconds until the next batch shall be encoded, at most 0 if now."""
@@ -319,11 +320,18 @@ class TranscriptionService:
         clips = []
         for entry, job in jobs:
             item = AudioInput(key=job.key, source=entry.waveform)
-            clip = self._run.prepare(entry.index, item, entry.waveform, job.options, job.answer_prefix)
+            clip = self._pipeline.prepare(
+                entry.index,
+                item,
+                entry.waveform,
+                job.options,
+                answer_prefix=job.answer_prefix,
+                is_speech=job.is_speech,
+                is_followed=job.on_text is not None,
+            )
             if isinstance(clip, Transcript):
                 self._deliver([(entry.index, clip)])
             else:
-                clip.is_followed, clip.is_speech = job.on_text is not None, job.is_speech
                 clips.append(clip)
         return clips
 
@@ -334,27 +342,27 @@ class TranscriptionService:
             if job is not None:
                 _end_of(job, partial(job.future.set_result, transcript))
 
-    def _tell(self) -> None:
+    def _emit_partials(self) -> None:
         """Show the callers who want it how far their texts are."""
-        for prompt_id, clip in self._run.decoding.items():
+        for prompt_id, clip in self._pipeline.decoding.items():
             job = self._jobs.get(clip.index)
             if job is None or job.on_text is None:
                 continue
-            outcome: object = alone("show", clip, partial(self._news, job, clip, prompt_id))
+            outcome: object = alone("show", clip, partial(self._new_text, job, clip, prompt_id))
             if isinstance(outcome, str):
                 outcome = caught(partial(job.on_text, outcome))
             if isinstance(outcome, Exception):
                 _end_of(job, partial(job.future.set_exception, outcome))
                 self._cancel(clip.index)
 
-    def _news(self, job: _Job, clip: Clip, prompt_id: int) -> str | None:
+    def _new_text(self, job: _Job, clip: Clip, prompt_id: int) -> str | None:
         """The text so far, if more is written than on_text has seen."""
-        token_ids = self._model.decoder.written(prompt_id)
-        if len(token_ids) == job.num_told:
+        token_ids = self._model.decoder.partial_tokens(prompt_id)
+        if len(token_ids) == job.num_emitted:
             return None
-        job.num_told = len(token_ids)  # fewer than before when it is written a second time
+        job.num_emitted = len(token_ids)  # fewer than before when it is written a second time
         # The last character may lack its last bytes.
-        return self._run.text_so_far(clip, token_ids).removesuffix("\N{REPLACEMENT CHARACTER}")
+        return self._pipeline.text_so_far(clip, token_ids).removesuffix("\N{REPLACEMENT CHARACTER}")
 
 
 def _check_samples(waveform: object) -> None:

@@ -1,11 +1,12 @@
 """When each stage worked: what a run records of itself, for benchmarks and their pictures."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeVar
 
+Item = TypeVar("Item")
 Stage = Literal["read", "encode", "decode", "align"]
 
 
@@ -23,8 +24,9 @@ class Span:
 class Timeline:
     """Spans in the order in which they ended.
 
-    "read" is the wait for audio and "encode" that for stage 1, a batch a span; "decode" is a clip's time in stage 2,
-    from its prompt's submission to its text, so that these spans overlap; "align" finds word times.
+    "read" is the wait for audio, an input or a piece of one a span, and "encode" that for stage 1, a batch a span;
+    "decode" is a clip's time in stage 2, from its prompt's submission to its text, so that these spans overlap; "align"
+    finds word times.
     """
 
     spans: list[Span] = field(default_factory=list)
@@ -35,6 +37,14 @@ class Timeline:
         started = time.perf_counter()
         yield
         self.add(stage, started, num_clips)
+
+    def waits(self, stage: Stage, items: Iterable[Item]) -> Iterator[Item]:
+        """The same items; each wait for one is recorded."""
+        started = time.perf_counter()
+        for item in items:
+            self.add(stage, started, int(item is not None))
+            yield item
+            started = time.perf_counter()
 
     def add(self, stage: Stage, started: float, num_clips: int) -> None:
         """Record work that ends now."""

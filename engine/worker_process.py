@@ -5,7 +5,7 @@ locks and CUDA with us. Here a child runs one module of ours, finds what this pr
 than the other end of its socket, however this process ends. Ctrl-C in a terminal does not reach it: the parent decides.
 A library that runs in the child may use multiprocessing, as vLLM does; what that starts ends with the child.
 
-    child = start_child("twostage_asr.engine.audio.decode.worker")        parent = connect()
+    child = start_child("twostage_asr.engine.audio.worker")        parent = connect()
     send(child.socket, (source, limits))                           source, limits = receive(parent)
     waveform = receive(child.socket)                               send(parent, waveform)
 """

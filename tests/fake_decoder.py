@@ -77,7 +77,7 @@ class FakeDecoder:
     def num_pending(self) -> int:
         return len(self._pending)
 
-    def submit(self, prompt_embeds: Tensor, params: DecodeParams, *, follow: bool = False) -> int:
+    def submit(self, prompt_embeds: Tensor, params: DecodeParams, *, stream_tokens: bool = False) -> int:
         self.limits.check(prompt_embeds, params)
         prompt_id = next(self._ids)
         self._pending[prompt_id] = _Pending(self._answer(prompt_embeds, params))
@@ -98,7 +98,7 @@ class FakeDecoder:
         done = [i for i, pending in self._pending.items() if pending.num_written >= len(pending.answer.token_ids)]
         return [(prompt_id, self._pending.pop(prompt_id).answer) for prompt_id in done]
 
-    def written(self, prompt_id: int) -> Sequence[int]:
+    def partial_tokens(self, prompt_id: int) -> Sequence[int]:
         pending = self._pending[prompt_id]
         return pending.answer.token_ids[: pending.num_written]
 

@@ -128,7 +128,7 @@ class FakeAligner:
         words = text.rstrip(".").split()
         step = duration / max(len(words), 1)
         timed = tuple(Word(word, i * step, (i + 1) * step, 0.9) for i, word in enumerate(words))
-        return Alignment(timed, heard=text, disagreement=0.0)
+        return Alignment(timed, ctc_text=text, disagreement=0.0)
 
 
 class ReadAlready:

@@ -35,10 +35,10 @@ def test_answers_belong_to_their_prompts_in_any_company() -> None:
 
 def test_text_grows_a_few_tokens_a_poll_and_short_answers_come_first() -> None:
     decoder = counting(tokens_per_poll=4)
-    short, long = decoder.submit(prompt(3), PARAMS), decoder.submit(prompt(9), PARAMS, follow=True)
-    assert decoder.written(long) == ()
+    short, long = decoder.submit(prompt(3), PARAMS), decoder.submit(prompt(9), PARAMS, stream_tokens=True)
+    assert decoder.partial_tokens(long) == ()
     assert [i for i, _ in decoder.poll()] == [short]
-    assert decoder.written(long) == (1, 2, 3, 4)
+    assert decoder.partial_tokens(long) == (1, 2, 3, 4)
     assert (decoder.poll(), decoder.num_pending) == ([], 1)
     assert [i for i, _ in decoder.poll()] == [long] and decoder.poll() == []
 

@@ -19,7 +19,7 @@ from ..audio.inputs import AudioInput, audio_files, expand_inputs
 from ..decoder.base import DecodeParams
 from ..errors import ConfigError
 from ..families.base import Request
-from ..transcriber import TranscribeOptions
+from ..run_options import TranscribeOptions
 
 Form = Literal["memory", "wav", "mp3"]
 

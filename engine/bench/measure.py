@@ -82,16 +82,16 @@ class TokenCounter:
     def num_pending(self) -> int:
         return self._decoder.num_pending
 
-    def submit(self, prompt_embeds: Tensor, params: DecodeParams, *, follow: bool = False) -> int:
-        return self._decoder.submit(prompt_embeds, params, follow=follow)
+    def submit(self, prompt_embeds: Tensor, params: DecodeParams, *, stream_tokens: bool = False) -> int:
+        return self._decoder.submit(prompt_embeds, params, stream_tokens=stream_tokens)
 
     def poll(self, *, wait_s: float = POLL_S, wake: int | None = None) -> list[tuple[int, Hypothesis]]:
         done = self._decoder.poll(wait_s=wait_s, wake=wake)
         self.num_tokens += sum(len(hypothesis.token_ids) for _, hypothesis in done)
         return done
 
-    def written(self, prompt_id: int) -> Sequence[int]:
-        return self._decoder.written(prompt_id)
+    def partial_tokens(self, prompt_id: int) -> Sequence[int]:
+        return self._decoder.partial_tokens(prompt_id)
 
     def cancel(self, prompt_ids: Collection[int] | None = None) -> None:
         self._decoder.cancel(prompt_ids)

@@ -1,4 +1,7 @@
-"""The command `twostage-asr`: one file here a sub-command."""
+"""The command `twostage-asr`: one file here for each sub-command, and the modules that only they use.
+
+In: command line arguments. Out: files, text on stdout, an exit code. Read transcribe.py first.
+"""
 
 import argparse
 import difflib

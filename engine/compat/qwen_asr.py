@@ -20,11 +20,12 @@ import torch
 
 from ..audio.decode import SAMPLE_RATE, Waveform
 from ..audio.inputs import AudioInput, Inputs, as_list, expand_inputs, load
-from ..auto import AutoModelVLLM, transcribe_options
+from ..auto import AutoModelVLLM
 from ..checks import argument_names, check_arguments, check_type, checked_texts, say_unused
 from ..closing import Closing
 from ..errors import ConfigError, UnsupportedAudioError
 from ..families.qwen3_asr import KNOWN_LANGUAGES, Qwen3ASR, parse_asr_output
+from ..run_options import transcribe_options
 from ..streaming.qwen import ASRStreamingState, QwenStreams
 from ..words.forced_aligner import ForcedAlignItem, ForcedAlignResult, Qwen3ForcedAligner
 

@@ -67,10 +67,11 @@ class Decoder(Protocol):
     def num_pending(self) -> int:
         """Prompts submitted and not yet handed back."""
 
-    def submit(self, prompt_embeds: Tensor, params: DecodeParams, *, follow: bool = False) -> int:
+    def submit(self, prompt_embeds: Tensor, params: DecodeParams, *, stream_tokens: bool = False) -> int:
         """Queue (P, hidden_size) prompt embeddings; returns the id that `poll` will name.
 
-        `follow` keeps `written` up to date for this prompt, which costs a message a step between processes.
+        `stream_tokens` keeps partial_tokens() up to date for this prompt, which costs a message a step between
+        processes.
 
         Raises PromptTooLongError, AudioError or DecodeError for a prompt that cannot be decoded; the engine stays
         usable.
@@ -85,7 +86,7 @@ class Decoder(Protocol):
         Raises DecodeError if the engine failed, also while it had nothing to do; it must be built anew.
         """
 
-    def written(self, prompt_id: int) -> Sequence[int]:
+    def partial_tokens(self, prompt_id: int) -> Sequence[int]:
         """The tokens so far of a pending prompt that is followed; none where whole answers are decoded at once."""
 
     def cancel(self, prompt_ids: Collection[int] | None = None) -> None:

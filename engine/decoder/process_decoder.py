@@ -172,11 +172,11 @@ class ProcessDecoder:
     def num_pending(self) -> int:
         return sum(len(engine.pending) for engine in self._engines)
 
-    def submit(self, prompt_embeds: Tensor, params: DecodeParams, *, follow: bool = False) -> int:
+    def submit(self, prompt_embeds: Tensor, params: DecodeParams, *, stream_tokens: bool = False) -> int:
         self.limits.check(prompt_embeds, params)
         engine = min(self._engines, key=lambda engine: len(engine.pending))
         prompt_id = next(self._ids)
-        engine.outbox[prompt_id] = (prompt_embeds.to(self.limits.dtype), params, follow)
+        engine.outbox[prompt_id] = (prompt_embeds.to(self.limits.dtype), params, stream_tokens)
         engine.pending[prompt_id] = _Prompt()
         return prompt_id
 
@@ -200,7 +200,7 @@ class ProcessDecoder:
             done += [(i, hypothesis) for i, hypothesis in finished if engine.forget(i)]
         return done
 
-    def written(self, prompt_id: int) -> Sequence[int]:
+    def partial_tokens(self, prompt_id: int) -> Sequence[int]:
         return next(engine.pending[prompt_id].written for engine in self._engines if prompt_id in engine.pending)
 
     def cancel(self, prompt_ids: Collection[int] | None = None) -> None:

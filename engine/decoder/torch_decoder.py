@@ -40,7 +40,7 @@ class TorchDecoder:
     def num_pending(self) -> int:
         return len(self._pending)
 
-    def submit(self, prompt_embeds: Tensor, params: DecodeParams, *, follow: bool = False) -> int:
+    def submit(self, prompt_embeds: Tensor, params: DecodeParams, *, stream_tokens: bool = False) -> int:
         self.limits.check(prompt_embeds, params)
         prompt_id = next(self._ids)
         self._pending[prompt_id] = (prompt_embeds, params)
@@ -56,7 +56,7 @@ class TorchDecoder:
         outcomes = isolated("decode", prompts, lambda some: self._decode(some, params), name=_name)
         return [(i, _hypothesis(outcome)) for i, outcome in zip(batch, outcomes, strict=True)]
 
-    def written(self, prompt_id: int) -> Sequence[int]:
+    def partial_tokens(self, prompt_id: int) -> Sequence[int]:
         return ()  # an answer is decoded within one poll
 
     def cancel(self, prompt_ids: Collection[int] | None = None) -> None:

@@ -100,7 +100,7 @@ class VLLMDecoder:
     def num_pending(self) -> int:
         return len(self._answers)
 
-    def submit(self, prompt_embeds: Tensor, params: DecodeParams, *, follow: bool = False) -> int:
+    def submit(self, prompt_embeds: Tensor, params: DecodeParams, *, stream_tokens: bool = False) -> int:
         self.limits.check(prompt_embeds, params)
         return self.add(prompt_embeds, params)
 
@@ -140,7 +140,7 @@ class VLLMDecoder:
                 del self._answers[prompt_id]
         return done
 
-    def written(self, prompt_id: int) -> Sequence[int]:
+    def partial_tokens(self, prompt_id: int) -> Sequence[int]:
         return self._answers[prompt_id].token_ids
 
     def cancel(self, prompt_ids: Collection[int] | None = None) -> None:

@@ -144,7 +144,7 @@ class _Prompts:
             self._num_told.pop(ours, None)
         written = []
         for ours, num_told in self._num_told.items():
-            if new := list(self.decoder.written(ours)[num_told:]):
+            if new := list(self.decoder.partial_tokens(ours)[num_told:]):
                 written.append((self.their_id[ours], new))
                 self._num_told[ours] += len(new)
         return written

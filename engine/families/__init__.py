@@ -1,4 +1,8 @@
-"""The model families that the engine knows."""
+"""What is particular to a family of models: what is said to its LLM, how its answers read, how stage 1 is built.
+
+In: the name in engine.json. Out: a ModelFamily. Read base.py first; a new family is one file here, beside its modules
+in encoders/ and its table of tensors in convert/.
+"""
 
 from ..errors import CheckpointError
 from .base import ModelFamily

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Form, Request, UploadFile
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from ..transcriber import TranscribeOptions
+from ..run_options import TranscribeOptions
 from ..transcript import Transcript
 from ..writers import WRITERS
 from . import formats

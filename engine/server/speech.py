@@ -8,14 +8,14 @@ from typing import Unpack
 
 from ..audio.channels import Channels
 from ..audio.inputs import AudioInput, Samples
-from ..auto import transcribe_options
 from ..errors import AudioError, ConfigError, QueueFullError
 from ..families.base import Request
 from ..options import RequestOptions
+from ..run_options import TranscribeOptions, transcribe_options
 from ..segments import Part, join_parts, with_warnings
 from ..service import TranscriptionService
 from ..streaming import LiveOptions
-from ..transcriber import TranscribeOptions, Transcriber
+from ..transcriber import Transcriber
 from ..transcript import Transcript
 from ..vad import VoiceActivityModel
 from ..vad.splitting import DEFAULT_SEGMENTATION, Cut, Piece

@@ -9,7 +9,7 @@ from fastapi import Request
 from starlette.responses import StreamingResponse
 
 from ..errors import ASRError
-from ..transcriber import TranscribeOptions
+from ..run_options import TranscribeOptions
 from ..transcript import Transcript
 from . import formats
 from .failures import error_body, refusal_of

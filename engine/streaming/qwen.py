@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from ..auto import transcribe_options
 from ..errors import ConfigError, UnsupportedAudioError
+from ..run_options import transcribe_options
 from ..service import TranscriptionService
 from ..transcriber import Transcriber
 from ..vad import load_vad

@@ -7,13 +7,13 @@ from typing import Any, Self, TypedDict, Unpack
 
 from ..audio.inputs import Input, expand_inputs, load
 from ..audio.waveform import SAMPLE_RATE
-from ..auto import AutoModelVLLM, transcribe_options
+from ..auto import AutoModelVLLM
 from ..checks import check_arguments, check_options
 from ..closing import Closing
 from ..errors import ConfigError
 from ..options import RequestOptions
+from ..run_options import TranscribeOptions, transcribe_options
 from ..service import TranscriptionService
-from ..transcriber import TranscribeOptions
 from ..vad import STREAMING_SCHEDULE, SegmentRules, checked_schedule, load_vad
 from .events import TextSoFar
 from .session import AsyncStreamingSession, LiveOptions, StreamingSession

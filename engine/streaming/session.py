@@ -38,8 +38,8 @@ from ..audio.waveform import Waveform
 from ..checks import check_fields
 from ..errors import ConfigError, QueueFullError
 from ..families.languages import is_auto
+from ..run_options import TranscribeOptions
 from ..service import TranscriptionService
-from ..transcriber import TranscribeOptions
 from ..transcript import Transcript
 from ..vad import STREAMING_SCHEDULE, SegmentRules, SpeechSegmenter, SpeechSpan, VoiceActivityModel
 from ..words.split import split_words

@@ -1,4 +1,9 @@
-"""Voice activity detection: where in a stream of samples somebody speaks. Nothing here imports torch for "silero"."""
+"""Voice activity detection: where in a stream of samples somebody speaks, and where long recordings are cut.
+
+In: samples at 16 kHz, in chunks of any size. Out: SpeechSpans, and from splitting.py the segments that become clips.
+Read segmenter.py first: the rules that turn a network's probabilities into segments. Nothing here imports torch for
+"silero".
+"""
 
 import functools
 from pathlib import Path

@@ -52,9 +52,9 @@ class Alignment:
 
     words: tuple[Word, ...] | None
     reason: str | None = None
-    heard: str | None = None  # what the CTC head alone makes of the audio: spoken form, no marks; None: nothing asked
-    rest_start: float | None = None  # s, of speech that follows the text and is no part of it; `heard` ends before it
-    disagreement: float | None = None  # of the text and `heard`, where that was asked for; see quality.py
+    ctc_text: str | None = None  # the CTC head's own text: spoken form, no marks; None: nothing asked
+    rest_start: float | None = None  # s, of speech after the text and no part of it; `ctc_text` ends before it
+    disagreement: float | None = None  # of the text and `ctc_text`, where that was asked for; see quality.py
 
 
 class TextAligner(Protocol):
@@ -184,7 +184,7 @@ class WordAligner:
 
 def _alignment(timed: TimedText) -> Alignment:
     words = None if timed.words is None else tuple(map(Word, *timed.words))
-    return Alignment(words, timed.reason, timed.heard, timed.rest_start, timed.disagreement)
+    return Alignment(words, timed.reason, timed.ctc_text, timed.rest_start, timed.disagreement)
 
 
 def _batches(num_frames: Sequence[int], num_tokens: IntArray) -> list[list[int]]:

@@ -1,4 +1,4 @@
-"""Written text -> its words, the units that get times.
+"""DecodedClip text -> its words, the units that get times.
 
     split_words("把音量调到25%，OK?")  ->  把 音 量 调 到 25% OK
 

@@ -95,7 +95,7 @@ class TimedText(NamedTuple):
 
     words: Columns | None
     reason: str | None
-    heard: str | None
+    ctc_text: str | None
     rest_start: float | None
     disagreement: float | None
 

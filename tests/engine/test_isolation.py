@@ -27,16 +27,17 @@ from twostage_asr.engine import (
     Transcript,
     TranscriptionService,
     answers,
+    pipeline,
     recordings,
-    transcriber,
+    transcribe_options,
 )
 from twostage_asr.engine.audio.inputs import AudioInput, expand_inputs
 from twostage_asr.engine.audio.waveform import SAMPLE_RATE
-from twostage_asr.engine.auto import transcribe_options
 from twostage_asr.engine.decoder.base import Hypothesis
 from twostage_asr.engine.families.base import EncodedBatch
 from twostage_asr.engine.isolation import isolated
-from twostage_asr.engine.transcriber import Run, Transcriber
+from twostage_asr.engine.pipeline import Pipeline
+from twostage_asr.engine.transcriber import Transcriber
 from twostage_asr.engine.vad import SegmentRules
 from twostage_asr.engine.vad.splitting import Cut, Piece
 
@@ -66,10 +67,10 @@ def raising_for(function: Callable[..., Any], is_poison: Callable[..., bool], er
 
 
 def in_prepare(patch: pytest.MonkeyPatch, model: Transcriber, error: Exception) -> None:
-    def is_poison(run: Run, index: int, item: AudioInput, audio: Any, *rest: object) -> bool:
+    def is_poison(self: Pipeline, index: int, item: AudioInput, audio: Any, *rest: object) -> bool:
         return number_of(audio) == POISON
 
-    patch.setattr(Run, "_prepared", raising_for(Run._prepared, is_poison, error))
+    patch.setattr(Pipeline, "_prepared", raising_for(Pipeline._prepared, is_poison, error))
 
 
 def holds_poison(waveforms: Sequence[np.ndarray], **_: object) -> bool:
@@ -113,14 +114,16 @@ def in_align(patch: pytest.MonkeyPatch, model: Transcriber, error: Exception) ->
 
 
 def in_judge(patch: pytest.MonkeyPatch, model: Transcriber, error: Exception) -> None:
-    patch.setattr(answers, "judge", raising_for(answers.judge, lambda text, *_: text == text_of(POISON), error))
+    patch.setattr(
+        answers, "check_text", raising_for(answers.check_text, lambda text, *_: text == text_of(POISON), error)
+    )
 
 
 def in_finish(patch: pytest.MonkeyPatch, model: Transcriber, error: Exception) -> None:
     def is_poison(written: Any, best_length_s: float) -> bool:
         return written.answer.text == text_of(POISON)
 
-    patch.setattr(transcriber, "transcript_of", raising_for(transcriber.transcript_of, is_poison, error))
+    patch.setattr(pipeline, "transcript_of", raising_for(pipeline.transcript_of, is_poison, error))
 
 
 STEPS = [in_prepare, in_encode, when_encoded, in_submit, in_collect, in_align, in_judge, in_finish]
@@ -227,12 +230,14 @@ def test_a_live_session_fails_in_one_segment_and_another_in_none(
 def test_a_text_so_far_that_cannot_be_read_fails_its_request_alone(model: Transcriber) -> None:
     service = TranscriptionService(model, batch_wait_s=0.02)
 
-    def is_poison(run: Run, clip: Any, *_: object) -> bool:
+    def is_poison(self: Pipeline, clip: Any, *_: object) -> bool:
         return number_of(clip.waveform) == POISON
 
     try:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Run, "text_so_far", raising_for(Run.text_so_far, is_poison, ValueError("unreadable")))
+            patch.setattr(
+                Pipeline, "text_so_far", raising_for(Pipeline.text_so_far, is_poison, ValueError("unreadable"))
+            )
             futures = {n: service.submit(samples(n), OPTIONS, on_text=lambda text: None) for n in NUMBERS}
             with pytest.raises(InternalError, match="unreadable"):
                 futures.pop(POISON).result(10)
@@ -372,10 +377,10 @@ def test_a_dead_engine_ends_all_requests_with_its_reason(model: Transcriber) -> 
 def test_a_gpu_that_has_failed_ends_the_run(model: Transcriber, step: Install, monkeypatch: pytest.MonkeyPatch) -> None:
     """After some errors no CUDA call of a process succeeds: every clip would fail, for ever."""
 
-    def recover(run: Run) -> None:
+    def recover(self: Pipeline) -> None:
         raise DecodeError("the GPU of stage 1 failed: an illegal memory access was encountered")
 
     step(monkeypatch, model, RuntimeError("CUDA error"))
-    monkeypatch.setattr(Run, "_recover", recover)
+    monkeypatch.setattr(Pipeline, "_recover", recover)
     with pytest.raises(DecodeError, match="illegal memory access"):
         offline(model, NUMBERS)

@@ -9,7 +9,7 @@ from tests.pipeline import Clip
 from twostage_asr.engine import AutoModelVLLM, ConfigError
 from twostage_asr.engine.audio.inputs import expand_inputs, load
 from twostage_asr.engine.decoder.base import DecodeParams, Hypothesis
-from twostage_asr.engine.quality import disagreement, judge, loop_times, seconds_of_speech
+from twostage_asr.engine.quality import check_text, disagreement, loop_times, seconds_of_speech
 from twostage_asr.engine.transcript import FinishReason, Transcript
 from twostage_asr.engine.words.split import split_words
 
@@ -87,8 +87,8 @@ def codes(
     text: str, heard: str | None, token_ids: list[int], *, speech: bool = True, finish: FinishReason = "stop"
 ) -> object:
     distance = None if heard is None else distance_of(text, heard)
-    opinion = judge(text, heard, distance, hypothesis(token_ids, finish), lambda: 1.0 if speech else 0.1)
-    return [warning.code for warning in opinion.warnings], opinion.is_dropped, opinion.is_loop
+    verdict = check_text(text, heard, distance, hypothesis(token_ids, finish), lambda: 1.0 if speech else 0.1)
+    return [warning.code for warning in verdict.warnings], verdict.is_dropped, verdict.is_loop
 
 
 LOOP = [1, 2, 3] * 6

@@ -32,12 +32,12 @@ def test_every_input_gets_its_own_clips(seed: int) -> None:
         (0, piece(until=7.0)), (3, piece(2.0, until=4.0, is_last=True)), (0, piece(8.0, until=9.5, is_last=True)),
     ]  # fmt: skip
     clips = [clip for index, audio in read for clip in recordings.add(index, ITEMS[index], audio)]
-    assert [number for number, _, _ in clips] == [0, 1, 2, 3, 4]
-    assert [item.key for _, item, _ in clips] == ["a", "a", "b", "d", "a"]
+    assert [number for number, *_ in clips] == [0, 1, 2, 3, 4]
+    assert [clip.item.key for clip in clips] == ["a", "a", "b", "d", "a"]
     results = recordings.take()
     assert [index for index, _ in results] == [2]  # nobody speaks in it
     random.Random(seed).shuffle(clips)
-    for number, _, _ in clips:
+    for number, *_ in clips:
         recordings.finish(number, said(number))
         results += recordings.take()
     found = dict(results)
@@ -49,7 +49,7 @@ def test_every_input_gets_its_own_clips(seed: int) -> None:
 
 def test_an_error_after_some_pieces_is_the_result() -> None:
     recordings = Recordings(language=None)
-    ((number, _, _),) = recordings.add(0, ITEMS[0], piece(1.0, until=5.0))
+    ((number, *_),) = recordings.add(0, ITEMS[0], piece(1.0, until=5.0))
     assert recordings.add(0, ITEMS[0], UnsupportedAudioError("truncated")) == []
     recordings.finish(number, said(number))
     ((index, transcript),) = recordings.take()
@@ -65,7 +65,7 @@ def test_what_happened_while_it_was_read_is_in_the_transcript() -> None:
     last = piece(5.0, until=9.0, is_last=True)
     silent = Piece([], 9.0, is_last=True, warnings=(FILLED,))
     for index, audio in enumerate([Piece.whole(SAMPLES, (FILLED,)), replace(last, warnings=(FILLED,)), silent]):
-        for number, _, _ in recordings.add(index, ITEMS[index], audio):
+        for number, *_ in recordings.add(index, ITEMS[index], audio):
             own = replace(said(number), warnings=(TranscriptWarning("unfinished", "stops"),))
             recordings.finish(number, own)
     warnings = {index: [warning.code for warning in t.warnings] for index, t in recordings.take()}
@@ -75,9 +75,9 @@ def test_what_happened_while_it_was_read_is_in_the_transcript() -> None:
 def test_channels_that_are_split_come_together_in_the_order_of_time() -> None:
     recordings = Recordings(language=None)
     cuts = [Cut(0.0, SAMPLES, 0), Cut(1.5, SAMPLES, 1), Cut(4.0, SAMPLES, 0)]
-    numbers = [number for number, _, _ in recordings.add(0, ITEMS[0], Piece(cuts, 6.0, is_last=True))]
-    assert all(map(recordings.is_segment, numbers))
-    for number in reversed(numbers):
+    clips = recordings.add(0, ITEMS[0], Piece(cuts, 6.0, is_last=True))
+    assert all(clip.is_speech for clip in clips)
+    for number, *_ in reversed(clips):
         word = Word(str(number), 0.0, 0.5, 0.9)
         segment = Segment(0.0, 1.0, str(number), (word,), None)
         recordings.finish(number, replace(said(number), segments=(segment,), words=(word,)))
@@ -91,9 +91,9 @@ def test_channels_that_are_split_come_together_in_the_order_of_time() -> None:
 def test_channels_that_stay_whole_are_no_speech_that_a_vad_has_heard() -> None:
     recordings = Recordings(language=None)
     clips = recordings.add(0, ITEMS[0], Piece.whole(np.zeros((16_000, 2), np.float32)))
-    assert [len(audio) for _, _, audio in clips if isinstance(audio, np.ndarray)] == [16_000, 16_000]
-    assert not any(recordings.is_segment(number) for number, _, _ in clips)
-    for number, _, _ in clips:
+    assert [len(clip.audio) for clip in clips if isinstance(clip.audio, np.ndarray)] == [16_000, 16_000]
+    assert not any(clip.is_speech for clip in clips)
+    for number, *_ in clips:
         recordings.finish(number, said(number))
     ((_, transcript),) = recordings.take()
     assert [(s.text, s.channel) for s in transcript.segments] == [("0", 0), ("1", 1)]

@@ -220,7 +220,7 @@ def test_a_recording_is_its_segments_transcribed_one_by_one(vllm_model: AutoMode
 def test_nothing_depends_on_who_reads_or_on_what_is_read_beside(
     vllm_model: AutoModelVLLM, files: list[Path], process_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("twostage_asr.engine.audio.decode.readers.PROCESS_BYTES", process_bytes)
+    monkeypatch.setattr("twostage_asr.engine.audio.readers.PROCESS_BYTES", process_bytes)
     alone = [vllm_model.generate(file, max_segment_s=4.0)[0] for file in files]
     together = vllm_model.generate([*files, files[0].read_bytes()], max_segment_s=4.0)[:4]
     for ours, theirs in zip(together, alone, strict=True):

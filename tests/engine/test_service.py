@@ -26,16 +26,17 @@ from twostage_asr.engine import (
     Transcript,
     TranscriptionService,
     UnsupportedAudioError,
+    transcribe_options,
 )
 from twostage_asr.engine.acoustic.cuda_graphs import MAX_CLIPS
 from twostage_asr.engine.audio.decode import Waveform, decode_audio
 from twostage_asr.engine.audio.inputs import AudioInput, expand_inputs
-from twostage_asr.engine.auto import transcribe_options
+from twostage_asr.engine.pipeline import Pipeline
+from twostage_asr.engine.run_options import TranscribeOptions
 from twostage_asr.engine.server.recording import Recording
 from twostage_asr.engine.server.settings import ServerSettings
 from twostage_asr.engine.server.speech import Speech
 from twostage_asr.engine.timeline import Timeline
-from twostage_asr.engine.transcriber import Run, TranscribeOptions
 from twostage_asr.engine.vad import load_vad
 from twostage_asr.engine.vad.splitting import Cut, Piece
 from twostage_asr.engine.words.aligner import Alignment
@@ -285,10 +286,10 @@ def test_the_model_is_free_again_however_its_service_ends(tmp_path: Path, monkey
     decoder.hold()
     future = service.submit(samples(5), transcribe_options())
 
-    def cancel(run: Run) -> None:
+    def cancel(pipeline: Pipeline) -> None:
         raise DecodeError("it is dead")
 
-    monkeypatch.setattr(Run, "cancel", cancel)
+    monkeypatch.setattr(Pipeline, "cancel", cancel)
     monkeypatch.setattr(threading, "excepthook", lambda args: None)
     decoder.fail("it died")
     with pytest.raises(DecodeError, match="it died"):
@@ -300,7 +301,7 @@ def test_the_model_is_free_again_however_its_service_ends(tmp_path: Path, monkey
 
 class HearsSomethingElse(FakeAligner):
     def _alignment(self, text: str, duration: float) -> Alignment:
-        return Alignment((), heard="something else", disagreement=0.9)
+        return Alignment((), ctc_text="something else", disagreement=0.9)
 
 
 def test_a_segment_that_a_vad_has_cut_is_speech_here_as_it_is_offline(tmp_path: Path) -> None:

@@ -14,11 +14,10 @@ import pytest
 import torch
 
 from tests.pipeline import Clip
-from twostage_asr.engine import AutoModelVLLM, ConfigError
+from twostage_asr.engine import AutoModelVLLM, ConfigError, transcribe_options
 from twostage_asr.engine.audio import readers
 from twostage_asr.engine.audio.inputs import AudioInput, expand_inputs, load_blocks
 from twostage_asr.engine.audio.waveform import Waveform
-from twostage_asr.engine.auto import transcribe_options
 from twostage_asr.engine.families import family_named
 from twostage_asr.engine.families.base import StageOneOptions
 from twostage_asr.engine.manifest import EngineManifest

@@ -19,9 +19,15 @@ from torch import Tensor
 
 from tests.pipeline import GREEDY, Clip, decode, prompt_embeds, token_ids
 from tests.processes import is_running, wait_until
-from twostage_asr.engine import AutoModelVLLM, ConfigError, DecodeError, TranscriptionService, worker_process
+from twostage_asr.engine import (
+    AutoModelVLLM,
+    ConfigError,
+    DecodeError,
+    TranscriptionService,
+    transcribe_options,
+    worker_process,
+)
 from twostage_asr.engine.audio.decode import decode_audio
-from twostage_asr.engine.auto import transcribe_options
 from twostage_asr.engine.decoder import process_decoder
 from twostage_asr.engine.decoder.base import DecodeParams, LLMSource
 from twostage_asr.engine.decoder.process_decoder import WORKSPACE_BYTES, ProcessDecoder, share_of_gpu

@@ -36,7 +36,7 @@ from huggingface_hub import constants
 from tests.hub_repositories import SUPPORTED
 from twostage_asr.engine.console import quiet_libraries
 from twostage_asr.engine.errors import ASRError
-from twostage_asr.engine.hub import resolve_model
+from twostage_asr.engine.hub.resolve import resolve_model
 
 quiet_libraries()
 
@@ -243,7 +243,7 @@ def test_what_went_wrong_is_told_apart(hubs: Hubs, hub: str, model: str, revisio
 
 def test_a_directory_is_taken_as_it_is_without_any_hub_library(tmp_path: Path) -> None:
     code = (
-        "import sys; from twostage_asr.engine.hub import resolve_model; print(resolve_model(sys.argv[1]))\n"
+        "import sys; from twostage_asr.engine.hub.resolve import resolve_model; print(resolve_model(sys.argv[1]))\n"
         "assert not {'modelscope', 'huggingface_hub', 'torch'} & set(sys.modules)"
     )
     for given in (str(tmp_path), os.path.relpath(tmp_path)):

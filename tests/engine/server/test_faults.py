@@ -31,10 +31,10 @@ from tests.engine.server.requests_of_clients import pcm16, plain, wait_until, wa
 from tests.engine.streaming.scripted import LoudIsSpeech
 from tests.fake_model import FakeAcoustic, fake_transcriber, number_of, samples, text_of
 from tests.pipeline import Clip
+from twostage_asr.engine.run_options import TranscribeOptions
 from twostage_asr.engine.server.process import ENGINE_FAILED
 from twostage_asr.engine.server.speech import Speech
 from twostage_asr.engine.streaming import AsyncStreamingSession
-from twostage_asr.engine.transcriber import TranscribeOptions
 
 PATH = "/v1/audio/transcriptions"
 LONG_ANSWER = 3_000  # tokens

@@ -11,8 +11,8 @@ from twostage_asr.engine import QueueFullError, Transcript
 from twostage_asr.engine.audio.waveform import SAMPLE_RATE
 from twostage_asr.engine.families.base import ModelFamily
 from twostage_asr.engine.model_lock import ModelLock
+from twostage_asr.engine.run_options import TranscribeOptions
 from twostage_asr.engine.text import LLMTokenizer
-from twostage_asr.engine.transcriber import TranscribeOptions
 from twostage_asr.engine.vad import VoiceActivityStream
 
 FRAME_S = 0.1

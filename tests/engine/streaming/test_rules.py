@@ -22,9 +22,9 @@ from twostage_asr.engine import (
     StreamingSession,
     Transcript,
     UnsupportedAudioError,
+    transcribe_options,
 )
 from twostage_asr.engine.audio.waveform import SAMPLE_RATE
-from twostage_asr.engine.auto import transcribe_options
 from twostage_asr.engine.families.fun_asr_nano import FunASRNano
 from twostage_asr.engine.streaming import Event, samples_of
 from twostage_asr.engine.streaming.text import token_prefix

@@ -16,10 +16,10 @@ from twostage_asr.engine import (
     Partial,
     StreamingSession,
     TranscriptionService,
+    transcribe_options,
 )
 from twostage_asr.engine.audio.inputs import expand_inputs, load
 from twostage_asr.engine.audio.waveform import SAMPLE_RATE
-from twostage_asr.engine.auto import transcribe_options
 from twostage_asr.engine.streaming import Event
 from twostage_asr.engine.vad import STREAMING_SCHEDULE, SegmentRules, load_vad
 

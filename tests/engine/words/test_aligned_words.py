@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from twostage_asr.engine import ConfigError
 from twostage_asr.engine.words.aligned_words import alignment_words, in_order, spans_in
 
-GOLDEN = json.loads((Path(__file__).parent / "families" / "qwen_asr_golden.json").read_text(encoding="utf-8"))
+GOLDEN = json.loads((Path(__file__).parents[1] / "families" / "qwen_asr_golden.json").read_text(encoding="utf-8"))
 OF_PACKAGES = {"Japanese": "nagisa", "Korean": "soynlp"}
 
 

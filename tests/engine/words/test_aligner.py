@@ -79,7 +79,7 @@ def spoken_evenly(tokenizer: CTCTokenizer, text: str, first: int = 4, step: int 
 
 def align_one(aligner: WordAligner, hidden: Tensor, text: str) -> Alignment:
     """What the head hears besides is left out, unless a test is about it."""
-    return replace(aligner.align([hidden], [text], [len(hidden) * FRAME_S])[0], heard=None)
+    return replace(aligner.align([hidden], [text], [len(hidden) * FRAME_S])[0], ctc_text=None)
 
 
 def test_words_come_in_order_around_their_emissions(aligner: WordAligner, tokenizer: CTCTokenizer) -> None:
@@ -115,7 +115,7 @@ def test_what_a_text_leaves_out_at_its_end_is_found(aligner: WordAligner, tokeni
 
     late = hidden(last, last + 8)
     found = aligned(late, "set the")
-    assert found.words and found.rest_start is not None and found.heard == "set the"
+    assert found.words and found.rest_start is not None and found.ctc_text == "set the"
     assert found.words[-1].end < found.rest_start < last * FRAME_S
     assert found.rest_start > (last - 10) * FRAME_S
     # Nothing, one token, or what follows at once and briefly is no rest; nor is what the text has.
@@ -124,7 +124,7 @@ def test_what_a_text_leaves_out_at_its_end_is_found(aligner: WordAligner, tokeni
     assert aligned(late, "set the" + tokenizer.decode(unwritten[:2])).rest_start is None
     # Without a text, speech after something else.
     silent = aligned(late[last - 30 :], "")
-    assert (silent.words, silent.heard) == ((), "") and silent.rest_start is not None
+    assert (silent.words, silent.ctc_text) == ((), "") and silent.rest_start is not None
     assert aligned(late[last - 10 :], "").rest_start is None
 
 
@@ -166,7 +166,7 @@ def test_probabilities_that_are_not_numbers_give_no_words(aligner: WordAligner, 
     texts, durations = ["set the"] * 2, [len(good) * FRAME_S] * 2
     refused, fine = aligner.align([broken, good], texts, durations)
     assert (refused.words, refused.reason) == (None, "the CTC head gave probabilities that are not finite numbers")
-    assert replace(fine, heard=None) == align_one(aligner, good, "set the")
+    assert replace(fine, ctc_text=None) == align_one(aligner, good, "set the")
 
 
 def test_a_head_at_chance_gives_no_words(aligner: WordAligner) -> None:

@@ -18,7 +18,7 @@ from twostage_asr.engine.words.token_times import FloatArray, _solve, token_time
 REAL_TEXT = "开饭时间早上九点至下午五点"
 REAL_FRAMES = [13, 18, 23, 26, 33, 37, 44, 50, 58, 68, 72, 78, 82]
 REAL_ONSETS = [0.68, 0.97, 1.27, 1.45, 1.82, 2.10, 2.55, 2.88, 3.27, 3.86, 4.25, 4.57, 4.84]
-EMISSIONS = Path(__file__).parents[1] / "data/emissions.json"
+EMISSIONS = Path(__file__).parents[2] / "data/emissions.json"
 RATE = 1.2  # frames per unit of text
 LENGTHS = [3.0, 5.0, 2.0, 7.0, 4.0, 3.0, 6.0, 2.0, 5.0]
 

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from twostage_asr.engine.errors import CheckpointError
 from twostage_asr.engine.words.tokenizer import NUM_SPECIALS, CTCTokenizer
 
-VOCABULARY = Path(__file__).parents[2] / "demos/micro/checkpoint/multilingual.tiktoken"
-FUNASR_TOKENIZER = Path(__file__).parents[1] / "peers/funasr_tokenizer.py"
+VOCABULARY = Path(__file__).parents[3] / "demos/micro/checkpoint/multilingual.tiktoken"
+FUNASR_TOKENIZER = Path(__file__).parents[2] / "peers/funasr_tokenizer.py"
 TEXTS = (
     "开饭时间早上九点至下午五点。",
     "Set the volume to 25, please!",

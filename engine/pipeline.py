@@ -1,0 +1,272 @@
+"""The steps that every clip passes, whoever brings the clips: prepare, encode, submit, collect, finish.
+
+    audio          -> prepare -> Clip, with its prompt                                   or an error result
+    batch of clips -> encode  -> stage 1 begins; the batch before goes on to submit
+                      submit  -> embeddings to stage 2, each between its prompt's two halves
+                      collect -> hypotheses that stage 2 has finished; once some wait, all of them are finished together
+                      finish  -> transcripts; a text that loops is decoded once more, and what a text leaves out at its
+                                 end is a clip that passes all steps by itself
+
+A step yields the results that are ready: (the clip's number, its transcript). An error of one clip is that clip's
+result (isolation.py). transcriber.py loops over these steps for one list of inputs, service.py for many callers.
+"""
+
+import logging
+import time
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import torch
+
+from .answers import DecodedClip, answer_of, finalize, transcript_of
+from .audio.inputs import AudioInput
+from .audio.waveform import SAMPLE_RATE, Waveform
+from .clip import Clip, Encoding, Result, request_of, with_before
+from .decoder.base import POLL_S, DecodeParams, Hypothesis
+from .errors import ASRError, AudioError, DecodeError, InternalError
+from .families.base import EncodedBatch, EncodedUtterance
+from .isolation import alone, caught, isolated
+from .model import LoadedModel
+from .run_options import TranscribeOptions
+from .segments import Part, join_texts
+from .timeline import Timeline
+from .transcript import Transcript
+
+ALIGN_CLIPS, ALIGN_WAIT_S = 64, 0.05  # finished texts are timed together, so many or what comes in so long
+SAFE_REPETITION_PENALTY = 1.2  # of the second try, after a text that went round in circles
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class Pipeline:
+    """Clips on their way through the loaded model."""
+
+    model: LoadedModel
+    timeline: Timeline
+    align_wait_s: float = ALIGN_WAIT_S
+    encoding: Encoding | None = None  # the last batch, not yet with stage 2
+    decoding: dict[int, Clip] = field(default_factory=dict)  # by the decoder's id
+    finished: list[tuple[Clip, Hypothesis]] = field(default_factory=list)  # that wait for their word times
+    align_at: float = 0.0  # when these get them, by time.monotonic()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether neither stage has a clip."""
+        return self.encoding is None and not self.decoding
+
+    def prepare(
+        self,
+        index: int,
+        item: AudioInput,
+        audio: Waveform | AudioError,
+        options: TranscribeOptions,
+        *,
+        answer_prefix: str = "",
+        is_speech: bool = False,
+        is_followed: bool = False,
+    ) -> Clip | Transcript:
+        """A clip ready for stage 1, or the error result that says why not; see Clip for the arguments."""
+        if isinstance(audio, AudioError):
+            return _failed(item.key, 0.0, audio)
+        prepared = alone("prepare", item.key, partial(self._prepared, index, item, audio, options, answer_prefix))
+        if not isinstance(prepared, Clip):
+            return _failed(item.key, len(audio) / SAMPLE_RATE, prepared)
+        prepared.is_speech, prepared.is_followed = is_speech, is_followed
+        return prepared
+
+    def _prepared(
+        self, index: int, item: AudioInput, audio: Waveform, options: TranscribeOptions, answer_prefix: str = ""
+    ) -> Clip:
+        """Raises ConfigError or PromptTooLongError."""
+        model, request = self.model, request_of(item, options.request)
+        num_audio_tokens = model.acoustic.num_audio_tokens(len(audio))
+        answer_ids = model.embedder.answer_ids(answer_prefix) if answer_prefix else ()
+
+        def check(num_tokens: int) -> None:
+            num_positions = num_tokens + len(answer_ids) + num_audio_tokens
+            model.decoder.limits.check_length(num_positions, options.params.max_new_tokens)
+
+        prompt = model.embedder.embed(model.family.prompt_text(request), check)
+        if answer_ids:
+            prompt = prompt.before(answer_ids, model.embedder.embed_answer(answer_ids))
+        return Clip(
+            index=index,
+            item=item,
+            waveform=audio,
+            duration=len(audio) / SAMPLE_RATE,
+            num_frames=model.acoustic.num_frames(len(audio)),
+            request=request,
+            options=options,
+            prompt=prompt,
+            answer_ids=answer_ids,
+        )
+
+    def start(self, batch: list[Clip]) -> Iterator[Result]:
+        """Take a batch through stage 1, once stage 2 wants more."""
+        decoder = self.model.decoder
+        while decoder.num_pending >= decoder.max_pending:
+            yield from self.collect()
+        yield from self.encode(batch)
+        yield from self.collect(wait_s=0)
+
+    def advance(self) -> Iterator[Result]:
+        """Move on what both stages have finished, without waiting for either."""
+        if self.encoding is not None and self.encoding.is_done:
+            yield from self.submit()
+        yield from self.collect(wait_s=0)
+
+    def encode(self, batch: list[Clip]) -> Iterator[Result]:
+        """Start stage 1 on a batch and hand the one before it to stage 2."""
+        with self.timeline.span("encode", len(batch)):
+            started = caught(partial(self._start_encoding, batch))
+        encoding = Encoding(batch, None if isinstance(started, Exception) else started)
+        if isinstance(started, Exception):
+            logger.warning("encode did not start for %d clips, it is tried again: %s", len(batch), repr(started))
+        del started  # the traceback of an exception keeps alive what stage 1 has allocated
+        yield from self.submit()
+        self.encoding = encoding
+
+    def _start_encoding(self, clips: Sequence[Clip]) -> EncodedBatch:
+        waveforms = [clip.waveform for clip in clips if clip.waveform is not None]
+        return self.model.acoustic.encode(waveforms, with_ctc=any(clip.options.needs_ctc for clip in clips))
+
+    def submit(self) -> Iterator[Result]:
+        """Hand the encoded batch to stage 2; yields what could not be encoded and what stage 2 would not take."""
+        if self.encoding is None:
+            return
+        encoding, self.encoding = self.encoding, None
+        with self.timeline.span("encode", 0):
+            utterances = self._utterances(encoding)
+        for clip, utterance in zip(encoding.clips, utterances, strict=True):
+            if isinstance(utterance, ASRError):
+                yield self._failure(clip, utterance)
+                continue
+            clip.audio_embeds, clip.ctc_hidden = utterance.audio_embeds, utterance.ctc_hidden
+            if not self._needs_waveform(clip):
+                clip.waveform = None
+            yield from self._decode(clip, clip.options.params)
+
+    def _utterances(self, encoding: Encoding) -> list[EncodedUtterance | ASRError]:
+        """What stage 1 gives for each clip. A batch that it cannot do, as for want of memory, is done in halves."""
+
+        def work(clips: Sequence[Clip]) -> list[EncodedUtterance]:
+            is_started = clips is encoding.clips and encoding.encoded is not None
+            encoded = encoding.encoded if is_started else self._start_encoding(clips)
+            assert encoded is not None
+            return encoded.utterances()
+
+        return isolated("encode", encoding.clips, work, recover=self._recover)
+
+    def _recover(self) -> None:
+        """After a step that failed: free what the GPU's allocator holds back. Raises DecodeError for a broken GPU."""
+        if self.model.device.type != "cuda":
+            return
+        try:
+            torch.cuda.synchronize(self.model.device)
+        except RuntimeError as error:  # no CUDA call of this process will succeed any more
+            raise DecodeError(f"the GPU of stage 1 failed: {error}") from error
+        torch.cuda.empty_cache()
+
+    def _needs_waveform(self, clip: Clip) -> bool:
+        """Whether an encoded clip may be listened to once more: by a VAD, a forced aligner, or the LLM, to its end."""
+        return clip.options.check or (self.model.forced_aligner is not None and clip.options.timestamps)
+
+    def _decode(self, clip: Clip, params: DecodeParams) -> Iterator[Result]:
+        """Hand an encoded clip to stage 2; yields the error result if that would not take it."""
+        decoder, embeds = self.model.decoder, clip.audio_embeds
+        assert embeds is not None
+        submit = partial(decoder.submit, params=params, stream_tokens=clip.is_followed)
+        prompt_id = alone("submit", clip, lambda: submit(clip.prompt.around(embeds)))
+        if isinstance(prompt_id, ASRError):
+            yield self._failure(clip, prompt_id)
+            return
+        clip.submitted = time.perf_counter()
+        self.decoding[prompt_id] = clip
+
+    def collect(self, *, wait_s: float = POLL_S, wake: int | None = None) -> Iterator[Result]:
+        """See what stage 2 has finished; yields transcripts once some have waited to be timed together."""
+        for prompt_id, hypothesis in self.model.decoder.poll(wait_s=wait_s, wake=wake):
+            clip = self.decoding.pop(prompt_id)
+            self.timeline.add("decode", clip.submitted, 1)
+            if hypothesis.error is not None:
+                yield self._failure(clip, InternalError(hypothesis.error))
+                continue
+            if not self.finished:
+                self.align_at = time.monotonic() + self.align_wait_s
+            self.finished.append((clip, hypothesis))
+        is_due = time.monotonic() >= self.align_at or len(self.finished) >= ALIGN_CLIPS or not self.decoding
+        if self.finished and is_due:
+            finished, self.finished = self.finished, []
+            yield from self.finish(finished)
+
+    def finish(self, finished: Sequence[tuple[Clip, Hypothesis]]) -> Iterator[Result]:
+        """Time the words of some clips and weigh their texts; those that loop are decoded once more, and so is what is
+        left out at the end of a text."""
+        with self.timeline.span("align", len(finished)):
+            answers = isolated(
+                "align", finished, partial(finalize, self.model), name=lambda pair: str(pair[0]), recover=self._recover
+            )
+        rests: list[Clip] = []
+        for (clip, _), written in zip(finished, answers, strict=True):
+            if isinstance(written, ASRError):
+                yield self._failure(clip, written)
+            elif written.needs_second_try:
+                clip.is_second_try = True
+                yield from self._decode(clip, replace(clip.options.params, repetition_penalty=SAFE_REPETITION_PENALTY))
+            else:
+                outcome = alone("finish", clip, partial(self._finish_one, written))
+                if isinstance(outcome, Clip):
+                    rests.append(outcome)
+                else:
+                    yield self._failure(clip, outcome) if isinstance(outcome, ASRError) else (clip.index, outcome)
+        if rests:
+            yield from self.encode(rests)
+
+    def _finish_one(self, written: DecodedClip) -> Transcript | Clip:
+        """The transcript of a clip, or a clip of the speech that its text leaves out at the end."""
+        transcript = transcript_of(written, self.model.family.best_length_s)
+        rest = self._rest(written, transcript)
+        return with_before(written.clip, transcript) if rest is None else rest
+
+    def _rest(self, written: DecodedClip, transcript: Transcript) -> Clip | None:
+        """What a text leaves out at its end, as a clip."""
+        clip = written.clip
+        if written.rest_start is None or clip.waveform is None:
+            return None
+        first = round(written.rest_start * SAMPLE_RATE)
+        start = first / SAMPLE_RATE
+        rest = self._prepared(clip.index, clip.item, clip.waveform[first:], clip.options)
+        rest.is_followed, rest.is_speech = clip.is_followed, clip.is_speech
+        rest.before = (*clip.before, Part(clip.start, replace(transcript, duration=start)))
+        rest.start = clip.start + start
+        return rest
+
+    def _failure(self, clip: Clip, error: ASRError) -> Result:
+        """The error result of a clip, after what was transcribed of the same input before."""
+        failed = _failed(clip.item.key, clip.duration, error)
+        joined = alone("finish", clip, partial(with_before, clip, failed))
+        return clip.index, joined if isinstance(joined, Transcript) else failed
+
+    def cancel(self) -> None:
+        """Drop what stage 2 still has."""
+        if self.decoding:
+            self.decoding.clear()
+            self.model.decoder.cancel()
+
+    def drop(self, indices: Collection[int]) -> None:
+        """Drop these clips where stage 2 has them."""
+        dropped = [prompt_id for prompt_id, clip in self.decoding.items() if clip.index in indices]
+        self.model.decoder.cancel(dropped)
+        for prompt_id in dropped:
+            del self.decoding[prompt_id]
+
+    def text_so_far(self, clip: Clip, token_ids: Sequence[int]) -> str:
+        """What is written for a clip when its answer has come to these tokens."""
+        before = (part.transcript.text for part in clip.before)
+        return join_texts([*before, answer_of(self.model, clip, token_ids).text])
+
+
+def _failed(key: str, duration: float, error: ASRError) -> Transcript:
+    return Transcript.failed(key, error, duration=duration)

@@ -1,0 +1,89 @@
+"""TranscribeOptions: what is asked for, checked; and how the keywords of options.py become it."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Unpack
+
+from .audio.channels import Channels, check_channels
+from .audio.decode import DEFAULT_LIMITS, AudioLimits
+from .audio.inputs import AudioInput
+from .checks import check_choice, check_options
+from .decoder.base import DecodeParams
+from .errors import ConfigError
+from .families.base import Request
+from .options import GenerateOptions
+from .vad import OFFLINE_SCHEDULE, checked_schedule
+from .vad.splitting import DEFAULT_SEGMENTATION, Segmentation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TranscribeOptions:
+    """What one run asks for, beyond what each input says of itself."""
+
+    request: Request
+    params: DecodeParams
+    timestamps: bool = True
+    check: bool = True  # weigh each text against what the CTC head hears, see quality.py
+    fallback: Literal["ctc"] | None = None  # what replaces a text that the CTC head contradicts
+    batch_size: int = 256  # most clips in one stage 1 batch
+    limits: AudioLimits = DEFAULT_LIMITS
+    allow_urls: bool = True
+    segmentation: Segmentation = DEFAULT_SEGMENTATION
+    token_log_probs: bool = False  # give the tokens of each text
+    channels: Channels = "mix"  # of an input that says nothing of its own
+    salvage: bool = False  # transcribe what can be decoded of a truncated or damaged file
+
+    def __post_init__(self) -> None:
+        check_choice("fallback", self.fallback, (None, "ctc"))
+        if self.fallback is not None and not self.check:
+            raise ConfigError(f"fallback={self.fallback!r} needs check=True, which finds what to replace")
+        if self.batch_size < 1:
+            raise ConfigError(f"batch_size must be at least 1, got {self.batch_size}")
+        check_channels(self.channels)
+
+    @property
+    def needs_ctc(self) -> bool:
+        return self.timestamps or self.check
+
+    def for_reading(self, item: AudioInput) -> AudioInput:
+        """The input with what these options say of how it is decoded, where it says nothing itself."""
+        channels = self.channels if item.channels is None else item.channels
+        salvage = self.salvage if item.salvage is None else item.salvage
+        return replace(item, channels=channels, salvage=salvage)
+
+
+def transcribe_options(**options: Unpack[GenerateOptions]) -> TranscribeOptions:
+    """The options of `generate`, checked. Raises ConfigError."""
+    check_options(options, GenerateOptions, others=("inputs", "ordered", "progress"))
+
+    def given(*names: str) -> dict[str, Any]:
+        return {name: value for name, value in options.items() if name in names}
+
+    schedule = checked_schedule(
+        options.get("silence_schedule"), dynamic=options.get("dynamic_silence", True), default=OFFLINE_SCHEDULE
+    )
+    request = Request(
+        language=options.get("language") or None,
+        hotwords=checked_hotwords(options.get("hotwords")),
+        context=options.get("context") or "",
+        **given("itn"),
+    )
+    params = DecodeParams(**given("max_new_tokens", "temperature", "top_p", "repetition_penalty", "seed"))
+    vad = options.get("vad", DEFAULT_SEGMENTATION.vad)
+    return TranscribeOptions(
+        request=request,
+        params=params,
+        segmentation=Segmentation(
+            vad=None if vad is None else str(vad), silence_schedule=schedule, **given("max_segment_s")
+        ),
+        **given("timestamps", "check", "fallback", "batch_size", "limits", "channels", "salvage"),
+    )
+
+
+def checked_hotwords(hotwords: Iterable[str] | None) -> tuple[str, ...]:
+    """Raises ConfigError unless these are non-empty words; None is FunASR's word for none."""
+    words = () if hotwords is None else tuple(hotwords)
+    for word in words:
+        if not isinstance(word, str) or not word.strip():
+            raise ConfigError(f"each hotword must be a non-empty string, got {word!r}")
+    return words
