@@ -1,7 +1,6 @@
 """AutoModelVLLM: the one object that users build."""
 
 import contextlib
-import gc
 import importlib.metadata
 import os
 from collections.abc import Iterator, Mapping, Sized
@@ -237,10 +236,6 @@ def load_transcriber(engine_dir: Path, config: EngineConfig) -> Transcriber:
         decoder.wait_until_ready()
         on_failure.pop_all()
     tokenizer = LLMTokenizer(source.directory)
-    # Garbage is looked for among all objects, again and again while transcripts are made: a third of the time that
-    # words and their times take, half of a busy server's. What has been loaded is no garbage.
-    gc.collect()
-    gc.freeze()
     return Transcriber(
         family=family,
         acoustic=acoustic,

@@ -1,6 +1,5 @@
 """LoadedModel: both stages of one model, as the loops over them (transcriber.py, service.py) and their steps use it."""
 
-import gc
 from dataclasses import dataclass
 
 import torch
@@ -39,4 +38,3 @@ class LoadedModel:
         self.decoder.close()
         if self.aligner is not None:
             self.aligner.close()
-        gc.unfreeze()  # what load_transcriber() took out of the collector's sight

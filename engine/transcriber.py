@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 
-from .acoustic.threads import one_thread
+from .acoustic.threads import each_in_one_thread
 from .audio.inputs import AudioInput
 from .batching import BatchPool
 from .clip import Clip, Result
@@ -46,10 +46,10 @@ class Transcriber(LoadedModel):
         return self._run(inputs, options, Pipeline(self, timeline or NullTimeline()))
 
     def _run(self, inputs: Iterable[AudioInput], options: TranscribeOptions, pipeline: Pipeline) -> Results:
-        with self.lock.running(), one_thread(active=self.device.type != "cpu"):
+        with self.lock.running():
             try:
                 with contextlib.closing(_transcribed_inputs(pipeline, inputs, options)) as results:
-                    for result in results:
+                    for result in each_in_one_thread(results, active=self.device.type != "cpu"):
                         with self.lock.suspended():
                             yield result
             finally:

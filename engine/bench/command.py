@@ -17,6 +17,7 @@ from ..audio.decode import SAMPLE_RATE
 from ..auto import AutoModelVLLM
 from ..cli.plot import require_matplotlib
 from ..config import EngineConfig
+from ..console import spare_loaded_objects
 from ..errors import ConfigError
 from ..families import family_named
 from ..families.base import Request
@@ -160,6 +161,7 @@ def _measure_engine(
     timelines: dict[str, Timeline] = {}
     started = time.perf_counter()
     with AutoModelVLLM(prepared.engine_dir, **options.engine) as model:
+        spare_loaded_objects()
         transcriber = model.transcriber
         report = _new_report(options, prepared, transcriber, device)
         report.load_s = time.perf_counter() - started

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from ..audio.channels import Channels, check_channels
 from ..audio.inputs import AudioInput, Input, audio_files, expand_inputs, load
+from ..console import spare_loaded_objects
 from ..errors import ASRError, ConfigError
 from ..isolation import alone
 from ..options import GenerateOptions
@@ -185,6 +186,7 @@ def _transcribe(args: argparse.Namespace, todo: Sequence[AudioInput], folder: Ou
         tqdm(total=len(todo), desc="files", unit="file", disable=None) as files,
         tqdm(desc="audio", unit="s", unit_scale=True, disable=None) as audio,
     ):
+        spare_loaded_objects()
         summary.loaded = time.perf_counter()
         for transcript in model.generate_iter(list(todo), ordered=False, **options):
             transcript = folder.write(transcript)
