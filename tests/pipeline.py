@@ -8,7 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from twostage_asr.engine.audio.decode import AudioLimits
-from twostage_asr.engine.audio.inputs import expand_inputs, load
+from twostage_asr.engine.audio.inputs import expand_inputs
+from twostage_asr.engine.audio.loading import load
 from twostage_asr.engine.decoder.base import DecodeParams, Decoder, Hypothesis
 from twostage_asr.engine.families.base import Request
 from twostage_asr.engine.prompt import EmbeddedPrompt

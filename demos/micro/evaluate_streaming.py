@@ -18,7 +18,8 @@ quiet_libraries()  # before torch and vLLM are imported
 
 from twostage_asr.engine import Final, FunASRNanoStreamingVLLM, Partial
 from twostage_asr.engine.audio.decode import SAMPLE_RATE
-from twostage_asr.engine.audio.inputs import AudioInput, expand_inputs, load
+from twostage_asr.engine.audio.inputs import AudioInput, expand_inputs
+from twostage_asr.engine.audio.loading import load
 from twostage_asr.engine.cli.error_rates import error_rates
 from twostage_asr.engine.segments import join_texts
 from twostage_asr.engine.streaming import Event

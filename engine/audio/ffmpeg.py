@@ -1,4 +1,4 @@
-"""Whatever FFmpeg reads -> blocks pushed into a Joiner; see audio.py for what counts as a complete file."""
+"""Whatever FFmpeg reads -> blocks pushed into a Joiner; see decode.py for what counts as a complete file."""
 
 import contextlib
 import functools

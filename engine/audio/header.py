@@ -1,6 +1,6 @@
 """How much audio a file promises, read from its header; nothing is decoded here.
 
-audio.py compares it with what the file turns out to hold, so that a file cut off is an error and not a short text.
+decode.py compares it with what the file turns out to hold, so that a file cut off is an error and not a short text.
 """
 
 import functools

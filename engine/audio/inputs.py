@@ -1,4 +1,4 @@
-"""What users pass -> AudioInputs -> waveforms. Expanding inputs reads list files, never audio; load() reads audio.
+"""What users pass -> AudioInputs. This reads list files, never audio; loading.py reads the audio.
 
 One input is
 - a path (str or Path) of an audio or video file; whether it exists is found out by load()
@@ -18,7 +18,7 @@ tuple inside of it is always one input. A list, a tuple or a set is expanded at 
 taken as they are needed, and nothing of them is kept but their keys.
 
 A list file that cannot be understood is a ConfigError, because nothing has been done yet; in inputs that are taken as
-they are needed it is one input. Anything else that cannot be transcribed becomes an input all the same, and its load()
+they are needed it is one input. Anything else that cannot be transcribed becomes an input all the same, and load()
 raises an AudioError that says why, so that one bad input does not cost the others.
 """
 
@@ -35,22 +35,14 @@ from urllib.parse import unquote
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import ConfigError, UnsupportedAudioError
+from ..errors import ConfigError
 from ..text_files import read_lines
 from .channels import Channels, check_channels
 from .decode import (
-    DEFAULT_LIMITS,
-    SAMPLE_RATE,
-    AudioLimits,
-    Blocks,
-    Waveform,
-    as_waveform,
-    decode_blocks,
     is_tensor,
 )
 from .ffmpeg import AUDIO_SUFFIXES
-from .notes import Notes
-from .urls import is_data_url, is_url, require_size, shown_url, url_content
+from .urls import is_data_url, is_url, shown_url
 
 if TYPE_CHECKING:
     import torch
@@ -150,7 +142,7 @@ def _is_one_input(inputs: object) -> "TypeIs[Input]":
     """A tuple with a number in it is samples and their rate, however wrong the rest of it may be."""
     if isinstance(inputs, tuple):
         return any(isinstance(part, numbers.Number) for part in inputs)
-    is_whole = isinstance(inputs, str | bytes | bytearray | memoryview | Mapping) or _is_samples(inputs)
+    is_whole = isinstance(inputs, str | bytes | bytearray | memoryview | Mapping) or is_samples(inputs)
     return is_whole or _is_file_object(inputs) or not isinstance(inputs, Iterable)
 
 
@@ -197,59 +189,7 @@ def audio_files(folder: Path) -> Folder:
     return Folder(list(_with_unique_keys(items, reserved={item.key for item in items})), passed_over)
 
 
-def load(
-    item: AudioInput,
-    *,
-    limits: AudioLimits = DEFAULT_LIMITS,
-    allow_urls: bool | Collection[str] = True,
-    notes: Notes | None = None,
-) -> Waveform:
-    """Read and decode one input: (N,) float32, mono, 16 kHz, or (N, channels) where its channels are split.
-
-    `allow_urls=False` refuses http and https, which let a client reach whatever this machine can reach. A collection of
-    host names allows these alone, also to redirects. `notes` gets to know what was filled in, skipped or left out.
-
-    Raises:
-        AudioError: and nothing else, whatever the source is.
-    """
-    blocks = list(load_blocks(item, limits=limits, allow_urls=allow_urls, notes=notes))
-    return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
-
-
-def load_blocks(
-    item: AudioInput,
-    *,
-    limits: AudioLimits = DEFAULT_LIMITS,
-    allow_urls: bool | Collection[str] = True,
-    notes: Notes | None = None,
-) -> Blocks:
-    """`load` in pieces that joined are what it returns; files are decoded as the iteration goes on.
-
-    Raises:
-        AudioError: and nothing else, possibly after some pieces.
-    """
-    if _is_samples(item.source):
-        rate = SAMPLE_RATE if item.sample_rate is None else item.sample_rate
-        yield as_waveform(item.source, rate, limits=limits, channels=item.decoding["channels"], notes=notes)
-        return
-    file, name = _file(item.source, limits, allow_urls)
-    yield from decode_blocks(file, limits=limits, name=name, notes=notes, **item.decoding)
-
-
-def _file(
-    source: Path | str | bytes | BinaryIO | Refused, limits: AudioLimits, allow_urls: bool | Collection[str]
-) -> tuple[Path | bytes, str | None]:
-    """The audio file that a source is or leads to, and what errors call it. Raises AudioError."""
-    if isinstance(source, Refused):
-        raise UnsupportedAudioError(source.reason)
-    if isinstance(source, Path | bytes):
-        return source, None
-    if isinstance(source, str):
-        return url_content(source, limits, allow_urls)
-    return _file_content(source, limits), _file_name(source)
-
-
-def _is_samples(value: object) -> "TypeIs[Samples]":
+def is_samples(value: object) -> "TypeIs[Samples]":
     return isinstance(value, np.ndarray) or is_tensor(value)
 
 
@@ -257,24 +197,10 @@ def _is_file_object(value: object) -> "TypeIs[BinaryIO]":
     return callable(getattr(value, "read", None))
 
 
-def _file_name(file: BinaryIO) -> str | None:
+def file_name(file: BinaryIO) -> str | None:
     """What a file object says it is called; some have a number or nothing."""
     name = getattr(file, "name", None)
     return name if isinstance(name, str) else None
-
-
-def _file_content(file: BinaryIO, limits: AudioLimits) -> bytes:
-    """What is left in it. Raises AudioError."""
-    name = _file_name(file) or type(file).__name__
-    try:
-        content = file.read(limits.max_bytes + 1)
-    except (OSError, ValueError, TypeError) as error:  # ValueError: closed, or not text; TypeError: read() without size
-        raise UnsupportedAudioError(f"{name}: cannot be read: {error}") from error
-    if not isinstance(content, bytes):
-        kind = type(content).__name__
-        raise UnsupportedAudioError(f"{name}: reading gives {kind}, not bytes; open it with mode 'rb'")
-    require_size(len(content), name, limits)
-    return content
 
 
 def _is_list_file(item: object) -> TypeGuard[str | Path]:
@@ -294,14 +220,14 @@ def _one_input(item: Any, *, default_key: str) -> AudioInput:
             return AudioInput(key=default_key, source=bytes(item))
         case Mapping():
             return _from_mapping(item, default_key)
-        case (str(key), samples, rate) if isinstance(item, tuple) and _is_samples(samples) and rate is not None:
+        case (str(key), samples, rate) if isinstance(item, tuple) and is_samples(samples) and rate is not None:
             return AudioInput(key=key, source=samples, sample_rate=rate)
-        case (samples, rate) if isinstance(item, tuple) and _is_samples(samples) and rate is not None:
+        case (samples, rate) if isinstance(item, tuple) and is_samples(samples) and rate is not None:
             return AudioInput(key=default_key, source=samples, sample_rate=rate)
-    if _is_samples(item):
+    if is_samples(item):
         return AudioInput(key=default_key, source=item)
     if _is_file_object(item):
-        return AudioInput(key=Path(_file_name(item) or "").stem or default_key, source=item)
+        return AudioInput(key=Path(file_name(item) or "").stem or default_key, source=item)
     names = [type(part).__name__ for part in item] if isinstance(item, tuple) else []
     kind = f"({', '.join(names)})" if names else type(item).__name__
     return _refused(default_key, f"{kind} is not an input")
@@ -314,7 +240,7 @@ def _refused(key: str, reason: str) -> AudioInput:
 def _from_mapping(item: Mapping[str, Any], default_key: str) -> AudioInput:
     """{"array": samples, "sampling_rate": Hz, "path": where they are from, or None}"""
     match dict(item):
-        case {"array": samples, "sampling_rate": int(rate), **rest} if _is_samples(samples) and rest.keys() <= {"path"}:
+        case {"array": samples, "sampling_rate": int(rate), **rest} if is_samples(samples) and rest.keys() <= {"path"}:
             path = rest.get("path")
             key = Path(path).stem if isinstance(path, str | Path) else ""
             return AudioInput(key=key or default_key, source=samples, sample_rate=rate)

@@ -36,7 +36,8 @@ from ..isolation import alone
 from ..vad.splitting import Cutting, Piece, cut_audio
 from ..worker_process import Child, receive, send, start_child
 from .decode import SAMPLE_RATE, AudioLimits, needs_no_decoding, source_name
-from .inputs import AudioInput, load_blocks
+from .inputs import AudioInput
+from .loading import load_blocks
 from .notes import Notes
 from .turns import Stop, Turns
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from ..audio.decode import SAMPLE_RATE
-from ..audio.inputs import expand_inputs, load
+from ..audio.inputs import expand_inputs
+from ..audio.loading import load
 from ..worker_process import connect, receive, send
 from .peer import PeerClip, PeerJob, PeerTask
 

@@ -13,7 +13,8 @@ from typing import cast
 from tqdm import tqdm
 
 from ..audio.channels import Channels, check_channels
-from ..audio.inputs import AudioInput, Input, audio_files, expand_inputs, load
+from ..audio.inputs import AudioInput, Input, audio_files, expand_inputs
+from ..audio.loading import load
 from ..console import spare_loaded_objects
 from ..errors import ASRError, ConfigError
 from ..isolation import alone

@@ -19,7 +19,8 @@ import numpy as np
 import torch
 
 from ..audio.decode import SAMPLE_RATE, Waveform
-from ..audio.inputs import AudioInput, Inputs, as_list, expand_inputs, load
+from ..audio.inputs import AudioInput, Inputs, as_list, expand_inputs
+from ..audio.loading import load
 from ..auto import AutoModelVLLM
 from ..checks import argument_names, check_arguments, check_type, checked_texts, say_unused
 from ..closing import Closing

@@ -5,7 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, TypedDict, Unpack
 
-from ..audio.inputs import Input, expand_inputs, load
+from ..audio.inputs import Input, expand_inputs
+from ..audio.loading import load
 from ..audio.waveform import SAMPLE_RATE
 from ..auto import AutoModelVLLM
 from ..checks import check_arguments, check_options

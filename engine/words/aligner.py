@@ -6,7 +6,7 @@
 text -> tokens of what is said (timer.py) -> in which frames the head emits them (viterbi.py, here)
      -> when the words are spoken (timer.py).
 
-- `Word.text` is the word as the transcript writes it, without punctuation; words.py says how to rebuild the text.
+- `Word.text` is the word as the transcript writes it, without punctuation; split.py says how to rebuild the text.
 - Words do not overlap, lie inside the clip and last at least 20 ms (or an equal share of a clip too short for that).
 - `Word.confidence` is the geometric mean, over the word's tokens, of the highest probability that the head gives the
   token in the frames where it is emitted. What the text writes with digits or signs ("20%") the head may spell out, so

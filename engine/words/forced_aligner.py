@@ -20,7 +20,8 @@ from ...encoders.qwen3_asr import Qwen3AlignerTower, Qwen3ASRTowerConfig
 from ..acoustic.threads import one_thread
 from ..acoustic.tower import TowerModel, load_module
 from ..audio.decode import SAMPLE_RATE, Waveform
-from ..audio.inputs import Inputs, iterate_inputs, load
+from ..audio.inputs import Inputs, iterate_inputs
+from ..audio.loading import load
 from ..batching import BatchPool
 from ..checks import argument_names, check_arguments, checked_texts, refuse_unknown, say_unused
 from ..config import EngineConfig, device_name, dtype_name

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from tests.paths import CHECKPOINTS, CLIPS
 from twostage_asr.engine import AutoModelVLLM, ConfigError, DecodeError
 from twostage_asr.engine.audio.decode import SAMPLE_RATE
-from twostage_asr.engine.audio.inputs import load
+from twostage_asr.engine.audio.loading import load
 from twostage_asr.engine.bench import load as clip_loads
 from twostage_asr.engine.bench import machine, peer
 from twostage_asr.engine.bench.command import BenchOptions

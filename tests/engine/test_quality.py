@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from tests.pipeline import Clip
 from twostage_asr.engine import AutoModelVLLM, ConfigError
-from twostage_asr.engine.audio.inputs import expand_inputs, load
+from twostage_asr.engine.audio.inputs import expand_inputs
+from twostage_asr.engine.audio.loading import load
 from twostage_asr.engine.decoder.base import DecodeParams, Hypothesis
 from twostage_asr.engine.quality import check_text, disagreement, loop_times, seconds_of_speech
 from twostage_asr.engine.transcript import FinishReason, Transcript

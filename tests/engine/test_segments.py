@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from tests.pipeline import Clip
 from twostage_asr.engine import AutoModelVLLM, ConfigError
 from twostage_asr.engine.audio.decode import decode_audio
-from twostage_asr.engine.audio.inputs import expand_inputs, load_blocks
+from twostage_asr.engine.audio.inputs import expand_inputs
+from twostage_asr.engine.audio.loading import load_blocks
 from twostage_asr.engine.audio.notes import Notes
 from twostage_asr.engine.segments import Part, join_parts, join_texts
 from twostage_asr.engine.transcript import Segment, Transcript, TranscriptWarning, Word

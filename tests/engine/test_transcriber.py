@@ -16,7 +16,8 @@ import torch
 from tests.pipeline import Clip
 from twostage_asr.engine import AutoModelVLLM, ConfigError, transcribe_options
 from twostage_asr.engine.audio import readers
-from twostage_asr.engine.audio.inputs import AudioInput, expand_inputs, load_blocks
+from twostage_asr.engine.audio.inputs import AudioInput, expand_inputs
+from twostage_asr.engine.audio.loading import load_blocks
 from twostage_asr.engine.audio.waveform import Waveform
 from twostage_asr.engine.families import family_named
 from twostage_asr.engine.families.base import StageOneOptions

@@ -25,7 +25,8 @@ from tests.paths import CLIPS
 from tests.pipeline import read_manifest
 from twostage_asr.engine import AutoModelVLLM
 from twostage_asr.engine.audio.decode import SAMPLE_RATE, Waveform
-from twostage_asr.engine.audio.inputs import expand_inputs, load
+from twostage_asr.engine.audio.inputs import expand_inputs
+from twostage_asr.engine.audio.loading import load
 from twostage_asr.engine.families.base import Request
 
 SHORTEST_S, LONGEST_S = 1.0, 12.0

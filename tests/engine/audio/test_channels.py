@@ -6,7 +6,8 @@ import pytest
 from tests.audio_clips import EXACT, FloatArray, assert_is_sweep, encode, flac_with_total, sweep
 from twostage_asr.engine.audio.channels import Channels, check_channels
 from twostage_asr.engine.audio.decode import SAMPLE_RATE, AudioLimits, as_waveform, decode_audio, decode_blocks
-from twostage_asr.engine.audio.inputs import AudioInput, load
+from twostage_asr.engine.audio.inputs import AudioInput
+from twostage_asr.engine.audio.loading import load
 from twostage_asr.engine.audio.notes import Notes
 from twostage_asr.engine.errors import AudioTooLongError, ConfigError, UnsupportedAudioError
 

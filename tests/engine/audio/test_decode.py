@@ -20,7 +20,8 @@ from tests import audio_clips
 from tests.audio_clips import DURATION_S, EXACT, LOSSY, assert_is_sweep, clip, encode, encode_video, flac_with_total
 from tests.hostile import HostileCase, hostile_inputs
 from twostage_asr.engine.audio.decode import SAMPLE_RATE, AudioLimits, Waveform, as_waveform, decode_audio
-from twostage_asr.engine.audio.inputs import expand_inputs, load
+from twostage_asr.engine.audio.inputs import expand_inputs
+from twostage_asr.engine.audio.loading import load
 from twostage_asr.engine.errors import AudioError, AudioTooLongError, ConfigError, UnsupportedAudioError
 
 # name -> (container, codec, sample rate, channels, tolerance, delay that the stream does not tell, s)
@@ -172,7 +173,7 @@ def test_bombs_are_defused_in_bounded_memory(tmp_path: Path) -> None:
     script = """
         import re, sys
         from pathlib import Path
-        from twostage_asr.engine.audio import AudioLimits, decode_audio
+        from twostage_asr.engine.audio.decode import AudioLimits, decode_audio
         from twostage_asr.engine.errors import AudioTooLongError
         limits = AudioLimits(max_duration_s=10.0)
         # getrusage() would count this process's parent as well, up to the start of Python.

@@ -24,14 +24,8 @@ from tests.audio_clips import encode, sweep
 from twostage_asr.engine.audio import ffmpeg, urls
 from twostage_asr.engine.audio.decode import AudioLimits, decode_audio
 from twostage_asr.engine.audio.ffmpeg import AUDIO_SUFFIXES
-from twostage_asr.engine.audio.inputs import (
-    AudioInput,
-    audio_files,
-    expand_inputs,
-    iterate_inputs,
-    load,
-    load_blocks,
-)
+from twostage_asr.engine.audio.inputs import AudioInput, audio_files, expand_inputs, iterate_inputs
+from twostage_asr.engine.audio.loading import load, load_blocks
 from twostage_asr.engine.errors import AudioTooLongError, ConfigError, UnsupportedAudioError
 
 ONE_SECOND = np.zeros(16_000, np.float32)

@@ -22,7 +22,8 @@ from tests.hostile import hostile_inputs
 from tests.processes import is_running, processes, wait_until
 from twostage_asr.engine.audio import readers as readers_module
 from twostage_asr.engine.audio.decode import AudioLimits, Waveform
-from twostage_asr.engine.audio.inputs import AudioInput, expand_inputs, load, load_blocks
+from twostage_asr.engine.audio.inputs import AudioInput, expand_inputs
+from twostage_asr.engine.audio.loading import load, load_blocks
 from twostage_asr.engine.audio.readers import Audio, AudioReaders, Reading
 from twostage_asr.engine.errors import AudioError, AudioTooLongError, ConfigError
 from twostage_asr.engine.vad import SegmentRules

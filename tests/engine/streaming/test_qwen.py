@@ -9,7 +9,8 @@ import pytest
 from tests import tiny_models
 from tests.pipeline import Clip
 from twostage_asr.engine import AutoModelVLLM, ConfigError, Qwen3ASRModel
-from twostage_asr.engine.audio.inputs import expand_inputs, load
+from twostage_asr.engine.audio.inputs import expand_inputs
+from twostage_asr.engine.audio.loading import load
 from twostage_asr.engine.audio.waveform import SAMPLE_RATE
 
 

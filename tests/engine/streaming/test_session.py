@@ -18,7 +18,8 @@ from twostage_asr.engine import (
     TranscriptionService,
     transcribe_options,
 )
-from twostage_asr.engine.audio.inputs import expand_inputs, load
+from twostage_asr.engine.audio.inputs import expand_inputs
+from twostage_asr.engine.audio.loading import load
 from twostage_asr.engine.audio.waveform import SAMPLE_RATE
 from twostage_asr.engine.streaming import Event
 from twostage_asr.engine.vad import STREAMING_SCHEDULE, SegmentRules, load_vad

@@ -7,7 +7,8 @@ import pytest
 
 from tests.pipeline import Clip
 from twostage_asr.engine import AutoModelVLLM
-from twostage_asr.engine.audio.inputs import expand_inputs, load
+from twostage_asr.engine.audio.inputs import expand_inputs
+from twostage_asr.engine.audio.loading import load
 
 
 class Bounds(NamedTuple):
