@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Self, TypedDict
 
 import torch
 
@@ -26,9 +26,43 @@ _SPREADING: dict[str, tuple[object, ...]] = {
 DEFAULT_PROMPT_BYTES = 64 << 10
 
 
+class EngineOptions(TypedDict, total=False):
+    """How the engine runs, by the names that users give; defaults are those of EngineConfig.
+
+    device: "auto", "cpu", "cuda", "cuda:1" or "npu:0".
+    dtype: "bf16" or "fp32" for the LLM, in PyTorch's or vLLM's words as well; "auto" is bf16 where the device computes
+        in it.
+    encoder_dtype: the same for stage 1.
+    backend: "vllm", "torch" (transformers, any torch device), or "auto": vllm where it can run.
+    tensor_parallel_size: GPUs that share the LLM, in one engine with one process for each.
+    gpu_memory_utilization: share of the GPU's memory that vLLM may take.
+    max_model_len: positions of prompt and answer together; None is 4096, or less if the LLM has fewer.
+    max_prompt_bytes: longest text around the audio of one input, hotwords and context included, in UTF-8.
+    decoder_processes: vLLM engines, each in a process of its own; 0 runs one in this process. None is 0 on a CPU and 1
+        on a GPU or where several share the LLM.
+    stall_timeout_s: seconds that an engine in a process of its own may have prompts and write no token before it is
+        ended and DecodeError raised. A step, however long its prompts, must take less.
+    dither: standard deviation of noise added to the 16-bit samples.
+    vllm: further vLLM EngineArgs by name.
+    """
+
+    device: str | torch.device
+    dtype: str | torch.dtype
+    encoder_dtype: str | torch.dtype
+    backend: Backend
+    tensor_parallel_size: int
+    gpu_memory_utilization: float
+    max_model_len: int | None
+    max_prompt_bytes: int
+    decoder_processes: int | None
+    stall_timeout_s: float
+    dither: float
+    vllm: Mapping[str, Any] | None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineConfig:
-    """How the engine runs."""
+    """EngineOptions, complete and checked."""
 
     device: str = "auto"  # "auto", "cpu", "cuda", "cuda:1", "npu:0"
     dtype: str = "auto"  # of the LLM: "bf16" or "fp32"; "auto" is bf16 on a GPU that computes in it, else fp32
@@ -42,6 +76,18 @@ class EngineConfig:
     stall_timeout_s: float = 120.0  # that such a process may have prompts and write no token before it is given up
     dither: float = 0.0  # noise on the 16-bit samples; FunASR's own default of 1.0 makes results differ between runs
     vllm: Mapping[str, Any] = field(default_factory=dict)  # vLLM's EngineArgs by name
+
+    @classmethod
+    def of(cls, options: EngineOptions) -> Self:
+        """The configuration that these options ask for. Raises ConfigError."""
+        given: dict[str, Any] = {**options, "vllm": options.get("vllm") or {}}
+        if "device" in options:
+            given["device"] = device_name(options["device"])
+        if "dtype" in options:
+            given["dtype"] = dtype_name(options["dtype"])
+        if "encoder_dtype" in options:
+            given["encoder_dtype"] = dtype_name(options["encoder_dtype"], "encoder_dtype")
+        return cls(**given)
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -24,6 +24,7 @@ from ..audio.loading import load
 from ..auto import AutoModelVLLM
 from ..checks import argument_names, check_arguments, check_type, checked_texts, say_unused
 from ..closing import Closing
+from ..config import EngineOptions
 from ..errors import ConfigError, UnsupportedAudioError
 from ..families.qwen3_asr import KNOWN_LANGUAGES, Qwen3ASR, parse_asr_output
 from ..run_options import transcribe_options
@@ -134,7 +135,12 @@ class Qwen3ASRModel(Closing):
         What AutoModelVLLM has an argument for (gpu_memory_utilization, tensor_parallel_size, dtype, ...) goes there,
         and everything else into its `vllm`.
         """
-        own = {*argument_names(AutoModelVLLM.__init__), "device_map", "attn_implementation"}
+        own = {
+            *argument_names(AutoModelVLLM.__init__),
+            *EngineOptions.__annotations__,
+            "device_map",
+            "attn_implementation",
+        }
         vllm = {name: value for name, value in engine.items() if name not in own}
         options = {name: value for name, value in engine.items() if name in own}
         check_type("vllm", options.get("vllm"), Mapping | None)

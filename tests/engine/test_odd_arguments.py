@@ -32,6 +32,7 @@ from twostage_asr.engine import (
     session_options,
     transcribe_options,
 )
+from twostage_asr.engine.config import EngineOptions
 
 ODD: dict[str, Callable[[], object]] = {
     "None": lambda: None,
@@ -55,7 +56,7 @@ def no_loading(monkeypatch: pytest.MonkeyPatch) -> None:
     def reached(*_: object, **__: object) -> None:
         raise Reached
 
-    for module in ("auto", "forced_aligner"):
+    for module in ("auto", "words.forced_aligner"):
         monkeypatch.setattr(f"twostage_asr.engine.{module}.resolve_model", reached)
 
 
@@ -86,7 +87,9 @@ LOADERS: list[Callable[..., Any]] = [
     Qwen3ASRModel.LLM,
     Qwen3ForcedAligner.from_pretrained,
 ]
+ENGINE = list(EngineOptions.__annotations__)
 MORE = {  # what a loader takes by way of its **options
+    AutoModelVLLM: ENGINE,
     FunASRNanoStreamingVLLM: [
         "chunk_ms",
         "rollback_chars",
@@ -103,7 +106,7 @@ MORE = {  # what a loader takes by way of its **options
 @pytest.mark.parametrize("loader", LOADERS, ids=lambda loader: loader.__qualname__)
 def test_loading(no_loading: None, loader: Callable[..., Any]) -> None:
     own = [*arguments(loader), *MORE.get(loader, [])]
-    names = own if loader is not FunASRNanoVLLM.from_pretrained else arguments(AutoModelVLLM)
+    names = own if loader is not FunASRNanoVLLM.from_pretrained else [*arguments(AutoModelVLLM), *ENGINE]
     for name in names:
         require_a_result_or_an_error_that_says_why(lambda **odd: loader(**{"model": "nowhere", **odd}), name)
 

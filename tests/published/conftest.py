@@ -18,10 +18,10 @@ import torch
 import uvicorn
 
 from tests.pipeline import Clip
-from twostage_asr.engine import AutoModelVLLM, auto
-from twostage_asr.engine.auto import build_decoder
+from twostage_asr.engine import AutoModelVLLM, auto, loader
 from twostage_asr.engine.config import Backend, EngineConfig
 from twostage_asr.engine.decoder.base import Decoder, LLMSource
+from twostage_asr.engine.loader import build_decoder
 from twostage_asr.engine.server import process
 from twostage_asr.engine.server.speech import Speech
 
@@ -93,7 +93,7 @@ def without_vllm() -> Iterator[None]:
         return build_decoder(source, replace(config, backend=backend), device)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(auto, "build_decoder", build)
+        patch.setattr(loader, "build_decoder", build)
         yield
 
 
