@@ -28,7 +28,7 @@ class AudioURL(Open):
 
 
 class InputAudio(Open):
-    data: Annotated[str, Field(description="base64 of a file, with or without a data URL's head")]
+    data: Annotated[str, Field(description="base64 of a file, a data URL, or a URL as for audio_url")]
     format: Annotated[str, Field(description="For compatibility; a file says itself what it is")] = "wav"
 
 
@@ -60,6 +60,13 @@ class StreamOptions(Open):
     include_usage: bool = False
 
 
+class AsrOptions(Open):
+    """Of Alibaba's API for Qwen3-ASR."""
+
+    language: str | None = None
+    enable_itn: bool = True
+
+
 class ChatRequest(Open):
     """One audio in the messages. Text beside it is context, where the model takes that; else a warning says so.
 
@@ -79,6 +86,7 @@ class ChatRequest(Open):
     n: Literal[1] = 1
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
+    asr_options: AsrOptions = AsrOptions()
     user: str | None = None
 
 
@@ -103,6 +111,8 @@ def router(speech: Speech) -> APIRouter:
 
 def _options(speech: Speech, body: ChatRequest, text: str) -> TranscribeOptions:
     options = speech.options(
+        language=body.asr_options.language,
+        itn=body.asr_options.enable_itn,
         context=text if speech.takes_context else "",
         temperature=body.temperature,
         top_p=body.top_p,
@@ -192,7 +202,7 @@ def _audio(messages: list[Message]) -> tuple[str, str]:
                 case AudioURLPart():
                     urls.append(part.audio_url.url)
                 case InputAudioPart():
-                    urls.append(_data_url(part.input_audio.data))
+                    urls.append(_url_of(part.input_audio.data))
                 case TextPart():
                     texts.append(part.text.strip())
     if len(urls) != 1:
@@ -202,6 +212,11 @@ def _audio(messages: list[Message]) -> tuple[str, str]:
     return urls[0], "\n".join(filter(None, texts))
 
 
-def _data_url(text: str) -> str:
-    """base64, whatever the head of a data URL before it says -> a data URL, which is decoded where audio is read."""
-    return f"data:;base64,{text.partition(',')[2] if is_data_url(text) else text}"
+def _url_of(data: str) -> str:
+    """What stands in the place of base64: itself, or a data URL, whatever its head says of its content, or a URL.
+
+    base64 stays as it is: it is decoded where the audio is read.
+    """
+    if data.lower().startswith(("http://", "https://")):
+        return data
+    return f"data:;base64,{data.partition(',')[2] if is_data_url(data) else data}"
