@@ -62,7 +62,7 @@ def decode_base64(text: str) -> bytes:
     try:
         return base64.b64decode(content + "=" * (-len(content) % 4), validate=True)
     except ValueError as error:  # binascii.Error is one
-        raise UnsupportedAudioError(f"{len(text):,} characters, which are not base64: {error}") from error
+        raise UnsupportedAudioError(f"content of {len(text):,} characters is not base64: {error}") from error
 
 
 def shown_url(url: str) -> str:

@@ -30,12 +30,8 @@ BASE64 = base64.b64encode(WAV).decode()
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    return SimpleNamespace(transcriber=fake_transcriber(tmp_path_factory.mktemp("clients")))
-
-
-@pytest.fixture(scope="module")
-def server(model: Any) -> Iterator[Running]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    model: Any = SimpleNamespace(transcriber=fake_transcriber(tmp_path_factory.mktemp("clients")))
     with running(model) as server:
         yield server
 
@@ -172,7 +168,7 @@ def test_every_parameter_of_a_chat_completion(client: openai.OpenAI) -> None:
     raw = client.chat.completions.with_raw_response.create(messages=message, model="m", **CHAT_PARAMETERS)
     said = raw.parse()
     assert said.choices[0].message.content == text_of(7)
-    assert "tools" in raw.headers[HEADER] and "seed" not in raw.headers[HEADER]
+    assert "metadata" in raw.headers[HEADER] and "seed" not in raw.headers[HEADER]
     assert said.usage is not None and said.usage.total_tokens == said.usage.prompt_tokens + len(text_of(7))
     for name, value in CHAT_PARAMETERS.items():
         alone: Any = client.chat.completions.create(messages=message, model="m", **{name: value})
@@ -222,9 +218,9 @@ def test_what_is_known_is_obeyed(server: Running, monkeypatch: pytest.MonkeyPatc
         {**INPUT_AUDIO, "input_audio": {"data": BASE64}}, seed=5, top_p=0.5, max_tokens=9, max_completion_tokens=8
     )
     assert requests.post(server.http + CHAT, json=body, timeout=20).status_code == 200
+    common: dict[str, Any] = {"seed": 5, "top_p": 0.5, "language": None}
     known = {"seed", "top_p", "temperature", "repetition_penalty", "context", "language", "max_new_tokens"}
     form, chatted = [{name: value for name, value in given.items() if name in known} for given in asked]
-    common = {"seed": 5, "top_p": 0.5}
     assert form == {**common, "temperature": 0.25, "repetition_penalty": 1.5, "context": "what", "language": "zh"}
     assert chatted == {**common, "temperature": 0, "repetition_penalty": 1, "context": "", "max_new_tokens": 8}
 
@@ -258,10 +254,12 @@ def test_an_ignored_field_is_logged_once_and_named_safely(server: Running, caplo
         header = transcribe(server, **names).headers[HEADER]
     assert re.fullmatch(r"[\w.?\[\], -]{1,700}", header, re.ASCII) and header.endswith("field13, 16 more")
     logged = [record.fields["names"] for record in caplog.records if record.message == "fields ignored"]  # type: ignore[attr-defined]
-    assert len(logged) == 1 and "x??Set-Cookie??a" in logged[0]
+    assert len(logged) == 1 and len(logged[0]) == 16
+    assert all(re.fullmatch(r"[\w.?\[\]-]{1,43}", name, re.ASCII) for name in logged[0])
 
 
-def test_strict_fields_are_an_error_that_lists_the_known_ones(model: Any) -> None:
+def test_strict_fields_are_an_error_that_lists_the_known_ones(tmp_path: Path) -> None:
+    model: Any = SimpleNamespace(transcriber=fake_transcriber(tmp_path))
     with running(model, strict_fields=True) as strict:
         assert transcribe(strict).status_code == 200
         form = transcribe(strict, hotword="x")
@@ -311,8 +309,9 @@ def test_a_url_in_place_of_a_file(server: Running) -> None:
 
 
 @pytest.mark.parametrize("path", [TRANSCRIPTIONS, "/asr"])
-def test_channels_are_split_and_named(server: Running, path: str) -> None:
-    stereo = encode(np.stack([samples(7), samples(9)], 1), 16_000, "WAV", "PCM_16")
+def test_channels_are_split_and_named(server: Running, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server.speech, "_cutting", None)  # a VAD hears no speech in the fake's clips
+    stereo = encode(np.stack([samples(7), samples(9)]), 16_000, "WAV", "PCM_16")
     form = {"channels": "split", "response_format": "verbose_json"}
     said = requests.post(server.http + path, files={"file": ("a.wav", stereo)}, data=form, timeout=20).json()
     assert [(segment["channel"], segment["text"]) for segment in said["segments"]] == [(0, text_of(7)), (1, text_of(9))]
@@ -323,9 +322,9 @@ def test_channels_are_split_and_named(server: Running, path: str) -> None:
 
 @pytest.mark.parametrize("path", [TRANSCRIPTIONS, "/asr"])
 def test_a_damaged_file_is_salvaged_if_that_is_asked_for(server: Running, path: str) -> None:
-    cut = encode(samples(7, 4.0), 16_000, "OGG", "VORBIS")[:-2_000]
+    cut = WAV[: len(WAV) * 7 // 10]
     refused, salvaged = (
-        requests.post(server.http + path, files={"file": ("a.ogg", cut)}, data=form, timeout=20)
+        requests.post(server.http + path, files={"file": ("a.wav", cut)}, data=form, timeout=20)
         for form in ({}, {"salvage": "true"})
     )
     assert refused.status_code == 400
