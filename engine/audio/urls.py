@@ -1,13 +1,12 @@
 """What http, https and data URLs lead to, within the limits of an input."""
 
 import base64
-import binascii
 import functools
 import re
 import ssl
 import time
 from collections.abc import Collection
-from urllib.parse import unquote_to_bytes
+from urllib.parse import unquote, unquote_to_bytes
 
 import httpx
 
@@ -45,13 +44,25 @@ def _data_url_content(url: str, limits: AudioLimits) -> bytes:
         raise UnsupportedAudioError(f"data URL without a comma before its content: {url[:40]!r}")
     if len(text) > 3 * limits.max_bytes:  # percent-encoding takes three characters for a byte, base64 fewer
         raise AudioTooLongError(f"data URL: {len(text):,} characters, at most {limits.max_bytes:,} bytes allowed")
-    content = unquote_to_bytes(text.encode("utf-8", "replace"))
-    if not head.lower().endswith(";base64"):
-        return content
+    if head.lower().endswith(";base64"):
+        return decode_base64(text)
+    return unquote_to_bytes(text.encode("utf-8", "replace"))
+
+
+def decode_base64(text: str) -> bytes:
+    """All that clients send: either alphabet (RFC 4648, 4 and 5), padded or not, with line breaks, with percent signs
+    for characters, with or without a data URL's head.
+
+    Raises:
+        UnsupportedAudioError: a character of neither alphabet, or a length that no bytes give.
+    """
+    content = text.partition(",")[2] if is_data_url(text) else text
+    content = unquote(content) if "%" in content else content
+    content = "".join(content.split()).rstrip("=").replace("-", "+").replace("_", "/")
     try:
-        return base64.b64decode(b"".join(content.split()), validate=True)
-    except binascii.Error as error:
-        raise UnsupportedAudioError(f"data URL: its content is not base64: {error}") from error
+        return base64.b64decode(content + "=" * (-len(content) % 4), validate=True)
+    except ValueError as error:  # binascii.Error is one
+        raise UnsupportedAudioError(f"content of {len(text):,} characters is not base64: {error}") from error
 
 
 def shown_url(url: str) -> str:

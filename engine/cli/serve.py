@@ -63,6 +63,9 @@ def _add(commands: Commands, name: str, port: int, what: str) -> None:
     permissions.add_argument(
         "--allow-url-host", action="append", default=[], metavar="HOST", help="that audio may be fetched from"
     )
+    permissions.add_argument(
+        "--strict-fields", action="store_true", help="refuse requests with fields that mean nothing here"
+    )
     limits = parser.add_argument_group("limits")
     for limit, kind, unit, meaning in _LIMITS:
         limits.add_argument(f"--{limit.replace('_', '-')}", metavar=unit, type=kind, help=meaning)
@@ -130,6 +133,7 @@ def _settings(args: argparse.Namespace, limits: dict[str, Any]) -> "ServerSettin
         api_keys=tuple(keys),
         cors_origins=tuple(args.cors_origin),
         url_hosts=tuple(args.allow_url_host),
+        strict_fields=args.strict_fields,
         **limits,
     )
 

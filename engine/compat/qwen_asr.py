@@ -8,8 +8,6 @@ quietest place within 5 s of that. Differences: integers are scaled by their ful
 languages go by ISO code as well, and Korean words are cut without the package's dictionary.
 """
 
-import base64
-import binascii
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +19,12 @@ import torch
 from ..audio.decode import SAMPLE_RATE, Waveform
 from ..audio.inputs import AudioInput, Inputs, as_list, expand_inputs
 from ..audio.loading import load
+from ..audio.urls import decode_base64
 from ..auto import AutoModelVLLM
 from ..checks import argument_names, check_arguments, check_type, checked_texts, say_unused
 from ..closing import Closing
 from ..config import EngineOptions
-from ..errors import ConfigError, UnsupportedAudioError
+from ..errors import ConfigError
 from ..families.qwen3_asr import KNOWN_LANGUAGES, Qwen3ASR, parse_asr_output
 from ..run_options import transcribe_options
 from ..streaming.qwen import ASRStreamingState, QwenStreams
@@ -331,9 +330,6 @@ def _for_each(name: str, value: object, count: int) -> list[str | None]:
 def _load(source: Any) -> Waveform:
     """Raises AudioError."""
     if isinstance(source, str) and len(source) >= MIN_BASE64 and not {"/", "\\", ":"} & set(source):
-        try:
-            source = base64.b64decode(source, validate=True)
-        except binascii.Error as error:
-            raise UnsupportedAudioError(f"{len(source)} characters that are no path and no base64: {error}") from error
+        source = decode_base64(source)
     (item,) = expand_inputs([source])
     return load(item)

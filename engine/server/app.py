@@ -6,7 +6,19 @@ from fastapi import APIRouter, FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
-from . import chat, failures, funasr, metrics, openai_audio, openai_realtime, predict, realtime
+from . import (
+    chat,
+    failures,
+    fields,
+    funasr,
+    metrics,
+    openai_audio,
+    openai_realtime,
+    predict,
+    realtime,
+    whisper_asr,
+    whisper_cpp,
+)
 from .gate import Gate
 from .speech import Speech
 
@@ -23,7 +35,7 @@ def create_app(speech: Speech, *, offline: bool = True, live: bool = True) -> Fa
     failures.install(app)
     app.include_router(_operation(speech))
     if offline:
-        for protocol in (openai_audio, chat, funasr, predict):
+        for protocol in (openai_audio, chat, funasr, predict, whisper_asr, whisper_cpp):
             app.include_router(protocol.router(speech))
     if live:
         for live_protocol in (realtime, openai_realtime):
@@ -36,7 +48,7 @@ def create_app(speech: Speech, *, offline: bool = True, live: bool = True) -> Fa
             allow_origins=speech.settings.cors_origins,
             allow_methods=["GET", "POST"],
             allow_headers=["Authorization", "Content-Type", "X-Request-ID"],
-            expose_headers=["X-Request-ID", "Retry-After"],
+            expose_headers=["X-Request-ID", "Retry-After", fields.HEADER],
         )
     return app
 

@@ -2,45 +2,47 @@
 
 import time
 import uuid
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from starlette.responses import JSONResponse, Response
 
+from ..audio.urls import is_data_url
+from ..run_options import TranscribeOptions
 from ..transcript import Transcript
 from . import formats
 from .failures import Refusal
+from .fields import ClientRoute, Open, client_of, require_audio_url
 from .speech import Speech
 from .sse import event_stream
 
+MAX_MESSAGES = 64
+MAX_PARTS = 32  # of one message
 QWEN = "qwen3_asr"  # the family whose answers its users parse themselves: "language X<asr_text>..."
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class AudioURL(_Strict):
+class AudioURL(Open):
     url: Annotated[str, Field(description="data:audio/...;base64,... or, where the server allows its host, http(s)")]
 
 
-class InputAudio(_Strict):
-    data: Annotated[str, Field(description="base64 of a file")]
-    format: str = "wav"
+class InputAudio(Open):
+    data: Annotated[str, Field(description="base64 of a file, a data URL, or a URL as for audio_url")]
+    format: Annotated[str, Field(description="For compatibility; a file says itself what it is")] = "wav"
 
 
-class AudioURLPart(_Strict):
+class AudioURLPart(Open):
     type: Literal["audio_url"]
     audio_url: AudioURL
 
 
-class InputAudioPart(_Strict):
+class InputAudioPart(Open):
     type: Literal["input_audio"]
     input_audio: InputAudio
 
 
-class TextPart(_Strict):
+class TextPart(Open):
     type: Literal["text"]
     text: str
 
@@ -48,45 +50,58 @@ class TextPart(_Strict):
 Part = Annotated[AudioURLPart | InputAudioPart | TextPart, Field(discriminator="type")]
 
 
-class Message(_Strict):
-    role: Literal["system", "developer", "user"]
-    content: str | list[Part]
+class Message(Open):
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: str | Annotated[list[Part], Field(max_length=MAX_PARTS)] = ""
     name: str | None = None
 
 
-class ChatRequest(_Strict):
+class StreamOptions(Open):
+    include_usage: bool = False
+
+
+class AsrOptions(Open):
+    """Of Alibaba's API for Qwen3-ASR."""
+
+    language: str | None = None
+    enable_itn: bool = True
+
+
+class ChatRequest(Open):
     """One audio in the messages. Text beside it is context, where the model takes that; else a warning says so.
 
     What a Qwen3-ASR answers begins with the language, "language X<asr_text>", as its users parse it; streamed, it does
-    not.
+    not. Of what others than the user and the system have said, nothing is used.
     """
 
-    messages: Annotated[list[Message], Field(min_length=1, max_length=16)]
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
     model: str = "fun-asr-nano"
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    repetition_penalty: Annotated[float, Field(gt=0, le=2)] = 1.0
+    seed: Annotated[int | None, Field(ge=-(2**63), lt=2**63)] = None
     max_tokens: Annotated[int | None, Field(ge=1)] = None
     max_completion_tokens: Annotated[int | None, Field(ge=1)] = None
+    logprobs: bool = False
     n: Literal[1] = 1
     stream: bool = False
+    stream_options: StreamOptions = StreamOptions()
+    asr_options: AsrOptions = AsrOptions()
     user: str | None = None
 
 
 def router(speech: Speech) -> APIRouter:
-    routes = APIRouter(prefix="/v1", tags=["OpenAI"])
+    routes = APIRouter(prefix="/v1", tags=["OpenAI"], route_class=ClientRoute)
 
     @routes.post("/chat/completions", response_class=Response)
     async def chat_completions(request: Request, body: ChatRequest) -> Response:
         """Transcribe the audio of a chat message."""
+        speech.unknown_fields.heed(request, body)
         url, text = _audio(body.messages)
-        options = speech.options(
-            context=text if speech.takes_context else "",
-            temperature=body.temperature,
-            max_new_tokens=body.max_completion_tokens or body.max_tokens or speech.settings.max_new_tokens,
-            timestamps=False,
-        )
-        recording = await speech.read(url)
+        options = _options(speech, body, text)
+        recording = await speech.read(url, client=client_of(request))
         request.state.log = {"audio_s": round(recording.duration, 2)}
-        form = ChatForm(speech, has_unused_text=bool(text) and not speech.takes_context)
+        form = ChatForm(speech, body, num_prompt_tokens=speech.audio_tokens(recording), has_text=bool(text))
         if body.stream:
             return event_stream(request, speech, form, recording, options)
         return JSONResponse(form.whole(await speech.transcribe(recording, options)))
@@ -94,32 +109,70 @@ def router(speech: Speech) -> APIRouter:
     return routes
 
 
+def _options(speech: Speech, body: ChatRequest, text: str) -> TranscribeOptions:
+    options = speech.options(
+        language=body.asr_options.language,
+        itn=body.asr_options.enable_itn,
+        context=text if speech.takes_context else "",
+        temperature=body.temperature,
+        top_p=body.top_p,
+        repetition_penalty=body.repetition_penalty,
+        seed=body.seed,
+        max_new_tokens=body.max_completion_tokens or body.max_tokens or speech.settings.max_new_tokens,
+        timestamps=False,
+    )
+    return replace(options, token_log_probs=True)  # they are counted, if not shown
+
+
 class ChatForm:
     """chat.completion, and chat.completion.chunk while it is written."""
 
-    def __init__(self, speech: Speech, *, has_unused_text: bool) -> None:
+    def __init__(self, speech: Speech, body: ChatRequest, *, num_prompt_tokens: int, has_text: bool) -> None:
+        """`num_prompt_tokens` are those of the audio; `has_text` says that there was text beside it."""
         model = speech.settings.model_name
         self._head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
-        self._has_unused_text = has_unused_text
+        self._num_prompt_tokens = num_prompt_tokens
+        self._has_unused_text = has_text and not speech.takes_context
         self._says_language = speech.family == QWEN
+        self._body = body
 
     def whole(self, transcript: Transcript) -> dict[str, Any]:
         message = {"role": "assistant", "content": self._content(transcript)}
-        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": transcript.finish_reason}
-        return {**self._head, "object": "chat.completion", "choices": [choice], "warnings": self._warnings(transcript)}
+        choice = self._choice({"message": message}, transcript)
+        about = {"usage": self._usage(transcript), "warnings": self._warnings(transcript)}
+        return {**self._head, "object": "chat.completion", "choices": [choice], **about}
 
     def first(self) -> list[dict[str, Any]]:
-        return [self._chunk({"role": "assistant", "content": ""}, None)]
+        return [self._chunk({"role": "assistant", "content": ""})]
 
     def delta(self, new_text: str) -> dict[str, Any]:
-        return self._chunk({"content": new_text}, None)
+        return self._chunk({"content": new_text})
 
     def done(self, transcript: Transcript) -> list[dict[str, Any]]:
-        return [{**self._chunk({}, transcript.finish_reason), "warnings": self._warnings(transcript)}]
+        last = {**self._chunk({}, transcript), "warnings": self._warnings(transcript)}
+        if not self._body.stream_options.include_usage:
+            return [last]
+        return [last, {**self._chunk({}), "choices": [], "usage": self._usage(transcript)}]
 
-    def _chunk(self, delta: dict[str, str], finish_reason: str | None) -> dict[str, Any]:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
-        return {**self._head, "object": "chat.completion.chunk", "choices": [choice]}
+    def _chunk(self, delta: dict[str, str], ended: Transcript | None = None) -> dict[str, Any]:
+        return {**self._head, "object": "chat.completion.chunk", "choices": [self._choice({"delta": delta}, ended)]}
+
+    def _choice(self, said: dict[str, Any], ended: Transcript | None) -> dict[str, Any]:
+        log_probs = None
+        if ended is not None and self._body.logprobs:
+            log_probs = {"content": [{**each, "top_logprobs": []} for each in formats.logprobs(ended.tokens or ())]}
+        reason = None if ended is None else ended.finish_reason
+        return {"index": 0, **said, "logprobs": log_probs, "finish_reason": reason}
+
+    def _usage(self, transcript: Transcript) -> dict[str, Any]:
+        """The prompt's tokens are the audio's: what stands around it is this engine's."""
+        num_prompt, num_written = self._num_prompt_tokens, len(transcript.tokens or ())
+        return {
+            "prompt_tokens": num_prompt,
+            "completion_tokens": num_written,
+            "total_tokens": num_prompt + num_written,
+            "prompt_tokens_details": {"audio_tokens": num_prompt},
+        }
 
     def _content(self, transcript: Transcript) -> str:
         if not self._says_language:
@@ -139,6 +192,8 @@ def _audio(messages: list[Message]) -> tuple[str, str]:
     urls: list[str] = []
     texts: list[str] = []
     for message in messages:
+        if message.role not in ("system", "developer", "user"):
+            continue
         if isinstance(message.content, str):
             texts.append(message.content.strip())
             continue
@@ -147,12 +202,21 @@ def _audio(messages: list[Message]) -> tuple[str, str]:
                 case AudioURLPart():
                     urls.append(part.audio_url.url)
                 case InputAudioPart():
-                    urls.append(f"data:audio/{part.input_audio.format};base64,{part.input_audio.data}")
+                    urls.append(_url_of(part.input_audio.data))
                 case TextPart():
                     texts.append(part.text.strip())
     if len(urls) != 1:
         problem = f"the messages must hold one audio_url or input_audio, got {len(urls)}"
         raise Refusal(400, problem, code="invalid_value", param="messages")
-    if not urls[0].lower().startswith(("data:", "http://", "https://")):
-        raise Refusal(400, "audio_url must be a data:, http: or https: URL", code="invalid_value", param="messages")
+    require_audio_url(urls[0], param="messages")
     return urls[0], "\n".join(filter(None, texts))
+
+
+def _url_of(data: str) -> str:
+    """What stands in the place of base64: itself, or a data URL, whatever its head says of its content, or a URL.
+
+    base64 stays as it is: it is decoded where the audio is read.
+    """
+    if data.lower().startswith(("http://", "https://")):
+        return data
+    return f"data:;base64,{data.partition(',')[2] if is_data_url(data) else data}"

@@ -37,6 +37,8 @@ STATUS: dict[type[ASRError], int] = {
     DecodeError: 503,
     ASRError: 500,
 }
+MOST_SAID = 10  # problems with a request's fields that its answer names
+MOST_CHARS = 200  # of each
 _TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 _CODES = {404: "not_found", 405: "method_not_allowed"}
 
@@ -110,11 +112,17 @@ def install(app: FastAPI) -> None:
 
 
 def _validation_refusal(error: RequestValidationError) -> Refusal:
-    """All that is wrong with a request's fields, the first of them as `param`."""
-    sentences, params = [], []
-    for problem in error.errors():
-        place = ".".join(str(part) for part in problem["loc"][1:]) or "body"
-        params.append(place)
-        unknown = problem["type"] == "extra_forbidden"
-        sentences.append(f"{place}: this field is unknown here" if unknown else f"{place}: {problem['msg']}")
-    return Refusal(400, "; ".join(sentences), code="invalid_request", param=params[0] if params else None)
+    """What is wrong with a request's fields, the first of them as `param`."""
+    problems = error.errors()
+    places = [
+        _shortened(".".join(str(part) for part in problem["loc"][1:]) or "body") for problem in problems[:MOST_SAID]
+    ]
+    messages = [_shortened(problem["msg"]) for problem in problems[:MOST_SAID]]
+    sentences = [f"{place}: {message}" for place, message in zip(places, messages, strict=True)]
+    if len(problems) > MOST_SAID:
+        sentences.append(f"and {len(problems) - MOST_SAID:,} more")
+    return Refusal(400, "; ".join(sentences), code="invalid_request", param=places[0] if places else None)
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= MOST_CHARS else f"{text[:MOST_CHARS]}..."

@@ -57,7 +57,7 @@ def funasr(transcript: Transcript, *, with_words: bool, wall_s: float) -> dict[s
     """The answer of FunASR's POST /asr; times in seconds."""
     segments = []
     for segment in transcript.segments:
-        entry: dict[str, Any] = {"text": segment.text, "start": segment.start, "end": segment.end}
+        entry: dict[str, Any] = {"text": segment.text, "start": segment.start, "end": segment.end, **_channel(segment)}
         if with_words:
             entry["words"] = words(segment.words)
         segments.append(entry)
@@ -81,7 +81,12 @@ def sentences(transcript: Transcript, *, offset_ms: int = 0) -> list[dict[str, A
 
 
 def words(found: tuple[Word, ...] | None) -> list[dict[str, Any]]:
-    return [{"word": word.text, "start": word.start, "end": word.end} for word in found or ()]
+    return [{"word": word.text, "start": word.start, "end": word.end, **_channel(word)} for word in found or ()]
+
+
+def _channel(part: Segment | Word) -> dict[str, int]:
+    """Which channel it is of, where a request has split them."""
+    return {} if part.channel is None else {"channel": part.channel}
 
 
 def _openai_segment(index: int, segment: Segment, temperature: float) -> dict[str, Any]:
@@ -98,4 +103,5 @@ def _openai_segment(index: int, segment: Segment, temperature: float) -> dict[st
         "compression_ratio": round(len(text) / max(len(zlib.compress(text)), 1), 4),
         "no_speech_prob": None,  # nothing here measures it
         "words": words(segment.words),
+        **_channel(segment),
     }

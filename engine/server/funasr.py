@@ -3,13 +3,14 @@
 import time
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Form, Request, UploadFile, WebSocket
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi import APIRouter, Form, Query, Request, UploadFile, WebSocket
+from pydantic import Field
 
 from ..streaming import samples_of
-from . import formats
+from . import formats, whisper_asr
 from .commands import CommandSession
-from .openai_audio import hotwords_in
+from .fields import AudioForm, ClientRoute
+from .openai_audio import MAX_WORDS, hotwords_in
 from .sessions import Link, hold_session
 from .speech import Speech
 
@@ -17,41 +18,58 @@ MIN_PCM_BYTES = 4  # two samples: less has no features
 NO_SPEAKERS = {"code": "no_speakers", "message": "spk was asked for, but this server has no speaker model"}
 
 
-class AsrForm(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+class AsrForm(AudioForm):
+    """FunASR's form, or with `audio_file` that of whisper-asr-webservice, which has its options in the query."""
 
-    file: Annotated[UploadFile, Field(description="Any common audio or video file")]
+    audio_file: Annotated[UploadFile | None, Field(description="As whisper-asr-webservice takes it")] = None
     language: Annotated[str | None, Field(description='"中文", "English", "zh", ...; left to the model by default')] = (
         None
     )
-    hotwords: Annotated[str, Field(description="Separated by commas")] = ""
+    hotwords: list[str] = Field([], max_length=MAX_WORDS, description="Separated by commas")
     spk: Annotated[bool, Field(description="Speaker labels, where the server has a speaker model")] = False
     timestamp: Annotated[bool, Field(description="Word times")] = True
 
+    @classmethod
+    def sources(cls) -> tuple[str, ...]:
+        return ("file", "url", "audio_file")
+
 
 def router(speech: Speech) -> APIRouter:
-    routes = APIRouter(tags=["FunASR"])
+    routes = APIRouter(tags=["FunASR"], route_class=ClientRoute)
 
     @routes.post("/asr")
-    async def asr(request: Request, form: Annotated[AsrForm, Form()]) -> dict[str, Any]:
-        """Transcribe a file: text, segments and words with times in seconds."""
-        started = time.perf_counter()
-        hotwords = hotwords_in(form.hotwords)
-        options = speech.options(language=form.language, hotwords=hotwords, timestamps=form.timestamp)
-        recording = await speech.read(await form.file.read())
-        request.state.log = {"audio_s": round(recording.duration, 2)}
-        transcript = await speech.transcribe(recording, options)
-        wall_s = time.perf_counter() - started
-        answer = formats.funasr(transcript, with_words=form.timestamp, wall_s=wall_s)
-        if form.spk:
-            answer["warnings"].append(NO_SPEAKERS)
-        return answer
+    async def asr(
+        request: Request, form: Annotated[AsrForm, Form()], query: Annotated[whisper_asr.AsrQuery, Query()]
+    ) -> Any:
+        """Transcribe a file: text, segments and words with times in seconds.
+
+        The name of the file's part decides whose protocol it is: `file` (or `url`) is FunASR's, `audio_file` that of
+        whisper-asr-webservice, whose options are in the query and whose answer is the text of a file.
+        """
+        if form.audio_file is None:
+            speech.unknown_fields.heed(request, form)
+            return await _answer(speech, request, form)
+        speech.unknown_fields.heed(request, form, query)
+        return await whisper_asr.answer(speech, request, form.audio_file, query)
 
     @routes.websocket("/ws")
     async def offline_session(socket: WebSocket) -> None:
         await hold_session(socket, speech, "offline", lambda link: _OfflineSession(link, speech).run())
 
     return routes
+
+
+async def _answer(speech: Speech, request: Request, form: AsrForm) -> dict[str, Any]:
+    started = time.perf_counter()
+    hotwords = hotwords_in(",".join(form.hotwords))
+    options = speech.options(language=form.language, hotwords=hotwords, timestamps=form.timestamp)
+    recording = await form.read(speech, request)
+    transcript = await speech.transcribe(recording, options)
+    wall_s = time.perf_counter() - started
+    answer = formats.funasr(transcript, with_words=form.timestamp, wall_s=wall_s)
+    if form.spk:
+        answer["warnings"].append(NO_SPEAKERS)
+    return answer
 
 
 class _OfflineSession(CommandSession):

@@ -4,63 +4,65 @@ import re
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Form, Request, UploadFile
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi import APIRouter, Form, Request
+from pydantic import Field
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from ..run_options import TranscribeOptions
-from ..transcript import Transcript
 from ..writers import WRITERS
 from . import formats
 from .failures import Refusal
+from .fields import AudioForm, ClientRoute
 from .speech import Speech
 from .sse import TextStream, event_stream
 
 Granularity = Literal["word", "segment"]
+MAX_WORDS = 10_000  # in a list; how many fit into a prompt is another question
 
 
-class TranscriptionForm(BaseModel):
-    """The fields of OpenAI's request, and `hotwords`, `spk` and `itn`, which FunASR's users know."""
+class TranscriptionForm(AudioForm):
+    """The fields of OpenAI's request; `hotwords`, `spk` and `itn`, which FunASR's users know; vLLM's of sampling.
 
-    model_config = ConfigDict(extra="forbid")
+    Of `languages`, one that the model knows is asked for; of several, it finds out itself which it is.
+    """
 
-    file: Annotated[UploadFile, Field(description="Any common audio or video file")]
     model: Annotated[str, Field(description="For compatibility; this server has one model")] = "fun-asr-nano"
     language: Annotated[str | None, Field(description="A name or ISO code; left to the model by default")] = None
+    languages: list[str] = Field([], max_length=64, description="Those that there may be")
     prompt: Annotated[
         str, Field(description="What the speech is about; words separated by commas where the model takes no more")
     ] = ""
-    keywords: Annotated[list[str], Field(alias="keywords[]", description="Words that the model shall prefer")] = []
-    hotwords: Annotated[str, Field(description="The same, separated by commas")] = ""
+    keywords: list[str] = Field([], max_length=MAX_WORDS, description="Words that the model shall prefer")
+    hotwords: list[str] = Field([], max_length=MAX_WORDS, description="The same, separated by commas")
     response_format: formats.ResponseFormat = "json"
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.0
-    granularities: Annotated[list[Granularity], Field(alias="timestamp_granularities[]")] = []
-    timestamp_granularities: list[Granularity] = []
-    include: Annotated[list[Literal["logprobs"]], Field(alias="include[]")] = []
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    repetition_penalty: Annotated[float, Field(gt=0, le=2)] = 1.0
+    seed: Annotated[int | None, Field(ge=-(2**63), lt=2**63)] = None
+    timestamp_granularities: list[Granularity] = Field([], max_length=8)
+    include: list[Literal["logprobs"]] = Field([], max_length=8)
     stream: bool = False
-    chunking_strategy: Annotated[Literal["auto"] | None, Field(description="Long audio is always cut at pauses")] = None
+    chunking_strategy: Annotated[Any, Field(description='Long audio is always cut at pauses, as by "auto"')] = "auto"
     itn: Annotated[bool, Field(description="Numbers, dates and amounts in figures")] = True
     spk: Annotated[bool, Field(description="Speaker labels; there is no speaker model yet")] = False
 
     @property
     def wants_words(self) -> bool:
-        asked = {*self.granularities, *self.timestamp_granularities}
-        return not asked or "word" in asked
+        return not self.timestamp_granularities or "word" in self.timestamp_granularities
+
+    @property
+    def without_effect(self) -> list[str]:
+        """Known fields that ask for what is not done."""
+        return [] if self.chunking_strategy == "auto" else ["chunking_strategy"]
 
 
 def router(speech: Speech) -> APIRouter:
-    routes = APIRouter(prefix="/v1", tags=["OpenAI"])
+    routes = APIRouter(prefix="/v1", tags=["OpenAI"], route_class=ClientRoute)
 
     @routes.post("/audio/transcriptions", response_class=Response)
     async def transcriptions(request: Request, form: Annotated[TranscriptionForm, Form()]) -> Response:
         """Transcribe a file. With `stream`, text comes as server-sent events while it is written."""
-        _refuse_what_is_missing(form)
-        options = _options(speech, form)
-        recording = await speech.read(await form.file.read())
-        request.state.log = {"audio_s": round(recording.duration, 2)}
-        if form.stream:
-            return event_stream(request, speech, TextStream(), recording, options)
-        return _answer(form, await speech.transcribe(recording, options))
+        return await answer(speech, request, form)
 
     @routes.post("/audio/translations", response_class=Response)
     async def translations(request: Request) -> Response:
@@ -102,13 +104,21 @@ def _model(speech: Speech) -> dict[str, Any]:
     }
 
 
-def _answer(form: TranscriptionForm, transcript: Transcript) -> Response:
+async def answer(speech: Speech, request: Request, form: TranscriptionForm) -> Response:
+    """Transcribe what a form holds, in the format that it names. Raises ASRError and Refusal."""
+    speech.unknown_fields.heed(request, form, others=form.without_effect)
+    _refuse_what_is_missing(form)
+    options = _options(speech, form)
+    recording = await form.read(speech, request)
+    if form.stream:
+        return event_stream(request, speech, TextStream(), recording, options)
+    transcript = await speech.transcribe(recording, options)
     match form.response_format:
         case "json":
             return JSONResponse(formats.plain(transcript))
         case "verbose_json":
-            answer = formats.verbose(transcript, with_words=form.wants_words, temperature=form.temperature)
-            return JSONResponse(answer)
+            verbose = formats.verbose(transcript, with_words=form.wants_words, temperature=form.temperature)
+            return JSONResponse(verbose)
         case "text":
             return PlainTextResponse(transcript.text)
     return PlainTextResponse(WRITERS[form.response_format](transcript))
@@ -133,11 +143,14 @@ def _refuse_what_is_missing(form: TranscriptionForm) -> None:
 def _options(speech: Speech, form: TranscriptionForm) -> TranscribeOptions:
     prompted = [] if speech.takes_context else hotwords_in(form.prompt)
     options = speech.options(
-        language=form.language,
-        hotwords=[*form.keywords, *hotwords_in(form.hotwords), *prompted],
+        language=form.language or speech.only_language(form.languages),
+        hotwords=[*form.keywords, *hotwords_in(",".join(form.hotwords)), *prompted],
         itn=form.itn,
         context=form.prompt if speech.takes_context else "",
         timestamps=not form.stream and form.response_format in ("verbose_json", "srt", "vtt"),
         temperature=form.temperature,
+        top_p=form.top_p,
+        repetition_penalty=form.repetition_penalty,
+        seed=form.seed,
     )
     return replace(options, token_log_probs=bool(form.include))

@@ -22,21 +22,21 @@ import numpy as np
 import soxr
 from fastapi import APIRouter, WebSocket
 
+from ..audio.urls import decode_base64
 from ..audio.waveform import SAMPLE_RATE, Waveform
 from ..errors import ASRError, ConfigError, UnsupportedAudioError
 from ..streaming import AsyncStreamingSession, Event, Final, TextSoFar
 from . import formats
 from .failures import Refusal, error_body, refusal_of
+from .fields import named, require_few_values, shown
 from .openai_audio import hotwords_in
-from .pcm import PCMDecoder, decode_base64
+from .pcm import PCMDecoder
 from .realtime_config import SessionConfig
 from .sessions import Link, SessionEnd, hold_session
 from .speech import Speech
 
 # vLLM's clients send 16 kHz and say nothing of it.
 VLLM_SESSION = SessionConfig.of({"audio": {"input": {"format": {"type": "audio/pcm", "rate": SAMPLE_RATE}}}})
-
-MAX_NAMED = 10  # unknown keys that an error names
 
 
 class Dialect(Protocol):
@@ -221,8 +221,8 @@ class _EventSession:
         about = {"id": self._id, "object": "realtime.transcription_session"}
         await self._send({"type": answer, "session": {**about, **asked.model_dump(exclude_none=True)}})
         if unknown := asked.unknown_keys():
-            message = f"ignored, since they are unknown here: {', '.join(unknown[:MAX_NAMED])}"
-            raise Refusal(400, message, code="unknown_parameter", param=unknown[0])
+            message = f"ignored, since they are unknown here: {named(unknown)}"
+            raise Refusal(400, message, code="unknown_parameter", param=shown(unknown[0]))
 
     def _require_audio(self) -> None:
         """Raises Refusal where there is nothing to commit, with OpenAI's code."""
@@ -304,8 +304,10 @@ def _said(final: Final) -> dict[str, Any]:
 
 
 def _parsed(message: str | bytes) -> dict[str, Any]:
+    """Raises Refusal for an event that would take long to read, SessionEnd for what is none."""
     if isinstance(message, bytes):
         raise SessionEnd(1003, "events are JSON text; audio comes in input_audio_buffer.append")
+    require_few_values(message)
     try:
         event = json.loads(message)
     except (ValueError, RecursionError) as error:

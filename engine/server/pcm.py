@@ -1,29 +1,11 @@
-"""Audio inside of JSON: base64 of 16-bit PCM or G.711 -> samples."""
-
-import base64
-import binascii
+"""Audio inside of JSON: 16-bit PCM or G.711 -> samples."""
 
 import numpy as np
 
 from ..audio.waveform import Waveform
-from ..errors import UnsupportedAudioError
 from ..streaming import PCMReader
 
 _PCM16_FULL_SCALE = np.float32(32768)
-
-
-def decode_base64(text: str) -> bytes:
-    """Either alphabet, padded or not, with or without a data URL's head: clients send all of these.
-
-    Raises:
-        UnsupportedAudioError: a character of neither alphabet, or a length that no bytes give.
-    """
-    content = text.partition(",")[2] if text[:5].lower() == "data:" else text
-    content = "".join(content.split()).rstrip("=").replace("-", "+").replace("_", "/")
-    try:
-        return base64.b64decode(content + "=" * (-len(content) % 4), validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise UnsupportedAudioError(f"{len(text)} characters that are no base64: {error}") from error
 
 
 class PCMDecoder:

@@ -12,12 +12,13 @@ from typing import Annotated
 
 import numpy as np
 from fastapi import APIRouter, File, Form, Request, UploadFile
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 from starlette.responses import StreamingResponse
 
 from ..errors import ASRError
 from ..transcript import Transcript
 from .failures import Refusal, error_body, refusal_of
+from .fields import ClientRoute, Open, client_of, require_few_values
 from .recording import Recording
 from .speech import Speech
 from .sse import texts
@@ -25,10 +26,8 @@ from .sse import texts
 RAW = ("raw", "pcm")
 
 
-class AudioDescription(BaseModel):
+class AudioDescription(Open):
     """The `json` part."""
-
-    model_config = ConfigDict(extra="forbid")
 
     audio_path: str = ""
     media_type: str = "wav"
@@ -43,14 +42,14 @@ class Prediction(BaseModel):
 
 
 def router(speech: Speech) -> APIRouter:
-    routes = APIRouter(prefix="/asr", tags=["predict"])
+    routes = APIRouter(prefix="/asr", tags=["predict"], route_class=ClientRoute)
 
     @routes.post("/predict")
     async def predict(
         request: Request, audio: Annotated[UploadFile, File()], description: Annotated[str, Form(alias="json")] = "{}"
     ) -> Prediction:
         """The text of a file."""
-        recording = await _read(speech, audio, description)
+        recording = await _read(speech, request, audio, description)
         request.state.log = {"audio_s": round(recording.duration, 2)}
         transcript = await speech.transcribe(recording, speech.options(timestamps=False))
         return Prediction(id=uuid.uuid4().hex, transcript=transcript.text)
@@ -60,7 +59,7 @@ def router(speech: Speech) -> APIRouter:
         request: Request, audio: Annotated[UploadFile, File()], description: Annotated[str, Form(alias="json")] = "{}"
     ) -> StreamingResponse:
         """A line of JSON with the whole text so far whenever it has grown; `is_final` is true in the last."""
-        recording = await _read(speech, audio, description)
+        recording = await _read(speech, request, audio, description)
         request.state.log = {"audio_s": round(recording.duration, 2)}
         return StreamingResponse(_lines(speech, recording), media_type="application/x-ndjson")
 
@@ -80,18 +79,20 @@ async def _lines(speech: Speech, recording: Recording) -> AsyncIterator[str]:
         yield json.dumps(error_body(refusal.status_code, str(error), code=refusal.code)) + "\n"
 
 
-async def _read(speech: Speech, audio: UploadFile, description: str) -> Recording:
+async def _read(speech: Speech, request: Request, audio: UploadFile, description: str) -> Recording:
+    require_few_values(description)
     try:
         described = AudioDescription.model_validate_json(description)
     except ValidationError as error:
         problem = error.errors()[0]
         place = ".".join(map(str, problem["loc"]))
         raise Refusal(400, f"json: {place} {problem['msg']}".strip(), code="invalid_request", param="json") from error
-    content = await audio.read()
+    speech.unknown_fields.heed(request, described)
+    content, client = await audio.read(), client_of(request)
     if described.media_type.lower() not in RAW:
-        return await speech.read(content)
+        return await speech.read(content, client=client)
     if len(content) % (2 * described.channels):
         message = f"{len(content)} bytes are not whole 16-bit samples of {described.channels} channels"
         raise Refusal(400, message, code="unsupported_audio", param="audio")
     planes = np.frombuffer(content, "<i2").reshape(-1, described.channels).T
-    return await speech.read(planes, described.sample_rate)
+    return await speech.read(planes, described.sample_rate, client=client)

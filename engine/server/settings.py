@@ -33,6 +33,7 @@ class ServerSettings:
     api_keys: tuple[str, ...] = field(default=(), repr=False)  # one of them is needed if there are any
     cors_origins: tuple[str, ...] = ()  # of web pages from elsewhere that may call; "*": any; "null": from a disk
     url_hosts: tuple[str, ...] = ()  # that audio may be fetched from on a client's behalf
+    strict_fields: bool = False  # a request's field that nobody knows is an error, not ignored
 
     max_body_bytes: int = 256 << 20  # of one request
     max_json_bytes: int = 32 << 20  # of one that is JSON: parsing it holds up everybody else

@@ -3,7 +3,7 @@
 import asyncio
 import functools
 import time
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import Unpack
 
 from ..audio.channels import Channels
@@ -19,6 +19,7 @@ from ..transcriber import Transcriber
 from ..transcript import Transcript
 from ..vad import VoiceActivityModel
 from ..vad.splitting import DEFAULT_SEGMENTATION, Cut, Piece
+from .fields import UnknownFields
 from .metrics import Metrics, MetricsTimeline
 from .recording import GrowingText, OnText, Recording
 from .settings import ServerSettings
@@ -39,6 +40,7 @@ class Speech:
         self.settings = settings
         self.live = LiveOptions(vad=vad, chunk_ms=chunk_ms)
         self.metrics = Metrics()
+        self.unknown_fields = UnknownFields(are_errors=settings.strict_fields)
         self.num_requests = 0  # under way; the gate counts
         self.num_sessions = 0
         self.created = int(time.time())
@@ -48,6 +50,7 @@ class Speech:
         )
         self._readers = transcriber.readers
         self._family = transcriber.family
+        self._num_audio_tokens = transcriber.acoustic.num_audio_tokens
         self._cutting = DEFAULT_SEGMENTATION.cutting(self._family.best_length_s)
         self.metrics.watch("twostage_active_requests", "Requests under way", lambda: self.num_requests)
         self.metrics.watch("twostage_queue_clips", "Clips not yet encoded", lambda: self.service.num_waiting)
@@ -84,6 +87,30 @@ class Speech:
     def require_language(self, language: str) -> None:
         """Raises ConfigError for one that the model does not know."""
         self._family.prompt_text(Request(language=language))
+
+    def only_language(self, languages: Sequence[str]) -> str | None:
+        """What to ask the model for where a client says which languages there may be.
+
+        That is the only one of them that the model knows; of several that it knows, it finds out itself which it is.
+
+        Raises:
+            ConfigError: there are some, and the model knows none of them.
+        """
+        known: list[str] = []
+        for language in languages:
+            try:
+                self.require_language(language)
+                known.append(language)
+            except ConfigError:
+                if len(languages) == 1:
+                    raise
+        if languages and not known:
+            self.require_language(languages[0])
+        return known[0] if len(known) == 1 else None
+
+    def audio_tokens(self, recording: Recording) -> int:
+        """Positions of the LLM that the audio takes."""
+        return sum(self._num_audio_tokens(len(cut.waveform)) for cut in recording.cuts)
 
     async def read(
         self,

@@ -30,16 +30,17 @@ class EventForm(Protocol):
 
 
 class TextStream:
-    """OpenAI's transcript.text.delta and transcript.text.done."""
+    """OpenAI's transcript.text.delta and transcript.text.done, with the `choices` that clients of vLLM read."""
 
     def first(self) -> list[dict[str, Any]]:
         return []
 
     def delta(self, new_text: str) -> dict[str, Any]:
-        return {"type": "transcript.text.delta", "delta": new_text}
+        choice = {"index": 0, "delta": {"content": new_text}, "finish_reason": None}
+        return {"type": "transcript.text.delta", "delta": new_text, "choices": [choice]}
 
     def done(self, transcript: Transcript) -> list[dict[str, Any]]:
-        return [{"type": "transcript.text.done", **formats.plain(transcript)}]
+        return [{"type": "transcript.text.done", **formats.plain(transcript), "choices": []}]
 
 
 def event_stream(

@@ -21,8 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.audio_clips import encode, sweep
-from twostage_asr.engine.audio import ffmpeg, urls
-from twostage_asr.engine.audio.decode import AudioLimits, decode_audio
+from twostage_asr.engine.audio.decode import AudioLimits, decode_audio, ffmpeg, urls
 from twostage_asr.engine.audio.ffmpeg import AUDIO_SUFFIXES
 from twostage_asr.engine.audio.inputs import AudioInput, audio_files, expand_inputs, iterate_inputs
 from twostage_asr.engine.audio.loading import load, load_blocks

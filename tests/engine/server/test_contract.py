@@ -21,6 +21,8 @@ PATHS = {
     "POST /asr",
     "POST /asr/predict",
     "POST /asr/stream-predict",
+    "POST /detect-language",
+    "POST /inference",
 }
 
 

@@ -1,0 +1,201 @@
+"""What clients send besides the audio: fields that this server knows, and those that mean nothing to it.
+
+Clients are written for many servers, and send fields of all of them. A field that nobody here knows is ignored, named
+in the answer's X-Ignored-Fields and, once, in the log; with `serve --strict-fields` it is an error. In a form, lists
+and objects may be written with brackets, as OpenAI's SDKs do: `languages[]`, `chunking_strategy[type]`. A null means
+the same as a field that is left out. JSON is refused unread if it holds more values than any client has a use for,
+since parsing it would hold up everybody else.
+"""
+
+import logging
+import re
+from collections.abc import Callable, Coroutine, Hashable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+from fastapi import UploadFile
+from fastapi.params import Form
+from fastapi.routing import APIRoute
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import Response
+
+from .failures import Refusal
+from .recording import Recording
+
+if TYPE_CHECKING:
+    from .speech import Speech
+
+HEADER = "X-Ignored-Fields"
+MAX_NAMED = 16  # fields in one header or message
+MAX_NAME_CHARS = 40
+MAX_LOGGED = 1_000  # names of fields in the log, of all routes together
+MAX_JSON_VALUES = 10_000  # of one body or message; a request has some dozens
+MAX_JSON_ESCAPES = 600_000  # PHP writes "\/" for each slash of base64: every 64th character of 32 MB
+AUDIO_SCHEMES = ("http://", "https://", "data:")
+
+_BRACKETED = re.compile(r"(\w+)\[(\w*)\]", re.ASCII)
+
+log = logging.getLogger("twostage_asr.requests")
+
+
+class Open(BaseModel):
+    """Takes any field; `unknown_fields` finds those that mean nothing."""
+
+    model_config = ConfigDict(extra="allow")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_json(cls, given: Any) -> Any:
+        """Nulls are left out, and the bracketed names of forms become lists and objects."""
+        if not isinstance(given, Mapping):
+            return given
+        return _unbracketed({name: value for name, value in given.items() if value is not None})
+
+
+def _unbracketed(given: dict[str, Any]) -> dict[str, Any]:
+    bracketed = {name: found for name in given if (found := _BRACKETED.fullmatch(name))}
+    plain = {name: value for name, value in given.items() if name not in bracketed}
+    for name, (outer, inner) in ((name, found.groups()) for name, found in bracketed.items()):
+        if inner:
+            plain[outer] = {**(plain[outer] if isinstance(plain.get(outer), dict) else {}), inner: given[name]}
+        else:
+            plain[outer] = [*_listed(plain.get(outer, [])), *_listed(given[name])]
+    return plain
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def unknown_fields(given: BaseModel, place: str = "") -> Iterator[str]:
+    """Dotted names, without those of lists' places; a name may come more than once."""
+    for name in given.model_extra or ():
+        yield f"{place}{name}"
+    for name in type(given).model_fields:
+        value = getattr(given, name)
+        for part in _listed(value):
+            if isinstance(part, BaseModel):
+                yield from unknown_fields(part, f"{place}{name}.")
+
+
+class UnknownFields:
+    """What one server does with the fields that mean nothing to it."""
+
+    def __init__(self, *, are_errors: bool) -> None:
+        self._are_errors = are_errors
+        self._logged: set[tuple[str, str]] = set()  # path, name
+
+    def heed(self, request: Request, given: Open, query: Open | None = None, *, others: Iterable[str] = ()) -> None:
+        """Name what is unknown in a body and in the query, and `others`, for the answer and the log.
+
+        Raises:
+            Refusal: there is something, and this server shall not ignore it.
+        """
+        known_query = () if query is None else type(query).model_fields
+        found = [*unknown_fields(given), *(name for name in request.query_params if name not in known_query), *others]
+        names = list(dict.fromkeys(found))
+        if not names:
+            return
+        if self._are_errors:
+            known = ", ".join([*type(given).model_fields, *known_query])
+            message = f"unknown here: {named(names)}; the fields that are known: {known}"
+            raise Refusal(400, message, code="unknown_parameter", param=shown(names[0]))
+        request.state.ignored = named(names)
+        self._log(request.scope["route"].path, names)
+
+    def _log(self, path: str, names: list[str]) -> None:
+        pairs = {(path, shown(name)) for name in names[:MAX_NAMED]}
+        if (new := pairs - self._logged) and len(self._logged) < MAX_LOGGED:
+            self._logged |= new
+            log.info("fields ignored", extra={"fields": {"path": path, "names": sorted(name for _, name in new)}})
+
+
+def shown(name: str) -> str:
+    """A client's name for a field, short and safe in a header and in the log."""
+    plain = re.sub(r"[^\w.\[\]-]", "?", name[:MAX_NAME_CHARS], flags=re.ASCII)
+    return plain if len(name) <= MAX_NAME_CHARS else f"{plain}..."
+
+
+def named(names: list[str]) -> str:
+    """The first of them, and how many more there are."""
+    more = [f"{len(names) - MAX_NAMED} more"] if len(names) > MAX_NAMED else []
+    return ", ".join([*map(shown, names[:MAX_NAMED]), *more])
+
+
+class ClientRoute(APIRoute):
+    """Refuses JSON that is too much before it is parsed, and says in the answer which fields were ignored."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        answer = super().get_route_handler()
+        is_json = self.body_field is not None and not isinstance(self.body_field.field_info, Form)
+
+        async def handler(request: Request) -> Response:
+            if is_json:
+                require_few_values(await request.body())
+            response = await answer(request)
+            if ignored := getattr(request.state, "ignored", ""):
+                response.headers[HEADER] = ignored
+            return response
+
+        return handler
+
+
+def require_few_values(content: bytes | str) -> None:
+    """Raises Refusal for JSON that would take long to parse. Commas and braces in texts count as well."""
+    content = content if isinstance(content, bytes) else content.encode(errors="surrogatepass")
+    num_values = sum(map(content.count, (b",", b"{", b"[")))
+    if num_values > MAX_JSON_VALUES:
+        message = f"JSON of {num_values:,} values or more, at most {MAX_JSON_VALUES:,} are taken"
+        raise Refusal(400, message, code="invalid_request")
+    if (num_escapes := content.count(b"\\")) > MAX_JSON_ESCAPES:
+        message = f"JSON with {num_escapes:,} backslashes, at most {MAX_JSON_ESCAPES:,} are taken"
+        raise Refusal(400, message, code="invalid_request")
+
+
+def client_of(connection: HTTPConnection) -> Hashable:
+    """Whose request this is, for taking turns: the one whose key it has, else its address."""
+    known: Hashable = connection.scope.get("state", {}).get("client")
+    return known if known is not None or connection.client is None else connection.client.host
+
+
+class AudioForm(Open):
+    """Audio, and how it is read."""
+
+    file: Annotated[UploadFile | None, Field(description="Any common audio or video file")] = None
+    url: Annotated[str | None, Field(description="In place of a file, from a host that this server allows")] = None
+    channels: Annotated[
+        Literal["mix", "split"] | Annotated[int, Field(ge=0)],
+        Field(description="mix: their mean; split: each by itself; a number: that one alone, counted from 0"),
+    ] = "mix"
+    salvage: Annotated[bool, Field(description="Of a damaged file, take what can be decoded")] = False
+
+    @model_validator(mode="after")
+    def _has_one_source(self) -> Self:
+        given = [name for name in self.sources() if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"one of {', '.join(self.sources())} is needed, got {', '.join(given) or 'none'}")
+        return self
+
+    @classmethod
+    def sources(cls) -> tuple[str, ...]:
+        """The fields that may hold the audio, one of them in each request."""
+        return ("file", "url")
+
+    async def read(self, speech: "Speech", request: Request) -> Recording:
+        """Raises AudioError, or Refusal for a URL of another kind."""
+        source: bytes | str
+        if self.url is not None:
+            require_audio_url(self.url, param="url")
+            source = self.url
+        else:
+            assert self.file is not None
+            source = await self.file.read()
+        recording = await speech.read(source, channels=self.channels, salvage=self.salvage, client=client_of(request))
+        request.state.log = {"audio_s": round(recording.duration, 2)}
+        return recording
+
+
+def require_audio_url(url: str, *, param: str) -> None:
+    """Raises Refusal for what is none of AUDIO_SCHEMES; a path of this machine is none."""
+    if not url.lower().startswith(AUDIO_SCHEMES):
+        raise Refusal(400, f"{param} must be a data:, http: or https: URL", code="invalid_value", param=param)

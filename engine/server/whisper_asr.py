@@ -1,0 +1,101 @@
+"""whisper-asr-webservice: POST /asr with `audio_file` (its route is in funasr.py), and POST /detect-language.
+
+Bazarr and others send the options in the query, and with `encode=false` samples without a head: 16-bit little-endian,
+mono, 16 kHz. The answer of /asr is text, in the format that `output` names.
+"""
+
+from dataclasses import replace
+from typing import Annotated, Any, Literal
+from urllib.parse import quote
+
+import numpy as np
+from fastapi import APIRouter, Form, Query, Request, UploadFile
+from pydantic import Field
+from starlette.responses import PlainTextResponse, Response
+
+from ..audio.waveform import SAMPLE_RATE
+from ..errors import ConfigError
+from ..families.languages import LANGUAGES, KnownLanguages
+from ..writers import WRITERS
+from .failures import Refusal
+from .fields import ClientRoute, Open, client_of
+from .openai_audio import hotwords_in
+from .recording import Recording
+from .speech import Speech
+
+UNDETERMINED = "und"  # ISO 639-2; Bazarr takes it for what it is
+_CODES = KnownLanguages({code: code for code in LANGUAGES})
+
+
+class RawQuery(Open):
+    encode: Annotated[bool, Field(description="false: the file is 16-bit mono samples of 16 kHz, without a head")] = (
+        True
+    )
+
+
+class AsrQuery(RawQuery):
+    task: Literal["transcribe", "translate"] = "transcribe"
+    language: str | None = None
+    initial_prompt: str = ""
+    output: Literal["txt", "vtt", "srt", "tsv", "json"] = "txt"
+    word_timestamps: Annotated[bool, Field(description="Words in json; subtitles always use their times")] = False
+    vad_filter: Annotated[bool, Field(description="Long audio is always cut at pauses")] = False
+
+
+class DetectForm(Open):
+    audio_file: UploadFile
+
+
+def router(speech: Speech) -> APIRouter:
+    routes = APIRouter(tags=["whisper-asr-webservice"], route_class=ClientRoute)
+
+    @routes.post("/detect-language")
+    async def detect_language(
+        request: Request, form: Annotated[DetectForm, Form()], query: Annotated[RawQuery, Query()]
+    ) -> dict[str, Any]:
+        """The language of the first words, as the model names it; "und" where the model names none."""
+        speech.unknown_fields.heed(request, form, query)
+        recording = await _read(speech, request, form.audio_file, query)
+        first = replace(recording, cuts=recording.cuts[:1])
+        transcript = await speech.transcribe(first, speech.options(timestamps=False))
+        code = language_code(transcript.language)
+        name = LANGUAGES[code].english.lower() if code in LANGUAGES else "undetermined"
+        return {"detected_language": name, "language_code": code, "confidence": None}
+
+    return routes
+
+
+async def answer(speech: Speech, request: Request, file: UploadFile, query: AsrQuery) -> Response:
+    """The answer of /asr to a form with `audio_file`."""
+    if query.task == "translate":
+        message = f"{speech.settings.model_name} transcribes and does not translate"
+        raise Refusal(400, message, code="unsupported_task", param="task")
+    takes_context = speech.takes_context
+    options = speech.options(
+        language=query.language,
+        hotwords=[] if takes_context else hotwords_in(query.initial_prompt),
+        context=query.initial_prompt if takes_context else "",
+        timestamps=query.word_timestamps or query.output in ("srt", "vtt"),
+    )
+    transcript = await speech.transcribe(await _read(speech, request, file, query), options)
+    name = f"attachment; filename*=UTF-8''{quote(file.filename or 'audio', safe='')}.{query.output}"
+    return PlainTextResponse(WRITERS[query.output](transcript), headers={"Content-Disposition": name})
+
+
+def language_code(language: str | None) -> str:
+    """What a transcript says of its language -> an ISO 639 code; of several, the first."""
+    try:
+        return _CODES.prompt_name((language or "").split(",")[0]) or UNDETERMINED
+    except ConfigError:  # a model may write anything
+        return UNDETERMINED
+
+
+async def _read(speech: Speech, request: Request, file: UploadFile, query: RawQuery) -> Recording:
+    content, client = await file.read(), client_of(request)
+    if query.encode:
+        recording = await speech.read(content, client=client)
+    else:
+        samples = np.frombuffer(content[: len(content) // 2 * 2], "<i2")
+        recording = await speech.read(samples, SAMPLE_RATE, client=client)
+    request.state.log = {"audio_s": round(recording.duration, 2)}
+    return recording
