@@ -42,7 +42,6 @@ def _add(commands: Commands, name: str, port: int, what: str) -> None:
         "served_model", nargs="?", metavar="MODEL", help="the same as --model, as `vllm serve` takes it"
     )
     add_model_options(parser, is_required=False)
-    parser.add_argument("--forced-aligner", metavar="MODEL", help="a Qwen3-ForcedAligner that times the words")
     where = parser.add_argument_group("the server")
     where.add_argument("--host", default="127.0.0.1", help="0.0.0.0 for all interfaces (default 127.0.0.1)")
     where.add_argument("--port", type=int, default=port, help=f"0 for any that is free (default {port})")
@@ -84,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     limits = {name: value for name, _, _, _ in _LIMITS if (value := getattr(args, name)) is not None}
     if args.config is not None:
         limits = _read_config(args) | limits
-    engine = model_options(args) | {"forced_aligner": args.forced_aligner}
+    engine = model_options(args)
     if engine["model"] is None:
         raise ConfigError("which model? --model, or a --config that names it")
     settings = _settings(args, limits)
