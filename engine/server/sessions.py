@@ -94,10 +94,10 @@ class Link:
         except TimeoutError:
             raise SessionEnd(1008, "the client does not read what it is sent") from None
 
-    async def fail(self, error: ASRError) -> None:
-        """Tell the client; the session goes on unless the engine cannot. Raises SessionEnd then."""
+    async def fail(self, error: ASRError, **fields: Any) -> None:
+        """Tell the client, `fields` included; the session goes on unless the engine cannot. Raises SessionEnd then."""
         refusal = refusal_of(error)
-        await self.send({"event": "error", "error": str(error), "code": refusal.code})
+        await self.send({"event": "error", "error": str(error), "code": refusal.code} | fields)
         if isinstance(error, DecodeError):
             raise SessionEnd(1011, "the engine has failed")
         if isinstance(error, ServiceClosedError):
