@@ -22,8 +22,6 @@ import logging
 import re
 from typing import Any, Literal, Protocol
 
-import numpy as np
-import soxr
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..errors import ASRError, ConfigError
@@ -32,6 +30,7 @@ from ..transcript import Segment, Transcript, Word
 from ..waveform import SAMPLE_RATE
 from .commands import finish_stream
 from .openai_audio import hotwords_in
+from .pcm import Resampler
 from .sessions import Link, SessionEnd
 from .speech import Speech
 
@@ -236,22 +235,17 @@ class _Live:
         options = speech.options(language=settings.svs_lang, hotwords=settings.words, itn=settings.itn)
         self._stream = AsyncStreamingSession(speech.service, options, speech.live)
         self._reader = PCMReader()
-        self._resampler = soxr.ResampleStream(settings.audio_fs, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
-        self._rate = settings.audio_fs
+        self._resampler = Resampler(settings.audio_fs)
         self._so_far = TextSoFar()
         self._finals = self._sent = ""  # the text of all finals; all that the client shows
 
     async def hear(self, content: bytes) -> list[Answer]:
-        samples = self._reader.samples(content)
-        if self._rate != SAMPLE_RATE:
-            samples = self._resampler.resample_chunk(samples)
+        samples = self._resampler.push(self._reader.samples(content))
         return self._answers(await self._stream.push(samples)) if len(samples) else []
 
     async def finish(self) -> list[Answer]:
-        answers: list[Answer] = []
-        if self._rate != SAMPLE_RATE:
-            rest = self._resampler.resample_chunk(np.zeros(0, np.float32), last=True)
-            answers = self._answers(await self._stream.push(rest)) if len(rest) else []
+        rest = self._resampler.finish()
+        answers = self._answers(await self._stream.push(rest)) if len(rest) else []
         return answers + self._answers(await finish_stream(self._stream))
 
     def _answers(self, events: list[Event]) -> list[Answer]:
