@@ -63,6 +63,7 @@ class FakeFamily:
 
     name = "fake"
     best_length_s = 30.0
+    languages = LANGUAGES
 
     def build_acoustic_model(self, *_: object) -> Any:
         raise NotImplementedError("this family is built by fake_transcriber()")

@@ -15,7 +15,7 @@ from ..closing import Closing
 from ..errors import ASRError, ConfigError
 from ..isolation import alone
 from ..transcript import Transcript
-from ..writers import WRITERS, JsonlWriter, write_file
+from ..writers import WRITERS, JsonlWriter, SubtitleShape, write_file
 
 JSONL_NAME = "transcripts.jsonl"
 _NOT_IN_NAMES = '/\\:*?"<>|'  # on one system or another
@@ -26,12 +26,21 @@ _MAX_NAME_BYTES = 200  # most file systems allow 255, of which suffixes take som
 class OutputFolder(Closing):
     """Writes the transcripts of one job."""
 
-    def __init__(self, directory: Path, formats: Sequence[str], keys: Iterable[str], *, resume: bool) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        formats: Sequence[str],
+        keys: Iterable[str],
+        *,
+        resume: bool,
+        shape: SubtitleShape | None = None,
+    ) -> None:
         """Make the folder; without `resume`, files of an earlier run are replaced as this one goes on.
 
         Args:
             formats: names in WRITERS.
             keys: of all inputs, unique.
+            shape: of subtitles.
 
         Raises:
             ConfigError: an unknown format, or none. OSError: the folder cannot be made.
@@ -50,6 +59,7 @@ class OutputFolder(Closing):
             self._done_lines = _keep_done_lines(path) if resume else set()
             self._jsonl = JsonlWriter(path, append=resume)
         self._resume = resume
+        self._shape = shape
 
     def is_done(self, key: str) -> bool:
         """Whether an earlier run has written everything for this input."""
@@ -90,7 +100,7 @@ class OutputFolder(Closing):
     def _write(self, transcript: Transcript) -> None:
         for path in self.paths(transcript.key):
             if transcript.status == "ok":
-                write_file(transcript, path)
+                write_file(transcript, path, self._shape)
             else:
                 path.unlink(missing_ok=True)
         if self._jsonl is not None:

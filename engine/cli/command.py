@@ -23,7 +23,7 @@ _ENGINE = (
     *("device", "dtype", "encoder_dtype", "backend"),
     *("tensor_parallel_size", "decoder_processes", "stall_timeout_s", "vllm"),
 )
-_MODEL = ("model", "hub", "revision", "gpu_memory_utilization", "max_model_len", "dither")
+_MODEL = ("model", "hub", "revision", "gpu_memory_utilization", "max_model_len", "dither", "forced_aligner")
 
 
 def add_engine_options(parser: argparse.ArgumentParser) -> None:
@@ -57,6 +57,7 @@ def add_model_options(parser: argparse.ArgumentParser, *, is_required: bool = Tr
     group.add_argument("--gpu-memory-utilization", type=float, default=0.8, metavar="SHARE")
     group.add_argument("--max-model-len", type=int, metavar="N", help="positions of prompt and answer together")
     group.add_argument("--dither", type=float, default=0.0, help="noise added to the 16-bit samples")
+    group.add_argument("--forced-aligner", metavar="MODEL", help="a Qwen3-ForcedAligner that times the words")
     add_engine_options(parser)
 
 

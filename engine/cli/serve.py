@@ -2,6 +2,7 @@
 
 import argparse
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,8 @@ from .command import Commands, add_model_options, model_options
 
 if TYPE_CHECKING:
     from ..server.settings import ServerSettings
+    from ..server.speech import Speech
+    from ..server.wyoming import WyomingServer
 
 KEY_VARIABLE = "TWOSTAGE_ASR_API_KEYS"
 PROMPT_ROOM = 4096  # positions that a config file's model has beside its longest answer: 5 minutes of Qwen3-ASR's audio
@@ -42,10 +45,12 @@ def _add(commands: Commands, name: str, port: int, what: str) -> None:
         "served_model", nargs="?", metavar="MODEL", help="the same as --model, as `vllm serve` takes it"
     )
     add_model_options(parser, is_required=False)
-    parser.add_argument("--forced-aligner", metavar="MODEL", help="a Qwen3-ForcedAligner that times the words")
     where = parser.add_argument_group("the server")
     where.add_argument("--host", default="127.0.0.1", help="0.0.0.0 for all interfaces (default 127.0.0.1)")
     where.add_argument("--port", type=int, default=port, help=f"0 for any that is free (default {port})")
+    where.add_argument(
+        "--wyoming", metavar="URI", help="serve Home Assistant's protocol as well, such as tcp://127.0.0.1:10300"
+    )
     where.add_argument("--config", type=Path, metavar="YAML", help="host, port and model, in place of the options")
     where.add_argument("--served-model-name", metavar="NAME", help="in /v1/models; the model's name by default")
     where.add_argument("--language", help="where a request names none")
@@ -87,18 +92,30 @@ def run(args: argparse.Namespace) -> int:
     limits = {name: value for name, _, _, _ in _LIMITS if (value := getattr(args, name)) is not None}
     if args.config is not None:
         limits = _read_config(args) | limits
-    engine = model_options(args) | {"forced_aligner": args.forced_aligner}
+    engine = model_options(args)
     if engine["model"] is None:
         raise ConfigError("which model? --model, or a --config that names it")
     settings = _settings(args, limits)
     address = Address(host=args.host, port=args.port, tls_certificate=args.tls_certificate, tls_key=args.tls_key)
+    wyoming = None if args.wyoming is None else _wyoming(args.wyoming)
     log_as_json(args.log_level)
     with AutoModelVLLM(**engine) as model:
         speech = Speech(model.transcriber, settings, vad=load_vad(args.vad), chunk_ms=args.chunk_ms)
         try:
-            return serve(create_app(speech, offline=args.command == "serve"), speech, address)
+            app = create_app(speech, offline=args.command == "serve")
+            return serve(app, speech, address, beside=[] if wyoming is None else [wyoming(speech)])
         finally:
             speech.close()
+
+
+def _wyoming(uri: str) -> "Callable[[Speech], WyomingServer]":
+    """What makes the server of that protocol. Raises ConfigError before the model is loaded."""
+    try:
+        from ..server.wyoming import WyomingAddress, WyomingServer
+    except ImportError as error:
+        raise ConfigError(f'--wyoming needs pip install "twostage-asr[wyoming]": {error}') from error
+    address = WyomingAddress.of(uri)
+    return lambda speech: WyomingServer(speech, address)
 
 
 def _read_config(args: argparse.Namespace) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -21,7 +21,7 @@ from ..isolation import alone
 from ..options import GenerateOptions
 from ..transcript import Transcript
 from ..vad import VoiceActivityModel, load_vad
-from ..writers import WRITERS
+from ..writers import WRITERS, SubtitleShape
 from .batch_job import OutputFolder
 from .command import (
     INTERRUPTED,
@@ -81,6 +81,15 @@ def add_parser(commands: Commands) -> None:
         "--salvage", action="store_true", help="transcribe what can be decoded of truncated or damaged files"
     )
     group.add_argument("--batch-size", type=int, metavar="N", help="most clips encoded together")
+    group = parser.add_argument_group("subtitles (srt, vtt, ass)")
+    group.add_argument(
+        "--max-line-width", type=int, metavar="N", help="columns (default 42); a Chinese character takes two"
+    )
+    group.add_argument("--max-lines", type=int, metavar="N", help="of one cue (default 2)")
+    group.add_argument("--max-words-per-cue", type=int, metavar="N", help="default: as many as fit")
+    group.add_argument(
+        "--highlight-words", action="store_true", default=None, help="mark each word while it is spoken (karaoke)"
+    )
     parser.set_defaults(run=run)
 
 
@@ -125,7 +134,8 @@ def run(args: argparse.Namespace) -> int:
     items, passed_over = _items(args.inputs)
     if args.verbose:
         _name_passed_over(passed_over)
-    with OutputFolder(args.output_dir, args.format, items, resume=args.resume) as folder:
+    shape = _shape(args)
+    with OutputFolder(args.output_dir, args.format, items, resume=args.resume, shape=shape) as folder:
         todo = [item for key, item in items.items() if not folder.is_done(key)]
         if len(todo) < len(items):
             print(f"{len(items) - len(todo)} of {len(items)} files are done already")
@@ -143,6 +153,12 @@ def run(args: argparse.Namespace) -> int:
         print("interrupted; the same command with --resume goes on from here", file=sys.stderr)
         return INTERRUPTED
     return 1 if summary.failed else 0
+
+
+def _shape(args: argparse.Namespace) -> SubtitleShape | None:
+    """Of subtitles; None where nothing is asked for. Raises ConfigError for a number out of range."""
+    given = given_options(args, [field.name for field in fields(SubtitleShape)])
+    return SubtitleShape(**given) if given else None
 
 
 def _items(inputs: Sequence[str]) -> tuple[dict[str, AudioInput], list[Path]]:

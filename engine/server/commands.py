@@ -6,15 +6,27 @@ event and the session goes on: clients send a second STOP, or commands of newer 
 by it.
 """
 
+import asyncio
 from abc import ABC, abstractmethod
 
 from ..audio.waveform import SAMPLE_RATE
-from ..errors import ASRError, ConfigError
+from ..errors import ASRError, ConfigError, QueueFullError
+from ..streaming import AsyncStreamingSession, Event
 from .openai_audio import hotwords_in
 from .sessions import Link, SessionEnd
 from .speech import Speech
 
 KNOWN = "START, LANGUAGE:x, HOTWORDS:a,b, PING or STOP"
+BUSY_WAIT_S = 0.5  # between two attempts to have the last sentences decoded while the service is full
+
+
+async def finish_stream(stream: AsyncStreamingSession) -> list[Event]:
+    """The last events of a stream, however long the service is full."""
+    while True:
+        try:
+            return await stream.finish()
+        except QueueFullError:
+            await asyncio.sleep(BUSY_WAIT_S)
 
 
 class CommandSession(ABC):
@@ -46,9 +58,10 @@ class CommandSession(ABC):
     async def _stop(self) -> None:
         """Answer with the recording's last sentences; the session listens no longer."""
 
-    async def run(self) -> None:
-        """Obey until the client has gone or the server shuts down."""
-        while (message := await self._link.receive(joined=True)) is not None:
+    async def run(self, first: str | bytes | None = None) -> None:
+        """Obey until the client has gone or the server shuts down; `first` is a message that was received already."""
+        message = first or await self._link.receive(joined=True)
+        while message is not None:
             try:
                 if isinstance(message, str):
                     await self._obey(message)
@@ -59,6 +72,7 @@ class CommandSession(ABC):
                     await self._refuse_audio()
             except ConfigError as error:  # a language or words that the model does not take
                 await self._link.fail(error)
+            message = await self._link.receive(joined=True)
         if self._is_listening:  # the server is shutting down: what was said is not lost
             await self._stop_listening()
 

@@ -9,7 +9,8 @@ from pydantic import Field
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from ..run_options import TranscribeOptions
-from ..writers import WRITERS
+from ..writers import SubtitleShape, formatted
+from ..writers.cues import LINE_COLUMNS, LINES_PER_CUE
 from . import formats
 from .failures import Refusal
 from .fields import AudioForm, ClientRoute
@@ -45,6 +46,21 @@ class TranscriptionForm(AudioForm):
     chunking_strategy: Annotated[Any, Field(description='Long audio is always cut at pauses, as by "auto"')] = "auto"
     itn: Annotated[bool, Field(description="Numbers, dates and amounts in figures")] = True
     spk: Annotated[bool, Field(description="Speaker labels; there is no speaker model yet")] = False
+    max_line_width: Annotated[int, Field(ge=1, description="Columns of srt and vtt; an ideograph takes two")] = (
+        LINE_COLUMNS
+    )
+    max_lines: Annotated[int, Field(ge=1, description="Of one cue of srt and vtt")] = LINES_PER_CUE
+    max_words_per_cue: Annotated[int | None, Field(ge=1, description="Of srt and vtt; as many as fit")] = None
+    highlight_words: Annotated[bool, Field(description="srt and vtt mark each word while it is spoken")] = False
+
+    @property
+    def subtitle_shape(self) -> SubtitleShape:
+        return SubtitleShape(
+            max_line_width=self.max_line_width,
+            max_lines=self.max_lines,
+            max_words_per_cue=self.max_words_per_cue,
+            highlight_words=self.highlight_words,
+        )
 
     @property
     def wants_words(self) -> bool:
@@ -121,7 +137,7 @@ async def answer(speech: Speech, request: Request, form: TranscriptionForm) -> R
             return JSONResponse(verbose)
         case "text":
             return PlainTextResponse(transcript.text)
-    return PlainTextResponse(WRITERS[form.response_format](transcript))
+    return PlainTextResponse(formatted(transcript, form.response_format, form.subtitle_shape))
 
 
 def _refuse_what_is_missing(form: TranscriptionForm) -> None:

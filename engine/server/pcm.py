@@ -1,8 +1,9 @@
-"""Audio inside of JSON: 16-bit PCM or G.711 -> samples."""
+"""Audio inside of messages: 16-bit PCM or G.711, of any rate -> samples."""
 
 import numpy as np
+import soxr
 
-from ..audio.waveform import Waveform
+from ..audio.waveform import SAMPLE_RATE, Waveform
 from ..streaming import PCMReader
 
 _PCM16_FULL_SCALE = np.float32(32768)
@@ -21,6 +22,27 @@ class PCMDecoder:
         if self._table is not None:
             return self._table[np.frombuffer(content, np.uint8)]
         return self._reader.samples(content)
+
+
+class Resampler:
+    """Samples of one stream -> the same at 16 kHz, wherever they were cut."""
+
+    def __init__(self, sample_rate: int) -> None:
+        self._is_needed = sample_rate != SAMPLE_RATE
+        self._stream = soxr.ResampleStream(sample_rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
+
+    def push(self, samples: Waveform) -> Waveform:
+        """(N,) float32 -> (M,) float32; some of it may come later."""
+        return self._resampled(samples) if self._is_needed else samples
+
+    def finish(self) -> Waveform:
+        """What is left."""
+        empty = np.zeros(0, np.float32)
+        return self._resampled(empty, last=True) if self._is_needed else empty
+
+    def _resampled(self, samples: Waveform, *, last: bool = False) -> Waveform:
+        resampled: Waveform = self._stream.resample_chunk(samples, last=last)
+        return resampled
 
 
 def _mu_law() -> Waveform:

@@ -8,10 +8,13 @@ again.
 
 import json
 import logging
+import socket
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import Protocol
 
 import uvicorn
 from fastapi import FastAPI
@@ -35,13 +38,21 @@ class Address:
     tls_key: Path | None = None
 
 
-def serve(app: FastAPI, speech: Speech, address: Address) -> int:
+class Listener(Protocol):
+    """A server of another protocol, which runs beside uvicorn's on the same event loop."""
+
+    async def start(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def serve(app: FastAPI, speech: Speech, address: Address, *, beside: Sequence[Listener] = ()) -> int:
     """Serve until a signal or the engine's death; returns the exit code."""
-    server_of(app, speech, address).run()
+    server_of(app, speech, address, beside=beside).run()
     return ENGINE_FAILED if speech.service.failed else 0
 
 
-def server_of(app: FastAPI, speech: Speech, address: Address) -> uvicorn.Server:
+def server_of(app: FastAPI, speech: Speech, address: Address, *, beside: Sequence[Listener] = ()) -> uvicorn.Server:
     """uvicorn's server, as it is run here."""
     config = uvicorn.Config(
         app,
@@ -57,17 +68,28 @@ def server_of(app: FastAPI, speech: Speech, address: Address) -> uvicorn.Server:
         access_log=False,
         log_config=None,
     )
-    return _Server(config, speech)
+    return _Server(config, speech, beside)
 
 
 class _Server(uvicorn.Server):
     """uvicorn's server with another end."""
 
-    def __init__(self, config: uvicorn.Config, speech: Speech) -> None:
+    def __init__(self, config: uvicorn.Config, speech: Speech, beside: Sequence[Listener]) -> None:
         super().__init__(config)
         self._speech = speech
+        self._beside = beside
         self._is_asked_to_stop = False
         self._ends_at: float | None = None  # time.monotonic()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        for listener in self._beside:
+            await listener.start()
+        await super().startup(sockets)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for listener in self._beside:
+            listener.close()
+        await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self._is_asked_to_stop:

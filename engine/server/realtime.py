@@ -10,9 +10,10 @@ sentences since START, because FunASR's clients show what the last answer holds 
 without a pause come to 2.2 GB in 22,000 answers, of which the last has 200 KB. Before an answer that lacks a segment
 which could not be transcribed comes {"event": "error", "error": why, "code": "segment_failed"}. Times are milliseconds
 from START. LANGUAGE and HOTWORDS hold for the sessions that start after them, and for one that has heard nothing yet.
+
+A client whose first message is JSON speaks FunASR's other protocol for the same address: see funasr_websocket.py.
 """
 
-import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,11 +23,10 @@ from ..audio.waveform import SAMPLE_RATE
 from ..errors import QueueFullError
 from ..streaming import AsyncStreamingSession, Event, Final
 from . import formats
-from .commands import CommandSession
+from .commands import CommandSession, finish_stream
+from .funasr_websocket import ClassicSession, is_classic
 from .sessions import Link, hold_session
 from .speech import Speech
-
-BUSY_WAIT_S = 0.5  # between two attempts to have the last sentences decoded while the service is full
 
 
 def router(speech: Speech) -> APIRouter:
@@ -34,9 +34,18 @@ def router(speech: Speech) -> APIRouter:
 
     @routes.websocket("/")
     async def realtime_session(socket: WebSocket) -> None:
-        await hold_session(socket, speech, "realtime", lambda link: _RealtimeSession(link, speech).run())
+        await hold_session(socket, speech, "realtime", lambda link: _talk(link, speech))
 
     return routes
+
+
+async def _talk(link: Link, speech: Speech) -> None:
+    """The first message tells FunASR's two protocols apart."""
+    first = await link.receive(joined=True)
+    if is_classic(first):
+        await ClassicSession(link, speech).run(first)
+    else:
+        await _RealtimeSession(link, speech).run(first)
 
 
 class _RealtimeSession(CommandSession):
@@ -72,13 +81,7 @@ class _RealtimeSession(CommandSession):
     async def _stop(self) -> None:
         assert self._stream is not None
         stream, self._stream = self._stream, None
-        while True:
-            try:
-                events = await stream.finish()
-                break
-            except QueueFullError:
-                await asyncio.sleep(BUSY_WAIT_S)
-        await self._tell(events, is_final=True)
+        await self._tell(await finish_stream(stream), is_final=True)
 
     async def _tell(self, events: Sequence[Event], *, is_final: bool) -> None:
         """Send the state after these events; a segment that could not be transcribed is an error event before it."""

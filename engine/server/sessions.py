@@ -94,10 +94,10 @@ class Link:
         except TimeoutError:
             raise SessionEnd(1008, "the client does not read what it is sent") from None
 
-    async def fail(self, error: ASRError) -> None:
-        """Tell the client; the session goes on unless the engine cannot. Raises SessionEnd then."""
+    async def fail(self, error: ASRError, **fields: Any) -> None:
+        """Tell the client, `fields` included; the session goes on unless the engine cannot. Raises SessionEnd then."""
         refusal = refusal_of(error)
-        await self.send({"event": "error", "error": str(error), "code": refusal.code})
+        await self.send({"event": "error", "error": str(error), "code": refusal.code} | fields)
         if isinstance(error, DecodeError):
             raise SessionEnd(1011, "the engine has failed")
         if isinstance(error, ServiceClosedError):
@@ -173,7 +173,7 @@ async def _talk_until_end(link: Link, speech: Speech, talk: Talk) -> SessionEnd:
         first = talking if talking in done else reading
         error = first.exception()
         if error is not None:
-            return _end_after(error, is_client_gone=reading.done())
+            return end_after(error, is_client_gone=reading.done())
         if first is reading:
             return SessionEnd(await reading, "the client has closed")
         return SessionEnd(1012, "the server is shutting down") if draining.done() else SessionEnd(1000, "")
@@ -183,7 +183,7 @@ async def _talk_until_end(link: Link, speech: Speech, talk: Talk) -> SessionEnd:
         await asyncio.gather(talking, reading, draining, return_exceptions=True)
 
 
-def _end_after(error: BaseException, *, is_client_gone: bool) -> SessionEnd:
+def end_after(error: BaseException, *, is_client_gone: bool) -> SessionEnd:
     """The end of a session in which this was raised; whatever it is, it ends that session alone."""
     match error:
         case SessionEnd():

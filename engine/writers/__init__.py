@@ -3,6 +3,9 @@
     WRITERS["srt"](transcript)             -> the file's text
     write_file(transcript, Path("a.srt"))  -> the file, whole or not at all
 
+    shape = SubtitleShape(max_line_width=32, max_lines=1, highlight_words=True)
+    write_file(transcript, Path("a.vtt"), shape)    or formatted(transcript, "vtt", shape), the text
+
 | format | holds | warnings and errors |
 |---|---|---|
 | txt | a line a segment | no place for them |
@@ -21,13 +24,34 @@ from typing import TypeAlias
 from ..errors import ConfigError
 from ..transcript import Transcript
 from .annotations import ctm_text, rttm_text, textgrid_text
-from .cues import Cue, cues
+from .cues import Cue, CueWord, SubtitleShape, cues
 from .records import JsonlWriter, json_text, jsonl_text, tsv_text, txt_text, write_jsonl
 from .subtitles import ass_text, srt_text, vtt_text
 
-__all__ = ["WRITERS", "Cue", "JsonlWriter", "Writer", "cues", "srt_text", "vtt_text", "write_file", "write_jsonl"]
+__all__ = [
+    "SUBTITLES",
+    "WRITERS",
+    "Cue",
+    "CueWord",
+    "JsonlWriter",
+    "SubtitleShape",
+    "Writer",
+    "ass_text",
+    "cues",
+    "formatted",
+    "srt_text",
+    "vtt_text",
+    "write_file",
+    "write_jsonl",
+]
 
 Writer: TypeAlias = Callable[[Transcript], str]
+
+SUBTITLES: Mapping[str, Callable[[Transcript, SubtitleShape], str]] = {
+    "srt": srt_text,
+    "vtt": vtt_text,
+    "ass": ass_text,
+}  # what has a shape
 
 WRITERS: Mapping[str, Writer] = {
     "txt": txt_text,
@@ -43,7 +67,14 @@ WRITERS: Mapping[str, Writer] = {
 }
 
 
-def write_file(transcript: Transcript, path: Path) -> None:
+def formatted(transcript: Transcript, name: str, shape: SubtitleShape | None = None) -> str:
+    """The text of one transcript in a format of WRITERS; subtitles have the shape that is given."""
+    if shape is not None and name in SUBTITLES:
+        return SUBTITLES[name](transcript, shape)
+    return WRITERS[name](transcript)
+
+
+def write_file(transcript: Transcript, path: Path, shape: SubtitleShape | None = None) -> None:
     """Write one transcript in the format that the path's suffix names; an existing file is replaced when all is there.
 
     UTF-8. A key from a file name that is not UTF-8 holds lone surrogates, which become \\udcxx.
@@ -55,5 +86,5 @@ def write_file(transcript: Transcript, path: Path) -> None:
     if name not in WRITERS:
         raise ConfigError(f"{path}: the suffix names no format; allowed: {', '.join(WRITERS)}")
     part = path.with_name(f"{path.name}.part")
-    part.write_text(WRITERS[name](transcript), encoding="utf-8", errors="backslashreplace", newline="\n")
+    part.write_text(formatted(transcript, name, shape), encoding="utf-8", errors="backslashreplace", newline="\n")
     os.replace(part, path)

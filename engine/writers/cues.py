@@ -1,16 +1,20 @@
 """Transcript -> cues: subtitles that a viewer can read.
 
-A cue is at most LINES_PER_CUE lines of LINE_COLUMNS columns (a Chinese, Japanese or Korean character takes two) and
-CUE_MAX_S seconds. Segments longer than that are cut between words, where word times exist: after the end of a sentence,
-else at the last comma or pause, else at the last word that fits. A segment without word times stays one cue, however
-long: its inner times are unknown.
+A cue keeps to a SubtitleShape and lasts at most CUE_MAX_S seconds. Segments that are too long for that are cut between
+words, where word times exist: after the end of a sentence, else at the last comma or pause, else at the last word that
+fits. A segment without word times stays one cue, however long, because its inner times are unknown: its lines are as
+wide as they may be, but there may be too many of them.
 """
 
 import re
 import unicodedata
+from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
-from ..transcript import Segment, Transcript, Word
+from ..errors import ConfigError
+from ..transcript import Segment, Transcript, TranscriptWarning, Word
 
 LINE_COLUMNS = 42
 LINES_PER_CUE = 2
@@ -21,9 +25,42 @@ PAUSE_S = 0.5  # silence between words at which a cut reads well
 _SENTENCE_END = tuple(".!?…。！？")
 _CLAUSE_END = (*_SENTENCE_END, *",;:，、；：")
 _CLOSING = "\"'”’)]}」』】》）"  # may follow a mark that ends a sentence
-# What may not be torn apart: a run of letters with the marks around it, or one ideograph with the marks after it.
+# What may not be torn apart: a run of letters with the marks around it, or one ideograph with the marks around it.
 _WIDE = r"\u2e80-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-_UNIT = re.compile(rf"[{_WIDE}][^\w\s]*|[^\s{_WIDE}]+|\s+")
+_OPENING = "“‘«「『（【《〈"
+_UNIT = re.compile(rf"[{_OPENING}]*[{_WIDE}][^\w\s{_OPENING}]*|[^\s{_WIDE}]+")
+_NO_WIDTH = ("Mn", "Me", "Cf")  # Unicode's categories of what is drawn onto its neighbour, or not at all
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubtitleShape:
+    """How subtitles are cut and shown.
+
+    Raises ConfigError for a number below 1.
+    """
+
+    max_line_width: int = LINE_COLUMNS  # columns; a wide character (Chinese, Japanese, Korean) takes two
+    max_lines: int = LINES_PER_CUE  # of one cue
+    max_words_per_cue: int | None = None  # an ideograph is a word; None is as many as fit
+    highlight_words: bool = False  # each word is marked while it is spoken (karaoke)
+
+    def __post_init__(self) -> None:
+        for name in ("max_line_width", "max_lines", "max_words_per_cue"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} must be at least 1, got {value}")
+
+
+DEFAULT_SHAPE = SubtitleShape()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CueWord:
+    """A word as written, with the marks and the white space around it, and when it is spoken."""
+
+    start: float  # s
+    end: float  # s
+    text: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,15 +69,25 @@ class Cue:
 
     start: float  # s
     end: float  # s
-    text: str  # one line
+    rows: tuple[tuple[CueWord, ...], ...]  # its lines, as words
+    is_timed: bool = True  # False: all its words have the times of the cue, since no others are known
+
+    @property
+    def words(self) -> list[CueWord]:
+        return [word for row in self.rows for word in row]
 
     @property
     def lines(self) -> list[str]:
-        """As they are shown: at most LINE_COLUMNS columns; only a longer word has a longer line."""
-        return _wrap(self.text)
+        """As they are shown: only a longer word has a longer line."""
+        return [_joined(row).rstrip() for row in self.rows]
+
+    @property
+    def text(self) -> str:
+        """On one line."""
+        return _joined(self.words).rstrip()
 
 
-def cues(transcript: Transcript) -> list[Cue]:
+def cues(transcript: Transcript, shape: SubtitleShape = DEFAULT_SHAPE) -> list[Cue]:
     """Subtitles in order, without overlap: their texts joined are the segments' texts, up to white space.
 
     Where channels were split, the cues of one may overlap those of another, as what is said does.
@@ -48,92 +95,118 @@ def cues(transcript: Transcript) -> list[Cue]:
     found: list[Cue] = []
     clocks: dict[int | None, float] = {}  # when the last cue of each channel ends
     for segment in transcript.segments:
-        for cue in _segment_cues(segment):
-            start = max(cue.start, clocks.get(segment.channel, 0.0))
-            clocks[segment.channel] = end = max(cue.end, start + 0.001)  # players skip a cue of no length
-            found.append(Cue(start=start, end=end, text=cue.text))
+        words, is_timed = _words_of(segment)
+        for group in _groups(words, shape) if is_timed else filter(None, [words]):
+            start = max(group[0].start, clocks.get(segment.channel, 0.0))
+            clocks[segment.channel] = end = max(group[-1].end, start + 0.001)  # players skip a cue of no length
+            found.append(Cue(start=start, end=end, rows=_wrap(group, shape.max_line_width), is_timed=is_timed))
     return sorted(found, key=lambda cue: cue.start)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Piece:
-    """A word as written, with the punctuation and white space up to the next one, and when it was spoken."""
+def shape_warning(found: Sequence[Cue], shape: SubtitleShape) -> TranscriptWarning | None:
+    """What of the shape these cues do not have, because no word times are known; None if nothing is missing."""
+    untimed = [cue for cue in found if not cue.is_timed]
+    most_words = shape.max_words_per_cue or float("inf")
+    too_long = sum(len(cue.rows) > shape.max_lines or len(cue.words) > most_words for cue in untimed)
+    missing = [f"{too_long} of {len(found)} cues are longer than asked for"] if too_long else []
+    if shape.highlight_words and untimed:
+        missing.append(f"words are not highlighted in {len(untimed)} of {len(found)} cues")
+    if not missing:
+        return None
+    return TranscriptWarning("no_word_times", f"without word times {' and '.join(missing)}")
 
-    start: float
-    end: float
-    text: str
 
-
-def _segment_cues(segment: Segment) -> list[Cue]:
+def _words_of(segment: Segment) -> tuple[list[CueWord], bool]:
+    """The text as words, and whether they have times of their own."""
     text = one_line(segment.text)
-    pieces = _pieces(text, segment.words or ())
-    if not text:
-        return []
-    if not pieces:
-        return [Cue(start=segment.start, end=segment.end, text=text)]
-    groups: list[list[_Piece]] = []
-    current: list[_Piece] = []
-    for piece in pieces:
-        while current and not _fits([*current, piece]):
-            cut = _cut(current)
-            groups.append(current[:cut])
-            current = current[cut:]
-        current.append(piece)
-        if _ends(piece, _SENTENCE_END) and piece.end - current[0].start >= CUE_MIN_S:
-            groups.append(current)
-            current = []
-    groups += [current] if current else []
-    return [Cue(start=g[0].start, end=g[-1].end, text=one_line("".join(p.text for p in g))) for g in groups]
+    units = [match.start() for match in _UNIT.finditer(text)]
+    timed = _timed_words(text, units, segment.words or ())
+    if timed:
+        return timed, True
+    bounds = [0, *units[1:], len(text)] if units else []
+    whole = [CueWord(start=segment.start, end=segment.end, text=text[begin:end]) for begin, end in pairwise(bounds)]
+    return whole, False
 
 
-def _pieces(text: str, words: tuple[Word, ...]) -> list[_Piece]:
-    """The text, cut before each word; empty if the words are not found in it in order."""
-    starts = []
+def _timed_words(text: str, units: Sequence[int], words: Sequence[Word]) -> list[CueWord]:
+    """The text, cut before each unit in which a word begins; empty if the words are not found in it in order."""
+    begins: list[int] = []
+    times: list[tuple[float, float]] = []
     position = 0
     for word in words:
         position = text.find(word.text, position)
         if position < 0:
             return []
-        starts.append(position)
+        begin = units[bisect_right(units, position) - 1]
+        if begins and begin <= begins[-1]:  # the second word of "well-known"
+            times[-1] = (times[-1][0], word.end)
+        else:
+            begins.append(begin)
+            times.append((word.start, word.end))
         position += len(word.text)
-    bounds = [0, *starts[1:], len(text)]  # marks before the first word belong to it
+    bounds = [0, *begins[1:], len(text)] if begins else []
     return [
-        _Piece(start=word.start, end=word.end, text=text[begin:end])
-        for word, begin, end in zip(words, bounds, bounds[1:], strict=False)
+        CueWord(start=start, end=end, text=text[first:last])
+        for (start, end), (first, last) in zip(times, pairwise(bounds), strict=True)
     ]
 
 
-def _fits(pieces: list[_Piece]) -> bool:
-    is_short = pieces[-1].end - pieces[0].start <= CUE_MAX_S
-    return is_short and len(_wrap("".join(piece.text for piece in pieces))) <= LINES_PER_CUE
+def _groups(words: Sequence[CueWord], shape: SubtitleShape) -> list[list[CueWord]]:
+    """The words of one cue each."""
+    groups: list[list[CueWord]] = []
+    current: list[CueWord] = []
+    for word in words:
+        while current and not _fits([*current, word], shape):
+            cut = _cut(current)
+            groups.append(current[:cut])
+            current = current[cut:]
+        current.append(word)
+        if _ends(word, _SENTENCE_END) and word.end - current[0].start >= CUE_MIN_S:
+            groups.append(current)
+            current = []
+    return [*groups, current] if current else groups
 
 
-def _cut(pieces: list[_Piece]) -> int:
-    """How many pieces go into the cue: up to the last comma or pause in the second half, else all."""
-    for count in range(len(pieces) - 1, len(pieces) // 2, -1):
-        if _ends(pieces[count - 1], _CLAUSE_END) or pieces[count].start - pieces[count - 1].end >= PAUSE_S:
+def _fits(words: Sequence[CueWord], shape: SubtitleShape) -> bool:
+    if words[-1].end - words[0].start > CUE_MAX_S or len(words) > (shape.max_words_per_cue or len(words)):
+        return False
+    return len(_wrap(words, shape.max_line_width)) <= shape.max_lines
+
+
+def _cut(words: Sequence[CueWord]) -> int:
+    """How many words go into the cue: up to the last comma or pause in the second half, else all."""
+    for count in range(len(words) - 1, len(words) // 2, -1):
+        if _ends(words[count - 1], _CLAUSE_END) or words[count].start - words[count - 1].end >= PAUSE_S:
             return count
-    return len(pieces)
+    return len(words)
 
 
-def _ends(piece: _Piece, marks: tuple[str, ...]) -> bool:
-    return piece.text.rstrip().rstrip(_CLOSING).endswith(marks)
+def _ends(word: CueWord, marks: tuple[str, ...]) -> bool:
+    return word.text.rstrip().rstrip(_CLOSING).endswith(marks)
 
 
-def _wrap(text: str) -> list[str]:
-    """Lines of at most LINE_COLUMNS columns; only a longer word has a longer line."""
-    lines = [""]
-    for unit in _UNIT.findall(text):
-        if lines[-1] and _columns(lines[-1]) + _columns(unit.rstrip()) > LINE_COLUMNS:
-            lines.append("")
-        lines[-1] += unit if lines[-1] else unit.lstrip()
-    return [line.rstrip() for line in lines if line.strip()]
+def _wrap(words: Sequence[CueWord], width: int) -> tuple[tuple[CueWord, ...], ...]:
+    """Lines of at most `width` columns; a longer word stands alone."""
+    rows: list[list[CueWord]] = []
+    used = 0  # columns of the last line
+    for word in words:
+        if not rows or used + _columns(word.text.rstrip()) > width:
+            rows.append([])
+            used = 0
+        rows[-1].append(word)
+        used += _columns(word.text)
+    return tuple(map(tuple, rows))
+
+
+def _joined(words: Sequence[CueWord]) -> str:
+    return "".join(word.text for word in words)
 
 
 def _columns(text: str) -> int:
     """Width on the screen: wide characters count two, combining marks none."""
     return sum(
-        0 if unicodedata.combining(char) else 2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text
+        0 if unicodedata.category(char) in _NO_WIDTH else 2 if unicodedata.east_asian_width(char) in "WF" else 1
+        for char in text
     )
 
 

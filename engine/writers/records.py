@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TextIO
 
 from ..closing import Closing
-from ..transcript import Transcript
+from ..transcript import Transcript, TranscriptWarning
 from .cues import one_line
 
 
@@ -35,8 +35,11 @@ def remarks(transcript: Transcript) -> Iterator[str]:
     """What a reader should know: the error and the warnings, a line each."""
     if transcript.error is not None:
         yield one_line(f"error: {transcript.error}")
-    for warning in transcript.warnings:
-        yield one_line(f"warning: {warning.code}: {warning.message}")
+    yield from map(warning_line, transcript.warnings)
+
+
+def warning_line(warning: TranscriptWarning) -> str:
+    return one_line(f"warning: {warning.code}: {warning.message}")
 
 
 class JsonlWriter(Closing):

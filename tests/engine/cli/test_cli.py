@@ -10,14 +10,14 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import soundfile
 
 from tests.pipeline import Clip
-from twostage_asr.engine import AutoModelVLLM, Transcript
+from twostage_asr.engine import AutoModelVLLM, Segment, Transcript, Word
 from twostage_asr.engine.audio.decode import decode_audio
 from twostage_asr.engine.audio.inputs import AudioInput
 from twostage_asr.engine.audio.waveform import SAMPLE_RATE
@@ -103,7 +103,9 @@ class WritesKeys:
     """In place of AutoModelVLLM: the text of each input is its key."""
 
     def __init__(self, **options: object) -> None:
-        pass
+        self.asked.update(options)
+
+    asked: ClassVar[dict[str, object]] = {}  # of the model, the last time
 
     def __enter__(self) -> "WritesKeys":
         return self
@@ -140,6 +142,30 @@ def test_what_cannot_be_written_or_shown_costs_one_file(
     printed = capsys.readouterr()
     assert "3 failed" in printed.out and "FAILED a: " in printed.err
     assert "FAILED b: write failed" in printed.err
+
+
+class WritesSegments(WritesKeys):
+    """Each text is spoken in half a second a word."""
+
+    def generate_iter(self, items: list[AudioInput], **options: object) -> Iterator[Transcript]:
+        words = tuple(Word(word, i / 2, i / 2 + 0.5, 1.0) for i, word in enumerate(["one", "two", "three"]))
+        segment = Segment(0.0, 1.5, "one two three", words, 1.0)
+        yield from (Transcript(item.key, text=segment.text, segments=(segment,)) for item in items)
+
+
+def test_subtitles_have_the_shape_and_times_the_aligner_that_are_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.wav").write_bytes(b"no audio")
+    monkeypatch.setattr("twostage_asr.engine.auto.AutoModelVLLM", WritesSegments)
+    arguments = ["transcribe", str(tmp_path / "a.wav"), "--model", "m", "--forced-aligner", "aligner", "--format"]
+    shape = ["--max-line-width", "7", "--max-lines", "1", "--max-words-per-cue", "2", "--highlight-words"]
+    assert main([*arguments, "vtt,txt", "--output-dir", str(tmp_path), *shape]) == 0
+    assert WritesKeys.asked["forced_aligner"] == "aligner"
+    lines = (tmp_path / "a.vtt").read_text().splitlines()
+    assert [line for line in lines if "<c>" in line] == ["<c>one</c> <00:00:00.500><c>two</c>", "<c>three</c>"]
+    assert main([*arguments, "srt", "--max-lines", "0"]) == 1
+    assert "max_lines must be at least 1, got 0" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +13,7 @@ import uvicorn
 
 from twostage_asr.engine import AutoModelVLLM
 from twostage_asr.engine.server.app import create_app
-from twostage_asr.engine.server.process import Address, server_of
+from twostage_asr.engine.server.process import Address, Listener, server_of
 from twostage_asr.engine.server.settings import ServerSettings
 from twostage_asr.engine.server.speech import Speech
 from twostage_asr.engine.vad import load_vad
@@ -37,9 +37,11 @@ class Running:
 
 
 @contextmanager
-def running(model: AutoModelVLLM, **settings: Any) -> Iterator[Running]:
+def running(
+    model: AutoModelVLLM, *, beside: Callable[[Speech], Sequence[Listener]] = lambda speech: (), **settings: Any
+) -> Iterator[Running]:
     speech = Speech(model.transcriber, ServerSettings(**settings), vad=load_vad())
-    server = server_of(create_app(speech), speech, Address(port=0))
+    server = server_of(create_app(speech), speech, Address(port=0), beside=beside(speech))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     deadline = time.monotonic() + 20

@@ -69,6 +69,14 @@ def test_subtitles_are_read_back(client: openai.OpenAI, clip: Clip, form: str) -
     written = client.audio.transcriptions.create(model="x", file=("a.wav", wav(clip)), response_format=form)  # type: ignore[call-overload]
     cues = pysubs2.SSAFile.from_string(str(written), format_=form)
     assert " ".join(cue.plaintext.replace("\n", " ") for cue in cues) == clip["text"]
+    shape: dict[str, Any] = {"max_line_width": 12, "max_lines": 1, "max_words_per_cue": 2, "highlight_words": True}
+    written = client.audio.transcriptions.create(
+        model="x", file=("a.wav", wav(clip)), response_format=form, extra_body=shape
+    )  # type: ignore[call-overload]
+    shown = re.sub(r"<\d[^>]*>", "", str(written))
+    assert shown.count("<c>" if form == "vtt" else "<u>") == len(clip["text"].split())
+    with pytest.raises(openai.BadRequestError, match="max_lines"):
+        client.audio.transcriptions.create(model="x", file=("a.wav", wav(clip)), extra_body={"max_lines": 0})
 
 
 def test_text_is_the_text_alone(client: openai.OpenAI, clip: Clip) -> None:

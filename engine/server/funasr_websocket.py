@@ -1,0 +1,311 @@
+"""FunASR's JSON WebSocket, at `/` beside its text commands: what the clients of FunASR's runtime speak.
+
+    client: {"mode": "offline" | "online" | "2pass", "wav_name", "wav_format", "audio_fs", "hotwords", "itn",
+             "svs_lang", "is_speaking": true}, audio as bytes, {"is_speaking": false}; other recordings may follow
+    server: {"mode", "text", "wav_name", "is_final", "timestamp": "[[ms, ms], ...]", "stamp_sents": [...]}
+
+The protocol is FunASR's runtime/docs/websocket_protocol.md, and what its clients in Python, C++ and HTML do with it:
+
+- "offline" answers once, after the end. Its audio is 16-bit PCM of `audio_fs` Hz, or with any other `wav_format` the
+  bytes of a file. The other modes take PCM alone.
+- Clients put "online" and "2pass-online" texts one after the other, so these hold what is new and will not change.
+- A "2pass-offline" text replaces the "2pass-online" texts since the one before it, and has the times of its words.
+- The last answer to a recording has "is_final": true, also if nothing was said. Some clients end with "is_end": true;
+  they find that in the last answer, and "is_final": false where the recording could not be transcribed.
+
+An answer with "error" and "code" says what went wrong. `chunk_size` and its like tune FunASR's model and mean nothing
+to this one. Until the server has heard something of a recording, a message may change its settings.
+"""
+
+import json
+import logging
+import re
+from typing import Any, Literal, Protocol
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ..audio.waveform import SAMPLE_RATE
+from ..errors import ASRError, ConfigError
+from ..streaming import AsyncStreamingSession, Event, Final, PCMReader, TextSoFar, samples_of
+from ..transcript import Segment, Transcript, Word
+from .commands import finish_stream
+from .openai_audio import hotwords_in
+from .pcm import Resampler
+from .sessions import Link, SessionEnd
+from .speech import Speech
+
+MIN_PCM_BYTES = 4  # two samples: less has no features
+
+_MARKS = "，。？！；：、…,.?!;:"
+_WITHOUT_MEANING = frozenset({"chunk_size", "chunk_interval", "encoder_chunk_look_back", "decoder_chunk_look_back"})
+
+log = logging.getLogger("twostage_asr.sessions")
+
+Answer = dict[str, Any]
+
+
+class Settings(BaseModel):
+    """How recordings are transcribed: what a client has said, in any number of messages."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, coerce_numbers_to_str=True)
+
+    mode: Literal["offline", "online", "2pass"] = "2pass"
+    wav_name: str = "microphone"
+    wav_format: str = "pcm"
+    audio_fs: int = SAMPLE_RATE  # Hz, of PCM
+    hotwords: str | list[str] | dict[str, Any] = ""  # '{"word": weight}', or words
+    itn: bool = True
+    svs_lang: str | None = None
+
+    @property
+    def is_pcm(self) -> bool:
+        return self.wav_format.casefold() == "pcm"
+
+    @property
+    def words(self) -> list[str]:
+        """The hotwords; their weights mean nothing here."""
+        given: Any = self.hotwords
+        if isinstance(given, str) and given.lstrip().startswith("{"):
+            given = _json_object(given)
+        if not isinstance(given, str):
+            return list(given)
+        return hotwords_in(given if re.search(r"[,，、\n]", given) else ",".join(given.split()))
+
+
+class Message(Settings):
+    """One text message of a client."""
+
+    is_speaking: bool = True
+    is_end: bool = False
+
+
+def is_classic(message: str | bytes | None) -> bool:
+    """Whether a client that begins with this speaks this protocol: no text command begins with a brace."""
+    return isinstance(message, str) and message.lstrip().startswith("{")
+
+
+class ClassicSession:
+    """One client's connection: any number of recordings."""
+
+    def __init__(self, link: Link, speech: Speech) -> None:
+        self._link = link
+        self._speech = speech
+        self._said: dict[str, Any] = {}  # of Settings
+        self._settings = Settings()
+        self._recording: _Recording | None = None
+        self._num_bytes = 0  # of the recording
+        self._unknown: set[str] = set()  # fields that have been logged
+
+    async def run(self, first: str | bytes | None) -> None:
+        """Listen, from the first message on, until the client has gone or the server shuts down."""
+        message = first
+        while message is not None:
+            try:
+                if isinstance(message, str):
+                    await self._obey(message)
+                else:
+                    await self._hear(message)
+            except ConfigError as error:  # what follows would be heard in another way than the client thinks
+                await self._fail(error)
+                raise SessionEnd(1008, str(error)) from error
+            message = await self._link.receive(joined=True)
+        if self._recording is not None:  # the server is shutting down: what was said is not lost
+            await self._finish()
+
+    async def _obey(self, text: str) -> None:
+        said = {name: value for name, value in _json_object(text).items() if value is not None}
+        self._log_unknown(said)
+        try:
+            message = Message.model_validate(self._said | said)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            raise ConfigError(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}") from error
+        self._said |= {name: value for name, value in said.items() if name in Settings.model_fields}
+        self._settings = message
+        if not message.is_speaking:
+            await self._finish(is_end=message.is_end)
+        elif not self._num_bytes:
+            self._recording = self._begin()
+
+    def _begin(self) -> "_Recording":
+        """Raises ConfigError for what the model or this server does not take."""
+        settings, limits = self._settings, self._speech.settings
+        if not limits.min_sample_rate <= settings.audio_fs <= limits.max_sample_rate:
+            allowed = f"{limits.min_sample_rate} to {limits.max_sample_rate}"
+            raise ConfigError(f"audio_fs is {settings.audio_fs}, allowed are {allowed} Hz")
+        if settings.svs_lang:
+            self._speech.require_language(settings.svs_lang)
+        if settings.mode == "offline":
+            return _Whole(self._speech, settings)
+        if not settings.is_pcm:
+            message = f"mode {settings.mode!r} takes pcm alone, got wav_format {settings.wav_format!r}; use 'offline'"
+            raise ConfigError(message)
+        return _Live(self._speech, settings)
+
+    async def _hear(self, content: bytes) -> None:
+        if self._recording is None:  # a client need not repeat its settings
+            self._recording = self._begin()
+        self._num_bytes += len(content)
+        self._require_size()
+        try:
+            answers = await self._recording.hear(content)
+        except ASRError as error:  # such as a full service: a later piece of audio gives what is missing
+            await self._fail(error)
+            return
+        for answer in answers:
+            await self._send(answer)
+
+    def _require_size(self) -> None:
+        limits, settings = self._speech.settings, self._settings
+        if not settings.is_pcm:
+            if self._num_bytes > limits.max_body_bytes:
+                raise SessionEnd(1009, f"a file may have {limits.max_body_bytes:,} bytes")
+        elif self._num_bytes // 2 > limits.max_audio_s * settings.audio_fs:
+            raise SessionEnd(1009, f"more than {limits.max_audio_s:g} s of audio")
+
+    async def _finish(self, *, is_end: bool = False) -> None:
+        """Send what is left of the recording; the last answer says that it is the last."""
+        recording, self._recording, self._num_bytes = self._recording, None, 0
+        end = {"is_end": True} if is_end else {}
+        try:
+            answers = [] if recording is None else await recording.finish()
+        except ASRError as error:
+            await self._fail(error, is_final=not is_end, **end)
+            return
+        mode = "2pass-offline" if self._settings.mode == "2pass" else self._settings.mode
+        *earlier, last = answers or [{"mode": mode, "text": ""}]
+        for answer in earlier:
+            await self._send(answer)
+        await self._send(last | {"is_final": True} | end)
+
+    async def _send(self, answer: Answer) -> None:
+        await self._link.send({"wav_name": self._settings.wav_name, "is_final": False} | answer)
+
+    async def _fail(self, error: ASRError, **fields: Any) -> None:
+        """Tell the client; the session goes on unless the engine cannot. Raises SessionEnd then."""
+        about = {"mode": self._settings.mode, "text": "", "wav_name": self._settings.wav_name, "is_final": False}
+        await self._link.fail(error, **about | fields)
+
+    def _log_unknown(self, said: dict[str, Any]) -> None:
+        unknown = set(said) - set(Message.model_fields) - _WITHOUT_MEANING - self._unknown
+        if unknown and not self._unknown:  # once a session: a client can invent any number
+            log.info("ignored, since they are unknown here: %s", ", ".join(sorted(unknown)[:10]))
+            self._unknown = unknown
+
+
+class _Recording(Protocol):
+    """What is between the settings and the end; gives answers without `wav_name` and `is_final`."""
+
+    async def hear(self, content: bytes) -> list[Answer]: ...
+
+    async def finish(self) -> list[Answer]: ...
+
+
+class _Whole:
+    """Mode "offline": everything is transcribed at the end."""
+
+    def __init__(self, speech: Speech, settings: Settings) -> None:
+        self._speech = speech
+        self._settings = settings
+        self._options = speech.options(language=settings.svs_lang, hotwords=settings.words, itn=settings.itn)
+        self._content = bytearray()
+
+    async def hear(self, content: bytes) -> list[Answer]:
+        self._content += content
+        return []
+
+    async def finish(self) -> list[Answer]:
+        content, settings = bytes(self._content), self._settings
+        if settings.is_pcm:
+            content = content[: len(content) // 2 * 2]  # half a sample at the end is no sound
+            if len(content) < MIN_PCM_BYTES:
+                return []
+            recording = await self._speech.read(samples_of(content), settings.audio_fs)
+        else:
+            recording = await self._speech.read(content)
+        return [_final_answer("offline", await self._speech.transcribe(recording, self._options))]
+
+
+class _Live:
+    """Modes "online" and "2pass": texts while the recording goes on."""
+
+    def __init__(self, speech: Speech, settings: Settings) -> None:
+        self._speech = speech
+        self._is_2pass = settings.mode == "2pass"
+        options = speech.options(language=settings.svs_lang, hotwords=settings.words, itn=settings.itn)
+        self._stream = AsyncStreamingSession(speech.service, options, speech.live)
+        self._reader = PCMReader()
+        self._resampler = Resampler(settings.audio_fs)
+        self._so_far = TextSoFar()
+        self._finals = self._sent = ""  # the text of all finals; all that the client shows
+
+    async def hear(self, content: bytes) -> list[Answer]:
+        samples = self._resampler.push(self._reader.samples(content))
+        return self._answers(await self._stream.push(samples)) if len(samples) else []
+
+    async def finish(self) -> list[Answer]:
+        rest = self._resampler.finish()
+        answers = self._answers(await self._stream.push(rest)) if len(rest) else []
+        return answers + self._answers(await finish_stream(self._stream))
+
+    def _answers(self, events: list[Event]) -> list[Answer]:
+        answers: list[Answer] = []
+        for event in events:
+            self._so_far.add([event])
+            fixed = self._so_far.fixed_text
+            is_final = isinstance(event, Final)
+            if isinstance(event, Final):
+                self._speech.metrics.count(event.transcript)
+                if event.transcript.status == "error":
+                    answers.append({"text": "", "error": event.transcript.error, "code": "segment_failed"})
+            if isinstance(event, Final) and self._is_2pass:
+                if len(fixed) > len(self._finals):
+                    answers.append(_final_answer("2pass-offline", event.transcript, fixed[len(self._finals) :]))
+            elif len(fixed) > len(self._sent):
+                mode = "2pass-online" if self._is_2pass else "online"
+                answers.append({"mode": mode, "text": fixed[len(self._sent) :]})
+            self._sent = fixed
+            self._finals = fixed if is_final else self._finals
+        return answers
+
+
+def _final_answer(mode: str, transcript: Transcript, text: str | None = None) -> Answer:
+    """A transcript as FunASR shows it; `text` in place of its own."""
+    answer: Answer = {"mode": mode, "text": transcript.text if text is None else text}
+    if transcript.words is not None:
+        answer["timestamp"] = json.dumps([_ms(word) for word in transcript.words])
+        answer["stamp_sents"] = [sentence for segment in transcript.segments for sentence in _sentences(segment)]
+    return answer
+
+
+def _sentences(segment: Segment) -> list[Answer]:
+    """What lies between punctuation marks, the words divided by spaces."""
+    sentences: list[Answer] = []
+    current: list[Word] = []
+    position, words = 0, segment.words or ()
+    for index, word in enumerate(words):
+        position = max(segment.text.find(word.text, position), position) + len(word.text)
+        current.append(word)
+        following = segment.text[position : position + 1]
+        mark = following if following in _MARKS else ""
+        if mark or index == len(words) - 1:
+            sentence = {"text_seg": " ".join(each.text for each in current), "punc": mark}
+            times = [_ms(each) for each in current]
+            sentences.append({**sentence, "start": times[0][0], "end": times[-1][1], "ts_list": times})
+            current = []
+    return sentences
+
+
+def _ms(word: Word) -> list[int]:
+    return [round(word.start * 1000), round(word.end * 1000)]
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    """Raises ConfigError for anything else."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"not JSON: {text[:50]!r}: {error}") from error
+    if not isinstance(found, dict):
+        raise ConfigError(f"a message is a JSON object, got {text[:50]!r}")
+    return found

@@ -1,0 +1,368 @@
+"""Home Assistant's Wyoming protocol, on an address of its own: speech to text for voice assistants.
+
+    client: describe; or transcribe, audio-start, audio-chunk ..., audio-stop
+    server: info; or transcript-start, transcript-chunk ..., transcript, transcript-stop; or error, and the end
+
+The protocol is that of the package `wyoming`, whose classes read and write the events. Audio is heard while it comes,
+as in every live session here: a transcript-chunk holds text that will not change, the chunks of a transcript one after
+the other are its text, and a client that does not know them waits for `transcript`. The limits of ServerSettings hold.
+The protocol has no keys: whoever reaches the address may have speech transcribed.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import NoReturn, TypeVar, cast
+from urllib.parse import urlsplit
+
+import numpy as np
+from wyoming.asr import Transcribe, Transcript, TranscriptChunk, TranscriptStart, TranscriptStop
+from wyoming.audio import AudioChunk, AudioStart, AudioStop
+from wyoming.error import Error
+from wyoming.event import Event, Eventable, async_read_event, async_write_event
+from wyoming.info import AsrModel, AsrProgram, Attribution, Describe, Info
+from wyoming.ping import Ping, Pong
+
+from ..audio.waveform import Waveform
+from ..errors import ASRError, ConfigError
+from ..families.languages import LANGUAGES
+from .failures import refusal_of
+from .sessions import CLIENT_GONE, MAX_BUFFERED_BYTES, MESSAGE_BYTES, SessionEnd, end_after
+from .speech import Speech
+from .utterance import PCMFormat, Utterance
+
+PROTOCOL = "wyoming"  # in metrics and log lines
+
+CLOSE_TIMEOUT_S = 2.0
+SHUTTING_DOWN = 1012  # of WebSocket's close codes, which stand for the reasons here as well
+
+_CODES = {
+    1007: "bad_event",
+    1008: "limit_passed",
+    1009: "too_large",
+    SHUTTING_DOWN: "shutting_down",
+    1013: "server_busy",
+}
+_SCALES = {1: 1 << 7, 2: 1 << 15, 3: 1 << 23, 4: 1 << 31}  # by bytes of a sample
+_Kind = TypeVar("_Kind", bound=Eventable)
+
+log = logging.getLogger("twostage_asr.sessions")
+
+
+@dataclass(frozen=True, slots=True)
+class WyomingAddress:
+    """Where to listen, as servers of the protocol are told: tcp://HOST:PORT or unix:///PATH."""
+
+    host: str | None
+    port: int
+    path: str  # of a Unix socket, where there is no host
+
+    @classmethod
+    def of(cls, uri: str) -> "WyomingAddress":
+        """Raises ConfigError for anything else."""
+        try:
+            parts = urlsplit(uri)
+            if parts.scheme == "tcp" and parts.hostname and parts.port is not None:
+                return cls(parts.hostname, parts.port, "")
+            if parts.scheme == "unix" and parts.path:
+                return cls(None, 0, parts.path)
+        except ValueError:  # a port that is no number
+            pass
+        raise ConfigError(f"a Wyoming address is tcp://HOST:PORT or unix:///PATH, got {uri!r}")
+
+
+class WyomingServer:
+    """Listens beside the HTTP server, on its event loop, with its model and its limits."""
+
+    def __init__(self, speech: Speech, address: WyomingAddress) -> None:
+        self._speech = speech
+        self._address = address
+        self._server: asyncio.Server | None = None
+
+    async def start(self) -> None:
+        """Raises ConfigError if the address cannot be had."""
+        address = self._address
+        try:
+            if address.host is None:
+                self._server = await asyncio.start_unix_server(self._serve, address.path)
+            else:
+                self._server = await asyncio.start_server(self._serve, address.host, address.port)
+        except OSError as error:
+            raise ConfigError(f"the Wyoming server cannot listen: {error}") from error
+        where = address.path or f"{address.host}:{self.port}"
+        log.info("the Wyoming server listens at %s", where)
+        if self._speech.settings.api_keys:
+            log.warning("the Wyoming protocol has no keys: whoever reaches %s may have speech transcribed", where)
+
+    @property
+    def port(self) -> int:
+        """That it listens on: a free one if port 0 was asked for."""
+        assert self._server is not None
+        return int(self._server.sockets[0].getsockname()[1])
+
+    def close(self) -> None:
+        """Take no more connections; those that are open end with the event loop, or have ended with the drain."""
+        if self._server is not None:
+            self._server.close()
+            if self._address.host is None:
+                Path(self._address.path).unlink(missing_ok=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One connection, counted as a session, and properly ended whatever happens meanwhile."""
+        speech, settings = self._speech, self._speech.settings
+        connection = _Connection(reader, writer, speech)
+        if not speech.is_ready or speech.num_sessions >= settings.max_sessions:
+            await connection.close(SessionEnd(1013, "the server is busy or shutting down; try again later"))
+            return
+        speech.num_sessions += 1
+        speech.metrics.active_sessions.labels(PROTOCOL).inc()
+        try:
+            end = await connection.run()
+            await connection.close(end)
+        finally:
+            speech.num_sessions -= 1
+            speech.metrics.active_sessions.labels(PROTOCOL).dec()
+        speech.metrics.sessions.labels(PROTOCOL, str(end.code)).inc()
+        log.info("session", extra={"fields": {"protocol": PROTOCOL, "code": end.code, "reason": end.reason}})
+
+
+class _Connection:
+    """One client. A task reads ahead, at most MAX_BUFFERED_BYTES; beyond that the client's sending waits."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, speech: Speech) -> None:
+        self._reader = _BoundedReader(reader, speech.settings.max_message_bytes)
+        self._writer = writer
+        self._speech = speech
+        self._waiting: deque[tuple[Event, int]] = deque()  # and how many bytes each has had
+        self._num_bytes = 0  # of all of them
+        self._end: SessionEnd | None = None  # what follows them
+        self._changed = asyncio.Event()
+        self._has_room = asyncio.Event()
+        self._asked = Transcribe()
+        self._utterance: Utterance | None = None
+        self._has_begun = False  # to send the utterance's transcript
+
+    async def run(self) -> SessionEnd:
+        """Talk until the client has gone, breaks a limit, or the server shuts down."""
+        timeout_s = self._speech.settings.session_timeout_s
+        talking = asyncio.create_task(self._talk())
+        others = [asyncio.create_task(self._read_ahead()), asyncio.create_task(self._wait_for_drain())]
+        try:
+            await asyncio.wait({talking}, timeout=timeout_s)
+            if not talking.done():
+                return SessionEnd(1008, f"a session may last {timeout_s:g} s")
+            error = talking.exception()
+            assert error is not None
+            if isinstance(error, ConnectionError):
+                return SessionEnd(CLIENT_GONE, "")
+            return end_after(error, is_client_gone=False)
+        finally:
+            for task in (talking, *others):
+                task.cancel()
+            await asyncio.gather(talking, *others, return_exceptions=True)
+
+    async def close(self, end: SessionEnd) -> None:
+        """Say why, unless all is well or the client does not listen, and hang up."""
+        with contextlib.suppress(ConnectionError, SessionEnd, TimeoutError):
+            if end.code not in (1000, CLIENT_GONE):
+                cause = end.__cause__
+                code = refusal_of(cause).code if isinstance(cause, ASRError) else _CODES.get(end.code, "server_error")
+                await self._send(Error(text=end.reason, code=code))
+            self._writer.close()
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                await self._writer.wait_closed()
+        self._writer.transport.abort()
+
+    async def _talk(self) -> NoReturn:
+        """Ends with the exception that ends the session, which is a SessionEnd if all is well."""
+        while True:
+            try:
+                event = await self._next()
+                if event is not None:
+                    await self._obey(event)
+                    continue
+                assert self._end is not None
+                if self._end.code == SHUTTING_DOWN and self._utterance is not None:
+                    await self._finish()  # what was said is not lost
+                raise self._end
+            except ASRError as error:  # a language, or audio, that cannot be
+                raise SessionEnd(1008, str(error)) from error
+
+    async def _obey(self, event: Event) -> None:
+        if AudioChunk.is_type(event.type):
+            await self._hear(event)
+        elif Describe.is_type(event.type):
+            await self._send(_info(self._speech))
+        elif Transcribe.is_type(event.type):
+            self._asked = _parsed(Transcribe.from_event, event)
+        elif AudioStart.is_type(event.type):
+            self._begin()
+        elif AudioStop.is_type(event.type):
+            await self._finish()
+        elif Ping.is_type(event.type):
+            await self._send(Pong(text=_parsed(Ping.from_event, event).text))
+        else:  # servers drop what they do not know
+            log.debug("a Wyoming event of type %r is ignored", event.type)
+
+    def _begin(self) -> Utterance:
+        self._has_begun = False
+        asked = self._asked
+        words = [*_words(asked.transcript_names), *_words(asked.transcript_terms)]
+        self._utterance = Utterance(self._speech, language=asked.language, hotwords=words)
+        return self._utterance
+
+    async def _hear(self, event: Event) -> None:
+        """This chunk and all that wait behind it, so that a slow machine shows fewer partials and keeps up."""
+        utterance = self._utterance or self._begin()  # some clients leave audio-start out
+        samples = [_samples(utterance, event)]
+        while self._waiting and AudioChunk.is_type(self._waiting[0][0].type):
+            samples.append(_samples(utterance, self._take()))
+        await self._say(await utterance.push(np.concatenate(samples)))
+
+    async def _finish(self) -> None:
+        utterance, self._utterance = self._utterance or self._begin(), None
+        await self._say(await utterance.finish())
+        if not self._has_begun:
+            await self._send(TranscriptStart(language=utterance.language))
+        await self._send(Transcript(text=utterance.text, language=utterance.language))
+        await self._send(TranscriptStop())
+
+    async def _say(self, text: str) -> None:
+        """The transcript's next chunk, if there is any text in it."""
+        if not text:
+            return
+        if not self._has_begun:
+            self._has_begun = True
+            await self._send(TranscriptStart())
+        await self._send(TranscriptChunk(text=text))
+
+    async def _send(self, event: Eventable) -> None:
+        idle_s = self._speech.settings.session_idle_s
+        try:
+            async with asyncio.timeout(idle_s):
+                await async_write_event(event.event(), self._writer)
+        except TimeoutError:
+            raise SessionEnd(1008, "the client does not read what it is sent") from None
+
+    async def _next(self) -> Event | None:
+        """What has come; None when nothing will."""
+        idle_s = self._speech.settings.session_idle_s
+        while not self._waiting:
+            if self._end is not None:
+                return None
+            self._changed.clear()
+            try:
+                async with asyncio.timeout(idle_s):
+                    await self._changed.wait()
+            except TimeoutError:
+                raise SessionEnd(1008, f"no event for {idle_s:g} s") from None
+        return self._take()
+
+    def _take(self) -> Event:
+        event, num_bytes = self._waiting.popleft()
+        self._num_bytes -= num_bytes
+        self._has_room.set()
+        return event
+
+    async def _read_ahead(self) -> None:
+        """Read until the client has gone, or sends what is no event."""
+        while self._end is None:
+            while self._num_bytes > MAX_BUFFERED_BYTES:
+                self._has_room.clear()
+                await self._has_room.wait()
+            event = await self._reader.event()
+            if isinstance(event, SessionEnd):
+                self._end = event
+            else:
+                self._waiting.append((event, self._reader.num_bytes))
+                self._num_bytes += self._reader.num_bytes
+            self._changed.set()
+
+    async def _wait_for_drain(self) -> None:
+        await self._speech.is_draining.wait()
+        self._end = self._end or SessionEnd(SHUTTING_DOWN, "the server is shutting down")
+        self._changed.set()
+
+
+class _BoundedReader:
+    """A stream of which nothing larger than a limit is read at once: an event says by itself how large it is."""
+
+    def __init__(self, reader: asyncio.StreamReader, max_bytes: int) -> None:
+        self._reader = reader
+        self._max_bytes = max_bytes
+        self.num_bytes = 0  # of the last event
+
+    async def event(self) -> Event | SessionEnd:
+        """The next event, or why there is none."""
+        self.num_bytes = MESSAGE_BYTES
+        try:
+            event = await async_read_event(cast(asyncio.StreamReader, self))
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return SessionEnd(CLIENT_GONE, "")
+        except (AttributeError, KeyError, TypeError, RecursionError) as error:
+            return SessionEnd(1007, f"not an event: {error!r}")
+        except SessionEnd as end:
+            return end
+        if event is not None:
+            return event
+        return SessionEnd(1000, "") if self._reader.at_eof() else SessionEnd(1007, "not an event: no JSON")
+
+    async def readline(self) -> bytes:
+        return await self._reader.readline()
+
+    async def readexactly(self, num_bytes: int) -> bytes:
+        if num_bytes > self._max_bytes:
+            raise SessionEnd(1009, f"a part of an event may have {self._max_bytes:,} bytes")
+        self.num_bytes += num_bytes
+        return await self._reader.readexactly(num_bytes)
+
+
+def _info(speech: Speech) -> Info:
+    """One program with one model."""
+    name, languages = speech.settings.model_name, speech.service.model.family.languages or tuple(LANGUAGES)
+    about = Attribution(name="twostage-asr", url="")
+    package_version = version("twostage-asr")
+    model = AsrModel(
+        name=name,
+        attribution=about,
+        installed=True,
+        description=f"{name} ({speech.family})",
+        version=package_version,
+        languages=list(languages),
+    )
+    program = AsrProgram(
+        name="twostage-asr",
+        attribution=about,
+        installed=True,
+        description="Speech recognition with LLM decoders",
+        version=package_version,
+        models=[model],
+        supports_transcript_streaming=True,
+    )
+    return Info(asr=[program])
+
+
+def _words(given: object) -> list[str]:
+    if isinstance(given, list):
+        return given
+    if given is None:
+        return []
+    raise SessionEnd(1007, f"not a list of words: {given!r}")
+
+
+def _samples(utterance: Utterance, event: Event) -> Waveform:
+    chunk = _parsed(AudioChunk.from_event, event)
+    return utterance.samples(chunk.audio, PCMFormat(chunk.rate, chunk.width, chunk.channels))
+
+
+def _parsed(parse: Callable[[Event], _Kind], event: Event) -> _Kind:
+    """Raises SessionEnd if the event lacks what its type has."""
+    try:
+        return parse(event)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise SessionEnd(1007, f"not a {event.type} event: {error!r}") from error

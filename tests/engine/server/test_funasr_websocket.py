@@ -1,0 +1,180 @@
+"""FunASR's JSON WebSocket, with the messages that the clients of its runtime send."""
+
+import asyncio
+import json
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import websockets
+
+from tests.audio_clips import encode
+from tests.engine.server.conftest import Running
+from tests.engine.server.fakes import fake_running, pcm, words_of
+from twostage_asr.engine.server.funasr_websocket import Settings, _sentences
+from twostage_asr.engine.streaming import samples_of
+from twostage_asr.engine.transcript import Segment, Word
+
+# As funasr_wss_client.py sends it: 60 ms a piece.
+FIRST = {
+    "mode": "2pass",
+    "chunk_size": [5, 10, 5],
+    "chunk_interval": 10,
+    "encoder_chunk_look_back": 4,
+    "decoder_chunk_look_back": 0,
+    "audio_fs": 16000,
+    "wav_name": "demo",
+    "wav_format": "pcm",
+    "is_speaking": True,
+    "hotwords": '{"阿里巴巴": 20}',
+    "itn": True,
+}
+STRIDE = 1920
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    with fake_running(tmp_path_factory.mktemp("model")) as server:
+        yield server
+
+
+async def talk(
+    socket: Any, content: bytes, end: dict[str, Any] | None = None, *, pause_s: float = 0.0, **changes: Any
+) -> list[dict[str, Any]]:
+    """One recording: everything that the server says to it. After `pause_s` of it, an answer is waited for."""
+    said: list[dict[str, Any]] = []
+    await socket.send(json.dumps(FIRST | changes, ensure_ascii=False))
+    for start in range(0, len(content), STRIDE):
+        await socket.send(content[start : start + STRIDE])
+        if pause_s and not said and start >= pause_s * 32_000:
+            said.append(json.loads(await socket.recv()))
+    await socket.send(json.dumps({"is_speaking": False} | (end or {})))
+    said.append(json.loads(await socket.recv()))
+    while not said[-1]["is_final"] and "is_end" not in said[-1]:
+        said.append(json.loads(await socket.recv()))
+    return said
+
+
+def converse(server: Running, content: bytes, *arguments: Any, **changes: Any) -> Any:
+    async def one() -> list[dict[str, Any]]:
+        async with websockets.connect(server.ws, subprotocols=["binary"], ping_interval=None) as socket:  # type: ignore[list-item]
+            assert socket.subprotocol == "binary"
+            return await talk(socket, content, *arguments, **changes)
+
+    return asyncio.run(one())
+
+
+def shown_by_client(said: list[dict[str, Any]]) -> list[str]:
+    """What funasr_wss_client.py shows after each message of mode "2pass"."""
+    shown, online, offline = [], "", ""
+    for message in said:
+        if message["mode"] == "2pass-online":
+            online += message["text"]
+            shown.append(offline + online)
+        else:
+            online, offline = "", offline + message["text"]
+            shown.append(offline)
+    return shown
+
+
+def test_2pass_shows_growing_text_and_then_each_segment_with_its_times(server: Running) -> None:
+    said = converse(server, pcm(2.4, 4.0, 1.0, 4.0), pause_s=2.0)
+    assert {message["wav_name"] for message in said} == {"demo"}
+    assert [message["is_final"] for message in said] == [False] * (len(said) - 1) + [True]
+    assert said[0]["mode"] == "2pass-online" and said[0]["text"].startswith("w0")
+    passes = [message for message in said if message["mode"] == "2pass-offline" and message["text"]]
+    assert len(passes) == 2
+    shown = shown_by_client(said)
+    assert all(later.startswith(earlier) for earlier, later in pairwise(shown))
+    assert shown[-1] == "".join(message["text"] for message in passes)
+    assert passes[1]["text"].startswith(" w0 ")
+    times = json.loads(passes[1]["timestamp"])
+    assert len(times) == len(passes[1]["text"].split()) and all(start < end for start, end in times)
+    assert 6_000 < times[0][0] < 6_500
+    (sentence,) = passes[1]["stamp_sents"]
+    assert (sentence["text_seg"], sentence["ts_list"]) == (passes[1]["text"].strip(), times)
+
+
+def test_online_texts_one_after_the_other_are_the_text(server: Running) -> None:
+    said = converse(server, pcm(2.4, 4.0, 1.0), pause_s=2.0, mode="online")
+    assert {message["mode"] for message in said} == {"online"}
+    text = "".join(message["text"] for message in said)
+    assert len(said) > 1 and said[0]["text"] and text.startswith(words_of(38_400)) and text.count("w0") == 2
+
+
+@pytest.mark.parametrize("rate", [8000, 16_000])
+def test_offline_takes_pcm_of_any_rate(server: Running, rate: int) -> None:
+    (answer,) = converse(server, pcm(2.0, rate=rate), mode="offline", audio_fs=rate)
+    assert (answer["mode"], answer["text"], answer["is_final"]) == ("offline", words_of(32_000), True)
+    assert len(json.loads(answer["timestamp"])) == len(answer["text"].split())
+
+
+def test_live_pcm_of_8_khz_is_heard_at_its_rate(server: Running) -> None:
+    said = converse(server, pcm(2.0, 3.0, rate=8000), audio_fs=8000)
+    heard = json.loads(next(m for m in said if m["mode"] == "2pass-offline")["timestamp"])
+    assert 1900 < heard[-1][1] < 3000
+
+
+def test_offline_takes_files_and_end_marks(server: Running) -> None:
+    file = encode(samples_of(pcm(1.0)), 16_000, "WAV", "PCM_16")
+    (answer,) = converse(server, file, {"is_end": True}, mode="offline", wav_format="others")
+    assert (answer["text"], answer["is_final"], answer["is_end"]) == (words_of(16_000), True, True)
+    (answer,) = converse(server, b"no audio", {"is_end": True}, mode="offline", wav_format="mp3")
+    assert (answer["text"], answer["is_final"], answer["code"]) == ("", False, "unsupported_audio")
+    (answer,) = converse(server, b"no audio", mode="offline", wav_format="mp3")
+    assert answer["is_final"] and answer["error"]
+
+
+def test_recordings_follow_each_other_and_silence_is_answered(server: Running) -> None:
+    async def three() -> list[str]:
+        texts = []
+        async with websockets.connect(server.ws) as socket:
+            for index, seconds in enumerate([(1.0,), (), (0.0, 1.0)]):
+                said = await talk(socket, pcm(0, *seconds[1:]) if len(seconds) != 1 else pcm(1.0), wav_name=index)
+                assert said[-1]["wav_name"] == str(index)
+                texts.append("".join(message["text"] for message in said if message["mode"] == "2pass-offline"))
+            await socket.send(pcm(1.0))  # settings need not be repeated
+            await socket.send('{"is_speaking": false, "mode": "2pass"}')
+            texts.append(json.loads(await socket.recv())["text"])
+        return texts
+
+    first, nothing, silence, again = asyncio.run(three())
+    assert first.startswith("w0") and again.startswith("w0") and nothing == silence == ""
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"mode": "3pass"}, "mode: Input should be 'offline', 'online' or '2pass'"),
+        ({"audio_fs": 100}, "audio_fs is 100, allowed are 4000 to 384000 Hz"),
+        ({"wav_format": "mp3"}, "takes pcm alone, got wav_format 'mp3'; use 'offline'"),
+        ({"svs_lang": "Klingon"}, "language 'Klingon' is unknown"),
+        ({"hotwords": "{not json"}, "not JSON"),
+    ],
+)
+def test_settings_that_cannot_be_end_the_session_with_a_reason(
+    server: Running, changes: dict[str, Any], why: str
+) -> None:
+    async def one() -> tuple[dict[str, Any], int]:
+        async with websockets.connect(server.ws) as socket:
+            await socket.send(json.dumps(FIRST | changes))
+            said = json.loads(await socket.recv())
+            await socket.wait_closed()
+            return said, socket.close_code or 0
+
+    said, code = asyncio.run(one())
+    assert why in said["error"] and said["text"] == "" and code == 1008
+
+
+def test_hotwords_come_in_all_the_forms_that_clients_send() -> None:
+    given = ['{"阿里 巴巴": 20, "b": 1}', {"阿里 巴巴": 20, "b": 1}, ["阿里 巴巴", "b"], "阿里 巴巴,b", "阿里 巴巴\nb"]
+    assert [Settings(hotwords=one).words for one in given] == [["阿里 巴巴", "b"]] * 5
+    assert Settings(hotwords="阿里巴巴 达摩院").words == ["阿里巴巴", "达摩院"] and Settings(hotwords="").words == []
+
+
+def test_sentences_lie_between_marks() -> None:
+    words = tuple(Word(char, i / 10, i / 10 + 0.1, 1.0) for i, char in enumerate("正是因为好"))
+    first, last = _sentences(Segment(0.0, 0.5, "正是，因为好", words, 1.0))
+    assert (first["text_seg"], first["punc"], first["start"], first["end"]) == ("正 是", "，", 0, 200)
+    assert (last["text_seg"], last["punc"], last["ts_list"]) == ("因 为 好", "", [[200, 300], [300, 400], [400, 500]])
