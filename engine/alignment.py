@@ -33,7 +33,7 @@ from ..encoders.fbank import SAMPLE_RATE, WINDOW_SAMPLES
 from ..encoders.upload import from_device, to_device
 from .confidence import WrittenTokens
 from .ctc_tokenizer import CTCTokenizer
-from .hotwords import SURE_BLANK, HeardFrames, HotwordLists
+from .hotwords import SURE_BLANK, HeardFrames, HotwordLists, most_picked
 from .manifest import FrameClock
 from .token_times import IntArray
 from .transcript import Word
@@ -145,7 +145,8 @@ class WordAligner:
         A list is tokenised when it is used first.
         """
         listed = self._hotwords[hotwords]
-        return listed.heard(self._heard_frames(hidden, torch.from_numpy(listed.token_ids)))
+        frames = self._heard_frames(hidden, torch.from_numpy(listed.token_ids))
+        return listed.heard(frames, most_picked(len(hidden) * self._frame_s))
 
     def close(self) -> None:
         """End the processes; idempotent."""
@@ -167,7 +168,9 @@ class WordAligner:
                 blank = logits[:, blank_id].clone()
                 logits[:, blank_id] = -torch.inf
                 other = logits.amax(-1)
-                shown = (blank - other < SURE_BLANK).nonzero()[:, 0]
+                is_shown = blank - other < SURE_BLANK
+                is_shown[1:] |= is_shown[:-1].clone()  # what parts a token from the same one again
+                shown = is_shown.nonzero()[:, 0]
                 best = torch.maximum(blank, other)[shown]
                 tokens.append(logits[shown[:, None], columns] - best[:, None])
                 blanks.append(blank[shown] - best)

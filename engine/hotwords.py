@@ -3,12 +3,14 @@
     hotwords          -> HotwordList: the CTC tokens of each, as the word is said        (once a list)
     HeardFrames + it  -> HotwordList.heard(): the few that go into the clip's prompt     (every clip)
 
-A prompt holds some twenty hotwords well and thousands not at all. A word that the LLM is to spell in a rare way is
-heard by the head in another spelling, so its text does not help; but the head gives the rare tokens some probability
-where the word is said, since they sound alike. A hotword's score is the likelihood ratio of its best path through the
-clip's frames and of the likeliest tokens of the same frames, in logarithms, averaged over its tokens. So 0 is a word
-that is heard as it is written. Each token counts at least UNHEARD, and what is heard between two of a word's tokens at
-least SKIPPED a frame: "Jeffrey Lee" shall not win over "Geoffrey" because one half of it is heard well.
+A prompt holds some twenty hotwords well and thousands not at all. Of those that are picked, because they sound like
+something in the clip and so like each other, it holds fewer; the longer the clip, the more names it may hold.
+
+A word that the LLM is to spell in a rare way is heard by the head in another spelling, so the head's text does not
+help. But the head gives the rare tokens some probability where the word is said. A hotword's score is the likelihood
+ratio of its best path through the clip's frames and of the likeliest tokens of the same frames, in logarithms, averaged
+over its tokens. So 0 is a word that is heard as it is written. A token and a frame between two of them each count at
+least UNHEARD, so low that "Jeffrey Lee" does not win over "Geoffrey" because one half of it is heard well.
 
 The search runs only over the words whose tokens are heard best in any order, which is a bound of the score. To filter
 hotwords by what a CTC head hears before an LLM is prompted is the idea of Yang et al., "CTC-assisted LLM-based
@@ -25,9 +27,9 @@ import numpy.typing as npt
 from .ctc_tokenizer import CTCTokenizer
 from .words import split_words, spoken_form
 
-MAX_HOTWORDS_IN_PROMPT = 20
+MAX_HOTWORDS_IN_PROMPT = 20  # so many are given whole, and so many are picked at most
+LEAST_PICKED, PICKED_A_SECOND = 4, 1  # words that sound alike confuse the LLM: see demos/micro/README.md
 UNHEARD = -20.0  # log-ratio of a token that is not heard at all
-SKIPPED = -3.0  # the least log-ratio of a frame between two tokens of a word
 SURE_BLANK = 7.0  # by which log-ratio a frame in which nothing is said shows no other token
 LEAST_SCORE = -10.0  # of a word that is heard: half of its tokens may be missing
 _MOST_SEARCHED = 128  # hotwords, of those whose tokens are heard best in any order
@@ -59,7 +61,7 @@ class HotwordList:
         self._columns: IntArray = columns.reshape(-1)  # of all forms, one after the other
         self._starts = self._num_tokens.cumsum() - self._num_tokens  # of each form in them
 
-    def heard(self, frames: HeardFrames, most: int = MAX_HOTWORDS_IN_PROMPT) -> tuple[str, ...]:
+    def heard(self, frames: HeardFrames, most: int) -> tuple[str, ...]:
         """At most `most` hotwords that are heard, in the order of the list."""
         if not len(frames.blank) or not len(self._starts):
             return ()
@@ -70,7 +72,7 @@ class HotwordList:
         searched = searched[bound[searched] > LEAST_SCORE]
         if not len(searched):
             return ()
-        scores = self._search(tokens, frames.blank.clip(min=SKIPPED), searched)
+        scores = self._search(tokens, frames.blank.clip(min=UNHEARD), searched)
         of_words = np.full(len(self._words), -np.inf, np.float32)
         np.maximum.at(of_words, self._word_of_form[searched], scores)
         chosen = _best(of_words, most)
@@ -83,13 +85,20 @@ class HotwordList:
         path = tokens[:, self._columns[starts]]  # (F, forms), of the best path whose last token is in this frame
         scores = path.max(0)
         for step in range(1, int(num_tokens.max())):
-            open_forms = num_tokens > step
-            path = np.maximum.accumulate(path - before[1:], axis=0)  # without the gap from here on
-            path = path[:-1] + before[1:-1]
-            path = np.concatenate([np.full((1, len(forms)), -np.inf, np.float32), path])
-            path += tokens[:, self._columns[starts + np.minimum(step, num_tokens - 1)]]
-            scores = np.where(open_forms, path.max(0), scores)
+            previous, here = (self._columns[starts + np.minimum(at, num_tokens - 1)] for at in (step - 1, step))
+            # Before frame t the best path so far, with the gap up to there; between two equal tokens lies a gap.
+            reached = np.full_like(path, -np.inf)
+            reached[1:] = np.maximum.accumulate(path - before[1:], axis=0)[:-1] + before[1:-1]
+            again = previous == here
+            reached[1:, again] = reached[:-1, again] + gaps[:-1, None]
+            path = reached + tokens[:, here]
+            scores = np.where(num_tokens > step, path.max(0), scores)
         return np.asarray(scores / num_tokens, np.float32)
+
+
+def most_picked(duration_s: float) -> int:
+    """How many hotwords of a long list are picked for a clip at most."""
+    return min(MAX_HOTWORDS_IN_PROMPT, LEAST_PICKED + int(PICKED_A_SECOND * duration_s))
 
 
 class HotwordLists:
