@@ -23,6 +23,7 @@ from .answers import DecodedClip, answer_of, finalize, transcript_of
 from .audio.inputs import AudioInput
 from .audio.waveform import SAMPLE_RATE, Waveform
 from .clip import Clip, Encoding, Result, request_of, with_before
+from .clip_prompt import first_prompt, pick_hotwords, picks_hotwords
 from .decoder.base import POLL_S, DecodeParams, Hypothesis
 from .errors import ASRError, AudioError, DecodeError, InternalError
 from .families.base import EncodedBatch, EncodedUtterance
@@ -83,14 +84,6 @@ class Pipeline:
         model, request = self.model, request_of(item, options.request)
         num_audio_tokens = model.acoustic.num_audio_tokens(len(audio))
         answer_ids = model.embedder.answer_ids(answer_prefix) if answer_prefix else ()
-
-        def check(num_tokens: int) -> None:
-            num_positions = num_tokens + len(answer_ids) + num_audio_tokens
-            model.decoder.limits.check_length(num_positions, options.params.max_new_tokens)
-
-        prompt = model.embedder.embed(model.family.prompt_text(request), check)
-        if answer_ids:
-            prompt = prompt.before(answer_ids, model.embedder.embed_answer(answer_ids))
         return Clip(
             index=index,
             item=item,
@@ -99,7 +92,7 @@ class Pipeline:
             num_frames=model.acoustic.num_frames(len(audio)),
             request=request,
             options=options,
-            prompt=prompt,
+            prompt=first_prompt(model, request, num_audio_tokens, answer_ids, options.params.max_new_tokens),
             answer_ids=answer_ids,
         )
 
@@ -130,7 +123,8 @@ class Pipeline:
 
     def _start_encoding(self, clips: Sequence[Clip]) -> EncodedBatch:
         waveforms = [clip.waveform for clip in clips if clip.waveform is not None]
-        return self.model.acoustic.encode(waveforms, with_ctc=any(clip.options.needs_ctc for clip in clips))
+        with_ctc = any(clip.options.needs_ctc or picks_hotwords(self.model, clip.request) for clip in clips)
+        return self.model.acoustic.encode(waveforms, with_ctc=with_ctc)
 
     def submit(self) -> Iterator[Result]:
         """Hand the encoded batch to stage 2; yields what could not be encoded and what stage 2 would not take."""
@@ -146,6 +140,11 @@ class Pipeline:
             clip.audio_embeds, clip.ctc_hidden = utterance.audio_embeds, utterance.ctc_hidden
             if not self._needs_waveform(clip):
                 clip.waveform = None
+            if picks_hotwords(self.model, clip.request):
+                picked = alone("pick hotwords", clip, partial(pick_hotwords, self.model, clip), recover=self._recover)
+                if isinstance(picked, ASRError):
+                    yield self._failure(clip, picked)
+                    continue
             yield from self._decode(clip, clip.options.params)
 
     def _utterances(self, encoding: Encoding) -> list[EncodedUtterance | ASRError]:

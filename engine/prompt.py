@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -72,16 +73,12 @@ class EmbeddingTable:
             file: Any = safe_open(path, framework="pt")
         except SafetensorError as error:
             raise CheckpointError(f"{path} is cut short or damaged; convert the model again: {error}") from error
-        self._rows = file.get_slice(EMBEDDING_NAME)
+        self._rows: Tensor = file.get_tensor(EMBEDDING_NAME)  # mapped, not read
         self._dtype = dtype
 
     def __call__(self, token_ids: Sequence[int]) -> Tensor:
         """Token ids -> (len(token_ids), hidden_size) on the CPU."""
-        distinct = sorted(set(token_ids))
-        rows = {token: self._rows[token : token + 1] for token in distinct}
-        if not rows:
-            return torch.empty(0, self._rows.get_shape()[1], dtype=self._dtype)
-        return torch.cat([rows[token] for token in token_ids]).to(self._dtype)
+        return F.embedding(torch.tensor(token_ids, dtype=torch.int64), self._rows).to(self._dtype)
 
 
 class PromptEmbedder:

@@ -32,6 +32,7 @@ from ...encoders.ctc import CTCHead, CTCScores
 from ...encoders.fbank import SAMPLE_RATE, WINDOW_SAMPLES
 from ...encoders.upload import from_device, to_device
 from ..audio.waveform import Waveform
+from ..hotwords import SURE_BLANK, HeardFrames, HotwordLists, most_picked
 from ..manifest import FrameClock
 from ..transcript import Word
 from .confidence import WrittenTokens
@@ -43,6 +44,7 @@ from .viterbi import BLANK, best_paths, path_log_probs
 
 HALF_WINDOW_S = WINDOW_SAMPLES / SAMPLE_RATE / 2
 _MAX_CELLS = 4_000_000  # clips x frames x states searched at once: about 80 MB
+_MAX_FRAMES_AT_ONCE = 512  # whose logits are looked at together: 124 MB
 _LEAST_WARM, _MOST_WARM = 15, 240  # tokens of the texts that are aligned while a model loads
 
 
@@ -87,6 +89,7 @@ class WordAligner:
         self._head = head
         frames = CTCFrames(clock.frame_s, HALF_WINDOW_S, head.config.blank_id, head.config.vocab_size)
         self._frame_s = clock.frame_s
+        self._hotwords = HotwordLists(tokenizer)
         self._timers = WordProcesses(WordTimer(tokenizer, frames), num_processes)
         # Small steps that the CPU waits for must not queue behind the batch that stage 1 is at work on.
         device = next(head.parameters()).device
@@ -136,6 +139,15 @@ class WordAligner:
             alignments = self._align(hidden, question, [slice(None)])  # here
         return alignments
 
+    def heard_hotwords(self, hidden: Tensor, hotwords: tuple[str, ...]) -> tuple[str, ...]:
+        """Those few of a long list of hotwords that a clip's (T, D) hidden states hold something like; see hotwords.py.
+
+        A list is tokenised when it is used first.
+        """
+        listed = self._hotwords[hotwords]
+        frames = self._heard_frames(hidden, torch.from_numpy(listed.token_ids))
+        return listed.heard(frames, most_picked(len(hidden) * self._frame_s))
+
     def close(self) -> None:
         """End the processes; idempotent."""
         self._timers.close()
@@ -145,6 +157,25 @@ class WordAligner:
         targets = TargetTokens(*(np.concatenate(column) for column in zip(*parts, strict=True)))
         emissions = self._emissions(hidden, targets)
         return list(map(_alignment, self._timers.timed([emissions.part(share) for share in shares])))
+
+    @torch.inference_mode()
+    def _heard_frames(self, hidden: Tensor, token_ids: Tensor) -> HeardFrames:
+        blank_id, columns = self._head.config.blank_id, to_device(token_ids, hidden.device)
+        tokens, blanks = [], []
+        with torch.cuda.stream(self._stream):
+            for part in torch.split(hidden, _MAX_FRAMES_AT_ONCE):
+                logits = self._head.ctc.logits(part)
+                blank = logits[:, blank_id].clone()
+                logits[:, blank_id] = -torch.inf
+                other = logits.amax(-1)
+                is_shown = blank - other < SURE_BLANK
+                is_shown[1:] |= is_shown[:-1].clone()  # what parts a token from the same one again
+                shown = is_shown.nonzero()[:, 0]
+                best = torch.maximum(blank, other)[shown]
+                tokens.append(logits[shown[:, None], columns] - best[:, None])
+                blanks.append(blank[shown] - best)
+            of_tokens, of_blank = from_device(torch.cat(tokens), torch.cat(blanks))
+        return HeardFrames(of_tokens.numpy(), of_blank.numpy())
 
     @torch.inference_mode()
     def _emissions(self, hidden: Sequence[Tensor], targets: TargetTokens) -> Emissions:

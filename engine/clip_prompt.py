@@ -1,0 +1,53 @@
+"""The prompt of one clip: what its request asks for, with those of a long list of hotwords that are heard in the clip.
+
+Until the clip is encoded, nothing is known of what is heard: its prompt is made without such a list, which shows
+whether all else fits, and made anew when stage 1 is done (hotwords.py).
+"""
+
+from dataclasses import replace
+
+from .clip import Clip
+from .errors import PromptTooLongError
+from .families.base import Request
+from .hotwords import MAX_HOTWORDS_IN_PROMPT
+from .model import LoadedModel
+from .prompt import EmbeddedPrompt
+
+
+def picks_hotwords(model: LoadedModel, request: Request) -> bool:
+    """Whether only those of the request's hotwords that the CTC head hears go into a clip's prompt."""
+    return model.aligner is not None and len(request.hotwords) > MAX_HOTWORDS_IN_PROMPT
+
+
+def first_prompt(
+    model: LoadedModel, request: Request, num_audio_tokens: int, answer_ids: tuple[int, ...], max_new_tokens: int
+) -> EmbeddedPrompt:
+    """The prompt of a clip that is not encoded yet. Raises ConfigError or PromptTooLongError."""
+    known = replace(request, hotwords=()) if picks_hotwords(model, request) else request
+    return _prompt(model, known, num_audio_tokens, answer_ids, max_new_tokens)
+
+
+def pick_hotwords(model: LoadedModel, clip: Clip) -> None:
+    """Put the hotwords that are heard in an encoded clip into its prompt. Raises PromptTooLongError."""
+    aligner, embeds, hidden = model.aligner, clip.audio_embeds, clip.ctc_hidden
+    assert aligner is not None and embeds is not None and hidden is not None
+    heard = replace(clip.request, hotwords=aligner.heard_hotwords(hidden, clip.request.hotwords))
+    clip.prompt = _prompt(model, heard, len(embeds), clip.answer_ids, clip.options.params.max_new_tokens)
+
+
+def _prompt(
+    model: LoadedModel, request: Request, num_audio_tokens: int, answer_ids: tuple[int, ...], max_new_tokens: int
+) -> EmbeddedPrompt:
+    def check(num_tokens: int) -> None:
+        model.decoder.limits.check_length(num_tokens + len(answer_ids) + num_audio_tokens, max_new_tokens)
+
+    try:
+        prompt = model.embedder.embed(model.family.prompt_text(request), check)
+    except PromptTooLongError as error:
+        if model.aligner is not None or len(request.hotwords) <= MAX_HOTWORDS_IN_PROMPT:
+            raise
+        raise PromptTooLongError(
+            f"{error}. All {len(request.hotwords):,} hotwords are in the prompt, because this model has no CTC head "
+            "that could pick those that are heard"
+        ) from error
+    return prompt.before(answer_ids, model.embedder.embed_answer(answer_ids)) if answer_ids else prompt
