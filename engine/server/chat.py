@@ -78,13 +78,14 @@ def router(speech: Speech) -> APIRouter:
     async def chat_completions(request: Request, body: ChatRequest) -> Response:
         """Transcribe the audio of a chat message."""
         url, text = _audio(body.messages)
+        speech.require_prompt(text)
         options = speech.options(
             context=text if speech.takes_context else "",
             temperature=body.temperature,
             max_new_tokens=body.max_completion_tokens or body.max_tokens or speech.settings.max_new_tokens,
             timestamps=False,
         )
-        recording = await speech.read(url)
+        recording = await speech.read(url, client=request.state.client)
         request.state.log = {"audio_s": round(recording.duration, 2)}
         form = ChatForm(speech, has_unused_text=bool(text) and not speech.takes_context)
         if body.stream:

@@ -8,7 +8,7 @@ by it.
 
 from abc import ABC, abstractmethod
 
-from ..errors import ASRError, ConfigError
+from ..errors import ASRError, ConfigError, PromptTooLongError
 from ..waveform import SAMPLE_RATE
 from .openai_audio import hotwords_in
 from .sessions import Link, SessionEnd
@@ -57,7 +57,7 @@ class CommandSession(ABC):
                     await self._hear(message)
                 else:
                     await self._refuse_audio()
-            except ConfigError as error:  # a language or words that the model does not take
+            except (ConfigError, PromptTooLongError) as error:  # a language or words that are not taken
                 await self._link.fail(error)
         if self._is_listening:  # the server is shutting down: what was said is not lost
             await self._stop_listening()
@@ -67,6 +67,7 @@ class CommandSession(ABC):
             raise SessionEnd(1009, f"more than {self._speech.settings.max_audio_s:g} s of audio")
 
     async def _obey(self, message: str) -> None:
+        self._speech.require_prompt(message)
         command, _, value = message.strip().partition(":")
         match command.strip().upper():
             case "START":

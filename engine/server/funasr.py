@@ -36,9 +36,10 @@ def router(speech: Speech) -> APIRouter:
     async def asr(request: Request, form: Annotated[AsrForm, Form()]) -> dict[str, Any]:
         """Transcribe a file: text, segments and words with times in seconds."""
         started = time.perf_counter()
+        speech.require_prompt(form.hotwords)
         hotwords = hotwords_in(form.hotwords)
         options = speech.options(language=form.language, hotwords=hotwords, timestamps=form.timestamp)
-        recording = await speech.read(await form.file.read())
+        recording = await speech.read(await form.file.read(), client=request.state.client)
         request.state.log = {"audio_s": round(recording.duration, 2)}
         transcript = await speech.transcribe(recording, options)
         wall_s = time.perf_counter() - started
@@ -80,7 +81,8 @@ class _OfflineSession(CommandSession):
         answer: dict[str, Any] = {"sentences": [], "is_final": True, "duration_ms": len(whole) // 32}
         if len(whole) >= MIN_PCM_BYTES:
             options = self._speech.options(language=self._language, hotwords=self._hotwords)
-            transcript = await self._speech.transcribe(await self._speech.read(samples_of(whole)), options)
+            recording = await self._speech.read(samples_of(whole), client=self._link.client)
+            transcript = await self._speech.transcribe(recording, options)
             answer["sentences"] = formats.sentences(transcript)
             answer["warnings"] = formats.warnings(transcript)
         await self._link.send(answer)

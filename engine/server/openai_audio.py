@@ -56,7 +56,7 @@ def router(speech: Speech) -> APIRouter:
         """Transcribe a file. With `stream`, text comes as server-sent events while it is written."""
         _refuse_what_is_missing(form)
         options = _options(speech, form)
-        recording = await speech.read(await form.file.read())
+        recording = await speech.read(await form.file.read(), client=request.state.client)
         request.state.log = {"audio_s": round(recording.duration, 2)}
         if form.stream:
             return event_stream(request, speech, TextStream(), recording, options)
@@ -131,6 +131,7 @@ def _refuse_what_is_missing(form: TranscriptionForm) -> None:
 
 
 def _options(speech: Speech, form: TranscriptionForm) -> TranscribeOptions:
+    speech.require_prompt(form.language or "", form.prompt, form.hotwords, *form.keywords)
     prompted = [] if speech.takes_context else hotwords_in(form.prompt)
     options = speech.options(
         language=form.language,

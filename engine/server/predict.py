@@ -50,7 +50,7 @@ def router(speech: Speech) -> APIRouter:
         request: Request, audio: Annotated[UploadFile, File()], description: Annotated[str, Form(alias="json")] = "{}"
     ) -> Prediction:
         """The text of a file."""
-        recording = await _read(speech, audio, description)
+        recording = await _read(speech, audio, description, request.state.client)
         request.state.log = {"audio_s": round(recording.duration, 2)}
         transcript = await speech.transcribe(recording, speech.options(timestamps=False))
         return Prediction(id=uuid.uuid4().hex, transcript=transcript.text)
@@ -60,7 +60,7 @@ def router(speech: Speech) -> APIRouter:
         request: Request, audio: Annotated[UploadFile, File()], description: Annotated[str, Form(alias="json")] = "{}"
     ) -> StreamingResponse:
         """A line of JSON with the whole text so far whenever it has grown; `is_final` is true in the last."""
-        recording = await _read(speech, audio, description)
+        recording = await _read(speech, audio, description, request.state.client)
         request.state.log = {"audio_s": round(recording.duration, 2)}
         return StreamingResponse(_lines(speech, recording), media_type="application/x-ndjson")
 
@@ -80,7 +80,7 @@ async def _lines(speech: Speech, recording: Recording) -> AsyncIterator[str]:
         yield json.dumps(error_body(refusal.status_code, str(error), code=refusal.code)) + "\n"
 
 
-async def _read(speech: Speech, audio: UploadFile, description: str) -> Recording:
+async def _read(speech: Speech, audio: UploadFile, description: str, client: str | None) -> Recording:
     try:
         described = AudioDescription.model_validate_json(description)
     except ValidationError as error:
@@ -89,9 +89,9 @@ async def _read(speech: Speech, audio: UploadFile, description: str) -> Recordin
         raise Refusal(400, f"json: {place} {problem['msg']}".strip(), code="invalid_request", param="json") from error
     content = await audio.read()
     if described.media_type.lower() not in RAW:
-        return await speech.read(content)
+        return await speech.read(content, client=client)
     if len(content) % (2 * described.channels):
         message = f"{len(content)} bytes are not whole 16-bit samples of {described.channels} channels"
         raise Refusal(400, message, code="unsupported_audio", param="audio")
     planes = np.frombuffer(content, "<i2").reshape(-1, described.channels).T
-    return await speech.read(planes, described.sample_rate)
+    return await speech.read(planes, described.sample_rate, client=client)
