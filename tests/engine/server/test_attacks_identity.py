@@ -19,9 +19,10 @@ from tests.audio_clips import encode
 from tests.engine.server.conftest import Running, running
 from tests.engine.server.requests_of_clients import wait_until
 from tests.fake_model import fake_transcriber, samples
+from twostage_asr.engine.cli import main
 from twostage_asr.engine.errors import ConfigError
 from twostage_asr.engine.reading import AudioReaders
-from twostage_asr.engine.server import api_keys
+from twostage_asr.engine.server import api_keys, process
 from twostage_asr.engine.server.api_keys import ApiKeys
 from twostage_asr.engine.server.process import Address
 from twostage_asr.engine.server.quotas import client_of
@@ -183,6 +184,42 @@ def test_a_key_file_without_keys_is_an_error(tmp_path: Path, content: str) -> No
         ServerSettings(api_key_file=path)
     with pytest.raises(ConfigError, match="cannot be read"):
         ServerSettings(api_key_file=tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("command", "variable", "message"),
+    [
+        ("--host 0.0.0.0", None, "whoever reaches 0.0.0.0 could use this server"),
+        ("--host 192.0.2.1", None, "whoever reaches 192.0.2.1"),
+        ("--host ::", None, "whoever reaches ::"),
+        ("", "", "TWOSTAGE_ASR_API_KEYS is set but holds no key"),
+        ("--no-auth", " ", "TWOSTAGE_ASR_API_KEYS is set but holds no key"),
+        ("--no-auth", "secret", "--no-auth with API keys"),
+        ("--api-key-file {empty}", None, "holds no API key"),
+        ("--host 0.0.0.0 --no-auth --cors-origin friend.example", None, "a web page's origin is"),
+        ("--host 0.0.0.0 --no-auth", None, "nowhere"),
+        ("--host 0.0.0.0", "secret", "nowhere"),
+        ("--host ::1", None, "nowhere"),
+    ],
+)
+def test_what_a_server_is_started_with(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+    variable: str | None,
+    message: str,
+) -> None:
+    """The last three are refused for their model alone."""
+    monkeypatch.delenv("TWOSTAGE_ASR_API_KEYS", raising=False)
+    monkeypatch.setattr(process, "log_as_json", lambda level: None)
+    if variable is not None:
+        monkeypatch.setenv("TWOSTAGE_ASR_API_KEYS", variable)
+    (tmp_path / "empty").touch()
+    arguments = command.format(empty=tmp_path / "empty").split()
+    assert main(["serve", "--model", str(tmp_path / "nowhere"), *arguments]) == 1
+    said = capsys.readouterr().err
+    assert message in said and "secret" not in said
 
 
 # Quotas
