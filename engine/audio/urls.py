@@ -2,7 +2,9 @@
 
 import base64
 import functools
+import ipaddress
 import re
+import socket
 import ssl
 import time
 from collections.abc import Collection
@@ -71,13 +73,18 @@ def shown_url(url: str) -> str:
 
 
 def _download(url: str, limits: AudioLimits, hosts: Collection[str] | None = None) -> bytes:
-    """Follows redirects to http and https only, and to `hosts` only if there are any. Raises AudioError."""
+    """Follows redirects to http and https only. Raises AudioError.
+
+    With `hosts`, nothing is fetched from others. Without, the caller may name any host, but a redirect to another one
+    must lead to the public Internet: a server there must not choose among those that only this machine reaches.
+    """
+    name, deadline = shown_url(url), time.monotonic() + DOWNLOAD_TIMEOUT_S
 
     def require_host(request: httpx.Request) -> None:
-        if hosts is not None and request.url.host not in hosts:
+        host = request.url.host
+        if host not in hosts if hosts is not None else host != httpx.URL(url).host and _is_inside(host):
             raise UnsupportedAudioError(f"{shown_url(str(request.url))}: audio is not fetched from this host")
 
-    name, deadline = shown_url(url), time.monotonic() + DOWNLOAD_TIMEOUT_S
     client = httpx.Client(
         follow_redirects=True,
         max_redirects=MAX_REDIRECTS,
@@ -99,6 +106,15 @@ def _download(url: str, limits: AudioLimits, hosts: Collection[str] | None = Non
     except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:  # UnicodeError: a host name that IDNA refuses
         raise UnsupportedAudioError(f"{name}: cannot be fetched: {str(error) or type(error).__name__}") from error
     return bytes(content)
+
+
+def _is_inside(host: str) -> bool:
+    """Whether a name leads to an address that is not on the public Internet; one that leads nowhere does not."""
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return False  # a proxy may know it
+    return any(not ipaddress.ip_address(str(address[0]).partition("%")[0]).is_global for *_, address in found)
 
 
 @functools.cache

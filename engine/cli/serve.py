@@ -1,6 +1,7 @@
 """`twostage-asr serve` and `serve-realtime`: the HTTP and WebSocket servers."""
 
 import argparse
+import ipaddress
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from ..server.wyoming import WyomingServer
 
 KEY_VARIABLE = "TWOSTAGE_ASR_API_KEYS"
+PROMPT_BYTES_PER_BYTE = 4  # of a prompt, at most, for what a client gives: a hotword of one byte has a separator
 PROMPT_ROOM = 4096  # positions that a config file's model has beside its longest answer: 5 minutes of Qwen3-ASR's audio
 
 _LIMITS = (  # of ServerSettings, with the help that the command line gives
@@ -23,10 +25,13 @@ _LIMITS = (  # of ServerSettings, with the help that the command line gives
     ("max_json_bytes", int, "BYTES", "of one request whose body is JSON"),
     ("max_audio_s", float, "SECONDS", "of one request or session"),
     ("max_new_tokens", int, "N", "of one answer"),
+    ("max_prompt_bytes", int, "BYTES", "of UTF-8: hotwords, context and language of one request (default 16384)"),
     ("max_requests", int, "N", "under way; more are answered 429"),
+    ("max_requests_per_client", int, "N", "of one key, or address without keys (default: a quarter of them)"),
     ("max_waiting", int, "N", "clips not yet encoded; more are answered 429"),
     ("request_timeout_s", float, "SECONDS", "from a request's first byte to its last"),
     ("max_sessions", int, "N", "WebSockets at a time"),
+    ("max_sessions_per_client", int, "N", "of one key, or address without keys (default: a quarter of them)"),
     ("max_message_bytes", int, "BYTES", "of one WebSocket message"),
     ("session_idle_s", float, "SECONDS", "without a message, until a WebSocket is closed"),
     ("session_timeout_s", float, "SECONDS", "until a WebSocket is closed"),
@@ -61,7 +66,29 @@ def _add(commands: Commands, name: str, port: int, what: str) -> None:
     where.add_argument("--tls-key", type=Path, metavar="FILE")
     where.add_argument("--log-level", choices=["debug", "info", "warning", "error"], default="info")
     permissions = parser.add_argument_group("who may do what")
-    permissions.add_argument("--api-key-file", type=Path, metavar="FILE", help=f"keys, one a line; or {KEY_VARIABLE}")
+    permissions.add_argument(
+        "--api-key-file",
+        type=Path,
+        metavar="FILE",
+        help=f"keys, one a line as KEY or NAME:KEY, read again when it changes; or {KEY_VARIABLE}, separated by spaces",
+    )
+    permissions.add_argument(
+        "--no-auth", action="store_true", help="serve whoever reaches --host; else keys are needed beyond this machine"
+    )
+    permissions.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="that clients may call this server, beside localhost and addresses; *: any, the default with keys",
+    )
+    permissions.add_argument(
+        "--trusted-proxy",
+        action="append",
+        default=[],
+        metavar="ADDRESS",
+        help="or network, whose X-Forwarded-For and X-Forwarded-Proto are believed",
+    )
     permissions.add_argument(
         "--cors-origin", action="append", default=[], metavar="ORIGIN", help="of web pages; null: from a disk"
     )
@@ -80,6 +107,7 @@ def _add(commands: Commands, name: str, port: int, what: str) -> None:
 def run(args: argparse.Namespace) -> int:
     """Load the model, serve, and return the exit code."""
     from ..auto import AutoModelVLLM  # imports torch
+    from ..config import DEFAULT_PROMPT_BYTES
     from ..server.app import create_app
     from ..server.process import Address, log_as_json, serve
     from ..server.speech import Speech
@@ -96,7 +124,14 @@ def run(args: argparse.Namespace) -> int:
     if engine["model"] is None:
         raise ConfigError("which model? --model, or a --config that names it")
     settings = _settings(args, limits)
-    address = Address(host=args.host, port=args.port, tls_certificate=args.tls_certificate, tls_key=args.tls_key)
+    engine["max_prompt_bytes"] = max(DEFAULT_PROMPT_BYTES, PROMPT_BYTES_PER_BYTE * settings.max_prompt_bytes)
+    address = Address(
+        host=args.host,
+        port=args.port,
+        tls_certificate=args.tls_certificate,
+        tls_key=args.tls_key,
+        trusted_proxies=tuple(args.trusted_proxy),
+    )
     wyoming = None if args.wyoming is None else _wyoming(args.wyoming)
     log_as_json(args.log_level)
     with AutoModelVLLM(**engine) as model:
@@ -142,17 +177,43 @@ def _read_config(args: argparse.Namespace) -> dict[str, Any]:
 def _settings(args: argparse.Namespace, limits: dict[str, Any]) -> "ServerSettings":
     from ..server.settings import ServerSettings
 
-    keys = _lines(args.api_key_file) if args.api_key_file else os.environ.get(KEY_VARIABLE, "").split()
+    keys = () if args.api_key_file else _keys_of_environment()
+    if args.no_auth and (keys or args.api_key_file):
+        raise ConfigError(f"--no-auth with API keys: leave out one of them ({KEY_VARIABLE} or --api-key-file)")
+    needs_key = bool(keys or args.api_key_file)
+    if not needs_key and not args.no_auth and not _is_loopback(args.host):
+        raise ConfigError(
+            f"whoever reaches {args.host or 'any interface'} could use this server: give API keys ({KEY_VARIABLE} or "
+            "--api-key-file), --no-auth if others are to use it without, or --host 127.0.0.1"
+        )
     return ServerSettings(
         model_name=args.served_model_name or Path(args.model).name.lower(),
         language=args.language,
         hotwords=tuple(_lines(args.hotwords_file)) if args.hotwords_file else (),
-        api_keys=tuple(keys),
+        api_keys=keys,
+        api_key_file=args.api_key_file,
+        allowed_hosts=(*args.allow_host, args.host) if args.allow_host or not needs_key else (),
         cors_origins=tuple(args.cors_origin),
         url_hosts=tuple(args.allow_url_host),
         strict_fields=args.strict_fields,
         **limits,
     )
+
+
+def _keys_of_environment() -> tuple[str, ...]:
+    """Raises ConfigError for a variable that is set to nothing: whoever set it wanted keys."""
+    value = os.environ.get(KEY_VARIABLE)
+    if value is not None and not value.strip():
+        raise ConfigError(f"{KEY_VARIABLE} is set but holds no key; unset it if no keys are wanted")
+    return tuple((value or "").split())
+
+
+def _is_loopback(host: str) -> bool:
+    """Whether nobody but this machine reaches an address."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _lines(path: Path) -> list[str]:

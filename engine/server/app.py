@@ -3,6 +3,7 @@
 from importlib.resources import files
 
 from fastapi import APIRouter, FastAPI
+from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
@@ -20,18 +21,15 @@ from . import (
     whisper_cpp,
 )
 from .gate import Gate
+from .headers import SecurityHeaders
 from .speech import Speech
-
-# The page is one file without anything from elsewhere; blob: is the code that listens to the microphone.
-PAGE_POLICY = (
-    "default-src 'none'; script-src 'unsafe-inline' blob:; style-src 'unsafe-inline'; connect-src 'self'; "
-    "media-src blob:; worker-src blob:"
-)
 
 
 def create_app(speech: Speech, *, offline: bool = True, live: bool = True) -> FastAPI:
     """The ASGI application; `offline` and `live` choose the protocols for files and for live audio."""
-    app = FastAPI(title="twostage-asr", version="1", description="Speech recognition with LLM decoders.")
+    app = FastAPIOffline(  # /docs with Swagger UI from this server's own files
+        redoc_url=None, title="twostage-asr", version="1", description="Speech recognition with LLM decoders."
+    )
     failures.install(app)
     app.include_router(_operation(speech))
     if offline:
@@ -50,6 +48,7 @@ def create_app(speech: Speech, *, offline: bool = True, live: bool = True) -> Fa
             allow_headers=["Authorization", "Content-Type", "X-Request-ID"],
             expose_headers=["X-Request-ID", "Retry-After", fields.HEADER],
         )
+    app.add_middleware(SecurityHeaders)
     return app
 
 
@@ -60,7 +59,7 @@ def _operation(speech: Speech) -> APIRouter:
 
     @router.get("/", include_in_schema=False)
     async def web_page() -> Response:
-        return HTMLResponse(page, headers={"Content-Security-Policy": PAGE_POLICY})
+        return HTMLResponse(page)
 
     @router.get("/health")
     async def health() -> dict[str, str]:

@@ -14,7 +14,7 @@ from ..run_options import TranscribeOptions
 from ..transcript import Transcript
 from . import formats
 from .failures import Refusal
-from .fields import ClientRoute, Open, client_of, require_audio_url
+from .fields import ClientRoute, Open, require_audio_url
 from .speech import Speech
 from .sse import event_stream
 
@@ -98,8 +98,9 @@ def router(speech: Speech) -> APIRouter:
         """Transcribe the audio of a chat message."""
         speech.unknown_fields.heed(request, body)
         url, text = _audio(body.messages)
+        speech.require_prompt(text)
         options = _options(speech, body, text)
-        recording = await speech.read(url, client=client_of(request))
+        recording = await speech.read(url, client=request.state.client)
         request.state.log = {"audio_s": round(recording.duration, 2)}
         form = ChatForm(speech, body, num_prompt_tokens=speech.audio_tokens(recording), has_text=bool(text))
         if body.stream:

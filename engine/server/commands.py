@@ -10,7 +10,7 @@ import asyncio
 from abc import ABC, abstractmethod
 
 from ..audio.waveform import SAMPLE_RATE
-from ..errors import ASRError, ConfigError, QueueFullError
+from ..errors import ASRError, ConfigError, PromptTooLongError, QueueFullError
 from ..streaming import AsyncStreamingSession, Event
 from .openai_audio import hotwords_in
 from .sessions import Link, SessionEnd
@@ -70,7 +70,7 @@ class CommandSession(ABC):
                     await self._hear(message)
                 else:
                     await self._refuse_audio()
-            except ConfigError as error:  # a language or words that the model does not take
+            except (ConfigError, PromptTooLongError) as error:  # a language or words that are not taken
                 await self._link.fail(error)
             message = await self._link.receive(joined=True)
         if self._is_listening:  # the server is shutting down: what was said is not lost
@@ -81,6 +81,7 @@ class CommandSession(ABC):
             raise SessionEnd(1009, f"more than {self._speech.settings.max_audio_s:g} s of audio")
 
     async def _obey(self, message: str) -> None:
+        self._speech.require_prompt(message)
         command, _, value = message.strip().partition(":")
         match command.strip().upper():
             case "START":

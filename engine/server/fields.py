@@ -9,14 +9,14 @@ since parsing it would hold up everybody else.
 
 import logging
 import re
-from collections.abc import Callable, Coroutine, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from fastapi import UploadFile
 from fastapi.params import Form
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from starlette.requests import HTTPConnection, Request
+from starlette.requests import Request
 from starlette.responses import Response
 
 from .failures import Refusal
@@ -152,12 +152,6 @@ def require_few_values(content: bytes | str) -> None:
         raise Refusal(400, message, code="invalid_request")
 
 
-def client_of(connection: HTTPConnection) -> Hashable:
-    """Whose request this is, for taking turns: the one whose key it has, else its address."""
-    known: Hashable = connection.scope.get("state", {}).get("client")
-    return known if known is not None or connection.client is None else connection.client.host
-
-
 class AudioForm(Open):
     """Audio, and how it is read."""
 
@@ -190,7 +184,7 @@ class AudioForm(Open):
         else:
             assert self.file is not None
             source = await self.file.read()
-        recording = await speech.read(source, channels=self.channels, salvage=self.salvage, client=client_of(request))
+        recording = await speech.read(source, channels=self.channels, salvage=self.salvage, client=request.state.client)
         request.state.log = {"audio_s": round(recording.duration, 2)}
         return recording
 

@@ -61,6 +61,7 @@ def router(speech: Speech) -> APIRouter:
 
 async def _answer(speech: Speech, request: Request, form: AsrForm) -> dict[str, Any]:
     started = time.perf_counter()
+    speech.require_prompt(*form.hotwords)
     hotwords = hotwords_in(",".join(form.hotwords))
     options = speech.options(language=form.language, hotwords=hotwords, timestamps=form.timestamp)
     recording = await form.read(speech, request)
@@ -98,7 +99,8 @@ class _OfflineSession(CommandSession):
         answer: dict[str, Any] = {"sentences": [], "is_final": True, "duration_ms": len(whole) // 32}
         if len(whole) >= MIN_PCM_BYTES:
             options = self._speech.options(language=self._language, hotwords=self._hotwords)
-            transcript = await self._speech.transcribe(await self._speech.read(samples_of(whole)), options)
+            recording = await self._speech.read(samples_of(whole), client=self._link.client)
+            transcript = await self._speech.transcribe(recording, options)
             answer["sentences"] = formats.sentences(transcript)
             answer["warnings"] = formats.warnings(transcript)
         await self._link.send(answer)

@@ -17,7 +17,10 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
+from .api_keys import ApiKeys
 from .failures import Refusal, error_response
+from .origins import Origins
+from .quotas import Quota, client_of
 from .speech import Speech
 
 OPEN_PATHS = frozenset({"/", "/health", "/ready"})  # need no key
@@ -112,7 +115,11 @@ class Gate:
         self._app = app
         self._paths = paths
         self._speech = speech
-        self._settings = speech.settings
+        self._settings = settings = speech.settings
+        self._keys = ApiKeys(settings.api_keys, settings.api_key_file)
+        self._origins = Origins(settings.cors_origins, settings.allowed_hosts, needs_key=self._keys.are_needed)
+        self._requests = Quota("requests", settings.max_requests_per_client, total=settings.max_requests)
+        self._sessions = Quota("sessions", settings.max_sessions_per_client, total=settings.max_sessions)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -127,7 +134,7 @@ class Gate:
         is_form = headers.get("content-type", "").startswith("multipart/form-data")
         most = self._settings.max_body_bytes if is_form else self._settings.max_json_bytes
         exchange = Exchange(receive, send, _request_id(headers), most)
-        scope.setdefault("state", {})["request_id"] = exchange.request_id
+        scope.setdefault("state", {}).update(request_id=exchange.request_id, key=None, client=None)
         try:
             await self._answer(scope, headers, exchange)
         finally:
@@ -139,7 +146,7 @@ class Gate:
             async with asyncio.timeout(self._settings.request_timeout_s):
                 try:
                     self._admit(scope, headers, exchange)
-                    with self._counted(scope):
+                    with self._counted(scope), self._requests.held(_client_to_count(scope)):
                         await self._app(scope, exchange.receive, exchange.send)
                 except asyncio.CancelledError:
                     if not exchange.is_client_gone:
@@ -169,15 +176,10 @@ class Gate:
 
     def _admit(self, scope: Scope, headers: Headers, exchange: Exchange) -> None:
         """Raises Refusal before anything of the body is read."""
+        self._origins.require(scope, headers)
         if scope["path"] in OPEN_PATHS or scope["method"] == "OPTIONS":
             return
-        if not self._settings.allows_key(_bearer(headers)):
-            raise Refusal(
-                401,
-                "this server needs one of its API keys: Authorization: Bearer KEY",
-                code="invalid_api_key",
-                headers={"WWW-Authenticate": "Bearer"},
-            )
+        self._identify(scope, _bearer(headers))
         retry = {"Retry-After": str(self._settings.retry_after_s)}
         if scope["method"] != "GET":
             self._require_open(retry)
@@ -186,6 +188,19 @@ class Gate:
                 raise Refusal(429, message, code="server_busy", headers=retry)
         length = headers.get("content-length", "")
         exchange.require_size(int(length) if length.isdecimal() else 0)
+
+    def _identify(self, scope: Scope, key: str | None) -> None:
+        """Note whose request it is, for logs and quotas. Raises Refusal."""
+        name = self._keys.name_of(key)
+        if name is None and self._keys.are_needed:
+            raise Refusal(
+                401,
+                "this server needs one of its API keys: Authorization: Bearer KEY",
+                code="invalid_api_key",
+                headers={"WWW-Authenticate": "Bearer"},
+            )
+        address = scope["client"][0] if scope.get("client") else None
+        scope["state"] |= {"key": name, "client": client_of(name, address)}
 
     def _require_open(self, retry: dict[str, str]) -> None:
         if self._speech.service.failed:
@@ -196,20 +211,18 @@ class Gate:
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
         scope.setdefault("state", {})["request_id"] = _request_id(headers)
-        socket = WebSocket(scope, receive, send)
-        try:
-            if not self._settings.allows_origin(headers.get("origin"), headers.get("host")):
-                message = f"pages from {headers.get('origin')!r} may not connect; allow them with --cors-origin"
-                raise Refusal(403, message, code="origin_not_allowed")
-            offered = [protocol for protocol in scope.get("subprotocols", ()) if protocol.startswith(KEY_SUBPROTOCOL)]
-            key = _bearer(headers) or (offered[0].removeprefix(KEY_SUBPROTOCOL) if offered else None)
-            if not self._settings.allows_key(key):
-                raise Refusal(401, "this server needs one of its API keys", code="invalid_api_key")
-            self._require_open({"Retry-After": str(self._settings.retry_after_s)})
-        except Refusal as refusal:
-            await socket.send_denial_response(error_response(refusal))
-            return
-        await self._app(scope, receive, send)
+        with contextlib.ExitStack() as held:
+            try:
+                self._origins.require(scope, headers)
+                offered = [name for name in scope.get("subprotocols", ()) if name.startswith(KEY_SUBPROTOCOL)]
+                key = _bearer(headers) or (offered[0].removeprefix(KEY_SUBPROTOCOL) if offered else None)
+                self._identify(scope, key)
+                self._require_open({"Retry-After": str(self._settings.retry_after_s)})
+                held.enter_context(self._sessions.held(scope["state"]["client"]))
+            except Refusal as refusal:
+                await WebSocket(scope, receive, send).send_denial_response(error_response(refusal))
+                return
+            await self._app(scope, receive, send)
 
     def _record(self, scope: Scope, exchange: Exchange, wall_s: float) -> None:
         status = exchange.status or 499  # nginx' number for a client that went away first
@@ -223,6 +236,7 @@ class Gate:
         line = {
             "request_id": exchange.request_id,
             "client": client[0] if client else None,
+            "key": scope["state"]["key"],
             "method": scope["method"],
             "path": scope["path"],
             "status": status,
@@ -230,6 +244,12 @@ class Gate:
             "seconds": round(wall_s, 4),
         }
         log.info("request", extra={"fields": line | scope["state"].get("log", {})})
+
+
+def _client_to_count(scope: Scope) -> str | None:
+    """Whose quota a request takes from: like the limit for all, quotas are of what has a body."""
+    client: str | None = scope["state"]["client"]
+    return None if scope["method"] == "GET" else client
 
 
 def _request_id(headers: Headers) -> str:

@@ -157,6 +157,7 @@ def _refuse_what_is_missing(form: TranscriptionForm) -> None:
 
 
 def _options(speech: Speech, form: TranscriptionForm) -> TranscribeOptions:
+    speech.require_prompt(form.language or "", form.prompt, *form.hotwords, *form.keywords)
     prompted = [] if speech.takes_context else hotwords_in(form.prompt)
     options = speech.options(
         language=form.language or speech.only_language(form.languages),

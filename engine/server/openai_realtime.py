@@ -161,12 +161,13 @@ class _EventSession:
             await self._commit()  # the server is shutting down: what was said is not lost
 
     def _begin(self) -> None:
-        """Listen anew. Raises ConfigError for a language or words that the model does not take."""
+        """Listen anew. Raises ConfigError or PromptTooLongError for a language or words that are not taken."""
         asked, live, audio = self._config.transcription, self._speech.live, self._config.audio.input
-        prompt = asked.prompt or ""
+        prompt, keywords = asked.prompt or "", asked.keywords or ()
+        self._speech.require_prompt(asked.language or "", prompt, *keywords)
         options = self._speech.options(
             language=asked.language,
-            hotwords=[*(asked.keywords or ()), *([] if self._speech.takes_context else hotwords_in(prompt))],
+            hotwords=[*keywords, *([] if self._speech.takes_context else hotwords_in(prompt))],
             context=prompt if self._speech.takes_context else "",
         )
         if asked.language:
@@ -215,7 +216,7 @@ class _EventSession:
         before, self._config = self._config, asked
         try:
             self._begin()
-        except ConfigError:
+        except ASRError:
             self._config = before
             raise
         about = {"id": self._id, "object": "realtime.transcription_session"}
@@ -257,7 +258,7 @@ class _EventSession:
             events = await self._stream.finish()
             self._count(events)
         elif self._num_samples > 1:
-            recording = await self._speech.read(np.concatenate(self._held))
+            recording = await self._speech.read(np.concatenate(self._held), client=self._link.client)
             transcript = await self._speech.transcribe(recording, self._options)
             events = [Final(0, 0.0, seconds, transcript)]
         for said in self._dialect.ended(events, seconds):

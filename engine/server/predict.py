@@ -18,7 +18,7 @@ from starlette.responses import StreamingResponse
 from ..errors import ASRError
 from ..transcript import Transcript
 from .failures import Refusal, error_body, refusal_of
-from .fields import ClientRoute, Open, client_of, require_few_values
+from .fields import ClientRoute, Open, require_few_values
 from .recording import Recording
 from .speech import Speech
 from .sse import texts
@@ -88,7 +88,7 @@ async def _read(speech: Speech, request: Request, audio: UploadFile, description
         place = ".".join(map(str, problem["loc"]))
         raise Refusal(400, f"json: {place} {problem['msg']}".strip(), code="invalid_request", param="json") from error
     speech.unknown_fields.heed(request, described)
-    content, client = await audio.read(), client_of(request)
+    content, client = await audio.read(), request.state.client
     if described.media_type.lower() not in RAW:
         return await speech.read(content, client=client)
     if len(content) % (2 * described.channels):

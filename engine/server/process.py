@@ -36,6 +36,7 @@ class Address:
     port: int = 8899
     tls_certificate: Path | None = None
     tls_key: Path | None = None
+    trusted_proxies: tuple[str, ...] = ()  # addresses or networks whose X-Forwarded-For and -Proto are believed
 
 
 class Listener(Protocol):
@@ -64,6 +65,8 @@ def server_of(app: FastAPI, speech: Speech, address: Address, *, beside: Sequenc
         ws_max_size=speech.settings.max_message_bytes,
         ws_per_message_deflate=False,  # PCM does not shrink, and a small message must not become a large one
         timeout_graceful_shutdown=CLOSE_TIMEOUT_S,
+        proxy_headers=bool(address.trusted_proxies),
+        forwarded_allow_ips=list(address.trusted_proxies),
         server_header=False,
         access_log=False,
         log_config=None,

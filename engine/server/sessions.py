@@ -50,6 +50,7 @@ class Link:
 
     def __init__(self, socket: WebSocket, speech: Speech) -> None:
         self._socket = socket
+        self.client: str | None = socket.state.client  # whose turns and quotas it has
         self._settings = speech.settings
         self._is_draining = speech.is_draining
         self._messages: deque[str | bytes] = deque()
@@ -157,7 +158,8 @@ async def hold_session(socket: WebSocket, speech: Speech, protocol: str, talk: T
             await socket.close(end.code, end.reason)
     speech.metrics.sessions.labels(protocol, str(end.code)).inc()
     fields = {"request_id": socket.state.request_id, "protocol": protocol, "code": end.code, "reason": end.reason}
-    log.info("session", extra={"fields": fields | {"seconds": round(time.perf_counter() - started, 2)}})
+    seconds = round(time.perf_counter() - started, 2)
+    log.info("session", extra={"fields": fields | {"key": socket.state.key, "seconds": seconds}})
 
 
 async def _talk_until_end(link: Link, speech: Speech, talk: Talk) -> SessionEnd:

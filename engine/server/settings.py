@@ -1,11 +1,12 @@
 """What a server allows, with defaults and units; checked once."""
 
-import hashlib
-import hmac
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from ..audio.decode import AudioLimits
 from ..errors import ConfigError
+from .api_keys import parse_keys, read_keys
+from .origins import require_origin
 
 _POSITIVE = (
     *(
@@ -15,10 +16,12 @@ _POSITIVE = (
         "max_samples",
         "max_decoding_s",
         "max_new_tokens",
+        "max_prompt_bytes",
         "max_requests",
         "max_waiting",
         "request_timeout_s",
     ),
+    *("max_requests_per_client", "max_sessions_per_client"),
     *("max_sessions", "max_message_bytes", "session_idle_s", "session_timeout_s"),
 )
 
@@ -30,7 +33,9 @@ class ServerSettings:
     model_name: str = "fun-asr-nano"  # what /v1/models calls the model
     language: str | None = None  # where a request names none
     hotwords: tuple[str, ...] = ()  # where a request gives none
-    api_keys: tuple[str, ...] = field(default=(), repr=False)  # one of them is needed if there are any
+    api_keys: tuple[str, ...] = field(default=(), repr=False)  # KEY or NAME:KEY; one is needed if there are any
+    api_key_file: Path | None = None  # holds them in place of api_keys, one a line, and is read again when it changes
+    allowed_hosts: tuple[str, ...] = ()  # names that this server answers to, beside localhost and addresses; "*": any
     cors_origins: tuple[str, ...] = ()  # of web pages from elsewhere that may call; "*": any; "null": from a disk
     url_hosts: tuple[str, ...] = ()  # that audio may be fetched from on a client's behalf
     strict_fields: bool = False  # a request's field that nobody knows is an error, not ignored
@@ -43,12 +48,15 @@ class ServerSettings:
     min_sample_rate: int = 4_000  # Hz
     max_sample_rate: int = 384_000  # Hz
     max_new_tokens: int = 512  # of one answer
+    max_prompt_bytes: int = 16 << 10  # of UTF-8: hotwords, context and language of one request
     max_requests: int = 256  # under way, uploads included; more are answered 429
+    max_requests_per_client: int | None = None  # likewise, of one key or address; None: a quarter of max_requests
     max_waiting: int = 512  # clips not yet encoded; more are answered 429
     request_timeout_s: float = 600.0  # from the first byte to the last
     retry_after_s: int = 1  # what a 429 or 503 suggests
 
     max_sessions: int = 256  # WebSockets at a time
+    max_sessions_per_client: int | None = None  # of one key or address; None: a quarter of max_sessions
     max_message_bytes: int = 10 << 20  # of one WebSocket message
     session_idle_s: float = 60.0  # without a message
     session_timeout_s: float = 4 * 3600.0
@@ -57,12 +65,16 @@ class ServerSettings:
 
     def __post_init__(self) -> None:
         for name in _POSITIVE:
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} must be positive, got {getattr(self, name)}")
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ConfigError(f"{name} must be positive, got {value}")
         if self.drain_s < 0:
             raise ConfigError(f"drain_s must be 0 or positive, got {self.drain_s}")
-        if any(not key.strip() for key in self.api_keys):
-            raise ConfigError("an API key is empty")
+        parse_keys(self.api_keys)
+        if self.api_key_file is not None:
+            read_keys(self.api_key_file)
+        for origin in self.cors_origins:
+            require_origin(origin)
 
     @property
     def audio_limits(self) -> AudioLimits:
@@ -75,23 +87,3 @@ class ServerSettings:
             min_sample_rate=self.min_sample_rate,
             max_sample_rate=self.max_sample_rate,
         )
-
-    def allows_key(self, key: str | None) -> bool:
-        """Compared in constant time, with every key."""
-        if not self.api_keys:
-            return True
-        given = _digest(key or "")
-        return any([hmac.compare_digest(given, _digest(known)) for known in self.api_keys])
-
-    def allows_origin(self, origin: str | None, host: str | None) -> bool:
-        """Whether a page from there may open a WebSocket; pages of our own may.
-
-        Of a page from the disk, browsers say "null", as of any that hides where it is from: that must be allowed.
-        """
-        if origin is None or origin == "file://" or "*" in self.cors_origins or origin in self.cors_origins:
-            return True
-        return host is not None and origin.partition("://")[2] == host
-
-
-def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()

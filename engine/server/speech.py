@@ -8,7 +8,7 @@ from typing import Unpack
 
 from ..audio.channels import Channels
 from ..audio.inputs import AudioInput, Samples
-from ..errors import AudioError, ConfigError, QueueFullError
+from ..errors import AudioError, ConfigError, PromptTooLongError, QueueFullError
 from ..families.base import Request
 from ..options import RequestOptions
 from ..run_options import TranscribeOptions, transcribe_options
@@ -75,14 +75,24 @@ class Speech:
         return not self.service.failed and not self.is_draining.is_set()
 
     def options(self, **asked: Unpack[RequestOptions]) -> TranscribeOptions:
-        """What a request asks for, with this server's defaults. Raises ConfigError."""
+        """What a request asks for, with this server's defaults. Raises ConfigError, PromptTooLongError."""
         settings = self.settings
+        self.require_prompt(asked.get("language") or "", asked.get("context") or "", *(asked.get("hotwords") or ()))
         defaults = RequestOptions(
             language=asked.get("language") or settings.language,
             hotwords=asked.get("hotwords") or settings.hotwords,
             max_new_tokens=asked.get("max_new_tokens", settings.max_new_tokens),
         )
         return transcribe_options(limits=settings.audio_limits, **(asked | defaults))
+
+    def require_prompt(self, *texts: str) -> None:
+        """Before anything is made of what a client writes into the prompt. Raises PromptTooLongError."""
+        num_bytes = sum(len(text.encode(errors="surrogatepass")) for text in texts)
+        if num_bytes > self.settings.max_prompt_bytes:
+            raise PromptTooLongError(
+                f"hotwords, context and language have {num_bytes:,} bytes, at most "
+                f"{self.settings.max_prompt_bytes:,} are allowed; give fewer or shorter words"
+            )
 
     def require_language(self, language: str) -> None:
         """Raises ConfigError for one that the model does not know."""

@@ -18,7 +18,7 @@ from ..errors import ConfigError
 from ..families.languages import LANGUAGES, KnownLanguages
 from ..writers import WRITERS
 from .failures import Refusal
-from .fields import ClientRoute, Open, client_of
+from .fields import ClientRoute, Open
 from .openai_audio import hotwords_in
 from .recording import Recording
 from .speech import Speech
@@ -91,7 +91,7 @@ def language_code(language: str | None) -> str:
 
 
 async def _read(speech: Speech, request: Request, file: UploadFile, query: RawQuery) -> Recording:
-    content, client = await file.read(), client_of(request)
+    content, client = await file.read(), request.state.client
     if query.encode:
         recording = await speech.read(content, client=client)
     else:

@@ -41,7 +41,9 @@ def server(here: Path, spoken: Clip, vllm_model: AutoModelVLLM) -> Iterator[Serv
     resources.mkdir(parents=True)
     (resources / "tts-test.wav").write_bytes(wav(spoken))
     (here / "config.yaml").write_text(CONFIG)
-    with served(lambda: main(["serve", "--config", "config.yaml", "--max-new-tokens", "512"]), vllm_model) as found:
+    with served(
+        lambda: main(["serve", "--config", "config.yaml", "--no-auth", "--max-new-tokens", "512"]), vllm_model
+    ) as found:
         yield found
 
 

@@ -425,12 +425,20 @@ class Server(BaseHTTPRequestHandler):
         """Quiet."""
 
 
+INSIDE = {
+    "loopback": "127.0.0.2",
+    "private": "10.0.0.1",
+    "metadata": "169.254.169.254",
+    "mapped": "[::ffff:127.0.0.1]",
+    "localhost": "localhost",
+}
 TARGETS = {
     "once.wav": "/a.wav?again",
     "loop.wav": "/loop.wav",
     "to_file.wav": "file:///etc/passwd",
     "to_ftp.wav": "ftp://127.0.0.1/a.wav",
     "to_data.wav": "data:audio/wav;base64,AAAA",
+    **{f"to_{what}.wav": f"http://{host}:9/a.wav" for what, host in INSIDE.items()},
 }
 
 
@@ -474,6 +482,7 @@ def test_urls_can_be_forbidden(server: str) -> None:
         ("to_file.wav", "cannot be fetched"),
         ("to_ftp.wav", "unsupported protocol"),
         ("to_data.wav", "cannot be fetched"),
+        *((f"to_{what}.wav", "not fetched from this host") for what in INSIDE),
         ("cut_off.wav", "cannot be fetched"),
     ],
 )

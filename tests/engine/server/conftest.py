@@ -36,12 +36,20 @@ class Running:
         return f"ws://127.0.0.1:{self.port}"
 
 
+ANY_PORT = Address(port=0)
+
+
 @contextmanager
 def running(
-    model: AutoModelVLLM, *, beside: Callable[[Speech], Sequence[Listener]] = lambda speech: (), **settings: Any
+    model: Any,
+    address: Address = ANY_PORT,
+    *,
+    beside: Callable[[Speech], Sequence[Listener]] = lambda speech: (),
+    **settings: Any,
 ) -> Iterator[Running]:
+    """`model`: an AutoModelVLLM, or another thing that has a transcriber."""
     speech = Speech(model.transcriber, ServerSettings(**settings), vad=load_vad())
-    server = server_of(create_app(speech), speech, Address(port=0), beside=beside(speech))
+    server = server_of(create_app(speech), speech, address, beside=beside(speech))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     deadline = time.monotonic() + 20

@@ -59,7 +59,7 @@ def test_nothing_new_is_taken_and_the_deadline_holds(start: Callable[..., Any], 
     with start(drain_s=1.0) as server:
         upload = socket.create_connection(("127.0.0.1", server.port))
         kind = b"Content-Type: multipart/form-data; boundary=b\r\n"
-        upload.sendall(b"POST /asr HTTP/1.1\r\nHost: x\r\n" + kind + b"Content-Length: 100\r\n\r\n")
+        upload.sendall(b"POST /asr HTTP/1.1\r\nHost: localhost\r\n" + kind + b"Content-Length: 100\r\n\r\n")
         wait_until(lambda: server.speech.num_requests, "the upload is not seen")
         server.server.handle_exit(signal.SIGTERM, None)
         deadline = time.monotonic() + 5

@@ -100,9 +100,14 @@ def test_250_malformed_sessions(server: Running, clips: list[Clip]) -> None:
 
 def test_raw_garbage_on_the_socket(server: Running, clips: list[Clip]) -> None:
     generator = random.Random(7)
-    upgrade = b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    upgrade = b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     key = b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
-    for head in (b"", b"POST /asr HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n", upgrade + key, upgrade + b"\r\n"):
+    for head in (
+        b"",
+        b"POST /asr HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\n",
+        upgrade + key,
+        upgrade + b"\r\n",
+    ):
         for _ in range(5):
             with socket.create_connection(("127.0.0.1", server.port), timeout=5) as raw:
                 raw.sendall(head + generator.randbytes(300))
@@ -138,7 +143,7 @@ def test_a_client_that_vanishes_leaves_no_work(
     clip = plain(clips)[0]
     head = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n'
     body = head + wav(clip) + b"\r\n--b--\r\n"
-    request = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+    request = f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=b\r\n"
     sent = f"{request}Content-Length: {len(body)}\r\n\r\n".encode() + body
     being_read: Callable[[], int] = lambda: server.speech.num_requests  # noqa: E731
     being_decoded: Callable[[], int] = lambda: server.speech.service.num_jobs  # noqa: E731
