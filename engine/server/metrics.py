@@ -27,6 +27,9 @@ class Metrics:
         self.request_seconds = Histogram(
             "twostage_request_seconds", "From the first byte to the last", ["path"], buckets=_SECONDS, registry=registry
         )
+        self.refused_connections = Counter(
+            "twostage_refused_connections", "Connections refused or dropped", ["reason"], registry=registry
+        )
         self.active_sessions = Gauge("twostage_active_sessions", "WebSockets open", ["protocol"], registry=registry)
         self.sessions = Counter(
             "twostage_sessions", "WebSockets by protocol and close code", ["protocol", "code"], registry=registry

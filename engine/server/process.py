@@ -6,6 +6,7 @@ everything under way is answered with an error, and the process ends with ENGINE
 again.
 """
 
+import asyncio
 import json
 import logging
 import time
@@ -16,6 +17,7 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
+from .connections import Connections, protocols, raise_file_limit
 from .speech import Speech
 
 ENGINE_FAILED = 70  # EX_SOFTWARE of sysexits.h
@@ -37,19 +39,21 @@ class Address:
 
 def serve(app: FastAPI, speech: Speech, address: Address) -> int:
     """Serve until a signal or the engine's death; returns the exit code."""
+    raise_file_limit()
     server_of(app, speech, address).run()
     return ENGINE_FAILED if speech.service.failed else 0
 
 
 def server_of(app: FastAPI, speech: Speech, address: Address) -> uvicorn.Server:
     """uvicorn's server, as it is run here."""
+    connections = Connections(speech.settings, speech.metrics)
     config = uvicorn.Config(
         app,
         host=address.host,
         port=address.port,
         ssl_certfile=address.tls_certificate,
         ssl_keyfile=address.tls_key,
-        ws="websockets-sansio",
+        **protocols(connections),
         ws_max_size=speech.settings.max_message_bytes,
         ws_per_message_deflate=False,  # PCM does not shrink, and a small message must not become a large one
         timeout_graceful_shutdown=CLOSE_TIMEOUT_S,
@@ -57,15 +61,16 @@ def server_of(app: FastAPI, speech: Speech, address: Address) -> uvicorn.Server:
         access_log=False,
         log_config=None,
     )
-    return _Server(config, speech)
+    return _Server(config, speech, connections)
 
 
 class _Server(uvicorn.Server):
     """uvicorn's server with another end."""
 
-    def __init__(self, config: uvicorn.Config, speech: Speech) -> None:
+    def __init__(self, config: uvicorn.Config, speech: Speech, connections: Connections) -> None:
         super().__init__(config)
         self._speech = speech
+        self._connections = connections
         self._is_asked_to_stop = False
         self._ends_at: float | None = None  # time.monotonic()
 
@@ -76,6 +81,7 @@ class _Server(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         """Called ten times a second; True ends the server."""
+        self._connections.sweep(asyncio.get_running_loop().time())
         if self._ends_at is None and self._speech.service.failed:
             log.error("the engine has failed; the process ends with exit code %d", ENGINE_FAILED)
             self._ends_at = time.monotonic() + FAILED_GRACE_S

@@ -1,0 +1,139 @@
+"""Attacks by load on a server with a model of rules: each is refused at its limit, and /health answers meanwhile."""
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import requests
+
+from tests.engine.server.conftest import Running, running
+from tests.engine.server.requests_of_clients import wait_until
+from tests.fake_model import fake_transcriber
+
+ALIVE_S = (
+    1.0  # far above what /health takes, since these tests share a busy machine and one interpreter with the server
+)
+
+Start = Callable[..., contextlib.AbstractContextManager[Running]]
+
+
+class Model:
+    """What `running` asks of a model."""
+
+    def __init__(self, transcriber: Any) -> None:
+        self.transcriber = transcriber
+
+
+@pytest.fixture(scope="module")
+def serve(tmp_path_factory: pytest.TempPathFactory) -> Start:
+    """Start a server with settings of its own."""
+    model: Any = Model(fake_transcriber(tmp_path_factory.mktemp("rules")))
+    return lambda **settings: running(model, **settings)
+
+
+@contextlib.contextmanager
+def alive(server: Running) -> Iterator[None]:
+    """Ask for /health all the while, each time by a new connection."""
+    is_over, slowest = threading.Event(), [0.0]
+
+    def ask() -> None:
+        while not is_over.is_set():
+            started = time.perf_counter()
+            with contextlib.suppress(requests.ConnectionError):
+                if requests.get(f"{server.http}/health", timeout=10).status_code == 200:
+                    slowest[0] = max(slowest[0], time.perf_counter() - started)
+                    continue
+            slowest[0] = 10.0
+
+    prober = threading.Thread(target=ask)
+    prober.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        prober.join()
+    assert 0 < slowest[0] < ALIVE_S
+
+
+def connect(server: Running) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", server.port), timeout=10)
+
+
+def is_ended(client: socket.socket) -> bool:
+    """Whether the server has closed it, or an answer has come."""
+    client.settimeout(0.0)
+    try:
+        return client.recv(1, socket.MSG_PEEK) in (b"", b"H")
+    except BlockingIOError:
+        return False
+    except ConnectionError:
+        return True
+
+
+@pytest.mark.parametrize("head", [b"GET /", b"GET / HTTP/1.1\r\nHost: x\r\nX-Long: ", b"GET / HTTP/1.1\r\nHost: x\r\n"])
+def test_a_head_without_end_is_cut_off(serve: Start, head: bytes) -> None:
+    """8 MiB of a URL, of one header, or of many headers."""
+    piece = b"a" * 1024 if head[-1:] != b"\n" else b"X-Header: value\r\n" * 64
+    sent = 0
+    with serve() as server, alive(server), connect(server) as client:
+        with contextlib.suppress(ConnectionError):  # it is closed while this is still being sent
+            client.sendall(head)
+            while sent < 8 << 20:
+                client.sendall(piece)
+                sent += len(piece)
+    assert sent < 2 << 20
+
+
+def test_a_long_head_that_comes_at_once_is_refused_as_well(serve: Start) -> None:
+    headers = b"".join(b"X-%d: a\r\n" % number for number in range(10_000))
+    with serve() as server, connect(server) as client:
+        client.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n" + headers + b"\r\n")
+        with contextlib.suppress(ConnectionError):
+            assert client.recv(100).startswith(b"HTTP/1.1 400")
+        text = server.speech.metrics.text().decode()
+    assert 'twostage_refused_connections_total{reason="not_http"} 1.0' in text
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /health HT", b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"])
+def test_who_does_not_ask_in_time_is_ended(serve: Start, sent: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Silent from the start, in the middle of a head, or dripping into the next one after an answer."""
+    monkeypatch.setattr("twostage_asr.engine.server.connections.KEEP_ALIVE_S", 0.2)
+    with serve(header_timeout_s=0.2) as server, connect(server) as client:
+        client.sendall(sent)
+        if sent.endswith(b"\r\n\r\n"):
+            assert b"200 OK" in client.recv(1000)
+            client.sendall(b"GET /")
+        client.settimeout(5)
+        with contextlib.suppress(ConnectionError):
+            while client.recv(1000):
+                pass
+        wait_until(lambda: not server.server.server_state.connections, "the connection stays")
+
+
+@pytest.mark.parametrize("limits", [{"max_connections": 20}, {"max_connections_per_address": 20}])
+def test_idle_sockets_keep_nobody_out(serve: Start, limits: dict[str, int]) -> None:
+    with serve(**limits) as server, contextlib.ExitStack() as sockets:
+        idle = [sockets.enter_context(connect(server)) for _ in range(20)]
+        with alive(server):
+            idle += [sockets.enter_context(connect(server)) for _ in range(100)]
+        wait_until(lambda: sum(map(is_ended, idle)) >= 100, "idle sockets stay open")
+        assert not is_ended(idle[-1])
+        assert len(server.server.server_state.connections) <= 20
+
+
+def test_connections_at_work_are_never_ended_for_new_ones(serve: Start) -> None:
+    head = (
+        b"POST /asr HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\nContent-Length: 9\r\n\r\n"
+    )
+    with serve(max_connections=2) as server, connect(server) as first, connect(server) as second:
+        for client in (first, second):
+            client.sendall(head)
+        wait_until(lambda: server.speech.num_requests == 2, "the uploads are not seen")
+        with connect(server) as third:
+            assert third.recv(100).startswith(b"HTTP/1.1 503")
+        first.sendall(b"--b--\r\n\r\n")
+        assert first.recv(100).startswith(b"HTTP/1.1 400")
