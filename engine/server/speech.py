@@ -18,6 +18,7 @@ from ..streaming import LiveOptions
 from ..transcriber import TranscribeOptions, Transcriber
 from ..transcript import Transcript
 from ..vad import VoiceActivityModel
+from .budget import Budget
 from .metrics import Metrics, MetricsTimeline
 from .recording import GrowingText, OnText, Recording
 from .settings import ServerSettings
@@ -38,6 +39,7 @@ class Speech:
         self.settings = settings
         self.live = LiveOptions(vad=vad, chunk_ms=chunk_ms)
         self.metrics = Metrics()
+        self.uploads = Budget(settings.max_upload_bytes)  # bodies of requests under way
         self.num_requests = 0  # under way; the gate counts
         self.num_sessions = 0
         self.created = int(time.time())
@@ -49,6 +51,7 @@ class Speech:
         self._family = transcriber.family
         self._cutting = DEFAULT_SEGMENTATION.cutting(self._family.best_length_s)
         self.metrics.watch("twostage_active_requests", "Requests under way", lambda: self.num_requests)
+        self.metrics.watch("twostage_upload_bytes", "Of bodies under way", lambda: self.uploads.num_bytes)
         self.metrics.watch("twostage_queue_clips", "Clips not yet encoded", lambda: self.service.num_waiting)
         self.metrics.watch("twostage_clips", "Clips not yet transcribed", lambda: self.service.num_jobs)
         self.metrics.watch("twostage_ready", "1 if requests are taken", lambda: float(self.is_ready))

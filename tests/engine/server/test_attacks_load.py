@@ -14,9 +14,9 @@ from tests.engine.server.conftest import Running, running
 from tests.engine.server.requests_of_clients import wait_until
 from tests.fake_model import fake_transcriber
 
-ALIVE_S = (
-    1.0  # far above what /health takes, since these tests share a busy machine and one interpreter with the server
-)
+# Far above what /health takes: these tests share a busy machine, and one interpreter with the server.
+ALIVE_S = 1.0
+
 
 Start = Callable[..., contextlib.AbstractContextManager[Running]]
 
@@ -79,12 +79,13 @@ def test_a_head_without_end_is_cut_off(serve: Start, head: bytes) -> None:
     """8 MiB of a URL, of one header, or of many headers."""
     piece = b"a" * 1024 if head[-1:] != b"\n" else b"X-Header: value\r\n" * 64
     sent = 0
-    with serve() as server, alive(server), connect(server) as client:
-        with contextlib.suppress(ConnectionError):  # it is closed while this is still being sent
-            client.sendall(head)
-            while sent < 8 << 20:
-                client.sendall(piece)
-                sent += len(piece)
+    closed = contextlib.suppress(ConnectionError)  # while this is still being sent
+    with serve() as server, alive(server), connect(server) as client, closed:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)  # what is sent has mostly been received
+        client.sendall(head)
+        while sent < 8 << 20:
+            client.sendall(piece)
+            sent += len(piece)
     assert sent < 2 << 20
 
 
@@ -137,3 +138,48 @@ def test_connections_at_work_are_never_ended_for_new_ones(serve: Start) -> None:
             assert third.recv(100).startswith(b"HTTP/1.1 503")
         first.sendall(b"--b--\r\n\r\n")
         assert first.recv(100).startswith(b"HTTP/1.1 400")
+
+
+UPLOAD = (
+    b"POST /asr HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\nContent-Length: 1000000\r\n\r\n"
+)
+FILE = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n'
+
+
+def code_of(answer: requests.Response) -> tuple[int, str]:
+    return answer.status_code, answer.json()["error"]["code"]
+
+
+def test_a_body_that_drips_is_ended(serve: Start) -> None:
+    with serve(body_grace_s=0.2, min_body_rate=100_000) as server, connect(server) as client:
+        started = time.monotonic()
+        client.sendall(UPLOAD + FILE + bytes(50_000))
+        answer = client.recv(1000)
+        assert answer.startswith(b"HTTP/1.1 408") and time.monotonic() - started > 0.5
+
+
+def test_all_bodies_together_are_bounded(serve: Start) -> None:
+    """Those of others count until their requests are over; then there is room again."""
+    body = FILE + bytes(300_000) + b"\r\n--b--\r\n"
+    kind = {"Content-Type": "multipart/form-data; boundary=b"}
+    with serve(max_upload_bytes=1_000_000) as server:
+        with connect(server) as client:
+            client.sendall(UPLOAD + FILE + bytes(900_000))
+            wait_until(lambda: server.speech.uploads.num_bytes > 900_000, "the upload is not seen")
+            refused = requests.post(f"{server.http}/asr", data=body, headers=kind, timeout=10)
+            assert code_of(refused) == (429, "server_busy") and refused.headers["Retry-After"] == "1"
+        wait_until(lambda: not server.speech.uploads.num_bytes, "the upload still counts")
+        answer = requests.post(f"{server.http}/asr", data=body, headers=kind, timeout=10)
+        assert code_of(answer)[0] == 400  # zeros are no audio
+        assert not server.speech.uploads.num_bytes
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "unit"),
+    [("/v1/chat/completions", "application/json", "[],"), ("/asr", "application/x-www-form-urlencoded", "&")],
+)
+def test_what_is_costly_to_parse_is_not_parsed(serve: Start, path: str, kind: str, unit: str) -> None:
+    body = f'{{"messages": [{unit * 300_000}1]}}'
+    with serve() as server, alive(server):
+        answer = requests.post(server.http + path, data=body, headers={"Content-Type": kind}, timeout=10)
+        assert code_of(answer) == (413, "body_too_complex")

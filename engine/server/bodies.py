@@ -1,0 +1,80 @@
+"""The body of one HTTP request, within its limits while it is read: its size, its pace, what it costs to parse, and its
+share of the memory that all bodies may have together.
+
+A body counts until its request has been answered: the parser, the handler and the readers keep it until then. Whoever
+cannot have more is answered at once and may come again; waiting would keep what has been read already.
+"""
+
+import asyncio
+import math
+
+from starlette.types import Message, Receive
+
+from .budget import Budget
+from .failures import Refusal
+from .settings import ServerSettings
+
+# Each value of JSON or of a URL-encoded form has one of these before or behind it; base64 has none.
+SEPARATORS = (b",", b":", b"[", b"{", b"&")
+
+
+class Body:
+    """What has come of it."""
+
+    def __init__(self, settings: ServerSettings, uploads: Budget, *, is_form: bool) -> None:
+        """`is_form`: multipart, whose parser bounds the number of its parts; else JSON, or anything that is wrong."""
+        self.num_bytes = 0
+        self._settings = settings
+        self._max_bytes = settings.max_body_bytes if is_form else settings.max_json_bytes
+        self._max_values = math.inf if is_form else settings.max_json_values
+        self._num_values = 0
+        self._waited_s = 0.0  # for the client
+        self._share = uploads.share()
+
+    async def receive(self, receive: Receive) -> Message:
+        """Its next part, or the client's going away. Raises Refusal."""
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        try:
+            async with asyncio.timeout(self._allowed_s):
+                message = await receive()
+        except TimeoutError:
+            message = (
+                f"the body comes too slowly: {self.num_bytes:,} bytes in {self._waited_s + loop.time() - started:.0f} s"
+            )
+            raise Refusal(408, message, code="body_too_slow") from None
+        self._waited_s += loop.time() - started
+        self._take(message.get("body", b""))
+        return message
+
+    def require_size(self, num_bytes: int) -> None:
+        """Raises Refusal for more than it may have."""
+        if num_bytes > self._max_bytes:
+            message = f"the body has {num_bytes:,} bytes or more, at most {self._max_bytes:,} are allowed"
+            raise Refusal(413, message, code="body_too_large")
+
+    def end(self) -> None:
+        """It is not needed any more."""
+        self._share.hold(0)
+
+    @property
+    def _allowed_s(self) -> float | None:
+        """How much longer its next part may take."""
+        rate = self._settings.min_body_rate
+        return self._settings.body_grace_s + self.num_bytes / rate - self._waited_s if rate else None
+
+    def _take(self, part: bytes) -> None:
+        self.num_bytes += len(part)
+        self.require_size(self.num_bytes)
+        if self._max_values < math.inf:
+            self._num_values += sum(map(part.count, SEPARATORS))
+            if self._num_values > self._max_values:
+                message = f"the body has {self._num_values:,} values or more, at most {self._max_values:,} are allowed"
+                raise Refusal(413, message, code="body_too_complex")
+        self._share.hold(self.num_bytes)
+        if self._share.budget.is_over:
+            message = (
+                f"uploads under way have {self._share.budget.max_bytes:,} bytes, no more are taken; try again later"
+            )
+            headers = {"Retry-After": str(self._settings.retry_after_s)}
+            raise Refusal(429, message, code="server_busy", headers=headers)
