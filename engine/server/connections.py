@@ -24,6 +24,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import Frame
 
+from .budget import Budget
 from .metrics import Metrics
 from .settings import ServerSettings
 
@@ -32,7 +33,7 @@ LINGER_S = 30.0
 LOG_EVERY_S = 10.0
 SPARE_FILES = 256  # descriptors kept from connections: uploads on the disk, readers, the engine
 MOST_FILES = 1 << 20  # asked for where the system names no limit
-MAX_FRAGMENTS = 4096  # of one WebSocket message: empty ones cost a client next to nothing
+MAX_FRAGMENTS = 1024  # of one WebSocket message: empty ones cost a client next to nothing
 
 _FULL = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n"
 _LATE = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
@@ -69,8 +70,10 @@ class _Group:
 class Connections:
     """All that are open, and who has to go."""
 
-    def __init__(self, settings: ServerSettings, metrics: Metrics) -> None:
+    def __init__(self, settings: ServerSettings, metrics: Metrics, session_bytes: Budget) -> None:
+        """`session_bytes`: what WebSockets may hold, messages that have not come as a whole included."""
         self.settings = settings
+        self.session_bytes = session_bytes
         self.max_open = max(1, min(settings.max_connections, file_limit() - SPARE_FILES))
         self._metrics = metrics
         self._peers: dict[Transport, _Peer] = {}
@@ -200,17 +203,31 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
 
     keeper: ClassVar[Connections]
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._share = self.keeper.session_bytes.share(lambda: self._fail(1013, "messages in parts fill the memory"))
+
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        self._share.hold(0)
         self.keeper.forget(self.transport)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if not self.close_sent:
+            self._share.hold(len(self.conn.reader.buffer) + sum(map(len, self.frames)))
+            self.keeper.session_bytes.evict_largest()
 
     def handle_cont(self, event: Frame) -> None:
         if len(self.frames) < MAX_FRAGMENTS:
             super().handle_cont(event)
         if len(self.frames) < MAX_FRAGMENTS or self.close_sent:
             return
-        self.keeper.count("fragments")
-        self.conn.fail(1009, f"a message may have {MAX_FRAGMENTS} fragments")
+        self._fail(1009, f"a message may have {MAX_FRAGMENTS} fragments")
+
+    def _fail(self, code: int, reason: str) -> None:
+        self.keeper.count("message")
+        self.conn.fail(code, reason)
         self.handle_parser_exception()
 
 

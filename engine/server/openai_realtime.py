@@ -26,6 +26,7 @@ from ..errors import ASRError, ConfigError, UnsupportedAudioError
 from ..streaming import AsyncStreamingSession, Event, Final, TextSoFar
 from ..waveform import SAMPLE_RATE, Waveform
 from . import formats
+from .bodies import num_values
 from .failures import Refusal, error_body, refusal_of
 from .openai_audio import hotwords_in
 from .pcm import PCMDecoder, decode_base64
@@ -140,6 +141,7 @@ class _EventSession:
 
     def __init__(self, link: Link, speech: Speech) -> None:
         self._link = link
+        link.describe = _error_event
         self._speech = speech
         self._id = f"sess_{uuid.uuid4().hex}"
         self._config = SessionConfig()
@@ -152,7 +154,7 @@ class _EventSession:
         while (message := await self._link.receive()) is not None:
             event_id = None
             try:
-                event = _parsed(message)
+                event = _parsed(message, self._speech.settings.max_json_values)
                 event_id = event.get("event_id")
                 await self._obey(event)
             except (ASRError, Refusal) as error:
@@ -179,6 +181,7 @@ class _EventSession:
         self._rate = audio.format.sample_rate
         self._resampler = soxr.ResampleStream(self._rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
         self._held: list[Waveform] = []  # what is not cut by the server
+        self._link.hold(0)
         self._num_samples = 0  # at 16 kHz, since the last commit
 
     async def _obey(self, event: dict[str, Any]) -> None:
@@ -244,6 +247,7 @@ class _EventSession:
             raise SessionEnd(1009, f"more than {self._speech.settings.max_audio_s:g} s of audio")
         if not self._cuts:
             self._held.append(samples)
+            self._link.hold(samples.itemsize * self._num_samples)
         elif len(samples):
             await self._say(await self._stream.push(samples))
 
@@ -275,15 +279,23 @@ class _EventSession:
                 self._speech.metrics.count(event.transcript)
 
     async def _send(self, event: dict[str, Any]) -> None:
-        await self._link.send({"event_id": f"event_{uuid.uuid4().hex}", **event})
+        await self._link.send(_with_id(event))
 
     async def _complain(self, error: ASRError | Refusal, event_id: object) -> None:
         refusal = error if isinstance(error, Refusal) else refusal_of(error)
-        message = str(refusal.detail)
-        body = error_body(refusal.status_code, message, code=refusal.code, param=refusal.param)["error"]
-        await self._send({"type": "error", "error": {**body, "event_id": event_id}})
+        await self._link.send(_error_event(refusal, event_id))
         if refusal.status_code == 503:
-            raise SessionEnd(1011, message)
+            raise SessionEnd(1011, str(refusal.detail))
+
+
+def _with_id(event: dict[str, Any]) -> dict[str, Any]:
+    return {"event_id": f"event_{uuid.uuid4().hex}", **event}
+
+
+def _error_event(refusal: Refusal, event_id: object = None) -> dict[str, Any]:
+    """What is said of a mistake, in the client's event `event_id` if it has one."""
+    body = error_body(refusal.status_code, str(refusal.detail), code=refusal.code, param=refusal.param)["error"]
+    return _with_id({"type": "error", "error": {**body, "event_id": event_id}})
 
 
 def _error_of(event: Event) -> dict[str, Any] | None:
@@ -303,9 +315,11 @@ def _said(final: Final) -> dict[str, Any]:
     return said
 
 
-def _parsed(message: str | bytes) -> dict[str, Any]:
+def _parsed(message: str | bytes, max_values: int) -> dict[str, Any]:
     if isinstance(message, bytes):
         raise SessionEnd(1003, "events are JSON text; audio comes in input_audio_buffer.append")
+    if num_values(message) > max_values:
+        raise SessionEnd(1009, f"an event may have {max_values:,} values")
     try:
         event = json.loads(message)
     except (ValueError, RecursionError) as error:

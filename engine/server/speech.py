@@ -40,9 +40,11 @@ class Speech:
         self.live = LiveOptions(vad=vad, chunk_ms=chunk_ms)
         self.metrics = Metrics()
         self.uploads = Budget(settings.max_upload_bytes)  # bodies of requests under way
+        self.session_bytes = Budget(settings.max_session_bytes)  # that WebSocket sessions keep
         self.num_requests = 0  # under way; the gate counts
         self.num_sessions = 0
         self.created = int(time.time())
+        self.is_leaving = False  # load balancers shall send nothing more, but what comes is still taken
         self.is_draining = asyncio.Event()  # set when sessions and requests shall come to an end
         self.service = TranscriptionService(
             transcriber, max_waiting=settings.max_waiting, timeline=MetricsTimeline(self.metrics)
@@ -52,6 +54,7 @@ class Speech:
         self._cutting = DEFAULT_SEGMENTATION.cutting(self._family.best_length_s)
         self.metrics.watch("twostage_active_requests", "Requests under way", lambda: self.num_requests)
         self.metrics.watch("twostage_upload_bytes", "Of bodies under way", lambda: self.uploads.num_bytes)
+        self.metrics.watch("twostage_session_bytes", "Kept by sessions", lambda: self.session_bytes.num_bytes)
         self.metrics.watch("twostage_queue_clips", "Clips not yet encoded", lambda: self.service.num_waiting)
         self.metrics.watch("twostage_clips", "Clips not yet transcribed", lambda: self.service.num_jobs)
         self.metrics.watch("twostage_ready", "1 if requests are taken", lambda: float(self.is_ready))
@@ -70,8 +73,19 @@ class Speech:
         return True
 
     @property
+    def readiness(self) -> str:
+        """ "ok", or why requests should go elsewhere."""
+        if self.service.failed:
+            return "engine failed"
+        if self.is_leaving or self.is_draining.is_set():
+            return "shutting down"
+        settings = self.settings
+        is_full = self.service.num_waiting >= settings.max_waiting or self.num_requests >= settings.max_requests
+        return "saturated" if is_full else "ok"
+
+    @property
     def is_ready(self) -> bool:
-        return not self.service.failed and not self.is_draining.is_set()
+        return self.readiness == "ok"
 
     def options(self, **asked: Unpack[RequestOptions]) -> TranscribeOptions:
         """What a request asks for, with this server's defaults. Raises ConfigError."""

@@ -1,14 +1,19 @@
 """Attacks by load on a server with a model of rules: each is refused at its limit, and /health answers meanwhile."""
 
+import asyncio
+import base64
 import contextlib
+import json
+import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
 import requests
+import websockets
 
 from tests.engine.server.conftest import Running, running
 from tests.engine.server.requests_of_clients import wait_until
@@ -183,3 +188,119 @@ def test_what_is_costly_to_parse_is_not_parsed(serve: Start, path: str, kind: st
     with serve() as server, alive(server):
         answer = requests.post(server.http + path, data=body, headers={"Content-Type": kind}, timeout=10)
         assert code_of(answer) == (413, "body_too_complex")
+
+
+def test_the_session_that_keeps_most_is_ended_when_all_keep_too_much(serve: Start) -> None:
+    async def keep_much() -> tuple[list[Any], int, list[Any]]:
+        async with websockets.connect(f"{server.ws}/ws") as large, websockets.connect(f"{server.ws}/ws") as small:
+            for session, num_bytes in ((large, 700_000), (small, 200_000)):
+                await session.send("START")
+                await session.send(bytes(num_bytes))
+            await small.send("PING")
+            said_to_small = [json.loads(await small.recv()) for _ in range(2)]
+            await large.send(bytes(200_000))
+            said_to_large = [json.loads(await large.recv()) for _ in range(2)]
+            with pytest.raises(websockets.ConnectionClosed) as ended:
+                await large.recv()
+            await small.send("PING")
+            said_to_small.append(json.loads(await small.recv()))
+            assert ended.value.rcvd is not None
+            return said_to_large, ended.value.rcvd.code, said_to_small
+
+    with serve(max_session_bytes=1_000_000) as server:
+        said_to_large, code, said_to_small = asyncio.run(keep_much())
+        assert (said_to_large[1]["code"], code) == ("server_busy", 1013)
+        assert [said["event"] for said in said_to_small] == ["started", "pong", "pong"]
+        wait_until(lambda: not server.speech.session_bytes.num_bytes, "what was kept still counts")
+
+
+def test_audio_that_waits_for_a_commit_counts(serve: Start) -> None:
+    audio = {"input": {"format": {"type": "audio/pcm", "rate": 16_000}, "turn_detection": None}}
+    update = {"type": "session.update", "session": {"type": "transcription", "audio": audio}}
+    append = {"type": "input_audio_buffer.append", "audio": base64.b64encode(bytes(100_000)).decode()}
+
+    async def append_much() -> tuple[dict[str, Any], int]:
+        async with websockets.connect(f"{server.ws}/v1/realtime") as session:
+            await session.send(json.dumps(update))
+            for _ in range(6):
+                await session.send(json.dumps(append))
+            while (said := json.loads(await session.recv()))["type"] != "error":
+                pass
+            with pytest.raises(websockets.ConnectionClosed) as ended:
+                await session.recv()
+            assert ended.value.rcvd is not None
+            return said, ended.value.rcvd.code
+
+    with serve(max_session_bytes=1_000_000) as server:
+        said, code = asyncio.run(append_much())
+        assert (said["error"]["code"], code) == ("server_busy", 1013)
+
+
+@pytest.mark.parametrize("fragment", [bytes(100_000), b""])
+def test_messages_without_end_are_cut_off(serve: Start, fragment: bytes) -> None:
+    async def send_parts() -> None:
+        async def parts() -> AsyncIterator[bytes]:
+            while True:
+                yield fragment
+                await asyncio.sleep(0)
+
+        async with websockets.connect(server.ws) as session:
+            with pytest.raises(websockets.ConnectionClosed):
+                await asyncio.wait_for(session.send(parts()), 10)
+
+    with serve(max_session_bytes=1_000_000) as server:
+        asyncio.run(send_parts())
+        wait_until(lambda: not server.speech.session_bytes.num_bytes, "what was kept still counts")
+        assert 'twostage_refused_connections_total{reason="message"} 1.0' in server.speech.metrics.text().decode()
+
+
+def test_an_event_that_is_costly_to_parse_is_not_parsed(serve: Start) -> None:
+    async def send_event() -> int:
+        async with websockets.connect(f"{server.ws}/v1/realtime") as session:
+            await session.send(f'{{"type": "session.update", "session": [{"[]," * 300_000}1]}}')
+            with pytest.raises(websockets.ConnectionClosed) as ended:
+                while True:
+                    await session.recv()
+            assert ended.value.rcvd is not None
+            return ended.value.rcvd.code
+
+    with serve() as server:
+        assert asyncio.run(send_event()) == 1009
+
+
+def ready(server: Running) -> tuple[int, str]:
+    answer = requests.get(f"{server.http}/ready", timeout=5)
+    return answer.status_code, answer.json()["status"]
+
+
+def test_readiness_knows_that_all_places_are_taken(serve: Start) -> None:
+    with serve(max_requests=1) as server:
+        assert ready(server) == (200, "ok")
+        with connect(server) as client:
+            client.sendall(UPLOAD)
+            wait_until(lambda: server.speech.num_requests, "the upload is not seen")
+            assert ready(server) == (503, "saturated")
+        wait_until(lambda: ready(server) == (200, "ok"), "the upload is not forgotten")
+
+
+def test_before_the_drain_requests_are_taken_while_balancers_learn_of_it(serve: Start) -> None:
+    body = FILE + bytes(100) + b"\r\n--b--\r\n"
+    kind = {"Content-Type": "multipart/form-data; boundary=b"}
+    with serve(drain_delay_s=1.0) as server:
+        server.server.handle_exit(signal.SIGTERM, None)
+        wait_until(lambda: ready(server) == (503, "shutting down"), "/ready does not say so")
+        assert requests.post(f"{server.http}/asr", data=body, headers=kind, timeout=5).status_code == 400
+        assert not server.speech.is_draining.is_set()
+        wait_until(server.speech.is_draining.is_set, "there is no drain")
+
+
+def test_metrics_show_how_late_the_loop_is_and_what_is_open(serve: Start) -> None:
+    def gauge(name: str) -> float:
+        text = requests.get(f"{server.http}/metrics", timeout=5).text
+        return next(float(line.split()[1]) for line in text.splitlines() if line.startswith(f"{name} "))
+
+    with serve() as server, connect(server):
+        wait_until(lambda: gauge("twostage_open_connections") == 2, "connections are not counted")
+        assert gauge("twostage_open_files") >= 3
+        server.server.servers[0].get_loop().call_soon_threadsafe(time.sleep, 0.3)
+        wait_until(lambda: gauge("twostage_loop_lag_seconds") > 0.15, "nobody has seen that the loop was blocked")
