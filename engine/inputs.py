@@ -90,6 +90,7 @@ class AudioInput:
     context: str | None = None  # None: as the request says
     channels: Channels | None = None  # None: as the request says, by default "mix"; see channels.py
     salvage: bool | None = None  # None: as the request says, by default False; see decode_audio
+    name: str | None = None  # what errors call a file; None: its path, or the number of bytes
 
     def __post_init__(self) -> None:
         """Raises ConfigError for channels that cannot be."""
@@ -233,7 +234,7 @@ def load_blocks(
         yield as_waveform(item.source, rate, limits=limits, channels=item.decoding["channels"], notes=notes)
         return
     file, name = _file(item.source, limits, allow_urls)
-    yield from decode_blocks(file, limits=limits, name=name, notes=notes, **item.decoding)
+    yield from decode_blocks(file, limits=limits, name=item.name or name, notes=notes, **item.decoding)
 
 
 def _file(

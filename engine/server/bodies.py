@@ -2,12 +2,17 @@
 share of the memory that all bodies may have together.
 
 A body counts until its request has been answered: the parser, the handler and the readers keep it until then. Whoever
-cannot have more is answered at once and may come again; waiting would keep what has been read already.
+cannot have more is answered at once and may come again; waiting would keep what has been read already. Of an uploaded
+file, one MiB is in memory (Starlette's spool_max_size); a longer one is on the disk, and readers take it from there.
 """
 
 import asyncio
 import math
+import os
+from pathlib import Path
 
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartParser
 from starlette.types import Message, Receive
 
 from .budget import Budget
@@ -83,3 +88,16 @@ class Body:
             )
             headers = {"Retry-After": str(self._settings.retry_after_s)}
             raise Refusal(429, message, code="server_busy", headers=headers)
+
+
+async def content_of(upload: UploadFile) -> bytes | Path:
+    """An uploaded file, in memory if it is short; else its path, which any process of this user can open.
+
+    The parser's file has no name, and ends with the request. Where the system has no such paths, all is read.
+    """
+    if (upload.size or 0) > MultiPartParser.spool_max_size:
+        path = Path(f"/proc/{os.getpid()}/fd/{upload.file.fileno()}")
+        if path.exists():
+            upload.file.flush()
+            return path
+    return await upload.read()

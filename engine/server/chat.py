@@ -153,6 +153,6 @@ def _audio(messages: list[Message]) -> tuple[str, str]:
     if len(urls) != 1:
         problem = f"the messages must hold one audio_url or input_audio, got {len(urls)}"
         raise Refusal(400, problem, code="invalid_value", param="messages")
-    if not urls[0].lower().startswith(("data:", "http://", "https://")):
+    if not urls[0][:8].lower().startswith(("data:", "http://", "https://")):
         raise Refusal(400, "audio_url must be a data:, http: or https: URL", code="invalid_value", param="messages")
     return urls[0], "\n".join(filter(None, texts))

@@ -38,7 +38,7 @@ def router(speech: Speech) -> APIRouter:
         started = time.perf_counter()
         hotwords = hotwords_in(form.hotwords)
         options = speech.options(language=form.language, hotwords=hotwords, timestamps=form.timestamp)
-        recording = await speech.read(await form.file.read())
+        recording = await speech.read_upload(form.file)
         request.state.log = {"audio_s": round(recording.duration, 2)}
         transcript = await speech.transcribe(recording, options)
         wall_s = time.perf_counter() - started

@@ -56,7 +56,7 @@ def router(speech: Speech) -> APIRouter:
         """Transcribe a file. With `stream`, text comes as server-sent events while it is written."""
         _refuse_what_is_missing(form)
         options = _options(speech, form)
-        recording = await speech.read(await form.file.read())
+        recording = await speech.read_upload(form.file)
         request.state.log = {"audio_s": round(recording.duration, 2)}
         if form.stream:
             return event_stream(request, speech, TextStream(), recording, options)

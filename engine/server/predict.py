@@ -87,9 +87,9 @@ async def _read(speech: Speech, audio: UploadFile, description: str) -> Recordin
         problem = error.errors()[0]
         place = ".".join(map(str, problem["loc"]))
         raise Refusal(400, f"json: {place} {problem['msg']}".strip(), code="invalid_request", param="json") from error
-    content = await audio.read()
     if described.media_type.lower() not in RAW:
-        return await speech.read(content)
+        return await speech.read_upload(audio)
+    content = await audio.read()
     if len(content) % (2 * described.channels):
         message = f"{len(content)} bytes are not whole 16-bit samples of {described.channels} channels"
         raise Refusal(400, message, code="unsupported_audio", param="audio")

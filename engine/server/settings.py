@@ -43,11 +43,11 @@ class ServerSettings:
     header_timeout_s: float = 20.0  # until they have come
 
     max_body_bytes: int = 256 << 20  # of one request
-    max_upload_bytes: int = 1 << 30  # of all bodies that are being read or worked on; more are answered 429
+    max_upload_bytes: int = 1 << 30  # of all bodies at work, in memory or on the disk; more are answered 429
     body_grace_s: float = 20.0  # that a body may take, besides its bytes' share of min_body_rate
     min_body_rate: int = 500  # bytes a second; 0: any
     max_json_values: int = 10_000  # of one body: parsing and checking more holds up everybody else
-    max_json_bytes: int = 32 << 20  # of one that is JSON: parsing it holds up everybody else
+    max_json_bytes: int = 16 << 20  # of one that is JSON: parsing it holds up everybody else, for 30 ms
     max_audio_s: float = 3 * 3600.0  # of one request or session
     max_samples: int = 1 << 30  # of all channels of one request, decoded; 3 hours of 48 kHz stereo have 1.0e9
     max_decoding_s: float = 120.0  # of a processor, for one request

@@ -4,7 +4,10 @@ import asyncio
 import functools
 import time
 from collections.abc import Hashable
-from typing import Unpack
+from pathlib import Path
+from typing import Any, Unpack
+
+from starlette.datastructures import UploadFile
 
 from ..auto import transcribe_options
 from ..channels import Channels
@@ -18,6 +21,7 @@ from ..streaming import LiveOptions
 from ..transcriber import TranscribeOptions, Transcriber
 from ..transcript import Transcript
 from ..vad import VoiceActivityModel
+from .bodies import content_of
 from .budget import Budget
 from .metrics import Metrics, MetricsTimeline
 from .recording import GrowingText, OnText, Recording
@@ -101,25 +105,31 @@ class Speech:
         """Raises ConfigError for one that the model does not know."""
         self._family.prompt_text(Request(language=language))
 
+    async def read_upload(self, upload: UploadFile) -> Recording:
+        """`read` of an uploaded file."""
+        return await self.read(await content_of(upload), name=f"{upload.size or 0:,} bytes of audio")
+
     async def read(
         self,
-        source: "bytes | str | Samples",
+        source: "bytes | Path | str | Samples",
         sample_rate: int | None = None,
         *,
+        name: str | None = None,
         channels: Channels = "mix",
         salvage: bool = False,
         client: Hashable = None,
     ) -> Recording:
-        """Decode a file's content, a URL or samples, elsewhere than on the event loop if that takes long.
+        """Decode a file, its content, a URL or samples, elsewhere than on the event loop if that takes long.
 
-        Cancelling the wait ends the decoding. `channels` and `salvage` are those of TranscribeOptions; for `client`,
-        see AudioReaders.submit.
+        Cancelling the wait ends the decoding. Errors call a file `name`, by default its path. `channels` and `salvage`
+        are those of TranscribeOptions; for `client`, see AudioReaders.submit.
 
         Raises:
             AudioError: not audio, too long, or a URL whose host is not allowed.
         """
         self.service.model.lock.require_open()  # readers of another process would never answer
-        item = AudioInput(key="audio", source=source, sample_rate=sample_rate, channels=channels, salvage=salvage)
+        how: dict[str, Any] = {"sample_rate": sample_rate, "channels": channels, "salvage": salvage, "name": name}
+        item = AudioInput(key="audio", source=source, **how)
         limits, hosts = self.settings.audio_limits, self.settings.url_hosts
         future = self._readers.submit(item, limits=limits, allow_urls=hosts, cutting=self._cutting, client=client)
         pieces: list[Piece] = []

@@ -9,15 +9,17 @@ import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 import websockets
 
+from tests.audio_clips import encode
 from tests.engine.server.conftest import Running, running
 from tests.engine.server.requests_of_clients import wait_until
-from tests.fake_model import fake_transcriber
+from tests.fake_model import fake_transcriber, samples, text_of
 
 # Far above what /health takes: these tests share a busy machine, and one interpreter with the server.
 ALIVE_S = 1.0
@@ -304,3 +306,22 @@ def test_metrics_show_how_late_the_loop_is_and_what_is_open(serve: Start) -> Non
         assert gauge("twostage_open_files") >= 3
         server.server.servers[0].get_loop().call_soon_threadsafe(time.sleep, 0.3)
         wait_until(lambda: gauge("twostage_loop_lag_seconds") > 0.15, "nobody has seen that the loop was blocked")
+
+
+def test_a_long_upload_is_read_from_the_disk(serve: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    sources: list[Any] = []
+    with serve() as server:
+        read = server.speech.read
+
+        async def listen(source: Any, **how: Any) -> Any:
+            sources.append(source)
+            return await read(source, **how)
+
+        monkeypatch.setattr(server.speech, "read", listen)
+        for seconds in (1.0, 20.0):
+            wav = encode(samples(7, seconds), 16_000, "WAV", "FLOAT")
+            answer = requests.post(f"{server.http}/asr", files={"file": ("a.wav", wav)}, timeout=10)
+            assert answer.status_code == 200 and text_of(7) in answer.json()["text"]
+        answer = requests.post(f"{server.http}/asr", files={"file": ("a.wav", bytes(2_000_000))}, timeout=10)
+        assert answer.json()["error"]["message"].startswith("2,000,000 bytes of audio: ")
+    assert [type(source) for source in sources] == [bytes, type(Path()), type(Path())]
