@@ -82,6 +82,7 @@ class AudioInput:
     context: str | None = None  # None: as the request says
     channels: Channels | None = None  # None: as the request says, by default "mix"; see channels.py
     salvage: bool | None = None  # None: as the request says, by default False; see decode_audio
+    name: str | None = None  # what errors call a file; None: its path, or the number of bytes
 
     def __post_init__(self) -> None:
         """Raises ConfigError for channels that cannot be."""

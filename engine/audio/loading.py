@@ -49,7 +49,7 @@ def load_blocks(
         yield as_waveform(item.source, rate, limits=limits, channels=item.decoding["channels"], notes=notes)
         return
     file, name = _file(item.source, limits, allow_urls)
-    yield from decode_blocks(file, limits=limits, name=name, notes=notes, **item.decoding)
+    yield from decode_blocks(file, limits=limits, name=item.name or name, notes=notes, **item.decoding)
 
 
 def _file(

@@ -168,7 +168,8 @@ class AudioReaders:
         cutting: Cutting | None,
     ) -> Reading:
         if isinstance(item.source, Path | bytes) and self._pays_for_a_process(item.source, cutting):
-            yield from self._processes.decode(item.source, item.decoding | {"limits": limits}, cutting, stop)
+            options = item.decoding | {"limits": limits, "name": item.name or source_name(item.source)}
+            yield from self._processes.decode(item.source, options, cutting, stop)
         else:
             notes = Notes()
             blocks = load_blocks(item, limits=limits, allow_urls=allow_urls, notes=notes)
@@ -218,7 +219,7 @@ class _Processes:
             child.close()
             self._put_back(child)
             status = child.process.returncode
-            yield AudioError(f"{source_name(source)}: the process that decoded it died with exit status {status}")
+            yield AudioError(f"{options['name']}: the process that decoded it died with exit status {status}")
         finally:
             if not is_over:  # nobody wants the rest
                 child.close()

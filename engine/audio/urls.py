@@ -18,6 +18,7 @@ from .waveform import AudioLimits
 HTTP_TIMEOUT_S = 20.0  # to connect, and between two pieces of an answer
 DOWNLOAD_TIMEOUT_S = 600.0  # for the whole of it
 MAX_REDIRECTS = 5
+BASE64_AT_ONCE = 1 << 20  # characters, a multiple of 4
 
 
 def url_content(url: str, limits: AudioLimits, allow_urls: bool | Collection[str]) -> tuple[bytes, str]:
@@ -62,9 +63,17 @@ def decode_base64(text: str) -> bytes:
     content = unquote(content) if "%" in content else content
     content = "".join(content.split()).rstrip("=").replace("-", "+").replace("_", "/")
     try:
-        return base64.b64decode(content + "=" * (-len(content) % 4), validate=True)
-    except ValueError as error:  # binascii.Error is one
+        return _base64_content((content + "=" * (-len(content) % 4)).encode("ascii"))
+    except ValueError as error:  # wrong base64, or no ASCII
         raise UnsupportedAudioError(f"content of {len(text):,} characters is not base64: {error}") from error
+
+
+def _base64_content(text: bytes) -> bytes:
+    """In pieces: each keeps Python's lock for 2 ms, the whole of a long recording would keep it for 70."""
+    if b"=" in text[:-2]:
+        raise ValueError("padding before its end")
+    pieces = (text[first : first + BASE64_AT_ONCE] for first in range(0, len(text), BASE64_AT_ONCE))
+    return b"".join(base64.b64decode(piece, validate=True) for piece in pieces)
 
 
 def shown_url(url: str) -> str:

@@ -21,7 +21,15 @@ PROMPT_BYTES_PER_BYTE = 4  # of a prompt, at most, for what a client gives: a ho
 PROMPT_ROOM = 4096  # positions that a config file's model has beside its longest answer: 5 minutes of Qwen3-ASR's audio
 
 _LIMITS = (  # of ServerSettings, with the help that the command line gives
+    ("max_connections", int, "N", "open; at the limit idle ones make room (2048)"),
+    ("max_connections_per_address", int, "N", "of one client or proxy (1024)"),
+    ("max_head_bytes", int, "BYTES", "of a request's line and headers (32 KiB)"),
+    ("header_timeout_s", float, "SECONDS", "until they have come (20)"),
     ("max_body_bytes", int, "BYTES", "of one request"),
+    ("max_upload_bytes", int, "BYTES", "of all bodies at work; more are answered 429 (1 GiB)"),
+    ("body_grace_s", float, "SECONDS", "that a body may take besides its bytes at --min-body-rate (20)"),
+    ("min_body_rate", int, "N", "bytes a second, below which a body is answered 408; 0: any (500)"),
+    ("max_json_values", int, "N", "of one body that is JSON (10000)"),
     ("max_json_bytes", int, "BYTES", "of one request whose body is JSON"),
     ("max_audio_s", float, "SECONDS", "of one request or session"),
     ("max_new_tokens", int, "N", "of one answer"),
@@ -33,9 +41,11 @@ _LIMITS = (  # of ServerSettings, with the help that the command line gives
     ("max_sessions", int, "N", "WebSockets at a time"),
     ("max_sessions_per_client", int, "N", "of one key, or address without keys (default: a quarter of them)"),
     ("max_message_bytes", int, "BYTES", "of one WebSocket message"),
+    ("max_session_bytes", int, "BYTES", "that all WebSockets keep; beyond it the largest is ended (1 GiB)"),
     ("session_idle_s", float, "SECONDS", "without a message, until a WebSocket is closed"),
     ("session_timeout_s", float, "SECONDS", "until a WebSocket is closed"),
-    ("drain_s", float, "SECONDS", "that requests and sessions get to end after SIGTERM"),
+    ("drain_delay_s", float, "SECONDS", "after SIGTERM: /ready is 503, requests are still taken (0)"),
+    ("drain_s", float, "SECONDS", "then, that requests and sessions get to end"),
 )
 
 

@@ -68,10 +68,9 @@ def _operation(speech: Speech) -> APIRouter:
 
     @router.get("/ready", responses={503: {"description": "not ready"}})
     async def ready() -> Response:
-        """Requests are taken: the engine lives, and the server is not being shut down."""
-        failed = speech.service.failed
-        status = "engine failed" if failed else "ok" if speech.is_ready else "shutting down"
-        return JSONResponse({"status": status}, 200 if speech.is_ready else 503)
+        """Requests are taken: the engine lives, there is room, and the server is not being shut down."""
+        status = speech.readiness
+        return JSONResponse({"status": status}, 200 if status == "ok" else 503)
 
     @router.get("/metrics", response_class=Response)
     async def prometheus() -> Response:

@@ -91,10 +91,12 @@ class _OfflineSession(CommandSession):
         assert self._pcm is not None
         self._pcm += pcm
         self._require_duration(len(self._pcm) // 2)
+        self._link.hold(len(self._pcm))
 
     async def _stop(self) -> None:
         assert self._pcm is not None
         pcm, self._pcm = bytes(self._pcm), None
+        self._link.hold(3 * len(pcm))  # with the samples that are made of it
         whole = pcm[: len(pcm) // 2 * 2]  # half a sample at the end is no sound
         answer: dict[str, Any] = {"sentences": [], "is_final": True, "duration_ms": len(whole) // 32}
         if len(whole) >= MIN_PCM_BYTES:
@@ -103,4 +105,5 @@ class _OfflineSession(CommandSession):
             transcript = await self._speech.transcribe(recording, options)
             answer["sentences"] = formats.sentences(transcript)
             answer["warnings"] = formats.warnings(transcript)
+        self._link.hold(0)
         await self._link.send(answer)

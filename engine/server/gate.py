@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from .api_keys import ApiKeys
+from .bodies import Body
 from .failures import Refusal, error_response
 from .origins import Origins
 from .quotas import Quota, client_of
@@ -40,8 +41,7 @@ class Exchange:
     receive_from: Receive
     send_to: Send
     request_id: str
-    max_body_bytes: int
-    num_bytes: int = 0
+    body: Body
     status: int = 0  # of the response, once it has begun
     is_answered: bool = False
     is_client_gone: bool = False
@@ -49,16 +49,14 @@ class Exchange:
     _watch: asyncio.Task[None] | None = None
 
     async def receive(self) -> Message:
-        """The next part of the body. Raises Refusal when it becomes too large."""
+        """The next part of the body. Raises Refusal when it passes a limit."""
         if self._watch is not None:
             await self._gone.wait()
             return {"type": "http.disconnect"}
-        message = await self.receive_from()
+        message = await self.body.receive(self.receive_from)
         if message["type"] == "http.disconnect":
             self.is_client_gone = True
             return message
-        self.num_bytes += len(message.get("body", b""))
-        self.require_size(self.num_bytes)
         if not message.get("more_body", False):
             handler = asyncio.current_task()
             assert handler is not None
@@ -79,11 +77,6 @@ class Exchange:
                     has_more = message.get("more_body", False)
         return not has_more
 
-    def require_size(self, num_bytes: int) -> None:
-        if num_bytes > self.max_body_bytes:
-            message = f"the body has {num_bytes:,} bytes or more, at most {self.max_body_bytes:,} are allowed"
-            raise Refusal(413, message, code="body_too_large")
-
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
@@ -93,6 +86,7 @@ class Exchange:
         await self.send_to(message)
 
     async def end(self) -> None:
+        self.body.end()
         if self._watch is not None:
             self._watch.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -132,8 +126,8 @@ class Gate:
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers, started = Headers(scope=scope), time.perf_counter()
         is_form = headers.get("content-type", "").startswith("multipart/form-data")
-        most = self._settings.max_body_bytes if is_form else self._settings.max_json_bytes
-        exchange = Exchange(receive, send, _request_id(headers), most)
+        body = Body(self._settings, self._speech.uploads, is_form=is_form)
+        exchange = Exchange(receive, send, _request_id(headers), body)
         scope.setdefault("state", {}).update(request_id=exchange.request_id, key=None, client=None)
         try:
             await self._answer(scope, headers, exchange)
@@ -187,7 +181,7 @@ class Gate:
                 message = f"{self._settings.max_requests} requests are under way, no more are taken; try again later"
                 raise Refusal(429, message, code="server_busy", headers=retry)
         length = headers.get("content-length", "")
-        exchange.require_size(int(length) if length.isdecimal() else 0)
+        exchange.body.require_size(int(length) if length.isdecimal() else 0)
 
     def _identify(self, scope: Scope, key: str | None) -> None:
         """Note whose request it is, for logs and quotas. Raises Refusal."""
@@ -240,7 +234,7 @@ class Gate:
             "method": scope["method"],
             "path": scope["path"],
             "status": status,
-            "bytes": exchange.num_bytes,
+            "bytes": exchange.body.num_bytes,
             "seconds": round(wall_s, 4),
         }
         log.info("request", extra={"fields": line | scope["state"].get("log", {})})

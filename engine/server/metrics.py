@@ -1,6 +1,7 @@
 """What Prometheus sees at /metrics."""
 
 import time
+from collections import deque
 from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -11,6 +12,7 @@ from ..transcript import Transcript
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
+LAGS = 150  # ten a second, for longer than the usual 15 s between two looks of Prometheus
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 _CLIPS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _RTFX = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
@@ -26,6 +28,9 @@ class Metrics:
         )
         self.request_seconds = Histogram(
             "twostage_request_seconds", "From the first byte to the last", ["path"], buckets=_SECONDS, registry=registry
+        )
+        self.refused_connections = Counter(
+            "twostage_refused_connections", "Connections refused or dropped", ["reason"], registry=registry
         )
         self.active_sessions = Gauge("twostage_active_sessions", "WebSockets open", ["protocol"], registry=registry)
         self.sessions = Counter(
@@ -47,6 +52,13 @@ class Metrics:
         self._batch_clips = Histogram(
             "twostage_encode_batch_clips", "Clips encoded together", buckets=_CLIPS, registry=registry
         )
+
+        self._lags: deque[float] = deque([0.0], maxlen=LAGS)
+        self.watch("twostage_loop_lag_seconds", "The longest of the last 15 s", lambda: max(self._lags))
+
+    def loop_lag(self, seconds: float) -> None:
+        """By how much the event loop was late; to be told ten times a second."""
+        self._lags.append(max(seconds, 0.0))
 
     def watch(self, name: str, what: str, read: Callable[[], float]) -> None:
         """A gauge that is read when it is asked for."""

@@ -27,8 +27,9 @@ from ..audio.waveform import SAMPLE_RATE, Waveform
 from ..errors import ASRError, ConfigError, UnsupportedAudioError
 from ..streaming import AsyncStreamingSession, Event, Final, TextSoFar
 from . import formats
+from .bodies import require_few_values
 from .failures import Refusal, error_body, refusal_of
-from .fields import named, require_few_values, shown
+from .fields import named, shown
 from .openai_audio import hotwords_in
 from .pcm import PCMDecoder
 from .realtime_config import SessionConfig
@@ -140,6 +141,7 @@ class _EventSession:
 
     def __init__(self, link: Link, speech: Speech) -> None:
         self._link = link
+        link.describe = _error_event
         self._speech = speech
         self._id = f"sess_{uuid.uuid4().hex}"
         self._config = SessionConfig()
@@ -152,7 +154,7 @@ class _EventSession:
         while (message := await self._link.receive()) is not None:
             event_id = None
             try:
-                event = _parsed(message)
+                event = _parsed(message, self._speech.settings.max_json_values)
                 event_id = event.get("event_id")
                 await self._obey(event)
             except (ASRError, Refusal) as error:
@@ -180,6 +182,7 @@ class _EventSession:
         self._rate = audio.format.sample_rate
         self._resampler = soxr.ResampleStream(self._rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
         self._held: list[Waveform] = []  # what is not cut by the server
+        self._link.hold(0)
         self._num_samples = 0  # at 16 kHz, since the last commit
 
     async def _obey(self, event: dict[str, Any]) -> None:
@@ -245,6 +248,7 @@ class _EventSession:
             raise SessionEnd(1009, f"more than {self._speech.settings.max_audio_s:g} s of audio")
         if not self._cuts:
             self._held.append(samples)
+            self._link.hold(samples.itemsize * self._num_samples)
         elif len(samples):
             await self._say(await self._stream.push(samples))
 
@@ -276,15 +280,23 @@ class _EventSession:
                 self._speech.metrics.count(event.transcript)
 
     async def _send(self, event: dict[str, Any]) -> None:
-        await self._link.send({"event_id": f"event_{uuid.uuid4().hex}", **event})
+        await self._link.send(_with_id(event))
 
     async def _complain(self, error: ASRError | Refusal, event_id: object) -> None:
         refusal = error if isinstance(error, Refusal) else refusal_of(error)
-        message = str(refusal.detail)
-        body = error_body(refusal.status_code, message, code=refusal.code, param=refusal.param)["error"]
-        await self._send({"type": "error", "error": {**body, "event_id": event_id}})
+        await self._link.send(_error_event(refusal, event_id))
         if refusal.status_code == 503:
-            raise SessionEnd(1011, message)
+            raise SessionEnd(1011, str(refusal.detail))
+
+
+def _with_id(event: dict[str, Any]) -> dict[str, Any]:
+    return {"event_id": f"event_{uuid.uuid4().hex}", **event}
+
+
+def _error_event(refusal: Refusal, event_id: object = None) -> dict[str, Any]:
+    """What is said of a mistake, in the client's event `event_id` if it has one."""
+    body = error_body(refusal.status_code, str(refusal.detail), code=refusal.code, param=refusal.param)["error"]
+    return _with_id({"type": "error", "error": {**body, "event_id": event_id}})
 
 
 def _error_of(event: Event) -> dict[str, Any] | None:
@@ -304,11 +316,11 @@ def _said(final: Final) -> dict[str, Any]:
     return said
 
 
-def _parsed(message: str | bytes) -> dict[str, Any]:
+def _parsed(message: str | bytes, max_values: int) -> dict[str, Any]:
     """Raises Refusal for an event that would take long to read, SessionEnd for what is none."""
     if isinstance(message, bytes):
         raise SessionEnd(1003, "events are JSON text; audio comes in input_audio_buffer.append")
-    require_few_values(message)
+    require_few_values(message.encode(errors="surrogatepass"), max_values)
     try:
         event = json.loads(message)
     except (ValueError, RecursionError) as error:

@@ -17,8 +17,9 @@ from starlette.responses import StreamingResponse
 
 from ..errors import ASRError
 from ..transcript import Transcript
+from .bodies import require_few_values
 from .failures import Refusal, error_body, refusal_of
-from .fields import ClientRoute, Open, require_few_values
+from .fields import ClientRoute, Open
 from .recording import Recording
 from .speech import Speech
 from .sse import texts
@@ -80,7 +81,7 @@ async def _lines(speech: Speech, recording: Recording) -> AsyncIterator[str]:
 
 
 async def _read(speech: Speech, request: Request, audio: UploadFile, description: str) -> Recording:
-    require_few_values(description)
+    require_few_values(description.encode(errors="surrogatepass"), speech.settings.max_json_values)
     try:
         described = AudioDescription.model_validate_json(description)
     except ValidationError as error:
@@ -88,11 +89,11 @@ async def _read(speech: Speech, request: Request, audio: UploadFile, description
         place = ".".join(map(str, problem["loc"]))
         raise Refusal(400, f"json: {place} {problem['msg']}".strip(), code="invalid_request", param="json") from error
     speech.unknown_fields.heed(request, described)
-    content, client = await audio.read(), request.state.client
     if described.media_type.lower() not in RAW:
-        return await speech.read(content, client=client)
+        return await speech.read_upload(audio, client=request.state.client)
+    content = await audio.read()
     if len(content) % (2 * described.channels):
         message = f"{len(content)} bytes are not whole 16-bit samples of {described.channels} channels"
         raise Refusal(400, message, code="unsupported_audio", param="audio")
     planes = np.frombuffer(content, "<i2").reshape(-1, described.channels).T
-    return await speech.read(planes, described.sample_rate, client=client)
+    return await speech.read(planes, described.sample_rate, client=request.state.client)

@@ -1,11 +1,13 @@
 """A server as a process: its socket, its log, and how it ends.
 
-SIGTERM and SIGINT drain: nothing new is taken, /ready says 503, live sessions are brought to their end, and when all is
-done or drain_s have passed the process ends with exit code 0; a second signal ends it at once. If the engine dies,
+SIGTERM and SIGINT drain: /ready says 503, and drain_delay_s later, when load balancers have seen it, nothing new is
+taken. Live sessions are brought to their end, and when all is done or drain_s have passed the process ends with exit
+code 0; a second signal ends it at once. If the engine dies,
 everything under way is answered with an error, and the process ends with ENGINE_FAILED, for its supervisor to start it
 again.
 """
 
+import asyncio
 import json
 import logging
 import socket
@@ -19,10 +21,12 @@ from typing import Protocol
 import uvicorn
 from fastapi import FastAPI
 
+from .connections import Connections, protocols, raise_file_limit
 from .speech import Speech
 
 ENGINE_FAILED = 70  # EX_SOFTWARE of sysexits.h
 FAILED_GRACE_S = 1.0  # between the engine's death and that of the process: answers are sent, probes see /ready
+TICK_S = 0.1  # between two calls of uvicorn's on_tick
 CLOSE_TIMEOUT_S = 2  # for connections, when all is done
 
 log = logging.getLogger("twostage_asr.server")
@@ -49,19 +53,21 @@ class Listener(Protocol):
 
 def serve(app: FastAPI, speech: Speech, address: Address, *, beside: Sequence[Listener] = ()) -> int:
     """Serve until a signal or the engine's death; returns the exit code."""
+    raise_file_limit()
     server_of(app, speech, address, beside=beside).run()
     return ENGINE_FAILED if speech.service.failed else 0
 
 
 def server_of(app: FastAPI, speech: Speech, address: Address, *, beside: Sequence[Listener] = ()) -> uvicorn.Server:
     """uvicorn's server, as it is run here."""
+    connections = Connections(speech.settings, speech.metrics, speech.session_bytes)
     config = uvicorn.Config(
         app,
         host=address.host,
         port=address.port,
         ssl_certfile=address.tls_certificate,
         ssl_keyfile=address.tls_key,
-        ws="websockets-sansio",
+        **protocols(connections),
         ws_max_size=speech.settings.max_message_bytes,
         ws_per_message_deflate=False,  # PCM does not shrink, and a small message must not become a large one
         timeout_graceful_shutdown=CLOSE_TIMEOUT_S,
@@ -71,18 +77,23 @@ def server_of(app: FastAPI, speech: Speech, address: Address, *, beside: Sequenc
         access_log=False,
         log_config=None,
     )
-    return _Server(config, speech, beside)
+    return _Server(config, speech, connections, beside)
 
 
 class _Server(uvicorn.Server):
     """uvicorn's server with another end."""
 
-    def __init__(self, config: uvicorn.Config, speech: Speech, beside: Sequence[Listener]) -> None:
+    def __init__(
+        self, config: uvicorn.Config, speech: Speech, connections: Connections, beside: Sequence[Listener]
+    ) -> None:
         super().__init__(config)
         self._speech = speech
+        self._connections = connections
         self._beside = beside
         self._is_asked_to_stop = False
-        self._ends_at: float | None = None  # time.monotonic()
+        self._drains_at = 0.0  # time.monotonic(), as the others
+        self._ends_at: float | None = None
+        self._last_tick = time.monotonic()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         for listener in self._beside:
@@ -101,18 +112,32 @@ class _Server(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         """Called ten times a second; True ends the server."""
+        now = time.monotonic()
+        self._speech.metrics.loop_lag(now - self._last_tick - TICK_S)
+        self._last_tick = now
+        self._connections.sweep(asyncio.get_running_loop().time())
         if self._ends_at is None and self._speech.service.failed:
             log.error("the engine has failed; the process ends with exit code %d", ENGINE_FAILED)
-            self._ends_at = time.monotonic() + FAILED_GRACE_S
+            self._ends_at = now + FAILED_GRACE_S
         if self._ends_at is None and self._is_asked_to_stop:
-            log.info("draining for at most %g s", self._speech.settings.drain_s)
-            self._ends_at = time.monotonic() + self._speech.settings.drain_s
-            self._speech.is_draining.set()
+            self._leave(now)
         if self._ends_at is not None:
             is_idle = self._speech.is_draining.is_set() and not self._speech.num_requests + self._speech.num_sessions
-            if is_idle or time.monotonic() >= self._ends_at:
+            if is_idle or now >= self._ends_at:
                 return True
         return await super().on_tick(counter)
+
+    def _leave(self, now: float) -> None:
+        """First /ready says so; after drain_delay_s nothing new is taken, and drain_s later all is over."""
+        settings = self._speech.settings
+        if not self._speech.is_leaving:
+            self._speech.is_leaving = True
+            self._drains_at = now + settings.drain_delay_s
+            log.info("shutting down: requests are refused in %g s", settings.drain_delay_s)
+        if now >= self._drains_at:
+            log.info("draining for at most %g s", settings.drain_s)
+            self._ends_at = now + settings.drain_s
+            self._speech.is_draining.set()
 
 
 class JsonFormatter(logging.Formatter):

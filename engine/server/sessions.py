@@ -31,6 +31,8 @@ from .speech import Speech
 MAX_BUFFERED_BYTES = 4 << 20  # two minutes of PCM16
 MESSAGE_BYTES = 256  # that a waiting message counts at least: an empty one takes memory, too
 CLIENT_GONE = 1006  # RFC 6455: the other end did not close
+LAST_WORD_S = 1.0  # to tell a client that it has lost its session
+FULL = "all sessions together keep too much audio, and this one most; try again later"
 MAX_REASON_BYTES = 123  # RFC 6455: a control frame has 125, the code takes two
 
 log = logging.getLogger("twostage_asr.sessions")
@@ -45,16 +47,25 @@ class SessionEnd(Exception):  # noqa: N818 - most ends are no errors
         self.reason = reason.encode()[:MAX_REASON_BYTES].decode(errors="ignore")
 
 
+def funasr_error(refusal: Refusal) -> dict[str, Any]:
+    """What FunASR's protocols say of a mistake."""
+    return {"event": "error", "error": str(refusal.detail), "code": refusal.code}
+
+
 class Link:
     """The two directions of one WebSocket."""
 
     def __init__(self, socket: WebSocket, speech: Speech) -> None:
+        self.describe: Callable[[Refusal], dict[str, Any]] = funasr_error  # the protocol's error event
         self._socket = socket
         self.client: str | None = socket.state.client  # whose turns and quotas it has
         self._settings = speech.settings
         self._is_draining = speech.is_draining
         self._messages: deque[str | bytes] = deque()
-        self._num_bytes = 0
+        self._num_bytes = 0  # of them
+        self._num_held = 0  # by the protocol
+        self.evicted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._share = speech.session_bytes.share(lambda: self.evicted.set_result(None))
         self._is_waiting = False  # for the client
         self._changed = asyncio.Event()
         self._has_room = asyncio.Event()
@@ -83,7 +94,15 @@ class Link:
     def _take(self) -> str | bytes:
         message = self._messages.popleft()
         self._num_bytes -= max(len(message), MESSAGE_BYTES)
+        self.hold(self._num_held)
         return message
+
+    def hold(self, num_bytes: int) -> None:
+        """Say how much audio the protocol keeps. If all sessions keep too much, the one with most of it is ended."""
+        self._num_held = num_bytes
+        if not self.evicted.done():
+            self._share.hold(num_bytes + self._num_bytes)
+            self._share.budget.evict_largest()
 
     async def send(self, message: dict[str, Any]) -> None:
         """One JSON text message. A client that does not read what it is sent loses the session."""
@@ -97,8 +116,7 @@ class Link:
 
     async def fail(self, error: ASRError, **fields: Any) -> None:
         """Tell the client, `fields` included; the session goes on unless the engine cannot. Raises SessionEnd then."""
-        refusal = refusal_of(error)
-        await self.send({"event": "error", "error": str(error), "code": refusal.code} | fields)
+        await self.send(self.describe(refusal_of(error)) | fields)
         if isinstance(error, DecodeError):
             raise SessionEnd(1011, "the engine has failed")
         if isinstance(error, ServiceClosedError):
@@ -125,12 +143,21 @@ class Link:
                 raise SessionEnd(1009, f"a message may have {self._settings.max_message_bytes:,} bytes")
             self._messages.append(content)
             self._num_bytes += max(len(content), MESSAGE_BYTES)
+            self.hold(self._num_held)
             self._changed.set()
             await asyncio.sleep(0)  # messages that have arrived are read without waiting: others get their turn
 
     def wake(self) -> None:
         """Make `receive` look again."""
         self._changed.set()
+
+    async def end(self) -> None:
+        """Nothing is kept any more; a client that has lost its session for want of memory is told so."""
+        self._share.hold(0)
+        if self.evicted.done():
+            with contextlib.suppress(TimeoutError, RuntimeError, WebSocketDisconnect):
+                async with asyncio.timeout(LAST_WORD_S):
+                    await self._socket.send_text(json.dumps(self.describe(Refusal(429, FULL, code="server_busy"))))
 
 
 Talk = Callable[[Link], Coroutine[Any, Any, None]]
@@ -163,15 +190,18 @@ async def hold_session(socket: WebSocket, speech: Speech, protocol: str, talk: T
 
 
 async def _talk_until_end(link: Link, speech: Speech, talk: Talk) -> SessionEnd:
-    talking = asyncio.create_task(talk(link))
+    talking: asyncio.Task[Any] = asyncio.create_task(talk(link))
     reading = asyncio.create_task(link.read_ahead())
     draining = asyncio.create_task(speech.is_draining.wait())
     draining.add_done_callback(lambda _: link.wake())
     try:
         timeout_s = speech.settings.session_timeout_s
-        done, _ = await asyncio.wait({talking, reading}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        ends = {talking, reading, link.evicted}
+        done, _ = await asyncio.wait(ends, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
         if not done:
             return SessionEnd(1008, f"a session may last {timeout_s:g} s")
+        if link.evicted in done:
+            return SessionEnd(1013, FULL)
         first = talking if talking in done else reading
         error = first.exception()
         if error is not None:
@@ -183,6 +213,7 @@ async def _talk_until_end(link: Link, speech: Speech, talk: Talk) -> SessionEnd:
         for task in (talking, reading, draining):
             task.cancel()
         await asyncio.gather(talking, reading, draining, return_exceptions=True)
+        await link.end()
 
 
 def end_after(error: BaseException, *, is_client_gone: bool) -> SessionEnd:

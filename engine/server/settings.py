@@ -22,8 +22,11 @@ _POSITIVE = (
         "request_timeout_s",
     ),
     *("max_requests_per_client", "max_sessions_per_client"),
-    *("max_sessions", "max_message_bytes", "session_idle_s", "session_timeout_s"),
+    *("max_sessions", "max_message_bytes", "max_session_bytes", "session_idle_s", "session_timeout_s"),
+    *("max_connections", "max_connections_per_address", "max_head_bytes", "header_timeout_s"),
+    *("max_upload_bytes", "body_grace_s", "max_json_values"),
 )
+_NOT_NEGATIVE = ("min_body_rate", "drain_delay_s", "drain_s")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,8 +43,17 @@ class ServerSettings:
     url_hosts: tuple[str, ...] = ()  # that audio may be fetched from on a client's behalf
     strict_fields: bool = False  # a request's field that nobody knows is an error, not ignored
 
+    max_connections: int = 2048  # open; at the limit one that is idle makes room for a new one
+    max_connections_per_address: int = 1024  # so many that a proxy in front can have its requests and sessions
+    max_head_bytes: int = 32 << 10  # of a request's line and headers
+    header_timeout_s: float = 20.0  # until they have come
+
     max_body_bytes: int = 256 << 20  # of one request
-    max_json_bytes: int = 32 << 20  # of one that is JSON: parsing it holds up everybody else
+    max_upload_bytes: int = 1 << 30  # of all bodies at work, in memory or on the disk; more are answered 429
+    body_grace_s: float = 20.0  # that a body may take, besides its bytes' share of min_body_rate
+    min_body_rate: int = 500  # bytes a second; 0: any
+    max_json_values: int = 10_000  # of one body: parsing and checking more holds up everybody else
+    max_json_bytes: int = 16 << 20  # of one that is JSON: parsing it holds up everybody else, for 30 ms
     max_audio_s: float = 3 * 3600.0  # of one request or session
     max_samples: int = 1 << 30  # of all channels of one request, decoded; 3 hours of 48 kHz stereo have 1.0e9
     max_decoding_s: float = 120.0  # of a processor, for one request
@@ -58,18 +70,21 @@ class ServerSettings:
     max_sessions: int = 256  # WebSockets at a time
     max_sessions_per_client: int | None = None  # of one key or address; None: a quarter of max_sessions
     max_message_bytes: int = 10 << 20  # of one WebSocket message
+    max_session_bytes: int = 1 << 30  # that all sessions keep of audio and messages; beyond it the largest is ended
     session_idle_s: float = 60.0  # without a message
     session_timeout_s: float = 4 * 3600.0
 
-    drain_s: float = 30.0  # that requests and sessions get to end after SIGTERM
+    drain_delay_s: float = 0.0  # after SIGTERM, until nothing new is taken: balancers need to see /ready first
+    drain_s: float = 30.0  # that requests and sessions get to end then
 
     def __post_init__(self) -> None:
         for name in _POSITIVE:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ConfigError(f"{name} must be positive, got {value}")
-        if self.drain_s < 0:
-            raise ConfigError(f"drain_s must be 0 or positive, got {self.drain_s}")
+        for name in _NOT_NEGATIVE:
+            if not getattr(self, name) >= 0:
+                raise ConfigError(f"{name} must be 0 or positive, got {getattr(self, name)}")
         parse_keys(self.api_keys)
         if self.api_key_file is not None:
             read_keys(self.api_key_file)

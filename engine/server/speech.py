@@ -4,7 +4,10 @@ import asyncio
 import functools
 import time
 from collections.abc import Hashable, Sequence
-from typing import Unpack
+from pathlib import Path
+from typing import Any, Unpack
+
+from starlette.datastructures import UploadFile
 
 from ..audio.channels import Channels
 from ..audio.inputs import AudioInput, Samples
@@ -19,6 +22,8 @@ from ..transcriber import Transcriber
 from ..transcript import Transcript
 from ..vad import VoiceActivityModel
 from ..vad.splitting import DEFAULT_SEGMENTATION, Cut, Piece
+from .bodies import content_of
+from .budget import Budget
 from .fields import UnknownFields
 from .metrics import Metrics, MetricsTimeline
 from .recording import GrowingText, OnText, Recording
@@ -41,9 +46,12 @@ class Speech:
         self.live = LiveOptions(vad=vad, chunk_ms=chunk_ms)
         self.metrics = Metrics()
         self.unknown_fields = UnknownFields(are_errors=settings.strict_fields)
+        self.uploads = Budget(settings.max_upload_bytes)  # bodies of requests under way
+        self.session_bytes = Budget(settings.max_session_bytes)  # that WebSocket sessions keep
         self.num_requests = 0  # under way; the gate counts
         self.num_sessions = 0
         self.created = int(time.time())
+        self.is_leaving = False  # load balancers shall send nothing more, but what comes is still taken
         self.is_draining = asyncio.Event()  # set when sessions and requests shall come to an end
         self.service = TranscriptionService(
             transcriber, max_waiting=settings.max_waiting, timeline=MetricsTimeline(self.metrics)
@@ -53,6 +61,8 @@ class Speech:
         self._num_audio_tokens = transcriber.acoustic.num_audio_tokens
         self._cutting = DEFAULT_SEGMENTATION.cutting(self._family.best_length_s)
         self.metrics.watch("twostage_active_requests", "Requests under way", lambda: self.num_requests)
+        self.metrics.watch("twostage_upload_bytes", "Of bodies under way", lambda: self.uploads.num_bytes)
+        self.metrics.watch("twostage_session_bytes", "Kept by sessions", lambda: self.session_bytes.num_bytes)
         self.metrics.watch("twostage_queue_clips", "Clips not yet encoded", lambda: self.service.num_waiting)
         self.metrics.watch("twostage_clips", "Clips not yet transcribed", lambda: self.service.num_jobs)
         self.metrics.watch("twostage_ready", "1 if requests are taken", lambda: float(self.is_ready))
@@ -71,8 +81,19 @@ class Speech:
         return True
 
     @property
+    def readiness(self) -> str:
+        """ "ok", or why requests should go elsewhere."""
+        if self.service.failed:
+            return "engine failed"
+        if self.is_leaving or self.is_draining.is_set():
+            return "shutting down"
+        settings = self.settings
+        is_full = self.service.num_waiting >= settings.max_waiting or self.num_requests >= settings.max_requests
+        return "saturated" if is_full else "ok"
+
+    @property
     def is_ready(self) -> bool:
-        return not self.service.failed and not self.is_draining.is_set()
+        return self.readiness == "ok"
 
     def options(self, **asked: Unpack[RequestOptions]) -> TranscribeOptions:
         """What a request asks for, with this server's defaults. Raises ConfigError, PromptTooLongError."""
@@ -122,25 +143,34 @@ class Speech:
         """Positions of the LLM that the audio takes."""
         return sum(self._num_audio_tokens(len(cut.waveform)) for cut in recording.cuts)
 
+    async def read_upload(
+        self, upload: UploadFile, *, channels: Channels = "mix", salvage: bool = False, client: Hashable = None
+    ) -> Recording:
+        """`read` of an uploaded file."""
+        name = f"{upload.size or 0:,} bytes of audio"
+        return await self.read(await content_of(upload), name=name, channels=channels, salvage=salvage, client=client)
+
     async def read(
         self,
-        source: "bytes | str | Samples",
+        source: "bytes | Path | str | Samples",
         sample_rate: int | None = None,
         *,
+        name: str | None = None,
         channels: Channels = "mix",
         salvage: bool = False,
         client: Hashable = None,
     ) -> Recording:
-        """Decode a file's content, a URL or samples, elsewhere than on the event loop if that takes long.
+        """Decode a file, its content, a URL or samples, elsewhere than on the event loop if that takes long.
 
-        Cancelling the wait ends the decoding. `channels` and `salvage` are those of TranscribeOptions; for `client`,
-        see AudioReaders.submit.
+        Cancelling the wait ends the decoding. Errors call a file `name`, by default its path. `channels` and `salvage`
+        are those of TranscribeOptions; for `client`, see AudioReaders.submit.
 
         Raises:
             AudioError: not audio, too long, or a URL whose host is not allowed.
         """
         self.service.model.lock.require_open()  # readers of another process would never answer
-        item = AudioInput(key="audio", source=source, sample_rate=sample_rate, channels=channels, salvage=salvage)
+        how: dict[str, Any] = {"sample_rate": sample_rate, "channels": channels, "salvage": salvage, "name": name}
+        item = AudioInput(key="audio", source=source, **how)
         limits, hosts = self.settings.audio_limits, self.settings.url_hosts
         future = self._readers.submit(item, limits=limits, allow_urls=hosts, cutting=self._cutting, client=client)
         pieces: list[Piece] = []

@@ -1,0 +1,118 @@
+"""The body of one HTTP request, within its limits while it is read: its size, its pace, what it costs to parse, and its
+share of the memory that all bodies may have together.
+
+A body counts until its request has been answered: the parser, the handler and the readers keep it until then. Whoever
+cannot have more is answered at once and may come again; waiting would keep what has been read already. Of an uploaded
+file, one MiB is in memory (Starlette's spool_max_size); a longer one is on the disk, and readers take it from there.
+"""
+
+import asyncio
+import math
+import os
+from pathlib import Path
+
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartParser
+from starlette.types import Message, Receive
+
+from .budget import Budget
+from .failures import Refusal
+from .settings import ServerSettings
+
+# Each value of JSON or of a URL-encoded form has one of these before or behind it; base64 has none.
+_SEPARATORS = (b",", b":", b"[", b"{", b"&")
+_ESCAPES_PER_VALUE = 64  # PHP writes "\\/" for each slash of base64: every 64th character of the largest body
+
+
+def require_few_values(content: bytes, max_values: int) -> None:
+    """Raises Refusal for JSON that has more values, or so many escapes that its parser takes as long."""
+    Complexity(max_values).add(content)
+
+
+class Complexity:
+    """What JSON, or a URL-encoded form, costs to parse, as it comes."""
+
+    def __init__(self, max_values: float) -> None:
+        self._max_values = max_values
+        self._num_values = 0
+        self._num_escapes = 0
+
+    def add(self, part: bytes) -> None:
+        """Raises Refusal once it is too much; separators inside of texts count as well."""
+        if self._max_values == math.inf:
+            return
+        self._num_values += sum(map(part.count, _SEPARATORS))
+        self._num_escapes += part.count(b"\\")
+        if self._num_values > self._max_values or self._num_escapes > self._max_values * _ESCAPES_PER_VALUE:
+            found = f"{self._num_values:,} values and {self._num_escapes:,} escapes, or more"
+            allowed = f"at most {self._max_values:,} and {self._max_values * _ESCAPES_PER_VALUE:,} are taken"
+            raise Refusal(413, f"JSON of {found}; {allowed}", code="body_too_complex")
+
+
+class Body:
+    """What has come of it."""
+
+    def __init__(self, settings: ServerSettings, uploads: Budget, *, is_form: bool) -> None:
+        """`is_form`: multipart, whose parser bounds the number of its parts; else JSON, or anything that is wrong."""
+        self.num_bytes = 0
+        self._settings = settings
+        self._max_bytes = settings.max_body_bytes if is_form else settings.max_json_bytes
+        self._complexity = Complexity(math.inf if is_form else settings.max_json_values)
+        self._waited_s = 0.0  # for the client
+        self._share = uploads.share()
+
+    async def receive(self, receive: Receive) -> Message:
+        """Its next part, or the client's going away. Raises Refusal."""
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        try:
+            async with asyncio.timeout(self._allowed_s):
+                message = await receive()
+        except TimeoutError:
+            waited_s = self._waited_s + loop.time() - started
+            problem = f"the body comes too slowly: {self.num_bytes:,} bytes in {waited_s:.0f} s"
+            raise Refusal(408, problem, code="body_too_slow") from None
+        self._waited_s += loop.time() - started
+        self._take(message.get("body", b""))
+        return message
+
+    def require_size(self, num_bytes: int) -> None:
+        """Raises Refusal for more than it may have."""
+        if num_bytes > self._max_bytes:
+            message = f"the body has {num_bytes:,} bytes or more, at most {self._max_bytes:,} are allowed"
+            raise Refusal(413, message, code="body_too_large")
+
+    def end(self) -> None:
+        """It is not needed any more."""
+        self._share.hold(0)
+
+    @property
+    def _allowed_s(self) -> float | None:
+        """How much longer its next part may take."""
+        rate = self._settings.min_body_rate
+        return self._settings.body_grace_s + self.num_bytes / rate - self._waited_s if rate else None
+
+    def _take(self, part: bytes) -> None:
+        self.num_bytes += len(part)
+        self.require_size(self.num_bytes)
+        self._complexity.add(part)
+        self._share.hold(self.num_bytes)
+        if self._share.budget.is_over:
+            message = (
+                f"uploads under way have {self._share.budget.max_bytes:,} bytes, no more are taken; try again later"
+            )
+            headers = {"Retry-After": str(self._settings.retry_after_s)}
+            raise Refusal(429, message, code="server_busy", headers=headers)
+
+
+async def content_of(upload: UploadFile) -> bytes | Path:
+    """An uploaded file, in memory if it is short; else its path, which any process of this user can open.
+
+    The parser's file has no name, and ends with the request. Where the system has no such paths, all is read.
+    """
+    if (upload.size or 0) > MultiPartParser.spool_max_size:
+        path = Path(f"/proc/{os.getpid()}/fd/{upload.file.fileno()}")
+        if path.exists():
+            upload.file.flush()
+            return path
+    return await upload.read()
