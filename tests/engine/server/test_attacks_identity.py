@@ -5,7 +5,6 @@ import contextlib
 import http.client
 import json
 import logging
-import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -92,7 +91,11 @@ def test_a_long_prompt_in_a_form_is_refused(plain: Running, field: str) -> None:
     assert code(answer) == (400, "prompt_too_long") and "at most 16,384 are allowed" in answer.text
 
 
-def test_a_long_prompt_is_refused_by_the_other_posts(plain: Running) -> None:
+@pytest.mark.parametrize("takes_context", [True, False])
+def test_a_long_prompt_is_refused_by_the_other_posts(
+    plain: Running, monkeypatch: pytest.MonkeyPatch, takes_context: bool
+) -> None:
+    monkeypatch.setattr(plain.speech, "takes_context", takes_context)
     answer = requests.post(f"{plain.http}/asr", files={"file": WAV}, data={"hotwords": LONG}, timeout=20)
     assert code(answer) == (400, "prompt_too_long")
     body = {"messages": [{"role": "user", "content": LONG}, {"role": "user", "content": [AUDIO]}]}
@@ -395,9 +398,3 @@ def test_the_documentation_loads_nothing_from_elsewhere(plain: Running) -> None:
         assert f"/static-offline-docs/{path}" in page
         assert requests.get(f"{plain.http}/static-offline-docs/{path}", timeout=10).ok
     assert requests.get(f"{plain.http}/redoc", timeout=10).status_code == 404
-
-
-def test_a_socket_without_a_host_header_is_answered(plain: Running) -> None:
-    with socket.create_connection(("127.0.0.1", plain.port), timeout=10) as link:
-        link.sendall(b"GET /health HTTP/1.0\r\n\r\n")
-        assert link.recv(100).startswith(b"HTTP/1.1 200")
