@@ -119,7 +119,7 @@ def test_a_long_command_is_refused_and_the_session_goes_on(plain: Running, path:
     asyncio.run(talk())
 
 
-@pytest.mark.parametrize("field", [{"prompt": LONG}, {"keywords": ["x"] * 20_000}, {"language": LONG}])
+@pytest.mark.parametrize("field", [{"prompt": LONG}, {"keywords": ["word"] * 9_000}, {"language": LONG}])
 def test_a_long_prompt_in_a_session_is_refused(plain: Running, field: dict[str, Any]) -> None:
     async def talk() -> None:
         async with connect(plain, "/v1/realtime") as session:
@@ -318,7 +318,7 @@ def test_names_that_lead_here_unasked_are_refused(run: Start, plain: Running) ->
         assert answer_to(plain, host) == 421
     with run(allowed_hosts=("asr.example",)) as server:
         assert [answer_to(server, host) for host in ("ASR.example:443", "other.example")] == [200, 421]
-        assert refusal_of(server, additional_headers={"Host": "other.example"}) == 421  # a second Host
+        assert refusal_of(server, additional_headers={"Host": "other.example"}) == 400  # two Hosts are no HTTP
 
 
 def test_a_server_with_keys_answers_to_any_name_unless_some_are_given(run: Start) -> None:

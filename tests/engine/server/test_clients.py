@@ -336,13 +336,13 @@ def test_readers_take_turns_by_client(server: Running, monkeypatch: pytest.Monke
     read = server.speech.read
 
     async def noted(*args: Any, **kwargs: Any) -> Any:
-        clients.append(kwargs.get("client"))
+        clients.append(kwargs["client"])
         return await read(*args, **kwargs)
 
     monkeypatch.setattr(server.speech, "read", noted)
     for row in ROWS:
         send(server, row)
-    assert clients == ["127.0.0.1"] * len(ROWS)
+    assert clients == [None] * len(ROWS)  # this machine itself, which needs no turn
 
 
 # --- limits
@@ -360,5 +360,5 @@ def test_readers_take_turns_by_client(server: Running, monkeypatch: pytest.Monke
 )
 def test_a_hostile_body_has_a_small_answer_soon(server: Running, body: bytes) -> None:
     answer = requests.post(server.http + CHAT, data=body, headers={"Content-Type": "application/json"}, timeout=20)
-    assert answer.status_code == 400
+    assert answer.status_code in (400, 413)
     assert len(answer.content) < 4_096 and answer.elapsed.total_seconds() < 1
