@@ -98,7 +98,7 @@ class UnknownFields:
             return
         if self._are_errors:
             known = ", ".join([*type(given).model_fields, *known_query])
-            message = f"unknown here: {named(names)}; the fields that are known: {known}"
+            message = f"without a meaning here: {named(names)}; the fields that are known: {known}"
             raise Refusal(400, message, code="unknown_parameter", param=shown(names[0]))
         request.state.ignored = named(names)
         self._log(request.scope["route"].path, names)

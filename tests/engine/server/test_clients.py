@@ -1,27 +1,35 @@
 """Clients of the ecosystem are taken as they are: every row of the table, and every parameter of OpenAI's SDK."""
 
+import asyncio
 import base64
 import inspect
+import itertools
 import json
 import logging
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import numpy as np
 import openai
 import pytest
 import requests
+import websockets
 from openai.resources.audio.transcriptions import Transcriptions
 from openai.resources.chat.completions import Completions
+from starlette.requests import HTTPConnection
 
 from tests.audio_clips import encode
 from tests.engine.server.clients_table import CHAT, INPUT_AUDIO, ROWS, TRANSCRIPTIONS, Row, asking
 from tests.engine.server.conftest import Running, running
 from tests.fake_model import fake_transcriber, samples, text_of
-from twostage_asr.engine.server.fields import HEADER
+from twostage_asr.engine.server.app import create_app
+from twostage_asr.engine.server.fields import HEADER, client_of
+from twostage_asr.engine.server.whisper_asr import language_code
 
 PAGE = Path(__file__).parents[3] / "demos/clients.md"
 WAV = encode(samples(7), 16_000, "WAV", "PCM_16")
@@ -362,3 +370,106 @@ def test_a_hostile_body_has_a_small_answer_soon(server: Running, body: bytes) ->
     answer = requests.post(server.http + CHAT, data=body, headers={"Content-Type": "application/json"}, timeout=20)
     assert answer.status_code == 400
     assert len(answer.content) < 4_096 and answer.elapsed.total_seconds() < 1
+
+
+HOSTILE = {
+    "objects": b'{"messages":[{"role":"user","content":[' + b",".join([b"{}"] * 1_500_000) + b"]}]}",
+    "keys": b"{" + b",".join(b'"k%d":1' % number for number in range(500_000)) + b"}",
+    "as many keys as are taken": b"{" + b",".join(b'"k%d":1' % number for number in range(9_999)) + b"}",
+    "escapes": b'{"messages":"' + b"\\/" * 600_000 + b'"}',
+}
+
+
+@pytest.mark.parametrize("body", HOSTILE.values(), ids=HOSTILE.keys())
+def test_a_hostile_body_does_not_hold_up_others(server: Running, body: bytes) -> None:
+    """Measured as processor time of the event loop's thread between two turns, whatever else the machine does."""
+
+    async def longest_turn() -> float:
+        turns: list[float] = [time.thread_time()]
+
+        async def tick() -> None:
+            while True:
+                await asyncio.sleep(0)
+                turns.append(time.thread_time())
+
+        ticking = asyncio.create_task(tick())
+        transport = httpx.ASGITransport(create_app(server.speech))
+        async with httpx.AsyncClient(transport=transport, base_url="http://test", timeout=20) as http:
+            await http.post(CHAT, json={})  # what is imported and compiled once
+            turns.clear()
+            await http.post(CHAT, content=body, headers={"Content-Type": "application/json"})
+        ticking.cancel()
+        return max(after - before for before, after in itertools.pairwise(turns))
+
+    assert asyncio.run(longest_turn()) < 0.05
+
+
+def test_a_session_update_of_very_many_keys_is_refused_and_the_session_goes_on(server: Running) -> None:
+    async def converse() -> list[dict[str, Any]]:
+        async with websockets.connect(f"{server.ws}/v1/realtime", max_size=None, compression=None) as ws:
+            answers = [json.loads(await ws.recv())]
+            for num_keys in (500_000, 5_000, 1):
+                session = {f"key{number}": 1 for number in range(num_keys)}
+                await ws.send(json.dumps({"type": "session.update", "session": session}))
+                answers.append(json.loads(await ws.recv()))
+                if answers[-1]["type"] == "session.updated":
+                    answers.append(json.loads(await ws.recv()))
+            return answers
+
+    answers = asyncio.run(asyncio.wait_for(converse(), 20))
+    assert [answer["type"] for answer in answers] == ["session.created", "error", *["session.updated", "error"] * 2]
+    assert "500,002 values or more" in answers[1]["error"]["message"]
+    assert answers[3]["error"]["message"].endswith("session.key15, 4984 more")
+    assert answers[5]["error"]["param"] == "session.key0"
+
+
+# --- what is said of clients and languages
+
+
+def test_a_client_is_its_key_or_else_its_address() -> None:
+    scope: dict[str, Any] = {"type": "http", "client": ("10.0.0.1", 1), "state": {"client": "key of somebody"}}
+    assert client_of(HTTPConnection(scope)) == "key of somebody"
+    assert client_of(HTTPConnection(scope | {"state": {}})) == "10.0.0.1"
+    assert client_of(HTTPConnection(scope | {"state": {}, "client": None})) is None
+
+
+@pytest.mark.parametrize(
+    ("language", "code"),
+    [
+        ("Chinese", "zh"),
+        ("中文", "zh"),
+        ("en", "en"),
+        ("English,Chinese", "en"),
+        (None, "und"),
+        ("", "und"),
+        ("X", "und"),
+    ],
+)
+def test_the_code_of_what_a_model_calls_a_language(language: str | None, code: str) -> None:
+    assert language_code(language) == code
+
+
+@pytest.mark.parametrize(("path", "field"), [("/asr", "task"), ("/inference", "translate")])
+def test_translation_is_refused(server: Running, path: str, field: str) -> None:
+    part = "audio_file" if path == "/asr" else "file"
+    asked: Any = {"params": {"task": "translate"}} if path == "/asr" else {"data": {"translate": "true"}}
+    answer = requests.post(server.http + path, files={part: WAV}, timeout=20, **asked)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"], error["param"]) == (400, "unsupported_task", field)
+
+
+@pytest.mark.parametrize("output", ["txt", "vtt", "srt", "tsv", "json"])
+def test_outputs_of_whisper_asr_webservice(server: Running, output: str) -> None:
+    answer = requests.post(f"{server.http}/asr", params={"output": output}, files={"audio_file": WAV}, timeout=20)
+    assert answer.headers["Content-Type"].startswith("text/plain")
+    assert answer.headers["Content-Disposition"].endswith(f"audio_file.{output}")
+    assert text_of(7) in answer.text
+    if output == "json":
+        assert answer.json()["segments"][0]["words"] is None
+        words = requests.post(
+            f"{server.http}/asr",
+            params={"output": output, "word_timestamps": "true"},
+            files={"audio_file": WAV},
+            timeout=20,
+        ).json()["segments"][0]["words"]
+        assert [word["text"] for word in words] == ["clip", "7"]
