@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from fastapi import UploadFile
 from fastapi.params import Form
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 
@@ -168,6 +168,13 @@ class AudioForm(Open):
         Field(description="mix: their mean; split: each by itself; a number: that one alone, counted from 0"),
     ] = "mix"
     salvage: Annotated[bool, Field(description="Of a damaged file, take what can be decoded")] = False
+
+    @field_validator("file", mode="before")
+    @classmethod
+    def _is_a_file(cls, given: Any) -> Any:
+        if isinstance(given, str):
+            raise ValueError("this part of the form needs a filename, as files have")
+        return given
 
     @model_validator(mode="after")
     def _has_one_source(self) -> Self:
