@@ -62,6 +62,7 @@ class FakeFamily:
     """Its prompt holds everything that is asked for."""
 
     name = "fake"
+    languages = LANGUAGES
     best_length_s = 30.0
     languages = LANGUAGES
 

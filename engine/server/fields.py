@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from fastapi import UploadFile
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -94,7 +94,7 @@ class UnknownFields:
             return
         if self._are_errors:
             known = ", ".join([*type(given).model_fields, *known_query])
-            message = f"unknown here: {named(names)}; the fields that are known: {known}"
+            message = f"without a meaning here: {named(names)}; the fields that are known: {known}"
             raise Refusal(400, message, code="unknown_parameter", param=shown(names[0]))
         request.state.ignored = named(names)
         self._log(request.scope["route"].path, names)
@@ -143,6 +143,13 @@ class AudioForm(Open):
         Field(description="mix: their mean; split: each by itself; a number: that one alone, counted from 0"),
     ] = "mix"
     salvage: Annotated[bool, Field(description="Of a damaged file, take what can be decoded")] = False
+
+    @field_validator("file", mode="before")
+    @classmethod
+    def _is_a_file(cls, given: Any) -> Any:
+        if isinstance(given, str):
+            raise ValueError("this part of the form needs a filename, as files have")
+        return given
 
     @model_validator(mode="after")
     def _has_one_source(self) -> Self:

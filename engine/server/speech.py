@@ -122,22 +122,25 @@ class Speech:
     def only_language(self, languages: Sequence[str]) -> str | None:
         """What to ask the model for where a client says which languages there may be.
 
-        That is the only one of them that the model knows; of several that it knows, it finds out itself which it is.
+        That is the only one of them that the model knows; of several that it knows, it finds out itself which it is,
+        as does a model that cannot be asked for any.
 
         Raises:
             ConfigError: there are some, and the model knows none of them.
         """
-        known: list[str] = []
-        for language in languages:
-            try:
-                self.require_language(language)
-                known.append(language)
-            except ConfigError:
-                if len(languages) == 1:
-                    raise
-        if languages and not known:
+        if not languages or not self._family.languages:
+            return None
+        known = [language for language in languages if self._knows(language)]
+        if not known:
             self.require_language(languages[0])
         return known[0] if len(known) == 1 else None
+
+    def _knows(self, language: str) -> bool:
+        try:
+            self.require_language(language)
+        except ConfigError:
+            return False
+        return True
 
     def audio_tokens(self, recording: Recording) -> int:
         """Positions of the LLM that the audio takes."""

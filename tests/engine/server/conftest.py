@@ -6,11 +6,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import uvicorn
 
+from tests.fake_model import fake_transcriber
 from twostage_asr.engine import AutoModelVLLM
 from twostage_asr.engine.server.app import create_app
 from twostage_asr.engine.server.process import Address, Listener, server_of
@@ -68,6 +70,14 @@ def running(
 @pytest.fixture(scope="module")
 def server(vllm_model: AutoModelVLLM) -> Iterator[Running]:
     with running(vllm_model) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def faked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A server of the model of rules in tests/fake_model.py."""
+    model: Any = SimpleNamespace(transcriber=fake_transcriber(tmp_path_factory.mktemp("faked")))
+    with running(model) as server:
         yield server
 
 

@@ -1,16 +1,25 @@
-"""What clients send: clips as WAV files and as PCM."""
+"""What clients send: clips as WAV files and as PCM, and a clip of the fake model."""
 
+import base64
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import requests
 
 from tests.audio_clips import encode
+from tests.fake_model import samples
 from tests.pipeline import Clip
 from twostage_asr.engine.audio.decode import Waveform, decode_audio
 
+if TYPE_CHECKING:
+    from tests.engine.server.conftest import Running
+
 CHUNK = 1600  # samples: 100 ms
+FAKE_WAV = encode(samples(7), 16_000, "WAV", "PCM_16")  # clip 7
+FAKE_BASE64 = base64.b64encode(FAKE_WAV).decode()
 
 
 def plain(clips: list[Clip]) -> list[Clip]:
@@ -37,3 +46,8 @@ def wait_until(holds: Callable[[], object], what: str, seconds: float = 10.0) ->
     while not holds():
         assert time.monotonic() < deadline, what
         time.sleep(0.005)
+
+
+def transcribe_fake(server: "Running", path: str = "/v1/audio/transcriptions", /, **fields: Any) -> requests.Response:
+    """Send clip 7 with these fields of the form."""
+    return requests.post(server.http + path, files={"file": ("a.wav", FAKE_WAV)}, data=fields, timeout=20)

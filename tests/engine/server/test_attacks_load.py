@@ -81,7 +81,9 @@ def is_ended(client: socket.socket) -> bool:
         return True
 
 
-@pytest.mark.parametrize("head", [b"GET /", b"GET / HTTP/1.1\r\nHost: localhost\r\nX-Long: ", b"GET / HTTP/1.1\r\nHost: localhost\r\n"])
+@pytest.mark.parametrize(
+    "head", [b"GET /", b"GET / HTTP/1.1\r\nHost: localhost\r\nX-Long: ", b"GET / HTTP/1.1\r\nHost: localhost\r\n"]
+)
 def test_a_head_without_end_is_cut_off(serve: Start, head: bytes) -> None:
     """8 MiB of a URL, of one header, or of many headers."""
     piece = b"a" * 1024 if head[-1:] != b"\n" else b"X-Header: value\r\n" * 64
@@ -134,9 +136,7 @@ def test_idle_sockets_keep_nobody_out(serve: Start, limits: dict[str, int]) -> N
 
 
 def test_connections_at_work_are_never_ended_for_new_ones(serve: Start) -> None:
-    head = (
-        b"POST /asr HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=b\r\nContent-Length: 9\r\n\r\n"
-    )
+    head = b"POST /asr HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=b\r\nContent-Length: 9\r\n\r\n"
     with serve(max_connections=2) as server, connect(server) as first, connect(server) as second:
         for client in (first, second):
             client.sendall(head)
@@ -147,9 +147,7 @@ def test_connections_at_work_are_never_ended_for_new_ones(serve: Start) -> None:
         assert first.recv(100).startswith(b"HTTP/1.1 400")
 
 
-UPLOAD = (
-    b"POST /asr HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=b\r\nContent-Length: 1000000\r\n\r\n"
-)
+UPLOAD = b"POST /asr HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=b\r\nContent-Length: 1000000\r\n\r\n"
 FILE = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n'
 
 

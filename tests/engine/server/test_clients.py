@@ -3,11 +3,9 @@
 import base64
 import inspect
 import json
-import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,53 +17,40 @@ from openai.resources.chat.completions import Completions
 
 from tests.audio_clips import encode
 from tests.engine.server.clients_table import CHAT, INPUT_AUDIO, ROWS, TRANSCRIPTIONS, Row, asking
-from tests.engine.server.conftest import Running, running
-from tests.fake_model import fake_transcriber, samples, text_of
+from tests.engine.server.conftest import Running
+from tests.engine.server.requests_of_clients import FAKE_BASE64, FAKE_WAV, transcribe_fake
+from tests.fake_model import samples, text_of
 from twostage_asr.engine.server.fields import HEADER
+from twostage_asr.engine.server.whisper_asr import language_code
 
 PAGE = Path(__file__).parents[3] / "demos/clients.md"
-WAV = encode(samples(7), 16_000, "WAV", "PCM_16")
 RAW = np.round(samples(7) * 32768).astype("<i2").tobytes() + b"\0"  # an odd byte, as cut streams have
-BASE64 = base64.b64encode(WAV).decode()
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    model: Any = SimpleNamespace(transcriber=fake_transcriber(tmp_path_factory.mktemp("clients")))
-    with running(model) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def client(server: Running) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(api_key="EMPTY", base_url=f"{server.http}/v1", max_retries=0) as client:
+def client(faked: Running) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(api_key="EMPTY", base_url=f"{faked.http}/v1", max_retries=0) as client:
         yield client
 
 
-def transcribe(server: Running, path: str = TRANSCRIPTIONS, /, **fields: Any) -> requests.Response:
-    return requests.post(server.http + path, files={"file": ("a.wav", WAV)}, data=fields, timeout=20)
-
-
-def chat(server: Running, data: str) -> requests.Response:
+def chat(faked: Running, data: str) -> requests.Response:
     part = {"type": "input_audio", "input_audio": {"data": data, "format": "wav"}}
-    return requests.post(server.http + CHAT, json=asking(part), timeout=20)
+    return requests.post(faked.http + CHAT, json=asking(part), timeout=20)
 
 
-def send(server: Running, row: Row) -> requests.Response:
+def send(faked: Running, row: Row) -> requests.Response:
     if row.json is not None:
-        body = json.dumps(row.json).replace("{wav}", BASE64)
-        return requests.post(
-            server.http + row.path, data=body, headers={"Content-Type": "application/json"}, timeout=20
-        )
-    content = RAW if row.is_raw else WAV
+        body = json.dumps(row.json).replace("{wav}", FAKE_BASE64)
+        return requests.post(faked.http + row.path, data=body, headers={"Content-Type": "application/json"}, timeout=20)
+    content = RAW if row.is_raw else FAKE_WAV
     part = content if row.filename is None else (row.filename, content, row.content_type)
     files: Any = {row.part: part}
-    return requests.post(server.http + row.path, params=row.query, files=files, data=list(row.form), timeout=20)
+    return requests.post(faked.http + row.path, params=row.query, files=files, data=list(row.form), timeout=20)
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.client} {row.path}")
-def test_what_a_client_sends_is_taken(server: Running, row: Row) -> None:
-    answer = send(server, row)
+def test_what_a_client_sends_is_taken(faked: Running, row: Row) -> None:
+    answer = send(faked, row)
     assert answer.status_code == 200, answer.text
     assert answer.headers.get(HEADER, "") == ", ".join(row.ignored)
     match row.reads:
@@ -155,16 +140,16 @@ def test_the_tables_of_parameters_are_whole() -> None:
 
 
 def test_every_parameter_of_a_transcription(client: openai.OpenAI) -> None:
-    raw = client.audio.transcriptions.with_raw_response.create(file=("a.wav", WAV), model="m", **AUDIO_PARAMETERS)
+    raw = client.audio.transcriptions.with_raw_response.create(file=("a.wav", FAKE_WAV), model="m", **AUDIO_PARAMETERS)
     assert json.loads(raw.text)["text"] == text_of(7)
     assert raw.headers[HEADER] == "known_speaker_names, known_speaker_references, chunking_strategy"
     for name, value in AUDIO_PARAMETERS.items():
-        alone: Any = client.audio.transcriptions.create(file=("a.wav", WAV), model="m", **{name: value})
+        alone: Any = client.audio.transcriptions.create(file=("a.wav", FAKE_WAV), model="m", **{name: value})
         assert alone.text == text_of(7), name
 
 
 def test_every_parameter_of_a_chat_completion(client: openai.OpenAI) -> None:
-    message: Any = asking({**INPUT_AUDIO, "input_audio": {"data": BASE64, "format": "wav"}})["messages"]
+    message: Any = asking({**INPUT_AUDIO, "input_audio": {"data": FAKE_BASE64, "format": "wav"}})["messages"]
     raw = client.chat.completions.with_raw_response.create(messages=message, model="m", **CHAT_PARAMETERS)
     said = raw.parse()
     assert said.choices[0].message.content == text_of(7)
@@ -177,7 +162,7 @@ def test_every_parameter_of_a_chat_completion(client: openai.OpenAI) -> None:
 
 
 def test_a_chunk_with_the_usage_ends_a_stream(client: openai.OpenAI) -> None:
-    message: Any = asking({**INPUT_AUDIO, "input_audio": {"data": BASE64, "format": "wav"}})["messages"]
+    message: Any = asking({**INPUT_AUDIO, "input_audio": {"data": FAKE_BASE64, "format": "wav"}})["messages"]
     options: Any = {"stream": True, "stream_options": {"include_usage": True}}
     chunks = list(client.chat.completions.create(messages=message, model="m", **options))
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks[:-1]) == text_of(7)
@@ -186,7 +171,7 @@ def test_a_chunk_with_the_usage_ends_a_stream(client: openai.OpenAI) -> None:
 
 # vllm-project/vllm examples/online_serving/openai_transcription_client.py
 def test_vllms_client(client: openai.OpenAI) -> None:
-    asked: dict[str, Any] = {"file": ("a.wav", WAV), "model": client.models.list().data[0].id, "language": "en"}
+    asked: dict[str, Any] = {"file": ("a.wav", FAKE_WAV), "model": client.models.list().data[0].id, "language": "en"}
     extra = {"seed": 4419, "repetition_penalty": 1.3}
     said: Any = client.audio.transcriptions.create(**asked, temperature=0.0, response_format="json", extra_body=extra)
     assert said.text == text_of(7)
@@ -202,73 +187,8 @@ def test_vllms_client(client: openai.OpenAI) -> None:
 @pytest.mark.parametrize("response_format", [None, "json", "text", "srt", "vtt", "verbose_json"])
 def test_langchains_parser(client: openai.OpenAI, response_format: str | None) -> None:
     asked: dict[str, Any] = {} if response_format is None else {"response_format": response_format}
-    said: Any = client.audio.transcriptions.create(model="whisper-1", file=("part_0.mp3", WAV), **asked)
+    said: Any = client.audio.transcriptions.create(model="whisper-1", file=("part_0.mp3", FAKE_WAV), **asked)
     assert text_of(7) in (said if isinstance(said, str) else said.text)
-
-
-# --- fields
-
-
-def test_what_is_known_is_obeyed(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Any] = []
-    options = server.speech.options
-    monkeypatch.setattr(server.speech, "options", lambda **given: asked.append(given) or options(**given))
-    transcribe(server, seed=5, top_p=0.5, temperature=0.25, repetition_penalty=1.5, prompt="what", language="zh")
-    body = asking(
-        {**INPUT_AUDIO, "input_audio": {"data": BASE64}}, seed=5, top_p=0.5, max_tokens=9, max_completion_tokens=8
-    )
-    assert requests.post(server.http + CHAT, json=body, timeout=20).status_code == 200
-    common: dict[str, Any] = {"seed": 5, "top_p": 0.5, "language": None}
-    known = {"seed", "top_p", "temperature", "repetition_penalty", "context", "language", "max_new_tokens"}
-    form, chatted = [{name: value for name, value in given.items() if name in known} for given in asked]
-    assert form == {**common, "temperature": 0.25, "repetition_penalty": 1.5, "context": "what", "language": "zh"}
-    assert chatted == {**common, "temperature": 0, "repetition_penalty": 1, "context": "", "max_new_tokens": 8}
-
-
-@pytest.mark.parametrize(
-    ("languages", "language"), [(["de", "zh"], "zh"), (["zh"], "zh"), (["en", "zh"], "unknown"), (["en", "de"], "en")]
-)
-def test_of_several_languages_the_only_known_one_is_asked_for(
-    server: Running, languages: list[str], language: str
-) -> None:
-    answer = transcribe(server, **{"languages[]": languages, "response_format": "verbose_json"})
-    assert answer.json()["language"] == language
-
-
-def test_none_of_the_languages_is_known(server: Running) -> None:
-    answer = transcribe(server, **{"languages[]": ["de", "fr"]})
-    assert (answer.status_code, answer.json()["error"]["message"][:21]) == (400, "language 'de' is unkn")
-
-
-@pytest.mark.parametrize("form", ['{"type": "server_vad"}', "auto"])
-def test_chunking_strategy_as_text(server: Running, form: str) -> None:
-    answer = transcribe(server, chunking_strategy=form)
-    assert answer.json()["text"] == text_of(7)
-    assert answer.headers.get(HEADER) == (None if form == "auto" else "chunking_strategy")
-
-
-def test_an_ignored_field_is_logged_once_and_named_safely(server: Running, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "twostage_asr.requests")
-    names = {"x\r\nSet-Cookie: a": "1", "ü" * 200: "1", **{f"field{i:02}": "1" for i in range(30)}}
-    for _ in range(2):
-        header = transcribe(server, **names).headers[HEADER]
-    assert re.fullmatch(r"[\w.?\[\], -]{1,700}", header, re.ASCII) and header.endswith("field13, 16 more")
-    logged = [record.fields["names"] for record in caplog.records if record.message == "fields ignored"]  # type: ignore[attr-defined]
-    assert len(logged) == 1 and len(logged[0]) == 16
-    assert all(re.fullmatch(r"[\w.?\[\]-]{1,43}", name, re.ASCII) for name in logged[0])
-
-
-def test_strict_fields_are_an_error_that_lists_the_known_ones(tmp_path: Path) -> None:
-    model: Any = SimpleNamespace(transcriber=fake_transcriber(tmp_path))
-    with running(model, strict_fields=True) as strict:
-        assert transcribe(strict).status_code == 200
-        form = transcribe(strict, hotword="x")
-        query = transcribe(strict, "/asr?hotword=x")
-        body = requests.post(strict.http + CHAT, json=asking(INPUT_AUDIO, tools=[]), timeout=20)
-    for answer, name, known in ((form, "hotword", "hotwords"), (query, "hotword", "spk"), (body, "tools", "seed")):
-        error = answer.json()["error"]
-        assert (answer.status_code, error["code"], error["param"]) == (400, "unknown_parameter", name)
-        assert known in error["message"]
 
 
 # --- base64 in chat
@@ -277,88 +197,120 @@ def test_strict_fields_are_an_error_that_lists_the_known_ones(tmp_path: Path) ->
 @pytest.mark.parametrize(
     "data",
     [
-        f"data:;base64,{BASE64}",
-        f"data:audio/wav,{BASE64}",
-        BASE64.rstrip("="),
-        base64.urlsafe_b64encode(WAV).decode(),
-        base64.encodebytes(WAV).decode().replace("\n", "\r\n"),
+        f"data:;base64,{FAKE_BASE64}",
+        f"data:audio/wav,{FAKE_BASE64}",
+        FAKE_BASE64.rstrip("="),
+        base64.urlsafe_b64encode(FAKE_WAV).decode(),
+        base64.encodebytes(FAKE_WAV).decode().replace("\n", "\r\n"),
     ],
     ids=["data URL", "data URL that hides it", "no padding", "URL-safe", "lines"],
 )
-def test_base64_of_every_kind(server: Running, data: str) -> None:
-    assert chat(server, data).json()["choices"][0]["message"]["content"] == text_of(7)
+def test_base64_of_every_kind(faked: Running, data: str) -> None:
+    assert chat(faked, data).json()["choices"][0]["message"]["content"] == text_of(7)
 
 
-def test_what_is_no_base64_is_said(server: Running) -> None:
-    answer = chat(server, "@@@@")
+def test_what_is_no_base64_is_said(faked: Running) -> None:
+    answer = chat(faked, "@@@@")
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "unsupported_audio")
 
 
 # --- other forms of the audio
 
 
-def test_a_url_in_place_of_a_file(server: Running) -> None:
+def test_a_url_in_place_of_a_file(faked: Running) -> None:
     for path in (TRANSCRIPTIONS, "/asr"):
-        taken = requests.post(server.http + path, data={"url": f"data:;base64,{BASE64}"}, timeout=20)
+        taken = requests.post(faked.http + path, data={"url": f"data:;base64,{FAKE_BASE64}"}, timeout=20)
         assert taken.json()["text"] == text_of(7)
         for url in ("http://127.0.0.1/a.wav", "/etc/passwd", "file:///etc/passwd"):
-            answer = requests.post(server.http + path, data={"url": url}, timeout=20)
+            answer = requests.post(faked.http + path, data={"url": url}, timeout=20)
             assert answer.status_code == 400, url
-    both = transcribe(server, url="http://127.0.0.1/a.wav")
+    both = transcribe_fake(faked, url="http://127.0.0.1/a.wav")
     assert "one of file, url is needed, got file, url" in both.json()["error"]["message"]
 
 
+def test_a_file_without_a_name_is_told_what_it_needs(faked: Running) -> None:
+    answer = requests.post(faked.http + TRANSCRIPTIONS, files={"file": (None, FAKE_WAV)}, timeout=20)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "file")
+    assert "needs a filename" in answer.json()["error"]["message"]
+
+
 @pytest.mark.parametrize("path", [TRANSCRIPTIONS, "/asr"])
-def test_channels_are_split_and_named(server: Running, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server.speech, "_cutting", None)  # a VAD hears no speech in the fake's clips
+def test_channels_are_split_and_named(faked: Running, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(faked.speech, "_cutting", None)  # a VAD hears no speech in the fake's clips
     stereo = encode(np.stack([samples(7), samples(9)]), 16_000, "WAV", "PCM_16")
     form = {"channels": "split", "response_format": "verbose_json"}
-    said = requests.post(server.http + path, files={"file": ("a.wav", stereo)}, data=form, timeout=20).json()
+    said = requests.post(faked.http + path, files={"file": ("a.wav", stereo)}, data=form, timeout=20).json()
     assert [(segment["channel"], segment["text"]) for segment in said["segments"]] == [(0, text_of(7)), (1, text_of(9))]
     assert {word["channel"] for word in said["segments"][1]["words"]} == {1}
-    one = requests.post(server.http + path, files={"file": ("a.wav", stereo)}, data={"channels": "1"}, timeout=20)
+    one = requests.post(faked.http + path, files={"file": ("a.wav", stereo)}, data={"channels": "1"}, timeout=20)
     assert one.json()["text"] == text_of(9)
 
 
 @pytest.mark.parametrize("path", [TRANSCRIPTIONS, "/asr"])
-def test_a_damaged_file_is_salvaged_if_that_is_asked_for(server: Running, path: str) -> None:
-    cut = WAV[: len(WAV) * 7 // 10]
+def test_a_damaged_file_is_salvaged_if_that_is_asked_for(faked: Running, path: str) -> None:
+    cut = FAKE_WAV[: len(FAKE_WAV) * 7 // 10]
     refused, salvaged = (
-        requests.post(server.http + path, files={"file": ("a.wav", cut)}, data=form, timeout=20)
+        requests.post(faked.http + path, files={"file": ("a.wav", cut)}, data=form, timeout=20)
         for form in ({}, {"salvage": "true"})
     )
     assert refused.status_code == 400
     assert "missing_audio" in {warning["code"] for warning in salvaged.json()["warnings"]}
 
 
-def test_readers_take_turns_by_client(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_readers_take_turns_by_client(faked: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     clients: list[object] = []
-    read = server.speech.read
+    read = faked.speech.read
 
     async def noted(*args: Any, **kwargs: Any) -> Any:
         clients.append(kwargs["client"])
         return await read(*args, **kwargs)
 
-    monkeypatch.setattr(server.speech, "read", noted)
+    monkeypatch.setattr(faked.speech, "read", noted)
     for row in ROWS:
-        send(server, row)
+        send(faked, row)
     assert clients == [None] * len(ROWS)  # this machine itself, which needs no turn
 
 
-# --- limits
+# --- languages, translation and outputs
 
 
 @pytest.mark.parametrize(
-    "body",
+    ("language", "code"),
     [
-        b'{"messages":[{"role":"user","content":[' + b",".join([b"{}"] * 1_500_000) + b"]}]}",
-        json.dumps({"messages": [{"role": "user", "content": [{}] * 32}] * 64}).encode(),
-        json.dumps({"messages": [{"role": "user", "content": "x"}] * 1_000}).encode(),
-        json.dumps({"k" * 100_000: 1, "messages": [{"role": "x" * 100_000}]}).encode(),
+        ("Chinese", "zh"),
+        ("中文", "zh"),
+        ("en", "en"),
+        ("English,Chinese", "en"),
+        (None, "und"),
+        ("", "und"),
+        ("X", "und"),
     ],
-    ids=["objects", "parts", "messages", "long"],
 )
-def test_a_hostile_body_has_a_small_answer_soon(server: Running, body: bytes) -> None:
-    answer = requests.post(server.http + CHAT, data=body, headers={"Content-Type": "application/json"}, timeout=20)
-    assert answer.status_code in (400, 413)
-    assert len(answer.content) < 4_096 and answer.elapsed.total_seconds() < 1
+def test_the_code_of_what_a_model_calls_a_language(language: str | None, code: str) -> None:
+    assert language_code(language) == code
+
+
+@pytest.mark.parametrize(("path", "field"), [("/asr", "task"), ("/inference", "translate")])
+def test_translation_is_refused(faked: Running, path: str, field: str) -> None:
+    part = "audio_file" if path == "/asr" else "file"
+    asked: Any = {"params": {"task": "translate"}} if path == "/asr" else {"data": {"translate": "true"}}
+    answer = requests.post(faked.http + path, files={part: FAKE_WAV}, timeout=20, **asked)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"], error["param"]) == (400, "unsupported_task", field)
+
+
+@pytest.mark.parametrize("output", ["txt", "vtt", "srt", "tsv", "json"])
+def test_outputs_of_whisper_asr_webservice(faked: Running, output: str) -> None:
+    answer = requests.post(f"{faked.http}/asr", params={"output": output}, files={"audio_file": FAKE_WAV}, timeout=20)
+    assert answer.headers["Content-Type"].startswith("text/plain")
+    assert answer.headers["Content-Disposition"].endswith(f"audio_file.{output}")
+    assert text_of(7) in answer.text
+    if output == "json":
+        assert answer.json()["segments"][0]["words"] is None
+        words = requests.post(
+            f"{faked.http}/asr",
+            params={"output": output, "word_timestamps": "true"},
+            files={"audio_file": FAKE_WAV},
+            timeout=20,
+        ).json()["segments"][0]["words"]
+        assert [word["text"] for word in words] == ["clip", "7"]

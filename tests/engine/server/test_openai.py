@@ -16,7 +16,7 @@ from tests.engine.server.conftest import Running
 from tests.engine.server.requests_of_clients import plain, wav, waveform
 from tests.pipeline import Clip
 from twostage_asr.engine import Transcript
-from twostage_asr.engine.server.chat import ChatForm
+from twostage_asr.engine.server.chat import ChatForm, ChatRequest, Message
 
 TAGS: dict[str | None, Any] = {"中文": "zh-TW", "英文": "en_US"}  # as clients write the languages of the clips
 
@@ -166,5 +166,7 @@ def test_answers_name_their_request(server: Running) -> None:
 def test_qwens_chat_answers_name_the_language() -> None:
     """As its users parse them."""
     speech: Any = SimpleNamespace(settings=SimpleNamespace(model_name="m"), family="qwen3_asr")
-    answer = ChatForm(speech, has_unused_text=False).whole(Transcript("a", text="Hi.", language="English"))
+    body = ChatRequest(messages=[Message(role="user")])
+    form = ChatForm(speech, body, num_prompt_tokens=3, has_text=False)
+    answer = form.whole(Transcript("a", text="Hi.", language="English"))
     assert answer["choices"][0]["message"]["content"] == "language English<asr_text>Hi."

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import openai
 import pytest
+import requests
 
 from tests import tiny_models
 from tests.audio_clips import encode
@@ -66,6 +67,10 @@ def test_the_language_that_is_heard_is_answered(served: Served, number: int) -> 
     file = ("a.wav", wav(CLIPS[number]))
     done = served.client.audio.transcriptions.create(model="x", file=file, response_format="verbose_json")
     assert (done.language, done.text) == SAID[number]
+    url = f"{str(served.client.base_url).removesuffix('/v1/')}/detect-language"
+    found = requests.post(url, files={"audio_file": wav(CLIPS[number])}, timeout=20).json()
+    code, name = [("en", "english"), ("zh", "chinese")][number]
+    assert found == {"detected_language": name, "language_code": code, "confidence": None}
 
 
 def test_the_context_is_read(served: Served) -> None:
