@@ -12,6 +12,7 @@ from .command import Commands, add_model_options, model_options
 if TYPE_CHECKING:
     from ..server.settings import ServerSettings
 
+MAX_PORT = 65_535
 KEY_VARIABLE = "TWOSTAGE_ASR_API_KEYS"
 PROMPT_ROOM = 4096  # positions that a config file's model has beside its longest answer: 5 minutes of Qwen3-ASR's audio
 
@@ -55,7 +56,7 @@ def _add(commands: Commands, name: str, port: int, what: str) -> None:
     parser.add_argument("--forced-aligner", metavar="MODEL", help="a Qwen3-ForcedAligner that times the words")
     where = parser.add_argument_group("the server")
     where.add_argument("--host", default="127.0.0.1", help="0.0.0.0 for all interfaces (default 127.0.0.1)")
-    where.add_argument("--port", type=int, default=port, help=f"0 for any that is free (default {port})")
+    where.add_argument("--port", type=_port, default=port, help=f"0 for any that is free (default {port})")
     where.add_argument("--config", type=Path, metavar="YAML", help="host, port and model, in place of the options")
     where.add_argument("--served-model-name", metavar="NAME", help="in /v1/models; the model's name by default")
     where.add_argument("--language", help="where a request names none")
@@ -79,11 +80,17 @@ def _add(commands: Commands, name: str, port: int, what: str) -> None:
     parser.set_defaults(run=run)
 
 
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > MAX_PORT:
+        raise argparse.ArgumentTypeError(f"a port is 0 to {MAX_PORT}, got {text!r}")
+    return int(text)
+
+
 def run(args: argparse.Namespace) -> int:
     """Load the model, serve, and return the exit code."""
     from ..auto import AutoModelVLLM  # imports torch
     from ..server.app import create_app
-    from ..server.process import Address, log_as_json, serve
+    from ..server.process import Address, bind, log, log_as_json, serve
     from ..server.speech import Speech
     from ..vad import load_vad
 
@@ -100,10 +107,12 @@ def run(args: argparse.Namespace) -> int:
     settings = _settings(args, limits)
     address = Address(host=args.host, port=args.port, tls_certificate=args.tls_certificate, tls_key=args.tls_key)
     log_as_json(args.log_level)
+    sockets = bind(address)
+    log.info("loading %s; the server listens when that is done", engine["model"])
     with AutoModelVLLM(**engine) as model:
         speech = Speech(model.transcriber, settings, vad=load_vad(args.vad), chunk_ms=args.chunk_ms)
         try:
-            return serve(create_app(speech, offline=args.command == "serve"), speech, address)
+            return serve(create_app(speech, offline=args.command == "serve"), speech, address, sockets)
         finally:
             speech.close()
 

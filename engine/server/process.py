@@ -10,6 +10,7 @@ again.
 import asyncio
 import json
 import logging
+import socket
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,8 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
-from .connections import Connections, protocols, raise_file_limit
+from ..errors import ConfigError
+from .connections import LOG_EVERY_S, Connections, protocols, raise_file_limit
 from .speech import Speech
 
 ENGINE_FAILED = 70  # EX_SOFTWARE of sysexits.h
@@ -39,10 +41,32 @@ class Address:
     tls_key: Path | None = None
 
 
-def serve(app: FastAPI, speech: Speech, address: Address) -> int:
-    """Serve until a signal or the engine's death; returns the exit code."""
+def bind(address: Address) -> list[socket.socket]:
+    """Sockets that take this address and do not listen yet, so that a model need not be loaded in vain.
+
+    Raises:
+        ConfigError: another program listens there, or it is no address of this machine.
+    """
+    sockets = []
+    try:
+        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, kind, protocol, _, where in dict.fromkeys(found):
+            sockets.append(taken := socket.socket(family, kind, protocol))
+            taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family is socket.AF_INET6:
+                taken.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            taken.bind(where)
+    except OSError as error:
+        for taken in sockets:
+            taken.close()
+        raise ConfigError(f"cannot serve at {address.host}, port {address.port}: {error.strerror}") from error
+    return sockets
+
+
+def serve(app: FastAPI, speech: Speech, address: Address, sockets: list[socket.socket]) -> int:
+    """Serve at what bind() has taken, until a signal or the engine's death; returns the exit code."""
     raise_file_limit()
-    server_of(app, speech, address).run()
+    server_of(app, speech, address).run(sockets)
     return ENGINE_FAILED if speech.service.failed else 0
 
 
@@ -82,6 +106,13 @@ class _Server(uvicorn.Server):
         if self._is_asked_to_stop:
             self.should_exit = self.force_exit = True
         self._is_asked_to_stop = True
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for taken in sockets or ():  # uvicorn says nothing of these
+            host, port = taken.getsockname()[:2]
+            scheme = "https" if self.config.is_ssl else "http"
+            log.info("serving at %s://%s:%d", scheme, f"[{host}]" if ":" in host else host, port)
 
     async def on_tick(self, counter: int) -> bool:
         """Called ten times a second; True ends the server."""
@@ -124,6 +155,23 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line | getattr(record, "fields", {}), ensure_ascii=False)
 
 
+class Sparse(logging.Filter):
+    """Lets through a warning once in LOG_EVERY_S: clients cause those of uvicorn as often as they like."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._next: dict[str, float] = {}  # by message, without its arguments
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno != logging.WARNING:
+            return True
+        now = time.monotonic()
+        is_due = now >= self._next.get(str(record.msg), 0.0)
+        if is_due:
+            self._next[str(record.msg)] = now + LOG_EVERY_S
+        return is_due
+
+
 def log_as_json(level: str) -> None:
     """Send what this package and uvicorn log to stderr."""
     handler = logging.StreamHandler()
@@ -133,3 +181,4 @@ def log_as_json(level: str) -> None:
         logger.handlers = [handler]
         logger.setLevel(level.upper())
         logger.propagate = False
+    logging.getLogger("uvicorn.error").filters = [Sparse()]
