@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
     """Load the model, serve, and return the exit code."""
     from ..auto import AutoModelVLLM  # imports torch
     from ..server.app import create_app
-    from ..server.process import Address, bind, log, log_as_json, serve
+    from ..server.process import Address, bind, log, serve, set_up_log
     from ..server.speech import Speech
     from ..vad import load_vad
 
@@ -106,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("which model? --model, or a --config that names it")
     settings = _settings(args, limits)
     address = Address(host=args.host, port=args.port, tls_certificate=args.tls_certificate, tls_key=args.tls_key)
-    log_as_json(args.log_level)
+    set_up_log(args.log_level)
     sockets = bind(address)
     log.info("loading %s; the server listens when that is done", engine["model"])
     with AutoModelVLLM(**engine) as model:

@@ -11,6 +11,7 @@ import asyncio
 import json
 import logging
 import socket
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,6 +156,17 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line | getattr(record, "fields", {}), ensure_ascii=False)
 
 
+class LineFormatter(logging.Formatter):
+    """The same for people: a line, with the fields behind the message."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        fields: dict[str, object] = getattr(record, "fields", {})
+        return " ".join([super().formatMessage(record), *(f"{name}={value}" for name, value in fields.items())])
+
+
 class Sparse(logging.Filter):
     """Lets through a warning once in LOG_EVERY_S: clients cause those of uvicorn as often as they like."""
 
@@ -172,10 +184,10 @@ class Sparse(logging.Filter):
         return is_due
 
 
-def log_as_json(level: str) -> None:
-    """Send what this package and uvicorn log to stderr."""
+def set_up_log(level: str) -> None:
+    """Send what this package and uvicorn log to stderr: lines to a terminal, else JSON."""
     handler = logging.StreamHandler()
-    handler.setFormatter(JsonFormatter())
+    handler.setFormatter(LineFormatter() if sys.stderr.isatty() else JsonFormatter())
     for name in ("twostage_asr", "uvicorn"):
         logger = logging.getLogger(name)
         logger.handlers = [handler]
