@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..console import spare_loaded_objects
 from ..errors import ConfigError
 from ..text_files import read_lines
 from .command import Commands, add_model_options, model_options
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from ..server.speech import Speech
     from ..server.wyoming import WyomingServer
 
+MAX_PORT = 65_535
 KEY_VARIABLE = "TWOSTAGE_ASR_API_KEYS"
 PROMPT_BYTES_PER_BYTE = 4  # of a prompt, at most, for what a client gives: a hotword of one byte has a separator
 PROMPT_ROOM = 4096  # positions that a config file's model has beside its longest answer: 5 minutes of Qwen3-ASR's audio
@@ -62,7 +64,7 @@ def _add(commands: Commands, name: str, port: int, what: str) -> None:
     add_model_options(parser, is_required=False)
     where = parser.add_argument_group("the server")
     where.add_argument("--host", default="127.0.0.1", help="0.0.0.0 for all interfaces (default 127.0.0.1)")
-    where.add_argument("--port", type=int, default=port, help=f"0 for any that is free (default {port})")
+    where.add_argument("--port", type=_port, default=port, help=f"0 for any that is free (default {port})")
     where.add_argument(
         "--wyoming", metavar="URI", help="serve Home Assistant's protocol as well, such as tcp://127.0.0.1:10300"
     )
@@ -114,12 +116,18 @@ def _add(commands: Commands, name: str, port: int, what: str) -> None:
     parser.set_defaults(run=run)
 
 
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > MAX_PORT:
+        raise argparse.ArgumentTypeError(f"a port is 0 to {MAX_PORT}, got {text!r}")
+    return int(text)
+
+
 def run(args: argparse.Namespace) -> int:
     """Load the model, serve, and return the exit code."""
     from ..auto import AutoModelVLLM  # imports torch
     from ..config import DEFAULT_PROMPT_BYTES
     from ..server.app import create_app
-    from ..server.process import Address, log_as_json, serve
+    from ..server.process import Address, bind, log, serve, set_up_log
     from ..server.speech import Speech
     from ..vad import load_vad
 
@@ -143,12 +151,15 @@ def run(args: argparse.Namespace) -> int:
         trusted_proxies=tuple(args.trusted_proxy),
     )
     wyoming = None if args.wyoming is None else _wyoming(args.wyoming)
-    log_as_json(args.log_level)
+    set_up_log(args.log_level)
+    sockets = bind(address)
+    log.info("loading %s; the server listens when that is done", engine["model"])
     with AutoModelVLLM(**engine) as model:
+        spare_loaded_objects()
         speech = Speech(model.transcriber, settings, vad=load_vad(args.vad), chunk_ms=args.chunk_ms)
         try:
             app = create_app(speech, offline=args.command == "serve")
-            return serve(app, speech, address, beside=[] if wyoming is None else [wyoming(speech)])
+            return serve(app, speech, address, sockets, beside=[] if wyoming is None else [wyoming(speech)])
         finally:
             speech.close()
 

@@ -30,6 +30,7 @@ from .settings import ServerSettings
 
 KEEP_ALIVE_S = 5  # without a byte after an answer
 LINGER_S = 30.0
+BACKLOG = 4096  # not yet accepted: whoever does not fit tries again after a second, probes as well
 LOG_EVERY_S = 10.0
 SPARE_FILES = 256  # descriptors kept from connections: uploads on the disk, readers, the engine
 MOST_FILES = 1 << 20  # asked for where the system names no limit
@@ -239,6 +240,7 @@ def protocols(connections: Connections) -> dict[str, Any]:
         "ws": type("WebSocketConnection", (WebSocketConnection,), about),
         "h11_max_incomplete_event_size": connections.settings.max_head_bytes,
         "timeout_keep_alive": KEEP_ALIVE_S,
+        "backlog": BACKLOG,
     }
 
 

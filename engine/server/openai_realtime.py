@@ -11,6 +11,7 @@ A delta holds text that will not change. The first session.update decides which 
 answered with an error event, and the session goes on.
 """
 
+import asyncio
 import json
 import time
 import uuid
@@ -38,6 +39,8 @@ from .speech import Speech
 
 # vLLM's clients send 16 kHz and say nothing of it.
 VLLM_SESSION = SessionConfig.of({"audio": {"input": {"format": {"type": "audio/pcm", "rate": SAMPLE_RATE}}}})
+
+AT_ONCE_CHARS = 1 << 18  # decoded and resampled on the event loop: 4 s of audio, 3 ms
 
 
 class Dialect(Protocol):
@@ -237,10 +240,12 @@ class _EventSession:
     async def _append(self, content: object) -> None:
         if not isinstance(content, str):
             raise UnsupportedAudioError("input_audio_buffer.append needs `audio`, base64 of the session's format")
+        is_short = len(content) <= AT_ONCE_CHARS
+        await self._hear(self._samples(content) if is_short else await asyncio.to_thread(self._samples, content))
+
+    def _samples(self, content: str) -> Waveform:
         samples = self._decoder.decode(decode_base64(content))
-        if self._rate != SAMPLE_RATE:
-            samples = self._resampler.resample_chunk(samples)
-        await self._hear(samples)
+        return samples if self._rate == SAMPLE_RATE else self._resampler.resample_chunk(samples)
 
     async def _hear(self, samples: Waveform) -> None:
         self._num_samples += len(samples)

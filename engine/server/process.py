@@ -11,6 +11,7 @@ import asyncio
 import json
 import logging
 import socket
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +22,8 @@ from typing import Protocol
 import uvicorn
 from fastapi import FastAPI
 
-from .connections import Connections, protocols, raise_file_limit
+from ..errors import ConfigError
+from .connections import LOG_EVERY_S, Connections, protocols, raise_file_limit
 from .speech import Speech
 
 ENGINE_FAILED = 70  # EX_SOFTWARE of sysexits.h
@@ -51,10 +53,39 @@ class Listener(Protocol):
     def close(self) -> None: ...
 
 
-def serve(app: FastAPI, speech: Speech, address: Address, *, beside: Sequence[Listener] = ()) -> int:
-    """Serve until a signal or the engine's death; returns the exit code."""
+def bind(address: Address) -> list[socket.socket]:
+    """Sockets that take this address and do not listen yet, so that a model need not be loaded in vain.
+
+    Raises:
+        ConfigError: another program listens there, or it is no address of this machine.
+    """
+    sockets = []
+    try:
+        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, kind, protocol, _, where in dict.fromkeys(found):
+            sockets.append(taken := socket.socket(family, kind, protocol))
+            taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family is socket.AF_INET6:
+                taken.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            taken.bind(where)
+    except OSError as error:
+        for taken in sockets:
+            taken.close()
+        raise ConfigError(f"cannot serve at {address.host}, port {address.port}: {error.strerror}") from error
+    return sockets
+
+
+def serve(
+    app: FastAPI,
+    speech: Speech,
+    address: Address,
+    sockets: list[socket.socket],
+    *,
+    beside: Sequence[Listener] = (),
+) -> int:
+    """Serve at what bind() has taken, until a signal or the engine's death; returns the exit code."""
     raise_file_limit()
-    server_of(app, speech, address, beside=beside).run()
+    server_of(app, speech, address, beside=beside).run(sockets)
     return ENGINE_FAILED if speech.service.failed else 0
 
 
@@ -99,6 +130,10 @@ class _Server(uvicorn.Server):
         for listener in self._beside:
             await listener.start()
         await super().startup(sockets)
+        for taken in sockets or ():  # uvicorn says nothing of these
+            host, port = taken.getsockname()[:2]
+            scheme = "https" if self.config.is_ssl else "http"
+            log.info("serving at %s://%s:%d", scheme, f"[{host}]" if ":" in host else host, port)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         for listener in self._beside:
@@ -151,12 +186,41 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line | getattr(record, "fields", {}), ensure_ascii=False)
 
 
-def log_as_json(level: str) -> None:
-    """Send what this package and uvicorn log to stderr."""
+class LineFormatter(logging.Formatter):
+    """The same for people: a line, with the fields behind the message."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        fields: dict[str, object] = getattr(record, "fields", {})
+        return " ".join([super().formatMessage(record), *(f"{name}={value}" for name, value in fields.items())])
+
+
+class Sparse(logging.Filter):
+    """Lets through a warning once in LOG_EVERY_S: clients cause those of uvicorn as often as they like."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._next: dict[str, float] = {}  # by message, without its arguments
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno != logging.WARNING:
+            return True
+        now = time.monotonic()
+        is_due = now >= self._next.get(str(record.msg), 0.0)
+        if is_due:
+            self._next[str(record.msg)] = now + LOG_EVERY_S
+        return is_due
+
+
+def set_up_log(level: str) -> None:
+    """Send what this package and uvicorn log to stderr: lines to a terminal, else JSON."""
     handler = logging.StreamHandler()
-    handler.setFormatter(JsonFormatter())
+    handler.setFormatter(LineFormatter() if sys.stderr.isatty() else JsonFormatter())
     for name in ("twostage_asr", "uvicorn"):
         logger = logging.getLogger(name)
         logger.handlers = [handler]
         logger.setLevel(level.upper())
         logger.propagate = False
+    logging.getLogger("uvicorn.error").filters = [Sparse()]

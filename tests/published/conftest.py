@@ -51,7 +51,7 @@ def served(command: Callable[[], int], model: AutoModelVLLM) -> Iterator[Served]
         engine.update(options)
         return contextlib.nullcontext(model)
 
-    def serve(app: Any, speech: Speech, address: process.Address) -> int:
+    def serve(app: Any, speech: Speech, address: process.Address, sockets: list[Any]) -> int:
         server = process.server_of(app, speech, process.Address(port=0))
         ready.put(Served(speech, server, address, engine))
         server.run()
@@ -60,7 +60,8 @@ def served(command: Callable[[], int], model: AutoModelVLLM) -> Iterator[Served]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(auto, "AutoModelVLLM", load)
         patch.setattr(process, "serve", serve)
-        patch.setattr(process, "log_as_json", lambda level: None)
+        patch.setattr(process, "bind", lambda address: [])
+        patch.setattr(process, "set_up_log", lambda level: None)
         thread = threading.Thread(target=command, daemon=True)
         thread.start()
         found = ready.get(timeout=60)

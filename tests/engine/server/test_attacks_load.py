@@ -136,7 +136,8 @@ def test_idle_sockets_keep_nobody_out(serve: Start, limits: dict[str, int]) -> N
 
 
 def test_connections_at_work_are_never_ended_for_new_ones(serve: Start) -> None:
-    head = b"POST /asr HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=b\r\nContent-Length: 9\r\n\r\n"
+    kind = b"Content-Type: multipart/form-data; boundary=b"
+    head = b"POST /asr HTTP/1.1\r\nHost: localhost\r\n" + kind + b"\r\nContent-Length: 9\r\n\r\n"
     with serve(max_connections=2) as server, connect(server) as first, connect(server) as second:
         for client in (first, second):
             client.sendall(head)
@@ -147,7 +148,10 @@ def test_connections_at_work_are_never_ended_for_new_ones(serve: Start) -> None:
         assert first.recv(100).startswith(b"HTTP/1.1 400")
 
 
-UPLOAD = b"POST /asr HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=b\r\nContent-Length: 1000000\r\n\r\n"
+UPLOAD = (
+    b"POST /asr HTTP/1.1\r\nHost: localhost\r\n"
+    b"Content-Type: multipart/form-data; boundary=b\r\nContent-Length: 1000000\r\n\r\n"
+)
 FILE = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n'
 
 

@@ -1,0 +1,52 @@
+"""What a server does before it serves: its address is taken before a model is loaded, and its log is set up."""
+
+import argparse
+import logging
+import socket
+
+import pytest
+
+from twostage_asr.engine import ConfigError
+from twostage_asr.engine.cli import serve
+from twostage_asr.engine.server.process import Address, LineFormatter, Sparse, bind
+
+
+def test_a_port_in_use_is_an_error() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"cannot serve at 127.0.0.1, port {port}: Address already in use"):
+            bind(Address(port=port))
+
+
+def test_nobody_can_connect_before_the_server_listens() -> None:
+    (taken,) = bind(Address(port=0))
+    with taken, pytest.raises(ConnectionRefusedError):
+        socket.create_connection(taken.getsockname(), timeout=5)
+
+
+@pytest.mark.parametrize("port", ["99999", "-1", "http"])
+def test_what_is_no_port_is_refused_as_an_option(port: str, capsys: pytest.CaptureFixture[str]) -> None:
+    parser = argparse.ArgumentParser()
+    serve.add_parser(parser.add_subparsers())
+    with pytest.raises(SystemExit):
+        parser.parse_args(["serve", f"--port={port}"])
+    assert f"a port is 0 to 65535, got {port!r}" in capsys.readouterr().err
+
+
+def record_of(level: int, message: str, **fields: object) -> logging.LogRecord:
+    record = logging.LogRecord("twostage_asr", level, "", 0, message, (), None)
+    record.fields = fields
+    return record
+
+
+def test_a_line_of_the_log_says_all_that_its_json_would() -> None:
+    assert LineFormatter().format(record_of(logging.INFO, "request", status=200, path="/asr"))[8:] == (
+        " INFO request status=200 path=/asr"
+    )
+
+
+def test_a_warning_that_comes_again_and_again_is_logged_once() -> None:
+    sparse = Sparse()
+    again = [sparse.filter(record_of(logging.WARNING, "no HTTP")) for _ in range(3)]
+    assert again == [True, False, False]
+    assert all(sparse.filter(record_of(logging.ERROR, "a fault")) for _ in range(3))
