@@ -58,7 +58,10 @@ async def talk(
 
 def converse(server: Running, content: bytes, *arguments: Any, **changes: Any) -> Any:
     async def one() -> list[dict[str, Any]]:
-        async with websockets.connect(server.ws, subprotocols=["binary"], ping_interval=None) as socket:  # type: ignore[list-item]
+        async with (
+            asyncio.timeout(20),
+            websockets.connect(server.ws, subprotocols=["binary"], ping_interval=None) as socket,  # type: ignore[list-item]
+        ):
             assert socket.subprotocol == "binary"
             return await talk(socket, content, *arguments, **changes)
 
@@ -160,7 +163,7 @@ def test_settings_that_cannot_be_end_the_session_with_a_reason(
         async with websockets.connect(server.ws) as socket:
             await socket.send(json.dumps(FIRST | changes))
             said = json.loads(await socket.recv())
-            await socket.wait_closed()
+            await asyncio.wait_for(socket.wait_closed(), 5)
             return said, socket.close_code or 0
 
     said, code = asyncio.run(one())

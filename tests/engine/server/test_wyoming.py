@@ -26,7 +26,7 @@ from tests.fake_model import LANGUAGES
 from twostage_asr.engine import ConfigError
 from twostage_asr.engine.cli import main
 from twostage_asr.engine.server.settings import ServerSettings
-from twostage_asr.engine.server.utterance import PCMFormat, decode_pcm
+from twostage_asr.engine.server.utterance import PCMFormat, Utterance, decode_pcm
 from twostage_asr.engine.server.wyoming import WyomingAddress, WyomingServer
 
 T = TypeVar("T")
@@ -46,9 +46,14 @@ def wyoming_running(directory: Path, **settings: Any) -> Iterator[tuple[Running,
 
 
 @pytest.fixture(scope="module")
-def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    with wyoming_running(tmp_path_factory.mktemp("model"), max_audio_s=20.0, session_idle_s=5.0) as (_, port):
-        yield port
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Running, int]]:
+    with wyoming_running(tmp_path_factory.mktemp("model"), max_audio_s=20.0, session_idle_s=5.0) as served:
+        yield served
+
+
+@pytest.fixture
+def port(served: tuple[Running, int]) -> int:
+    return served[1]
 
 
 def with_client(port: int, talk: Callable[[AsyncTcpClient], Awaitable[T]]) -> T:
@@ -124,6 +129,14 @@ def test_any_format_is_heard_wherever_it_is_cut(port: int, rate: int, width: int
         return Transcript.from_event((await said_until(client, Transcript))[-1]).text
 
     assert with_client(port, ask).startswith(words_of(15_000))
+
+
+def test_pieces_that_end_inside_of_a_sample_are_heard_whole(served: tuple[Running, int]) -> None:
+    utterance = Utterance(served[0].speech, language=None, hotwords=[])
+    given = PCMFormat(16_000, 2, 2)
+    content = np.arange(-400, 400, dtype="<i2").tobytes()
+    pieces = [utterance.samples(content[first : first + 7], given) for first in range(0, len(content), 7)]
+    assert np.array_equal(np.concatenate(pieces), decode_pcm(content, given))
 
 
 def test_samples_of_every_width_are_decoded() -> None:
