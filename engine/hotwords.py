@@ -28,7 +28,7 @@ from .ctc_tokenizer import CTCTokenizer
 from .words import split_words, spoken_form
 
 MAX_HOTWORDS_IN_PROMPT = 20  # so many are given whole, and so many are picked at most
-LEAST_PICKED, PICKED_A_SECOND = 2, 1  # words that sound alike confuse the LLM: see demos/micro/README.md
+LEAST_PICKED, PICKED_A_SECOND = 4, 1  # words that sound alike confuse the LLM: see demos/micro/README.md
 UNHEARD = -20.0  # log-ratio of a token that is not heard at all
 SURE_BLANK = 7.0  # by which log-ratio a frame in which nothing is said shows no other token
 LEAST_SCORE = -10.0  # of a word that is heard: half of its tokens may be missing

@@ -129,6 +129,6 @@ def test_a_list_is_tokenised_once() -> None:
     assert lists["a", "b"] is not first  # lists that are used no more are not kept
 
 
-@pytest.mark.parametrize(("seconds", "most"), [(0.0, 2), (2.3, 4), (10.0, 12), (18.0, 20), (3600.0, 20)])
+@pytest.mark.parametrize(("seconds", "most"), [(0.0, 4), (2.3, 6), (10.0, 14), (16.0, 20), (3600.0, 20)])
 def test_a_longer_clip_may_hold_more_names(seconds: float, most: int) -> None:
     assert most_picked(seconds) == most <= MAX_HOTWORDS_IN_PROMPT
