@@ -4,9 +4,11 @@
 
 A manifest is as `synthesize.py --set heldout` writes it. Printed: of the clips without speech, how many have a text; of
 those with speech, how many are cut short (less than half of the characters) or go round in circles, and how many of
-these faults carry no warning; and the expected calibration error (Guo et al., 2017; ten bins of equal width) of word
-and segment confidences, where a word is right if the reference has it at that place, and a segment is as right as the
-share of its words.
+these faults carry no warning; how many words of the references were left out; and of word and segment confidences the
+expected calibration error (Guo et al., 2017; ten bins of equal width). A word is right if the reference has it at that
+place, a segment is as right as the share of its words among those written and left out. Nearly all are right, so that a
+confidence that never changes is calibrated as well; what tells right words from wrong ones is the area under the ROC
+curve, 0.5 for such a confidence.
 """
 
 import argparse
@@ -19,6 +21,7 @@ from typing import Any
 
 import numpy as np
 from kaldialign import align
+from scipy.stats import rankdata
 
 NUM_BINS = 10
 _CIRCLES = re.compile(r"(.{4,}?)\1{2,}")  # the same four characters or more, three times in a row
@@ -43,7 +46,11 @@ def main() -> None:
     print(f"{len(spoken)} clips with speech: {len(faults)} cut short, empty or going round in circles")
     print(f"{len(unmarked)} of these without a warning", *unmarked, sep="\n    ")
     print("warnings:", dict(Counter(w.code for _, result in spoken for w in result.warnings)))
-    report("words", [pair for line, result in spoken for pair in word_pairs(line["text"], result)])
+    words = [pair for line, result in spoken for pair in word_pairs(line["text"], result)]
+    written = [(confidence, right) for confidence, right in words if confidence is not None]
+    print(f"{len(words) - len(written)} words of the references left out")
+    report("words", written)
+    print(f"area under the ROC curve of words: {area_under_curve(written):.3f}")
     report("segments", [pair for line, result in spoken for pair in segment_pair(line["text"], result)])
 
 
@@ -64,15 +71,14 @@ def fault_of(text: str, result: Any) -> str | None:
     return "circles" if _CIRCLES.search(result.text) and not _CIRCLES.search(text) else None
 
 
-def word_pairs(text: str, result: Any) -> Iterator[tuple[float, float]]:
-    """(confidence, 1 if right else 0) of every word that was written."""
+def word_pairs(text: str, result: Any) -> Iterator[tuple[float | None, float]]:
+    """(confidence, 1 if right else 0) of every word that was written, and (None, 0) of every one that was left out."""
     from twostage_asr.engine.words.split import split_words
 
     true = [word.text.lower() for word in split_words(text)]
     words = iter(result.words or ())
     for expected, written in align(true, [word.text.lower() for word in result.words or ()], _MISSING):
-        if written != _MISSING:
-            yield next(words).confidence, float(expected == written)
+        yield (None, 0.0) if written == _MISSING else (next(words).confidence, float(expected == written))
 
 
 def segment_pair(text: str, result: Any) -> Iterator[tuple[float, float]]:
@@ -88,6 +94,14 @@ def report(name: str, pairs: Iterable[tuple[float, float]]) -> None:
         f"{name}: {len(right)}, {right.mean():.2%} right, mean confidence {confidence.mean():.2%}, "
         f"expected calibration error {calibration_error(confidence, right):.4f}"
     )
+
+
+def area_under_curve(pairs: Iterable[tuple[float, float]]) -> float:
+    """How often a right word has a higher confidence than a wrong one (Mann and Whitney, 1947); nan without either."""
+    confidence, right = np.array(list(pairs)).T
+    num_right = right.sum()
+    above = rankdata(confidence)[right == 1].sum() - num_right * (num_right + 1) / 2
+    return float(above / (num_right * (len(right) - num_right))) if 0 < num_right < len(right) else np.nan
 
 
 def calibration_error(confidence: np.ndarray, right: np.ndarray) -> float:

@@ -5,6 +5,7 @@
     python demos/micro/synthesize.py --set eval --out DIR      # DIR/tune and DIR/test, en/ and zh/, 100 clips each
     python demos/micro/synthesize.py --set heldout             # demos/micro/heldout, a few clips of each condition
     python demos/micro/synthesize.py --set heldout --clips 320 --out DIR       # all that the table of README.md counts
+    python demos/micro/synthesize.py --set heldout --clips 320 --first-run 320 --out DIR      # others
 
 Speech comes from espeak-ng; its library must be installed (see espeak.py). A set always has the same samples, given the
 same espeak-ng (1.51 made the bundled clips). Every folder gets a manifest.jsonl with one line per clip:
@@ -59,11 +60,11 @@ def write_set(synthesizer: Synthesizer, recipes: Sequence[Recipe], folder: Path,
     (folder / "manifest.jsonl").write_text("\n".join(lines) + "\n", "utf-8")
 
 
-def write_held_out(counts: Mapping[str, int], folder: Path) -> None:
-    """Write that many clips of each condition, and one manifest, into `folder`."""
+def write_held_out(counts: Mapping[str, int], folder: Path, *, first_run: int = 0) -> None:
+    """Write that many clips of each condition, and one manifest, into `folder`; for `first_run` see draw_all()."""
     folder.mkdir(parents=True, exist_ok=True)
     lines = []
-    for clip in draw_all(counts, num_workers=os.cpu_count() or 1):
+    for clip in draw_all(counts, num_workers=os.cpu_count() or 1, first_run=first_run):
         soundfile.write(folder / f"{clip.recipe.stem}.flac", clip.waveform, SAMPLE_RATE, subtype="PCM_16")
         name = {} if clip.name is None else {"name": clip.name}
         line = manifest_line(clip.recipe, clip.words, ".flac") | {"condition": clip.condition} | name
@@ -92,12 +93,13 @@ def main() -> None:
     parser.add_argument("--set", choices=["demo", "tests", "eval", "heldout"], required=True)
     parser.add_argument("--out", type=Path, help="folder; by default where the bundled clips are; needed for eval")
     parser.add_argument("--clips", type=int, help="of each condition of the held-out set")
+    parser.add_argument("--first-run", type=int, default=0, help="run of 16 held-out clips at which the draw begins")
     arguments = parser.parse_args()
     if arguments.set == "eval" and arguments.out is None:
         parser.error("--set eval needs --out DIR")
     if arguments.set == "heldout":
         counts = dict.fromkeys(CONDITIONS, arguments.clips) if arguments.clips else BUNDLED_HELD_OUT
-        write_held_out(counts, arguments.out or HELD_OUT_DIR)
+        write_held_out(counts, arguments.out or HELD_OUT_DIR, first_run=arguments.first_run)
         return
     synthesizer = Synthesizer()
     if arguments.set == "demo":

@@ -12,8 +12,7 @@ word boundary. What is known of token k, with c its emission's centre, s its ons
 
 The onsets are the maximum of that likelihood, found by iteratively reweighted least squares: every round solves one
 tridiagonal system per clip, all of them at once. All scales are one frame, except how soon an emission counts as early,
-which was chosen on one set of clips: 0.35 frames do as well as 0.5, while 0.25 and 0.7 add up to 50 ms to the 95th
-percentile of the errors (demos/micro/evaluate_timestamps.py).
+which was chosen by the errors that demos/micro/evaluate_timestamps.py prints.
 """
 
 import numpy as np

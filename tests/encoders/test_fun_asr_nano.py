@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from twostage_asr.encoders.adaptor import AdaptorConfig, audio_token_count
+from twostage_asr.encoders.adaptor import AdaptorConfig
 from twostage_asr.encoders.ctc import CTCConfig
 from twostage_asr.encoders.fbank import num_lfr_frames
 from twostage_asr.encoders.fun_asr_nano import FunASRNanoAcoustic, FunASRNanoAcousticConfig
@@ -141,7 +141,7 @@ def test_the_llm_reads_the_first_adaptor_frames_only(acoustic: FunASRNanoAcousti
     frames = [num_lfr_frames(length) for length in lens.tolist()]
     low_frame_rate = acoustic.config.low_frame_rate
     assert batch.encoder_lens.tolist() == frames
-    assert batch.audio_lens.tolist() == ([audio_token_count(n) for n in frames] if low_frame_rate else frames)
+    assert batch.audio_lens.tolist() == ([-(-n // 8) for n in frames] if low_frame_rate else frames)
     whole, _ = acoustic.audio_adaptor(batch.encoder_out, batch.encoder_lens)
     assert torch.equal(batch.audio_embeds, whole[:, : max(batch.audio_lens.tolist())])
 

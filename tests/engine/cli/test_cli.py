@@ -49,7 +49,8 @@ def test_a_folder_becomes_a_folder_of_transcripts(
     model: list[str], folder: Path, tmp_path: Path, clips: list[Clip], capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    (tmp_path / "words.txt").write_text("\ufeff张三\n\nJohn Smyth\n", encoding="utf-8")
+    others = "\n".join(f"word{i}" for i in range(5000))
+    (tmp_path / "words.txt").write_text(f"\ufeff张三\n\nJohn Smyth\n{others}\n", encoding="utf-8")
     arguments = [
         "transcribe",
         str(folder),

@@ -129,6 +129,10 @@ def test_a_segment_keeps_padding_but_never_shares_it() -> None:
     assert spans(rules, (0.1, 0), (1, 1), (0.1, 0)) == [(0, 1.2)]
 
 
+def test_a_fifth_of_a_second_is_kept_unless_it_is_said_otherwise() -> None:
+    assert spans(SegmentRules(silence_schedule=((math.inf, 500),)), (1, 0), (1, 1), (1, 0)) == [(0.8, 2.2)]
+
+
 def test_short_sounds_open_nothing() -> None:
     rules = SegmentRules(padding_s=0.0, min_speech_s=0.2)
     assert spans(rules, (1, 0), (0.19, 1), (1, 0)) == []

@@ -82,6 +82,17 @@ def align_one(aligner: WordAligner, hidden: Tensor, text: str) -> Alignment:
     return replace(aligner.align([hidden], [text], [len(hidden) * FRAME_S])[0], ctc_text=None)
 
 
+@pytest.mark.parametrize("at_once", [512, 5])
+def test_hotwords_are_picked_by_what_the_head_hears(
+    aligner: WordAligner, tokenizer: CTCTokenizer, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    monkeypatch.setattr(alignment, "_MAX_FRAMES_AT_ONCE", at_once)
+    hidden = spoken_evenly(tokenizer, "set the 你好")
+    others = tuple(chr(0x4E00 + i) + "世" for i in range(3000))
+    assert aligner.heard_hotwords(hidden, (*others, "你好", "The")) == ("你好", "The")
+    assert aligner.heard_hotwords(emitting({}, 30), ("你好", "The")) == ()
+
+
 def test_words_come_in_order_around_their_emissions(aligner: WordAligner, tokenizer: CTCTokenizer) -> None:
     result = align_one(aligner, spoken_evenly(tokenizer, "Set the 你好, the set!"), "Set the 你好, the set!")
     assert result.reason is None
