@@ -86,7 +86,7 @@ def align_one(aligner: WordAligner, hidden: Tensor, text: str) -> Alignment:
 def test_hotwords_are_picked_by_what_the_head_hears(
     aligner: WordAligner, tokenizer: CTCTokenizer, monkeypatch: pytest.MonkeyPatch, at_once: int
 ) -> None:
-    monkeypatch.setattr(alignment, "_MAX_FRAMES_AT_ONCE", at_once)
+    monkeypatch.setattr(aligner_module, "_MAX_FRAMES_AT_ONCE", at_once)
     hidden = spoken_evenly(tokenizer, "set the 你好")
     others = tuple(chr(0x4E00 + i) + "世" for i in range(3000))
     assert aligner.heard_hotwords(hidden, (*others, "你好", "The")) == ("你好", "The")
