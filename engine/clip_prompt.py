@@ -1,7 +1,7 @@
 """The prompt of one clip: what its request asks for, with those of a long list of hotwords that are heard in the clip.
 
 Until the clip is encoded, nothing is known of what is heard: its prompt is made without such a list, which shows
-whether all else fits, and made anew when stage 1 is done (hotwords.py).
+whether all else fits, and made anew when stage 1 is done (words/hotwords.py).
 """
 
 from dataclasses import replace
@@ -9,9 +9,9 @@ from dataclasses import replace
 from .clip import Clip
 from .errors import PromptTooLongError
 from .families.base import Request
-from .hotwords import MAX_HOTWORDS_IN_PROMPT
 from .model import LoadedModel
 from .prompt import EmbeddedPrompt
+from .words.hotwords import MAX_HOTWORDS_IN_PROMPT
 
 
 def picks_hotwords(model: LoadedModel, request: Request) -> bool:

@@ -28,8 +28,8 @@ from names import draw_name, sound
 
 from twostage_asr.engine import AutoModelVLLM
 from twostage_asr.engine.audio.inputs import AudioInput
-from twostage_asr.engine.hotwords import MAX_HOTWORDS_IN_PROMPT
 from twostage_asr.engine.run_options import transcribe_options
+from twostage_asr.engine.words.hotwords import MAX_HOTWORDS_IN_PROMPT
 
 CHECKPOINT = Path(__file__).parent / "checkpoint"
 SIZES = (20, 100, 1_000, 5_000)

@@ -32,10 +32,10 @@ from ...encoders.ctc import CTCHead, CTCScores
 from ...encoders.fbank import SAMPLE_RATE, WINDOW_SAMPLES
 from ...encoders.upload import from_device, to_device
 from ..audio.waveform import Waveform
-from ..hotwords import SURE_BLANK, HeardFrames, HotwordLists, most_picked
 from ..manifest import FrameClock
 from ..transcript import Word
 from .confidence import WrittenTokens
+from .hotwords import SURE_BLANK, HeardFrames, HotwordLists, most_picked
 from .processes import WordProcesses
 from .timer import CTCFrames, Emissions, TargetTokens, Texts, TimedText, WordTimer
 from .token_times import IntArray

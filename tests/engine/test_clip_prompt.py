@@ -12,10 +12,10 @@ from tests.fake_model import FakeAligner, FakeFamily, ReadAlready, fake_transcri
 from twostage_asr.engine import PromptTooLongError, TranscriptionService
 from twostage_asr.engine.audio.inputs import AudioInput
 from twostage_asr.engine.families.base import Request
-from twostage_asr.engine.hotwords import MAX_HOTWORDS_IN_PROMPT
 from twostage_asr.engine.prompt import PromptText
 from twostage_asr.engine.run_options import TranscribeOptions, transcribe_options
 from twostage_asr.engine.transcriber import Transcriber
+from twostage_asr.engine.words.hotwords import MAX_HOTWORDS_IN_PROMPT
 
 MANY = tuple(f"word{i}" for i in range(5000))
 

@@ -24,8 +24,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .words.split import split_words, spoken_form
-from .words.tokenizer import CTCTokenizer
+from .split import split_words, spoken_form
+from .tokenizer import CTCTokenizer
 
 MAX_HOTWORDS_IN_PROMPT = 20  # so many are given whole, and so many are picked at most
 LEAST_PICKED, PICKED_A_SECOND = 4, 1  # words that sound alike confuse the LLM: see demos/micro/README.md

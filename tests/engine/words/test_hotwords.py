@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from twostage_asr.engine.hotwords import (
+from twostage_asr.engine.words.hotwords import (
     MAX_HOTWORDS_IN_PROMPT,
     UNHEARD,
     HeardFrames,
