@@ -25,8 +25,8 @@ from twostage_asr.engine.acoustic.cuda_graphs import MAX_CLIPS, MAX_FRAMES, Smal
 from twostage_asr.engine.families import family_named
 from twostage_asr.engine.families.base import StageOneOptions
 from twostage_asr.engine.manifest import EngineManifest, FrameClock
+from twostage_asr.engine.words import aligner
 from twostage_asr.engine.words.aligner import WordAligner
-from twostage_asr.engine.words.split import aligner
 from twostage_asr.engine.words.viterbi import batched_paths, kernel_paths
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU here")

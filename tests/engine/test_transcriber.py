@@ -15,7 +15,7 @@ import torch
 
 from tests.pipeline import Clip
 from twostage_asr.engine import AutoModelVLLM, ConfigError, transcribe_options
-from twostage_asr.engine.audio.decode import readers
+from twostage_asr.engine.audio import readers
 from twostage_asr.engine.audio.inputs import AudioInput, expand_inputs
 from twostage_asr.engine.audio.loading import load_blocks
 from twostage_asr.engine.audio.waveform import Waveform
@@ -24,7 +24,7 @@ from twostage_asr.engine.families.base import StageOneOptions
 from twostage_asr.engine.manifest import EngineManifest
 from twostage_asr.engine.timeline import Timeline
 from twostage_asr.engine.transcriber import Transcriber
-from twostage_asr.engine.words.split import processes
+from twostage_asr.engine.words import processes
 from twostage_asr.engine.worker_process import receive
 
 

@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from tests.audio_clips import encode, encode_vbr_mp3, sweep, wav_header
 from tests.hostile import hostile_inputs
 from tests.processes import is_running, processes, wait_until
+from twostage_asr.engine.audio import readers as readers_module
 from twostage_asr.engine.audio.decode import AudioLimits, Waveform
-from twostage_asr.engine.audio.decode import readers as readers_module
 from twostage_asr.engine.audio.inputs import AudioInput, expand_inputs
 from twostage_asr.engine.audio.loading import load, load_blocks
 from twostage_asr.engine.audio.readers import Audio, AudioReaders, Reading

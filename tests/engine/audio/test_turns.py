@@ -10,8 +10,8 @@ import pytest
 
 from tests.audio_clips import encode, sweep
 from tests.processes import processes, wait_until
+from twostage_asr.engine.audio import readers as readers_module
 from twostage_asr.engine.audio.decode import AudioLimits, Waveform
-from twostage_asr.engine.audio.decode import readers as readers_module
 from twostage_asr.engine.audio.inputs import AudioInput, expand_inputs
 from twostage_asr.engine.audio.readers import AudioReaders
 from twostage_asr.engine.audio.turns import Stop, Turns

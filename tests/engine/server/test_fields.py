@@ -14,14 +14,13 @@ import httpx
 import pytest
 import requests
 import websockets
-from starlette.requests import HTTPConnection
 
 from tests.engine.server.clients_table import CHAT, INPUT_AUDIO, asking
 from tests.engine.server.conftest import Running, running
 from tests.engine.server.requests_of_clients import FAKE_BASE64, FAKE_WAV, transcribe_fake
 from tests.fake_model import fake_transcriber, text_of
 from twostage_asr.engine.server.app import create_app
-from twostage_asr.engine.server.fields import HEADER, client_of
+from twostage_asr.engine.server.fields import HEADER
 
 
 def test_what_is_known_is_obeyed(faked: Running, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,10 +156,3 @@ def test_a_session_update_of_very_many_keys_is_refused_and_the_session_goes_on(f
     assert "500,002 values or more" in answers[1]["error"]["message"]
     assert answers[3]["error"]["message"].endswith("session.key15, 4984 more")
     assert answers[5]["error"]["param"] == "session.key0"
-
-
-def test_a_client_is_its_key_or_else_its_address() -> None:
-    scope: dict[str, Any] = {"type": "http", "client": ("10.0.0.1", 1), "state": {"client": "key of somebody"}}
-    assert client_of(HTTPConnection(scope)) == "key of somebody"
-    assert client_of(HTTPConnection(scope | {"state": {}})) == "10.0.0.1"
-    assert client_of(HTTPConnection(scope | {"state": {}, "client": None})) is None

@@ -18,10 +18,10 @@ from twostage_asr.encoders.adaptor import AdaptorConfig
 from twostage_asr.encoders.ctc import CTCConfig, CTCHead, CTCScores
 from twostage_asr.engine.errors import CheckpointError
 from twostage_asr.engine.manifest import FrameClock
+from twostage_asr.engine.words import aligner as aligner_module
+from twostage_asr.engine.words import processes as word_processes
 from twostage_asr.engine.words.aligner import HALF_WINDOW_S, Alignment, WordAligner
 from twostage_asr.engine.words.confidence import WrittenTokens
-from twostage_asr.engine.words.split import aligner as aligner_module
-from twostage_asr.engine.words.split import processes as word_processes
 from twostage_asr.engine.words.split import split_words
 from twostage_asr.engine.words.timer import MIN_TOKEN_S, Targets, _settle
 from twostage_asr.engine.words.tokenizer import CTCTokenizer

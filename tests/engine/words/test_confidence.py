@@ -7,8 +7,8 @@ import pytest
 from twostage_asr.engine import AutoModelVLLM
 from twostage_asr.engine.decoder.base import Hypothesis
 from twostage_asr.engine.transcript import Word
+from twostage_asr.engine.words import confidence
 from twostage_asr.engine.words.confidence import WrittenTokens, combined, text_confidence, token_pieces
-from twostage_asr.engine.words.split import confidence
 
 
 @pytest.fixture
