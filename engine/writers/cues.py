@@ -132,18 +132,18 @@ def _timed_words(text: str, units: Sequence[int], words: Sequence[Word]) -> list
     """The text, cut before each unit in which a word begins; empty if the words are not found in it in order."""
     begins: list[int] = []
     times: list[tuple[float, float]] = []
-    position = 0
+    end = 0  # of the word before
     for word in words:
-        position = text.find(word.text, position)
+        position = text.find(word.text, end)
         if position < 0:
             return []
         begin = units[bisect_right(units, position) - 1]
-        if begins and begin <= begins[-1]:  # the second word of "well-known"
+        if begins and begin < end:  # no cut can be made before it, as before the second word of "well-known"
             times[-1] = (times[-1][0], word.end)
         else:
             begins.append(begin)
             times.append((word.start, word.end))
-        position += len(word.text)
+        end = position + len(word.text)
     bounds = [0, *begins[1:], len(text)] if begins else []
     return [
         CueWord(start=start, end=end, text=text[first:last])

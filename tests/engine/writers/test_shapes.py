@@ -69,6 +69,14 @@ def test_a_cue_begins_with_its_words_own_marks(shape: SubtitleShape, shown: list
     assert found[-1].end == pytest.approx(1.0)
 
 
+def test_a_word_that_begins_with_a_mark_is_not_cut() -> None:
+    text = "你'cdga b"
+    found = cues(
+        spoken(text, ("你", 0, 1), ("'cdg", 1, 2), ("a", 2, 3), ("b", 3, 4)), SubtitleShape(max_words_per_cue=1)
+    )
+    assert [(cue.text, cue.start, cue.end) for cue in found] == [("你'cdga", 0, 3), ("b", 3, 4)]
+
+
 def test_chinese_takes_two_columns_and_marks_begin_no_line() -> None:
     text = "你好，世界，再见“朋友”。"
     shape = SubtitleShape(max_line_width=6, max_lines=9)
