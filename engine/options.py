@@ -18,7 +18,7 @@ class RequestOptions(TypedDict, total=False):
     """How speech is written down, for files and for live audio alike; defaults are in brackets.
 
     language (None): a name ("中文", "Chinese") or ISO code ("zh"); None, "" or "auto" leaves it to the model.
-    hotwords (None): words that the model shall prefer where it hears them.
+    hotwords (None): words that the model shall prefer where it hears them; thousands, where it has a CTC head.
     itn (True): write numbers, dates and amounts in figures.
     context (""): free text that the speech is about, where the model's prompt has a place for it (Qwen3-ASR).
     timestamps (True): find word times.

@@ -163,14 +163,15 @@ class WordAligner:
         blank_id, columns = self._head.config.blank_id, to_device(token_ids, hidden.device)
         tokens, blanks = [], []
         with torch.cuda.stream(self._stream):
+            before = hidden.new_zeros(1, dtype=torch.bool)  # whether the frame before the part says something
             for part in torch.split(hidden, _MAX_FRAMES_AT_ONCE):
                 logits = self._head.ctc.logits(part)
                 blank = logits[:, blank_id].clone()
                 logits[:, blank_id] = -torch.inf
                 other = logits.amax(-1)
-                is_shown = blank - other < SURE_BLANK
-                is_shown[1:] |= is_shown[:-1].clone()  # what parts a token from the same one again
-                shown = is_shown.nonzero()[:, 0]
+                says = blank - other < SURE_BLANK
+                follows = torch.cat([before, says[:-1]])  # what parts a token from the same one again
+                shown, before = (says | follows).nonzero()[:, 0], says[-1:]
                 best = torch.maximum(blank, other)[shown]
                 tokens.append(logits[shown[:, None], columns] - best[:, None])
                 blanks.append(blank[shown] - best)

@@ -91,6 +91,7 @@ def test_hotwords_are_picked_by_what_the_head_hears(
     others = tuple(chr(0x4E00 + i) + "世" for i in range(3000))
     assert aligner.heard_hotwords(hidden, (*others, "你好", "The")) == ("你好", "The")
     assert aligner.heard_hotwords(emitting({}, 30), ("你好", "The")) == ()
+    assert aligner.heard_hotwords(spoken_evenly(tokenizer, "世世"), ("世世世", "世世")) == ("世世",)
 
 
 def test_words_come_in_order_around_their_emissions(aligner: WordAligner, tokenizer: CTCTokenizer) -> None:
