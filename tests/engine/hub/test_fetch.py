@@ -14,8 +14,9 @@ import pytest
 
 from tests.hub_mirror import HubMirror
 from twostage_asr.engine.errors import HubError
-from twostage_asr.engine.hub import fetch, libraries, resolve_model
+from twostage_asr.engine.hub import fetch, libraries
 from twostage_asr.engine.hub.libraries import RemoteFile, Snapshot
+from twostage_asr.engine.hub.resolve import resolve_model
 
 WEIGHTS = 2_000_000_000  # bytes
 MODEL = "owner/nano"
