@@ -20,7 +20,7 @@ from .failures import Refusal
 from .settings import ServerSettings
 
 # Each value of JSON or of a URL-encoded form has one of these before or behind it; base64 has none.
-_SEPARATORS = (b",", b":", b"[", b"{", b"&")
+_SEPARATORS = (b",", b"[", b"{", b"&")
 _ESCAPES_PER_VALUE = 64  # PHP writes "\\/" for each slash of base64: every 64th character of the largest body
 
 

@@ -354,7 +354,7 @@ def test_an_absent_peer_is_said() -> None:
 
 def test_what_a_peer_measured_before_it_failed_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "failing_peer.py").write_text(
-        "from twostage_asr.engine.child import connect, receive, send\n"
+        "from twostage_asr.engine.worker_process import connect, receive, send\n"
         "parent = connect()\n"
         "task = receive(parent)\n"
         "send(parent, (1, float(len(task.jobs[1].clips[0]))))\n"

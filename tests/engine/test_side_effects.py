@@ -47,7 +47,7 @@ def test_threads_are_as_many_as_before_between_two_results(tmp_path: Path, monke
 def test_the_garbage_collector_goes_on_looking_at_everything(engine_dirs: dict[str, Path]) -> None:
     before = gc.get_freeze_count()
     with AutoModelVLLM(engine_dirs["full_rate"], backend="torch") as model:
-        assert gc.get_freeze_count() == before
+        assert gc.get_freeze_count() <= before
         model.generate([samples(1)])
-        assert gc.get_freeze_count() == before
-    assert gc.get_freeze_count() == before
+        assert gc.get_freeze_count() <= before
+    assert gc.get_freeze_count() <= before

@@ -55,7 +55,7 @@ def test_a_child_finds_what_this_process_would_import_and_ends_with_its_socket(
 ) -> None:
     (tmp_path / "only_here.py").write_text(
         "import os, time\n"
-        "from twostage_asr.engine.child import connect, receive, send\n"
+        "from twostage_asr.engine.worker_process import connect, receive, send\n"
         "parent = connect()\n"
         "print('noise')\n"
         "send(parent, (receive(parent), os.getpgid(0)))\n"
@@ -81,7 +81,7 @@ def test_shared_memory_that_a_child_leaves_behind_is_removed_without_a_word(
     (tmp_path / "leaves_memory.py").write_text(
         "import time\n"
         "from multiprocessing.shared_memory import SharedMemory\n"
-        "from twostage_asr.engine.child import connect, send\n"
+        "from twostage_asr.engine.worker_process import connect, send\n"
         "parent = connect()\n"
         "memory = SharedMemory(create=True, size=1)\n"
         "send(parent, memory.name)\n"

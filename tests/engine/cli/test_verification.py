@@ -22,7 +22,7 @@ from twostage_asr.engine.manifest import EngineManifest
 MODEL = "owner/micro"
 SCRIPT = """
 import json, sys
-from twostage_asr.engine.verification import Example, Release, verify_model
+from twostage_asr.engine.cli.verification import Example, Release, verify_model
 examples = [Example(**example) for example in json.loads(sys.argv[2])]
 releases = {{("hf", {model!r}): Release(sha256=json.loads(sys.argv[1]), examples=tuple(examples))}}
 for finding in verify_model({model!r}, "hf", releases):

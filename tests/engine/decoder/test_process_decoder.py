@@ -187,7 +187,7 @@ def test_engines_that_share_a_gpu_are_told_the_size_of_their_cache(
 
 STAND_IN = """
 import multiprocessing, time
-from twostage_asr.engine.child import connect, end_with_any, send
+from twostage_asr.engine.worker_process import connect, end_with_any, send
 from twostage_asr.engine.errors import DecodeError
 parent = connect()
 parent.recv(1 << 20)  # which model

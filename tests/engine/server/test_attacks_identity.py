@@ -215,7 +215,8 @@ def test_what_a_server_is_started_with(
 ) -> None:
     """The last three are refused for their model alone."""
     monkeypatch.delenv("TWOSTAGE_ASR_API_KEYS", raising=False)
-    monkeypatch.setattr(process, "log_as_json", lambda level: None)
+    monkeypatch.setattr(process, "set_up_log", lambda level: None)
+    monkeypatch.setattr(process, "bind", lambda address: [])
     if variable is not None:
         monkeypatch.setenv("TWOSTAGE_ASR_API_KEYS", variable)
     (tmp_path / "empty").touch()

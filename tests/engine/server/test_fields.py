@@ -103,7 +103,7 @@ def test_strict_fields_are_an_error_that_lists_the_known_ones(tmp_path: Path) ->
 )
 def test_a_hostile_body_has_a_small_answer_soon(faked: Running, body: bytes) -> None:
     answer = requests.post(faked.http + CHAT, data=body, headers={"Content-Type": "application/json"}, timeout=20)
-    assert answer.status_code == 400
+    assert answer.status_code in (400, 413)
     assert len(answer.content) < 4_096 and answer.elapsed.total_seconds() < 1
 
 
@@ -131,8 +131,9 @@ def test_a_hostile_body_does_not_hold_up_others(faked: Running, body: bytes) -> 
         transport = httpx.ASGITransport(create_app(faked.speech))
         async with httpx.AsyncClient(transport=transport, base_url="http://test", timeout=20) as http:
             await http.post(CHAT, json={})  # what is imported and compiled once
-            turns.clear()
+            turns[:] = [time.thread_time()]
             await http.post(CHAT, content=body, headers={"Content-Type": "application/json"})
+            turns.append(time.thread_time())
         ticking.cancel()
         return max(after - before for before, after in itertools.pairwise(turns))
 
@@ -153,6 +154,6 @@ def test_a_session_update_of_very_many_keys_is_refused_and_the_session_goes_on(f
 
     answers = asyncio.run(asyncio.wait_for(converse(), 20))
     assert [answer["type"] for answer in answers] == ["session.created", "error", *["session.updated", "error"] * 2]
-    assert "500,002 values or more" in answers[1]["error"]["message"]
+    assert "500,001 values" in answers[1]["error"]["message"]
     assert answers[3]["error"]["message"].endswith("session.key15, 4984 more")
     assert answers[5]["error"]["param"] == "session.key0"
