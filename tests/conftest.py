@@ -8,9 +8,9 @@ import pytest
 
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 
-from demos.micro.train.variants import Variant, write_variant
 from tests.paths import CHECKPOINTS, CLIPS
 from tests.pipeline import Clip, read_manifest
+from tests.variants import Variant, write_variant
 from twostage_asr.convert.export import ensure_converted
 from twostage_asr.engine import AutoModelVLLM
 

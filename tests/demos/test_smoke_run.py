@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from train.variants import CTC_PREFIXES, Variant, write_variant
 
 from tests.paths import ROOT
+from tests.variants import CTC_PREFIXES, Variant, write_variant
 from twostage_asr.convert.export import ensure_converted
 from twostage_asr.engine import AutoModelVLLM
 

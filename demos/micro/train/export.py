@@ -14,8 +14,9 @@ from torch import Tensor
 
 from .codes import WIDE_KERNEL, WIDE_SHIFT, widen
 from .model import MicroConfig, MicroModel
-from .variants import LLM_FOLDER
 from .vocabulary import Vocabulary, write_ctc_vocabulary, write_llm_tokenizer
+
+LLM_FOLDER = "Qwen3-0.6B"
 
 
 def _checkpoint_tensors(model: MicroModel) -> dict[str, Tensor]:

@@ -154,6 +154,6 @@ def test_a_session_update_of_very_many_keys_is_refused_and_the_session_goes_on(f
 
     answers = asyncio.run(asyncio.wait_for(converse(), 20))
     assert [answer["type"] for answer in answers] == ["session.created", "error", *["session.updated", "error"] * 2]
-    assert "500,001 values" in answers[1]["error"]["message"]
+    assert "500,002 values" in answers[1]["error"]["message"]
     assert answers[3]["error"]["message"].endswith("session.key15, 4984 more")
     assert answers[5]["error"]["param"] == "session.key0"
