@@ -9,7 +9,8 @@ the answers 429 and 503. Rates and latencies are of what ends between the warm-u
 begin one after another during the warm-up, so that they do not walk in step. Latency is from the first byte to the
 text; of a live session, `first` is from the start of speech (as it is sent) to the first partial text, and `final` from
 STOP to the final text. /health is asked ten times a second beside it all. With --processes the clients are spread over
-several, for servers that answer faster than one can ask.
+several, for servers that answer faster than one can ask. With --hostile, a share of them sends what hostile_clients.py
+holds, and the others must not notice.
 """
 
 import argparse
@@ -29,6 +30,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import soundfile
 import websockets
+from hostile_clients import HostileClient
 
 from twostage_asr.engine.audio.decode import SAMPLE_RATE, decode_audio
 
@@ -298,6 +300,9 @@ class Share:
     async def _client(self, load: Load, client: int) -> None:
         """One clip at its time if there is a rate; else one after another."""
         args, tally = self.args, self.tally
+        if client < round(args.hostile * self.num_clients):
+            await self._hostile_client(client)
+            return
         clips = itertools.islice(itertools.cycle(self.clips), client % len(self.clips), None)
         if args.rate:
             await asyncio.sleep(tally.begins_at - args.warm_up_s + client / args.rate - time.perf_counter())
@@ -306,6 +311,14 @@ class Share:
         await asyncio.sleep(tally.begins_at - args.warm_up_s * (1 - client / self.num_clients) - time.perf_counter())
         while time.perf_counter() < tally.ends_at:
             await work(load, next(clips), tally)
+
+    async def _hostile_client(self, client: int) -> None:
+        hostile = HostileClient(self.args.server, self.clips[0].wav, client)
+        while time.perf_counter() < self.tally.ends_at:
+            try:
+                self.tally.add(await hostile.once())
+            except (OSError, RuntimeError, TimeoutError, websockets.WebSocketException) as error:
+                self.tally.add(f"hostile: {type(error).__name__}", str(error))
 
 
 def run_level(args: argparse.Namespace, clips: list[Clip], concurrency: int) -> dict[str, Any]:
@@ -370,6 +383,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=1, help="that the clients are spread over")
     parser.add_argument("--speed", type=float, default=1.0, help="of live audio, times real time")
     parser.add_argument("--chunk-s", type=float, default=0.1, help="of live audio in one message")
+    parser.add_argument("--hostile", type=float, default=0.0, metavar="SHARE", help="of the clients, that break things")
     parser.add_argument("--pid", type=int, help="of the server, on this machine: its memory")
     parser.add_argument("--api-key")
     parser.add_argument("--json", type=Path, metavar="FILE", help="all levels, as a list")

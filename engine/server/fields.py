@@ -109,7 +109,7 @@ class UnknownFields:
 def shown(name: str) -> str:
     """A client's name for a field, short and safe in a header and in the log."""
     plain = re.sub(r"[^\w.\[\]-]", "?", name[:MAX_NAME_CHARS], flags=re.ASCII)
-    return plain if len(name) <= MAX_NAME_CHARS else f"{plain}..."
+    return (plain or "?") if len(name) <= MAX_NAME_CHARS else f"{plain}..."
 
 
 def named(names: list[str]) -> str:
