@@ -13,7 +13,7 @@ from torch import Tensor
 
 MAX_CLIPS, MAX_FRAMES = 32, 512  # limits of a small batch; 30 s are 500 frames
 FRAME_STEP = 64
-WARM_UP_RUNS = 3  # before a capture, as PyTorch asks
+WARM_UP_RUNS = 3  # before a capture, as PyTorch's documentation requires
 
 Encode = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
 

@@ -29,7 +29,7 @@ def uploader(device: torch.device) -> Upload:
 @dataclass(slots=True, eq=False)
 class _Buffer:
     memory: Tensor  # (N,) float32, pinned
-    copied: torch.cuda.Event  # recorded after the copy to the GPU; then the memory may be written again
+    copied: torch.cuda.Event  # completes with the copy to the GPU; then the memory may be written again
 
 
 class WaveformStaging:

@@ -36,14 +36,14 @@ class Tower(Protocol):
 
     num_mels: int
     min_samples: int  # shorter pieces are padded with silence
-    few_units: int  # up to so many units, launching kernels takes longer than running them; a CUDA graph launches them
+    few_units: int  # largest batch that runs as a CUDA graph: launching its kernels takes longer than running them
 
     @property
     def max_samples(self) -> int | None:
         """Longer clips are encoded piece by piece; None: clips of any length are encoded whole."""
 
     def num_tokens(self, num_samples: int) -> int:
-        """The number of embeddings for a piece of so many samples."""
+        """The number of embeddings for a piece of `num_samples` samples."""
 
     def compile(self) -> None:
         """Compile the layers for a GPU."""

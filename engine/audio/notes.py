@@ -33,7 +33,7 @@ class _Spans:
 
 
 class Notes:
-    """Collects what was filled in, skipped or left out, and summarises it as one warning of each kind."""
+    """Collects what was filled in, skipped or left out, and summarises it as warnings."""
 
     def __init__(self) -> None:
         self._gaps = _Spans()

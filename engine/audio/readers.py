@@ -89,7 +89,7 @@ class AudioReaders:
             allow_urls: see `load`.
             cutting: a recording longer than `cutting.whole_s` comes as several Pieces, up to the last one or an error.
                 Other inputs may come between them; everything else keeps its order.
-            wait_s: yield None each time that the next output is not ready after so many seconds. None: wait for it.
+            wait_s: if the next output is not ready after `wait_s` seconds, yield None. None: wait until it is ready.
         """
         read_one = partial(self._read_one, limits=limits, allow_urls=allow_urls, cutting=cutting)
         in_turn = 1 if cutting is None else min(self._num_threads, MAX_IN_TURN)

@@ -112,7 +112,7 @@ class Turns(Generic[Read]):
             queue = self._waiting.pop(client)
             wanted = queue.popleft()
             if queue:
-                self._waiting[client] = queue  # behind the others
+                self._waiting[client] = queue  # moves the client behind the others
             self._running[client] += 1
             begun.append((wanted.future, self._threads.submit(self._read, client, wanted.reading)))
         return begun

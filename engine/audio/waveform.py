@@ -172,7 +172,7 @@ class Joiner:
         self._num_heard += block.size
         flat = block.reshape(-1)
         with np.errstate(over="ignore", invalid="ignore"):
-            energy = np.dot(flat, flat)  # takes half as long as a sum
+            energy = np.dot(flat, flat)  # half the time of np.sum
         if not np.isfinite(energy):  # some sample is NaN or infinite, or the sum of finite samples has overflowed
             self._num_invalid += int(block.size - np.count_nonzero(np.isfinite(block)))
         self._blocks.append(block if self._sample_rate == SAMPLE_RATE else self._resampled(block, last=last))

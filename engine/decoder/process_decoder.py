@@ -31,7 +31,7 @@ WORKER = f"{__package__}.worker"
 # GPU memory of an engine besides weights and KV cache: activations of a full batch, logits, CUDA graphs.
 WORKSPACE_BYTES = 3 << 30
 PROMPT_BYTES = 512 << 20  # shared memory for the prompts of one engine; prompts that do not fit go through the socket
-LOAD_TIMEOUT_S = 1800.0  # until an engine is ready; compiling takes minutes, and so may weights on a slow disk
+LOAD_TIMEOUT_S = 1800.0  # for loading an engine; compilation takes minutes, and so can weights on a slow disk
 
 
 @dataclass(slots=True, eq=False)

@@ -49,7 +49,11 @@ class VLLMOptions:
         return is_spread(self.tensor_parallel_size, self.engine)
 
     def engine_arguments(self, source: LLMSource) -> dict[str, Any]:
-        """All of vLLM's engine arguments. Raises ConfigError for unknown, OWN_ or FIXED_ARGUMENTS in `engine`."""
+        """All of vLLM's engine arguments.
+
+        Raises ConfigError for an option in `engine` that vLLM does not know, that has its own argument here, or that
+        this decoder requires.
+        """
         arguments: dict[str, Any] = {
             "model": str(source.directory),
             "dtype": str(source.dtype).removeprefix("torch."),
@@ -121,7 +125,7 @@ class VLLMDecoder:
         from vllm.v1.engine.exceptions import EngineDeadError
 
         try:
-            # vLLM's sampler compiles a function even when asked not to compile.
+            # vLLM's sampler compiles a function even with enforce_eager.
             with torch.compiler.set_stance("force_eager" if self._is_eager else "default"):
                 step = self._engine.engine_core.get_output()
         except (EngineDeadError, RuntimeError) as error:

@@ -71,7 +71,7 @@ class EncodedBatch:
     audio_lens: list[int]  # rows of each clip in `audio_embeds`
     ctc_hidden: Tensor | None  # (B, T, D) on stage 1's device
     encoder_lens: list[int]  # frames of each clip in `ctc_hidden`
-    done: torch.cuda.Event | None = None  # recorded when the GPU has written `audio_embeds`; None on other devices
+    done: torch.cuda.Event | None = None  # completes when the GPU has written `audio_embeds`; None on other devices
 
     @property
     def is_done(self) -> bool:

@@ -36,7 +36,7 @@ STREAMING_SCHEDULE: Schedule = (
     (5_000, 2000), (10_000, 1500), (15_000, 1000), (30_000, 800), (45_000, 400), (math.inf, 100),
 )  # fmt: skip
 FIXED_SCHEDULE: Schedule = ((math.inf, 800),)
-HYSTERESIS = 0.15  # of probability
+HYSTERESIS = 0.15  # difference in probability
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

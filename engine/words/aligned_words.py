@@ -19,7 +19,7 @@ _IDEOGRAPH = (
     "\U00020000-\U0002a6df\U0002a700-\U0002b73f\U0002b740-\U0002b81f\U0002b820-\U0002ceaf"
 )
 _IDEOGRAPH_OR_RUN = re.compile(f"[{_IDEOGRAPH}]|[^{_IDEOGRAPH}]+")
-_SHORT_RUN = 2  # up to so many adjacent times out of order take a neighbour's value
+_SHORT_RUN = 2  # longest run of times out of order that take a neighbour's value; longer ones are interpolated
 
 
 def alignment_words(text: str, language: str) -> list[str]:

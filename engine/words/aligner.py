@@ -221,8 +221,10 @@ def _alignment(timed: TimedText) -> Alignment:
 
 
 def _batches(num_frames: Sequence[int], num_tokens: IntArray) -> list[list[int]]:
-    """Group clips of similar length into batches of at most _MAX_CELLS; few large ones, because launches cost more than
-    padding. Returns the clips' indices; clips without frames are left out.
+    """Group clips of similar length into batches of at most _MAX_CELLS; returns the clips' indices.
+
+    Batches are as large as possible, because launching more kernels takes longer than processing the padding. Clips
+    without frames are left out.
     """
     batches: list[list[int]] = []
     most_states = 0

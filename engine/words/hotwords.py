@@ -28,7 +28,7 @@ import numpy.typing as npt
 from .split import split_words, spoken_form
 from .tokenizer import CTCTokenizer
 
-MAX_HOTWORDS_IN_PROMPT = 20  # a list of up to so many is given whole; of a longer one, at most so many are picked
+MAX_HOTWORDS_IN_PROMPT = 20  # a list of at most 20 is given whole; of a longer one, at most 20 are picked
 LEAST_PICKED, PICKED_A_SECOND = 4, 1  # words that sound alike confuse the LLM: see demos/micro/README.md
 UNHEARD = -20.0  # lowest log-ratio of a token to the likeliest token of its frame
 SURE_BLANK = 7.0  # a frame whose blank exceeds all other tokens by this log-ratio is skipped

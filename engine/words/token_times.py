@@ -11,8 +11,8 @@ Token k has an emission with centre c, an onset s and a text of length L; primes
   rate      r, frames per unit of text, is the median of the clip's (c' - c) / ((L + L') / 2) and one typical rate.
 
 The onsets maximise this likelihood. They are found by iteratively reweighted least squares: each round solves one
-tridiagonal system per clip, for all clips at once. All scales are one frame, except EARLY_SCALE_FRAMES, which minimises
-the errors that demos/micro/evaluate_timestamps.py prints.
+tridiagonal system per clip, for all clips at once. All scales are one frame, except EARLY_SCALE_FRAMES, which was
+chosen by the errors that demos/micro/evaluate_timestamps.py prints.
 """
 
 import numpy as np
