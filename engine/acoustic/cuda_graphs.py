@@ -1,8 +1,8 @@
-"""Small batches on a GPU as CUDA graphs.
+"""Runs small batches on a GPU as CUDA graphs.
 
-An encoder of 70 layers is a thousand kernels. One clip keeps the GPU busy for 3 ms, but the CPU for 20 to launch them;
-a graph launches them at once. It belongs to one shape, so batches are padded to a few shapes, each captured when it is
-first met, which takes 0.2 s.
+An encoder of 70 layers launches a thousand kernels. For one clip the GPU needs 3 ms, but the CPU needs 20 ms to launch
+them. A CUDA graph launches all of them in one call. A graph has a fixed shape, so batches are padded to a few shapes.
+Each shape is captured at its first use, which takes 0.2 s.
 """
 
 from collections.abc import Callable
@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-MAX_CLIPS, MAX_FRAMES = 32, 512  # of a batch that is small; 30 s are 500 frames
+MAX_CLIPS, MAX_FRAMES = 32, 512  # limits of a small batch; 30 s are 500 frames
 FRAME_STEP = 64
-WARM_UP_RUNS = 3  # before a capture, as PyTorch asks
+WARM_UP_RUNS = 3  # before a capture, as PyTorch's documentation requires
 
 Encode = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
 
@@ -27,15 +27,15 @@ class _Captured:
 
 
 class SmallBatchGraphs:
-    """Runs `encode(features, lens)`, as a graph if the batch is small.
+    """Runs `encode(features, lens)`, as a CUDA graph if the batch is small.
 
-    `features` (B, T, D) and `lens` (B,) are on the GPU. Each output's first axis is the batch; rows beyond a clip's
-    length are meaningless, and there may be more of them than `encode` itself would give.
+    `features` (B, T, D) and `lens` (B,) are on the GPU. The first axis of each output is the batch. Rows beyond a
+    clip's length are undefined, and a graph may return more of them than `encode` itself, because T is padded.
 
     Args:
-        encode: see above.
-        max_clips: of a batch that is small.
-        frame_step: see `bucket_of`; 1 where T is always the same.
+        encode: the function to run.
+        max_clips: most clips of a small batch.
+        frame_step: see `bucket_of`; 1 if T is always the same.
     """
 
     def __init__(self, encode: Encode, *, max_clips: int = MAX_CLIPS, frame_step: int = FRAME_STEP) -> None:
@@ -60,7 +60,7 @@ class SmallBatchGraphs:
 
     def _capture(self, features: Tensor, bucket: tuple[int, int]) -> _Captured:
         inputs = features.new_zeros(*bucket, features.shape[2])
-        lens = torch.ones(bucket[0], dtype=torch.int64, device=inputs.device)  # of clips that are not there: one frame
+        lens = torch.ones(bucket[0], dtype=torch.int64, device=inputs.device)  # padding clips have one frame
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -68,12 +68,12 @@ class SmallBatchGraphs:
                 self._encode(inputs, lens)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        # In the default mode an allocation by any other thread would break the capture, and fail itself.
+        # In the default mode, an allocation by any other thread would fail and invalidate the capture.
         with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             outputs = self._encode(inputs, lens)
         return _Captured(graph, inputs, lens, outputs)
 
 
 def bucket_of(num_clips: int, num_frames: int, frame_step: int = FRAME_STEP) -> tuple[int, int]:
-    """The shape that a batch is padded to: clips up to a power of two, frames up to a multiple of `frame_step`."""
+    """The (B, T) that a batch is padded to: B is rounded up to a power of two, T to a multiple of `frame_step`."""
     return 1 << (num_clips - 1).bit_length(), -(-num_frames // frame_step) * frame_step

@@ -1,7 +1,7 @@
-"""Waveforms -> one padded batch on stage 1's device; to a GPU through pinned memory that is kept.
+"""Waveforms -> one padded batch on stage 1's device. A GPU is fed through pinned buffers that are reused.
 
-To pin 150 MB takes 40 ms, and one core fills them in as many: more than the GPU takes to encode them. So there are two
-buffers, filled by a few threads in turn, one while the other is on its way.
+Pinning 150 MB takes 40 ms, and filling it on one core takes as long again: more than the GPU needs to encode it. So two
+pinned buffers are kept. A few threads fill one of them while the other is being copied to the GPU.
 """
 
 import os
@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-Upload = Callable[[Sequence[np.ndarray]], Tensor]  # (N,) float32 each -> (B, longest), zero where one has ended
+Upload = Callable[[Sequence[np.ndarray]], Tensor]  # (N,) float32 each -> (B, longest N), padded with zeros
 
 _NUM_THREADS = min(4, os.cpu_count() or 1)  # more do not copy faster
 
 
 def uploader(device: torch.device) -> Upload:
-    """What brings batches to a device."""
+    """The function that copies batches to `device`."""
     if device.type == "cuda":
         return WaveformStaging(device).upload
     return lambda waveforms: pad_sequence([torch.from_numpy(one) for one in waveforms], batch_first=True).to(device)
@@ -29,7 +29,7 @@ def uploader(device: torch.device) -> Upload:
 @dataclass(slots=True, eq=False)
 class _Buffer:
     memory: Tensor  # (N,) float32, pinned
-    copied: torch.cuda.Event  # after which it may be written again
+    copied: torch.cuda.Event  # completes with the copy to the GPU; then the memory may be written again
 
 
 class WaveformStaging:
@@ -41,7 +41,7 @@ class WaveformStaging:
         self._threads = ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="stage-audio")
 
     def upload(self, waveforms: Sequence[np.ndarray]) -> Tensor:
-        """See Upload; the copy is only queued."""
+        """Pad and copy a batch, see Upload. The copy to the GPU is queued, not awaited."""
         self._buffers.reverse()
         buffer = self._buffers[0]
         buffer.copied.synchronize()

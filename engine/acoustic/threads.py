@@ -1,8 +1,8 @@
-"""How many threads PyTorch takes on the CPU, while a GPU does the work.
+"""How many CPU threads PyTorch uses while a GPU does the work.
 
-OpenMP's threads wait for each other by spinning. Where two processes have one per core, each steals the other's cores
-while it waits: the sum over one prompt took 14 ms in place of 0.03 ms (two processes, two cores, 2026-11-20). What the
-CPU has to do for a GPU is little, so it is done by one thread.
+OpenMP's threads spin while they wait for each other. If two processes have one thread per core each, they take the
+cores from each other by spinning: the sum over one prompt took 14 ms instead of 0.03 ms (two processes, two cores,
+2026-11-20). The CPU's share of the work is small when a GPU does the rest, so one thread is enough.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ Item = TypeVar("Item")
 
 @contextmanager
 def one_thread(active: bool) -> Iterator[None]:
-    """PyTorch works with one thread inside, if `active`, and with as many as before afterwards."""
+    """Limit PyTorch to one CPU thread inside the context, if `active`, and restore the number afterwards."""
     before = torch.get_num_threads()
     if active:
         torch.set_num_threads(1)
@@ -28,7 +28,7 @@ def one_thread(active: bool) -> Iterator[None]:
 
 
 def each_in_one_thread(items: Iterator[Item], active: bool) -> Iterator[Item]:
-    """The same items, each made as inside one_thread(); whoever takes them works with as many threads as before."""
+    """Yield the same items, each computed inside one_thread(); the consumer runs with the usual number of threads."""
     while True:
         with one_thread(active=active):
             try:

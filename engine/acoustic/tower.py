@@ -1,7 +1,8 @@
-"""What the families' first stages share: loading, the way to the CPU, and the stage of towers on Whisper features.
+"""Shared parts of stage 1: loading a module, copying to the CPU, and TowerModel for encoders on Whisper features.
 
-A tower is a module of `encoders/`. It hears clips, or pieces of clips where it hears a bounded time, in units of one
-length; all units of a clip are full but its last, so that a clip's embeddings follow one another.
+A tower is a module of `encoders/`: an audio encoder with its bridge to the LLM. It encodes clips in units of one fixed
+length. If its input is bounded, a longer clip is first cut into pieces. All units of a clip except the last are full,
+so the embeddings of a clip are contiguous.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,7 +26,7 @@ from .cuda_graphs import Encode, SmallBatchGraphs
 from .staging import uploader
 from .threads import one_thread
 
-COST_SAMPLES = 960  # that count as one frame, 60 ms, however many a tower makes of them
+COST_SAMPLES = 960  # samples that count as one frame (60 ms) in a batch's cost, whatever the tower's own frame rate
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -34,28 +35,32 @@ class Tower(Protocol):
     """An encoder and its bridge to the LLM."""
 
     num_mels: int
-    min_samples: int  # shorter pieces are filled up with silence
-    few_units: int  # that leave a GPU waiting for the CPU, unless they are launched as one graph
+    min_samples: int  # shorter pieces are padded with silence
+    few_units: int  # largest batch that runs as a CUDA graph: launching its kernels takes longer than running them
 
     @property
     def max_samples(self) -> int | None:
-        """Longer clips are heard piece by piece; None: in one."""
+        """Longer clips are encoded piece by piece; None: clips of any length are encoded whole."""
 
     def num_tokens(self, num_samples: int) -> int:
-        """Embeddings of a piece."""
+        """The number of embeddings for a piece of `num_samples` samples."""
 
     def compile(self) -> None:
-        """Make the layers faster on a GPU."""
+        """Compile the layers for a GPU."""
 
     def units(self, features: Tensor, sample_lens: Tensor) -> tuple[Tensor, Tensor]:
-        """Features (B, num_mels, T), lengths (B,) on the CPU -> units (U, num_mels, t), and (U,) lengths on the CPU."""
+        """Cut features into units.
+
+        Features (B, num_mels, T) and lengths in samples (B,) on the CPU -> units (U, num_mels, t) and their lengths
+        (U,) on the CPU.
+        """
 
     def __call__(self, units: Tensor, lens: Tensor, /) -> Tensor:
-        """Units and lengths -> (U, embeddings of a unit, llm_dim)."""
+        """Encode units (U, num_mels, t) with lengths (U,) -> (U, embeddings per unit, llm_dim)."""
 
 
 class TowerModel:
-    """Stage 1 of one loaded tower."""
+    """Stage 1 with one loaded tower; see AcousticModel in families/base.py."""
 
     def __init__(self, tower: Tower, options: StageOneOptions) -> None:
         self._tower = tower
@@ -68,9 +73,9 @@ class TowerModel:
             self._warm_up()
 
     def _warm_up(self) -> None:
-        """Compile what batches of any size and single clips run, so that no request waits for it."""
+        """Run one large and one small batch, so that no request waits for compilation or graph capture."""
         second = np.zeros(SAMPLE_RATE, np.float32)
-        with one_thread(active=True):  # as in a run: compiled code belongs to a number of threads
+        with one_thread(active=True):  # as in a run: compiled code is specific to the number of threads
             for waveforms in ([second] * (self._tower.few_units + 1), [second]):
                 self.encode(waveforms, with_ctc=False).utterances()
 
@@ -84,7 +89,7 @@ class TowerModel:
     @torch.inference_mode()
     @attention_for_any_shape()
     def encode(self, waveforms: Sequence[np.ndarray], *, with_ctc: bool) -> EncodedBatch:
-        """`with_ctc` changes nothing: a tower has no CTC head."""
+        """Encode a batch. `with_ctc` is ignored, because a tower has no CTC head."""
         tower, device = self._tower, self._options.device
         pieces = [part for waveform in waveforms for part in self._cut(waveform)]
         sample_lens = torch.tensor([len(piece) for piece in pieces])
@@ -103,7 +108,7 @@ class TowerModel:
         return (self._tower(units, lens).to(self._options.embeds_dtype),)
 
     def _pieces(self, num_samples: int) -> list[int]:
-        """Lengths of the pieces that a clip is heard in."""
+        """Lengths in samples of the pieces that a clip is cut into."""
         size = self._tower.max_samples or num_samples
         return [min(size, num_samples - start) for start in range(0, num_samples, size)]
 
@@ -113,7 +118,7 @@ class TowerModel:
 
 
 def _by_clip(encoded: Tensor, audio_lens: Tensor) -> Tensor:
-    """Units (U, T, D), lengths of the clips (B,) on the CPU -> (B, longest, D), meaningless beyond a clip's length."""
+    """Units (U, T, D), lengths of the clips (B,) on the CPU -> (B, longest, D), undefined beyond a clip's length."""
     unit_counts = -(-audio_lens // encoded.shape[1])
     starts = (unit_counts.cumsum(0) - unit_counts) * encoded.shape[1]
     rows = starts[:, None] + torch.arange(int(audio_lens.max()))
@@ -122,10 +127,10 @@ def _by_clip(encoded: Tensor, audio_lens: Tensor) -> Tensor:
 
 
 def load_module(path: Path, make: Callable[[], Module], options: StageOneOptions) -> Module:
-    """The module that `make` builds, with the tensors of a safetensors file, ready to run.
+    """Build a module with `make` and load its tensors from a safetensors file, ready to run.
 
     Raises:
-        CheckpointError: another file in its place, or tensors that are missing, left over or of another shape.
+        CheckpointError: the file is missing or unreadable, or its tensors are missing, surplus or of another shape.
     """
     check_file(path)
     with torch.device("meta"):
@@ -138,7 +143,11 @@ def load_module(path: Path, make: Callable[[], Module], options: StageOneOptions
 
 
 def to_cpu(tensor: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
-    """The tensor on the CPU; from a CUDA device without waiting, and the event after which it can be read."""
+    """Copy a tensor to the CPU.
+
+    A copy from a CUDA device is queued and not awaited; it may be read after the returned event. Otherwise the event is
+    None.
+    """
     if not tensor.is_cuda:
         return tensor.cpu(), None
     copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)

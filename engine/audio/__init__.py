@@ -1,6 +1,6 @@
-"""What users give -> waveforms: (N,) float32 samples at 16 kHz, or the pieces of a long recording.
+"""User inputs -> waveforms: (N,) float32 samples at 16 kHz. A long recording comes as several Pieces.
 
-In: paths, URLs, bytes, file objects, arrays, list files. Out: `(place, AudioInput, waveform | Piece | AudioError)` from
-`AudioReaders.read`. Files are decoded by worker processes, ahead of need. Read inputs.py first (what may be given),
-then readers.py (who decodes when) and decode.py (how).
+In: paths, URLs, bytes, file objects, arrays, list files. Out: `(index, AudioInput, Piece | AudioError)` from
+`AudioReaders.read`. Worker processes decode files ahead of the consumer. Read inputs.py first (which inputs are
+allowed), then readers.py (where and when they are decoded) and decode.py (how).
 """

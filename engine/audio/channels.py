@@ -1,4 +1,4 @@
-"""Which channels of a recording are heard: their mean, one of them, or each of them by itself."""
+"""Which channels of a recording are transcribed: their mean, one of them, or each of them separately."""
 
 from typing import Any, Literal, TypeAlias
 
@@ -8,18 +8,19 @@ import numpy.typing as npt
 from ..errors import ConfigError, UnsupportedAudioError
 from .notes import Notes
 
-# "mix": the mean of all. A number: that channel alone, counted from 0. "split": each is transcribed by itself.
+# "mix": the mean of all channels. A number: that channel alone, counted from 0. "split": each channel separately.
 Channels: TypeAlias = Literal["mix", "split"] | int
 
-# A mix that keeps less than this share of the energy that channels without any relation would leave has lost speech
-# that both channels hold with opposite signs. Equal channels have a share of 2, one silent channel of two a share of 1.
+# Channels that carry the same speech with opposite signs cancel each other in the mean. They are taken to cancel if the
+# energy of the mean is below this share of what uncorrelated channels of the same energy would give. For two channels,
+# the share is 2 if they are equal and 1 if one is silent.
 CANCELLED_SHARE = 0.1
-_AS_LOUD = 0.9  # of the energy of the loudest channel: the first that has so much is taken for the loudest
+_AS_LOUD = 0.9  # the first channel with this share of the highest channel energy counts as the loudest
 INTEGER_FULL_SCALE = {np.int16: 2.0**15, np.int32: 2.0**31, np.uint8: 2.0**7}
 
 
 def check_channels(channels: object) -> Channels:
-    """Raises ConfigError for what is not one of Channels."""
+    """Return `channels` if it is a valid Channels value. Raises ConfigError otherwise."""
     is_number = isinstance(channels, int) and not isinstance(channels, bool) and channels >= 0
     if not is_number and channels not in ("mix", "split"):
         raise ConfigError(f'channels must be "mix", "split" or a channel\'s number from 0 on, got {channels!r}')
@@ -27,22 +28,23 @@ def check_channels(channels: object) -> Channels:
 
 
 class Mixer:
-    """Turns the channels of a recording, block by block, into the samples that are heard."""
+    """Reduces the channels of a recording, block by block, to the samples that are transcribed."""
 
     def __init__(self, name: str, channels: Channels, notes: Notes) -> None:
         self._name = name
         self._channels = channels
         self._notes = notes
-        self._num_split = 0  # channels of a recording that is split
-        self._picked: int | None = None  # the channel that was heard in place of a mix that cancelled
+        self._num_split = 0  # number of channels of a recording that is split
+        self._picked: int | None = None  # the channel used instead of the mean, while the channels cancel each other
 
     def mix(self, planes: npt.NDArray[Any], *, start_s: float, end_s: float) -> npt.NDArray[np.float32]:
-        """(channels, N) of any allowed dtype -> (N,) float32, or (N, channels) of a recording that is split.
+        """(channels, N) of any allowed dtype -> (N,) float32, or (N, channels) if the channels are split.
 
-        Integers are scaled by their full range. `start_s` and `end_s` are the block's place in the recording.
+        Integers are scaled by their full range. The block lasts from `start_s` to `end_s` of the recording.
 
         Raises:
-            UnsupportedAudioError: there is no such channel, or the number of channels changes where they are split.
+            UnsupportedAudioError: the chosen channel does not exist, or the number of channels changes in a recording
+                that is split.
         """
         if self._channels == "split":
             self._require_same_number(len(planes), start_s)
@@ -54,13 +56,13 @@ class Mixer:
             planes = planes[self._channels : self._channels + 1]
         if len(planes) == 1:
             return np.ascontiguousarray(_scaled(planes)[0])
-        with np.errstate(over="ignore", invalid="ignore"):  # infinite and NaN samples are counted later
+        with np.errstate(over="ignore", invalid="ignore"):  # the Joiner counts infinite and NaN samples
             return self._mean_or_louder(_as_float(planes), _scale(planes.dtype), start_s, end_s)
 
     def _mean_or_louder(
         self, planes: npt.NDArray[np.float32], scale: np.float32, start_s: float, end_s: float
     ) -> npt.NDArray[np.float32]:
-        """The mean of the channels, unless they cancel each other: then the loudest of them."""
+        """The mean of the channels, or the loudest channel if they cancel each other."""
         mono: npt.NDArray[np.float32] = planes.mean(axis=0, dtype=np.float32)
         flat = planes.ravel(order="K")
         total = float(np.dot(flat, flat))
@@ -70,7 +72,7 @@ class Mixer:
             energies = [float(np.dot(plane, plane)) for plane in planes]
             loudest = next(i for i, energy in enumerate(energies) if energy >= _AS_LOUD * max(energies))
             if self._picked is None or self._picked >= len(planes) or energies[self._picked] < energies[loudest] / 4:
-                self._picked = loudest  # and it stays so: a change of sign would click
+                self._picked = loudest  # kept for the following blocks: switching to the opposite sign would click
             self._notes.add_cancelled(self._picked, start_s, end_s)
             mono = planes[self._picked]
         return np.ascontiguousarray(mono if scale == 1 else mono * scale)
@@ -85,7 +87,7 @@ class Mixer:
 
 
 def _as_float(planes: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    """Centred on 0, not yet scaled."""
+    """The samples as float32, centred on 0 but not yet scaled."""
     with np.errstate(over="ignore", invalid="ignore"):
         samples = planes.astype(np.float32, copy=False)
     return samples - np.float32(128.0) if planes.dtype.type is np.uint8 else samples

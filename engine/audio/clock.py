@@ -1,13 +1,13 @@
-"""Frames of a container with time stamps -> samples at the container's times, in a Joiner.
+"""Decoded frames with time stamps -> samples at the container's times, pushed into a Joiner.
 
-Time zero is where the earliest of the container's streams begins, as players show it: audio that begins after the video
-begins with silence here, and a clock that does not start at 0 (MPEG-TS, a part cut from a longer recording) changes
-nothing. Samples that an encoder has put before the first (priming in MP4, Ogg and MP3) are no part of the recording:
-FFmpeg drops them, and its time stamps say so.
+Time zero is the start of the container's earliest stream, as in a player. Audio that begins after the video therefore
+starts with silence, and a clock that does not start at 0 (MPEG-TS, a part cut from a longer recording) changes nothing.
+Priming samples, which encoders put before the recording in MP4, Ogg and MP3, do not count: FFmpeg drops them and
+adjusts its time stamps.
 
-Where the time stamps leave a gap, silence fills it, as FFmpeg's filter aresample=async=1 does it, and the transcript
-says so. No sound is ever dropped because of its time stamp: frames that overlap are joined end to end, and where the
-clock is set back, as in files that were joined, the recording goes on from where it is.
+A gap between time stamps is filled with silence, as FFmpeg's filter aresample=async=1 does, and the transcript carries
+a warning. No sound is dropped because of its time stamp. Frames that overlap are joined end to end. Where the clock is
+set back, as in concatenated files, the samples continue from the current position.
 """
 
 from dataclasses import dataclass
@@ -19,25 +19,25 @@ import numpy.typing as npt
 from ..transcript import TranscriptWarning
 from .waveform import Joiner
 
-# FFmpeg's demuxers whose files hold time stamps; all others count frames or bytes.
+# FFmpeg's demuxers for formats that store time stamps. For all others FFmpeg counts frames or bytes.
 _FORMATS = {"asf", "avi", "flv", "matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2", "mpeg", "mpegts", "ogg"}
-_FORMATS_THAT_JUMP = {"mpeg", "mpegts"}  # broadcasts, whose clock may be set anew at any time
-_MIN_GAP_S = 0.04  # time stamps are rounded, to 1 ms in Matroska and FLV, and capturing programs guess them
-_MAX_JUMP_S = 60.0  # in formats whose clock may be set anew; FFmpeg itself takes 10 s there for a new clock
-_MAX_OVERLAP_S = 1.0  # a clock that goes back further was set anew
-_TOLD_OVERLAP_S = 0.1  # a smaller one cannot be heard, and is not worth a warning
-_QUEUE_SAMPLES = 1 << 16  # of each channel, in pieces that FFmpeg's frames are joined to
-_FRAME_FORMATS = {"u8", "s16", "s32", "flt", "dbl"}  # of FFmpeg, that PyAV makes arrays of; s64 it does not
+_FORMATS_THAT_JUMP = {"mpeg", "mpegts"}  # broadcast formats, whose clock may be reset at any time
+_MIN_GAP_S = 0.04  # smaller gaps are rounding (1 ms in Matroska and FLV) or guesses of the capturing program
+_MAX_JUMP_S = 60.0  # a longer gap in _FORMATS_THAT_JUMP is a clock reset; FFmpeg itself takes 10 s for one
+_MAX_OVERLAP_S = 1.0  # a clock that goes back further was reset
+_TOLD_OVERLAP_S = 0.1  # a smaller overlap is inaudible and causes no warning
+_QUEUE_SAMPLES = 1 << 16  # samples per channel of a block that FFmpeg's frames are collected into
+_FRAME_FORMATS = {"u8", "s16", "s32", "flt", "dbl"}  # FFmpeg sample formats that PyAV converts to arrays; not s64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Clock:
-    """What the time stamps of one stream mean."""
+    """How to read the time stamps of one stream."""
 
-    is_told: bool  # the file holds time stamps
-    tick_s: float  # seconds a unit
-    origin_s: float | None  # the container's time zero; None if it begins with this stream
-    max_jump_s: float  # a longer gap is a new clock
+    is_told: bool  # whether the file stores time stamps
+    tick_s: float  # seconds per unit of the time stamps
+    origin_s: float | None  # the container's time zero; None: the container does not say, the first frame is at zero
+    max_jump_s: float  # a longer gap is a clock reset
 
     @classmethod
     def of(cls, container: Any, stream: Any) -> Self:
@@ -54,44 +54,44 @@ class Clock:
 
 
 class FrameQueue:
-    """Hands FFmpeg's frames of 20 to 90 ms on in large pieces; work in Python per frame costs as much as decoding."""
+    """Collects FFmpeg's frames of 20 to 90 ms into large blocks: Python's work per frame costs as much as decoding."""
 
     def __init__(self, joiner: Joiner, clock: Clock) -> None:
-        self.damaged_s = 0.0  # of packets that could not be decoded, since the last frame
-        self.unread_s = 0.0  # that bytes would take in which no packet was found, since the last frame
-        self.filled_s = 0.0  # of silence in the place of damage
-        self.missing_s = 0.0  # of damage that nothing has replaced
+        self.damaged_s = 0.0  # duration of the undecodable packets since the last frame
+        self.unread_s = 0.0  # estimated duration of the bytes, since the last frame, in which no packet was found
+        self.filled_s = 0.0  # damage that was replaced by silence
+        self.missing_s = 0.0  # damage that was not replaced
         self._joiner = joiner
         self._clock = clock
-        self._is_told, self._tick_s = clock.is_told, clock.tick_s  # looked at for every frame
+        self._is_told, self._tick_s = clock.is_told, clock.tick_s  # copied because every frame needs them
         self._start_s = joiner.duration_s
         self._silence_s = 0.0
         self._next_s: float | None = None  # the container's time of the next sample
-        self._overlap_s = 0.0  # by how much the samples are ahead of their time stamps, at most
-        self._overlap_from_s = 0.0
+        self._overlap_s = 0.0  # largest overlap of time stamps so far
+        self._overlap_from_s = 0.0  # where in the recording the first overlap is
         self._format = (0, 0, "")  # sample rate, channels, sample format
         self._fifo = av.AudioFifo()
 
     @property
     def end_s(self) -> float:
-        """Of what was pushed, in the recording."""
+        """Where in the recording the pushed frames end."""
         return self._joiner.duration_s + (self._fifo.samples / self._format[0] if self._format[0] else 0.0)
 
     @property
     def decoded_s(self) -> float:
-        """Of what was pushed, without the silence between it."""
+        """Duration of the pushed frames, without the silence between them."""
         return self.end_s - self._start_s - self._silence_s
 
     def push(self, frame: Any) -> None:
         """Add a frame, after silence if its time stamp leaves a gap."""
         frame_format = (frame.sample_rate, frame.layout.nb_channels, frame.format.name)
-        if frame_format != self._format:  # the fifo itself does not look at the channels, and would crash
+        if frame_format != self._format:  # AudioFifo does not check the number of channels and would crash
             self.flush()
             self._joiner.require_format(frame.sample_rate, frame.layout.nb_channels)
             self._format = frame_format
         if self._is_told:
             self._keep_time(frame)
-        frame.pts = None  # else the fifo insists on time stamps without gaps
+        frame.pts = None  # AudioFifo rejects time stamps with gaps
         self._fifo.write(frame)
         if self._fifo.samples >= _QUEUE_SAMPLES:
             self.flush()
@@ -102,7 +102,7 @@ class FrameQueue:
         self._fifo = av.AudioFifo()
 
     def finish(self) -> None:
-        """Hand the rest on, and say how well the time stamps have fitted."""
+        """Pass the remaining samples on, and warn of overlapping time stamps."""
         self.flush()
         self.missing_s += self.damaged_s
         if self._overlap_s:
@@ -112,7 +112,7 @@ class FrameQueue:
             )
 
     def _keep_time(self, frame: Any) -> None:
-        """Bridge the gap, if there is one, between the end of the frame before this one and this one's time stamp."""
+        """Compare the frame's time stamp with the end of the frame before it, and fill a gap between them."""
         if frame.pts is not None:
             time_s = frame.pts * self._tick_s
             if self._next_s is None:
@@ -147,7 +147,7 @@ class FrameQueue:
         self._silence_s += gap_s
         if max(self.damaged_s, self.unread_s) > gap_s / 2:
             self.filled_s += gap_s
-        else:  # packets are missing, and those beside them have suffered
+        else:  # damage explains less than half of the gap, so the file itself has no audio here
             self._joiner.notes.add_gap(start_s, start_s + gap_s)
         self.damaged_s = self.unread_s = 0.0
 
@@ -158,7 +158,7 @@ class FrameQueue:
 def _planes(frame: Any) -> npt.NDArray[Any]:
     """An FFmpeg audio frame as (channels, N)."""
     num_channels = frame.layout.nb_channels
-    reads_past_planes = frame.format.is_planar and num_channels >= 8  # in PyAV 18, which crashes the process
+    reads_past_planes = frame.format.is_planar and num_channels >= 8  # PyAV 18 crashes the process on such frames
     if reads_past_planes or frame.format.packed.name not in _FRAME_FORMATS:
         (frame,) = av.AudioResampler(format="flt").resample(frame)
     array: npt.NDArray[Any] = frame.to_ndarray()

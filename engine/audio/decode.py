@@ -1,34 +1,35 @@
-"""Stage 1: bytes | path | array -> waveform (N,) float32, mono, 16 kHz, in [-1, 1].
+"""Stage 1: bytes | path | array -> waveform (N,) float32, mono, 16 kHz; integer samples are scaled to [-1, 1).
 
-Who decodes what: libsndfile reads linear PCM and G.711 in WAV; FFmpeg (PyAV) reads everything else. A WAV in memory
-whose samples are a waveform's but for the scale (16-bit PCM, 16 kHz, one channel) is read in place: libsndfile would
-call back for each 8 KiB, and wait for Python's lock every time. libsndfile 1.2.2 opens FLAC, MP3 and Ogg as well, but
-was seen to lose audio without a word: two thirds of a VBR MP3 without a Xing tag, and all but the first part of a
-joined MP3 or a chained Ogg. It cannot read a FLAC of unknown length, and its MP3 decoder prints to stderr.
+Three readers share the work:
+- A WAV in memory with 16-bit PCM, 16 kHz, one channel is read in place. libsndfile would call back into Python for each
+  8 KiB and wait for the GIL every time.
+- libsndfile reads all other linear PCM and G.711 in WAV.
+- FFmpeg (PyAV) reads everything else. libsndfile 1.2.2 also opens FLAC, MP3 and Ogg, but it loses audio silently: two
+  thirds of a VBR MP3 without a Xing tag, and all but the first part of a joined MP3 or a chained Ogg. It cannot read a
+  FLAC of unknown length, and its MP3 decoder prints to stderr.
 
-A file that holds less than it promises is an error, not a short text, unless the caller wants to salvage the rest. What
-counts as a promise:
-- WAV: the length of the data chunk. 0 and lengths from 0x7FFF0000 up are what tools write that stream to a pipe and
-  cannot go back; they promise nothing, and everything up to the end of the file is read. What a file holds beyond a
-  definite length is not read, and a warning says so.
-- MP3: the length in the Xing tag, if the tag fits the file's size (it does not in joined files).
-- containers that store a length (MP4, Matroska, FLAC, AIFF, ...): that length; of Ogg, the position of the last page,
-  and that no page before it is missing or damaged.
-- streams that store none (ADTS AAC, AC-3, AMR, MPEG-TS, MP3 without a tag) promise nothing and end where the file
-  ends, and so do W64 and CAF, whose lengths FFmpeg takes from the size of the file. Packets of theirs that do not
-  decode count as audio lost, unless they lie between others that do, or are text or padding: those are foreign bytes,
-  such as tags, and are skipped with a warning.
+A file that holds less audio than it promises is an error, because a shortened text would hide the loss. With `salvage`
+the loss is a warning. These lengths count as promises:
+- WAV: the length of the data chunk. Tools that write to a pipe cannot go back to fill it in and leave 0 or a length
+  from 0x7FFF0000 up. Such a length promises nothing, and the file is read to its end. Data beyond a definite length is
+  not read, and a warning says so.
+- MP3: the length in the Xing tag, if the tag fits the file's size. In joined files it does not.
+- Containers that store a length (MP4, Matroska, FLAC, AIFF, ...): that length. In Ogg it is the position of the last
+  page, and no earlier page may be missing or damaged.
+- Streams without a length (ADTS AAC, AC-3, AMR, MPEG-TS, MP3 without a tag) promise nothing and end where the file
+  ends. The same holds for W64 and CAF, whose lengths FFmpeg takes from the file's size. Their undecodable packets count
+  as lost audio, with one exception: packets between decodable ones, and packets of text or padding, are foreign bytes
+  such as tags. These are skipped with a warning.
 Up to LOSS_TOLERANCE_S (waveform.py) may be missing.
 
-Samples stand where their container's time stamps say: clock.py has the rules. Joined files, and the links of an
-Ogg, follow each other end to end; each part may have a sample rate of its own. Several channels are mixed, unless they
-cancel each other: channels.py. What was filled in, skipped or left out is noted: notes.py.
+clock.py places samples at the container's time stamps. Joined files and the links of an Ogg follow each other end to
+end, and each part may have its own sample rate. channels.py mixes several channels. notes.py records what was filled
+in, skipped or left out.
 
-Limits hold before decoding (file size, declared length) and while decoding, which goes block by block, so that memory
-is bounded whatever a header says; a caller may take the blocks one by one. Nothing here prints, writes files, or leaves
-a file open. All functions may run in several threads at once, but FFmpeg's small frames keep Python busy: with two
-threads in place of one, WAV was decoded 1.9 times as fast, FLAC 1.6, Opus 1.5, MP3 and AAC 1.0 to 1.2 times; with two
-processes, 1.7 to 1.9 times.
+Limits are checked before decoding (file size, declared length) and while decoding. Decoding goes block by block, so
+memory is bounded whatever a header claims, and a caller may take the blocks one by one. Nothing here prints, writes
+files, or leaves a file open. All functions are thread-safe, but FFmpeg's small frames keep the GIL busy: two threads
+decode WAV 1.9 times as fast as one, FLAC 1.6, Opus 1.5, MP3 and AAC 1.0 to 1.2 times; two processes, 1.7 to 1.9 times.
 """
 
 import contextlib
@@ -70,10 +71,10 @@ __all__ = [
     "source_name",
 ]
 
-MAX_ARRAY_CHANNELS = 16  # more means that the axes are swapped
+MAX_ARRAY_CHANNELS = 16  # a larger first axis means that the axes are swapped
 
-_BLOCK_SAMPLES = 1 << 20  # of all channels together, that are read from a WAV at a time
-_PCM_TAGS = (1, 3, 6, 7, 0xFFFE)  # WAV's integers, floats, A-law, mu-law, and any of these with a channel layout
+_BLOCK_SAMPLES = 1 << 20  # samples, of all channels together, read from a WAV at a time
+_PCM_TAGS = (1, 3, 6, 7, 0xFFFE)  # WAV's integer, float, A-law, mu-law, and any of these with a channel layout
 _FLOATS = (np.float16, np.float32, np.float64)
 _END = object()
 
@@ -92,20 +93,20 @@ def decode_audio(
     """Decode an audio or video file.
 
     Args:
-        source: the file's path or its content. Several audio streams: the one a player would choose.
+        source: the file's path or its content. Of several audio streams, the one that a player would choose is read.
         limits: see AudioLimits.
-        name: what errors call the source; by default the path, or the number of bytes.
-        channels: what becomes of several channels; see channels.py.
-        salvage: give what can be decoded of a truncated or damaged file.
-        notes: gets to know what was filled in, skipped or left out.
+        name: the source's name in error messages; by default the path, or the number of bytes.
+        channels: how several channels are treated; see channels.py.
+        salvage: return what can be decoded of a truncated or damaged file, with a warning.
+        notes: records what was filled in, skipped or left out.
 
     Returns:
         (N,) float32, or (N, channels) with channels="split". Integers are scaled by their full range; floats beyond 1
         stay as they are.
 
     Raises:
-        UnsupportedAudioError: unreadable, not audio, truncated, damaged, NaN or infinite samples, nothing to hear.
-        AudioTooLongError: more bytes, seconds, samples or work than the limits allow.
+        UnsupportedAudioError: unreadable, not audio, truncated, damaged, NaN or infinite samples, or no samples.
+        AudioTooLongError: more bytes, seconds, samples or CPU time than the limits allow.
     """
     joiner = Joiner(name or source_name(source), limits, channels=channels, salvage=salvage, notes=notes)
     for _ in _push_file(source, joiner):
@@ -122,10 +123,10 @@ def decode_blocks(
     salvage: bool = False,
     notes: Notes | None = None,
 ) -> Blocks:
-    """`decode_audio` in pieces that joined are what it returns; none is decoded before it is asked for.
+    """Yield the waveform of `decode_audio` block by block, each decoded when it is asked for.
 
     Raises:
-        What decode_audio raises, but only when the iteration comes to where it is wrong.
+        The errors of decode_audio, when the iteration reaches the fault.
     """
     joiner = Joiner(name or source_name(source), limits, channels=channels, salvage=salvage, notes=notes)
     for _ in _push_file(source, joiner):
@@ -134,13 +135,13 @@ def decode_blocks(
 
 
 def needs_no_decoding(source: bytes, most_s: float) -> bool:
-    """Whether this is a WAV with at most so many seconds of 16-bit samples as a waveform has them: 10 s take 0.1 ms."""
+    """Whether this is a WAV with at most `most_s` seconds of 16-bit PCM, 16 kHz, mono. Reading 10 s takes 0.1 ms."""
     header = read_wav_header(io.BytesIO(source))
     return header is not None and header.speech is not None and len(header.speech) <= 2 * SAMPLE_RATE * most_s
 
 
 def source_name(source: bytes | Path) -> str:
-    """What errors call a source that has no better name."""
+    """The name of a source in error messages, if it has no better one."""
     return f"{len(source):,} bytes of audio" if isinstance(source, bytes) else str(source)
 
 
@@ -156,16 +157,16 @@ def as_waveform(
 
     Args:
         samples: (N,) or (channels, N) with at most MAX_ARRAY_CHANNELS channels, as torchaudio has it; (N, channels)
-            must be transposed by the caller. int16, int32 and uint8 are scaled by their full range, float16, float32
-            and float64 are taken as they are.
+            must be transposed by the caller. int16, int32 and uint8 are scaled by their full range; float16, float32
+            and float64 are not scaled.
         sample_rate: Hz.
         channels, notes: as for decode_audio.
 
     Returns:
-        (N,) float32, or (N, channels) with channels="split"; 16 kHz mono float32 comes back without a copy.
+        (N,) float32, or (N, channels) with channels="split". 16 kHz mono float32 is returned without a copy.
 
     Raises:
-        UnsupportedAudioError: another dtype or shape, NaN or infinite samples, nothing to hear.
+        UnsupportedAudioError: another dtype or shape, NaN or infinite samples, or no samples.
         AudioTooLongError: more seconds than the limits allow.
     """
     array = _to_numpy(samples)
@@ -186,9 +187,9 @@ def as_waveform(
 
 
 def _push_file(source: bytes | Path, joiner: Joiner) -> Iterator[None]:
-    """Push everything that a file holds, with a stop after each part of it. Raises AudioError."""
+    """Push all samples of a file; yields after each block so that the caller can take it. Raises AudioError."""
     steps = _decoding(source, joiner)
-    used_s = 0.0  # of this thread, which may be another one after each stop
+    used_s = 0.0  # CPU time; measured per step, because each step may run in another thread
     with contextlib.closing(steps):
         while True:
             started = time.thread_time()
@@ -204,7 +205,7 @@ def _push_file(source: bytes | Path, joiner: Joiner) -> Iterator[None]:
 
 
 def _decoding(source: bytes | Path, joiner: Joiner) -> Generator[None, None, None]:
-    """The work of _push_file. Raises AudioError."""
+    """Do the work of _push_file, without the limit on CPU time. Raises AudioError."""
     try:
         with _open_source(source, joiner.name, joiner.limits) as file:
             if not (yield from _push_wave(file, joiner)):
@@ -214,7 +215,7 @@ def _decoding(source: bytes | Path, joiner: Joiner) -> Generator[None, None, Non
 
 
 def _open_source(source: bytes | Path, name: str, limits: AudioLimits) -> BinaryIO:
-    """The source as a seekable binary file that is neither empty nor too large. Never blocks on a fifo or a device."""
+    """Open the source as a seekable binary file, neither empty nor too large. Never blocks on a FIFO or a device."""
     if isinstance(source, bytes):
         size = len(source)
     else:
@@ -235,7 +236,7 @@ def _open_source(source: bytes | Path, name: str, limits: AudioLimits) -> Binary
 
 
 def _push_wave(file: BinaryIO, joiner: Joiner) -> Generator[None, None, bool]:
-    """Push a WAV's samples; False if FFmpeg should read this: no WAV, compressed, or a data chunk of length 0."""
+    """Push a WAV's samples. Returns False if FFmpeg must read the file: not WAV, compressed, or an empty data chunk."""
     header = read_wav_header(file)
     if header is None:
         return False
@@ -247,10 +248,10 @@ def _push_wave(file: BinaryIO, joiner: Joiner) -> Generator[None, None, bool]:
         return True
     file.seek(0)
     handle: BinaryIO | int = file
-    if header.surplus_s:  # libsndfile gives up over some of it
+    if header.surplus_s:  # libsndfile rejects some files with trailing data
         handle = io.BufferedReader(Splice(file, [range(header.data_stop)]))
     elif not isinstance(file, io.BytesIO):
-        handle = file.fileno()  # given the number, libsndfile reads without the GIL
+        handle = file.fileno()  # libsndfile reads from a file descriptor without the GIL
     with soundfile.SoundFile(handle, closefd=False) as wave:
         if not wave.frames:
             return False
@@ -265,7 +266,7 @@ def _push_wave(file: BinaryIO, joiner: Joiner) -> Generator[None, None, bool]:
 
 
 def _check_length(header: WavHeader, joiner: Joiner) -> None:
-    """Compare the data with what the header says. Raises UnsupportedAudioError if some is missing."""
+    """Compare the data chunk's length with its header. Raises UnsupportedAudioError if data is missing."""
     if header.missing_s > LOSS_TOLERANCE_S:
         if not joiner.salvage:
             raise UnsupportedAudioError(f"{joiner.name}: truncated: {header.missing_s:.2f} s of its data are not there")
@@ -277,7 +278,7 @@ def _check_length(header: WavHeader, joiner: Joiner) -> None:
 
 
 def _push_speech(file: io.BytesIO, samples: range, joiner: Joiner) -> Iterator[None]:
-    """Push the 16-bit samples, 16 kHz, that these bytes are."""
+    """Push 16-bit samples at 16 kHz; `samples` is the range of their bytes in the file."""
     joiner.require_duration(len(samples) / 2 / SAMPLE_RATE)
     file.seek(samples.start)
     for start in samples[:: 2 * _BLOCK_SAMPLES]:
@@ -287,7 +288,7 @@ def _push_speech(file: io.BytesIO, samples: range, joiner: Joiner) -> Iterator[N
 
 
 def _to_numpy(samples: "npt.NDArray[Any] | torch.Tensor") -> npt.NDArray[Any]:
-    """Raises UnsupportedAudioError for what is neither an array nor a tensor that NumPy can hold."""
+    """An array or tensor as a NumPy array. Raises UnsupportedAudioError for anything that NumPy cannot hold."""
     if isinstance(samples, np.ndarray):
         return samples
     if not is_tensor(samples):
@@ -296,18 +297,18 @@ def _to_numpy(samples: "npt.NDArray[Any] | torch.Tensor") -> npt.NDArray[Any]:
         )
     try:
         array: npt.NDArray[Any] = samples.detach().cpu().numpy()
-    except (TypeError, RuntimeError) as error:  # bfloat16, sparse, conjugated, without data
+    except (TypeError, RuntimeError) as error:  # a bfloat16, sparse, conjugated or meta tensor
         raise UnsupportedAudioError(f"samples are a tensor that NumPy cannot hold: {error}") from error
     return array
 
 
 def is_tensor(value: object) -> bool:
-    """Whether this is a torch tensor; torch itself is not needed to decode audio, and slow to import in each worker."""
+    """Whether this looks like a torch tensor. Decoding needs no torch, which is slow to import in each worker."""
     return all(hasattr(value, method) for method in ("detach", "cpu", "numpy"))
 
 
 def _reason(error: Exception) -> str:
-    """What a library says is wrong, without the file's name and error numbers."""
+    """A library's error message without the file's name and error numbers."""
     if isinstance(error, soundfile.LibsndfileError):
         return f"not a readable WAV file ({error.error_string})"
     return str(getattr(error, "strerror", None) or error)

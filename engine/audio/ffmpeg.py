@@ -1,4 +1,4 @@
-"""Whatever FFmpeg reads -> blocks pushed into a Joiner; see decode.py for what counts as a complete file."""
+"""Files that FFmpeg reads -> blocks pushed into a Joiner. decode.py says when a file counts as complete."""
 
 import contextlib
 import functools
@@ -13,9 +13,9 @@ from .header import has_fitting_xing_tag
 from .parts import Part, is_foreign, parts_of, without_foreign_head
 from .waveform import Joiner
 
-# FFmpeg's demuxers that may run. Playlists (hls, concat, dash) are not here: they open other files and addresses.
+# FFmpeg's demuxers that may run. Playlists (hls, concat, dash) are excluded because they open other files and URLs.
 _FORMATS = "aac,ac3,aiff,amr,ape,asf,au,avi,caf,eac3,flac,flv,matroska,mov,mp3,mpeg,mpegts,ogg,tta,w64,wav,wv"
-# What the names of such files end in: everything that a folder is searched for.
+# File name suffixes of these formats; a folder is searched for them.
 AUDIO_SUFFIXES = frozenset(
     (
         *(".3g2", ".3gp", ".3gpp", ".aac", ".ac3", ".adts", ".afc", ".aif", ".aifc", ".aiff", ".amr", ".ape", ".apl"),
@@ -30,14 +30,14 @@ _FORMATS_WITH_LENGTH = {
     "aiff", "ape", "asf", "au", "flac", "matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2", "ogg", "tta", "wv",
 }  # fmt: skip
 _UNREADABLE = (av.error.InvalidDataError, av.error.ArgumentError, av.error.EOFError)
-_FORMATS_WITH_ONE_LENGTH = {"flv", "matroska,webm"}  # for all streams together
-_MAX_SHORTFALL_S = 1.0  # by which a file with video may be shorter than its header says; the last picture has no length
-_PACKETS_A_STEP = 32  # a second of audio, more or less; each stop costs as much as a tenth of a packet
-_MIN_UNREAD_BYTES = 1024  # between two packets, that are more than a header
+_FORMATS_WITH_ONE_LENGTH = {"flv", "matroska,webm"}  # formats with one length for all streams together
+_MAX_SHORTFALL_S = 1.0  # a file with video may end this much early, because its last picture has no duration
+_PACKETS_A_STEP = 32  # about one second of audio; each stop costs a tenth of a packet's decoding time
+_MIN_UNREAD_BYTES = 1024  # fewer bytes between two packets are a header, not damaged audio
 
 
 def read_with_ffmpeg(file: BinaryIO, joiner: Joiner) -> Generator[None, None, None]:
-    """Push the samples of the audio stream that a player would choose, with a stop after every few packets.
+    """Push the samples of the audio stream that a player would choose; yields after every few packets.
 
     Raises AudioError, FFmpegError or OSError.
     """
@@ -55,7 +55,7 @@ def read_with_ffmpeg(file: BinaryIO, joiner: Joiner) -> Generator[None, None, No
 
 
 def _opened(file: BinaryIO, joiner: Joiner) -> Any:
-    """The container, whatever foreign bytes lie before it. Raises UnsupportedAudioError."""
+    """Open the container, skipping foreign bytes before it. Raises UnsupportedAudioError."""
     try:
         return _open(file)
     except _UNREADABLE as error:
@@ -72,14 +72,14 @@ def _opened(file: BinaryIO, joiner: Joiner) -> Any:
 
 
 def _open(file: BinaryIO) -> Any:
-    """Only audio decoders may run: FFmpeg decodes pictures to probe a file, and a cover of 400 kB can take 400 MB."""
+    """Open the file with audio decoders alone: FFmpeg would also decode cover art, and 400 kB of it can take 400 MB."""
     file.seek(0)
     options = {"format_whitelist": _FORMATS, "codec_whitelist": _audio_decoders()}
     return av.open(file, options=options, metadata_errors="replace")
 
 
 def _push_stream(container: Any, stream: Any, joiner: Joiner, part: Part, *, is_counted: bool) -> Iterator[None]:
-    """Push one stream, and compare it with what its container promised."""
+    """Push one stream, and compare its length with the container's promise."""
     clock = Clock.of(container, stream)
     promised_s = _promised_s(container, stream, clock, is_counted=is_counted)
     joiner.require_duration(promised_s or 0.0)
@@ -111,23 +111,23 @@ def _push_stream(container: Any, stream: Any, joiner: Joiner, part: Part, *, is_
 
 
 class _Packets:
-    """The packets of one stream, and whether the file ends where it should."""
+    """The packets of one stream; measures how early the file ends."""
 
     def __init__(self, container: Any, stream: Any) -> None:
-        self.missing_s = 0.0  # by the header, behind the last packet of any stream; known at the end
+        self.missing_s = 0.0  # header's duration minus the end of the last packet of any stream; set at the end
         self._container = container
         self._stream = stream
 
     def __iter__(self) -> Iterator[Any]:
         container = self._container
-        # The header tells how long all streams together are, and audio may end before the video does.
+        # The header gives one length for all streams, and the audio may end before the video.
         is_shared = container.format.name in _FORMATS_WITH_ONE_LENGTH and len(container.streams) > 1
         try:
             if is_shared and container.duration is not None:
                 yield from self._watch(container.duration / av.time_base)
             else:
                 yield from container.demux(self._stream)
-        except IndexError:  # PyAV 18 stumbles, after our last packet, over streams that begin in the middle of a file
+        except IndexError:  # PyAV 18 fails on streams that begin in the middle of a file, after our last packet
             return
 
     def _watch(self, duration_s: float) -> Iterator[Any]:
@@ -142,26 +142,26 @@ class _Packets:
 
 
 class _PacketReader:
-    """Decodes packets, and keeps account of what cannot be decoded."""
+    """Decodes packets, and counts those that cannot be decoded."""
 
     def __init__(self, joiner: Joiner, clock: Clock, *, resyncs: bool) -> None:
-        """`resyncs`: bytes between two packets are such as the demuxer could not read."""
+        """`resyncs`: the demuxer skips bytes that it cannot read, so bytes between two packets are lost audio."""
         self._joiner = joiner
         self._clock = clock
         self._resyncs = resyncs
         self._queue = FrameQueue(joiner, clock)
-        self._num_decoded = 0  # bytes
-        self._num_failed = 0  # bytes of packets since the last that could be decoded
-        self._are_foreign = True  # they all look like anything but audio
-        self._num_unknown = 0  # bytes between packets that could be decoded, that may have been audio
-        self._place, self._num_from_there = 0, 0  # in the file, of the last packet; bytes of packets from this place on
+        self._num_decoded = 0  # bytes of packets that were decoded
+        self._num_failed = 0  # bytes of undecodable packets since the last decoded one
+        self._are_foreign = True  # whether all of these look like text or padding
+        self._num_unknown = 0  # bytes of undecodable packets between decoded ones that may have been audio
+        self._place, self._num_from_there = 0, 0  # last packet's position in the file; packet bytes read from there on
 
     def push(self, packet: Any) -> None:
         if self._resyncs and (num_unread := self._move_to(packet)) >= _MIN_UNREAD_BYTES:
             self._queue.unread_s = self.seconds_of(num_unread)
         try:
             frames = packet.decode()
-        except av.error.FFmpegError:  # as players do; the caller decides whether too much was lost
+        except av.error.FFmpegError:  # go on, as players do; the caller decides whether too much was lost
             self._fail(packet)
             return
         self._num_decoded += packet.size
@@ -172,28 +172,28 @@ class _PacketReader:
 
     @property
     def end_s(self) -> float:
-        """Of what was decoded, in the recording."""
+        """Where in the recording the decoded audio ends."""
         return self._queue.end_s
 
     def finish(self) -> tuple[float, float]:
-        """Seconds that could not be decoded: those that silence has replaced, and those that are missing."""
+        """(seconds of damage that were replaced by silence, seconds of damage that are missing)."""
         self._queue.finish()
         if self._clock.is_told:
             return self._queue.filled_s, self._queue.missing_s
         if self._num_failed and self._are_foreign:
             self._skip_failed()
         num_lost = self._num_failed
-        if self._num_unknown > self._num_decoded:  # there is too much of it to be a tag or a header
+        if self._num_unknown > self._num_decoded:  # too many bytes for tags or headers
             num_lost += self._num_unknown
         return 0.0, self.seconds_of(num_lost)
 
     def seconds_of(self, num_bytes: int) -> float:
-        """How much audio so many bytes are, judged by what was decoded."""
+        """Estimated duration of encoded bytes, by the mean bit rate of what was decoded."""
         return num_bytes * self._queue.decoded_s / max(self._num_decoded, 1)
 
     def _move_to(self, packet: Any) -> int:
-        """The bytes between the last packet and this one."""
-        place: int | None = packet.pos  # of its page or cluster
+        """The number of bytes between the last packet and this one."""
+        place: int | None = packet.pos  # position of the packet's page or cluster
         if place is None or place < 0 or place == self._place:
             self._num_from_there += packet.size
             return 0
@@ -209,14 +209,14 @@ class _PacketReader:
         self._are_foreign = self._are_foreign and is_foreign(bytes(packet))
 
     def _skip_failed(self) -> None:
-        """Pass over packets that could not be decoded, between two that could."""
+        """Count the undecodable packets between two decoded ones as skipped."""
         self._joiner.notes.add_skipped(self._num_failed, f"at {self._queue.end_s:.2f} s")
         self._num_unknown += 0 if self._are_foreign else self._num_failed
         self._num_failed, self._are_foreign = 0, True
 
 
 def _promised_s(container: Any, stream: Any, clock: Clock, *, is_counted: bool) -> float | None:
-    """Seconds from time zero to the end of the audio, by what the container says; None if FFmpeg can only guess."""
+    """Seconds from time zero to the end of the audio as the container states it; None if FFmpeg can only guess."""
     if container.format.name not in _FORMATS_WITH_LENGTH and not (container.format.name == "mp3" and is_counted):
         return None
     if stream.duration is not None:
@@ -229,12 +229,12 @@ def _promised_s(container: Any, stream: Any, clock: Clock, *, is_counted: bool) 
 
 @functools.cache
 def _audio_decoders() -> str:
-    """FFmpeg's audio decoders, joined by commas."""
+    """The names of FFmpeg's audio decoders, joined by commas."""
     names = set()
     for name in av.codecs_available:
         try:
             codec = av.codec.Codec(name, "r")
-        except ValueError:  # an encoder only
+        except ValueError:  # there is an encoder of this name but no decoder
             continue
         if codec.type == "audio":
             names.add(codec.name)

@@ -1,6 +1,6 @@
-"""How much audio a file promises, read from its header; nothing is decoded here.
+"""How much audio a file promises, read from its header without decoding.
 
-decode.py compares it with what the file turns out to hold, so that a file cut off is an error and not a short text.
+decode.py compares the promise with the decoded audio, so that a truncated file is an error and not a short text.
 """
 
 import functools
@@ -9,29 +9,33 @@ import struct
 from dataclasses import dataclass
 from typing import BinaryIO
 
-_PLACEHOLDER_LENGTH = 0x7FFF_0000  # bytes; a data chunk said to be longer stands for "until the end of the file"
-_MAX_WAV_CHUNKS = 1_000  # before and behind the data chunk; a forged file has millions
+_PLACEHOLDER_LENGTH = 0x7FFF_0000  # bytes; a data chunk of this length or more means "until the end of the file"
+_MAX_WAV_CHUNKS = 1_000  # before and after the data chunk; a forged file could have millions
 _AUDIO_CHUNKS = (b"RIFF", b"RIFX", b"RF64", b"data")
 _SPEECH_FORMAT = struct.pack("<HHIIHH", 1, 1, 16_000, 32_000, 2, 16)  # PCM; channels, Hz, bytes/s, block, bits
-_XING_WINDOW = 64  # bytes from the first MP3 frame that hold the tag: header 4, CRC 2, side information up to 32
+_XING_WINDOW = 64  # first bytes of an MP3 frame, which hold the tag: header 4, CRC 2, side information up to 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WavHeader:
-    """What decides how a WAV file is read."""
+    """The facts of a WAV header that decide how the file is read.
 
-    format_tag: int  # what the format chunk begins with; 0 if there is none
-    missing_s: float  # seconds that the data chunk falls short of its length; 0.0 if that promises nothing definite
-    promised_s: float = 0.0  # seconds that the data chunk has by its length; 0.0 if that promises nothing definite
-    surplus_s: float = 0.0  # seconds that would fit into what follows the data chunk and is no chunk itself
-    data_stop: int = 0  # bytes from the beginning of the file to the end of the data chunk, where that is definite
-    speech: range | None = None  # bytes of the samples, if they are 16-bit PCM, 16 kHz, mono, and all of the rest
+    A data chunk with a placeholder for its length (0, or _PLACEHOLDER_LENGTH and more without an RF64 length) promises
+    nothing, and the three durations are 0.0.
+    """
+
+    format_tag: int  # first field of the format chunk; 0 if there is no such chunk
+    missing_s: float  # promised by the data chunk's length but not in the file
+    promised_s: float = 0.0  # duration by the data chunk's length
+    surplus_s: float = 0.0  # duration of the bytes after the data chunk that belong to no other chunk
+    data_stop: int = 0  # byte where the data chunk ends by its length
+    speech: range | None = None  # bytes of the samples, if they are 16-bit PCM, 16 kHz, mono and end the file
 
 
 def read_wav_header(file: BinaryIO) -> WavHeader | None:
-    """None if this is not a WAV file.
+    """Read the header of a WAV file; None if this is another format.
 
-    Tools that write to a pipe cannot go back to fill in the length: they leave 0, or something near 2 or 4 GiB.
+    Tools that write to a pipe cannot go back to fill in the length. They leave 0 or a value near 2 or 4 GiB.
     """
     file.seek(0)
     head = file.read(12)
@@ -66,20 +70,20 @@ def read_wav_header(file: BinaryIO) -> WavHeader | None:
                 speech=range(position + 8, position + 8 + num_bytes - num_bytes % 2) if is_speech and is_all else None,
             )
         position += 8 + num_bytes + num_bytes % 2
-    return WavHeader(format_tag=format_tag, missing_s=0.0)  # without data; the decoder says so
+    return WavHeader(format_tag=format_tag, missing_s=0.0)  # no data chunk; the decoder raises the error
 
 
 def _num_surplus(file: BinaryIO, data_end: int, end: int, order: str) -> int:
-    """Bytes behind the data chunk that belong to no other chunk.
+    """Count the bytes after the data chunk that belong to no other chunk.
 
-    A second WAV file that was joined to the first, and a second data chunk, are surplus: nothing reads their audio. A
-    chunk begins at an even place, but not every program writes the byte that sees to it.
+    A second WAV file that was appended, and a second data chunk, are surplus, because their audio is not read. Chunks
+    begin at even positions, but some programs omit the padding byte, so both positions are tried.
     """
     return min(_num_after_chunks(file, start, end, order) for start in {data_end, data_end + data_end % 2})
 
 
 def _num_after_chunks(file: BinaryIO, position: int, end: int, order: str) -> int:
-    """Bytes from the first place on, at or behind `position`, where no chunk begins that the file holds whole."""
+    """Skip the complete chunks from `position` on, and count the bytes after them."""
     for _ in range(_MAX_WAV_CHUNKS):
         file.seek(position)
         name, length = file.read(4), file.read(4)
@@ -94,14 +98,14 @@ def _num_after_chunks(file: BinaryIO, position: int, end: int, order: str) -> in
 
 
 def has_fitting_xing_tag(file: BinaryIO) -> bool:
-    """Whether an MP3's first frame counts its bytes and the file is not longer, as it is when several were joined.
+    """Whether an MP3's first frame has a Xing tag whose number of bytes fits the file. Joined files are longer.
 
-    The tag: "Xing" or "Info", flags (32 bits), then the number of frames if flag 1, the number of bytes if flag 2.
+    Layout of the tag: "Xing" or "Info", flags (32 bits), the number of frames if flag 1, the number of bytes if flag 2.
     """
     file.seek(0)
     head = file.read(10)
     start = 0
-    if len(head) == 10 and head[:3] == b"ID3":  # its size is four times 7 bits
+    if len(head) == 10 and head[:3] == b"ID3":  # the size of an ID3 tag is four groups of 7 bits
         start = 10 + functools.reduce(lambda size, byte: size << 7 | byte & 0x7F, head[6:], 0)
     file.seek(start)
     frame = file.read(_XING_WINDOW)

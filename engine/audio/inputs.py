@@ -1,25 +1,26 @@
-"""What users pass -> AudioInputs. This reads list files, never audio; loading.py reads the audio.
+"""User inputs -> AudioInputs. List files are read here; loading.py reads the audio.
 
 One input is
-- a path (str or Path) of an audio or video file; whether it exists is found out by load()
+- a path (str or Path) of an audio or video file; load() checks whether it exists
 - a list file, which stands for several inputs:
-    *.scp    one `key path` per line, as Kaldi writes it; pipes (`sox ... |`) are refused, they would run commands
+    *.scp    one `key path` per line, as in Kaldi; pipes (`sox ... |`) are refused because they would run commands
     *.jsonl  one object per line: "source" (required), "key", "language", "hotwords" (list of strings), "itn",
              "context", "channels"; other fields, such as "target" and "text" of FunASR's training lists, are ignored
-  Empty lines are skipped; text_files.py says in which encodings they may be. A relative path is looked for beside the
-  list file, then in the current directory. http, https and data URLs may stand in place of paths.
+  Empty lines are skipped; text_files.py lists the allowed encodings. A relative path is looked for beside the list
+  file, then in the current directory. http, https and data URLs may stand in place of paths.
 - a URL: http:, https: or data:
-- bytes: the content of an audio file; or a file object, such as open("a.wav", "rb") or io.BytesIO: what is left in it
-- samples: an array or tensor (16 kHz), (samples, sample_rate), or (key, samples, sample_rate); see audio.as_waveform
-- {"array": samples, "sampling_rate": Hz}, as Hugging Face's datasets have it; "path" may give the key
+- bytes: the content of an audio file
+- a file object, such as open("a.wav", "rb") or io.BytesIO; it is read from its position to its end
+- samples: an array or tensor (16 kHz), (samples, sample_rate), or (key, samples, sample_rate); see decode.as_waveform
+- {"array": samples, "sampling_rate": Hz}, as in Hugging Face's datasets; "path" may give the key
 - an AudioInput, such as those of audio_files()
-Any iterable of these is a list of inputs: a list, a tuple without a number in it, a generator, a column of a dataset. A
-tuple inside of it is always one input. A list, a tuple or a set is expanded at once; from anything else, inputs are
-taken as they are needed, and nothing of them is kept but their keys.
+Any iterable of these is a list of inputs: a list, a tuple that contains no number, a generator, a column of a dataset.
+A tuple inside it is always one input. A list, tuple or set is expanded at once. Any other iterable is consumed as
+inputs are needed, and only their keys are kept.
 
-A list file that cannot be understood is a ConfigError, because nothing has been done yet; in inputs that are taken as
-they are needed it is one input. Anything else that cannot be transcribed becomes an input all the same, and load()
-raises an AudioError that says why, so that one bad input does not cost the others.
+Errors: a malformed list file is a ConfigError, because no work has been done yet. In an iterable that is consumed as
+needed, it becomes one input that is refused. Any other invalid input is kept, and load() raises an AudioError for it,
+so that one bad input does not stop the others.
 """
 
 import json
@@ -61,7 +62,7 @@ _ALLOWED = (
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """In place of a source: why it cannot be one."""
+    """Stands in place of an invalid source, and says why it is invalid."""
 
     reason: str
 
@@ -71,27 +72,27 @@ Source: TypeAlias = Path | str | bytes | BinaryIO | Samples | Refused  # a str i
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class AudioInput:
-    """One thing to transcribe, not yet read."""
+    """One recording to transcribe, not yet read. The request supplies the options that are None here."""
 
-    key: str  # unique among the inputs it was expanded with; may hold any character, so it is not a file name
+    key: str  # unique among the inputs it was expanded with; may contain any character, so it is no safe file name
     source: Source
-    sample_rate: int | None = None  # Hz, of samples
-    language: str | None = None  # None: as the request says
-    hotwords: tuple[str, ...] | None = None  # None: as the request says
-    itn: bool | None = None  # None: as the request says
-    context: str | None = None  # None: as the request says
-    channels: Channels | None = None  # None: as the request says, by default "mix"; see channels.py
-    salvage: bool | None = None  # None: as the request says, by default False; see decode_audio
-    name: str | None = None  # what errors call a file; None: its path, or the number of bytes
+    sample_rate: int | None = None  # Hz, if the source is samples; None: 16 kHz
+    language: str | None = None
+    hotwords: tuple[str, ...] | None = None
+    itn: bool | None = None
+    context: str | None = None
+    channels: Channels | None = None  # "mix" if the request does not say either; see channels.py
+    salvage: bool | None = None  # False if the request does not say either; see decode_audio
+    name: str | None = None  # the file's name in error messages; None: its path, or the number of bytes
 
     def __post_init__(self) -> None:
-        """Raises ConfigError for channels that cannot be."""
+        """Raises ConfigError for invalid channels."""
         if self.channels is not None:
             check_channels(self.channels)
 
     @property
     def decoding(self) -> dict[str, Any]:
-        """What this input says of how it is decoded, by the names of decode_blocks."""
+        """This input's keyword arguments for decode_blocks."""
         return {"channels": "mix" if self.channels is None else self.channels, "salvage": bool(self.salvage)}
 
 
@@ -129,18 +130,18 @@ def iterate_inputs(inputs: Inputs | None) -> list[AudioInput] | Iterator[AudioIn
 
 
 def expand_inputs(inputs: Inputs) -> list[AudioInput]:
-    """`iterate_inputs` with all of them at once: the first that has a key keeps it, also against suffixed keys."""
+    """`iterate_inputs`, all at once. A key that an input brings itself is never taken by another's suffixed key."""
     items = list(_expanded(as_list(inputs), one_by_one=False))
     return list(_with_unique_keys(items, reserved={item.key for item in items}))
 
 
 def as_list(inputs: Inputs) -> list[Any]:
-    """One input, or an iterable of them -> a list of them."""
+    """One input, or an iterable of inputs -> a list of inputs."""
     return [inputs] if _is_one_input(inputs) else list(inputs)
 
 
 def _is_one_input(inputs: object) -> "TypeIs[Input]":
-    """A tuple with a number in it is samples and their rate, however wrong the rest of it may be."""
+    """Whether this is one input. A tuple that contains a number counts as samples with a rate, even if malformed."""
     if isinstance(inputs, tuple):
         return any(isinstance(part, numbers.Number) for part in inputs)
     is_whole = isinstance(inputs, str | bytes | bytearray | memoryview | Mapping) or is_samples(inputs)
@@ -148,7 +149,7 @@ def _is_one_input(inputs: object) -> "TypeIs[Input]":
 
 
 def _expanded(inputs: Iterable[Any], *, one_by_one: bool) -> Iterator[AudioInput]:
-    """With `one_by_one`, a list file that cannot be understood is one input that is refused; else a ConfigError."""
+    """Expand list files. A malformed one is a ConfigError, or with `one_by_one` an input that is refused."""
     count = 0
     for given in inputs:
         items = [_one_input(given, default_key=f"audio_{count}")]
@@ -165,17 +166,17 @@ def _expanded(inputs: Iterable[Any], *, one_by_one: bool) -> Iterator[AudioInput
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """What was found in a folder, searched to its depths."""
+    """The files found in a folder and its subfolders."""
 
-    inputs: list[AudioInput]  # the key is the path in the folder without suffix
+    inputs: list[AudioInput]  # each key is the path relative to the folder, without suffix
     passed_over: list[Path]  # files whose names have none of AUDIO_SUFFIXES
 
 
 def audio_files(folder: Path) -> Folder:
-    """Search a folder for files whose names have one of AUDIO_SUFFIXES.
+    """Search a folder and its subfolders for files whose names have one of AUDIO_SUFFIXES.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is no such file.
     """
     found: list[Path] = []
     passed_over: list[Path] = []
@@ -199,7 +200,7 @@ def _is_file_object(value: object) -> "TypeIs[BinaryIO]":
 
 
 def file_name(file: BinaryIO) -> str | None:
-    """What a file object says it is called; some have a number or nothing."""
+    """The name of a file object. None if it has none, or a file descriptor's number in its place."""
     name = getattr(file, "name", None)
     return name if isinstance(name, str) else None
 
@@ -239,7 +240,7 @@ def _refused(key: str, reason: str) -> AudioInput:
 
 
 def _from_mapping(item: Mapping[str, Any], default_key: str) -> AudioInput:
-    """{"array": samples, "sampling_rate": Hz, "path": where they are from, or None}"""
+    """{"array": samples, "sampling_rate": Hz, "path": their file, or None} -> one input."""
     match dict(item):
         case {"array": samples, "sampling_rate": int(rate), **rest} if is_samples(samples) and rest.keys() <= {"path"}:
             path = rest.get("path")
@@ -260,7 +261,10 @@ def _key_of(source: Path | str) -> str:
 
 
 def _with_unique_keys(items: Iterable[AudioInput], *, reserved: Collection[str]) -> Iterator[AudioInput]:
-    """`reserved` are keys that no suffix may make; the first that has one of them by itself gets it."""
+    """Give each item a unique key.
+
+    A suffixed key is never one of `reserved`: the first item that brings such a key itself keeps it.
+    """
     taken = set(reserved)
     seen: dict[str, int] = {}  # key -> last suffix given
     for item in items:
@@ -336,7 +340,7 @@ def _jsonl_line(line: str, path: Path) -> AudioInput:
 
 
 def _from_list_file(target: str, list_file: Path) -> Path | str:
-    """A URL as it is; a relative path beside the list file if it exists there or nowhere, else from here."""
+    """A URL unchanged; a path from the current directory if it exists only there, otherwise beside the list file."""
     if is_url(target):
         return target
     beside = list_file.parent / target

@@ -1,4 +1,4 @@
-"""AudioInput -> waveform: whatever an input is, its audio is read and decoded here, within limits."""
+"""AudioInput -> waveform: reads and decodes any kind of input, within limits."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -20,13 +20,17 @@ def load(
     allow_urls: bool | Collection[str] = True,
     notes: Notes | None = None,
 ) -> Waveform:
-    """Read and decode one input: (N,) float32, mono, 16 kHz, or (N, channels) where its channels are split.
+    """Read and decode one input: (N,) float32, mono, 16 kHz, or (N, channels) if its channels are split.
 
-    `allow_urls=False` refuses http and https, which let a client reach whatever this machine can reach. A collection of
-    host names allows these alone, also to redirects. `notes` gets to know what was filled in, skipped or left out.
+    Args:
+        item: the input.
+        limits: see AudioLimits.
+        allow_urls: False refuses http and https URLs, through which a client could reach hosts that only this machine
+            can reach. A collection of host names allows only these, also as targets of redirects.
+        notes: records what was filled in, skipped or left out.
 
     Raises:
-        AudioError: and nothing else, whatever the source is.
+        AudioError: the only error, whatever the source is.
     """
     blocks = list(load_blocks(item, limits=limits, allow_urls=allow_urls, notes=notes))
     return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
@@ -39,10 +43,10 @@ def load_blocks(
     allow_urls: bool | Collection[str] = True,
     notes: Notes | None = None,
 ) -> Blocks:
-    """`load` in pieces that joined are what it returns; files are decoded as the iteration goes on.
+    """Yield the waveform of `load` block by block; a file is decoded as the iteration proceeds.
 
     Raises:
-        AudioError: and nothing else, possibly after some pieces.
+        AudioError: the only error, possibly after some blocks.
     """
     if is_samples(item.source):
         rate = SAMPLE_RATE if item.sample_rate is None else item.sample_rate
@@ -55,7 +59,7 @@ def load_blocks(
 def _file(
     source: Path | str | bytes | BinaryIO | Refused, limits: AudioLimits, allow_urls: bool | Collection[str]
 ) -> tuple[Path | bytes, str | None]:
-    """The audio file that a source is or leads to, and what errors call it. Raises AudioError."""
+    """The audio file of a source, or its content, with its name in error messages. Raises AudioError."""
     if isinstance(source, Refused):
         raise UnsupportedAudioError(source.reason)
     if isinstance(source, Path | bytes):
@@ -66,7 +70,7 @@ def _file(
 
 
 def _file_content(file: BinaryIO, limits: AudioLimits) -> bytes:
-    """What is left in it. Raises AudioError."""
+    """Read a file object from its position to its end. Raises AudioError."""
     name = file_name(file) or type(file).__name__
     try:
         content = file.read(limits.max_bytes + 1)

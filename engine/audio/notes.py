@@ -1,16 +1,16 @@
-"""What happened to the sound of one input while it was read: the warnings that its transcript will carry."""
+"""Records of what was changed in one input's audio while it was read; they become warnings of its transcript."""
 
 from dataclasses import dataclass, field
 
 from ..transcript import TranscriptWarning
 
-_MOST_NAMED = 8  # places that a message names; the others are counted
-_JOINED_S = 0.01  # spans that are no further apart are one
+_MOST_NAMED = 8  # places that a message lists; further ones are only counted
+_JOINED_S = 0.01  # spans at most this far apart are merged
 
 
 @dataclass(slots=True, eq=False)
 class _Spans:
-    """Stretches of time in order; memory is bounded however many there are."""
+    """Spans of time, added in order. Only the first _MOST_NAMED are kept, so memory is bounded."""
 
     named: list[tuple[float, float]] = field(default_factory=list)
     num_more: int = 0
@@ -33,38 +33,38 @@ class _Spans:
 
 
 class Notes:
-    """Collects what was filled in, skipped or left out, and says it once when all has been read."""
+    """Collects what was filled in, skipped or left out, and summarises it as warnings."""
 
     def __init__(self) -> None:
         self._gaps = _Spans()
-        self._cancelled: dict[int, _Spans] = {}  # by the channel that was heard instead
+        self._cancelled: dict[int, _Spans] = {}  # keyed by the channel that was used instead of the mean
         self._skipped_places: list[str] = []
         self._num_skips = 0
         self._num_skipped = 0  # bytes
         self._others: list[TranscriptWarning] = []
 
     def add_gap(self, start_s: float, end_s: float) -> None:
-        """Silence was put in, because the file has no audio for this time."""
+        """Record that silence was inserted, because the file has no audio for this time."""
         self._gaps.add(start_s, end_s)
 
     def add_cancelled(self, channel: int, start_s: float, end_s: float) -> None:
-        """One channel was heard here in place of a mix in which the channels cancel each other."""
+        """Record that `channel` was used instead of the mean, in which the channels cancel each other."""
         self._cancelled.setdefault(channel, _Spans()).add(start_s, end_s)
 
     def add_skipped(self, num_bytes: int, place: str) -> None:
-        """So many bytes are not audio; `place` is such as "at 2.52 s"."""
+        """Record skipped bytes that are not audio; `place` is a phrase such as "at 2.52 s"."""
         self._num_skipped += num_bytes
         self._num_skips += 1
         if len(self._skipped_places) < _MOST_NAMED:
             self._skipped_places.append(place)
 
     def add(self, warning: TranscriptWarning) -> None:
-        """Record anything else, each time as a warning of its own, but no more than _MOST_NAMED of them."""
+        """Record any other warning. Only the first _MOST_NAMED are kept."""
         if len(self._others) < _MOST_NAMED:
             self._others.append(warning)
 
     def warnings(self) -> tuple[TranscriptWarning, ...]:
-        """What has been recorded so far."""
+        """The warnings for what has been recorded so far."""
         found = list(self._others)
         if self._gaps.named:
             message = f"the file has no audio at {self._gaps}; {self._gaps.total_s:.2f} s of silence were put in"

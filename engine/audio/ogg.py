@@ -1,8 +1,8 @@
-"""The pages of an Ogg file: where its links begin, and what of it cannot be read (RFC 3533).
+"""The pages of an Ogg file (RFC 3533): where its links begin, and which bytes cannot be read.
 
-A chain of links is several Ogg files in a row, each with headers, a sample rate and a clock of its own. FFmpeg reads a
-chain as one stream, and gives up where the sample rate changes. It says nothing of pages that it cannot find, or whose
-checksum is wrong.
+A chained Ogg is several Ogg files in a row, called links. Each link has its own headers, sample rate and clock. FFmpeg
+reads a chain as one stream and fails where the sample rate changes. It does not report pages that are missing or have a
+wrong checksum, so they are found here.
 """
 
 import io
@@ -11,29 +11,29 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
-_CAPTURE = b"OggS\0"  # and the version
+_CAPTURE = b"OggS\0"  # capture pattern and version
 _HEADER = 27  # bytes: capture 4, version 1, flags 1, granule position 8, serial 4, sequence 4, checksum 4, lengths 1
-_FIRST, _LAST = 0x02, 0x04  # flags: of a stream
+_FIRST, _LAST = 0x02, 0x04  # flags of a stream's first and last page
 _SEARCH_BYTES = 1 << 16
 _PAGES_A_STEP = 1024
-_MAX_GAPS = 1_000  # between the pages of a link, that are cut out; a forged file has millions
-MAX_LINKS = 10_000  # a month of radio has as many
+_MAX_GAPS = 1_000  # gaps between pages that are cut out of a link; a forged file could have millions
+MAX_LINKS = 10_000  # about as many as a month of radio has
 _MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
 @dataclass(slots=True, eq=False)
 class OggLink:
-    """One link of a chain; mostly the whole file."""
+    """One link of a chain; in most files the only one."""
 
-    pages: list[range] = field(default_factory=list)  # bytes of pages that touch each other
-    foreign: list[range] = field(default_factory=list)  # bytes between whole pages that follow each other
-    num_damaged: int = 0  # bytes in the place of pages that are not there or not whole
+    pages: list[range] = field(default_factory=list)  # byte ranges of adjacent pages
+    foreign: list[range] = field(default_factory=list)  # byte ranges between pages with consecutive sequence numbers
+    num_damaged: int = 0  # bytes in place of missing pages, and of pages with a wrong checksum
     is_cut: bool = False  # the file ends within the last page
-    is_ended: bool = False  # the last page says so
-    _next_sequence: dict[bytes, int] = field(default_factory=dict)  # by the stream's serial number
+    is_ended: bool = False  # the last page has the flag of a stream's end
+    _next_sequence: dict[bytes, int] = field(default_factory=dict)  # keyed by the stream's serial number
 
     def add(self, page: "_Page") -> None:
-        """Add the next page, and account for the bytes before it."""
+        """Add the next page, and classify the bytes before it as foreign or damaged."""
         before = range(self.pages[-1].stop if self.pages else page.start, page.start)
         may_split = len(self.pages) < _MAX_GAPS
         if before and may_split and page.sequence == self._next_sequence.get(page.serial, page.sequence):
@@ -50,7 +50,7 @@ class OggLink:
         self.is_cut, self.is_ended = page.is_cut, bool(page.flags & _LAST)
 
     def end(self, stop: int) -> None:
-        """Account for the bytes between the last page and where the next link begins, or the file ends."""
+        """Classify the bytes between the last page and `stop`, where the next link begins or the file ends."""
         after = range(self.pages[-1].stop, stop)
         if after and self.is_ended:
             self.foreign.append(after)
@@ -60,19 +60,19 @@ class OggLink:
 
 @dataclass(frozen=True, slots=True)
 class _Page:
-    start: int  # bytes
-    stop: int  # at most the file's end
+    start: int  # first byte in the file
+    stop: int  # the byte after it, at most the file's end
     flags: int
-    serial: bytes  # of its stream
-    sequence: int  # number in its stream
-    is_cut: bool
-    is_whole: bool
+    serial: bytes  # identifies the page's stream
+    sequence: int  # number of the page in its stream
+    is_cut: bool  # the file ends within it
+    is_whole: bool  # its checksum is right
 
 
 def read_links(file: BinaryIO) -> Generator[None, None, list[OggLink]]:
-    """The links of an Ogg file, in order, found with a stop after every few pages; nothing is decoded.
+    """Find the links of an Ogg file, in order, without decoding; yields after every _PAGES_A_STEP pages.
 
-    The search ends when there are more than MAX_LINKS.
+    The search ends when more than MAX_LINKS are found.
     """
     file_end = file.seek(0, io.SEEK_END)
     links: list[OggLink] = []
@@ -96,7 +96,7 @@ def read_links(file: BinaryIO) -> Generator[None, None, list[OggLink]]:
 
 
 def _pages(file: BinaryIO, end: int) -> Iterator[_Page]:
-    """Every page; bytes between two of them are passed over."""
+    """Yield every page; bytes between pages are skipped."""
     position = 0
     while position + _HEADER <= end:
         file.seek(position)
@@ -120,13 +120,13 @@ def _pages(file: BinaryIO, end: int) -> Iterator[_Page]:
 
 
 def _checksum(page: bytes) -> bytes:
-    """CRC-32 with the polynomial 0x04C11DB7, from 0 on and not inverted, of bits in the order opposite to zlib's."""
+    """CRC-32 with polynomial 0x04C11DB7, initial value 0, no final inversion, and the bit order opposite to zlib's."""
     mirrored = zlib.crc32(page.translate(_MIRRORED), 0xFFFF_FFFF) ^ 0xFFFF_FFFF
     return mirrored.to_bytes(4, "little").translate(_MIRRORED)[::-1]
 
 
 def _next_capture(file: BinaryIO, position: int, end: int) -> int:
-    """The next place where a page may begin, or the end."""
+    """The next position where a page may begin, or `end`."""
     while position < end:
         file.seek(position)
         block = file.read(_SEARCH_BYTES)

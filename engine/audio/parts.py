@@ -1,8 +1,8 @@
-"""A file of frames -> the parts of it that one decoder can read in one go.
+"""A file of frames -> the parts that one decoder can read in one pass.
 
-- An MP3 that was joined from several has their tags in its middle; without them it is one stream of frames.
-- An Ogg may be a chain of links (ogg.py).
-- What lies before the first frame of any file is left out if no decoder recognises the file with it.
+- An MP3 that was joined from several has tags in its middle. Without the tags it is one stream of frames.
+- An Ogg may be a chain of links (ogg.py), and each link is a part.
+- Bytes before the first frame are skipped if no decoder recognises the file with them.
 """
 
 import functools
@@ -16,17 +16,17 @@ from ..errors import UnsupportedAudioError
 from .ogg import MAX_LINKS, OggLink, read_links
 from .waveform import Joiner
 
-_SEARCH_BYTES = 1 << 20  # that are read at a time, and that may lie before the first frame
+_SEARCH_BYTES = 1 << 20  # read at a time; also the most that may lie before the first frame
 _ID3 = b"ID3"
 _ID3_HEADER = 10  # bytes
-_MAX_TAGS = 1_000  # that are cut out; a forged file has millions
+_MAX_TAGS = 1_000  # tags that are cut out; a forged file could have millions
 _TEXT_AND_PADDING = bytes([*range(32, 127), *b"\t\n\r\0\xff"])
-_FOREIGN_SHARE = 0.85  # of bytes that are text or padding, in what is no audio; of encoded audio it is 0.4
+_FOREIGN_SHARE = 0.85  # data with this share of text and padding bytes is not audio; encoded audio has a share of 0.4
 _MAGIC = (b"fLaC", b"OggS\0\x02", b"ID3\2\0", b"ID3\3\0", b"ID3\4\0")
 
 
 class Splice(io.RawIOBase):
-    """Some ranges of a file, one after the other, as a file."""
+    """A file object that presents some byte ranges of another file as one file."""
 
     def __init__(self, file: BinaryIO, ranges: Sequence[range]) -> None:
         self._file = file
@@ -46,7 +46,7 @@ class Splice(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer: Any) -> int:
-        """Up to the end of the range that the position is in."""
+        """Read at most to the end of the range that holds the current position."""
         skipped = 0
         for each in self._ranges:
             first = self._position - skipped
@@ -62,14 +62,14 @@ class Splice(io.RawIOBase):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Part:
-    """What one decoder reads."""
+    """A part of a file that one decoder reads."""
 
     file: BinaryIO
-    link: OggLink | None = None
+    link: OggLink | None = None  # the link that this part is, in an Ogg
 
 
 def parts_of(file: BinaryIO, joiner: Joiner) -> Generator[None, None, list[Part]]:
-    """The parts of a file, in order, mostly the file itself; found with some stops on the way. Raises AudioError."""
+    """Find the parts of a file, in order; most files have one. Yields while it searches. Raises AudioError."""
     file.seek(0)
     head = file.read(4)
     if head == b"OggS":
@@ -79,7 +79,7 @@ def parts_of(file: BinaryIO, joiner: Joiner) -> Generator[None, None, list[Part]
         for foreign in itertools.chain(*(link.foreign for link in links)):
             joiner.notes.add_skipped(len(foreign), f"from byte {foreign.start:,}")
         return [Part(_splice(file, link.pages), link) for link in links] or [Part(file)]
-    is_mpeg = head[:3] == _ID3 or (head[:1] == b"\xff" and head[1:2] >= b"\xe0")  # frames begin with eleven 1 bits
+    is_mpeg = head[:3] == _ID3 or (head[:1] == b"\xff" and head[1:2] >= b"\xe0")  # 11 sync bits
     tags = _tags_inside(file) if is_mpeg else []
     for tag in tags:
         joiner.notes.add_skipped(len(tag), f"from byte {tag.start:,}")
@@ -88,18 +88,22 @@ def parts_of(file: BinaryIO, joiner: Joiner) -> Generator[None, None, list[Part]
 
 
 def is_foreign(data: bytes) -> bool:
-    """Whether bytes between frames are text or padding, and not frames that were damaged."""
+    """Whether undecodable bytes are text or padding, as opposed to damaged frames."""
     return len(data.translate(None, _TEXT_AND_PADDING)) <= (1 - _FOREIGN_SHARE) * len(data)
 
 
 def _splice(file: BinaryIO, ranges: Sequence[range]) -> BinaryIO:
-    """These ranges of a file, or the file itself if they are all of it."""
+    """These ranges as one file, or the file itself if they cover all of it."""
     is_all = len(ranges) == 1 and ranges[0] == range(file.seek(0, io.SEEK_END))
     return file if is_all else io.BufferedReader(Splice(file, ranges))
 
 
 def without_foreign_head(file: BinaryIO) -> tuple[int, BinaryIO] | None:
-    """Where a frame or a header may begin in a file that no decoder recognises, and the file from there on."""
+    """Find a header behind foreign bytes in a file that no decoder recognises.
+
+    Returns:
+        (number of foreign bytes, the file without them), or None if no header is found.
+    """
     file.seek(0)
     head = file.read(_SEARCH_BYTES)
     places = [place for place in map(head.find, _MAGIC) if place > 0]
@@ -110,7 +114,7 @@ def without_foreign_head(file: BinaryIO) -> tuple[int, BinaryIO] | None:
 
 
 def id3_size(head: bytes) -> int:
-    """How long the ID3v2 tag is that begins with these bytes; 0 if none does."""
+    """Length in bytes of the ID3v2 tag that begins with `head`; 0 if `head` begins no tag."""
     is_tag = len(head) == _ID3_HEADER and head[:3] == _ID3 and 2 <= head[3] <= 4 and not head[4] | head[5] & 0x0F
     if not is_tag or any(byte > 0x7F for byte in head[6:]):
         return 0
@@ -121,9 +125,9 @@ def id3_size(head: bytes) -> int:
 
 
 def _tags_inside(file: BinaryIO) -> list[range]:
-    """Where the ID3v2 tags are that do not begin the file."""
+    """Byte ranges of the ID3v2 tags, except those at the beginning of the file."""
     tags: list[range] = []
-    end, beginning = 0, 0  # of the last tag; of what comes after those that begin the file
+    end, beginning = 0, 0  # where the last tag ends, and where the tags at the file's beginning end
     for place in _places(file, _ID3):
         if place < end:
             continue
@@ -143,7 +147,7 @@ def _tags_inside(file: BinaryIO) -> list[range]:
 
 
 def _places(file: BinaryIO, pattern: bytes) -> Iterator[int]:
-    """Wherever these bytes are in a file; the caller may move in it meanwhile."""
+    """Yield each position of `pattern` in a file; the caller may seek in the file between two of them."""
     position, kept = 0, b""
     while True:
         file.seek(position)

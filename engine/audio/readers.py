@@ -1,21 +1,21 @@
-"""Inputs -> waveforms in the same order, read a little ahead of whoever takes them; long recordings in pieces.
+"""Inputs -> waveforms in the same order, read ahead of the consumer; long recordings come as several Pieces.
 
 Where an input is read:
-- Samples that are a waveform already, and are not to be cut, stay as they are.
-- Other samples, and URLs of any kind, are read in threads here.
-- The content of a short WAV that needs no decoding is read in threads here too, or at once where it is the only input:
-  10 s take 0.06 ms, and 0.6 ms by way of a process.
-- Files (paths and bytes) are read in threads here too until they add up to PROCESS_BYTES, and from then on in processes
-  (worker.py), one thread waiting for each. A process takes 0.2 s of a core to start, but FFmpeg's small frames
-  keep Python's lock busy: on 16 cores, 16 threads read MP3 (48 kHz stereo) at 540 times real time, 16 processes at
-  10,500.
+- Samples that are a waveform already, and are not to be cut, are passed on unchanged.
+- Other samples, and URLs, are read in threads of this process.
+- A short WAV in memory that needs no decoding is read in a thread by `read`, and in the caller's thread by `submit`:
+  10 s take 0.06 ms, against 0.6 ms through a worker process.
+- Other files (paths and bytes) are read in threads until they add up to PROCESS_BYTES, and after that in worker
+  processes (worker.py), with one thread waiting for each. Starting a process takes 0.2 s of a core. It pays because
+  FFmpeg's small frames keep the GIL busy: on 16 cores, 16 threads read MP3 (48 kHz stereo) at 540 times real time, and
+  16 processes at 10,500.
 
-A recording that is cut is cut where it is read. It keeps its process until its end; the pieces of several such
-recordings come in turn, so that all their processes have work. A piece is read when the one before it is taken: memory
-stays bounded, and no thread ever waits for the consumer. The order of everything depends on the inputs alone.
+A long recording is cut where it is read, and occupies its process until its end. The pieces of several such recordings
+are interleaved, so that all their processes have work. A piece is read once the one before it has been taken, so memory
+stays bounded and no thread waits for the consumer. The order of the output depends on the inputs alone, not on timing.
 
-Waveforms come back over sockets, straight into the array that is handed out: 0.2 ms for a clip of 10 s, against 0.5 ms
-through a memory file (memfd), most of it page faults; for an hour of audio, 0.2 s either way.
+Waveforms return over sockets, directly into the array that is handed out. A clip of 10 s takes 0.2 ms, against 0.5 ms
+through a memory file (memfd), most of it page faults. An hour of audio takes 0.2 s either way.
 """
 
 import contextlib
@@ -41,15 +41,15 @@ from .loading import load_blocks
 from .notes import Notes
 from .turns import Stop, Turns
 
-PROCESS_BYTES = 8 << 20  # MP3s of this size take half a second of a core to decode
-AT_ONCE_S = 40.0  # of audio that needs no decoding are read in 0.3 ms
+PROCESS_BYTES = 8 << 20  # MP3s of this total size take half a second of a core to decode
+AT_ONCE_S = 40.0  # this much audio that needs no decoding is read in 0.3 ms
 READ_AHEAD = 1024  # inputs
-READ_AHEAD_BYTES = 256 << 20  # of waveforms (over an hour) and of sources held in memory
+READ_AHEAD_BYTES = 256 << 20  # waveforms (over an hour of audio) and sources held in memory
 
-MAX_IN_TURN = 16  # recordings whose pieces come in turn; each holds about three, 12 MB
+MAX_IN_TURN = 16  # recordings whose pieces are interleaved; each holds about three pieces, 12 MB
 
 Audio: TypeAlias = Piece | AudioError
-# What is read of one input: Pieces up to a last one, mostly the only one, or up to an error.
+# The output for one input: Pieces up to the last one, or up to an error. Most inputs have one Piece.
 Reading: TypeAlias = Generator[Audio, None, None]
 
 _WORKER = f"{__package__}.worker"
@@ -77,15 +77,19 @@ class AudioReaders:
         cutting: Cutting | None = None,
         wait_s: float | None = None,
     ) -> Generator[tuple[int, AudioInput, Audio] | None, None, None]:
-        """Yield each input's place and all of it as one Piece, or what is wrong with it.
-
-        With `cutting`, a recording too long for it comes as several Pieces, up to a last one or an error, with other
-        inputs between them; everything else stays in order.
+        """Yield (index, input, audio) for each input, where audio is one Piece or the error that occurred.
 
         `items` is iterated in the caller's thread, READ_AHEAD inputs ahead. While READ_AHEAD_BYTES wait to be taken, no
-        more is pulled or begun. Closing the iterator drops what is not begun. Several may be open at once.
+        further input is pulled or begun. Closing the iterator drops the inputs that have not begun. Several iterators
+        may be open at once.
 
-        With `wait_s`, None comes whenever so long has passed and what comes next is not read yet.
+        Args:
+            items: the inputs.
+            limits: see AudioLimits.
+            allow_urls: see `load`.
+            cutting: a recording longer than `cutting.whole_s` comes as several Pieces, up to the last one or an error.
+                Other inputs may come between them; everything else keeps its order.
+            wait_s: if the next output is not ready after `wait_s` seconds, yield None. None: wait until it is ready.
         """
         read_one = partial(self._read_one, limits=limits, allow_urls=allow_urls, cutting=cutting)
         in_turn = 1 if cutting is None else min(self._num_threads, MAX_IN_TURN)
@@ -109,17 +113,17 @@ class AudioReaders:
         cutting: Cutting | None,
         client: Hashable = None,
     ) -> Future[list[Audio]]:
-        """Read all of one input: Pieces up to a last one, or up to an error.
+        """Read all of one input: Pieces up to the last one, or up to an error.
 
-        It is done when this returns if the input is short and needs no decoding, and in the background otherwise.
-        Cancelling the future ends the reading: at once in a process, at the next block of samples in a thread here.
+        A short input that needs no decoding is read before this returns, any other in the background. Cancelling the
+        future ends the reading: at once in a worker process, at the next block of samples in a thread.
 
-        Inputs are begun in the order in which they come, but for those of different clients: clients have their turns,
-        and one that is named never has all readers if there are several, so that another need not wait for it.
+        Clients are served round robin, and the inputs of one client in the order in which they come. A named client
+        never occupies all readers if there are several, so that another client need not wait for it.
 
         Args:
             item, limits, allow_urls, cutting: see `read`.
-            client: whom this is read for, such as the name of a key or an address. None counts as no client.
+            client: for whom this is read, such as the name of an API key or an address. None has no such bound.
         """
         stop = Stop()
         reading = self._read_one(item, limits=limits, allow_urls=allow_urls, cutting=cutting, stop=stop)
@@ -132,7 +136,7 @@ class AudioReaders:
         return future
 
     def close(self) -> None:
-        """End the processes at once, whatever they are doing; the threads end with what they are doing."""
+        """Terminate the worker processes at once. Threads end after their current task."""
         self._turns.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._processes.close()
@@ -146,7 +150,7 @@ class AudioReaders:
         cutting: Cutting | None,
         stop: Stop | None = None,
     ) -> Reading:
-        """Whatever is raised on behalf of an input is its error."""
+        """Read one input; any error raised on its behalf becomes its output."""
         stop = stop or Stop()
         with contextlib.closing(
             self._read(item, stop, limits=limits, allow_urls=allow_urls, cutting=cutting)
@@ -180,7 +184,7 @@ class AudioReaders:
             return False
         try:
             num_bytes = len(source) if isinstance(source, bytes) else source.stat().st_size
-        except (OSError, ValueError):  # no such file, or no possible name: load_blocks() says so
+        except (OSError, ValueError):  # a missing file or an invalid path; load_blocks() reports it
             return False
         with self._lock:
             self._file_bytes += num_bytes
@@ -188,7 +192,7 @@ class AudioReaders:
 
 
 class _Processes:
-    """As many as are used at the same time."""
+    """The worker processes. One is started whenever a source has to be decoded and none is idle."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -197,10 +201,10 @@ class _Processes:
         self._is_closed = False
 
     def decode(self, source: Path | bytes, options: dict[str, Any], cutting: Cutting | None, stop: Stop) -> Reading:
-        """What a process makes of a source; a process that dies costs this source only, and so does a reader that goes.
+        """Decode a source in a worker process; `options` are the keyword arguments of decode_blocks.
 
-        Nothing may be sent to a process before it has given its last answer: it would wait with it. `options` are those
-        of decode_blocks.
+        A worker handles one source at a time: it is idle again only after its last answer has been received. If the
+        worker dies, or the consumer stops early, only this source is lost and the worker is closed.
         """
         child = self._take()
         is_over = False
@@ -221,7 +225,7 @@ class _Processes:
             status = child.process.returncode
             yield AudioError(f"{options['name']}: the process that decoded it died with exit status {status}")
         finally:
-            if not is_over:  # nobody wants the rest
+            if not is_over:  # the consumer stopped before the last answer
                 child.close()
                 self._put_back(child)
 
@@ -229,7 +233,7 @@ class _Processes:
         with self._lock:
             self._is_closed = True
             for child in self._busy:
-                child.process.terminate()  # whoever waits for it puts it back
+                child.process.terminate()  # the thread that waits for its answer removes it from _busy
             idle, self._idle = self._idle, []
         for child in idle:
             child.close()
@@ -263,22 +267,22 @@ class _Processes:
 
 @dataclass(slots=True, eq=False)
 class _Entry:
-    """One input between its being pulled and the last of it being taken."""
+    """One input, from when it is pulled until its last output is taken."""
 
     index: int
     item: AudioInput
-    num_bytes: int  # that it holds
+    num_bytes: int  # memory held by its source and its waveforms
     reading: Reading
-    future: Future[Audio] | None = None  # the next thing that is read of it; None before it is begun
+    future: Future[Audio] | None = None  # its next output; None before it is begun
 
 
 class _ReadAhead:
     """The inputs of one read() that were pulled and not yet taken.
 
-    Work is begun in order, by the consumer and by threads that have finished some, so that no thread ever waits for
-    the consumer. An input that is cut counts as running until its last piece is taken; it has its turn when as many
-    others as `in_turn` says have had theirs. The input whose turn it is is always begun: those before it in the list
-    are never more than there are threads.
+    Inputs are begun in order, by the consumer and by threads that have finished one, so that no thread waits for the
+    consumer. An input that is cut counts as running until its last piece has been read. After each piece it moves back
+    to position `in_turn - 1`, so `in_turn` recordings alternate. Since `in_turn` is at most the number of threads, the
+    head entry is always running, and `take()` cannot deadlock.
     """
 
     def __init__(
@@ -296,8 +300,8 @@ class _ReadAhead:
         self._in_turn = in_turn
         self._whole_s = math.inf if cutting is None else cutting.whole_s
         self._lock = threading.Lock()
-        self._entries: deque[_Entry] = deque()  # in the order of their turns
-        self._waiting: deque[_Entry] = deque()  # those not begun
+        self._entries: deque[_Entry] = deque()  # in the order in which they are taken
+        self._waiting: deque[_Entry] = deque()  # those that have not begun
         self._num_pulled = 0
         self._num_running = 0
         self._num_bytes = 0
@@ -309,7 +313,10 @@ class _ReadAhead:
 
     @property
     def is_full(self) -> bool:
-        """Whether something must be taken. Those in turn must be known first, or the order would depend on time."""
+        """Whether an output must be taken before another input is added.
+
+        The first `in_turn` entries are always pulled first; otherwise the output's order would depend on timing.
+        """
         if len(self._entries) < self._in_turn:
             return False
         return len(self._entries) >= READ_AHEAD or self._num_bytes >= READ_AHEAD_BYTES
@@ -325,7 +332,7 @@ class _ReadAhead:
             self._begin()
 
     def take(self, wait_s: float | None) -> tuple[int, AudioInput, Audio] | None:
-        """The next thing that was read of the input whose turn it is; None if that takes longer."""
+        """The next output of the head entry; None if it is not ready within `wait_s` seconds."""
         entry = self._entries[0]
         if entry.future is not None and not entry.future.done() and not wait([entry.future], wait_s).done:
             return None
@@ -341,7 +348,7 @@ class _ReadAhead:
         return entry.index, entry.item, audio
 
     def cancel(self) -> None:
-        """Drop what is not begun, and end what is."""
+        """Drop the inputs that have not begun, and end the reading of those that have."""
         with self._lock:
             self._is_cancelled = True
             self._waiting.clear()
@@ -350,7 +357,7 @@ class _ReadAhead:
                 entry.reading.close()
 
     def _begin(self) -> None:
-        """Called with the lock held."""
+        """Begin as many inputs as there are free threads. The caller holds the lock."""
         while self._waiting and self._num_running < self._num_threads:
             if self._num_bytes >= READ_AHEAD_BYTES and self._waiting[0] is not self._entries[0]:
                 return
@@ -387,7 +394,7 @@ def _is_last(audio: Audio) -> bool:
 
 
 def _is_waveform(item: AudioInput, whole_s: float) -> bool:
-    """Whether the samples are what they shall become."""
+    """Whether the input is a finished waveform, (N,) float32 at 16 kHz, and short enough to stay whole."""
     source, rate = item.source, item.sample_rate
     is_mono = isinstance(source, np.ndarray) and source.ndim == 1 and source.dtype == np.float32
     is_ready = is_mono and (rate is None or (isinstance(rate, int) and rate == SAMPLE_RATE))
@@ -395,5 +402,5 @@ def _is_waveform(item: AudioInput, whole_s: float) -> bool:
 
 
 def _num_bytes(source: object) -> int:
-    """Of memory that a source holds."""
+    """Bytes of memory that a source holds."""
     return len(source) if isinstance(source, bytes | str) else int(getattr(source, "nbytes", 0))

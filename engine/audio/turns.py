@@ -1,4 +1,4 @@
-"""Whose audio is read next, when several clients want more than there are threads; and how reading is ended early."""
+"""Fair scheduling of reads: whose input is read next when clients wait for threads, and how a read is cancelled."""
 
 import functools
 import threading
@@ -16,29 +16,29 @@ Read = TypeVar("Read")
 
 
 class Stop:
-    """Ends the reading of one input, from any thread."""
+    """Cancels the reading of one input, from any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._is_set = False
-        self._child: Child | None = None  # that reads it
+        self._child: Child | None = None  # the process that reads the input
 
     def set(self) -> None:
-        """End the process that reads, or the reading here at the next block."""
+        """Terminate the process that reads; a read in this process ends at its next block."""
         with self._lock:
             self._is_set = True
             if self._child is not None:
                 self._child.process.terminate()
 
     def watch(self, child: Child | None) -> None:
-        """From now on, this process does the reading; None if it has done with it. Raises AudioError once set."""
+        """Register the process that reads from now on, or None when it has finished. Raises AudioError once set."""
         with self._lock:
             if child is not None:
                 self._require_unset()
             self._child = child
 
     def before_each(self, blocks: Iterator[Waveform]) -> Iterator[Waveform]:
-        """The same blocks. Raises AudioError once set."""
+        """Yield the same blocks. Raises AudioError once set."""
         for block in blocks:
             self._require_unset()
             yield block
@@ -50,32 +50,32 @@ class Stop:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Wanted(Generic[Read]):
-    """What waits for its turn."""
+    """A read that waits for its turn, and the future for its result."""
 
     future: Future[list[Read]]
     reading: Generator[Read, None, None]
 
 
-_Begun: TypeAlias = tuple[Future[list[Read]], Future[list[Read]]]  # what was promised, and the work for it
+_Begun: TypeAlias = tuple[Future[list[Read]], Future[list[Read]]]  # the caller's future, and the thread pool's
 
 
 class Turns(Generic[Read]):
-    """Reads for many clients with a few threads.
+    """Reads inputs for many clients with a few threads, round robin.
 
-    What one client wants is begun in the order in which it came, and clients have their turns. A client that is named
-    never has all threads if there are several, so that another need not wait until something has been read.
+    The inputs of one client are begun in the order in which they were added. A named client never occupies all threads
+    if there are several, so that another client's read can begin at once.
     """
 
     def __init__(self, threads: ThreadPoolExecutor, num_threads: int) -> None:
         self._threads = threads
         self._num_threads = num_threads
         self._lock = threading.Lock()
-        self._waiting: dict[Hashable, deque[_Wanted[Read]]] = {}  # by client; whose turn it is stands first
+        self._waiting: dict[Hashable, deque[_Wanted[Read]]] = {}  # keyed by client, in the order of their turns
         self._running: Counter[Hashable] = Counter()
         self._is_closed = False
 
     def add(self, client: Hashable, reading: Generator[Read, None, None]) -> Future[list[Read]]:
-        """All that is read, once its turn has come. Cancelling the future takes it out of the queue.
+        """Queue a read. The future returns everything that `reading` yields; cancelling it removes it from the queue.
 
         Raises RuntimeError after close().
         """
@@ -90,7 +90,7 @@ class Turns(Generic[Read]):
         return wanted.future
 
     def close(self) -> None:
-        """Cancel all that is not begun."""
+        """Cancel all reads that have not begun."""
         with self._lock:
             self._is_closed = True
             waiting = [wanted for queue in self._waiting.values() for wanted in queue]
@@ -99,7 +99,10 @@ class Turns(Generic[Read]):
             wanted.future.cancel()
 
     def _begin(self) -> list[_Begun[Read]]:
-        """Begin what may be begun; called with the lock held, unlike what the results may call."""
+        """Begin as many reads as possible. The caller holds the lock, and calls _hand_on() after releasing it.
+
+        The futures' callbacks may call back into this object, so they must not run while the lock is held.
+        """
         begun = []
         while self._running.total() < self._num_threads:
             ready = [client for client in self._waiting if self._may_begin(client)]
@@ -109,7 +112,7 @@ class Turns(Generic[Read]):
             queue = self._waiting.pop(client)
             wanted = queue.popleft()
             if queue:
-                self._waiting[client] = queue  # behind the others
+                self._waiting[client] = queue  # moves the client behind the others
             self._running[client] += 1
             begun.append((wanted.future, self._threads.submit(self._read, client, wanted.reading)))
         return begun
@@ -120,7 +123,7 @@ class Turns(Generic[Read]):
         finally:
             with self._lock:
                 self._running[client] -= 1
-                self._running += Counter()  # without those that have none
+                self._running += Counter()  # drops clients with a count of 0
                 begun = [] if self._is_closed else self._begin()
             _hand_on(begun)
 
@@ -138,7 +141,7 @@ class Turns(Generic[Read]):
 
 
 def _hand_on(begun: list[_Begun[Read]]) -> None:
-    """Give each future what its work gives."""
+    """Pass the result of each finished read on to the caller's future."""
     for future, work in begun:
         work.add_done_callback(functools.partial(_settle, future))
 

@@ -1,4 +1,4 @@
-"""What http, https and data URLs lead to, within the limits of an input."""
+"""http, https and data URLs -> the content of an audio file, within the limits of an input."""
 
 import base64
 import functools
@@ -15,14 +15,24 @@ import httpx
 from ..errors import AudioTooLongError, UnsupportedAudioError
 from .waveform import AudioLimits
 
-HTTP_TIMEOUT_S = 20.0  # to connect, and between two pieces of an answer
-DOWNLOAD_TIMEOUT_S = 600.0  # for the whole of it
+HTTP_TIMEOUT_S = 20.0  # to connect, and between two parts of a response
+DOWNLOAD_TIMEOUT_S = 600.0  # for the whole response
 MAX_REDIRECTS = 5
-BASE64_AT_ONCE = 1 << 20  # characters, a multiple of 4
+BASE64_AT_ONCE = 1 << 20  # characters decoded at a time, a multiple of 4
 
 
 def url_content(url: str, limits: AudioLimits, allow_urls: bool | Collection[str]) -> tuple[bytes, str]:
-    """What a URL leads to, and what errors call it. Raises AudioError."""
+    """Fetch or decode a URL.
+
+    Args:
+        allow_urls: False refuses http and https; a collection of host names allows only these.
+
+    Returns:
+        (content, name in error messages)
+
+    Raises:
+        AudioError: refused, not found, too large or too slow.
+    """
     if is_data_url(url):
         return _data_url_content(url, limits), "data URL"
     if not allow_urls:
@@ -32,7 +42,7 @@ def url_content(url: str, limits: AudioLimits, allow_urls: bool | Collection[str
 
 
 def is_url(text: str) -> bool:
-    """Whether a source is fetched or decoded, not opened."""
+    """Whether a source is a URL, as opposed to a path."""
     return re.match(r"https?://|data:|[a-z][a-z0-9+.-]+://", text, re.IGNORECASE) is not None
 
 
@@ -41,11 +51,11 @@ def is_data_url(url: str) -> bool:
 
 
 def _data_url_content(url: str, limits: AudioLimits) -> bytes:
-    """data:[media type][;base64],content"""
+    """The content of a data URL, "data:[media type][;base64],content"."""
     head, comma, text = url.partition(",")
     if not comma:
         raise UnsupportedAudioError(f"data URL without a comma before its content: {url[:40]!r}")
-    if len(text) > 3 * limits.max_bytes:  # percent-encoding takes three characters for a byte, base64 fewer
+    if len(text) > 3 * limits.max_bytes:  # percent-encoding takes three characters per byte, base64 fewer
         raise AudioTooLongError(f"data URL: {len(text):,} characters, at most {limits.max_bytes:,} bytes allowed")
     if head.lower().endswith(";base64"):
         return decode_base64(text)
@@ -53,23 +63,25 @@ def _data_url_content(url: str, limits: AudioLimits) -> bytes:
 
 
 def decode_base64(text: str) -> bytes:
-    """All that clients send: either alphabet (RFC 4648, 4 and 5), padded or not, with line breaks, with percent signs
-    for characters, with or without a data URL's head.
+    """Decode base64 in the variants that clients send.
+
+    Both alphabets are accepted (RFC 4648, sections 4 and 5), padded or unpadded, with or without line breaks,
+    percent-encoding and a data URL's head.
 
     Raises:
-        UnsupportedAudioError: a character of neither alphabet, or a length that no bytes give.
+        UnsupportedAudioError: a character outside both alphabets, or an impossible length.
     """
     content = text.partition(",")[2] if is_data_url(text) else text
     content = unquote(content) if "%" in content else content
     content = "".join(content.split()).rstrip("=").replace("-", "+").replace("_", "/")
     try:
         return _base64_content((content + "=" * (-len(content) % 4)).encode("ascii"))
-    except ValueError as error:  # wrong base64, or no ASCII
+    except ValueError as error:  # invalid base64, or characters outside ASCII
         raise UnsupportedAudioError(f"content of {len(text):,} characters is not base64: {error}") from error
 
 
 def _base64_content(text: bytes) -> bytes:
-    """In pieces: each keeps Python's lock for 2 ms, the whole of a long recording would keep it for 70."""
+    """Decode piece by piece: a piece holds the GIL for 2 ms, a long recording in one call would hold it for 70 ms."""
     if b"=" in text[:-2]:
         raise ValueError("padding before its end")
     pieces = (text[first : first + BASE64_AT_ONCE] for first in range(0, len(text), BASE64_AT_ONCE))
@@ -77,15 +89,16 @@ def _base64_content(text: bytes) -> bytes:
 
 
 def shown_url(url: str) -> str:
-    """A URL without what may be secret: user, password, query."""
+    """A URL without its user, password, query and fragment, which may be secret."""
     return re.sub(r"//[^/]*@", "//", re.split(r"[?#]", url, maxsplit=1)[0])
 
 
 def _download(url: str, limits: AudioLimits, hosts: Collection[str] | None = None) -> bytes:
-    """Follows redirects to http and https only. Raises AudioError.
+    """Download a file, following redirects to http and https only. Raises AudioError.
 
-    With `hosts`, nothing is fetched from others. Without, the caller may name any host, but a redirect to another one
-    must lead to the public Internet: a server there must not choose among those that only this machine reaches.
+    With `hosts`, only these hosts are contacted. Without, the URL may name any host, but a redirect to another host
+    must lead to the public Internet. Otherwise a remote server could direct requests to hosts that only this machine
+    can reach.
     """
     name, deadline = shown_url(url), time.monotonic() + DOWNLOAD_TIMEOUT_S
 
@@ -118,17 +131,17 @@ def _download(url: str, limits: AudioLimits, hosts: Collection[str] | None = Non
 
 
 def _is_inside(host: str) -> bool:
-    """Whether a name leads to an address that is not on the public Internet; one that leads nowhere does not."""
+    """Whether a host name resolves to an address outside the public Internet. False if it does not resolve."""
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
-        return False  # a proxy may know it
+        return False  # a proxy may resolve it
     return any(not ipaddress.ip_address(str(address[0]).partition("%")[0]).is_global for *_, address in found)
 
 
 @functools.cache
 def _ssl_context() -> ssl.SSLContext:
-    """Reading the certificates takes 30 ms: once is enough."""
+    """The TLS context; cached because reading the certificates takes 30 ms."""
     return httpx.create_ssl_context()
 
 

@@ -1,4 +1,4 @@
-"""Samples -> waveform (N,) float32, mono, 16 kHz: what every decoder pushes its blocks into."""
+"""Blocks of samples -> waveform (N,) float32, mono, 16 kHz. Every decoder pushes its blocks into a Joiner."""
 
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -15,21 +15,23 @@ from .notes import Notes
 
 SAMPLE_RATE = 16_000  # Hz, of every waveform in this package
 MAX_CHANNELS = 64  # of a file; sixth-order ambisonics has 49
-LOSS_TOLERANCE_S = 0.25  # lengths are rounded, and padded by a frame (AAC at 8 kHz: 0.13 s); few words are shorter
+# Audio that may be missing: stored lengths are rounded and padded by a frame (AAC at 8 kHz: 0.13 s), and few words are
+# this short.
+LOSS_TOLERANCE_S = 0.25
 
 Waveform: TypeAlias = npt.NDArray[np.float32]
 
-_BLOCK_SAMPLES = 1 << 20  # that are checked and resampled at a time
+_BLOCK_SAMPLES = 1 << 20  # samples per channel that are checked and resampled at a time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AudioLimits:
-    """What one input may cost; protects against forged headers and files that decode to hours of silence."""
+    """Bounds on one input, against forged headers and small files that decode to hours of silence."""
 
-    max_duration_s: float = 12 * 3600.0  # a day's recording; cut, a few minutes of it are in memory, whole, 2.8 GB
-    max_bytes: int = 2 << 30  # encoded; one hour of 24-bit 48 kHz stereo WAV is 1.0 GB
+    max_duration_s: float = 12 * 3600.0  # 2.8 GB as one waveform; a recording that is cut has a few minutes in memory
+    max_bytes: int = 2 << 30  # of the encoded file; one hour of 24-bit 48 kHz stereo WAV is 1.0 GB
     max_samples: int = 1 << 32  # decoded, of all channels together; 12 hours of 48 kHz stereo have 4.1e9
-    max_cpu_s: float = 600.0  # of one core, to decode it; 12 hours of 44.1 kHz stereo AAC take about a minute
+    max_cpu_s: float = 600.0  # CPU time to decode the file; 12 hours of 44.1 kHz stereo AAC take about a minute
     min_sample_rate: int = 1_000  # Hz
     max_sample_rate: int = 768_000  # Hz
 
@@ -46,9 +48,9 @@ DEFAULT_LIMITS = AudioLimits()
 
 
 class Joiner:
-    """Collects the blocks of one recording, mixes and resamples them, and stops when the limits are passed.
+    """Mixes and resamples the blocks of one recording, and raises an error when the limits are exceeded.
 
-    What is ready can be taken on the way, so that no recording has to fit into memory.
+    Finished blocks can be taken at any time, so a recording need not fit into memory.
     """
 
     def __init__(
@@ -60,21 +62,21 @@ class Joiner:
         salvage: bool = False,
         notes: Notes | None = None,
     ) -> None:
-        """`salvage`: audio that is missing is a warning, not an error. `notes`: who wants to know what happened."""
+        """`salvage`: missing audio is a warning, not an error. `notes`: records what was changed."""
         self.name = name
         self.limits = limits
         self.salvage = salvage
         self.notes = Notes() if notes is None else notes
         self._mixer = Mixer(name, channels, self.notes)
         self._sample_rate = 0
-        self._earlier_s = 0.0  # of audio that had another sample rate
-        self._num_samples = 0  # of each channel, since then
-        self._num_decoded = 0  # of all channels
-        self._num_heard = 0  # that became blocks
-        self._num_invalid = 0  # of these
+        self._earlier_s = 0.0  # duration of the audio before the last change of the sample rate
+        self._num_samples = 0  # samples per channel since then
+        self._num_decoded = 0  # samples of all channels together
+        self._num_heard = 0  # samples after mixing that became blocks
+        self._num_invalid = 0  # those of them that are NaN or infinite
         self._was_resampled = False
         self._resampler: Any = None
-        self._empty: Waveform = np.zeros(0, np.float32)  # no samples, in the shape that blocks have
+        self._empty: Waveform = np.zeros(0, np.float32)  # no samples, in the shape of the blocks
         self._pending: list[Waveform] = []
         self._num_pending = 0
         self._blocks: list[Waveform] = []
@@ -82,11 +84,11 @@ class Joiner:
 
     @property
     def duration_s(self) -> float:
-        """Of what was pushed."""
+        """Duration of the audio pushed so far."""
         return self._earlier_s + (self._num_samples / self._sample_rate if self._sample_rate else 0.0)
 
     def require_duration(self, duration_s: float) -> None:
-        """Raises AudioTooLongError if this is more than the limits allow."""
+        """Raises AudioTooLongError if `duration_s` exceeds the limit."""
         if duration_s > self.limits.max_duration_s:
             allowed_s = self.limits.max_duration_s
             raise AudioTooLongError(
@@ -94,7 +96,7 @@ class Joiner:
             )
 
     def require_samples(self, num_samples: float) -> None:
-        """Raises AudioTooLongError if these, of all channels together, are more than the limits allow."""
+        """Raises AudioTooLongError if `num_samples`, of all channels together, exceeds the limit."""
         if num_samples > self.limits.max_samples:
             raise AudioTooLongError(
                 f"{self.name}: {num_samples:,.0f} samples of all channels or more, at most "
@@ -102,7 +104,7 @@ class Joiner:
             )
 
     def require_format(self, sample_rate: int, num_channels: int) -> None:
-        """Raises UnsupportedAudioError if the limits do not allow this."""
+        """Raises UnsupportedAudioError if the sample rate or the number of channels is outside the limits."""
         low, high = self.limits.min_sample_rate, self.limits.max_sample_rate
         if not low <= sample_rate <= high:
             raise UnsupportedAudioError(f"{self.name}: sample rate {sample_rate:,} Hz, allowed are {low:,} to {high:,}")
@@ -110,14 +112,14 @@ class Joiner:
             raise UnsupportedAudioError(f"{self.name}: {num_channels} channels, allowed are 1 to {MAX_CHANNELS}")
 
     def require_complete(self, promised_s: float, *, lost_s: float = 0.0) -> None:
-        """Compare what was pushed with what the file promised.
+        """Compare the pushed audio with the file's promise; warns of losses.
 
         Args:
-            promised_s: how long the recording should be.
-            lost_s: how much of it could not be decoded, and may have been pushed as silence.
+            promised_s: duration of the recording by its container.
+            lost_s: duration of the audio that could not be decoded, and may have been pushed as silence.
 
         Raises:
-            UnsupportedAudioError: more is missing than LOSS_TOLERANCE_S, and nobody wants to salvage the rest.
+            UnsupportedAudioError: more than LOSS_TOLERANCE_S is missing, and `salvage` is off.
         """
         whole_s = max(promised_s, self.duration_s)
         missing_s = min(whole_s, max(promised_s - self.duration_s, 0.0) + lost_s)
@@ -129,7 +131,7 @@ class Joiner:
             self.note_missing(f"{missing_s:.2f} s of {whole_s:.2f} s could not be decoded")
 
     def note_missing(self, message: str) -> None:
-        """Warn of audio that the file should have had."""
+        """Record a warning about missing audio."""
         self.notes.add(TranscriptWarning("missing_audio", message))
 
     def push(self, planes: npt.NDArray[Any], sample_rate: int) -> None:
@@ -147,7 +149,7 @@ class Joiner:
             self._flush()
 
     def push_silence(self, duration_s: float, num_channels: int, sample_rate: int) -> None:
-        """Add so much silence, as if that many channels had been decoded. Raises AudioTooLongError."""
+        """Add silence, as if `num_channels` channels of it had been decoded. Raises AudioTooLongError."""
         self.require_duration(self.duration_s + duration_s)
         left = round(duration_s * sample_rate)
         while left > 0:
@@ -156,7 +158,7 @@ class Joiner:
             left -= length
 
     def _begin_rate(self, sample_rate: int) -> None:
-        """Go on with samples of this rate: parts of a joined file may have rates of their own."""
+        """Continue with another sample rate, since each part of a joined file may have its own."""
         self.require_format(sample_rate, 1)
         if self._sample_rate:
             self._flush(last=True)
@@ -170,8 +172,8 @@ class Joiner:
         self._num_heard += block.size
         flat = block.reshape(-1)
         with np.errstate(over="ignore", invalid="ignore"):
-            energy = np.dot(flat, flat)  # takes half as long as a sum
-        if not np.isfinite(energy):  # one NaN or infinity is enough, but finite samples can overflow it too
+            energy = np.dot(flat, flat)  # half the time of np.sum
+        if not np.isfinite(energy):  # some sample is NaN or infinite, or the sum of finite samples has overflowed
             self._num_invalid += int(block.size - np.count_nonzero(np.isfinite(block)))
         self._blocks.append(block if self._sample_rate == SAMPLE_RATE else self._resampled(block, last=last))
 
@@ -186,11 +188,11 @@ class Joiner:
         return resampled
 
     def _concatenated(self, blocks: list[Waveform]) -> Waveform:
-        """Without a copy if there is one block."""
+        """The blocks as one array; a single block is not copied."""
         return blocks[0] if len(blocks) == 1 else np.concatenate(blocks or [self._empty])
 
     def take(self) -> list[Waveform]:
-        """What is ready and has not been taken. Raises UnsupportedAudioError for samples that are not finite."""
+        """The finished blocks that have not been taken. Raises UnsupportedAudioError for NaN and infinite samples."""
         blocks, self._blocks = self._blocks, []
         if blocks:
             self._require_finite(blocks)
@@ -198,9 +200,10 @@ class Joiner:
         return blocks
 
     def finish(self) -> Waveform:
-        """The waveform, float32 at 16 kHz, or the rest of it. Raises UnsupportedAudioError if there is nothing.
+        """The part of the waveform that has not been taken: (N,) float32 at 16 kHz, or (N, channels) if split.
 
-        Its shape is (N,), or (N, channels) where channels are split.
+        Raises:
+            UnsupportedAudioError: the recording has fewer than 2 samples, or NaN or infinite ones.
         """
         if not self._num_decoded:
             raise UnsupportedAudioError(f"{self.name}: no samples")

@@ -1,7 +1,7 @@
-"""A process that decodes audio files for readers.py: (source, options, cutting) -> what cut_audio() makes of it.
+"""A worker process that decodes and cuts audio files for readers.py.
 
-The options are those of decode_blocks. Answers with Pieces up to the last one, or ends with an AudioError. Imports no
-torch, unless it has to run a VAD that needs it.
+In: (source, options of decode_blocks, Cutting | None). Out: Pieces up to the last one, or up to an AudioError. It
+imports no torch, unless it has to run a VAD that needs it.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from .notes import Notes
 
 
 def main() -> None:
-    """Answer until the parent has gone."""
+    """Answer requests until the parent process ends."""
     parent = connect()
     while True:
         source, options, cutting = receive(parent)

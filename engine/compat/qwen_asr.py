@@ -1,11 +1,11 @@
-"""The names that users of the qwen-asr package know, over the same engine.
+"""The names of the qwen-asr package, so that a program needs to change only its import line.
 
     from qwen_asr import Qwen3ASRModel, parse_asr_output
 
-becomes `from twostage_asr.engine.compat.qwen_asr import ...`. `Qwen3ASRModel.transcribe` takes what theirs takes and
-returns what theirs returns. Long audio is cut by its rule: about every 1200 s, or 180 s where words are timed, at the
-quietest place within 5 s of that. Differences: integers are scaled by their full range instead of by their own peak,
-languages go by ISO code as well, and Korean words are cut without the package's dictionary.
+becomes `from twostage_asr.engine.compat.qwen_asr import ...`. `Qwen3ASRModel.transcribe` has the package's arguments
+and results. Long audio is cut by the package's rule: about every 1200 s, or every 180 s with time stamps, at the
+quietest place within 5 s of that. There are three differences: integers are scaled by their full range instead of their
+own peak, ISO codes are accepted as languages, and Korean is tokenised without the package's dictionary.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -41,18 +41,18 @@ __all__ = [
 ]
 
 MAX_CHUNK_S, MAX_TIMED_CHUNK_S = 1200.0, 180.0
-SEARCH_S, QUIET_S = 5.0, 0.1  # around the place of a cut, and how long the quiet stretch is
-GPU_MODEL_LEN = 24_576  # 1205 s of audio are 15,665 positions; context and answer take the rest
-CPU_PROMPT_LEN = 4096  # positions beside the answer: five minutes of audio
-MOST_CLIPS = 256  # of a batch, where its size is left to the engine
-MIN_BASE64 = 257  # characters without a slash: too long for the name of a file
+SEARCH_S, QUIET_S = 5.0, 0.1  # how far around the limit a cut is searched; length of the quiet stretch
+GPU_MODEL_LEN = 24_576  # 1205 s of audio take 15,665 positions; context and answer take the rest
+CPU_PROMPT_LEN = 4096  # positions of the prompt: about five minutes of audio
+MOST_CLIPS = 256  # batch size if it is left to the engine
+MIN_BASE64 = 257  # characters; a string of this length without a slash is too long for a file name
 
 
 @dataclass(frozen=True, slots=True)
 class ASRTranscription:
     """The result for one input."""
 
-    language: str  # "" where none was heard; several, where the parts of long audio differ, joined by commas
+    language: str  # "" if none was detected; joined by commas if the parts of long audio have different ones
     text: str
     time_stamps: ForcedAlignResult | None = None
 
@@ -68,7 +68,7 @@ class Qwen3ASRModel(Closing):
         max_inference_batch_size: int = 32,
         max_new_tokens: int = 512,
     ) -> None:
-        """`model` and `aligner` are loaded; a batch size below 1 leaves it to the engine."""
+        """Wrap a loaded `model` and `aligner`. A batch size below 1 leaves the choice to the engine."""
         check_arguments(
             Qwen3ASRModel.__init__, max_inference_batch_size=max_inference_batch_size, max_new_tokens=max_new_tokens
         )
@@ -91,18 +91,18 @@ class Qwen3ASRModel(Closing):
         max_new_tokens: int = 512,
         **engine: Any,
     ) -> Self:
-        """Load Qwen3-ASR and, if asked for, its aligner.
+        """Load Qwen3-ASR and, if given, its forced aligner.
 
         Args:
             model: directory or hub id.
-            forced_aligner: the same of a Qwen3-ForcedAligner, which time stamps need.
+            forced_aligner: directory or hub id of a Qwen3-ForcedAligner, which time stamps need.
             forced_aligner_kwargs: arguments of Qwen3ForcedAligner.from_pretrained.
-            max_inference_batch_size: most clips encoded together; below 1, it is left to the engine.
+            max_inference_batch_size: most clips encoded together; a value below 1 leaves the choice to the engine.
             max_new_tokens: longest answer, in tokens.
-            engine: arguments of AutoModelVLLM, and transformers' `device_map` for its `device` and
-                `attn_implementation`, which has no effect. A `dtype` is that of both stages, unless there is an
-                `encoder_dtype`. max_model_len is by default large enough for 1205 s of audio on a GPU, and on a CPU for
-                some minutes beside the answer.
+            engine: arguments of AutoModelVLLM; also transformers' `device_map`, which sets `device`, and
+                `attn_implementation`, which has no effect. `dtype` applies to both stages, unless `encoder_dtype` is
+                given. By default, max_model_len suffices for 1205 s of audio on a GPU, and for about five minutes on a
+                CPU.
         """
         check_arguments(
             Qwen3ASRModel.from_pretrained, forced_aligner_kwargs=forced_aligner_kwargs, max_new_tokens=max_new_tokens
@@ -129,10 +129,10 @@ class Qwen3ASRModel(Closing):
         max_new_tokens: int = 4096,
         **engine: Any,
     ) -> Self:
-        """`from_pretrained` with the package's defaults for vLLM, and vLLM's arguments by their own names.
+        """`from_pretrained` with the package's defaults for vLLM, and with vLLM's arguments by their own names.
 
-        What AutoModelVLLM has an argument for (gpu_memory_utilization, tensor_parallel_size, dtype, ...) goes there,
-        and everything else into its `vllm`.
+        Arguments of AutoModelVLLM (gpu_memory_utilization, tensor_parallel_size, dtype, ...) are passed to it. All
+        others become entries of its `vllm`.
         """
         own = {
             *argument_names(AutoModelVLLM.__init__),
@@ -161,16 +161,17 @@ class Qwen3ASRModel(Closing):
         language: str | Iterable[str | None] | None = None,
         return_time_stamps: bool = False,
     ) -> list[ASRTranscription]:
-        """Transcribe one input or several; unlike `generate`, one that fails fails all.
+        """Transcribe one input or several. Unlike in `generate`, an input that fails raises an error for all of them.
 
         Args:
             audio: path, URL, base64, (samples, sample_rate) or any other input of `generate`, or an iterable of them.
-            context: what the speech is about, one for each or one for all.
-            language: a name or ISO code, one for each or one for all; None or "" leaves it to the model.
-            return_time_stamps: time the words with the forced aligner.
+            context: what the speech is about, one for each input or one for all.
+            language: a name or ISO code, one for each input or one for all; with None or "" the model detects it.
+            return_time_stamps: find word times with the forced aligner.
 
         Raises:
-            ConfigError: numbers that do not match, an unknown language, or time stamps without an aligner.
+            ConfigError: the numbers of inputs, contexts and languages differ, a language is unknown, or time stamps are
+                requested without an aligner.
             ASRError: an input that cannot be transcribed.
         """
         self._streams.require_none()
@@ -208,17 +209,18 @@ class Qwen3ASRModel(Closing):
         unfixed_token_num: int = 5,
         chunk_size_sec: float = 2.0,
     ) -> ASRStreamingState:
-        """A new live stream; several may be open at once.
+        """Open a live stream; several may be open at once.
 
         Args:
             context: what the speech is about.
-            language: a name or ISO code; None leaves it to the model.
-            unfixed_chunk_num: chunks at the beginning of a segment of speech, of whose texts nothing is kept.
-            unfixed_token_num: tokens at the end of each text, that are decoded again with the next chunk.
-            chunk_size_sec: of audio between two texts.
+            language: a name or ISO code; with None the model detects it.
+            unfixed_chunk_num: number of chunks at the beginning of a speech segment whose text is decoded again from
+                its start.
+            unfixed_token_num: number of tokens at the end of each text that are decoded again with the next chunk.
+            chunk_size_sec: seconds of audio between two updates of the text.
 
         Raises:
-            ConfigError: a number out of range or an unknown language.
+            ConfigError: a number is out of range, or the language is unknown.
         """
         check_arguments(Qwen3ASRModel.init_streaming_state, chunk_size_sec=chunk_size_sec)
         return self._streams.start(
@@ -230,24 +232,24 @@ class Qwen3ASRModel(Closing):
         )
 
     def streaming_transcribe(self, pcm16k: Any, state: ASRStreamingState) -> ASRStreamingState:
-        """Hear more of a stream, 16 kHz mono: int16, or floats in [-1, 1]. The state's language and text are new."""
+        """Add samples, (N,) at 16 kHz: int16, or floats in [-1, 1]. Updates the state's language and text."""
         check_arguments(Qwen3ASRModel.streaming_transcribe, state=state)
         self._streams.hear(pcm16k, state)
         return state
 
     def finish_streaming_transcribe(self, state: ASRStreamingState) -> ASRStreamingState:
-        """The end of a stream: nothing in the state's text will change any more."""
+        """End a stream; the state's text is final afterwards."""
         check_arguments(Qwen3ASRModel.finish_streaming_transcribe, state=state)
         self._streams.finish(state)
         return state
 
     def close(self) -> None:
-        """End vLLM and free the memory; idempotent."""
+        """Stop vLLM and free the memory; idempotent."""
         self._streams.close()
         self._model.close()
 
     def _transcribe(self, chunks: Sequence[tuple[Waveform, str, str | None]]) -> list[tuple[str, str]]:
-        """Language and text of each chunk."""
+        """(language, text) of each chunk, in order. Raises the first error of a chunk."""
         inputs = [
             AudioInput(key=str(k), source=chunk, sample_rate=SAMPLE_RATE, context=context, language=language)
             for k, (chunk, context, language) in enumerate(chunks)
@@ -267,10 +269,10 @@ class Qwen3ASRModel(Closing):
 
 
 def cut_at_quiet(waveform: Waveform, limit_s: float, *, sample_rate: int = SAMPLE_RATE) -> list[Waveform]:
-    """Pieces of about `limit_s` seconds, which join to the whole.
+    """Cut a waveform (N,) into adjacent pieces of about `limit_s` seconds.
 
-    Each cut is at the smallest sample of the quietest QUIET_S within SEARCH_S of the limit, the earliest among equals,
-    so that a piece may be SEARCH_S longer.
+    Each cut is at the smallest absolute sample of the quietest QUIET_S within SEARCH_S of the limit; ties take the
+    earliest. A piece may be up to SEARCH_S longer than the limit.
     """
     limit, search, quiet = (round(seconds * sample_rate) for seconds in (limit_s, SEARCH_S, QUIET_S))
     pieces, start = [], 0
@@ -286,7 +288,7 @@ def cut_at_quiet(waveform: Waveform, limit_s: float, *, sample_rate: int = SAMPL
 
 
 def merge_languages(names: Sequence[str]) -> str:
-    """Languages of consecutive parts -> those that differ from the one before, joined by commas."""
+    """Languages of consecutive parts -> one string, joined by commas, without empty names and adjacent repetitions."""
     named = [name for name in names if name]
     return ",".join(name for k, name in enumerate(named) if k == 0 or name != named[k - 1])
 
@@ -294,7 +296,7 @@ def merge_languages(names: Sequence[str]) -> str:
 def _merged(
     heard: Sequence[tuple[str, str]], stamps: Sequence[ForcedAlignResult] | None, chunks: Sequence[Waveform]
 ) -> ASRTranscription:
-    """One result of the parts of an input; parts are joined as they are."""
+    """Merge the results of an input's parts; texts are concatenated, and times shifted by each part's start."""
     items: list[ForcedAlignItem] = []
     offset_s = 0.0
     for chunk, result in zip(chunks, stamps or (), strict=False):
@@ -311,7 +313,7 @@ def _merged(
 
 
 def _engine_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Transformers' arguments among AutoModelVLLM's -> AutoModelVLLM's alone."""
+    """Translate transformers' arguments into those of AutoModelVLLM."""
     ours = dict(options)
     say_unused(attn_implementation=ours.pop("attn_implementation", None))
     if (device := ours.pop("device_map", None)) is not None:
@@ -322,13 +324,16 @@ def _engine_options(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _for_each(name: str, value: object, count: int) -> list[str | None]:
-    """A single string or None, or an iterable of one, stands for all. Raises ConfigError for anything else."""
+    """One value for each of `count` inputs. A single string or None, or an iterable of one, applies to all inputs.
+
+    Raises ConfigError for values that are neither strings nor None.
+    """
     values = checked_texts(name, value)
     return values * count if len(values) == 1 else values
 
 
 def _load(source: Any) -> Waveform:
-    """Raises AudioError."""
+    """Read one input; a long string without path separators is base64. Raises AudioError."""
     if isinstance(source, str) and len(source) >= MIN_BASE64 and not {"/", "\\", ":"} & set(source):
         source = decode_base64(source)
     (item,) = expand_inputs([source])

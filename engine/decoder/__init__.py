@@ -1,5 +1,5 @@
-"""Stage 2: prompt embeddings -> hypotheses (token ids, log probabilities, why the text ended).
+"""Stage 2: prompt embeddings -> hypotheses (token ids, log-probabilities, finish reason).
 
-In: `(T, D)` embeddings of one prompt and DecodeParams, by `Decoder.submit`. Out: Hypothesis objects, by `Decoder.poll`.
-Read base.py first: the seam that vLLM, transformers and the tests' fake all stand behind.
+In: (P, hidden_size) embeddings of one prompt and DecodeParams, through `Decoder.submit`. Out: Hypothesis objects, from
+`Decoder.poll`. Read base.py first: it defines the interface of all decoders (vLLM, transformers, the tests' fake).
 """

@@ -1,9 +1,9 @@
-"""Stage 2's seam: prompt embeddings in, hypotheses out, many at a time.
+"""The interface of stage 2: prompt embeddings -> hypotheses, many at a time.
 
-A decoder takes prompts at any moment (`submit`) and hands back whatever has finished (`poll`); prompts submitted while
-others are being decoded join them in the same batch, and any of them can be dropped (`cancel`) or watched (`written`)
-alone. Both decoders take the same prompts and check them here, because
-vLLM does not: a wrong width or a NaN would stop its engine or turn into words.
+A decoder takes prompts at any time (`submit`) and returns those that have finished (`poll`). Prompts submitted while
+others are being decoded join the running batch. Each prompt can be dropped (`cancel`), or followed while it is decoded
+(`partial_tokens`). All decoders check prompts here, because vLLM does not: a wrong width would stop its engine, and a
+NaN could become text.
 """
 
 from collections.abc import Collection, Sequence
@@ -19,19 +19,19 @@ from ..errors import AudioError, ConfigError, DecodeError, PromptTooLongError
 from ..manifest import LLMInfo
 from ..transcript import FinishReason
 
-POLL_S = 0.05  # that a caller with nothing else to do waits for a result
+POLL_S = 0.05  # how long a caller with nothing else to do waits for a result
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodeParams:
-    """How to choose tokens. The default is greedy, as the models are meant to be read."""
+    """How to choose tokens. The default is greedy decoding, which the models are made for."""
 
     max_new_tokens: int = 512
     temperature: float = 0.0  # 0 is greedy
     top_p: float = 1.0
-    repetition_penalty: float = 1.0  # on the answer alone: embedding prompts have no token ids
-    seed: int | None = None  # of sampling, when temperature > 0
-    ignore_eos: bool = False  # always write max_new_tokens; for measuring speed
+    repetition_penalty: float = 1.0  # applies to the answer's tokens only: prompts of embeddings have no token ids
+    seed: int | None = None  # for sampling, when temperature > 0
+    ignore_eos: bool = False  # always generate max_new_tokens; for measuring speed
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
@@ -46,66 +46,65 @@ class DecodeParams:
 
 @dataclass(frozen=True, slots=True)
 class Hypothesis:
-    """What the LLM wrote. Neither tuple holds the end-of-sentence token."""
+    """The LLM's answer to one prompt, without the end-of-text token."""
 
     token_ids: tuple[int, ...]
     log_probs: tuple[float, ...]  # natural logarithm, one per token
     finish_reason: FinishReason
-    error: str | None = None  # why this prompt alone could not be decoded, while the engine goes on
+    error: str | None = None  # why this prompt could not be decoded; the engine continues with the others
 
 
 class Decoder(Protocol):
     """Decodes prompt embeddings with continuous batching."""
 
     limits: "PromptLimits"
-    max_pending: int  # prompts that keep it busy; more would only wait. Known when it is ready
+    max_pending: int  # as many prompts as keep it busy; further ones would only wait. Set once it is ready
 
     def wait_until_ready(self) -> None:
-        """Called once, before anything is submitted. Raises ConfigError or DecodeError if it cannot start."""
+        """Wait until the model is loaded; called once, before any `submit`. Raises ConfigError or DecodeError."""
 
     @property
     def num_pending(self) -> int:
-        """Prompts submitted and not yet handed back."""
+        """The number of prompts that were submitted and not yet returned by `poll`."""
 
     def submit(self, prompt_embeds: Tensor, params: DecodeParams, *, stream_tokens: bool = False) -> int:
-        """Queue (P, hidden_size) prompt embeddings; returns the id that `poll` will name.
+        """Queue (P, hidden_size) prompt embeddings on the CPU; returns the prompt's id, which `poll` returns too.
 
-        `stream_tokens` keeps partial_tokens() up to date for this prompt, which costs a message a step between
-        processes.
+        `stream_tokens` keeps partial_tokens() up to date for this prompt. It costs one message between processes per
+        step.
 
-        Raises PromptTooLongError, AudioError or DecodeError for a prompt that cannot be decoded; the engine stays
-        usable.
+        Raises PromptTooLongError, AudioError or DecodeError for an invalid prompt; the decoder remains usable.
         """
 
     def poll(self, *, wait_s: float = POLL_S, wake: int | None = None) -> list[tuple[int, Hypothesis]]:
-        """Go on decoding and return what has finished; empty and at once when nothing is pending.
+        """Continue decoding and return the finished prompts as (id, hypothesis). With nothing pending, return at once.
 
-        A decoder in this process decodes one more step. One in processes of its own decodes anyway: this waits for news
-        of any prompt, at most `wait_s` and not longer than until the file descriptor `wake` can be read.
+        A decoder in this process decodes one step (vLLM) or one batch (transformers). A decoder in other processes runs
+        by itself: this waits for its next message, at most `wait_s`, or until the file descriptor `wake` is readable.
 
-        Raises DecodeError if the engine failed, also while it had nothing to do; it must be built anew.
+        Raises DecodeError if the engine has failed, even while it was idle; a new decoder must be built then.
         """
 
     def partial_tokens(self, prompt_id: int) -> Sequence[int]:
-        """The tokens so far of a pending prompt that is followed; none where whole answers are decoded at once."""
+        """The tokens so far of a pending prompt submitted with `stream_tokens`; () if answers are decoded whole."""
 
     def cancel(self, prompt_ids: Collection[int] | None = None) -> None:
-        """Drop these prompts, or everything that is pending. What is not pending is passed over."""
+        """Drop these prompts, or all pending ones. Ids that are not pending are ignored."""
 
     def close(self) -> None:
-        """Free the model; idempotent. No call may follow."""
+        """Free the model; idempotent. The decoder may not be used afterwards."""
 
 
 @dataclass(frozen=True, slots=True)
 class PromptLimits:
-    """What every prompt must fit into."""
+    """The limits that every prompt is checked against."""
 
     hidden_size: int
     max_model_len: int  # positions: prompt and answer together
     dtype: torch.dtype
 
     def check(self, prompt_embeds: Tensor, params: DecodeParams) -> None:
-        """Raises PromptTooLongError; AudioError for numbers that no LLM can read; DecodeError for a wrong shape."""
+        """Check one prompt. Raises DecodeError for a wrong shape, PromptTooLongError, or AudioError for NaN or inf."""
         if prompt_embeds.dim() != 2 or prompt_embeds.shape[1] != self.hidden_size:
             raise DecodeError(
                 f"prompt embeddings must be (positions, {self.hidden_size}), got {tuple(prompt_embeds.shape)}"
@@ -115,7 +114,7 @@ class PromptLimits:
             raise AudioError("prompt embeddings hold NaN or infinity: the encoder failed on this audio")
 
     def check_length(self, num_positions: int, max_new_tokens: int) -> None:
-        """Raises PromptTooLongError if prompt and answer do not fit."""
+        """Raises PromptTooLongError if prompt and answer together exceed max_model_len."""
         if num_positions + max_new_tokens > self.max_model_len:
             raise PromptTooLongError(
                 f"the prompt takes {num_positions} positions and max_new_tokens={max_new_tokens} more, together "
@@ -126,7 +125,7 @@ class PromptLimits:
 
 @dataclass(frozen=True, slots=True)
 class LLMSource:
-    """The converted LLM that a decoder loads. Raises ConfigError for a max_model_len that the LLM was not made for."""
+    """The converted LLM that a decoder loads. Raises ConfigError if max_model_len exceeds the LLM's positions."""
 
     directory: Path
     info: LLMInfo
@@ -146,9 +145,10 @@ class LLMSource:
 
 
 def is_finite(rows: Tensor) -> bool:
-    """Whether bfloat16 or float32 rows on the CPU hold neither NaN nor infinity, whose exponents are all ones.
+    """Whether bfloat16 or float32 rows on the CPU contain neither NaN nor infinity.
 
-    isfinite().all() takes twenty times as long, and what makes a copy, as torch's sum of bfloat16 does, page faults.
+    Both have an exponent of all ones, so an integer comparison of the bits finds them. isfinite().all() takes twenty
+    times as long. Operations that copy, such as torch's sum of bfloat16, are slowed down by page faults.
     """
     bits = rows.contiguous().view(torch.uint8).numpy()  # NumPy has no bfloat16
     if rows.dtype == torch.bfloat16:
@@ -157,5 +157,5 @@ def is_finite(rows: Tensor) -> bool:
     else:
         signed, unsigned = bits.view(np.int32), bits.view(np.uint32)
         infinity, minus_infinity = 0x7F80_0000, 0xFF80_0000
-    # Among signed integers, what is not finite and positive is the largest; among unsigned ones, what is negative.
+    # As signed integers, +inf and positive NaN exceed every finite value; as unsigned ones, -inf and negative NaN do.
     return int(signed.max(initial=0)) < infinity and int(unsigned.max(initial=0)) < minus_infinity

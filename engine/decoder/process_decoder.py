@@ -1,11 +1,11 @@
-"""Stage 2 in processes of its own: one or several vLLM engines that share a GPU.
+"""Stage 2 in worker processes: one or several vLLM engines that share a GPU.
 
-With such small models vLLM spends more time in Python than on the GPU. In a process of its own it does not share
-Python's lock with stage 1, and while one engine schedules, the GPU decodes for another. Prompts go to the engine that
-has the fewest; those submitted between two polls travel together.
+With such small models vLLM spends more time in Python than on the GPU. In its own process it does not compete with
+stage 1 for the GIL, and while one engine schedules, the GPU decodes for another. A prompt goes to the engine with the
+fewest prompts. Prompts submitted between two polls are sent together.
 
-An engine that ends, or that has prompts and makes no progress, is an error and never a wait: every wait for it has a
-limit. A step of vLLM cannot be interrupted, so that its process is ended with it.
+Every wait for an engine has a limit: an engine that ends, or that has prompts and makes no progress, raises an error. A
+step of vLLM cannot be interrupted, so a stalled engine's process is terminated.
 """
 
 import contextlib
@@ -28,32 +28,32 @@ from .prompt_memory import Piece, PromptMemory
 from .vllm_decoder import VLLMOptions
 
 WORKER = f"{__package__}.worker"
-# What an engine needs on the GPU besides weights and KV cache: activations of a full batch, logits, CUDA graphs.
+# GPU memory of an engine besides weights and KV cache: activations of a full batch, logits, CUDA graphs.
 WORKSPACE_BYTES = 3 << 30
-PROMPT_BYTES = 512 << 20  # of prompts that one engine has; what does not fit goes through the socket
-LOAD_TIMEOUT_S = 1800.0  # until an engine is ready; compiling takes minutes, and so may weights on a slow disk
+PROMPT_BYTES = 512 << 20  # shared memory for the prompts of one engine; prompts that do not fit go through the socket
+LOAD_TIMEOUT_S = 1800.0  # for loading an engine; compilation takes minutes, and so can weights on a slow disk
 
 
 @dataclass(slots=True, eq=False)
 class _Prompt:
-    """One that is pending."""
+    """A pending prompt."""
 
     submitted: float = field(default_factory=time.monotonic)
-    written: list[int] = field(default_factory=list)  # tokens so far, if it is followed
-    piece: Piece | None = None  # of the memory, once it is sent
+    written: list[int] = field(default_factory=list)  # tokens so far, if it was submitted with `stream_tokens`
+    piece: Piece | None = None  # the shared memory that holds it, once it is sent
 
 
 @dataclass(slots=True, eq=False)
 class _Engine:
-    """One process, as its parent sees it."""
+    """The parent's view of one worker process with a vLLM engine."""
 
     child: Child
     memory: PromptMemory
     stall_timeout_s: float
-    failure: str = ""  # why it was given up
-    heard: float = field(default_factory=time.monotonic)  # when it had its last news, or the first of its prompts
-    outbox: dict[int, tuple[Tensor, DecodeParams, bool]] = field(default_factory=dict)  # ..., whether it is followed
-    pending: dict[int, _Prompt] = field(default_factory=dict)  # those in the outbox included
+    failure: str = ""  # why the engine was given up
+    heard: float = field(default_factory=time.monotonic)  # time of its last message, or when prompts ended its idleness
+    outbox: dict[int, tuple[Tensor, DecodeParams, bool]] = field(default_factory=dict)  # the bool is `stream_tokens`
+    pending: dict[int, _Prompt] = field(default_factory=dict)  # includes those in the outbox
 
     @classmethod
     def start(cls, stall_timeout_s: float) -> "_Engine":
@@ -66,14 +66,14 @@ class _Engine:
         return cls(child, memory, stall_timeout_s)
 
     def wait_until_ready(self) -> int:
-        """The number of prompts that keep it busy."""
+        """Wait until the engine is loaded; returns its `max_pending`. Raises ASRError."""
         if not wait_readable([self.fileno()], LOAD_TIMEOUT_S):
             raise self.give_up(f"vLLM's engine has not loaded within {LOAD_TIMEOUT_S:.0f} s")
         num_prompts: int = self.receive()
         return num_prompts
 
     def flush(self) -> None:
-        """Send what was submitted since the last time."""
+        """Send the prompts that were submitted since the last call."""
         if not self.outbox:
             return
         if len(self.outbox) == len(self.pending):
@@ -88,40 +88,43 @@ class _Engine:
         self.outbox.clear()
 
     def forget(self, prompt_id: int) -> bool:
-        """Whether the prompt was pending; it no longer is."""
+        """Remove a prompt and release its memory. Returns whether it was pending."""
         prompt = self.pending.pop(prompt_id, None)
         if prompt is not None and prompt.piece is not None:
             self.memory.release(prompt.piece)
         return prompt is not None
 
     def close(self) -> None:
-        """End the process; idempotent."""
+        """Stop the process; idempotent."""
         self.child.close()
         self.memory.close()
 
     def fileno(self) -> int:
-        """Of the socket. Raises DecodeError if the engine was given up."""
+        """The socket's file descriptor. Raises DecodeError if the engine was given up."""
         if self.failure:
             raise DecodeError(self.failure)
         return self.child.socket.fileno()
 
     def check_progress(self) -> None:
-        """Called when it has no news. Raises DecodeError if it has had prompts for too long without any."""
+        """Called when no message has come. Raises DecodeError if prompts have been waiting too long for one."""
         if self.pending and time.monotonic() > self.heard + self.stall_timeout_s:
             raise self._stalled()
 
     def send(self, message: object) -> None:
-        """Raises DecodeError if it is not read in time. That the process has ended is for `receive` to find out."""
+        """Send a message. Raises DecodeError if the engine does not read it in time.
+
+        If the process has ended, this does nothing: `receive` raises the error, with the reason that the engine sent.
+        """
         self.fileno()
         try:
             send(self.child.socket, message)
-        except BlockingIOError as error:  # the socket's limit
+        except BlockingIOError as error:  # the socket's timeout
             raise self._stalled() from error
-        except OSError:  # why it has ended may be among what is yet to be read
+        except OSError:  # the process has ended; a message that says why may be waiting in the socket
             pass
 
     def receive(self) -> Any:
-        """The next message. Raises ASRError where the engine says why it failed, DecodeError where it cannot."""
+        """The next message. Raises the ASRError that the engine sent, or DecodeError if it ended without one."""
         try:
             message = receive(self.child.socket)
         except BlockingIOError as error:
@@ -137,7 +140,7 @@ class _Engine:
         return message
 
     def give_up(self, reason: str) -> DecodeError:
-        """End the process; every later call raises the same."""
+        """Stop the process, and return the error to raise; every later call raises the same error."""
         self.child.close()
         self.failure = reason
         return DecodeError(reason)
@@ -156,7 +159,7 @@ class ProcessDecoder:
     """Decodes with vLLM in `num_processes` processes."""
 
     def __init__(self, source: LLMSource, options: VLLMOptions, *, num_processes: int, stall_timeout_s: float) -> None:
-        """Start all processes; `wait_until_ready` says how that went. See EngineConfig for `stall_timeout_s`."""
+        """Start all processes; `wait_until_ready` waits for them. See EngineConfig for `stall_timeout_s`."""
         self.limits = source.limits
         self.max_pending = 0
         self._ids = itertools.count()
@@ -183,7 +186,7 @@ class ProcessDecoder:
     def poll(self, *, wait_s: float = POLL_S, wake: int | None = None) -> list[tuple[int, Hypothesis]]:
         for engine in self._engines:
             engine.flush()
-        # One that has nothing to do is looked at too: it may have died.
+        # Idle engines are polled too, because they may have died.
         engine_of = {engine.fileno(): engine for engine in self._engines}
         wakers = [] if wake is None else [wake]
         readable = wait_readable([*engine_of, *wakers], wait_s if self.num_pending else 0)
@@ -193,7 +196,7 @@ class ProcessDecoder:
                 engine.check_progress()
                 continue
             finished, written = engine.receive()
-            # What was cancelled may still arrive.
+            # Tokens of cancelled prompts may still arrive.
             for prompt_id, token_ids in written:
                 if prompt_id in engine.pending:
                     engine.pending[prompt_id].written += token_ids
@@ -210,7 +213,7 @@ class ProcessDecoder:
                 engine.outbox.pop(prompt_id, None)
                 engine.forget(prompt_id)
             if dropped:
-                with contextlib.suppress(DecodeError):  # a process that has ended has dropped everything
+                with contextlib.suppress(DecodeError):  # a process that has ended needs no message
                     engine.send(dropped)
 
     def close(self) -> None:
@@ -220,9 +223,9 @@ class ProcessDecoder:
 
 
 def wait_readable(file_descriptors: Iterable[int], wait_s: float) -> set[int]:
-    """Those that can be read now, or at their end; where there is none, the first within `wait_s`.
+    """The file descriptors that are readable or at their end; waits at most `wait_s` for the first one.
 
-    select.select() refuses numbers above 1,023, which a server's sockets reach.
+    It uses poll(), because select() refuses descriptors above 1,023, which a server's sockets reach.
     """
     poll = select.poll()
     for number in file_descriptors:
@@ -231,13 +234,13 @@ def wait_readable(file_descriptors: Iterable[int], wait_s: float) -> set[int]:
 
 
 def share_of_gpu(source: LLMSource, options: VLLMOptions, num_processes: int) -> VLLMOptions:
-    """Options of each of `num_processes` engines.
+    """The options of each of `num_processes` engines, with a fixed size of the KV cache.
 
-    Processes that start together cannot measure what memory they may take, as vLLM does where it is alone: each would
-    count what the others have just taken. The sizes of their KV caches are given instead.
+    A single vLLM engine measures how much memory it may take. Engines that start together cannot, because each would
+    count what the others have just allocated.
 
     Raises:
-        ConfigError: the GPU is too small for so many.
+        ConfigError: the GPU's memory is too small for so many engines.
     """
     if options.device.type == "cpu" or "kv_cache_memory_bytes" in options.engine:
         return options

@@ -1,7 +1,7 @@
-"""Memory for prompts that a process and its child both see: written once by the one, read in place by the other.
+"""Shared memory for prompts: the parent process writes them once, and the worker reads them in place.
 
-Through a socket the same rows cost several copies into fresh memory, and each of its pages a fault: 0.25 s of both
-processes for 190 MB, on a virtual machine.
+A socket would copy the rows several times into fresh memory, with a page fault for each page: 0.25 s in both processes
+for 190 MB, on a virtual machine.
 """
 
 import bisect
@@ -17,30 +17,30 @@ _ALIGNMENT = 64  # bytes
 
 
 def map_rows(file_descriptor: int) -> Tensor:
-    """All of a PromptMemory as (bytes,) uint8, in any process that has the descriptor."""
+    """Map a whole PromptMemory as a (num_bytes,) uint8 tensor, in any process that has the descriptor."""
     return torch.frombuffer(mmap.mmap(file_descriptor, 0), dtype=torch.uint8)
 
 
 @dataclass(slots=True, eq=False)
 class Piece:
-    """A stretch of the memory, held until all prompts in it are done."""
+    """A range of the memory, occupied until all prompts in it are done."""
 
     start: int  # bytes
     size: int  # bytes
-    num_prompts: int
+    num_prompts: int  # prompts that are not done
 
 
 class PromptMemory:
-    """The writing end. It takes no memory before it is written to, and the system frees it after the last process."""
+    """The writing side. Pages are allocated when they are written, and freed after the last process has closed them."""
 
     def __init__(self, num_bytes: int) -> None:
         self.file_descriptor = os.memfd_create("prompts")
         os.ftruncate(self.file_descriptor, num_bytes)
         self._rows = map_rows(self.file_descriptor)
-        self._pieces: list[Piece] = []  # by start
+        self._pieces: list[Piece] = []  # sorted by start
 
     def write(self, prompts: Sequence[Tensor]) -> Piece | None:
-        """Put prompts, each (P, hidden_size) of one dtype, one after another; None where there is no room for all."""
+        """Write prompts, each (P, hidden_size) of the same dtype, contiguously; None if they do not all fit."""
         size = sum(prompt.nbytes for prompt in prompts)
         start = self._find(size)
         if start is None:
@@ -52,17 +52,17 @@ class PromptMemory:
         return piece
 
     def release(self, piece: Piece) -> None:
-        """One of the piece's prompts is done."""
+        """Record that one of the piece's prompts is done; frees the piece after the last one."""
         piece.num_prompts -= 1
         if not piece.num_prompts:
             self._pieces.remove(piece)
 
     def close(self) -> None:
-        """Children may still read."""
+        """Close the descriptor. Worker processes may still read the memory."""
         os.close(self.file_descriptor)
 
     def _find(self, size: int) -> int | None:
-        """The lowest place that is free, so that as few pages as possible are ever touched."""
+        """The lowest free offset for `size` bytes, to allocate as few pages as possible; None if there is none."""
         start = 0
         for piece in self._pieces:
             if start + size <= piece.start:

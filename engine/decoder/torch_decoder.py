@@ -1,7 +1,7 @@
-"""Stage 2 with transformers: any torch device (cpu, cuda, npu), no vLLM.
+"""Stage 2 with transformers: runs on any torch device (cpu, cuda, npu), without vLLM.
 
-It serves where vLLM cannot run and is the reference that vLLM's tokens are compared with. Prompts wait until `poll`,
-which decodes one whole batch of them.
+It is used where vLLM cannot run, and it is the reference for vLLM's tokens. Prompts wait until `poll`, which decodes
+one whole batch.
 """
 
 import itertools
@@ -34,7 +34,7 @@ class TorchDecoder:
         self._ids = itertools.count()
 
     def wait_until_ready(self) -> None:
-        """It is, from the start."""
+        """Return at once: the model was loaded by the constructor."""
 
     @property
     def num_pending(self) -> int:
@@ -69,7 +69,7 @@ class TorchDecoder:
 
     @torch.inference_mode()
     def _decode(self, prompts: Sequence[Tensor], params: DecodeParams) -> list[Hypothesis]:
-        """Decode prompts of (P, hidden_size) together, padded on the left so that all answers begin at one position."""
+        """Decode prompts, (P, hidden_size) each, as one batch, padded on the left so that answers start together."""
         generator = None
         if params.seed is not None:
             generator = torch.Generator(self._device).manual_seed(params.seed)
@@ -113,7 +113,7 @@ def _hypothesis(outcome: Hypothesis | ASRError) -> Hypothesis:
 
 
 def choose_tokens(logits: Tensor, token_ids: Tensor, params: DecodeParams, generator: torch.Generator | None) -> Tensor:
-    """Next tokens (B, 1) from logits (B, V) float32 and the tokens written so far (B, n)."""
+    """The next tokens (B, 1), from logits (B, V) float32 and the tokens so far (B, n)."""
     if params.repetition_penalty != 1 and token_ids.shape[1]:
         seen = logits.gather(1, token_ids)
         penalised = torch.where(seen > 0, seen / params.repetition_penalty, seen * params.repetition_penalty)

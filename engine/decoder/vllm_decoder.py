@@ -1,9 +1,9 @@
-"""Stage 2 with vLLM, in this process. This is the only file that imports vllm.
+"""Stage 2 with vLLM, in this process.
 
-Of vLLM's LLMEngine it uses the two ends, the check of inputs and the engine core. What lies between turns tokens into
-text and costs a fifth of a step; tokens are enough here. The engine runs where it is built: embeddings need no
-serialisation, and nothing is spawned, several GPUs apart. `process_decoder.py` builds it in processes of its own, where
-it does not share Python's lock with stage 1.
+Of vLLM's LLMEngine this uses the input processor and the engine core. The output processor between them would turn
+tokens into text, which is not needed here and costs a fifth of a step. The engine core runs in this process, so
+embeddings need no serialisation, and processes are spawned only for several GPUs. process_decoder.py runs this decoder
+in worker processes, where it does not compete with stage 1 for the GIL.
 """
 
 import gc
@@ -22,34 +22,38 @@ from ..config import is_spread
 from ..errors import ConfigError, DecodeError
 from .base import POLL_S, DecodeParams, Hypothesis, LLMSource
 
-# vLLM's names of what has a named argument here, or what this decoder stands on.
+# vLLM's engine arguments that have their own argument here, and those that this decoder requires.
 OWN_ARGUMENTS = frozenset({"dtype", "gpu_memory_utilization", "max_model_len", "model", "tensor_parallel_size"})
 FIXED_ARGUMENTS = frozenset({"enable_prompt_embeds", "skip_tokenizer_init"})
 CPU_KV_CACHE_BYTES = 1 << 30
 CPU_BATCH = 128
-# Compiled products that oneDNN keeps for vLLM on a CPU, one for each number of rows that a layer has met: 0.15 ms to
-# compile, 0.3 MB to keep. Its own default is 1024.
+# Kernels that oneDNN caches for vLLM on a CPU, one for each number of rows that a layer has been called with. A kernel
+# takes 0.15 ms to compile and 0.3 MB of memory. oneDNN's default is 1024.
 ONEDNN_CACHE = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
-# The largest batch that vLLM captures CUDA graphs for: 45 k tokens/s on an H200, against 34 k with its default of 1024.
+# The largest batch for which vLLM captures CUDA graphs: 45 k tokens/s on an H200, against 34 k with its default, 1024.
 GPU_BATCH = 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VLLMOptions:
-    """How vLLM runs, beyond the LLM itself."""
+    """How vLLM runs the LLM."""
 
     device: torch.device  # cpu or cuda
     tensor_parallel_size: int = 1  # GPUs that share the LLM
     gpu_memory_utilization: float = 0.8  # share of the GPU's memory for weights and KV cache
-    engine: Mapping[str, Any] = field(default_factory=dict)  # EngineArgs by name, over the defaults chosen here
+    engine: Mapping[str, Any] = field(default_factory=dict)  # EngineArgs by name; they override the defaults set here
 
     @property
     def is_spread(self) -> bool:
-        """Whether the model runs in other processes than the one that gives it prompts."""
+        """Whether vLLM runs the model in processes of its own, to which prompts are sent."""
         return is_spread(self.tensor_parallel_size, self.engine)
 
     def engine_arguments(self, source: LLMSource) -> dict[str, Any]:
-        """Everything that vLLM is told. Raises ConfigError for an option that it does not know, or that is named."""
+        """All of vLLM's engine arguments.
+
+        Raises ConfigError for an option in `engine` that vLLM does not know, that has its own argument here, or that
+        this decoder requires.
+        """
         arguments: dict[str, Any] = {
             "model": str(source.directory),
             "dtype": str(source.dtype).removeprefix("torch."),
@@ -58,16 +62,16 @@ class VLLMOptions:
             "gpu_memory_utilization": self.gpu_memory_utilization,
             "enable_prompt_embeds": True,
             "skip_tokenizer_init": True,
-            "enable_prefix_caching": False,  # no two clips share a prefix worth its hashing
+            "enable_prefix_caching": False,  # clips share only short prefixes, which do not repay the hashing
             "disable_log_stats": True,
             "use_tqdm_on_load": False,
             "seed": 0,
         }
         if self.device.type == "cpu":
-            # Compilation needs a C++ compiler and more time than these models repay on a CPU.
+            # On a CPU, compilation needs a C++ compiler and takes more time than it saves with these models.
             arguments |= {"enforce_eager": True, "kv_cache_memory_bytes": CPU_KV_CACHE_BYTES, "max_num_seqs": CPU_BATCH}
         else:
-            # Prompts are short; the split of long ones into parts was most of what attention took on an H200.
+            # Prompts are short. Splitting them for attention took most of attention's time on an H200.
             attention = {"flash_attn_max_num_splits_for_cuda_graph": 1}
             arguments |= {"max_num_seqs": GPU_BATCH, "attention_config": attention}
         return arguments | _checked(self.engine)
@@ -76,7 +80,7 @@ class VLLMOptions:
 class VLLMDecoder:
     """Decodes with vLLM's continuous batching."""
 
-    _num_open: ClassVar[int] = 0  # in this process
+    _num_open: ClassVar[int] = 0  # open decoders in this process
 
     def __init__(self, source: LLMSource, options: VLLMOptions) -> None:
         """Start the engine. Raises ConfigError for an option that vLLM does not know."""
@@ -85,7 +89,7 @@ class VLLMDecoder:
         VLLMDecoder._num_open += 1
         self._is_eager = bool(arguments.get("enforce_eager"))
         self._is_spread = options.is_spread
-        self.num_tokens = 0  # written so far, for all prompts
+        self.num_tokens = 0  # tokens generated so far, for all prompts
         self.limits = source.limits
         self.max_pending = 2 * arguments["max_num_seqs"]
         self._eos_token_ids = frozenset(source.info.eos_token_ids)
@@ -94,7 +98,7 @@ class VLLMDecoder:
         self._ids = itertools.count()
 
     def wait_until_ready(self) -> None:
-        """It is, from the start."""
+        """Return at once: the engine was started by the constructor."""
 
     @property
     def num_pending(self) -> int:
@@ -105,7 +109,7 @@ class VLLMDecoder:
         return self.add(prompt_embeds, params)
 
     def add(self, prompt_embeds: Tensor, params: DecodeParams) -> int:
-        """`submit` for a prompt that has been checked."""
+        """`submit` without the check, for a prompt that was checked by another process."""
         prompt = vllm_prompt(prompt_embeds.to(self.limits.dtype), travels=self._is_spread)
         prompt_id = next(self._ids)
         request = self._engine.input_processor.process_inputs(
@@ -121,7 +125,7 @@ class VLLMDecoder:
         from vllm.v1.engine.exceptions import EngineDeadError
 
         try:
-            # vLLM's sampler compiles a function even when asked not to compile.
+            # vLLM's sampler compiles a function even with enforce_eager.
             with torch.compiler.set_stance("force_eager" if self._is_eager else "default"):
                 step = self._engine.engine_core.get_output()
         except (EngineDeadError, RuntimeError) as error:
@@ -131,7 +135,7 @@ class VLLMDecoder:
         for output in step.outputs:
             prompt_id = int(output.request_id)
             if (answer := self._answers.get(prompt_id)) is None:
-                continue  # cancelled while this step was under way
+                continue  # cancelled during this step
             self.num_tokens += len(output.new_token_ids)
             answer.token_ids += output.new_token_ids
             answer.log_probs += (float(row[0]) for row in output.new_logprobs.logprobs)
@@ -175,7 +179,7 @@ class VLLMDecoder:
             max_tokens=params.max_new_tokens,
             stop_token_ids=[] if params.ignore_eos else sorted(self._eos_token_ids),
             ignore_eos=params.ignore_eos,
-            logprobs=0,  # of the chosen token alone
+            logprobs=0,  # only that of the chosen token
             flat_logprobs=True,
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
@@ -184,13 +188,13 @@ class VLLMDecoder:
 
 @dataclass(slots=True, eq=False)
 class _Answer:
-    """What vLLM has written so far for one prompt."""
+    """The tokens that vLLM has generated so far for one prompt."""
 
     token_ids: list[int] = field(default_factory=list)
     log_probs: list[float] = field(default_factory=list)
 
     def hypothesis(self, finish_reason: str) -> Hypothesis:
-        """With an error for an end that vLLM gives only to what went wrong with this one prompt."""
+        """The result. It has an `error` for a finish reason that vLLM gives only when this one prompt has failed."""
         if finish_reason == "length":
             return Hypothesis(tuple(self.token_ids), tuple(self.log_probs), "length")
         if finish_reason != "stop":
@@ -199,22 +203,22 @@ class _Answer:
 
 
 def vllm_prompt(rows: Tensor, *, travels: bool) -> dict[str, Any]:
-    """(P, hidden_size) rows as vLLM takes them.
+    """A prompt of (P, hidden_size) rows in vLLM's format.
 
-    `travels`: to other processes, and so pickled. A view takes all the memory that it is a view of with it, and rows
-    are views of hundreds of megabytes (prompt_memory.py); these get memory of their own.
+    `travels`: vLLM pickles the prompt for other processes. Pickling a view would include all the memory behind it, and
+    rows are views of hundreds of megabytes (prompt_memory.py), so they are copied first.
     """
     return {
         "prompt_embeds": rows.clone() if travels else rows,
-        # Without ids of its own, a prompt's penalties would read those of the slot's last occupant.
+        # Without token ids, the repetition penalty would read those of the batch slot's previous prompt.
         "prompt_token_ids": [0] * len(rows),
         "prompt_is_token_ids": [False] * len(rows),
     }
 
 
 def _shut_down_alone(client: Any) -> None:
-    """What vLLM's shutdown() does, without the end of its process groups, which other engines in this process use."""
-    if hasattr(client, "_finalizer"):  # newer than 0.26: would call shutdown() later
+    """vLLM's shutdown() without destroying its process groups, which other engines in this process use."""
+    if hasattr(client, "_finalizer"):  # vLLM newer than 0.26 would otherwise call shutdown() later
         client._finalizer.detach()
     core = client.engine_core
     core.structured_output_manager.clear_backend()
@@ -249,7 +253,7 @@ def _checked(options: Mapping[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def _environment(choices: Mapping[str, str]) -> Iterator[None]:
-    """Set what vLLM and its child processes read from the environment alone."""
+    """Set environment variables for the options that vLLM and its child processes read only from there."""
     before = {name: os.environ.get(name) for name in choices}
     os.environ.update(choices)
     try:

@@ -1,15 +1,15 @@
-"""A process that decodes for process_decoder.py.
+"""A worker process that decodes for process_decoder.py.
 
-It reads (LLMSource, VLLMOptions, file descriptor of a PromptMemory), builds the engine, answers with the number of
-prompts that keep it busy, and then
+It receives (LLMSource, VLLMOptions, file descriptor of a PromptMemory), builds the engine and sends its `max_pending`.
+After that it
 
-    reads   (ids, positions of each prompt, DecodeParams of each, whether it is followed,
-            all rows as bytes, or where in the memory they begin)
-            or a list of ids: drop these
-    writes  ([(id, Hypothesis), ...] of what has finished, [(id, new tokens), ...] of what is followed) if there is any,
-            or else now and then if tokens were written
+    receives  (ids, number of positions of each prompt, DecodeParams of each, `stream_tokens` of each,
+              all rows as bytes, or the offset in the PromptMemory where they begin)
+              or a list of ids to cancel
+    sends     ([(id, Hypothesis), ...] of finished prompts, [(id, new tokens), ...] of followed ones) when either list
+              has an entry, and otherwise once in NEWS_S while tokens are generated, so that the parent sees progress
 
-An ASRError that it writes is its last word.
+If it fails, it sends an ASRError as its last message.
 """
 
 import contextlib
@@ -35,13 +35,13 @@ from .base import DecodeParams
 from .prompt_memory import map_rows
 from .vllm_decoder import VLLMDecoder
 
-NEWS_S = 1.0  # after which the parent hears of tokens that nobody waits for
+NEWS_S = 1.0  # interval of messages that only report progress
 
 _END: Any = object()
 
 
 class Outbox:
-    """Sends in a thread, so that two ends with full buffers cannot wait for each other."""
+    """Sends in its own thread, so that parent and worker cannot deadlock when both socket buffers are full."""
 
     def __init__(self, parent: socket.socket) -> None:
         self._parent = parent
@@ -53,7 +53,7 @@ class Outbox:
         self._messages.put(message)
 
     def close(self) -> None:
-        """Wait until everything is sent."""
+        """Wait until all messages are sent."""
         self._messages.put(_END)
         self._thread.join()
 
@@ -63,12 +63,12 @@ class Outbox:
 
 
 def main() -> None:
-    """Answer until the parent has gone."""
+    """Decode until the parent process ends."""
     parent = connect()
     outbox = Outbox(parent)
     source, options, memory = receive(parent)
     if options.device.type != "cpu":
-        torch.set_num_threads(1)  # see threads.py
+        torch.set_num_threads(1)  # see acoustic/threads.py
     try:
         decoder = VLLMDecoder(source, options)
         end_with_any(lambda which: _fail(outbox, DecodeError(f"vLLM's engine: {which}; its log says why")))
@@ -84,7 +84,7 @@ def _fail(outbox: Outbox, error: ASRError) -> None:
 
 
 def serve(parent: socket.socket, prompts: "_Prompts", outbox: Outbox) -> None:
-    """Decode what comes. Raises EOFError when the parent has gone, DecodeError when the engine fails."""
+    """Decode prompts as they come. Raises EOFError when the parent has ended, DecodeError when the engine fails."""
     decoder = prompts.decoder
     asked = select.poll()
     asked.register(parent, select.POLLIN)
@@ -105,13 +105,13 @@ def serve(parent: socket.socket, prompts: "_Prompts", outbox: Outbox) -> None:
 
 
 class _Prompts:
-    """What the decoder has, by the parent's ids."""
+    """The decoder's pending prompts, translated between the parent's ids ("their") and the decoder's ("ours")."""
 
     def __init__(self, decoder: VLLMDecoder, memory: Tensor) -> None:
         self.decoder = decoder
         self._memory = memory  # uint8
-        self.their_id: dict[int, int] = {}  # by the decoder's
-        self._num_told: dict[int, int] = {}  # tokens of each followed prompt, by the decoder's id
+        self.their_id: dict[int, int] = {}  # keyed by the decoder's id
+        self._num_told: dict[int, int] = {}  # tokens already sent of each followed prompt, keyed by the decoder's id
 
     def add(
         self,
@@ -139,7 +139,7 @@ class _Prompts:
             self._num_told.pop(ours, None)
 
     def written_by_now(self, done: set[int]) -> list[tuple[int, list[int]]]:
-        """New tokens of those that are followed and not done, by the parent's ids."""
+        """New tokens of the followed prompts that are not in `done`, with the parent's ids."""
         for ours in done:
             self._num_told.pop(ours, None)
         written = []

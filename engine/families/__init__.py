@@ -1,7 +1,7 @@
-"""What is particular to a family of models: what is said to its LLM, how its answers read, how stage 1 is built.
+"""Model families: how each builds stage 1, prompts its LLM and parses the answer.
 
-In: the name in engine.json. Out: a ModelFamily. Read base.py first; a new family is one file here, beside its modules
-in encoders/ and its table of tensors in convert/.
+In: the family's name in engine.json. Out: a ModelFamily. Read base.py first. A new family is one file here, its modules
+in encoders/ and its table of tensor names in convert/.
 """
 
 from ..errors import CheckpointError
@@ -17,7 +17,7 @@ FAMILIES: dict[str, ModelFamily] = {
 
 
 def family_named(name: str) -> ModelFamily:
-    """Raises CheckpointError for a family that this version does not know."""
+    """The family of this name. Raises CheckpointError for an unknown family, and for a forced aligner."""
     if name == "qwen3_forced_aligner":
         raise CheckpointError("a forced aligner writes no text: give it as forced_aligner=, beside a model that does")
     if name not in FAMILIES:

@@ -1,6 +1,6 @@
-"""The seams of a model family: how it hears (AcousticModel) and how it is asked (ModelFamily).
+"""The interfaces of a model family: AcousticModel (stage 1) and ModelFamily (prompt and answer).
 
-A family is one file here, its modules in `encoders/`, and its name table in `convert/`.
+A family is one file here, its modules in `encoders/`, and its table of tensor names in `convert/`.
 """
 
 from collections.abc import Iterable, Sequence
@@ -23,12 +23,12 @@ from .languages import is_auto
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """How one clip shall be transcribed. Raises ConfigError for texts that hold what is no character."""
+    """How to transcribe one clip. Raises ConfigError for texts that are not valid Unicode."""
 
-    language: str | None = None  # a tag, code or name, see languages.py; None, "" or "auto" leaves it to the model
+    language: str | None = None  # a tag, code or name, see languages.py; with None, "" or "auto" the model detects it
     hotwords: tuple[str, ...] = ()
-    itn: bool = True  # numbers, dates and amounts as they are written ("25"), not as they are spoken
-    context: str = ""  # free text that the speech is about
+    itn: bool = True  # inverse text normalisation: write numbers, dates and amounts in digits ("25")
+    context: str = ""  # free text about the topic of the speech
 
     def __post_init__(self) -> None:
         if self.language is not None:
@@ -38,7 +38,7 @@ class Request:
         check_text("context", self.context)
 
     def refuse(self, family: str, *names: str) -> None:
-        """Raises ConfigError if one of the fields is set, since the family's prompt has no place for it."""
+        """Raises ConfigError if one of the named fields is set, because the family's prompt has no place for them."""
         default = Request(language=self.language if is_auto(self.language) else None)
         for name in names:
             if getattr(self, name) != getattr(default, name):
@@ -49,10 +49,10 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the LLM's answer says."""
+    """The parsed answer of the LLM."""
 
     text: str
-    language: str | None  # as it was asked for or, where the model names one, heard
+    language: str | None  # as requested, or as detected by a model that names the language
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,26 +60,26 @@ class EncodedUtterance:
     """Stage 1's result for one clip."""
 
     audio_embeds: Tensor  # (A, hidden_size) on the CPU, in the LLM's dtype
-    ctc_hidden: Tensor | None  # (T, D) on stage 1's device, one frame per encoder frame; None unless asked for
+    ctc_hidden: Tensor | None  # (T, D) hidden states of the CTC head on stage 1's device; None unless requested
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class EncodedBatch:
-    """Stage 1's result for B clips, padded. A GPU may still be at work on it: `utterances` waits."""
+    """Stage 1's result for B clips, padded. A GPU may still be computing it; `utterances` waits for that."""
 
     audio_embeds: Tensor  # (B, A, hidden_size) on the CPU
-    audio_lens: list[int]
-    ctc_hidden: Tensor | None  # (B, T, D)
-    encoder_lens: list[int]
-    done: torch.cuda.Event | None = None  # when the GPU has written audio_embeds
+    audio_lens: list[int]  # rows of each clip in `audio_embeds`
+    ctc_hidden: Tensor | None  # (B, T, D) on stage 1's device
+    encoder_lens: list[int]  # frames of each clip in `ctc_hidden`
+    done: torch.cuda.Event | None = None  # completes when the GPU has written `audio_embeds`; None on other devices
 
     @property
     def is_done(self) -> bool:
-        """Whether `utterances` need not wait."""
+        """Whether `utterances` returns without waiting."""
         return self.done is None or bool(self.done.query())  # type: ignore[no-untyped-call]
 
     def utterances(self) -> list[EncodedUtterance]:
-        """Views of each clip's own rows."""
+        """Wait for the result, and return views of each clip's rows without padding."""
         if self.done is not None:
             self.done.synchronize()
         hidden: Iterable[Tensor | None] = repeat(None) if self.ctc_hidden is None else self.ctc_hidden
@@ -89,42 +89,45 @@ class EncodedBatch:
 
 @dataclass(frozen=True, slots=True)
 class StageOneOptions:
-    """How stage 1 computes."""
+    """Where and how stage 1 runs."""
 
     device: torch.device
     dtype: torch.dtype  # of the encoder's weights
-    embeds_dtype: torch.dtype  # of what the LLM receives
-    dither: float = 0.0  # standard deviation of the noise added to 16-bit samples
-    word_processes: int = 0  # that time words beside this one
+    embeds_dtype: torch.dtype  # of the embeddings for the LLM
+    dither: float = 0.0  # standard deviation of the noise added to the samples, on the scale of 16-bit integers
+    word_processes: int = 0  # worker processes that find word times
 
 
 class AcousticModel(Protocol):
     """Stage 1: waveforms -> embeddings."""
 
     def num_frames(self, num_samples: int) -> int:
-        """What encoding a clip costs, in frames of 60 ms."""
+        """The cost of encoding a clip, in frames of 60 ms."""
 
     def num_audio_tokens(self, num_samples: int) -> int:
-        """LLM positions that a clip will take."""
+        """The number of LLM positions that a clip takes."""
 
     def encode(self, waveforms: Sequence[np.ndarray], *, with_ctc: bool) -> EncodedBatch:
-        """Encode one batch of (N,) float32 waveforms, 16 kHz. On a GPU this returns while the work is still queued."""
+        """Encode one batch of (N,) float32 waveforms at 16 kHz; on a GPU the work is queued, not awaited.
+
+        `with_ctc` requests `ctc_hidden`, if the checkpoint has a CTC head.
+        """
 
 
 class ModelFamily(Protocol):
-    """What the engine must know of one family of checkpoints."""
+    """What the engine needs to know about one family of checkpoints."""
 
     name: str
-    languages: tuple[str, ...]  # codes, see languages.py, of those that can be asked for; () where none can
-    best_length_s: float  # longer audio is heard less well in one pass
+    languages: tuple[str, ...]  # codes, see languages.py, of the languages that may be requested; () if none may
+    best_length_s: float  # longer audio is transcribed less accurately in one pass
 
     def build_acoustic_model(
         self, engine_dir: Path, manifest: EngineManifest, options: StageOneOptions
     ) -> tuple[AcousticModel, WordAligner | None]:
-        """Load stage 1, strictly, and what finds word times, where the checkpoint has it."""
+        """Load stage 1 strictly, and a WordAligner if the checkpoint has a CTC head. Raises CheckpointError."""
 
     def prompt_text(self, request: Request) -> PromptText:
-        """The family's one prompt. Raises ConfigError for what it does not know or has no place for."""
+        """Build the prompt. Raises ConfigError for an unknown language or an option that has no place in the prompt."""
 
     def parse_answer(self, answer: str, request: Request) -> Answer:
-        """What the LLM wrote, special tokens left out -> text and language."""
+        """The LLM's answer, without special tokens -> text and language."""

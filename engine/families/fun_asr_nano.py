@@ -1,4 +1,4 @@
-"""Fun-ASR-Nano and Fun-ASR-MLT-Nano: SenseVoice encoder, Transformer adaptor, Qwen3-0.6B, CTC for the times."""
+"""Fun-ASR-Nano and Fun-ASR-MLT-Nano: SenseVoice encoder, Transformer adaptor, Qwen3-0.6B, CTC head for word times."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,7 +35,7 @@ HOTWORD_HEADER = (
 
 
 class FunASRNano:
-    """The family of FunAudioLLM/Fun-ASR-Nano-2512, which hears Cantonese and other dialects as Chinese."""
+    """The family of FunAudioLLM/Fun-ASR-Nano-2512, which transcribes Cantonese and other dialects as Chinese."""
 
     name = "fun_asr_nano"
     languages: tuple[str, ...] = _NANO_CODES
@@ -77,7 +77,7 @@ class FunASRNano:
 
 
 class FunASRMLTNano(FunASRNano):
-    """The family of FunAudioLLM/Fun-ASR-MLT-Nano-2512: the same model, trained on other languages."""
+    """The family of FunAudioLLM/Fun-ASR-MLT-Nano-2512: the same architecture, trained on 31 languages."""
 
     name = "fun_asr_mlt_nano"
     languages = _MLT_CODES
@@ -98,9 +98,9 @@ class FunASRNanoAcousticModel:
             self._warm_up()
 
     def _warm_up(self) -> None:
-        """Compile what batches of any size and single clips run, so that no request waits for it."""
+        """Run one large and one small batch, so that no request waits for compilation or graph capture."""
         second = np.zeros(SAMPLE_RATE, np.float32)
-        with one_thread(active=True):  # as in a run: compiled code belongs to a number of threads
+        with one_thread(active=True):  # as in a run: compiled code is specific to the number of threads
             for waveforms in ([second] * (MAX_CLIPS + 1), [second]):
                 self.encode(waveforms, with_ctc=False).utterances()
 
@@ -114,7 +114,7 @@ class FunASRNanoAcousticModel:
     @attention_for_any_shape()
     def encode(self, waveforms: Sequence[np.ndarray], *, with_ctc: bool) -> EncodedBatch:
         device = self._options.device
-        sample_lens = torch.tensor([len(w) for w in waveforms])  # stays on the CPU, so that nothing waits for the GPU
+        sample_lens = torch.tensor([len(w) for w in waveforms])  # on the CPU, to avoid waits for the GPU
         features, lens = self._module.features(self._upload(waveforms), sample_lens, self._options.dither)
         audio_embeds, *hidden = self._run(features, to_device(lens, device) if device.type == "cuda" else lens)
         embeds, done = to_cpu(audio_embeds)
@@ -127,7 +127,7 @@ class FunASRNanoAcousticModel:
         )
 
     def _run_modules(self, features: Tensor, lens: Tensor) -> tuple[Tensor, ...]:
-        """audio_embeds in the LLM's dtype and, where the checkpoint has a CTC head, what that reads."""
+        """(audio_embeds in the LLM's dtype,), followed by the CTC head's hidden states if the checkpoint has a head."""
         encoder_out, audio_embeds = self._module(features, lens)
         head = self._module.ctc_head
         hidden = () if head is None else (head.hidden(encoder_out, lens),)

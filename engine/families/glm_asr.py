@@ -1,4 +1,4 @@
-"""GLM-ASR-Nano: an encoder that hears 30 s, and a Llama."""
+"""GLM-ASR-Nano: an encoder with 30 s windows, and a Llama."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ class GLMASRNano:
 
     name = "glm_asr"
     languages: tuple[str, ...] = ()
-    best_length_s = 30.0  # longer audio is heard in windows of so much, and known to lose text: GLM-ASR issue 39
+    best_length_s = 30.0  # longer audio is encoded in windows of 30 s, and known to lose text: GLM-ASR issue 39
 
     def build_acoustic_model(
         self, engine_dir: Path, manifest: EngineManifest, options: StageOneOptions
@@ -28,7 +28,7 @@ class GLMASRNano:
         return TowerModel(load_module(engine_dir / ACOUSTIC_NAME, lambda: GLMASRTower(config), options), options), None
 
     def prompt_text(self, request: Request) -> PromptText:
-        """The official prompt, whose second user's turn is no slip. The model finds the language by itself."""
+        """The official prompt; its second user turn is intentional. The model detects the language."""
         request.refuse("GLM-ASR-Nano", "language", "hotwords", "itn", "context")
         return PromptText(
             prefix="<|user|>\n<|begin_of_audio|>",

@@ -1,8 +1,8 @@
-"""The languages of all families: codes, names in English and Chinese, and what else people call them.
+"""The languages of all families: codes, names in English and Chinese, and other names in use.
 
-A request may name a language by a tag (BCP 47, RFC 5646: `en`, `en-US`, `zh_CN`, `cmn-Hans-CN`), by an ISO 639 code, or
-by its name in English or Chinese, in any case. A family says which of these languages its model knows, and what its
-prompt calls them.
+A request may give a language as a tag (BCP 47, RFC 5646: `en`, `en-US`, `zh_CN`, `cmn-Hans-CN`), an ISO 639 code, or a
+name in English or Chinese, in upper or lower case. Each family lists the languages that its model knows, with their
+names in its prompt.
 """
 
 import re
@@ -14,14 +14,14 @@ from ..errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class Language:
-    """What one language is called."""
+    """The names of one language."""
 
     english: str
     chinese: str
     others: tuple[str, ...] = ()  # codes of ISO 639-2 and -3, older codes and other names, in lower case
 
 
-# By ISO 639-1 code; by that of ISO 639-3 where there is none.
+# Keyed by ISO 639-1 code, or by ISO 639-3 code for a language without one.
 LANGUAGES: Mapping[str, Language] = {
     "zh": Language("Chinese", "中文", ("zho", "chi", "cmn", "mandarin", "putonghua", "汉语", "普通话")),
     "en": Language("English", "英文", ("eng", "英语")),
@@ -63,8 +63,8 @@ LANGUAGES: Mapping[str, Language] = {
     "fa": Language("Persian", "波斯语", ("fas", "per", "pes", "farsi")),
     "mk": Language("Macedonian", "马其顿语", ("mkd", "mac")),
 }
-# What models understand under the name of a language, having no name of their own for it: the dialects that Qwen3-ASR
-# and Fun-ASR-Nano list, and the ISO 639-3 codes of the Chinese languages besides Mandarin and Cantonese.
+# Dialects that models transcribe under the name of a language: those that Qwen3-ASR and Fun-ASR-Nano list, and the ISO
+# 639-3 codes of the Chinese languages other than Mandarin and Cantonese.
 DIALECTS: Mapping[str, str] = {
     **dict.fromkeys(("Anhui", "Dongbei", "Fujian", "Gansu", "Guizhou", "Hebei", "Henan", "Hubei", "Hunan"), "zh"),
     **dict.fromkeys(("Jiangxi", "Ningxia", "Shandong", "Shaanxi", "Shanxi", "Sichuan", "Tianjin"), "zh"),
@@ -73,7 +73,7 @@ DIALECTS: Mapping[str, str] = {
     **dict.fromkeys(("吴语", "闽语", "客家话", "赣语", "湘语", "晋语"), "zh"),
     **dict.fromkeys(("wuu", "nan", "hak", "hsn", "cjy", "cdo", "cpx", "czo", "mnp"), "zh"),
 }
-_INSTEAD = {"yue": "zh"}  # what to ask a model for that has no name for the language
+_INSTEAD = {"yue": "zh"}  # the language to request from a model that has no name for the requested one
 _CODES: Mapping[str, str] = {
     **{name.lower(): code for name, code in DIALECTS.items()},
     **{
@@ -86,7 +86,7 @@ _TAG = re.compile(r"(?P<language>[a-z]{2,3})(-(?P<extended>[a-z]{3}))?(-[a-z0-9]
 
 
 def is_auto(language: str | None) -> bool:
-    """Whether the model shall find the language by itself."""
+    """Whether the model is to detect the language."""
     return language is None or language.strip().lower() in ("", "auto")
 
 
@@ -94,11 +94,11 @@ def is_auto(language: str | None) -> bool:
 class KnownLanguages:
     """The languages that one model knows."""
 
-    names: Mapping[str, str]  # code in LANGUAGES -> the name that the prompt uses
-    advice: str = ""  # ends the error about any other
+    names: Mapping[str, str]  # code in LANGUAGES -> name in the prompt
+    advice: str = ""  # appended to the error for an unknown language
 
     def prompt_name(self, language: str | None) -> str | None:
-        """A tag, code or name -> the name that the prompt uses; None, "" and "auto" -> None.
+        """A tag, code or name -> the name in the prompt; None, "" and "auto" -> None.
 
         Raises:
             ConfigError: a language that the model does not know.
@@ -120,7 +120,7 @@ class KnownLanguages:
 
 
 def _readings(language: str) -> Iterator[str]:
-    """What a text may name: itself and, where it is a tag, its language without script, region and the rest."""
+    """The names and codes to look up for a text: itself and, if it is a tag, its extended and primary language."""
     whole = language.strip().lower().replace("_", "-")
     yield whole
     if tag := _TAG.fullmatch(whole):

@@ -1,4 +1,4 @@
-"""LLMASR: Whisper's encoder, an adaptor, and a Qwen or Vicuna, as FunASR's recipes train them."""
+"""LLMASR: Whisper's encoder, an adaptor, and a Qwen or Vicuna LLM, trained with FunASR's recipes."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ class LLMASR:
 
     name = "llm_asr"
     languages: tuple[str, ...] = ()
-    best_length_s = 30.0  # longer audio is heard in windows of so much, which FunASR cuts off
+    best_length_s = 30.0  # longer audio is encoded in windows of 30 s; FunASR truncates it to 30 s
 
     def build_acoustic_model(
         self, engine_dir: Path, manifest: EngineManifest, options: StageOneOptions
@@ -30,11 +30,11 @@ class LLMASR:
         return TowerModel(load_module(engine_dir / ACOUSTIC_NAME, lambda: LLMASRTower(config), options), options), None
 
     def prompt_text(self, request: Request) -> PromptText:
-        """What FunASR's `inference` builds: the audio comes last."""
+        """The prompt that FunASR's `inference` builds; the audio comes last."""
         request.refuse("LLMASR", "language", "hotwords", "itn", "context")
         prefix = f"USER: \nINSTRUCTION: {INSTRUCTION}\nINPUT: "
         return PromptText(prefix=prefix, suffix="", begins_text=True)
 
     def parse_answer(self, answer: str, request: Request) -> Answer:
-        """The whole of it: FunASR keeps what follows the last ": ", and so loses speech that has one."""
+        """The whole answer is text. FunASR keeps only the part after the last ": ", and loses text that has one."""
         return Answer(answer.strip(), None)

@@ -1,7 +1,7 @@
-"""Qwen3-ASR: windowed audio tower, Qwen3, and an answer that names the language it heard.
+"""Qwen3-ASR: windowed audio tower, Qwen3 LLM, and an answer that names the detected language.
 
-The answer reads `language English<asr_text>Hello.`; where the language is asked for, the prompt says the first half and
-the answer is the text alone. Both forms, and the repetitions that are taken out of them, are those of the qwen-asr
+An answer reads `language English<asr_text>Hello.` If the request gives the language, the prompt ends with the first
+half, and the answer is the text alone. Both forms, and the removal of repetitions from them, follow the qwen-asr
 package 0.0.6.
 """
 
@@ -30,7 +30,7 @@ KNOWN_LANGUAGES = KnownLanguages(
 )
 _LANGUAGE_PREFIX = "language "
 _CONTROL = re.compile(r"<\|[^|]*\|>|<asr_text>|<timestamp>")
-# The package's rule: what follows itself twenty times is a loop.
+# The package's rule: a character more than twenty times in a row, or a pattern twenty times, is a loop.
 _CHARACTER_LOOP = re.compile(r"(.)\1{20,}", re.DOTALL)
 _PATTERN_LOOP = re.compile(r"(?=.{40})(.{1,20}?)\1{19,}", re.DOTALL)
 
@@ -40,7 +40,7 @@ class Qwen3ASR:
 
     name = "qwen3_asr"
     languages = tuple(KNOWN_LANGUAGES.names)
-    best_length_s = 60.0  # whose answer surely fits into the usual 512 tokens; the model itself was made for 1200 s
+    best_length_s = 60.0  # an answer to 60 s fits into the default of 512 tokens; the model itself accepts 1200 s
 
     def build_acoustic_model(
         self, engine_dir: Path, manifest: EngineManifest, options: StageOneOptions
@@ -54,7 +54,7 @@ class Qwen3ASR:
         ), None
 
     def prompt_text(self, request: Request) -> PromptText:
-        """Context and hotwords stand in the system's turn. A language that is asked for begins the answer."""
+        """Context and hotwords are the system turn. A requested language begins the answer."""
         request.refuse("Qwen3-ASR", "itn")
         language = KNOWN_LANGUAGES.prompt_name(request.language)
         context = "\n".join(part for part in (request.context, ", ".join(request.hotwords)) if part)
@@ -75,14 +75,14 @@ class Qwen3ASR:
 
 
 def parse_asr_output(raw: str | None, user_language: str | None = None) -> tuple[str, str]:
-    """What the model wrote -> language and text, each "" where there is none.
+    """The model's answer -> (language, text), each "" if there is none.
 
     Args:
-        raw: decoded with TEXT_TAG in it.
-        user_language: the language that was asked for; then all of `raw` is text.
+        raw: the decoded answer, including TEXT_TAG.
+        user_language: the requested language, if any; then all of `raw` is text.
 
     Raises:
-        ConfigError: something else than a string or None.
+        ConfigError: an argument is neither a string nor None.
     """
     check_arguments(parse_asr_output, raw=raw, user_language=user_language)
     answer = without_loops((raw or "").strip())
@@ -102,12 +102,15 @@ def parse_asr_output(raw: str | None, user_language: str | None = None) -> tuple
 
 
 def _is_unfinished_heading(answer: str) -> bool:
-    """Whether an answer of which more is to come holds no text yet."""
+    """Whether a partial answer ends inside its heading, before any text."""
     written = answer.lstrip().lower()
     begun = written.startswith(_LANGUAGE_PREFIX) and TEXT_TAG not in written and len(written.split()) <= 2
     return _LANGUAGE_PREFIX.startswith(written) or begun
 
 
 def without_loops(text: str) -> str:
-    """One copy of every character that stands more than twenty times in a row, and of every pattern of up to twenty."""
+    """Keep one copy of each character that occurs more than 20 times in a row, and of each pattern that does 20 times.
+
+    A pattern has up to 20 characters.
+    """
     return _PATTERN_LOOP.sub(r"\1", _CHARACTER_LOOP.sub(r"\1", text))

@@ -1,4 +1,4 @@
-"""What is needed of a repository on a hub: chosen, announced, fetched if there is room for it, and checked."""
+"""Downloads the needed files of a repository on a hub: chooses them, checks the disk space, fetches and checks them."""
 
 import fnmatch
 import json
@@ -20,7 +20,8 @@ from .resolve import HubName
 logger = logging.getLogger(__name__)
 
 _REFUSED_STATUS = (401, 403)
-_ALTERED = re.compile("SizeMismatch|Integrity|Consistency check failed|page of HTML")  # in their names and texts
+# In the names and messages of the libraries' errors: the content differs from what the hub lists.
+_ALTERED = re.compile("SizeMismatch|Integrity|Consistency check failed|page of HTML")
 _UNREACHABLE = re.compile("Connect|Timeout|Network|Proxy|Offline")  # in the names of the libraries' error classes
 
 
@@ -33,7 +34,7 @@ def fetch_model(
     more: Sequence[str],
     output: Path | None,
 ) -> Path:
-    """The directory of a model on a hub, with all that is needed of it; see `resolve_model`."""
+    """Fetch the needed files of a model on a hub; returns their directory. See `resolve_model` for the arguments."""
     library = HuggingFace if hub == "hf" else ModelScope
     repository: Repository = library(model_id, revision, TELLING_FILES)
     what = model_id if revision is None else f"{model_id} (revision {revision})"
@@ -62,7 +63,7 @@ def fetch_model(
 
 
 def _cached(repository: Repository, what: str, error: Exception) -> Path:
-    """The copy of an earlier fetch. Raises HubError, which says why the hub was of no help, if there is none."""
+    """The directory of an earlier fetch. Raises HubError with the hub's failure if there is none."""
     reason = _explain(error, repository, what)
     try:
         directory = repository.cached()
@@ -73,7 +74,7 @@ def _cached(repository: Repository, what: str, error: Exception) -> Path:
 
 
 def _choose(needed: RepositoryFiles, more: Sequence[str], snapshot: Snapshot, title: str) -> list[str]:
-    """The names of the files to fetch, small ones first. Raises CheckpointError if there are no weights."""
+    """The names of the files to fetch, weights last. Raises CheckpointError if there are no weights."""
     names = sorted(snapshot.files)
     weights = next((found for pattern in needed.weights if (found := fnmatch.filter(names, pattern))), [])
     if needed.weights and not weights:
@@ -86,7 +87,7 @@ def _choose(needed: RepositoryFiles, more: Sequence[str], snapshot: Snapshot, ti
 
 
 def _prepare(repository: Repository, snapshot: Snapshot, names: Sequence[str], title: str, conversion: int) -> None:
-    """Say what will be fetched. Raises HubError if that and `conversion` bytes more do not fit on the disk."""
+    """Log what will be fetched. Raises HubError if it and `conversion` bytes more do not fit on the disk."""
     missing = {name: snapshot.files[name].size for name in names if not _is_here(snapshot, name)}
     if not missing:
         return
@@ -112,7 +113,7 @@ def _prepare(repository: Repository, snapshot: Snapshot, names: Sequence[str], t
 
 
 def _conversion_size(snapshot: Snapshot, output: Path | None, size: int) -> int:
-    """What converting a model of `size` bytes adds to the disk that it is on: as much, or nothing."""
+    """Bytes that converting adds to the download's disk: `size`, or 0 if the output exists or is on another disk."""
     output = output or snapshot.directory / DEFAULT_OUTPUT_NAME
     is_beside = os.stat(_existing(output)).st_dev == os.stat(_existing(snapshot.directory)).st_dev
     return size if is_beside and not output.exists() else 0
@@ -127,7 +128,7 @@ def _is_here(snapshot: Snapshot, name: str) -> bool:
 
 
 def _size(path: Path) -> int | None:
-    """In bytes; None without such a file."""
+    """A file's size in bytes; None if there is no such file."""
     return path.stat().st_size if path.is_file() else None
 
 
@@ -136,7 +137,7 @@ def _written(num_bytes: int) -> str:
 
 
 def _explain(error: Exception, repository: Repository, what: str) -> str:
-    """One line: the id, the hub, its endpoint, and which of the usual troubles it is."""
+    """One line for an error: the model, the hub, its endpoint, and which of the common failures it is."""
     where = f"{repository.title} at {repository.endpoint}"
     status = _http_status(error)
     cause = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
@@ -160,7 +161,7 @@ def _is_html(error: BaseException) -> bool:
 
 
 def _http_status(error: BaseException) -> int | None:
-    """The status that the hub answered with, from the error or one that led to it; None if there was no answer."""
+    """The HTTP status of the hub's response, from the error or one of its causes; None if there was no response."""
     for link in _chain(error):
         for holder in (link, getattr(link, "response", None)):
             status = getattr(holder, "status_code", None)
@@ -173,5 +174,5 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
     link: BaseException | None = error
     while link is not None:
         yield link
-        failed = getattr(link, "failed_files", {})  # of ModelScope's error that counts them
+        failed = getattr(link, "failed_files", {})  # ModelScope's summary error has them
         link = link.__cause__ or link.__context__ or next(iter(failed.values()), None)

@@ -1,8 +1,9 @@
-"""The libraries of the two hubs, each behind the same four functions. The only file that talks to model hubs.
+"""The libraries of the two hubs behind one interface, Repository. This is the only file that talks to model hubs.
 
-Both keep a cache and fetch nothing that is in it, and both bring files of one commit only: Hugging Face's library asks
-for that commit, ModelScope's compares every file with the digests of one listing. ModelScope's fetches the rest of a
-file that was cut off. Newer versions of Hugging Face's begin it anew; large files come by `_fetch_large` instead.
+Both libraries have a cache and do not download again what it contains. Both return files of a single commit: Hugging
+Face's library requests that commit, and ModelScope's compares each file with the digests of one listing. ModelScope's
+resumes an interrupted download. Newer versions of Hugging Face's start it again, so `_fetch_large` downloads large
+files instead.
 """
 
 import glob
@@ -19,53 +20,53 @@ from tqdm.auto import tqdm
 
 from ..errors import HubError
 
-_INCOMPLETE = ".incomplete"  # what both libraries add to the name of a file that has not arrived whole
+_INCOMPLETE = ".incomplete"  # suffix that both libraries give to an incomplete file
 _HTML_STARTS = (b"<!doctype", b"<html")
 
 
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
-    """A file as a hub lists it."""
+    """A file in a hub's listing."""
 
     size: int  # bytes
-    sha256: str | None  # where the hub keeps it outside of git
+    sha256: str | None  # None if the hub does not list it, as Hugging Face for files stored in git itself
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """One commit of a repository."""
 
-    directory: Path  # where its files are on this machine, as far as they have been fetched
-    files: Mapping[str, RemoteFile]  # all that the hub lists, by path in the repository
+    directory: Path  # local directory of the files that have been fetched
+    files: Mapping[str, RemoteFile]  # all files that the hub lists, keyed by path in the repository
 
 
 class Repository(Protocol):
-    """One model on one hub. Whatever goes wrong is one of `failures`."""
+    """One model on one hub. The errors of all methods are instances of `failures`."""
 
     title: str
     endpoint: str
-    cache_variable: str  # of the environment, which moves the cache
+    cache_variable: str  # the environment variable that sets the location of the cache
     failures: tuple[type[Exception], ...]
 
     def look(self) -> Snapshot:
-        """Ask the hub what there is, and fetch the files that tell what the model is."""
+        """List the files on the hub, and fetch the few small ones that identify the model."""
         ...
 
     def fetch(self, snapshot: Snapshot, names: Collection[str]) -> None:
-        """Fetch those of `names` that are not here yet."""
+        """Fetch those of `names` that are not in the cache."""
         ...
 
     def partial(self, snapshot: Snapshot, name: str) -> Path:
-        """Where a file is while it has not arrived whole."""
+        """The path of a file while its download is incomplete."""
         ...
 
     def cached(self) -> Path:
-        """The directory of an earlier fetch, found without the hub."""
+        """The directory of an earlier fetch, found without the network."""
         ...
 
 
 class HuggingFace:
-    """`first` are the names of the files that tell what a model is."""
+    """A model on Hugging Face. `first` names the files that identify a model, which `look` fetches."""
 
     title = "Hugging Face (hub='hf')"
     cache_variable = "HF_HOME"
@@ -84,7 +85,7 @@ class HuggingFace:
         api = HfApi(endpoint=self.endpoint)
         info = api.model_info(self._model_id, revision=self._revision, files_metadata=True, timeout=timeout)
         directory = self._snapshot(self._revision, self._first)
-        if directory.name != info.sha:  # a new commit has come in between
+        if directory.name != info.sha:  # the branch got a new commit between the two calls
             info = api.model_info(self._model_id, revision=directory.name, files_metadata=True, timeout=timeout)
         files = {
             file.rfilename: RemoteFile(file.size or 0, None if file.lfs is None else file.lfs.sha256)
@@ -101,7 +102,7 @@ class HuggingFace:
             if file.sha256 is not None and not (snapshot.directory / name).is_file():
                 url = hf_hub_url(self._model_id, name, revision=commit, endpoint=self.endpoint)
                 _fetch_large(url, self._blob(snapshot, name), file, name)
-        self._snapshot(commit, [glob.escape(name) for name in names])  # the small ones, and a link to each large one
+        self._snapshot(commit, [glob.escape(name) for name in names])  # small files, and links to large ones
 
     def partial(self, snapshot: Snapshot, name: str) -> Path:
         blob = self._blob(snapshot, name)
@@ -124,12 +125,12 @@ class HuggingFace:
         return Path(directory)
 
     def _blob(self, snapshot: Snapshot, name: str) -> Path:
-        """Where the library keeps the content of a large file: under its digest, beside the directory of snapshots."""
+        """The path of a large file's content in the library's cache: blobs/<SHA-256>, beside the snapshots."""
         return snapshot.directory.parent.parent / "blobs" / (snapshot.files[name].sha256 or name)
 
 
 class ModelScope:
-    """`first` are the names of the files that tell what a model is."""
+    """A model on ModelScope. `first` names the files that identify a model, which `look` fetches."""
 
     title = "ModelScope (hub='ms')"
     cache_variable = "MODELSCOPE_CACHE"
@@ -150,7 +151,7 @@ class ModelScope:
         from huggingface_hub import constants
         from modelscope_hub import HubApi
 
-        if constants.HF_HUB_OFFLINE:  # one variable for both hubs: ModelScope's library has none
+        if constants.HF_HUB_OFFLINE:  # serves both hubs, because ModelScope's library has no such variable
             raise ConnectionError("HF_HUB_OFFLINE is set")
         listed = HubApi(endpoint=self.endpoint).list_repo_files(self._model_id, "model", revision=self._revision)
         files = {file.path: RemoteFile(file.size, file.sha256) for file in listed if not file.is_dir}
@@ -179,32 +180,32 @@ class ModelScope:
 
 
 class _NoBar(tqdm):  # type: ignore[type-arg]
-    """For small files, which would show three bars and be done."""
+    """A disabled progress bar, for small files."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **{**options, "disable": True})
 
 
 def _fetch_large(url: str, blob: Path, file: RemoteFile, name: str) -> None:
-    """Download `url` to `blob`, going on where an earlier attempt, of whichever process, has stopped.
+    """Download `url` to `blob`, resuming an earlier attempt of any process.
 
-    Raises OSError if what came is not the file that is listed, of which nothing is kept; else what http_get raises.
+    Raises OSError if the content is not the listed file, after deleting it, and all that http_get raises.
     """
     from huggingface_hub.file_download import http_get
     from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
     partial = blob.with_name(blob.name + _INCOMPLETE)
     storage = blob.parent.parent
-    lock = storage.parent / ".locks" / storage.name / f"{blob.name}.lock"  # the library's own for this file
+    lock = storage.parent / ".locks" / storage.name / f"{blob.name}.lock"  # the library's own lock for this file
     for directory in (blob.parent, lock.parent):
         directory.mkdir(parents=True, exist_ok=True)
     with FileLock(lock):
         if blob.exists():
             return
-        headers = {**build_hf_headers(), "Accept-Encoding": "identity"}  # servers that compress ignore ranges
+        headers = {**build_hf_headers(), "Accept-Encoding": "identity"}  # compressing servers ignore ranges
         try:
             with partial.open("ab") as output:
-                if output.tell() > file.size:  # no beginning of this file
+                if output.tell() > file.size:  # too long to be a part of this file
                     output.truncate(0)
                 start = partial.stat().st_size
                 http_get(
@@ -233,6 +234,9 @@ def _check_digest(partial: Path, file: RemoteFile, name: str) -> None:
 
 
 def _exceptions_in(module: ModuleType) -> tuple[type[Exception], ...]:
-    """Every error class of a hub library: neither has one base class, and HTTP errors come from yet another library."""
+    """All error classes of a hub library, with OSError and ValueError.
+
+    Neither library has a common base class, and HTTP errors come from other libraries.
+    """
     classes = [value for value in vars(module).values() if isinstance(value, type)]
     return (OSError, ValueError, *(value for value in classes if issubclass(value, Exception)))

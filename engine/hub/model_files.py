@@ -1,7 +1,7 @@
-"""A model's file, or what a failed download left in its place.
+"""Reads a model's files, and recognises what a failed download leaves in their place.
 
-Every reader of a model's files asks here first, so that a git-lfs pointer or a proxy's page is called that, whichever
-file it stands for. What a file of one format lacks at its end only the reader of that format can see.
+All readers of a model's files go through this module, so that a git-lfs pointer or a proxy's web page is reported as
+such for any file. Only the reader of a format can tell whether a file of that format is truncated.
 """
 
 import re
@@ -33,7 +33,7 @@ def check_file(path: Path) -> None:
 
 
 def read_bytes(path: Path) -> bytes:
-    """A whole file. Raises CheckpointError, see `check_file`."""
+    """The content of a file. Raises CheckpointError, see `check_file`."""
     check_file(path)
     try:
         return path.read_bytes()
@@ -42,13 +42,13 @@ def read_bytes(path: Path) -> bytes:
 
 
 def cut_short(content: bytes | str) -> str:
-    """What an error in a file of lines adds where its last line has no end; "" otherwise."""
+    """A hint for error messages about files of lines: the file may be truncated, if its last line has no end. Or ""."""
     is_whole = content.endswith((b"\n", b"\r")) if isinstance(content, bytes) else content.endswith(("\n", "\r"))
     return "" if is_whole else "; its last line has no end, so the file may be cut short: fetch it again"
 
 
 def read_text(path: Path) -> str:
-    """A whole file of text. Raises CheckpointError, see `check_file`, or if it is not UTF-8."""
+    """The text of a UTF-8 file. Raises CheckpointError, see `check_file`, or if it is not valid UTF-8."""
     try:
         return read_bytes(path).decode("utf-8")
     except UnicodeDecodeError as error:

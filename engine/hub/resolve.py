@@ -1,9 +1,9 @@
-"""Model id -> local directory: what is needed of a repository on a hub is fetched, and nothing else.
+"""Model id -> local directory, fetching only the needed files of a repository on a hub.
 
-A directory is used as it is, and no hub library is imported for it. Of a repository the few small files come first that
-tell what the model is; one that does not run here is refused before its weights. What the cache of the hub's library
-holds is not fetched again, and a download that was interrupted goes on where it stopped. Where the hub does not answer,
-or HF_HUB_OFFLINE=1 forbids to ask either hub, the copy in the cache is used, with a warning.
+A directory is used as it is, and no hub library is imported for it. From a repository, the few small files that
+identify the model are fetched first, so that an unsupported model is refused before its weights. Files in the cache of
+the hub's library are not fetched again, and an interrupted download is resumed. If the hub does not respond, or
+HF_HUB_OFFLINE=1 forbids access to both hubs, the copy in the cache is used, with a warning.
 
 Mirrors: HF_ENDPOINT for Hugging Face, MODELSCOPE_ENDPOINT for ModelScope. Caches: HF_HOME (~/.cache/huggingface) and
 MODELSCOPE_CACHE (~/.cache/modelscope).
@@ -36,21 +36,21 @@ def resolve_model(
     more: Sequence[str] = (),
     output: Path | None = None,
 ) -> Path:
-    """Return the directory of a model, fetching what is needed of it from a hub if `model` is not a directory.
+    """Return the directory of a model, fetching the needed files from a hub if `model` is not a directory.
 
     Args:
-        model: a directory, or owner/name on the hub. What looks like a path is never sent to a hub.
+        model: a directory, or owner/name on the hub. A string that looks like a path is never sent to a hub.
         hub: "ms" (ModelScope) or "hf" (Hugging Face).
-        revision: branch, tag or commit; default the hub's main branch.
-        files: what is needed of the repository; default what the model family needs that its configuration names.
-        more: patterns of files that are fetched as well, where there are any.
-        output: where the model will be converted to, for the room that this takes; default inside the directory.
+        revision: branch, tag or commit; by default the hub's main branch.
+        files: the files to fetch; by default those that the model's family needs, which its configuration names.
+        more: patterns of further files to fetch, if they exist.
+        output: where the model will be converted to, to check the disk space; by default inside the directory.
 
     Raises:
-        ConfigError: a path that is not a directory, no valid id, or an unknown hub.
-        CheckpointError: a repository that holds no model which runs here; none of its weights are fetched.
-        HubError: the hub's library is missing, the hub cannot be reached, does not hold the model, refuses it or
-            delivers something else, or the disk has too little room.
+        ConfigError: a path that is not a directory, an invalid id, or an unknown hub.
+        CheckpointError: the repository holds no supported model; its weights are not fetched.
+        HubError: the hub's library is missing; the hub cannot be reached, does not have the model, refuses access or
+            delivers other content; or the disk space is too small.
     """
     path = Path(os.path.expanduser(model))
     if model and path.is_dir():  # "" would be the working directory
@@ -58,7 +58,7 @@ def resolve_model(
     if hub not in HUBS:
         raise ConfigError(f"hub is {hub!r}; one of {', '.join(HUBS)} is needed")
     model_id = _checked_id(model, path)
-    from .fetch import fetch_model  # here: a directory needs neither torch nor a hub's library
+    from .fetch import fetch_model  # imported here because a directory needs neither torch nor a hub's library
 
     return fetch_model(model_id, hub, revision, files=files, more=more, output=output)
 

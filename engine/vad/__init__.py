@@ -1,8 +1,7 @@
-"""Voice activity detection: where in a stream of samples somebody speaks, and where long recordings are cut.
+"""Voice activity detection: finds speech in a stream of samples, and cuts long recordings into segments.
 
 In: samples at 16 kHz, in chunks of any size. Out: SpeechSpans, and from splitting.py the segments that become clips.
-Read segmenter.py first: the rules that turn a network's probabilities into segments. Nothing here imports torch for
-"silero".
+Read segmenter.py first: it turns a network's speech probabilities into segments. The "silero" VAD needs no torch.
 """
 
 import functools
@@ -37,10 +36,11 @@ __all__ = [
 
 
 def load_vad(name: str | Path = "silero") -> VoiceActivityModel:
-    """Load "silero", or the fsmn-vad checkpoint in a directory; once in a process.
+    """Load "silero", or the fsmn-vad checkpoint in a directory. Each is loaded once per process.
 
     Raises:
-        ConfigError: neither of them. CheckpointError: a directory that holds no fsmn-vad.
+        ConfigError: `name` is neither "silero" nor a directory.
+        CheckpointError: the directory holds no fsmn-vad.
     """
     check_type("vad", name, str | Path)
     return _load_vad(name)

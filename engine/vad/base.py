@@ -1,7 +1,7 @@
-"""The seam of voice activity detection: samples -> how likely each frame is speech.
+"""The interface of voice activity detection models: samples -> speech probability of each frame.
 
-A model is loaded once; each stream of samples (a file, a microphone) has a stream of its own, which remembers what it
-heard. The sizes of the pieces that are pushed never change a probability.
+A model is loaded once. Each source of samples (a file, a microphone) gets its own VoiceActivityStream, which keeps the
+network's state. The sizes of the pushed chunks never change a probability.
 """
 
 from dataclasses import dataclass
@@ -15,26 +15,26 @@ from ..audio.waveform import Waveform
 
 @dataclass(frozen=True, slots=True, order=True)
 class SpeechSpan:
-    """Where somebody speaks; seconds from the start of the stream, half-open."""
+    """A half-open interval of speech, in seconds from the start of the stream."""
 
     start: float
     end: float
 
 
 class VoiceActivityStream(Protocol):
-    """What a model hears of one stream."""
+    """Computes the speech probabilities of one stream of samples."""
 
     frame_s: float  # frame i lasts from i * frame_s to (i + 1) * frame_s
-    threshold: float  # probability from which a frame is speech, as the model's authors have it
+    threshold: float  # default: a frame with at least this probability is speech
 
     def push(self, samples: Waveform) -> npt.NDArray[np.float32]:
-        """(N,) float32 at 16 kHz -> (F,) probabilities of speech of the frames that these samples complete."""
+        """(N,) float32 at 16 kHz -> (F,) speech probabilities of the frames that these samples complete."""
 
 
 class VoiceActivityModel(Protocol):
-    """A loaded model. Its streams may be used in several threads, each stream in one."""
+    """A loaded model. Different streams may run in different threads; one stream may not."""
 
     frame_s: float
 
     def new_stream(self) -> VoiceActivityStream:
-        """A stream that has heard nothing yet."""
+        """A stream in its initial state."""

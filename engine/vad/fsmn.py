@@ -1,10 +1,11 @@
 """fsmn-vad from a directory in FunASR's format: config.yaml, model.pt, am.mvn. A probability every 10 ms.
 
-    samples -> log-mel frames (25 ms each) -> joined to their neighbours -> am.mvn -> network -> 1 - p(silence)
+    samples -> log-mel frames (25 ms each) -> stacked with their neighbours -> am.mvn -> network -> 1 - p(silence)
 
-Everything is computed for blocks of BLOCK_FRAMES at once, and what has not been heard yet is zero until it is: a block
-always has the same shape and a frame always the same place in it, so the sizes of the pieces that are pushed do not
-change a bit of a probability. A frame is known when the sound two frames after it is.
+Frames are computed in blocks of BLOCK_FRAMES. Samples that have not arrived yet are zero, and the block is computed
+again when they arrive. A block therefore always has the same shape and a frame the same place in it, so the sizes of
+the pushed chunks do not change a probability by a single bit. A frame is final once the samples of the neighbours that
+are stacked after it have arrived.
 """
 
 import re
@@ -25,7 +26,7 @@ from ..errors import CheckpointError
 from ..hub.model_files import read_text
 
 BLOCK_FRAMES = 50
-# FunASR calls a frame speech when p(speech) is at least p(silence) + 0.5, with its dynamic schedules.
+# With its dynamic schedules, FunASR takes a frame for speech if p(speech) is at least p(silence) + 0.5.
 THRESHOLD = 0.75
 _FRONTEND = {"fs": SAMPLE_RATE, "window": "hamming", "n_mels": NUM_MELS, "frame_length": 25, "frame_shift": 10}
 
@@ -36,14 +37,14 @@ class FsmnVAD:
     frame_s = HOP_SAMPLES / SAMPLE_RATE
 
     def __init__(self, encoder: FsmnVADEncoder, cmvn: Tensor, silence_ids: list[int]) -> None:
-        """`cmvn` (2, input_dim): what is added to the features, and what they are multiplied by then."""
+        """`cmvn` (2, input_dim): row 0 is added to the features, then they are multiplied by row 1."""
         self.encoder = encoder
         self.cmvn = cmvn
         self.silence_ids = silence_ids
 
     @classmethod
     def from_directory(cls, directory: Path) -> Self:
-        """Raises CheckpointError if this is no fsmn-vad, or one that is built in another way."""
+        """Load a checkpoint. Raises CheckpointError if it is no fsmn-vad, or has an unsupported configuration."""
         config = ConfigFile.read(directory / "config.yaml")
         config.require("model", "FsmnVADStreaming", None)
         config.require("encoder", "FSMN", None)
@@ -72,7 +73,7 @@ class FsmnVAD:
 
 
 class FsmnStream:
-    """The probabilities of one stream of samples."""
+    """Computes the speech probabilities of one stream of samples."""
 
     frame_s = FsmnVAD.frame_s
     threshold = THRESHOLD
@@ -80,10 +81,10 @@ class FsmnStream:
     def __init__(self, model: FsmnVAD) -> None:
         self._model = model
         self._memory = model.encoder.new_memory()
-        self._neighbours = model.encoder.config.input_dim // NUM_MELS // 2  # frames joined on each side
+        self._neighbours = model.encoder.config.input_dim // NUM_MELS // 2  # frames stacked on each side
         self._samples: Waveform = np.zeros(0, np.float32)  # from the first frame that the block needs
-        self._is_first = True  # block: it has no neighbours before it
-        self._known = 0  # frames of the block that have been handed out
+        self._is_first = True  # whether this is the first block, which has no frames before it
+        self._known = 0  # frames of the block that have been returned
 
     def push(self, samples: Waveform) -> npt.NDArray[np.float32]:
         self._samples = np.concatenate([self._samples, samples])
@@ -100,14 +101,14 @@ class FsmnStream:
         return np.concatenate(found)
 
     def _num_known(self) -> int:
-        """Frames of the block whose neighbours have been heard."""
+        """The number of the block's frames whose samples, and those of their neighbours, have arrived."""
         frames = 1 + (len(self._samples) - WINDOW_SAMPLES) // HOP_SAMPLES
         before = 0 if self._is_first else self._neighbours
         return min(max(frames - before - self._neighbours, 0), BLOCK_FRAMES)
 
     @torch.inference_mode()
     def _run_block(self) -> tuple[npt.NDArray[np.float32], list[Tensor]]:
-        """Probabilities of all frames of the block, right for those known, and the memory after it."""
+        """The block's (BLOCK_FRAMES,) probabilities, final for its known frames, and the memory after the block."""
         num_frames = BLOCK_FRAMES + (1 if self._is_first else 2) * self._neighbours
         length = (num_frames - 1) * HOP_SAMPLES + WINDOW_SAMPLES
         samples = np.zeros((1, length), np.float32)
@@ -132,7 +133,7 @@ def _load(encoder: FsmnVADEncoder, path: Path) -> None:
 
 
 def _read_cmvn(path: Path, size: int) -> Tensor:
-    """Kaldi's text form of a network that shifts and then scales its input: (2, size)."""
+    """Read the shift and the scale of Kaldi's <AddShift> and <Rescale> layers in text form: (2, size)."""
     text = read_text(path)
     rows = [
         re.search(rf"<{layer}>[^\[<]*<LearnRateCoef>[^\[<]*\[([^\]]*)\]", text) for layer in ("AddShift", "Rescale")

@@ -1,16 +1,16 @@
-"""From speech probabilities to segments: the one state machine, for files and for live audio.
+"""Speech probabilities -> segments: one state machine for files and for live audio.
 
     frames of a VoiceActivityStream  ->  SpeechSpans, each as soon as it is known
 
-- Speech begins with a frame at the model's threshold and goes on until one falls HYSTERESIS below it.
+- Speech begins with a frame at the threshold, and lasts until a frame falls HYSTERESIS below the threshold.
 - A segment opens when speech has lasted min_speech_s. It starts padding_s before that speech.
-- It closes when silence has lasted as long as the schedule asks of a segment of its age, and ends padding_s after its
-  last speech. The schedule is looked up at every frame: a short segment waits long for more speech, a long one closes
-  at the first pause.
-- One that would grow longer than max_segment_s is cut in two: in the middle of the longest pause of its second half,
-  or, if nobody pauses there, where speech is least likely.
+- It closes when silence has lasted as long as the schedule requires at the segment's age, and ends padding_s after its
+  last speech. The schedule is looked up at every frame: a short segment waits long for more speech, and a long one
+  closes at a short pause.
+- A segment that reaches max_segment_s is cut in two: in the middle of the longest pause of its second half, or, if
+  there is no pause, at the frame with the lowest speech probability.
 
-All of it counts whole frames, so the sizes of the pieces that are pushed change nothing: a file is one push and one
+The state machine counts whole frames, so the sizes of the pushed chunks change nothing. A file is one push() and one
 finish().
 """
 
@@ -25,10 +25,10 @@ from ..checks import check_fields
 from ..errors import ConfigError
 from .base import SpeechSpan, VoiceActivityStream
 
-Schedule = tuple[tuple[float, float], ...]  # (age of the segment up to, silence that closes it), ms
+Schedule = tuple[tuple[float, float], ...]  # rows of (greatest age of the segment, silence that closes it), ms
 
-# FunASR's tables. For files they keep segments long, which costs fewer words at their edges; for live audio they keep
-# the wait short.
+# FunASR's tables. The offline one keeps segments long, because words are lost at their edges. The streaming one closes
+# segments earlier, to keep the latency low.
 OFFLINE_SCHEDULE: Schedule = (
     (10_000, 2000), (20_000, 1000), (30_000, 800), (40_000, 600), (50_000, 400), (60_000, 200), (math.inf, 100),
 )  # fmt: skip
@@ -36,7 +36,7 @@ STREAMING_SCHEDULE: Schedule = (
     (5_000, 2000), (10_000, 1500), (15_000, 1000), (30_000, 800), (45_000, 400), (math.inf, 100),
 )  # fmt: skip
 FIXED_SCHEDULE: Schedule = ((math.inf, 800),)
-HYSTERESIS = 0.15  # of probability
+HYSTERESIS = 0.15  # difference in probability
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,9 +45,9 @@ class SegmentRules:
 
     max_segment_s: float = 60.0
     padding_s: float = 0.2  # kept before and after the speech of a segment
-    min_speech_s: float = 0.15  # shorter sounds open no segment
+    min_speech_s: float = 0.15  # shorter speech opens no segment
     silence_schedule: Schedule = OFFLINE_SCHEDULE
-    threshold: float | None = None  # probability from which a frame is speech; None: as the model's authors have it
+    threshold: float | None = None  # a frame with at least this probability is speech; None: the model's default
 
     MAX_PADDING_S: ClassVar[float] = 0.5
 
@@ -74,9 +74,9 @@ class SegmentRules:
 
 
 def checked_schedule(schedule: Iterable[tuple[float, float]] | None, *, dynamic: bool, default: Schedule) -> Schedule:
-    """What a user asks for: a schedule of his own, the `default` one, or with `dynamic=False` FunASR's fixed 800 ms.
+    """The schedule of a request: its own, the `default`, or with `dynamic=False` FunASR's fixed 800 ms.
 
-    Raises ConfigError if he asks for both, or for rows that are not pairs of numbers.
+    Raises ConfigError for `dynamic=False` together with a schedule, and for rows that are not pairs of numbers.
     """
     if schedule is None:
         return default if dynamic else FIXED_SCHEDULE
@@ -86,7 +86,7 @@ def checked_schedule(schedule: Iterable[tuple[float, float]] | None, *, dynamic:
 
 
 def _rows(schedule: Iterable[tuple[float, float]]) -> Schedule:
-    """Raises ConfigError for rows that are not pairs of numbers."""
+    """The rows as tuples of floats. Raises ConfigError for rows that are not pairs of numbers."""
     try:
         return tuple((float(bound), float(silence)) for bound, silence in schedule)
     except (TypeError, ValueError) as error:
@@ -94,7 +94,7 @@ def _rows(schedule: Iterable[tuple[float, float]]) -> Schedule:
 
 
 class SpeechSegmenter:
-    """Cuts one stream; see the top of this file for the rules. Inside, all times are whole frames."""
+    """Finds the segments of one stream; the module's docstring has the rules. Internal times are whole frames."""
 
     def __init__(self, stream: VoiceActivityStream, rules: SegmentRules) -> None:
         self._stream = stream
@@ -105,35 +105,35 @@ class SpeechSegmenter:
         self._padding = math.ceil(rules.padding_s / stream.frame_s)
         self._min_speech = max(math.ceil(rules.min_speech_s / stream.frame_s), 1)
         self._num_samples = 0
-        self._now = 0  # frames heard
+        self._now = 0  # frames processed
         self._is_speech = False
         self._onset: int | None = None  # first frame of speech that may open a segment
         self._start: int | None = None  # of the open segment
-        self._speech_end = 0  # of the open segment, so far
-        self._free_from = 0  # where the span before ended
-        self._heard: list[tuple[float, bool]] = []  # of the open segment: each frame's probability, and whether speech
+        self._speech_end = 0  # end of the last speech in the open segment
+        self._free_from = 0  # where the previous segment ended
+        self._heard: list[tuple[float, bool]] = []  # frames of the open segment: (probability, is speech)
 
     @property
     def open(self) -> SpeechSpan | None:
-        """The segment that has begun and not ended, up to now."""
+        """The segment that has opened and not closed, up to now."""
         return None if self._start is None else self._span(self._start, self._now)
 
     @property
     def settled_s(self) -> float:
-        """Every span that is still to come begins here or later."""
+        """No later span begins before this time, so samples before it may be dropped."""
         if self._start is not None:
             return self._start * self._frame_s
         begins = self._now if self._onset is None else self._onset
         return max(begins - self._padding, self._free_from) * self._frame_s
 
     def push(self, samples: Waveform) -> list[SpeechSpan]:
-        """(N,) float32 at 16 kHz -> the segments that these samples end."""
+        """(N,) float32 at 16 kHz -> the segments that close within these samples."""
         self._num_samples += len(samples)
         spans = [self._step(probability) for probability in self._stream.push(samples).tolist()]
         return [span for span in spans if span is not None]
 
     def finish(self) -> list[SpeechSpan]:
-        """The segment that the end of the stream ends, if one is open. Nothing may be pushed after it."""
+        """Close the open segment, if any, at the end of the stream. Nothing may be pushed afterwards."""
         return [] if self._start is None else [self._close(self._speech_end + self._padding)]
 
     def _step(self, probability: float) -> SpeechSpan | None:
@@ -158,7 +158,7 @@ class SpeechSegmenter:
         if self._now - self._onset >= self._min_speech:
             self._start = max(self._onset - self._padding, self._free_from)
             self._speech_end = self._now
-            self._heard = [(probability, True)] * (self._now - self._start)  # nothing is cut so early
+            self._heard = [(probability, True)] * (self._now - self._start)  # no cut is searched so early
 
     def _end_silence(self, age: int) -> int:
         """Frames of silence that close a segment of this age."""
@@ -173,7 +173,7 @@ class SpeechSegmenter:
         return span
 
     def _cut(self, start: int) -> SpeechSpan:
-        """End the open segment at its best pause; what follows stays open."""
+        """Cut the open segment at its best pause; the rest stays open."""
         first, last = _best_pause(self._heard[len(self._heard) // 2 :])
         first, last = (place + start + len(self._heard) // 2 for place in (first, last))
         middle = (first + last) // 2
@@ -188,7 +188,10 @@ class SpeechSegmenter:
 
 
 def _best_pause(heard: Sequence[tuple[float, bool]]) -> tuple[int, int]:
-    """[first, last) of the longest run of frames without speech; an empty one at the least likely speech if none."""
+    """[first, last) of the longest run of frames without speech.
+
+    Without such a run, it is an empty interval at the frame with the lowest speech probability.
+    """
     best = (0, 0)
     place = 0
     for is_speech, run in itertools.groupby(heard, key=lambda frame: frame[1]):

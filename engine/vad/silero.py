@@ -1,9 +1,9 @@
-"""Silero VAD: a speech probability every 32 ms, with the network and weights that the package silero-vad holds.
+"""Silero VAD: a speech probability every 32 ms, from the ONNX file that the package silero-vad contains.
 
-The package itself is never imported, because it imports torch, which processes that decode audio do without; its ONNX
-file runs in onnxruntime. That file takes any number of windows at once, without Python in between: 1,000 s of audio a
-second on one core, where window by window makes 530 and the package's own loop over TorchScript 150 (AMD EPYC,
-2026-11-20). However many it takes at once, the probabilities are the same to the last bit.
+The package itself is not imported, because it imports torch, which audio worker processes do without. onnxruntime runs
+its ONNX file, which takes any number of windows in one call. This processes 1,000 s of audio per second on one core,
+against 530 s with one window per call and 150 s with the package's own loop over TorchScript (AMD EPYC, 2026-11-20).
+The number of windows per call does not change a probability by a single bit.
 """
 
 import importlib.util
@@ -17,10 +17,10 @@ from ..audio.waveform import SAMPLE_RATE, Waveform
 from ..errors import ConfigError
 
 WINDOW_SAMPLES = 512
-_CONTEXT_SAMPLES = 64  # of the window before, that each window is seen with
+_CONTEXT_SAMPLES = 64  # samples of the previous window, which are part of each window's input
 _MODEL = "data/silero_vad_16k_sequence.onnx"
 _STATE_SHAPE = (1, 1, 128)
-_MAX_WINDOWS = 512  # at once: 16 s
+_MAX_WINDOWS = 512  # windows per call: 16 s
 
 
 class SileroVAD:
@@ -41,14 +41,14 @@ class SileroVAD:
 
 
 class SileroStream:
-    """The probabilities of one stream of samples."""
+    """Computes the speech probabilities of one stream of samples."""
 
     frame_s = SileroVAD.frame_s
     threshold = 0.5
 
     def __init__(self, session: Any) -> None:
         self._session = session
-        self._samples: Waveform = np.zeros(_CONTEXT_SAMPLES, np.float32)  # the context, and what fills no window yet
+        self._samples: Waveform = np.zeros(_CONTEXT_SAMPLES, np.float32)  # context and incomplete window
         self._hidden = self._cell = np.zeros(_STATE_SHAPE, np.float32)
 
     def push(self, samples: Waveform) -> npt.NDArray[np.float32]:

@@ -1,8 +1,9 @@
-"""Long recordings are cut where nobody speaks.
+"""Cuts long recordings at pauses, in the process that decodes them.
 
-    blocks of samples  ->  Pieces: the segments that end in a stretch of the recording    (where audio is decoded)
+    blocks of samples  ->  Pieces, each with the segments that end in one stretch of the recording
 
-Nothing here holds more of a recording than its open segment and a stretch of Cutting.piece_s, or imports torch.
+Only the open segment and a stretch of Cutting.piece_s are in memory. This module does not import torch itself, because
+audio worker processes do without it.
 """
 
 import itertools
@@ -17,37 +18,37 @@ from ..audio.waveform import SAMPLE_RATE, Waveform
 from ..transcript import TranscriptWarning
 from . import OFFLINE_SCHEDULE, Schedule, SegmentRules, SpeechSegmenter, SpeechSpan, VoiceActivityStream, load_vad
 
-_BLOCK_SAMPLES = 1 << 20  # that are searched for speech at a time: a minute
+_BLOCK_SAMPLES = 1 << 20  # samples that the VAD processes at a time: about a minute
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cutting:
     """Which recordings are cut, and how."""
 
-    vad: str  # for load_vad
+    vad: str  # the name for load_vad
     rules: SegmentRules
-    whole_s: float  # recordings up to this long stay whole, and are not searched for speech
-    piece_s: float = 60.0  # of a recording, that are read before others have their turn
+    whole_s: float  # recordings up to this length stay whole, and no VAD runs on them
+    piece_s: float = 60.0  # the stretch of a recording that is read before another recording's turn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Segmentation:
-    """Which recordings are cut, and how, as users say it."""
+    """Which recordings are cut, and how: the options that users set."""
 
     vad: str | None = (
-        "auto"  # "auto": silero, for what is too long; "silero" or a directory: for all; None: cut nothing
+        "auto"  # "auto": silero, on long recordings only; "silero" or a directory: on all; None: cut nothing
     )
-    max_segment_s: float | None = None  # None: what the model hears well in one pass
+    max_segment_s: float | None = None  # None: the longest audio that the model transcribes well in one pass
     silence_schedule: Schedule = OFFLINE_SCHEDULE
 
     def __post_init__(self) -> None:
-        """Raises ConfigError or CheckpointError for what cannot work."""
+        """Raises ConfigError or CheckpointError for invalid options."""
         self.cutting(60.0)
         if self.vad is not None and self.vad != "auto":
             load_vad(self.vad)
 
     def cutting(self, best_length_s: float) -> Cutting | None:
-        """For a model that hears audio of this length well; None if nothing shall be cut."""
+        """The rules for a model that transcribes up to `best_length_s` well in one pass; None to cut nothing."""
         longest_s = best_length_s if self.max_segment_s is None else self.max_segment_s
         rules = SegmentRules(max_segment_s=longest_s, silence_schedule=self.silence_schedule)
         match self.vad:
@@ -68,22 +69,22 @@ class Cut:
 
     start: float  # s
     waveform: Waveform
-    channel: int | None = None  # where the channels of a recording are split
+    channel: int | None = None  # None unless the recording's channels are split
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Piece:
-    """What a stretch of a recording holds: the segments that end in it."""
+    """One stretch of a recording: the segments that end in it."""
 
     cuts: list[Cut]
-    duration: float  # s, of the recording up to here
+    duration: float  # s, from the start of the recording to the end of this stretch
     is_last: bool
-    is_whole: bool = False  # the recording was not searched for speech: each cut is all of it, or of one channel
-    warnings: tuple[TranscriptWarning, ...] = ()  # of the last piece: what happened while the recording was read
+    is_whole: bool = False  # no VAD ran: each cut is the whole recording, or a whole channel of it
+    warnings: tuple[TranscriptWarning, ...] = ()  # in the last piece: what was changed while the recording was read
 
     @classmethod
     def whole(cls, waveform: Waveform, warnings: tuple[TranscriptWarning, ...] = ()) -> Self:
-        """A recording that stays whole: (N,), or (N, channels) where they are split."""
+        """The only piece of a recording that stays whole: (N,), or (N, channels) if its channels are split."""
         channels: list[int | None] = [None] if waveform.ndim == 1 else [*range(waveform.shape[1])]
         columns = [waveform] if waveform.ndim == 1 else [np.ascontiguousarray(column) for column in waveform.T]
         cuts = [Cut(0.0, column, channel) for channel, column in zip(channels, columns, strict=True)]
@@ -96,11 +97,11 @@ class WaveformCutter:
     def __init__(self, stream: VoiceActivityStream, rules: SegmentRules, channel: int | None = None) -> None:
         self._segmenter = SpeechSegmenter(stream, rules)
         self._channel = channel
-        self._kept: Waveform = np.zeros(0, np.float32)  # what a segment may still need
-        self._kept_from = 0  # its place in the stream, samples
+        self._kept: Waveform = np.zeros(0, np.float32)  # samples that a segment may still need
+        self._kept_from = 0  # index in the stream of the first of them
 
     def push(self, samples: Waveform) -> list[Cut]:
-        """(N,) float32 at 16 kHz -> the segments that these samples end."""
+        """(N,) float32 at 16 kHz -> the segments that close within these samples."""
         self._kept = np.concatenate([self._kept, samples])
         cuts = self._cuts(self._segmenter.push(samples))
         settled = round(self._segmenter.settled_s * SAMPLE_RATE)
@@ -109,12 +110,12 @@ class WaveformCutter:
         return cuts
 
     def finish(self) -> list[Cut]:
-        """The segment that the end of the stream ends, if one is open."""
+        """Close the open segment, if any, at the end of the stream."""
         return self._cuts(self._segmenter.finish())
 
     def _cuts(self, spans: Sequence[SpeechSpan]) -> list[Cut]:
         places = [(round(s.start * SAMPLE_RATE), round(s.end * SAMPLE_RATE)) for s in spans]
-        # A view would keep all of its block in memory.
+        # A view would keep the whole block in memory.
         return [
             Cut(start / SAMPLE_RATE, self._kept[start - self._kept_from : end - self._kept_from].copy(), self._channel)
             for start, end in places
@@ -122,13 +123,13 @@ class WaveformCutter:
 
 
 def cut_audio(blocks: Iterator[Waveform], cutting: Cutting | None, notes: Notes) -> Iterator[Piece]:
-    """A recording, block by block -> one Piece if it stays whole, else its Pieces.
+    """A recording, block by block -> one Piece if it stays whole, otherwise several.
 
     Args:
-        blocks: (N,) each, or (N, channels) where the channels are split.
-        cutting: None leaves everything whole. Channels that are split are cut however short they are, so that what is
-            said on one of them can stand between what is said on another.
-        notes: what is noted while the blocks are read.
+        blocks: (N,) each, or (N, channels) if the channels are split.
+        cutting: None leaves everything whole. Split channels are always cut, however short they are, so that the
+            segments of different channels can be ordered by time.
+        notes: the records of the reader of `blocks`; they become the last piece's warnings.
     """
     first: list[Waveform] = []
     for block in blocks:
@@ -157,13 +158,13 @@ def _pieces(blocks: Iterable[Waveform], cutting: Cutting, notes: Notes) -> Itera
 
 
 def _short(blocks: Iterable[Waveform]) -> Iterator[Waveform]:
-    """The same samples, at most _BLOCK_SAMPLES of a channel at a time."""
+    """Yield the same samples in blocks of at most _BLOCK_SAMPLES per channel."""
     for block in blocks:
         yield from (block[start : start + _BLOCK_SAMPLES] for start in range(0, len(block), _BLOCK_SAMPLES))
 
 
 def _cutters(cutting: Cutting, num_channels: int | None) -> list[WaveformCutter]:
-    """One for each channel, or for all of them together."""
+    """One cutter for each channel of a split recording, or one for a mono recording (`num_channels` None)."""
     vad = load_vad(cutting.vad)
     channels = [None] if num_channels is None else range(num_channels)
     return [WaveformCutter(vad.new_stream(), cutting.rules, channel) for channel in channels]

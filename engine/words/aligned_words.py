@@ -1,7 +1,7 @@
-"""The forced aligner's text rules: what counts as a word in each language, and how its times are put in order.
+"""The forced aligner's text rules: what counts as a word in each language, and how predicted times are put in order.
 
-The rules are those of the qwen-asr package 0.0.6, except that Korean words are cut without its dictionary, as
-transformers cuts them.
+The rules are those of the qwen-asr package 0.0.6, except that Korean is tokenised without that package's dictionary, as
+in transformers.
 """
 
 import re
@@ -19,24 +19,27 @@ _IDEOGRAPH = (
     "\U00020000-\U0002a6df\U0002a700-\U0002b73f\U0002b740-\U0002b81f\U0002b820-\U0002ceaf"
 )
 _IDEOGRAPH_OR_RUN = re.compile(f"[{_IDEOGRAPH}]|[^{_IDEOGRAPH}]+")
-_SHORT_RUN = 2  # times out of order, side by side, that take their neighbours' value
+_SHORT_RUN = 2  # longest run of times out of order that take a neighbour's value; longer ones are interpolated
 
 
 def alignment_words(text: str, language: str) -> list[str]:
-    """The words of `text` that get times, without punctuation; each ideograph is one.
+    """The words of `text` that get times, without punctuation. Each ideograph is a word.
 
     Args:
-        language: an English name. "Japanese" and "Korean" have rules of their own, all others share one.
+        language: an English name. "Japanese" and "Korean" have their own rules; all other languages share one.
 
     Raises:
-        ConfigError: the package that cuts Japanese or Korean is not installed.
+        ConfigError: the package that tokenises Japanese or Korean is not installed.
     """
     cut = _CUTTERS.get(language.lower(), _by_space)
     return [word for word in map(_kept, cut(text)) if word]
 
 
 def spans_in(text: str, words: Sequence[str]) -> list[tuple[int, int]]:
-    """Where each word stands in the text that it was cut from: cutting drops characters and moves none."""
+    """[start, end) of each word in the text that it comes from, in characters.
+
+    alignment_words() drops characters but keeps their order, so each word's characters are found in order.
+    """
     spans, position = [], 0
     for word in words:
         start = position = text.index(word[0], position)
@@ -47,10 +50,10 @@ def spans_in(text: str, words: Sequence[str]) -> list[tuple[int, int]]:
 
 
 def in_order(times: Sequence[int]) -> list[int]:
-    """Times that never decrease: the longest such subsequence stays, and what lies between it is put in between.
+    """Make times non-decreasing: the longest non-decreasing subsequence stays, and all others are replaced.
 
-    One or two in a row take the value of the nearer neighbour, more are spread evenly; at an end all take the value
-    of their only neighbour.
+    One or two adjacent times take the value of the nearer neighbour in that subsequence. Longer runs are interpolated
+    linearly. A run at either end takes the value of its only neighbour.
     """
     kept = _longest_ascent(times)
     fixed = list(times)
@@ -68,7 +71,7 @@ def in_order(times: Sequence[int]) -> list[int]:
 
 
 def _longest_ascent(times: Sequence[int]) -> list[int]:
-    """Indices of the longest subsequence that never decreases; among equals, of the first to reach its length."""
+    """Indices of the longest non-decreasing subsequence; of several, the first to reach that length."""
     values = np.asarray(times)
     lengths = np.ones(len(values), dtype=np.int64)
     previous = np.full(len(values), -1)
@@ -85,7 +88,7 @@ def _longest_ascent(times: Sequence[int]) -> list[int]:
 
 
 def _by_space(text: str) -> list[str]:
-    """Words between spaces, and each ideograph."""
+    """Split at spaces, and around each ideograph."""
     return [piece for word in text.split() for piece in _IDEOGRAPH_OR_RUN.findall(_kept(word))]
 
 
@@ -115,5 +118,5 @@ def _imported(module: str, language: str) -> Any:
 
 
 def _kept(word: str) -> str:
-    """Letters, numbers and apostrophes."""
+    """The letters, numbers and apostrophes of a word."""
     return "".join(c for c in word if c == "'" or unicodedata.category(c)[0] in "LN")

@@ -1,21 +1,22 @@
 """Word times: when each word of a transcript was spoken, by CTC forced alignment.
 
-    hidden states of the CTC head + text  ->  Alignment: Words with start, end and confidence, or the reason why none,
-                                              and the text that the head hears by itself
+    hidden states of the CTC head + text  ->  Alignment: Words with start, end and confidence, or None and the reason;
+                                              and the text of the CTC head's greedy decoding
 
-text -> tokens of what is said (timer.py) -> in which frames the head emits them (viterbi.py, here)
-     -> when the words are spoken (timer.py).
+text -> tokens of its spoken form (timer.py) -> the frames in which the head emits them (viterbi.py, here)
+     -> the times of the words (timer.py).
 
 - `Word.text` is the word as the transcript writes it, without punctuation; split.py says how to rebuild the text.
 - Words do not overlap, lie inside the clip and last at least 20 ms (or an equal share of a clip too short for that).
 - `Word.confidence` is the geometric mean, over the word's tokens, of the highest probability that the head gives the
-  token in the frames where it is emitted. What the text writes with digits or signs ("20%") the head may spell out, so
-  for such words it is the highest probability that anything at all is said there. Where it is known how sure the LLM is
-  of its tokens, that counts as well (confidence.py).
-- It is all words or none. A text without words has none and needs no reason.
-- Where the head goes on for MIN_REST_S after the last word, the text lacks its end: that rest begins at `rest_start`.
+  token in the frames where it is emitted. The head may spell out what the text writes with digits or signs ("20%"), so
+  for such words the highest probability of any token other than blank counts instead. If the LLM's token probabilities
+  are known, they are combined with it (confidence.py).
+- `Alignment.words` covers the whole text, or is None with a `reason`. A text without words gives ().
+- If the head emits tokens for at least MIN_REST_S after the last word, the text lacks its end. The speech that it lacks
+  begins at `rest_start`.
 
-Frame t is built from seven 25 ms windows around the one that begins at t * 60 ms: its centre is 12.5 ms later.
+Frame t covers seven 25 ms windows around the one that begins at t * 60 ms, so its centre is at t * 60 ms + 12.5 ms.
 """
 
 import contextlib
@@ -43,34 +44,34 @@ from .tokenizer import CTCTokenizer
 from .viterbi import BLANK, best_paths, path_log_probs
 
 HALF_WINDOW_S = WINDOW_SAMPLES / SAMPLE_RATE / 2
-_MAX_CELLS = 4_000_000  # clips x frames x states searched at once: about 80 MB
-_MAX_FRAMES_AT_ONCE = 512  # whose logits are looked at together: 124 MB
-_LEAST_WARM, _MOST_WARM = 15, 240  # tokens of the texts that are aligned while a model loads
+_MAX_CELLS = 4_000_000  # clips x frames x states of one search: about 80 MB
+_MAX_FRAMES_AT_ONCE = 512  # frames whose logits are in memory at once: 124 MB
+_LEAST_WARM, _MOST_WARM = 15, 240  # shortest and longest text, in tokens, of the warm-up
 
 
 @dataclass(frozen=True, slots=True)
 class Alignment:
-    """The words of one text in order, or None and the reason."""
+    """The result of aligning one text. `words` covers the whole text, or is None with `reason`."""
 
     words: tuple[Word, ...] | None
     reason: str | None = None
-    ctc_text: str | None = None  # the CTC head's own text: spoken form, no marks; None: nothing asked
-    rest_start: float | None = None  # s, of speech after the text and no part of it; `ctc_text` ends before it
-    disagreement: float | None = None  # of the text and `ctc_text`, where that was asked for; see quality.py
+    ctc_text: str | None = None  # the CTC head's greedy text: spoken form, no punctuation; None: no head or no frames
+    rest_start: float | None = None  # s, start of speech that the text lacks at its end; `ctc_text` ends before it
+    disagreement: float | None = None  # between the text and `ctc_text`, if requested; see quality.py
 
 
 class TextAligner(Protocol):
-    """Times words without a family's help, from the audio itself."""
+    """Finds word times from the waveform itself, for models without a CTC head."""
 
     def align_words(
         self, waveforms: Sequence[Waveform], texts: Sequence[str], languages: Sequence[str | None]
     ) -> list[Alignment]:
-        """(N,) float32 at 16 kHz, what is said in it, and in which language -> its words, or why there are none."""
+        """Align each text with its waveform, (N,) float32 at 16 kHz. `languages` are those of the texts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Paths:
-    """Emissions, see there, on the device that has found them."""
+    """The fields of timer.Emissions for one batch, as tensors on the head's device."""
 
     of_tokens: Tensor  # (3, B, S) float32
     frame_log_probs: Tensor  # (B,) float32
@@ -81,9 +82,9 @@ class WordAligner:
     """Finds word times with one CTC head."""
 
     def __init__(self, tokenizer: CTCTokenizer, head: CTCHead, clock: FrameClock, *, num_processes: int = 0) -> None:
-        """`num_processes` take what needs no GPU where there are many texts.
+        """`num_processes` worker processes share the CPU's work if there are many texts.
 
-        Raises CheckpointError if tokenizer and head do not belong together.
+        Raises CheckpointError if tokenizer and head do not match.
         """
         tokenizer.check_blank(head.config.blank_id)
         self._head = head
@@ -91,17 +92,17 @@ class WordAligner:
         self._frame_s = clock.frame_s
         self._hotwords = HotwordLists(tokenizer)
         self._timers = WordProcesses(WordTimer(tokenizer, frames), num_processes)
-        # Small steps that the CPU waits for must not queue behind the batch that stage 1 is at work on.
+        # The CPU waits for these small kernels, so they must not queue behind the batch that stage 1 is encoding.
         device = next(head.parameters()).device
         self._stream: torch.cuda.Stream | None = None
         if device.type == "cuda":
             self._stream = torch.cuda.Stream(device, priority=-1)  # type: ignore[no-untyped-call]
 
     def warm_up(self) -> None:
-        """Compile what a GPU runs for texts of up to _MOST_WARM tokens, so that no request waits for it."""
+        """Compile the GPU kernels for texts of up to _MOST_WARM tokens, so that no request waits for it."""
         weight = self._head.ctc.ctc_lo.weight
         num_tokens = _LEAST_WARM
-        while num_tokens <= _MOST_WARM:  # each twice as many as the last: the search is compiled for powers of two
+        while num_tokens <= _MOST_WARM:  # doubled each time, because the search is compiled per power of two
             with torch.cuda.stream(self._stream):
                 hidden = weight.new_zeros(2 * num_tokens, weight.shape[1])
             self.align([hidden], [" ".join("a" * num_tokens)], [len(hidden) * self._frame_s])
@@ -116,15 +117,15 @@ class WordAligner:
         written: Sequence[WrittenTokens | None] | None = None,
         compare: bool = False,
     ) -> list[Alignment]:
-        """Times of the words of many clips, in the clips' order.
+        """Find the word times of many clips; returns one Alignment per clip, in order.
 
         Args:
-            hidden: per clip (T, D), what `CTCHead.hidden` gives for the clip's own frames; all on one device. On a GPU
-                they must have been computed, not only queued: `EncodedBatch.utterances` waits for that.
-            texts: what was said in each clip, as it is to be shown.
+            hidden: per clip, the (T, D) output of `CTCHead.hidden` for the clip's own frames; all on one device. On a
+                GPU the values must be computed, not only queued: `EncodedBatch.utterances` waits for that.
+            texts: each clip's transcript, as users see it.
             durations: seconds of audio in each clip; no word ends later.
-            written: what an LLM wrote for each clip, where its probabilities count.
-            compare: find the disagreement of each text and what is heard.
+            written: each clip's LLM tokens with their log-probabilities, to be combined with the head's confidence.
+            compare: compute the disagreement between each text and the head's greedy text.
         """
         if not texts:
             return []
@@ -135,21 +136,21 @@ class WordAligner:
                 on_failure.callback(self._timers.restart)
                 alignments = self._align(hidden, question, self._timers.shares(len(texts)))
                 on_failure.pop_all()
-        except (EOFError, OSError):  # a process has died
-            alignments = self._align(hidden, question, [slice(None)])  # here
+        except (EOFError, OSError):  # a worker process has died: do all of the work in this process
+            alignments = self._align(hidden, question, [slice(None)])
         return alignments
 
     def heard_hotwords(self, hidden: Tensor, hotwords: tuple[str, ...]) -> tuple[str, ...]:
-        """Those few of a long list of hotwords that a clip's (T, D) hidden states hold something like; see hotwords.py.
+        """Pick the hotwords that a clip's (T, D) hidden states support best; see hotwords.py.
 
-        A list is tokenised when it is used first.
+        A list is tokenised at its first use.
         """
         listed = self._hotwords[hotwords]
         frames = self._heard_frames(hidden, torch.from_numpy(listed.token_ids))
         return listed.heard(frames, most_picked(len(hidden) * self._frame_s))
 
     def close(self) -> None:
-        """End the processes; idempotent."""
+        """Stop the worker processes; idempotent."""
         self._timers.close()
 
     def _align(self, hidden: Sequence[Tensor], texts: Texts, shares: Sequence[slice]) -> list[Alignment]:
@@ -163,14 +164,14 @@ class WordAligner:
         blank_id, columns = self._head.config.blank_id, to_device(token_ids, hidden.device)
         tokens, blanks = [], []
         with torch.cuda.stream(self._stream):
-            before = hidden.new_zeros(1, dtype=torch.bool)  # whether the frame before the part says something
+            before = hidden.new_zeros(1, dtype=torch.bool)  # whether the frame before this part may hold a token
             for part in torch.split(hidden, _MAX_FRAMES_AT_ONCE):
                 logits = self._head.ctc.logits(part)
                 blank = logits[:, blank_id].clone()
                 logits[:, blank_id] = -torch.inf
                 other = logits.amax(-1)
                 says = blank - other < SURE_BLANK
-                follows = torch.cat([before, says[:-1]])  # what parts a token from the same one again
+                follows = torch.cat([before, says[:-1]])  # frames after them: a blank separates two equal tokens
                 shown, before = (says | follows).nonzero()[:, 0], says[-1:]
                 best = torch.maximum(blank, other)[shown]
                 tokens.append(logits[shown[:, None], columns] - best[:, None])
@@ -180,7 +181,7 @@ class WordAligner:
 
     @torch.inference_mode()
     def _emissions(self, hidden: Sequence[Tensor], targets: TargetTokens) -> Emissions:
-        """What the best paths of the texts emit, and what the head hears whatever the texts."""
+        """What the best path of each text emits, and the head's greedy tokens, which do not depend on the text."""
         ends = targets.num_tokens.cumsum()
         token_ids = np.split(targets.token_ids, ends[:-1])
         batches = _batches([len(clip) for clip in hidden], targets.num_tokens)
@@ -195,15 +196,15 @@ class WordAligner:
             of_tokens = _cat_padded([part.of_tokens for part in paths], dim=1)
             frame_log_probs = torch.cat([part.frame_log_probs for part in paths])
             best = _cat_padded([part.best for part in paths], dim=0)
-            # Here the CPU waits for the device, once for all batches and all that they give.
+            # Here the CPU waits for the device, once for all batches and outputs.
             found = [each.numpy() for each in from_device(of_tokens, frame_log_probs, best)]
-        # From the batches' order to the clips' own; clips without frames are in no batch.
+        # Restore the clips' order from the batches'. Clips without frames are in no batch, and get the row of index 0.
         row = np.zeros(len(hidden), np.int64)
         row[np.concatenate(batches)] = np.arange(len(found[1]))
         return Emissions(found[0][:, row], found[1][row], found[2][row])
 
     def _paths(self, hidden: Sequence[Tensor], token_ids: Sequence[IntArray]) -> _Paths:
-        """Of one batch; on a GPU only queued."""
+        """Search the best paths of one batch. On a GPU the work is queued, not awaited."""
         device = hidden[0].device
         lens = [torch.tensor([len(clip) for clip in clips]) for clips in (hidden, token_ids)]
         columns, targets, frame_lens, target_lens = (
@@ -220,7 +221,11 @@ def _alignment(timed: TimedText) -> Alignment:
 
 
 def _batches(num_frames: Sequence[int], num_tokens: IntArray) -> list[list[int]]:
-    """Clips of similar length together, as many as memory allows: a GPU takes longer to be told than to pad."""
+    """Group clips of similar length into batches of at most _MAX_CELLS; returns the clips' indices.
+
+    Batches are as large as possible, because launching more kernels takes longer than processing the padding. Clips
+    without frames are left out.
+    """
     batches: list[list[int]] = []
     most_states = 0
     for i in sorted(np.flatnonzero(num_frames).tolist(), key=lambda i: -num_frames[i]):
@@ -234,9 +239,9 @@ def _batches(num_frames: Sequence[int], num_tokens: IntArray) -> list[list[int]]
 
 
 def _columns_and_targets(token_ids: Sequence[IntArray], blank_id: int) -> tuple[Tensor, Tensor]:
-    """Per clip the tokens that alignment looks at, blank first: (B, 1 + S); and its targets among them: (B, S).
+    """The head's columns that alignment needs for each clip, blank first: (B, 1 + S); and the targets' indices: (B, S).
 
-    Neighbours that are equal are one target twice, so that a search sees that a blank lies between them.
+    Two equal neighbouring tokens get the same index, which tells the search that a blank must lie between them.
     """
     num_tokens = np.array([len(clip) for clip in token_ids])
     columns = np.full((len(token_ids), 1 + max(int(num_tokens.max()), 1)), blank_id)
@@ -247,10 +252,11 @@ def _columns_and_targets(token_ids: Sequence[IntArray], blank_id: int) -> tuple[
 
 
 def _read_paths(scores: CTCScores, targets: Tensor, states: Tensor, frame_lens: Tensor) -> _Paths:
+    # The frames of each path (B, T) are reduced to its tokens (B, S).
     emissions = scores.emissions
     num_clips, num_tokens = targets.shape
     log_probs = path_log_probs(emissions, targets, states)
-    # Frames that emit blank, or are padding, go to one token more.
+    # Blank and padding frames are collected in one extra token at the end.
     token = torch.where(states % 2 == 1, states // 2, num_tokens)
     frames = torch.arange(states.shape[1], dtype=torch.float32, device=states.device).expand(num_clips, -1)
     nothing = emissions.new_zeros(num_clips, num_tokens + 1)
@@ -267,6 +273,6 @@ def _read_paths(scores: CTCScores, targets: Tensor, states: Tensor, frame_lens: 
 
 
 def _cat_padded(tensors: Sequence[Tensor], *, dim: int) -> Tensor:
-    """Joined in one dimension; the last one is padded with zeros."""
+    """Concatenate along `dim`, after padding the last dimension with zeros."""
     longest = max(tensor.shape[-1] for tensor in tensors)
     return torch.cat([F.pad(tensor, (0, longest - tensor.shape[-1])) for tensor in tensors], dim=dim)

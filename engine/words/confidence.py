@@ -1,9 +1,9 @@
-"""How sure each word is: a geometric mean of the LLM's probability of writing it and the CTC head's of hearing it.
+"""Word confidence: the weighted geometric mean of the LLM's probability of the word and the CTC head's.
 
-Neither alone says enough: an LLM is sure of a fluent sentence that nobody spoke, a CTC head is unsure of words that it
-spells in another way. The weight of the head is the one with which the micro checkpoint told right words from wrong
-ones best, by the area under the ROC curve that demos/micro/evaluate_trust.py prints. A text is as sure as its words are
-on average.
+Neither is enough alone. An LLM gives a high probability to a fluent sentence that nobody spoke, and a CTC head gives a
+low one to words that it spells differently. The head's weight is the one that best separates right from wrong words of
+the micro checkpoint, by the area under the ROC curve that demos/micro/evaluate_trust.py prints. The confidence of a
+text is the mean of its words'.
 """
 
 import bisect
@@ -18,19 +18,19 @@ from ..transcript import Word
 if TYPE_CHECKING:
     from ..decoder.base import Hypothesis
 
-CTC_WEIGHT = 0.05  # of 0, 0.05, 0.1, 0.15 ... 1
+CTC_WEIGHT = 0.05  # best of 0, 0.05, 0.1, 0.15 ... 1
 LEAST_PROB = 1e-12
 
 
 class WrittenTokens(NamedTuple):
-    """What an LLM wrote, token by token."""
+    """The tokens of an LLM's answer."""
 
     pieces: Sequence[str]  # see token_pieces()
     log_probs: Sequence[float]  # natural logarithms of the tokens' probabilities
 
 
 def combined(words: Sequence[str], confidences: Sequence[float], written: WrittenTokens) -> list[float]:
-    """What the CTC head gives each word -> what both give it. A word that is not found keeps what it has."""
+    """The CTC head's confidence of each word -> the combined one. A word that is not in `written` keeps its own."""
     text = "".join(written.pieces)
     ends = list(itertools.accumulate(map(len, written.pieces)))
     totals = [0.0, *itertools.accumulate(written.log_probs)]
@@ -50,11 +50,11 @@ def combined(words: Sequence[str], confidences: Sequence[float], written: Writte
 
 
 def token_pieces(tokenizer: LLMTokenizer, token_ids: Sequence[int]) -> list[str]:
-    """What each token adds to the text; of the tokens that share a character's bytes, the last one has it."""
+    """The text that each token adds. Of several tokens that share the bytes of a character, the last one gets it."""
     pieces = tokenizer.decode_each(token_ids)
     if "\N{REPLACEMENT CHARACTER}" not in "".join(pieces):
         return pieces
-    begun = 0  # where the tokens begin that have not made a character yet
+    begun = 0  # first of the tokens whose bytes do not yet make a whole character
     for i, piece in enumerate(pieces):
         if "\N{REPLACEMENT CHARACTER}" not in piece:
             begun = i + 1
@@ -67,7 +67,7 @@ def token_pieces(tokenizer: LLMTokenizer, token_ids: Sequence[int]) -> list[str]
 
 
 def text_confidence(hypothesis: "Hypothesis", words: Sequence[Word] | None) -> float | None:
-    """The mean of the words'; without words, the geometric mean of the tokens' probabilities; None without either."""
+    """The mean confidence of the words, or the geometric mean of the token probabilities; None without either."""
     if words:
         return sum(word.confidence for word in words) / len(words)
     if not hypothesis.log_probs:

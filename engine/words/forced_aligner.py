@@ -1,9 +1,10 @@
-"""Qwen3-ForcedAligner: audio and its text -> when each word is spoken, with one pass of an LLM that writes nothing.
+"""Qwen3-ForcedAligner: audio and its text -> word times, in one forward pass of an LLM without decoding.
 
     [<|audio_start|> | audio | <|audio_end|> word <timestamp><timestamp> word <timestamp><timestamp> ...]
 
-At each <timestamp> a head on the LLM's hidden state chooses one of many classes, 80 ms each: where the word before it
-starts, and where it ends. It runs on PyTorch; a batch is one pass, so there is nothing for vLLM to schedule.
+At each <timestamp> a classifier on the LLM's hidden state predicts a time, in classes of 80 ms: the start of the word
+before it at the first, its end at the second. The aligner runs on PyTorch, because a batch is a single pass that leaves
+vLLM nothing to schedule.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -38,9 +39,9 @@ from .aligner import Alignment
 
 FAMILY = "qwen3_forced_aligner"
 TIMESTAMP = "<timestamp>"
-MAX_AUDIO_S = 300.0  # what it was made for; its classes end at 400
+MAX_AUDIO_S = 300.0  # the length that the model was trained for; its classes end at 400 s
 MAX_BATCH_TOKENS, MAX_BATCH = 16_384, 32
-SAMPLES_BEYOND = SAMPLE_RATE // 4  # rounding of a duration, which is no reason to refuse audio
+SAMPLES_BEYOND = SAMPLE_RATE // 4  # tolerance for rounded durations
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,16 +71,16 @@ class ForcedAlignResult:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Question:
-    """A clip, and what is asked about it."""
+    """A clip and the prompt for it."""
 
     waveform: Waveform
     words: list[str]
-    ids: list[int]  # tokens after the audio: the words, and two marks behind each
+    ids: list[int]  # tokens after the audio: the words, each followed by two <timestamp>s
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Timed:
-    """Words of one text as the model times them."""
+    """The words of one text with the model's times."""
 
     words: list[str]
     times_ms: list[int]  # start and end of each word
@@ -90,7 +91,7 @@ class Qwen3ForcedAligner:
     """A loaded Qwen3-ForcedAligner."""
 
     def __init__(self, engine_dir: Path, config: EngineConfig) -> None:
-        """Load a converted model. Raises CheckpointError, ConfigError."""
+        """Load a converted model. Raises CheckpointError or ConfigError."""
         from transformers import AutoModel
 
         manifest = EngineManifest.read(engine_dir)
@@ -136,7 +137,7 @@ class Qwen3ForcedAligner:
         Args:
             model, hub, revision, device, dtype: see AutoModelVLLM.
             device_map: the qwen-asr package's name for `device`.
-            attn_implementation: has no effect, as the log says; transformers chooses.
+            attn_implementation: has no effect, and a log message says so; transformers chooses.
 
         Raises:
             ConfigError, HubError, CheckpointError.
@@ -150,19 +151,20 @@ class Qwen3ForcedAligner:
     def align(
         self, audio: Inputs, text: str | Iterable[str], language: str | Iterable[str | None] | None
     ) -> list[ForcedAlignResult]:
-        """When each word of each text is spoken.
+        """Find the times of each word of each text.
 
         Args:
             audio: any input of AutoModelVLLM.generate, or an iterable of them; up to 300 s each.
-            text: what is said in it, one for each.
-            language: a name or ISO code, one for each or one for all; None: words are what stands between spaces. The
-                model was trained for Chinese, English, Cantonese, French, German, Italian, Japanese, Korean,
-                Portuguese, Russian and Spanish.
+            text: the transcript of each input.
+            language: a name or ISO code, one for each or one for all. With None, words are split at spaces, and each
+                ideograph is a word. The model was trained on Chinese, English, Cantonese, French, German, Italian,
+                Japanese, Korean, Portuguese, Russian and Spanish.
 
         Raises:
-            ConfigError: numbers that do not match, an unknown language, or a package that a language needs.
-            AudioError: audio that cannot be read, or is too long.
-            PromptTooLongError: more words than the model takes beside so much audio.
+            ConfigError: the numbers of inputs, texts and languages differ, a language is unknown, or the package that
+                tokenises it is not installed.
+            AudioError: an input cannot be read, or is too long.
+            PromptTooLongError: a text has more words than the model accepts with that much audio.
         """
         self._process.require()
         texts = [one or "" for one in checked_texts("text", text)]
@@ -178,7 +180,10 @@ class Qwen3ForcedAligner:
     def align_waveforms(
         self, waveforms: Sequence[Waveform], texts: Sequence[str], languages: Sequence[str]
     ) -> list[ForcedAlignResult]:
-        """`align` for what has been read; a language is an English name, and one that is not known has spaces."""
+        """`align` for waveforms, (N,) float32 at 16 kHz.
+
+        A language is an English name. Words of an unknown language are split at spaces.
+        """
         questions = list(map(self._question, waveforms, map(alignment_words, texts, languages)))
         return [
             ForcedAlignResult(
@@ -193,7 +198,10 @@ class Qwen3ForcedAligner:
     def align_words(
         self, waveforms: Sequence[Waveform], texts: Sequence[str], languages: Sequence[str | None]
     ) -> list[Alignment]:
-        """The same as words of a transcript, written as the text writes them; what cannot be timed says why."""
+        """Align texts with waveforms; see TextAligner. `Word.text` is written as in the text.
+
+        A text that cannot be aligned gets an Alignment without words and with the reason.
+        """
         questions: dict[int, _Question] = {}
         found: dict[int, Alignment] = {}
         for i, (waveform, text, language) in enumerate(zip(waveforms, texts, languages, strict=True)):
@@ -206,7 +214,10 @@ class Qwen3ForcedAligner:
         return [found[i] for i in range(len(waveforms))]
 
     def _question(self, waveform: Waveform, words: list[str]) -> _Question:
-        """Raises AudioTooLongError, or PromptTooLongError where audio and words are more than the model has places."""
+        """Build the prompt of one clip.
+
+        Raises AudioTooLongError, or PromptTooLongError if audio and words exceed the model's positions.
+        """
         if len(waveform) > MAX_AUDIO_S * SAMPLE_RATE + SAMPLES_BEYOND:
             seconds = len(waveform) / SAMPLE_RATE
             raise AudioTooLongError(f"{seconds:.1f} s of audio; the forced aligner takes up to {MAX_AUDIO_S:g} s")
@@ -240,7 +251,7 @@ class Qwen3ForcedAligner:
         return results
 
     def _time_batch(self, questions: Sequence[_Question]) -> list[_Timed]:
-        """Prompts are padded on the right, where a causal LLM's earlier positions cannot see it."""
+        """Run one batch. Prompts are padded on the right, because a causal LLM does not attend to later positions."""
         encoded = self._acoustic.encode([question.waveform for question in questions], with_ctc=False)
         heard = [utterance.audio_embeds for utterance in encoded.utterances()]
         embed = self._llm.get_input_embeddings()
@@ -266,7 +277,7 @@ class Qwen3ForcedAligner:
 
 
 def _english(language: str | None) -> str:
-    """The English name of a language, in whatever way a family writes it; "" for one without rules of its own."""
+    """The English name of a language given by name, code or tag; "" for a language that the aligner does not know."""
     try:
         return KNOWN_LANGUAGES.prompt_name(language) or ""
     except ConfigError:

@@ -1,17 +1,18 @@
-"""DecodedClip text -> its words, the units that get times.
+"""The text of a transcript -> its words, the units that get times.
 
     split_words("把音量调到25%，OK?")  ->  把 音 量 调 到 25% OK
 
 A word is
-- one character of a script that is written without spaces between words and has a unit of speech per character (Chinese
-  characters, kana, bopomofo), with the marks that modify it;
-- otherwise a run of letters, digits and marks of any other script: Korean by its spaces, and Thai, Lao, Khmer and
-  Burmese, which only dictionaries can divide, as long as their phrases run without a space.
-Within a run, signs that are spoken or bind belong to it: don't, e-mail, 3.14, 1,000, 10:30, 20%, $3.50, -5, R&D.
-A spoken sign between spaces is a word of its own (3 + 4 = 7). Everything else (punctuation, spaces, emoji) is no word.
+- one character, with its combining marks, of a script without spaces in which each character is a unit of speech
+  (Chinese characters, kana, bopomofo);
+- in all other scripts, a run of letters, digits and marks. Korean is split at its spaces. Thai, Lao, Khmer and Burmese
+  can be split into words only with a dictionary, so a run there is a whole phrase between spaces.
+A run includes signs that are spoken or that join its parts: don't, e-mail, 3.14, 1,000, 10:30, 20%, $3.50, -5, R&D. A
+spoken sign between spaces is its own word (3 + 4 = 7). Punctuation, spaces, emoji and all other characters are not
+part of words.
 
-The words of a text are substrings of it in order, and no letter, digit or spoken sign lies between them. So the text
-can be rebuilt around its words: `split_words` of the same text gives the same words again, each with its place.
+The words are substrings of the text in order, and no letter, digit or spoken sign lies between them. So the text can be
+rebuilt around its words: `split_words` of the same text returns the same words with their positions.
 """
 
 import re
@@ -22,17 +23,17 @@ from typing import NamedTuple
 
 
 class WrittenWord(NamedTuple):
-    """text[start:end], characters."""
+    """A word, text[start:end] of its text; positions count characters."""
 
     text: str
     start: int
     end: int
-    is_character: bool  # of a script that is divided by character: no space parts it from its neighbours
-    has_numerals: bool  # digits or signs, which are said in words that the text does not show
+    is_character: bool  # a character of a script that is split by character, without spaces between words
+    has_numerals: bool  # contains digits or signs, which are spoken in words that the text does not show
 
 
 def split_words(text: str) -> list[WrittenWord]:
-    """The words of `text` in order; see the top of this file for what a word is."""
+    """The words of `text` in order; the module's docstring defines what a word is."""
     classes = text.translate(_CLASS_OF)
     is_plain = _NUMERALS.isdisjoint(classes)
     words = []
@@ -44,13 +45,13 @@ def split_words(text: str) -> list[WrittenWord]:
 
 
 def spoken_form(text: str, words: Sequence[WrittenWord]) -> tuple[str, list[tuple[int, int]]]:
-    """What an aligner for spoken text should look for: only what is said, in lower case, without full-width forms.
+    """The words in the form that a CTC head emits: lower case, without signs and full-width forms.
 
-    Signs are left out, even those that are spoken: "$20" is said in another order than it is written. Words have a
-    space between them where `text` has one, or where only a sign parts two words of a script that needs spaces.
+    Spoken signs are left out too, because they may be spoken in another order than they are written ("$20"). Two words
+    are separated by a space if `text` has one between them, or if both belong to scripts that need spaces.
 
     Returns:
-        The spoken form, and the place (start, end) of each word in it, in bytes of UTF-8. No place is empty.
+        The spoken form, and [start, end) of each word in it, in bytes of UTF-8. No word is empty.
     """
     pieces: list[str] = []
     places: list[tuple[int, int]] = []
@@ -73,7 +74,7 @@ def _needs_space(text: str, previous: WrittenWord, word: WrittenWord) -> bool:
 
 @lru_cache(maxsize=65_536)
 def spoken_word(written: str) -> str:
-    """What spoken_form() makes of a word."""
+    """The spoken form of one word; see spoken_form()."""
     if written.isascii() and written.isalpha():
         return written.lower()
     text = unicodedata.normalize("NFKC", written).lower().replace("’", "'").replace(",", "")
@@ -82,15 +83,15 @@ def spoken_word(written: str) -> str:
     return " ".join("".join(kept).split()) or text
 
 
-# One class per character, so that one pattern over the string of classes finds words at their places in the text.
-_CHARACTER = "C"  # of a script that is divided by character
+# Each character is mapped to one class character, so a pattern over the string of classes finds the words' positions.
+_CHARACTER = "C"  # a character of a script that is split by character
 _LETTER = "L"
 _DIGIT = "D"
-_MARK = "M"  # modifies what stands before it, or joins it to what follows
+_MARK = "M"  # modifies the character before it, or joins it to the next one
 _SPOKEN = "S"  # a sign that is read aloud
 _HYPHEN = "H"
-_BINDER = "B"  # binds letters and digits on its both sides
-_NUMBER_BINDER = "N"  # binds digits only
+_BINDER = "B"  # joins letters and digits on both sides
+_NUMBER_BINDER = "N"  # joins digits only
 _OTHER = " "
 _NUMERALS = {_DIGIT, _SPOKEN}
 _SAID = _CHARACTER + _LETTER + _DIGIT + _MARK
@@ -120,7 +121,7 @@ _CHARACTER_RANGES = (
     (0x20000, 0x3FFFF),  # Chinese characters, extensions B and later
 )
 
-# Three zeros at the end of a number are one word: thousand, million, ...
+# Three zeros at the end of a number are spoken as one word (thousand, million, ...), so one zero stands for them.
 _THOUSANDS = re.compile(r"(?<=[0-9])000(?=(?:000)*(?![0-9]))")
 _WORD = re.compile(
     r"""(?P<character> C M*)
@@ -135,7 +136,7 @@ _WORD = re.compile(
 
 
 class _ClassOf(dict[int, str]):
-    """Code point -> class, worked out at its first use, for str.translate."""
+    """Code point -> class, for str.translate; computed at the first use of each code point."""
 
     def __missing__(self, code_point: int) -> str:
         self[code_point] = _classify(code_point)

@@ -1,10 +1,10 @@
-"""The words of texts and their times: what of forced alignment needs no GPU, for many texts at once.
+"""The words of texts and their times: the part of forced alignment that runs on the CPU, for many texts at once.
 
-    Texts                -> words (split.py) -> tokens of what is said (tokenizer.py): Targets
-    Targets + Emissions  -> when each token is spoken (token_times.py) -> when each word is -> TimedText
+    Texts                -> words (split.py) -> tokens of their spoken form (tokenizer.py): Targets
+    Targets + Emissions  -> times of the tokens (token_times.py) -> times of the words -> TimedText
 
-Between the two lies the search for the best paths (aligner.py). This file imports no torch: where there are cores for
-it, it runs in processes of its own (worker.py).
+Between the two steps, aligner.py searches the best paths. This file imports no torch, so that it can run in light
+worker processes (worker.py).
 """
 
 import bisect
@@ -26,9 +26,9 @@ from .tokenizer import CTCTokenizer
 MIN_TOKEN_S = 0.02
 MIN_REST_S = 1.0
 _MIN_REST_TOKENS = 2
-_AFTER_WORD_S = 0.3  # in which the head may still emit a word that has ended, or emits one that begins
-# Length of text is counted in bytes of UTF-8, which is about fair across scripts: speakers of English say 14 letters a
-# second, speakers of Mandarin 4.5 characters of 3 bytes. A digit or a sign counts like such a syllable.
+_AFTER_WORD_S = 0.3  # greatest delay of an emission after the start of its word, or after its end
+# The length of text is counted in bytes of UTF-8, which is about equal across scripts: English has 14 letters per
+# second of speech, and Mandarin 4.5 characters of 3 bytes. A digit or a sign counts like such a character.
 TYPICAL_BYTES_PER_S = 13.5
 _SYLLABLE_BYTES = 3
 
@@ -41,22 +41,22 @@ Columns: TypeAlias = tuple[list[str], list[float], list[float], list[float]]
 
 
 class CTCFrames(NamedTuple):
-    """What must be known of a CTC head to read its frames."""
+    """The properties of a CTC head that are needed to interpret its frames."""
 
     frame_s: float
-    first_s: float  # centre of the first frame
+    first_s: float  # time of the first frame's centre
     blank_id: int
     vocab_size: int
 
 
 class Texts(NamedTuple):
-    """Of B clips."""
+    """The texts of B clips."""
 
-    texts: Sequence[str]  # as they are to be shown
+    texts: Sequence[str]  # as users see them
     num_frames: Sequence[int]
     durations_s: Sequence[float]  # no word ends later
-    written: Sequence[WrittenTokens | None]  # what the LLM is sure of; None: a word is as sure as the head is
-    compare: bool  # each text with what the head hears
+    written: Sequence[WrittenTokens | None]  # the LLM's tokens; None: the confidence is the CTC head's alone
+    compare: bool  # whether to compare each text with the head's greedy text
 
     def part(self, share: slice) -> Self:
         return self._replace(
@@ -68,21 +68,22 @@ class Texts(NamedTuple):
 
 
 class TargetTokens(NamedTuple):
-    """What to look for in B clips."""
+    """The tokens to align in B clips."""
 
-    token_ids: IntArray  # (N,) those of the first clip, those of the second, ...
-    num_tokens: IntArray  # (B,) 0 where there is nothing to look for
+    token_ids: IntArray  # (N,) the tokens of the first clip, then of the second, ...
+    num_tokens: IntArray  # (B,) 0 for a clip with nothing to align
 
 
 class Emissions(NamedTuple):
-    """What the best paths of B clips say of each of their S tokens, and the head of their T frames.
+    """The best paths of B clips, reduced to their S tokens, and the head's greedy tokens of their T frames.
 
-    Of each token: the mean frame of its emission, and the highest probabilities, in those frames, of it and of any.
+    `of_tokens` has three values for each token: the mean frame of its emission, the highest probability of the token in
+    those frames, and the highest probability of any token other than blank in them.
     """
 
     of_tokens: npt.NDArray[np.float32]  # (3, B, S)
     frame_log_probs: npt.NDArray[np.float32]  # (B,) mean log-probability per frame of the whole path
-    best: npt.NDArray[np.int32]  # (B, T) the likeliest token of each frame, whatever the text
+    best: npt.NDArray[np.int32]  # (B, T) the likeliest token of each frame, independent of the text
 
     def part(self, share: slice) -> Self:
         return self._replace(
@@ -91,9 +92,9 @@ class Emissions(NamedTuple):
 
 
 class TimedText(NamedTuple):
-    """See alignment.Alignment; the words column by column, which travel faster so: text, start, end, confidence."""
+    """The fields of aligner.Alignment, with the words as columns, which are faster to send between processes."""
 
-    words: Columns | None
+    words: Columns | None  # text, start, end, confidence
     reason: str | None
     ctc_text: str | None
     rest_start: float | None
@@ -102,24 +103,24 @@ class TimedText(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Targets:
-    """Texts as forced alignment looks for them: N tokens, and where in them each of the W words begins and ends."""
+    """B texts as N tokens of their spoken form, with the position of each of the W words in these tokens."""
 
     words: list[list[WrittenWord]]  # of each text
     token_ids: IntArray  # (N,)
     num_tokens: IntArray  # (B,) of each text
-    token_lengths: FloatArray  # (N,), see TYPICAL_BYTES_PER_S; above 0
+    token_lengths: FloatArray  # (N,) length of text in bytes, see TYPICAL_BYTES_PER_S; above 0
     start_tokens: IntArray  # (W,) the token in which the word begins
-    start_fractions: FloatArray  # (W,) how far in that token, [0, 1): a token may hold several words
+    start_fractions: FloatArray  # (W,) in [0, 1), where in that token: a token may hold several words
     end_tokens: IntArray  # (W,) the token in which the word ends
-    end_fractions: FloatArray  # (W,), (0, 1]
+    end_fractions: FloatArray  # (W,) in (0, 1]
 
     @classmethod
     def from_texts(cls, texts: Sequence[str], tokenizer: CTCTokenizer) -> "Targets":
-        """Tokens that hold nothing but spaces are left out."""
+        """Split and tokenise texts. Tokens that consist of spaces are left out."""
         words = [split_words(text) for text in texts]
         spoken, places = zip(*map(spoken_form, texts, words), strict=True) if texts else ((), ())
         token_ids = [tokenizer.encode(each) for each in spoken]
-        # All texts one after the other: places in their bytes, and from these the lengths before them.
+        # The texts are concatenated. `length_at` maps a byte position to the length of the text before it.
         encoded = [each.encode() for each in spoken]
         length_at = _edges(_LENGTH_OF_BYTE[np.frombuffer(b"".join(encoded), np.uint8)])
         all_ids = np.array(list(itertools.chain.from_iterable(token_ids)), np.int64)
@@ -145,39 +146,39 @@ class Targets:
 
     @property
     def num_words(self) -> IntArray:
-        """(B,) of each text."""
+        """(B,) number of words in each text."""
         return np.array([len(words) for words in self.words], np.int64)
 
     def min_frames(self) -> IntArray:
-        """(B,) the fewest frames that can emit each text: one a token, and a blank between two equal neighbours."""
+        """(B,) the fewest frames that can emit each text: one per token, and a blank between two equal neighbours."""
         text_of_token = np.repeat(np.arange(len(self.num_tokens)), self.num_tokens)
         repeats = (self.token_ids[1:] == self.token_ids[:-1]) & (text_of_token[1:] == text_of_token[:-1])
         return self.num_tokens + np.bincount(text_of_token[1:][repeats], minlength=len(self.num_tokens))
 
 
 class WordTimer:
-    """Finds the times of words with one CTC head's vocabulary; asked for Texts and then for their Emissions."""
+    """Finds word times with one CTC head's vocabulary: call `targets`, then `timed` with their emissions."""
 
     def __init__(self, tokenizer: CTCTokenizer, frames: CTCFrames) -> None:
         self._tokenizer = tokenizer
         self._frames = frames
-        self._texts: Texts  # the last ones, until their emissions come
+        self._texts: Texts  # those of the last call of targets()
         self._targets: Targets
         self._min_frames: IntArray
 
     def answer(self, question: Texts | Emissions) -> TargetTokens | list[TimedText]:
-        """`targets` or `timed`."""
+        """Call `targets` or `timed`, by the type of the argument."""
         return self.targets(question) if isinstance(question, Texts) else self.timed(question)
 
     def targets(self, texts: Texts) -> TargetTokens:
-        """What to look for. A text that takes more frames than its clip has is looked for in vain."""
+        """The tokens to align. A text that needs more frames than its clip has cannot be aligned and gets no tokens."""
         targets = Targets.from_texts(texts.texts, self._tokenizer)
         self._texts, self._targets, self._min_frames = texts, targets, targets.min_frames()
         num_tokens, is_kept = self._looked_for()
         return TargetTokens(targets.token_ids[is_kept], num_tokens)
 
     def timed(self, emissions: Emissions) -> list[TimedText]:
-        """The words of the last Texts, from what was emitted for them."""
+        """Time the words of the last Texts from their emissions."""
         targets = self._targets
         bounds = _edges(targets.num_words).tolist()
         starts, ends, confidences = (column.tolist() for column in self._words(emissions))
@@ -207,7 +208,7 @@ class WordTimer:
         return TimedText(words, reason, text, rest_start, distance)
 
     def _words(self, emissions: Emissions) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Starts, ends and confidences of all words (W,); those of texts that do not fit mean nothing."""
+        """Starts (s), ends (s) and confidences of all words, (W,) each; undefined for texts that cannot be aligned."""
         texts, targets = self._texts, self._targets
         frame_s = self._frames.frame_s
         num_tokens, is_kept = self._looked_for()
@@ -228,13 +229,16 @@ class WordTimer:
         return word_starts, np.minimum(word_ends, clip_ends), confidences
 
     def _looked_for(self) -> tuple[IntArray, BoolArray]:
-        """Tokens of each text (B,), and which of all tokens (N,): none of a text that does not fit."""
+        """(B,) number of tokens to align in each text, and (N,) whether each token is one of them.
+
+        A text that needs more frames than its clip has gets none.
+        """
         targets = self._targets
         fits = self._min_frames <= np.array(self._texts.num_frames, np.int64)
         return np.where(fits, targets.num_tokens, 0), fits.repeat(targets.num_tokens)
 
     def _heard(self, best: npt.NDArray[np.int32]) -> list["_Heard | None"]:
-        """What the head makes of each clip on its own, None of a clip without frames."""
+        """The head's greedy tokens of each clip with the times (s) of their first frames; None without frames."""
         num_frames = self._texts.num_frames
         frame_s, first_s = self._frames.frame_s, self._frames.first_s
         collapsed = collapse(best, num_frames, self._frames.blank_id)
@@ -244,7 +248,7 @@ class WordTimer:
         ]
 
     def _doubt(self, i: int, frame_log_prob: float) -> str | None:
-        """Why a text has no times, if so."""
+        """Why a text has no times, or None if it has."""
         frames, num_frames = self._frames, self._texts.num_frames[i]
         if self._min_frames[i] > num_frames:
             needed = f"{self._min_frames[i]} frames of {frames.frame_s * 1000:.0f} ms"
@@ -262,14 +266,21 @@ class WordTimer:
         return None
 
 
-_Heard: TypeAlias = tuple[list[int], list[float]]  # tokens, and when the head begins to emit each
+_Heard: TypeAlias = tuple[list[int], list[float]]  # tokens, and the time (s) of the first frame that emits each
 
 
 def collapse(
     best: npt.NDArray[np.integer], num_frames: Sequence[int], blank_id: int
 ) -> list[tuple[list[int], list[int]]]:
-    """A token for each frame of B padded clips (B, T) -> the tokens of each clip, equal neighbours merged and blanks
-    dropped, and the frame in which each begins.
+    """CTC's collapse: merge equal neighbours and drop blanks.
+
+    Args:
+        best: (B, T) a token for each frame of B padded clips.
+        num_frames: of each clip, without the padding.
+        blank_id: the token to drop.
+
+    Returns:
+        For each clip its tokens, and the frame in which each begins.
     """
     starts = best != blank_id
     starts[:, 1:] &= best[:, 1:] != best[:, :-1]
@@ -281,30 +292,30 @@ def collapse(
 
 
 def _edges(lengths: npt.NDArray[Number]) -> npt.NDArray[Number]:
-    """Where each of some neighbours begins, and where the last one ends."""
+    """(N,) lengths of adjacent parts -> (N + 1,) their edges, from 0 to the sum."""
     edges = np.zeros(len(lengths) + 1, lengths.dtype)
     lengths.cumsum(out=edges[1:])
     return edges
 
 
 def _flat(padded: FloatArray, in_clip: BoolArray, is_kept: BoolArray) -> FloatArray:
-    """(B, S) -> (N,); what was not looked for is 0."""
+    """(B, S) -> (N,); tokens that were not aligned get 0."""
     flat = np.zeros(len(is_kept))
     flat[is_kept] = padded[in_clip]
     return flat
 
 
 def _within(starts: FloatArray, ends: FloatArray, tokens: IntArray, fractions: FloatArray) -> FloatArray:
-    """Seconds of places in tokens."""
-    # The end of a token has to come out as it is: next to half a millisecond it must round as the next one's start.
+    """Times (s) of positions inside tokens: token indices and fractions, (W,) each -> (W,), rounded to 1 ms."""
+    # For fraction 1 the formula must return `ends` exactly, so that it rounds like the start of the next token.
     seconds: FloatArray = (1.0 - fractions) * starts[tokens] + fractions * ends[tokens]
     return seconds.round(3)
 
 
 def _means(targets: Targets, probs: FloatArray) -> FloatArray:
-    """(N,) -> (W,): geometric, over the tokens of each word."""
+    """The geometric mean over the tokens of each word, (N,) -> (W,)."""
     first, end = targets.start_tokens, targets.end_tokens + 1
-    # Sums of float32 may put a probability a little above 1; an end may lie behind the last token.
+    # Rounding in float32 may put a probability slightly above 1. The appended 0 is for an `end` behind the last token.
     logs = np.append(np.log(probs.clip(LEAST_PROB, 1.0)), 0.0)
     totals = np.add.reduceat(logs, np.stack([first, end], axis=1).ravel())[::2] if len(first) else np.zeros(0)
     means: FloatArray = np.exp(totals / (end - first))
@@ -312,9 +323,14 @@ def _means(targets: Targets, probs: FloatArray) -> FloatArray:
 
 
 def _rest_start(ends: Sequence[float], times: Sequence[float]) -> float | None:
-    """Where what follows the words begins, s: from when the head emits its tokens. See Alignment.
+    """Start (s) of the speech that the text lacks at its end, or None if it lacks nothing; see Alignment.
 
-    Speech without any text has to follow a second of something else: that may be what the text was lost for.
+    Args:
+        ends: ends of the words (s).
+        times: when the head emits its greedy tokens (s).
+
+    If the text is empty, the speech must begin at MIN_REST_S or later: what precedes it may be the reason why the LLM
+    wrote no text.
     """
     end = ends[-1] if ends else 0.0
     rest = times[bisect.bisect_right(times, end + _AFTER_WORD_S) :]
@@ -327,7 +343,10 @@ def _rest_start(ends: Sequence[float], times: Sequence[float]) -> float | None:
 def _settle(
     starts: FloatArray, ends: FloatArray, num_tokens: IntArray, durations: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
-    """Move times (B, S), in seconds, as little as rising order, the clip's bounds and the least duration ask for."""
+    """Put the tokens' starts and ends (B, S), in seconds, in order and inside the clip, with the least changes.
+
+    Each token lasts at least MIN_TOKEN_S, or an equal share of a clip that is too short for that.
+    """
     least = np.minimum(durations / num_tokens.clip(min=1), MIN_TOKEN_S)[:, None]
     position = np.arange(starts.shape[1])
     starts = np.maximum.accumulate(starts.clip(min=0.0) - position * least, axis=1) + position * least

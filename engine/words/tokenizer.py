@@ -1,8 +1,8 @@
-"""The CTC head's vocabulary: text -> token ids, and the bytes behind each id.
+"""The CTC head's vocabulary: text -> token ids, and the bytes of each id.
 
-The file is in tiktoken's format, one "base64 rank" pair a line, the lines in any order. Ids are the ranks; the special
-tokens that a checkpoint keeps after them (<|endoftext|>, languages, <|0.00|>, ...) are never produced here: "<|zh|>" in
-a transcript is text. The published files hold an empty token, "= 48474", which no text is ever encoded to.
+The file is in tiktoken's format, with one "base64 rank" pair per line, in any order. Ids are the ranks. A checkpoint's
+special tokens have the ids after them (<|endoftext|>, languages, <|0.00|>, ...) and are never produced here: "<|zh|>"
+in a transcript is text. The published files contain an empty token, "= 48474", which no text is encoded to.
 """
 
 import base64
@@ -18,15 +18,15 @@ import tiktoken
 from ..errors import CheckpointError
 from ..hub.model_files import cut_short, read_bytes
 
-# GPT-2's split into pieces that merges never cross: contractions, letters, digits, other signs, spaces.
+# GPT-2's pre-tokenisation; merges never cross its pieces: contractions, letters, digits, other signs, spaces.
 SPLIT_PATTERN = r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
-# Special tokens that FunASR puts after the ranks: 2, 105 languages, 11 events, 4 emotions, 56 more, 1501 times.
+# FunASR's special tokens after the ranks: 2, 105 languages, 11 events, 4 emotions, 56 others and 1501 time stamps.
 NUM_SPECIALS = 1679
 _BASE64 = re.compile(rb"[A-Za-z0-9+/]*=*")
 
 
 class CTCTokenizer:
-    """Byte-level BPE as the CTC head was trained with it."""
+    """The byte-level BPE tokeniser that the CTC head was trained with."""
 
     def __init__(self, pieces: Sequence[bytes], *, name: str = "ctc") -> None:
         """`pieces`: the bytes of each token, in the order of their ids; all 256 single bytes must be among them."""
@@ -63,17 +63,17 @@ class CTCTokenizer:
         return len(self._pieces)
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of `text`; what looks like a special token is text. `text` must be valid Unicode."""
+        """Token ids of `text`, in which special tokens are ordinary text. `text` must be valid Unicode."""
         token_ids: list[int] = self._encoding.encode_ordinary(text)
         return token_ids
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """The text of ordinary tokens; special ones, and bytes that make no character, are left out."""
+        """The text of ordinary tokens. Special tokens, and bytes that are not valid UTF-8, are left out."""
         pieces, num_ordinary = self._pieces, len(self)
         return b"".join([pieces[i] for i in token_ids if i < num_ordinary]).decode("utf-8", "ignore")
 
     def byte_lengths(self, token_ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Bytes of UTF-8 text that each token stands for; they need not end where a character ends."""
+        """The number of UTF-8 bytes of each token; a token may end inside a character."""
         return self._lengths[token_ids]
 
 
@@ -86,7 +86,7 @@ def _pieces(lines: Sequence[bytes]) -> list[bytes]:
 
 
 def _parse_line(line: bytes, number: int) -> tuple[int, bytes]:
-    """A rank and its token. Padding alone is the empty token, as tiktoken's decoder has it."""
+    """A line -> a rank and its token. Padding alone is the empty token, as in tiktoken."""
     try:
         piece, rank = line.split()
         if not _BASE64.fullmatch(piece):

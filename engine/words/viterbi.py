@@ -1,19 +1,18 @@
-"""CTC forced alignment: in which state of its text each frame of a clip is, for B padded clips at once.
+"""CTC forced alignment: the state of its text that each frame of a clip is in, for B padded clips at once.
 
-In:  emissions (B, T, K) float32, log-probabilities of K columns only: column 0 is blank, the others are what a target
-     may be; targets (B, S) int64, indices into 1..K-1; lengths of both. Padding holds any valid index.
-Out: states (B, T) int64. The states of a clip with S targets are blank, target 1, blank, ..., target S, blank: state
-     2s + 1 emits target s, even states emit blank. They never fall from one frame to the next; padding frames get 0.
+In:  emissions (B, T, K) float32, log-probabilities of K columns: column 0 is blank, the others are the tokens that
+     occur as targets; targets (B, S) int64, column indices in 1..K-1; lengths of both. Padding is any valid index.
+Out: states (B, T) int64. A clip with S targets has the states blank, target 0, blank, ..., target S - 1, blank: state
+     2s + 1 emits target s, and even states emit blank. States never decrease from frame to frame. Padding frames get 0.
 
-The model is that of Graves et al., "Connectionist temporal classification" (ICML 2006): a frame stays in its state,
-steps to the next one, or jumps over a blank that lies between two different targets. A clip can therefore be aligned
-when it has a frame for each target and one more between two that are equal, which callers make sure of.
+The model is that of Graves et al., "Connectionist temporal classification" (ICML 2006). From one frame to the next, a
+path stays in its state, steps to the next one, or jumps over a blank between two different targets. A clip therefore
+needs a frame for each target and one more between two equal neighbours; callers check this.
 
-Three searches find the same path wherever the best one is unique. torchaudio's runs clip by clip in C++, for CPUs; ours
-run all clips at once, in one kernel for NVIDIA GPUs (viterbi_triton.py), in six tensor operations per frame for other
-devices. demos/benchmark_alignment.py prints which one is faster where. Where paths tie exactly, as float32
-log-probabilities hardly ever do, torchaudio 2.11 may take a worse one (github.com/pytorch/audio/issues/4221); ours do
-not.
+There are three searches, which return the same path if the best path is unique. torchaudio's runs clip by clip in C++
+and serves CPUs. The other two process all clips at once: a kernel for NVIDIA GPUs (viterbi_triton.py), and six tensor
+operations per frame for other devices. demos/benchmark_alignment.py measures their speed. If paths tie exactly, which
+is rare in float32, torchaudio 2.11 may return a worse path (github.com/pytorch/audio/issues/4221); the others do not.
 """
 
 import torch
@@ -24,13 +23,13 @@ BLANK = 0  # its column in `emissions`
 
 
 def best_paths(emissions: Tensor, targets: Tensor, frame_lens: Tensor, target_lens: Tensor) -> Tensor:
-    """States (B, T) of the best paths, by whichever search is fastest where `emissions` are."""
+    """States (B, T) of the best paths, by the search that is fastest on the device of `emissions`."""
     search = _FASTEST.get(emissions.device.type, batched_paths)
     return search(emissions, targets, frame_lens, target_lens)
 
 
 def path_log_probs(emissions: Tensor, targets: Tensor, states: Tensor) -> Tensor:
-    """(B, T) float32: log-probability of what each frame emits in its state."""
+    """(B, T) float32, the log-probability that each frame emits its state's column."""
     columns = _columns_of_states(targets).gather(1, states)
     return emissions.gather(2, columns[:, :, None])[:, :, 0]
 
@@ -47,7 +46,7 @@ def torchaudio_paths(emissions: Tensor, targets: Tensor, frame_lens: Tensor, tar
 
 
 def batched_paths(emissions: Tensor, targets: Tensor, frame_lens: Tensor, target_lens: Tensor) -> Tensor:
-    """`best_paths` of all clips at once: a loop over frames only. Of equally good ways the shortest move wins."""
+    """`best_paths` for all clips at once, with one loop over frames. Ties prefer stay, then step, then jump."""
     frame_lens, target_lens = frame_lens.to(emissions.device), target_lens.to(emissions.device)
     columns = _columns_of_states(targets)
     may_jump = _may_jump(columns)
@@ -59,7 +58,7 @@ def batched_paths(emissions: Tensor, targets: Tensor, frame_lens: Tensor, target
 
 
 def kernel_paths(emissions: Tensor, targets: Tensor, frame_lens: Tensor, target_lens: Tensor) -> Tensor:
-    """`best_paths` in one kernel of an NVIDIA GPU."""
+    """`best_paths` with one kernel on an NVIDIA GPU; texts of more than MAX_STATES states use `batched_paths`."""
     from .viterbi_triton import MAX_STATES, triton_paths
 
     columns = _columns_of_states(targets)
@@ -73,14 +72,14 @@ _FASTEST = {"cpu": torchaudio_paths, "cuda": kernel_paths}
 
 
 def _may_jump(columns: Tensor) -> Tensor:
-    """(B, N) columns of states -> (B, N) bool: targets that may follow the target before them without a blank."""
+    """(B, N) columns of states -> (B, N) bool, whether a state may be reached by a jump over the blank before it."""
     may_jump = torch.zeros_like(columns, dtype=torch.bool)
     may_jump[:, 3::2] = columns[:, 3::2] != columns[:, 1:-2:2]
     return may_jump
 
 
 def _columns_of_states(targets: Tensor) -> Tensor:
-    """(B, S) targets -> (B, 2S + 1): blank, target 1, blank, ..., target S, blank."""
+    """(B, S) targets -> (B, 2S + 1) columns of the states: blank, target 0, blank, ..., target S - 1, blank."""
     columns = targets.new_full((targets.shape[0], 2 * targets.shape[1] + 1), BLANK)
     columns[:, 1::2] = targets
     return columns
@@ -97,7 +96,7 @@ def _states_of_columns(path: Tensor) -> Tensor:
 def _best_scores(emissions: Tensor, columns: Tensor, may_jump: Tensor) -> Tensor:
     """Log-probability of the best path into each state at each frame, (T, B, 2 + states) float32.
 
-    Two columns of -inf in front stand for the states before the first, so that a step and a jump are views.
+    The first two columns are -inf and stand for states before the first, so that a step and a jump are shifted views.
     """
     num_clips, num_frames, _ = emissions.shape
     emitted = emissions.gather(2, columns[:, None, :].expand(-1, num_frames, -1)).transpose(0, 1).contiguous()
@@ -115,7 +114,7 @@ def _best_scores(emissions: Tensor, columns: Tensor, may_jump: Tensor) -> Tensor
 
 
 def _best_moves(best: Tensor, may_jump: Tensor, frame_lens: Tensor) -> Tensor:
-    """By how many states the best path moved into each state, (T - 1, B, states) uint8: 0, 1 or 2; 0 in the padding."""
+    """The best move into each state, (T - 1, B, states) uint8: 0 stay, 1 step, 2 jump; 0 in the padding."""
     stay, step, jump = best[:-1, :, 2:], best[:-1, :, 1:-1], best[:-1, :, :-2]
     moves = (step > stay).to(torch.uint8)
     moves.masked_fill_((jump > torch.maximum(stay, step)) & may_jump, 2)
@@ -124,7 +123,7 @@ def _best_moves(best: Tensor, may_jump: Tensor, frame_lens: Tensor) -> Tensor:
 
 
 def _last_states(best: Tensor, frame_lens: Tensor, target_lens: Tensor) -> Tensor:
-    """(B, 1): the better of the last target and the blank after it, at each clip's last frame."""
+    """(B, 1) state at each clip's last frame: the better of the last target and the blank after it."""
     blank = 2 * target_lens[:, None]
     last = best[frame_lens - 1, torch.arange(len(frame_lens), device=best.device)]
     target_is_better = last.gather(1, blank + 1) >= last.gather(1, blank + 2)
@@ -132,7 +131,7 @@ def _last_states(best: Tensor, frame_lens: Tensor, target_lens: Tensor) -> Tenso
 
 
 def _trace_back(moves: Tensor, last: Tensor) -> Tensor:
-    """Follow the moves back from each clip's last state: (B, T) state of each frame."""
+    """Follow the moves back from each clip's last state; returns the state of each frame, (B, T)."""
     states = [last]
     for moved in moves.flip(0):
         states.append(states[-1] - moved.gather(1, states[-1]))

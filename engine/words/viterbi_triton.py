@@ -1,7 +1,7 @@
-"""`viterbi.best_paths` as one kernel for NVIDIA GPUs: a program per clip, its states side by side, frames in a loop.
+"""`viterbi.best_paths` as one kernel for NVIDIA GPUs: one program per clip, parallel over states, looping over frames.
 
-The search in tensor operations launches six kernels a frame; on an H200 the CPU needs longer for that than the GPU for
-all the rest of alignment.
+The search in tensor operations launches six kernels per frame. On an H200, the CPU needs longer to launch them than the
+GPU needs for the rest of alignment.
 """
 
 import torch
@@ -9,19 +9,19 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-MAX_STATES = 4096  # of one program: texts of up to 2,047 tokens
-_LEAST_BLOCK = 32  # a warp: fewer states take as long
+MAX_STATES = 4096  # per program: texts of up to 2,047 tokens
+_LEAST_BLOCK = 32  # one warp; fewer states are not faster
 
 
 def triton_paths(
     emissions: Tensor, columns: Tensor, may_jump: Tensor, frame_lens: Tensor, target_lens: Tensor
 ) -> Tensor:
-    """States (B, T) int64 of the best paths, 0 in the padding; of equally good ways the shortest move wins.
+    """States (B, T) int64 of the best paths, 0 in the padding. Ties prefer stay, then step, then jump.
 
     Args:
         emissions: (B, T, K) float32, contiguous.
         columns: (B, N) int64, of each state; N at most MAX_STATES.
-        may_jump: (B, N) bool, whether the state may follow the one two before it.
+        may_jump: (B, N) bool, whether a state may be reached from two states before it.
         frame_lens, target_lens: (B,) int64.
     """
     num_clips, num_frames, num_columns = emissions.shape
@@ -37,7 +37,7 @@ def triton_paths(
     return states
 
 
-# Compiled once per block, not once more for each of the numbers that a multiple of 16 or a 1 would make special.
+# Without do_not_specialize, triton would compile again for each of these numbers that is 1 or a multiple of 16.
 @triton.jit(do_not_specialize=["num_frames", "num_columns", "num_states"])  # type: ignore[untyped-decorator]
 def _search(  # type: ignore[no-untyped-def]  # noqa: PLR0913 - a kernel has no objects
     emissions, columns, may_jump, frame_lens, target_lens, scores, moves, states,
@@ -50,7 +50,8 @@ def _search(  # type: ignore[no-untyped-def]  # noqa: PLR0913 - a kernel has no 
     column = tl.load(columns + clip * num_states + state, mask=exists, other=0)
     jumps = tl.load(may_jump + clip * num_states + state, mask=exists, other=0) != 0
     emitted = emissions + clip * num_frames * num_columns + column
-    # Two rows of scores, of this frame and of the last, each behind two that stay -inf: steps and jumps from nowhere.
+    # There are two rows of scores, for this frame and the last one. Two entries of -inf before each row stand for the
+    # states before the first, from which no step or jump comes.
     row = scores + clip * 2 * (block + 2) + 2
     best = tl.load(emitted, mask=exists & (state < 2), other=float("-inf"))
     tl.store(row + state, best)

@@ -1,4 +1,7 @@
-"""A process that times words for processes.py: a WordTimer first, then what its methods ask for and answer."""
+"""A worker process that times words for processes.py.
+
+It receives a WordTimer, then Texts and Emissions in turn, and sends the result of WordTimer.answer for each.
+"""
 
 import contextlib
 import os
@@ -10,7 +13,7 @@ from .timer import WordTimer
 
 
 def main() -> None:
-    """Answer until the parent has gone."""
+    """Answer requests until the parent process ends."""
     parent = connect()
     timer: WordTimer = receive(parent)
     while True:
