@@ -22,32 +22,37 @@ KEY_VARIABLE = "TWOSTAGE_ASR_API_KEYS"
 PROMPT_BYTES_PER_BYTE = 4  # of a prompt, at most, for what a client gives: a hotword of one byte has a separator
 PROMPT_ROOM = 4096  # positions that a config file's model has beside its longest answer: 5 minutes of Qwen3-ASR's audio
 
-_LIMITS = (  # of ServerSettings, with the help that the command line gives
-    ("max_connections", int, "N", "open; at the limit idle ones make room (2048)"),
-    ("max_connections_per_address", int, "N", "of one client or proxy (1024)"),
-    ("max_head_bytes", int, "BYTES", "of a request's line and headers (32 KiB)"),
-    ("header_timeout_s", float, "SECONDS", "until they have come (20)"),
-    ("max_body_bytes", int, "BYTES", "of one request"),
-    ("max_upload_bytes", int, "BYTES", "of all bodies at work; more are answered 429 (1 GiB)"),
-    ("body_grace_s", float, "SECONDS", "that a body may take besides its bytes at --min-body-rate (20)"),
-    ("min_body_rate", int, "N", "bytes a second, below which a body is answered 408; 0: any (500)"),
-    ("max_json_values", int, "N", "of one body that is JSON (10000)"),
-    ("max_json_bytes", int, "BYTES", "of one request whose body is JSON"),
-    ("max_audio_s", float, "SECONDS", "of one request or session"),
-    ("max_new_tokens", int, "N", "of one answer"),
-    ("max_prompt_bytes", int, "BYTES", "of UTF-8: hotwords, context and language of one request (default 16384)"),
-    ("max_requests", int, "N", "under way; more are answered 429"),
-    ("max_requests_per_client", int, "N", "of one key, or address without keys (default: a quarter of them)"),
-    ("max_waiting", int, "N", "clips not yet encoded; more are answered 429"),
-    ("request_timeout_s", float, "SECONDS", "from a request's first byte to its last"),
-    ("max_sessions", int, "N", "WebSockets at a time"),
-    ("max_sessions_per_client", int, "N", "of one key, or address without keys (default: a quarter of them)"),
-    ("max_message_bytes", int, "BYTES", "of one WebSocket message"),
-    ("max_session_bytes", int, "BYTES", "that all WebSockets keep; beyond it the largest is ended (1 GiB)"),
-    ("session_idle_s", float, "SECONDS", "without a message, until a WebSocket is closed"),
-    ("session_timeout_s", float, "SECONDS", "until a WebSocket is closed"),
-    ("drain_delay_s", float, "SECONDS", "after SIGTERM: /ready is 503, requests are still taken (0)"),
-    ("drain_s", float, "SECONDS", "then, that requests and sessions get to end"),
+_LIMITS = (  # fields of ServerSettings: type, unit, default, and the help that the command line gives
+    ("max_connections", int, "N", "2048", "open; at the limit idle ones make room"),
+    ("max_connections_per_address", int, "N", "1024", "of one client or proxy"),
+    ("max_head_bytes", int, "BYTES", "32768", "of a request's line and headers"),
+    ("header_timeout_s", float, "SECONDS", "20", "until they have come"),
+    ("max_body_bytes", int, "BYTES", "268435456", "of one request"),
+    ("max_upload_bytes", int, "BYTES", "1073741824", "of all bodies at work; more are answered 429"),
+    ("body_grace_s", float, "SECONDS", "20", "that a body may take besides its bytes at --min-body-rate"),
+    ("min_body_rate", int, "N", "500", "bytes a second, below which a body is answered 408; 0: any"),
+    ("max_json_values", int, "N", "10000", "of one body that is JSON"),
+    ("max_json_bytes", int, "BYTES", "16777216", "of one request whose body is JSON"),
+    ("max_audio_s", float, "SECONDS", "10800", "of one request or session"),
+    ("max_samples", int, "N", "1073741824", "of all channels of one request, decoded"),
+    ("max_decoding_s", float, "SECONDS", "120", "of a processor that decoding one request may take"),
+    ("min_sample_rate", int, "HZ", "4000", "of what clients send"),
+    ("max_sample_rate", int, "HZ", "384000", "of what clients send"),
+    ("max_new_tokens", int, "N", "512", "of one answer"),
+    ("max_prompt_bytes", int, "BYTES", "16384", "of UTF-8: hotwords, context and language of one request"),
+    ("max_requests", int, "N", "256", "under way; more are answered 429"),
+    ("max_requests_per_client", int, "N", "a quarter of them", "of one key, or address without keys"),
+    ("max_waiting", int, "N", "512", "clips not yet encoded; more are answered 429"),
+    ("request_timeout_s", float, "SECONDS", "600", "from a request's first byte to its last"),
+    ("retry_after_s", int, "SECONDS", "1", "that answers 429 and 503 suggest"),
+    ("max_sessions", int, "N", "256", "WebSockets at a time"),
+    ("max_sessions_per_client", int, "N", "a quarter of them", "of one key, or address without keys"),
+    ("max_message_bytes", int, "BYTES", "10485760", "of one WebSocket message"),
+    ("max_session_bytes", int, "BYTES", "1073741824", "that all WebSockets keep; beyond it the largest is ended"),
+    ("session_idle_s", float, "SECONDS", "60", "without a message, until a WebSocket is closed"),
+    ("session_timeout_s", float, "SECONDS", "14400", "until a WebSocket is closed"),
+    ("drain_delay_s", float, "SECONDS", "0", "after SIGTERM: /ready is 503, requests are still taken"),
+    ("drain_s", float, "SECONDS", "30", "then, that requests and sessions get to end"),
 )
 
 
@@ -68,6 +73,10 @@ def _add(commands: Commands, name: str, port: int, what: str) -> None:
     where.add_argument(
         "--wyoming", metavar="URI", help="serve Home Assistant's protocol as well, such as tcp://127.0.0.1:10300"
     )
+    where.add_argument(
+        "--operation-port", type=_port, metavar="PORT", help="of a second server for /health, /ready and /metrics alone"
+    )
+    where.add_argument("--no-docs", action="store_true", help="serve neither /docs nor /openapi.json")
     where.add_argument("--config", type=Path, metavar="YAML", help="host, port and model, in place of the options")
     where.add_argument("--served-model-name", metavar="NAME", help="in /v1/models; the model's name by default")
     where.add_argument("--language", help="where a request names none")
@@ -111,8 +120,9 @@ def _add(commands: Commands, name: str, port: int, what: str) -> None:
         "--strict-fields", action="store_true", help="refuse requests with fields that mean nothing here"
     )
     limits = parser.add_argument_group("limits")
-    for limit, kind, unit, meaning in _LIMITS:
-        limits.add_argument(f"--{limit.replace('_', '-')}", metavar=unit, type=kind, help=meaning)
+    for limit, kind, unit, default, meaning in _LIMITS:
+        option = f"--{limit.replace('_', '-')}"
+        limits.add_argument(option, metavar=unit, type=kind, help=f"{meaning} (default {default})")
     parser.set_defaults(run=run)
 
 
@@ -127,7 +137,8 @@ def run(args: argparse.Namespace) -> int:
     from ..auto import AutoModelVLLM  # imports torch
     from ..config import DEFAULT_PROMPT_BYTES
     from ..server.app import create_app
-    from ..server.process import Address, bind, log, serve, set_up_log
+    from ..server.operation import OperationServer
+    from ..server.process import Address, Listener, bind, log, serve, set_up_log
     from ..server.speech import Speech
     from ..vad import load_vad
 
@@ -135,7 +146,7 @@ def run(args: argparse.Namespace) -> int:
         if args.model is not None:
             raise ConfigError(f"the model is named twice: {args.served_model} and --model {args.model}")
         args.model = args.served_model
-    limits = {name: value for name, _, _, _ in _LIMITS if (value := getattr(args, name)) is not None}
+    limits = {name: value for name, *_ in _LIMITS if (value := getattr(args, name)) is not None}
     if args.config is not None:
         limits = _read_config(args) | limits
     engine = model_options(args)
@@ -153,13 +164,17 @@ def run(args: argparse.Namespace) -> int:
     wyoming = None if args.wyoming is None else _wyoming(args.wyoming)
     set_up_log(args.log_level)
     sockets = bind(address)
+    operation = None if args.operation_port is None else OperationServer(args.host, args.operation_port)
     log.info("loading %s; the server listens when that is done", engine["model"])
     with AutoModelVLLM(**engine) as model:
         spare_loaded_objects()
         speech = Speech(model.transcriber, settings, vad=load_vad(args.vad), chunk_ms=args.chunk_ms)
         try:
-            app = create_app(speech, offline=args.command == "serve")
-            return serve(app, speech, address, sockets, beside=[] if wyoming is None else [wyoming(speech)])
+            app = create_app(speech, offline=args.command == "serve", has_docs=not args.no_docs)
+            beside: list[Listener] = [] if wyoming is None else [wyoming(speech)]
+            if operation is not None:
+                beside.append(operation.watching(speech))
+            return serve(app, speech, address, sockets, beside=beside)
         finally:
             speech.close()
 

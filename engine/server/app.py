@@ -25,11 +25,11 @@ from .headers import SecurityHeaders
 from .speech import Speech
 
 
-def create_app(speech: Speech, *, offline: bool = True, live: bool = True) -> FastAPI:
+def create_app(speech: Speech, *, offline: bool = True, live: bool = True, has_docs: bool = True) -> FastAPI:
     """The ASGI application; `offline` and `live` choose the protocols for files and for live audio."""
-    app = FastAPIOffline(  # /docs with Swagger UI from this server's own files
-        redoc_url=None, title="twostage-asr", version="1", description="Speech recognition with LLM decoders."
-    )
+    about = {"title": "twostage-asr", "version": "1", "description": "Speech recognition with LLM decoders."}
+    # FastAPIOffline serves /docs with Swagger UI from this server's own files.
+    app = FastAPIOffline(redoc_url=None, **about) if has_docs else FastAPI(openapi_url=None, **about)
     failures.install(app)
     app.include_router(_operation(speech))
     if offline:

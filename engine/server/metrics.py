@@ -53,12 +53,15 @@ class Metrics:
             "twostage_encode_batch_clips", "Clips encoded together", buckets=_CLIPS, registry=registry
         )
 
+        self.last_tick = time.monotonic()  # of the event loop
         self._lags: deque[float] = deque([0.0], maxlen=LAGS)
         self.watch("twostage_loop_lag_seconds", "The longest of the last 15 s", lambda: max(self._lags))
 
-    def loop_lag(self, seconds: float) -> None:
-        """By how much the event loop was late; to be told ten times a second."""
-        self._lags.append(max(seconds, 0.0))
+    def tick(self, interval_s: float) -> None:
+        """A turn of the event loop, `interval_s` after the last one if it is not late."""
+        now = time.monotonic()
+        self._lags.append(max(now - self.last_tick - interval_s, 0.0))
+        self.last_tick = now
 
     def watch(self, name: str, what: str, read: Callable[[], float]) -> None:
         """A gauge that is read when it is asked for."""

@@ -124,7 +124,6 @@ class _Server(uvicorn.Server):
         self._is_asked_to_stop = False
         self._drains_at = 0.0  # time.monotonic(), as the others
         self._ends_at: float | None = None
-        self._last_tick = time.monotonic()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         for listener in self._beside:
@@ -148,8 +147,7 @@ class _Server(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         """Called ten times a second; True ends the server."""
         now = time.monotonic()
-        self._speech.metrics.loop_lag(now - self._last_tick - TICK_S)
-        self._last_tick = now
+        self._speech.metrics.tick(TICK_S)
         self._connections.sweep(asyncio.get_running_loop().time())
         if self._ends_at is None and self._speech.service.failed:
             log.error("the engine has failed; the process ends with exit code %d", ENGINE_FAILED)

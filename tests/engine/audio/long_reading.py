@@ -10,7 +10,8 @@ import sys
 import time
 from pathlib import Path
 
-from twostage_asr.engine.audio.decode import DEFAULT_LIMITS, readers
+from twostage_asr.engine.audio import readers
+from twostage_asr.engine.audio.decode import DEFAULT_LIMITS
 from twostage_asr.engine.audio.inputs import expand_inputs
 
 short, long, end = sys.argv[1:]
