@@ -1,4 +1,5 @@
-"""Run once per model: a published checkpoint -> a directory that the engine reads (engine.json, safetensors, llm/).
+"""A published checkpoint -> a directory that the engine reads (engine.json, safetensors, llm/), once for each model.
 
-`ensure_converted` is the whole interface; `twostage-asr convert` is the same as a command.
+`ensure_converted` in export.py is the interface, and `twostage-asr convert` its command. Read export.py first, then
+layout.py: what each model family tells the converter.
 """

@@ -1,6 +1,6 @@
 """A checkpoint file -> its tensors by name; nothing that the file contains is executed.
 
-The file is mapped, not read: a tensor's bytes reach memory when they are used, and leave it again under pressure.
+The file is mapped into memory and not read: the system loads a tensor's bytes when they are used, and may drop them.
 """
 
 import pickle
@@ -17,12 +17,12 @@ from ..engine.errors import CheckpointError
 from ..engine.hub.model_files import check_file
 from .wording import enumerate_names
 
-WRAPPERS = ("state_dict", "model_state_dict", "model")  # keys under which trainers put the weights
+WRAPPERS = ("state_dict", "model_state_dict", "model")  # keys under which training programs save the weights
 DDP_PREFIX = "module."  # what torch's DistributedDataParallel puts before every name
 WEIGHT_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-_ZIP = b"PK\x03\x04"  # how torch.save begins a file
+_ZIP = b"PK\x03\x04"  # the first bytes of a file of torch.save
 
-# What torch.load and zipfile were seen or are documented to raise on bytes that are no checkpoint.
+# What torch.load and zipfile may raise for bytes that are no checkpoint.
 _UNREADABLE = (
     *(ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, MemoryError, OSError, RuntimeError),
     *(TypeError, ValueError, pickle.UnpicklingError, struct.error, zipfile.BadZipFile),
@@ -30,10 +30,10 @@ _UNREADABLE = (
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Tensors of `path`, flat or under one of WRAPPERS, without a DDP_PREFIX that all names share.
+    """The tensors in `path`, at the top level or under one of WRAPPERS. A DDP_PREFIX of all names is removed.
 
-    Raises CheckpointError if the file is no checkpoint, contains code, or has a value among its weights that is not a
-    dense floating point tensor.
+    Raises CheckpointError if the file is no checkpoint, contains code, or holds anything but dense floating point
+    tensors among its weights.
     """
     weights = _unwrap(_load(path))
     if not weights:
@@ -49,7 +49,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 def _load(path: Path) -> object:
     check_file(path)
     try:
-        is_zip = zipfile.is_zipfile(path)  # looks for the directory at the file's end
+        is_zip = zipfile.is_zipfile(path)  # a zip file's directory is at its end
         if is_zip:
             _refuse_compression(path)
         elif _starts_with(path, _ZIP):
@@ -70,7 +70,7 @@ def _starts_with(path: Path, magic: bytes) -> bool:
 
 
 def _refuse_compression(path: Path) -> None:
-    """torch.save stores; mapping a compressed entry would yield its compressed bytes as weights."""
+    """Raises CheckpointError for compressed entries: mapped, their compressed bytes would be taken for weights."""
     with zipfile.ZipFile(path) as archive:
         compressed = [i.filename for i in archive.infolist() if i.compress_type != zipfile.ZIP_STORED]
     if compressed:
@@ -78,7 +78,7 @@ def _refuse_compression(path: Path) -> None:
 
 
 def _unwrap(loaded: object) -> dict[str, object]:
-    """The innermost mapping behind WRAPPERS."""
+    """The innermost mapping under WRAPPERS."""
     if not isinstance(loaded, Mapping):
         raise CheckpointError(f"the checkpoint holds a {type(loaded).__name__}; a dict of named tensors is needed")
     for key in WRAPPERS:

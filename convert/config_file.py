@@ -1,4 +1,4 @@
-"""config.yaml and its JSON neighbours, read with types; every error names the file and the key."""
+"""config.yaml and JSON files, whose values are checked for their types. Every error names the file and the key."""
 
 import json
 import re
@@ -20,10 +20,10 @@ _MAX_REFERENCES = 8
 
 
 class ConfigFile:
-    """A YAML or JSON file whose values are asked for by dotted key. A null counts as absent."""
+    """A YAML or JSON file whose values are read by dotted keys. A null counts as absent."""
 
     def __init__(self, path: Path, values: Mapping[str, Any], *, hint: str = "") -> None:
-        """`hint`: what else an error says, see `cut_short`."""
+        """`hint` is appended to errors; `cut_short` makes it."""
         self.path = path
         self.hint = hint
         self._values = values
@@ -42,7 +42,7 @@ class ConfigFile:
         return cls(path, values, hint=hint)
 
     def find(self, key: str) -> object:
-        """The value, references resolved, or None. Raises CheckpointError for a reference that leads nowhere."""
+        """The value with its references resolved, or None. Raises CheckpointError for one that leads nowhere."""
         value = self._look_up(key)
         for _ in range(_MAX_REFERENCES):
             if not isinstance(value, str) or "${" not in value:
@@ -54,7 +54,7 @@ class ConfigFile:
         raise CheckpointError(f"{self.path}: {key} is {value!r}, a reference that cannot be resolved")
 
     def get(self, key: str, kind: type[T], default: T | object = _ABSENT) -> T:
-        """The value, which must be of `kind` exactly (a bool is no int). Raises CheckpointError."""
+        """The value, which must be exactly of type `kind` (a bool is not an int). Raises CheckpointError."""
         value = self.find(key)
         value = default if value is None else value
         if value is _ABSENT:
@@ -64,14 +64,14 @@ class ConfigFile:
         return value
 
     def require(self, key: str, allowed: object, default: object) -> None:
-        """Raises CheckpointError if the value, or its default where absent, is not the one that is implemented."""
+        """Raises CheckpointError unless the value, or the default if it is absent, is the allowed one."""
         value = self.find(key)
         value = default if value is None else value
         if value != allowed or isinstance(value, bool) is not isinstance(allowed, bool):
             raise CheckpointError(f"{self.path}: {key} is {value!r}; only {allowed!r} is implemented{self.hint}")
 
     def require_all(self, implemented: Mapping[str, tuple[object, object]]) -> None:
-        """`require` of every key in `implemented`, which holds the value and the default."""
+        """Call `require` for each key of `implemented`, whose values are (allowed, default)."""
         for key, (allowed, default) in implemented.items():
             self.require(key, allowed, default)
 

@@ -1,4 +1,4 @@
-"""A checkpoint directory -> a converted directory with engine.json, made once and kept up to date."""
+"""A checkpoint directory -> a converted directory with engine.json, made once and again when the files change."""
 
 import contextlib
 import hashlib
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 DEFAULT_OUTPUT_NAME = "twostage"  # inside the checkpoint
 CACHE_NAME = "twostage-asr"  # inside the user's cache, for checkpoints that cannot be written to
 OUTPUT_NAMES = frozenset({MANIFEST_NAME, ACOUSTIC_NAME, CTC_VOCABULARY_NAME, LLM_DIR_NAME})
-_METADATA_BYTES = 4 << 20  # headers, indices and engine.json: generously
+_METADATA_BYTES = 4 << 20  # more than headers, indices and engine.json take
 _DISTRIBUTIONS = ("twostage-asr", "torch", "transformers", "safetensors")
 
 
@@ -48,12 +48,12 @@ def ensure_converted(
 ) -> Path:
     """Return the directory with engine.json, converting only if there is none or the checkpoint has changed.
 
-    Processes that call this at once convert once. A changed file is noticed by its size, or by its time and then its
-    content; a conversion to another dtype is replaced.
+    If several processes call this at the same time, one of them converts. A file counts as changed if its size differs,
+    or if its time and then its content differ. A conversion to another dtype is replaced.
 
     Args:
         checkpoint_dir: as the hubs hold it, or a converted directory, which is returned as it is.
-        output: where to; default <checkpoint_dir>/twostage, or, if that cannot be written, a directory in the user's
+        output: the directory to write; default <checkpoint_dir>/twostage or, if that is not writable, one in the user's
             cache ($XDG_CACHE_HOME or ~/.cache, twostage-asr/<name>-<digest of the path>).
         dtype: of all weights: "keep" (each tensor's own), "bf16", "fp16" or "fp32".
         force: convert even if nothing has changed.
@@ -61,7 +61,7 @@ def ensure_converted(
 
     Raises:
         CheckpointError: of no known family, incomplete, inconsistent, or with code among its weights.
-        ConfigError: an unknown dtype, or an output that is somebody else's, not writable or too small.
+        ConfigError: an unknown dtype, or an output that holds other files, is not writable or has too little space.
     """
     if dtype not in DTYPES:
         raise ConfigError(f"dtype is {dtype!r}; one of {', '.join(DTYPES)} is needed")
@@ -99,14 +99,14 @@ def _as_converted(directory: Path, *, dtype: str, force: bool) -> Path:
 def _default_outputs(checkpoint_dir: Path) -> list[Path]:
     outputs = [checkpoint_dir / DEFAULT_OUTPUT_NAME]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
-    if cache.is_absolute():  # it is not where the user has no home
+    if cache.is_absolute():  # without a home directory it is not
         digest = hashlib.sha256(os.fsencode(checkpoint_dir)).hexdigest()[:16]
         outputs.append(cache / CACHE_NAME / f"{checkpoint_dir.name}-{digest}")
     return outputs
 
 
 def _find_current(directory: Path, family: Family, sources: Sources, dtype: str) -> EngineManifest | None:
-    """The manifest of `directory` if it holds a whole conversion of these very sources."""
+    """The manifest of `directory` if it holds a complete conversion of exactly these sources, else None."""
     try:
         manifest = EngineManifest.read(directory)
     except CheckpointError:
@@ -116,9 +116,9 @@ def _find_current(directory: Path, family: Family, sources: Sources, dtype: str)
 
 
 def _keep_house(directory: Path, manifest: EngineManifest, sources: Sources) -> None:
-    """Remove what killed processes left; note new times of old content, lest it be read again at every start.
+    """Remove what killed processes left behind, and record new times of unchanged files, which are then not read again.
 
-    Neither is needed to use the conversion, so a directory that does not allow it is no error.
+    The conversion can be used without either, so errors of the file system are ignored.
     """
     with contextlib.suppress(OSError):
         sweep(directory)
@@ -126,12 +126,12 @@ def _keep_house(directory: Path, manifest: EngineManifest, sources: Sources) -> 
             return
         renewed = manifest.model_copy(update={"source": sources.records()})
         with exclusive(directory):
-            if EngineManifest.read(directory) == manifest:  # nobody has converted meanwhile
+            if EngineManifest.read(directory) == manifest:  # no other process has converted meanwhile
                 replace_file(directory, MANIFEST_NAME, renewed.write)
 
 
 def is_complete(directory: Path, manifest: EngineManifest) -> bool:
-    """Whether every file that engine.json implies is there, no safetensors file cut short."""
+    """Whether every file that engine.json implies exists, and no safetensors file is cut short."""
     llm = directory / LLM_DIR_NAME
     files = [llm / CONFIG_NAME] if "ctc" in manifest.missing else [llm / CONFIG_NAME, directory / CTC_VOCABULARY_NAME]
     try:
@@ -146,7 +146,7 @@ def is_complete(directory: Path, manifest: EngineManifest) -> bool:
 def _convert_unless_done(
     checkpoint_dir: Path, output: Path, family: Family, *, dtype: str, force: bool, progress: bool
 ) -> None:
-    """Under the lock: look again, since somebody else may have converted while we waited."""
+    """Convert, under the lock, unless another process has done so while this one waited for the lock."""
     sources = Sources.snapshot(family.list_sources(checkpoint_dir))
     if not force and _find_current(output, family, sources, dtype) is not None:
         return
@@ -173,7 +173,7 @@ def _convert_unless_done(
 
 
 def _refuse_strangers(output: Path) -> None:
-    """Raises ConfigError if `output` holds anything that a conversion did not write."""
+    """Raises ConfigError if `output` holds anything that no conversion wrote."""
     if not output.exists():
         return
     if not output.is_dir():
@@ -188,7 +188,7 @@ def _refuse_strangers(output: Path) -> None:
 
 
 def _write(directory: Path, plan: Plan, advance: Advance) -> None:
-    """Everything but engine.json."""
+    """Write every file of a conversion except engine.json."""
     write_safetensors(directory / ACOUSTIC_NAME, plan.acoustic, advance)
     if plan.ctc_vocabulary is not None:
         shutil.copyfile(plan.ctc_vocabulary, directory / CTC_VOCABULARY_NAME)

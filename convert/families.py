@@ -1,4 +1,4 @@
-"""The model families that can be converted, and which one a checkpoint belongs to."""
+"""The model families that can be converted, and how to find the family of a checkpoint."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -17,11 +17,11 @@ FAMILIES: dict[str, Family] = {
         *(glm_asr.FAMILY, llm_asr.FAMILY),
     )
 }
-TELLING_FILES = (MANIFEST_NAME, CONFIG_YAML, CONFIG_NAME)  # what a repository on a hub is known by; few kilobytes
-CONVERSION_FILES = RepositoryFiles(  # of a repository that holds a converted model
+TELLING_FILES = (MANIFEST_NAME, CONFIG_YAML, CONFIG_NAME)  # a few kilobytes that identify a repository on a hub
+CONVERSION_FILES = RepositoryFiles(  # of a repository with a converted model
     always=(MANIFEST_NAME, ACOUSTIC_NAME, CTC_VOCABULARY_NAME, f"{LLM_DIR_NAME}/*"), weights=()
 )
-# Classes of FunASR that nobody should wait for: prefix of `model:` in config.yaml -> what such a model is.
+# Classes of FunASR without an LLM, which are refused at once: prefix of `model:` in config.yaml -> kind of model.
 WITHOUT_LLM = {
     "Paraformer": "a non-autoregressive recogniser",
     "BiCifParaformer": "a non-autoregressive recogniser",
@@ -39,9 +39,9 @@ WITHOUT_LLM = {
 
 
 def find_family(directory: Path) -> Family:
-    """The family that a checkpoint belongs to.
+    """The family of a checkpoint.
 
-    Raises CheckpointError, which lists what was found and what is known, if there is none.
+    Raises CheckpointError, which lists what was found and what is known, if it belongs to none.
     """
     if not directory.is_dir():
         raise CheckpointError(f"{directory} is not a directory; a checkpoint directory is needed, as the hubs hold it")
@@ -49,9 +49,9 @@ def find_family(directory: Path) -> Family:
 
 
 def needed_files(directory: Path, *, title: str, names: Collection[str]) -> RepositoryFiles:
-    """What is needed of a repository on a hub, of which `directory` holds no more than the TELLING_FILES.
+    """The files needed of a repository on a hub. `directory` holds only its TELLING_FILES.
 
-    Raises CheckpointError, which speaks of `title` and the `names` of all its files, if it holds no known model.
+    Raises CheckpointError, which names `title` and the `names` of all files, if the repository holds no known model.
     """
     return CONVERSION_FILES if MANIFEST_NAME in names else _recognised(directory, title, names).files
 

@@ -1,12 +1,12 @@
 """Fun-ASR-Nano (Nano-2512, MLT-Nano-2512 and their fine-tunings): how its checkpoints are recognised and taken apart.
 
-A checkpoint is a directory as the hubs hold it: config.yaml, model.pt, Qwen3-0.6B/ (configuration and tokenizer of the
-LLM, no weights), and multilingual.tiktoken for the CTC head, which only some of the published files have. Those of
-transformers and vLLM are in fun_asr_nano_layouts.py.
+A checkpoint is a directory as the hubs hold it: config.yaml, model.pt, Qwen3-0.6B/ (the LLM's configuration and
+tokenizer without weights) and, where there is a CTC head, multilingual.tiktoken. fun_asr_nano_layouts.py has the
+layouts of transformers and vLLM.
 
-Nano and MLT-Nano are two families, because they know other languages, yet no file that a computer reads differs but in
-the values of the weights. What decides is how a checkpoint is called: it is an MLT-Nano if the title of its README.md
-says MLT, or the name of its directory does; in the hubs' caches that is a directory above it. Anything else is a Nano.
+Nano and MLT-Nano are two families because they know different languages. Their files differ only in the values of the
+weights, so the name decides: a checkpoint is an MLT-Nano if the title of its README.md says MLT, or its directory's
+name does (in the hubs' caches, the name of a directory above it). Anything else is a Nano.
 """
 
 import re
@@ -47,10 +47,11 @@ CONFIGURATION_JSON = "configuration.json"
 MODEL_PT = "model.pt"
 VOCABULARY = "multilingual.tiktoken"
 README_NAME = "README.md"
-_TITLE = re.compile(r"\A(?:---\n.*?^---\n)?.*?^# (.*?)$", re.MULTILINE | re.DOTALL)  # behind the metadata
+# The first heading of a README, after its metadata.
+_TITLE = re.compile(r"\A(?:---\n.*?^---\n)?.*?^# (.*?)$", re.MULTILINE | re.DOTALL)
 _MODEL_NAME = re.compile(r"(?i)(?<![a-z])(mlt|nano)(?![a-z])")
 _MULTILINGUAL = re.compile(r"(?i)(?<![a-z])mlt(?![a-z])")
-REPOSITORY_FILES = RepositoryFiles(  # of any layout; the README says whether it is an MLT-Nano
+REPOSITORY_FILES = RepositoryFiles(  # of all layouts; the README tells an MLT-Nano
     always=(
         *(README_NAME, CONFIG_YAML, CONFIGURATION_JSON, "*.tiktoken", *PREPROCESSOR_NAMES),
         *(name for file in LLM_FILES.always for name in (file, f"*/{file}")),
@@ -75,7 +76,7 @@ _CTC_IMPLEMENTED: Requirements = {
     "ctc_decoder": ("Transformer", None),
     "dataset_conf.ctc_tokenizer": ("SenseVoiceTokenizer", None),
 }
-_DEFAULT_CTC_VOCAB_SIZE = 60_515  # FunASR's, which the published config.yaml relies on
+_DEFAULT_CTC_VOCAB_SIZE = 60_515  # FunASR's default, which the published config.yaml relies on
 _NO_CTC = "model.pt holds no ctc_decoder.* and ctc.* tensors; without them there are no word times"
 _NO_CTC_IN_LAYOUT = (
     "checkpoints of transformers and vLLM hold no CTC head; forced_aligner= times its words, and Fun-ASR-Nano-2512 as "
@@ -98,7 +99,7 @@ def list_sources(directory: Path) -> dict[str, Path]:
 
 
 def plan(directory: Path, dtype: torch.dtype | None) -> Plan:
-    """Decide the conversion of one checkpoint. Raises CheckpointError, with names, for whatever does not fit."""
+    """Plan the conversion of a checkpoint. Raises CheckpointError, which names what does not fit."""
     layout = find_layout(directory)
     if layout:
         return _plan_layout(layout, directory, dtype)
@@ -152,7 +153,7 @@ def _dtype_notes(dtype: torch.dtype | None) -> list[str]:
 
 
 def _llm_directory(directory: Path, config: ConfigFile) -> Path:
-    """Where the LLM's configuration is: as config.yaml says, else configuration.json, else the only candidate."""
+    """Where the LLM's configuration is: as config.yaml or configuration.json says, else the only directory with one."""
     for name in _named_paths(directory, config, "llm_conf.init_param_path"):
         if (directory / name / CONFIG_NAME).is_file():
             return directory / name
@@ -169,7 +170,7 @@ def _ctc_vocabulary(directory: Path, config: ConfigFile) -> Path:
 
 
 def _named_paths(directory: Path, config: ConfigFile, key: str) -> Iterator[str]:
-    """What config.yaml and configuration.json say under `key`, as far as it stays inside the checkpoint."""
+    """The paths that config.yaml and configuration.json name under `key`, if they are inside the checkpoint."""
     metas: object = None
     if (directory / CONFIGURATION_JSON).is_file():
         metas = read_json(directory / CONFIGURATION_JSON).get("file_path_metas")
@@ -189,7 +190,7 @@ def _refuse_missing_llm(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _acoustic_config(config: ConfigFile, *, llm_dim: int, has_ctc: bool) -> FunASRNanoAcousticConfig:
-    """Sizes as FunASR takes them: the widths between the parts follow the encoder and the LLM, not the file."""
+    """Sizes as FunASR reads them. The widths between the parts come from the encoder and the LLM, not from the file."""
 
     def size(key: str) -> int:
         return config.get(key, int)
@@ -231,7 +232,7 @@ def _ctc_config(config: ConfigFile, decoder: AdaptorConfig) -> CTCConfig:
 
 
 def _needed_shapes(acoustic: FunASRNanoAcousticConfig, llm_config: Mapping[str, Any], *, has_head: bool) -> Shapes:
-    """Every tensor that a whole checkpoint has, by the checkpoint's own names."""
+    """The shapes of all tensors that a checkpoint must have, by its own names."""
     with torch.device("meta"):
         module = FunASRNanoAcoustic(acoustic)
     needed = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
@@ -249,7 +250,7 @@ def _lora_scale(config: ConfigFile) -> float | None:
 
 
 def _lora_notes(config: ConfigFile, tensors: Mapping[str, Tensor]) -> list[str]:
-    """Raises CheckpointError if the rank that config.yaml names is not that of the tensors."""
+    """Notes on LoRA. Raises CheckpointError if the tensors have another rank than config.yaml says."""
     ranks = [tensor.shape[0] for name, tensor in tensors.items() if name.endswith(LORA_A)]
     if not ranks:
         return []
@@ -266,9 +267,9 @@ def _lora_notes(config: ConfigFile, tensors: Mapping[str, Tensor]) -> list[str]:
 def _checked_vocabulary(
     directory: Path, config: ConfigFile, ctc: CTCConfig | None
 ) -> tuple[Path | None, tuple[str, ...]]:
-    """The CTC head's vocabulary, as the engine will read it, and notes. Raises CheckpointError.
+    """The file of the CTC head's vocabulary, and notes. Raises CheckpointError.
 
-    A file that was cut at the end of a line is a smaller vocabulary; only the outputs that it leaves unused show it.
+    A file that was cut at the end of a line is a valid, smaller vocabulary. Only the outputs without a token show it.
     """
     if ctc is None:
         return None, ()
@@ -278,7 +279,7 @@ def _checked_vocabulary(
     tokenizer = CTCTokenizer.from_file(path)
     tokenizer.check_blank(ctc.blank_id)
     num_specials = ctc.blank_id - len(tokenizer)
-    if num_specials in (0, NUM_SPECIALS - 1, NUM_SPECIALS):  # none, or FunASR's, with the blank as the last or after it
+    if num_specials in (0, NUM_SPECIALS - 1, NUM_SPECIALS):  # none, or FunASR's, the blank among them or after them
         return path, ()
     return path, (
         f"{path.name} has {len(tokenizer)} tokens and the CTC head {num_specials} more before its blank, where FunASR "
@@ -287,7 +288,7 @@ def _checked_vocabulary(
 
 
 def read_tensors(directory: Path) -> dict[str, Tensor]:
-    """Tensors of any layout under FunASR's names."""
+    """The tensors of any layout, under FunASR's names. Raises CheckpointError."""
     layout = find_layout(directory)
     return layout.read_tensors(directory) if layout else read_state_dict(directory / MODEL_PT)
 
@@ -298,7 +299,7 @@ def _recognises(directory: Path, *, multilingual: bool) -> bool:
 
 
 def is_multilingual(directory: Path) -> bool:
-    """Whether a checkpoint is called MLT-Nano, see above."""
+    """Whether a checkpoint's name says MLT-Nano; the module's docstring has the rule."""
     readme = directory / README_NAME
     title = _TITLE.match(readme.read_text(encoding="utf-8", errors="replace")) if readme.is_file() else None
     names = (part for part in reversed(directory.absolute().parts) if _MODEL_NAME.search(part))

@@ -1,15 +1,15 @@
-"""Fun-ASR-Nano as transformers and vLLM hold it (repositories `-hf` and `-vllm`), read into FunASR's keys and names.
+"""Fun-ASR-Nano in the layouts of transformers and vLLM (repositories `-hf` and `-vllm`), read under FunASR's names.
 
-Both are a directory with config.json, safetensors and the tokenizer, without a CTC head. vLLM's keeps FunASR's names of
-tensors; its config.json has FunASR's `audio_encoder_conf` beside the LLM's sizes, and the adaptor's are fixed in vLLM's
-code. Transformers' has names of its own, counts the layers of both halves of the encoder through, and splits queries,
-keys and values.
+Both are a directory with config.json, safetensors and the tokenizer, without a CTC head. vLLM's layout keeps FunASR's
+names of tensors. Its config.json has FunASR's `audio_encoder_conf` beside the LLM's sizes; the adaptor's sizes are
+fixed in vLLM's code. Transformers' layout has its own names, numbers the layers of both halves of the encoder
+consecutively, and stores queries, keys and values separately.
 
-The weights are FunASR's, and they are run as FunASR runs them. Transformers' model differs in what no checkpoint says:
-it gives all T adaptor frames to the LLM instead of the first ceil(T / 8); the LayerNorms of its adaptor have eps 1e-5
-instead of 1e-12; and it does not scale samples to 16 bits, which moves every feature by one constant that the encoder's
-first LayerNorm removes, unless a feature lies at the floor under the logarithm. The encoder of vLLM's model has eps
-1e-12 instead of 1e-5.
+The weights are FunASR's, and the engine runs them as FunASR does. Transformers' model differs from that in three
+points, which no checkpoint states. It gives the LLM all T adaptor frames instead of the first ceil(T / 8). The
+LayerNorms of its adaptor have eps 1e-5 instead of 1e-12. It does not scale samples to 16 bits, which adds one constant
+to every feature; the encoder's first LayerNorm removes it, except for features at the floor of the logarithm. The
+encoder of vLLM's model has eps 1e-12 instead of 1e-5.
 """
 
 import re
@@ -27,7 +27,7 @@ from .config_file import CONFIG_NAME, ConfigFile, read_json
 from .llm import nested_llm_config
 from .safetensors_file import read_checkpoint
 
-Requirements = Mapping[str, tuple[object, object]]  # key -> the one value that is implemented, the default
+Requirements = Mapping[str, tuple[object, object]]  # key -> the only implemented value, the default
 PREPROCESSOR_NAMES = ("preprocessor_config.json", "processor_config.json")  # the first that exists is read
 WINDOW_MS = fbank.WINDOW_SAMPLES * 1000 // fbank.SAMPLE_RATE
 HOP_MS = fbank.HOP_SAMPLES * 1000 // fbank.SAMPLE_RATE
@@ -68,8 +68,8 @@ _TRANSFORMERS_KEYS: Mapping[str, tuple[str, str]] = {  # key in config.json -> s
     "adaptor_config.num_hidden_layers": ("audio_adaptor_conf", "n_layer"),
     "adaptor_config.projector_hidden_size": ("audio_adaptor_conf", "ffn_dim"),
 }
-_EARLY = "audio_config.num_timestamp_prediction_blocks"  # of conversions with another layout, before transformers 5.17
-_NAMES_IN_A_LAYER: Mapping[str, str] = {  # of the encoder or the adaptor: transformers' -> FunASR's
+_EARLY = "audio_config.num_timestamp_prediction_blocks"  # only early conversions, before transformers 5.17, have it
+_NAMES_IN_A_LAYER: Mapping[str, str] = {  # of encoder and adaptor: transformers' name -> FunASR's
     "self_attn.q_proj.": "self_attn.linear_q.",
     "self_attn.k_proj.": "self_attn.linear_k.",
     "self_attn.v_proj.": "self_attn.linear_v.",
@@ -87,15 +87,15 @@ _VLLM_ADAPTOR = {"downsample_rate": 1, "use_low_frame_rate": True, "ffn_dim": 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """A layout other than FunASR's own. Each function takes a checkpoint's directory and raises CheckpointError."""
+    """A layout other than FunASR's. Each function takes a checkpoint's directory and raises CheckpointError."""
 
-    read_config: Callable[[Path], ConfigFile]  # with FunASR's keys, as far as sizes go
+    read_config: Callable[[Path], ConfigFile]  # the sizes, under FunASR's keys
     read_llm_config: Callable[[Path], dict[str, Any]]
     read_tensors: Callable[[Path], dict[str, Tensor]]  # under FunASR's names
 
 
 def find_layout(directory: Path) -> Layout | None:
-    """By config.json alone; None for FunASR's layout, or no Fun-ASR-Nano at all."""
+    """The layout that config.json shows; None for FunASR's layout and for other models."""
     path = directory / CONFIG_NAME
     config = read_json(path) if path.is_file() else {}
     if config.get("model_type") == "fun_asr_nano":
@@ -104,7 +104,7 @@ def find_layout(directory: Path) -> Layout | None:
 
 
 def list_preprocessors(directory: Path) -> list[Path]:
-    """The file that says how features are made, where there is one."""
+    """The file that says how features are computed, if there is one."""
     return [path for name in PREPROCESSOR_NAMES if (path := directory / name).is_file()][:1]
 
 
@@ -139,14 +139,14 @@ def _transformers_tensors(directory: Path) -> dict[str, Tensor]:
 
 
 def _numbers_of_layers(config: ConfigFile) -> tuple[int, int]:
-    """FunASR's num_blocks and tp_blocks: the layers before and behind `after_norm`."""
+    """FunASR's num_blocks and tp_blocks: the numbers of layers before and after `after_norm`."""
     num_layers = config.get("audio_config.num_hidden_layers", int)
     num_behind = config.get("audio_config.num_timestamp_prediction_layers", int)
     return num_layers - num_behind, num_behind
 
 
 def _transformers_prefixes(num_blocks: int, num_tp_blocks: int) -> dict[str, str]:
-    """Transformers' prefix, without "model." -> FunASR's; longer ones first."""
+    """Transformers' prefixes, without "model.", and FunASR's for each. Longer prefixes come first."""
     layers = ["encoders0.0", *(f"encoders.{i}" for i in range(num_blocks - 1))]
     layers += [f"tp_encoders.{i}" for i in range(num_tp_blocks)]
     return {

@@ -1,9 +1,9 @@
 """GLM-ASR-Nano: how its checkpoints are recognised and taken apart.
 
-A checkpoint is a directory with config.json, safetensors and the tokenizer, in one of two layouts that the hub has held
-under the same name: that of the model's own code (until 2025-12-27) and that of transformers. Both are read into the
-latter's names. The older one turned neighbouring dimensions of queries and keys by their position, the newer one
-dimensions that are half the rotated width apart; the rows of the projections are reordered, so that both mean the same.
+A checkpoint is a directory with config.json, safetensors and the tokenizer. The hub has held two layouts under the same
+name: that of the model's own code (until 2025-12-27) and that of transformers. Both are read under transformers' names.
+In the older layout rotary positions rotate neighbouring dimensions of queries and keys; in the newer one, dimensions
+that are half the rotated width apart. The rows of the older projections are reordered, so that the results are equal.
 """
 
 import re
@@ -29,7 +29,7 @@ NAME_TABLE: Mapping[str, tuple[Part, str]] = {
     "multi_modal_projector.": ("acoustic", ""),
     "language_model.": ("llm", ""),
 }
-_NEWER_NAMES: tuple[tuple[str, str], ...] = (  # patterns in the older layout's names, applied in turn
+_NEWER_NAMES: tuple[tuple[str, str], ...] = (  # patterns for the older layout's names, applied in this order
     (r"^audio_encoder\.whisper\.", "audio_tower."),
     (r"^audio_encoder\.layer_norm\.", "audio_tower.norm."),
     (r"^audio_encoder\.adapting\.0\.", "multi_modal_projector.linear_1."),
@@ -40,13 +40,12 @@ _NEWER_NAMES: tuple[tuple[str, str], ...] = (  # patterns in the older layout's 
     (r"^(audio_tower\.layers\.\d+\.)(fc[12]\.)", r"\1mlp.\2"),
     (r"^(model\.|lm_head\.)", r"language_model.\1"),
 )
-_UNUSED = re.compile(  # of the older layout: positions of Whisper, a projection and marks that its code never reads
-    r"audio_encoder\.(whisper\.embed_positions\.weight|proj\..*|audio_bos_eos_token\.weight)"
-)
+# Tensors of the older layout that its code never uses: position embeddings, a projection, and marker tokens.
+_UNUSED = re.compile(r"audio_encoder\.(whisper\.embed_positions\.weight|proj\..*|audio_bos_eos_token\.weight)")
 _ROTATED = re.compile(r"audio_tower\.layers\.\d+\.self_attn\.(q_proj\.(weight|bias)|k_proj\.weight)")
-_TWICE = "language_model.model.model."  # as transformers 5.19 saves language_model.model.
-_UNPERMUTED = "audio_tower.layer_norm.weight"  # of a conversion tool that left the rows in the older order
-_ROTARY_SHARE = 0.5  # of a head's dimensions
+_TWICE = "language_model.model.model."  # what transformers 5.19 saves for language_model.model.
+_UNPERMUTED = "audio_tower.layer_norm.weight"  # only a conversion that kept the older order of rows has it
+_ROTARY_SHARE = 0.5  # share of a head's dimensions that are rotated, where config.json gives none
 _NO_CTC = "GLM-ASR-Nano has no CTC head; forced_aligner= times its words"
 
 
@@ -56,7 +55,7 @@ def list_sources(directory: Path) -> dict[str, Path]:
 
 
 def read_tensors(directory: Path) -> dict[str, Tensor]:
-    """Tensors of either layout under transformers' names and in its order. Raises CheckpointError."""
+    """The tensors of either layout, with transformers' names and order of rows. Raises CheckpointError."""
     stored = read_checkpoint(directory)
     if _UNPERMUTED in stored:
         raise CheckpointError(
@@ -71,7 +70,7 @@ def read_tensors(directory: Path) -> dict[str, Tensor]:
 
 
 def plan(directory: Path, dtype: torch.dtype | None) -> Plan:
-    """Decide the conversion of one checkpoint. Raises CheckpointError, with names, for whatever does not fit."""
+    """Plan the conversion of a checkpoint. Raises CheckpointError, which names what does not fit."""
     path = directory / CONFIG_NAME
     config = read_json(path)
     tower = _tower_config(config, path)
@@ -93,7 +92,7 @@ def _newer_name(name: str) -> str:
 
 
 def _half_split(tensor: Tensor, config: GLMASRTowerConfig) -> Tensor:
-    """Rows (heads x head_dim, ...) of which pairs of neighbours turn -> rows of which those half apart turn."""
+    """Reorder rows (heads x head_dim, ...): pairs of neighbours become pairs that are half the rotated width apart."""
     rows = tensor.view(config.num_attention_heads, -1, *tensor.shape[1:])
     turned = config.rotary_dim
     order = [*range(0, turned, 2), *range(1, turned, 2), *range(turned, rows.shape[1])]
@@ -109,7 +108,7 @@ def _part(config: Mapping[str, Any], path: Path, *names: str) -> Mapping[str, An
 
 
 def _tower_config(config: Mapping[str, Any], path: Path) -> GLMASRTowerConfig:
-    """Sizes, under transformers' names or Whisper's."""
+    """The sizes, read under transformers' names or Whisper's. Raises CheckpointError."""
     audio = _part(config, path, "audio_config", "whisper_config")
     llm = _part(config, path, "text_config", "lm_config")
 

@@ -1,4 +1,4 @@
-"""What every model family tells the converter: which checkpoints are its own, what is read, and what is written."""
+"""What each model family tells the converter: which checkpoints belong to it, what is read, and what is written."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,22 +19,22 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LLMPlan:
-    """The directory llm/."""
+    """The contents of the directory llm/."""
 
-    config: Mapping[str, Any]  # config.json as it is to be written
+    config: Mapping[str, Any]  # the config.json to write
     weights: Mapping[str, Weight]
-    files: tuple[Path, ...]  # copied as they are: tokenizer and generation_config.json
-    made_files: Mapping[str, str]  # written by the converter: tokenizer.json where the checkpoint has only its parts
+    files: tuple[Path, ...]  # copied unchanged: tokenizer and generation_config.json
+    made_files: Mapping[str, str]  # name -> text: tokenizer.json where the checkpoint has it in another form
     info: LLMInfo
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """One conversion, decided but not begun."""
+    """One conversion: what will be written. Nothing has been written yet."""
 
     acoustic: Mapping[str, Weight]
     acoustic_config: Mapping[str, Any]
-    frame_clock: FrameClock | None  # where words can be timed from encoder frames
+    frame_clock: FrameClock | None  # None if encoder frames cannot time words
     ctc_vocabulary: Path | None
     llm: LLMPlan
     missing: Mapping[str, str]
@@ -51,10 +51,10 @@ class Plan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RepositoryFiles:
-    """What is needed of a repository on a hub, as patterns of paths in it; an asterisk stands for slashes as well."""
+    """The files needed of a repository on a hub, as patterns of paths. An asterisk also matches slashes."""
 
-    always: tuple[str, ...]  # all files that match any of them
-    weights: tuple[str, ...]  # those that match the first of them that matches any
+    always: tuple[str, ...]  # every file that matches any of these is needed
+    weights: tuple[str, ...]  # the files of the first of these patterns that matches any file
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,18 +62,18 @@ class Family:
     """A model family. `plan` takes the checkpoint's directory and the dtype of the output (None: each tensor's own)."""
 
     name: str  # in engine.json
-    examples: tuple[str, ...]  # published models, or what is one where none is published
-    sign: str  # by which its checkpoints are known, for messages
-    recognises: Callable[[Path], bool]  # by config.yaml or config.json, which come first from a hub
+    examples: tuple[str, ...]  # published models; if there are none, a description
+    sign: str  # what its checkpoints are recognised by, for messages
+    recognises: Callable[[Path], bool]  # from config.yaml or config.json, which are fetched first
     files: RepositoryFiles
-    read_tensors: Callable[[Path], dict[str, Tensor]]  # of whichever layout, under the names of one
-    name_table: Mapping[str, tuple[Part, str]]  # prefix of a tensor -> part of the output, prefix there
+    read_tensors: Callable[[Path], dict[str, Tensor]]  # of any layout, under the names of one layout
+    name_table: Mapping[str, tuple[Part, str]]  # prefix of a tensor's name -> part of the output, prefix there
     list_sources: Callable[[Path], dict[str, Path]]  # every file that a conversion reads, by relative name
     plan: Callable[[Path, torch.dtype | None], Plan]
 
 
 def destination(name: str, table: Mapping[str, tuple[Part, str]]) -> tuple[Part, str] | None:
-    """Where a source tensor goes; None if the family knows no such tensor."""
+    """The part and the name that a source tensor gets in the output; None if the family has no such tensor."""
     for prefix, (part, renamed) in table.items():
         if name.startswith(prefix):
             return part, renamed + name.removeprefix(prefix)
@@ -96,7 +96,7 @@ def check_fit(source: Path, *, needed: Shapes, found: Shapes) -> None:
 
 
 def split_parts(weights: Mapping[str, Weight], table: Mapping[str, tuple[Part, str]]) -> dict[Part, dict[str, Weight]]:
-    """Weights that passed `check_fit` -> those of each part, under their names there."""
+    """Divide weights that passed `check_fit` among the parts of the output, under their names there."""
     parts: dict[Part, dict[str, Weight]] = {"acoustic": {}, "llm": {}}
     for name, weight in weights.items():
         target = destination(name, table)

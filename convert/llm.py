@@ -16,7 +16,7 @@ from .weights import Weight
 
 GENERATION_CONFIG_NAME = "generation_config.json"
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
-LLM_FILES = RepositoryFiles(  # of a repository that holds an LLM, alone or not; older ones hold torch's files
+LLM_FILES = RepositoryFiles(  # of a repository with an LLM; older ones hold files of torch.save
     always=(
         *(CONFIG_NAME, GENERATION_CONFIG_NAME, "model.safetensors.index.json", "pytorch_model.bin.index.json"),
         *COPIED_NAMES,
@@ -36,7 +36,7 @@ _NESTED_KEYS = (
     *("model_type", "head_dim", "hidden_act", "rms_norm_eps", "attention_bias", "mlp_bias", "attention_dropout"),
     *("initializer_range", "bos_token_id", "eos_token_id", "pad_token_id", "torch_dtype", "dtype"),
 )
-_DTYPE_KEYS = ("torch_dtype", "dtype")  # the older and the newer name; vLLM and transformers read both
+_DTYPE_KEYS = ("torch_dtype", "dtype")  # the older and the newer name; vLLM and transformers read either
 
 
 def list_llm_files(directory: Path) -> tuple[Path, ...]:
@@ -46,14 +46,14 @@ def list_llm_files(directory: Path) -> tuple[Path, ...]:
 
 
 def read_llm_config(directory: Path) -> dict[str, Any]:
-    """config.json of an LLM's own directory; see `checked_llm_config`."""
+    """The config.json in an LLM's directory, checked by `checked_llm_config`."""
     return checked_llm_config(read_json(directory / CONFIG_NAME), directory / CONFIG_NAME)
 
 
 def checked_llm_config(config: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The configuration, with what LLaMA's first ones left to the code.
+    """The configuration, completed where the first LLaMA models relied on defaults in code.
 
-    Raises CheckpointError if it is of no LLM that is implemented, naming `path`.
+    Raises CheckpointError, which names `path`, if no implemented LLM has this configuration.
     """
     if config.get("model_type") not in ARCHITECTURES:
         known = ", ".join(map(repr, ARCHITECTURES))
@@ -67,13 +67,13 @@ def checked_llm_config(config: dict[str, Any], path: Path) -> dict[str, Any]:
 
 
 def nested_llm_config(config: Mapping[str, Any], path: Path, *, tied: bool) -> dict[str, Any]:
-    """The LLM's part of a speech model's config.json -> config.json of that LLM alone, as all versions read it.
+    """The LLM's part of a speech model's config.json -> config.json of that LLM alone, which all versions can read.
 
-    Positions of several dimensions (mrope) are dropped: a prompt of speech and text advances in all of them at once,
-    which is plain RoPE, and vLLM refuses the former for a text model.
+    Multi-dimensional positions (mrope) are dropped. In a prompt of speech and text all dimensions advance together,
+    which is plain RoPE, and vLLM refuses mrope for a text model.
 
     Raises:
-        CheckpointError: another model type, a missing size, or RoPE that is scaled.
+        CheckpointError: an unknown model type, a missing size, or scaled RoPE.
     """
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     if rope.get("rope_type", rope.get("type", "default")) not in ("default", "mrope"):
@@ -85,7 +85,7 @@ def nested_llm_config(config: Mapping[str, Any], path: Path, *, tied: bool) -> d
 
 
 def llm_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of all tensors of the model that transformers builds from a config.json, HEAD included."""
+    """Names and shapes of all tensors of the model that transformers builds from a config.json, including HEAD."""
     llm_config, llm_class = transformers_model(config)
     with torch.device("meta"):
         model = llm_class(llm_config)
@@ -94,7 +94,7 @@ def llm_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
 
 def transformers_model(config: Mapping[str, Any]) -> tuple[Any, Any]:
     """A config.json -> transformers' configuration and model class."""
-    import transformers  # here: seconds that an up-to-date conversion need not spend
+    import transformers  # here, because it takes seconds that an up-to-date conversion does not need
 
     values = {key: value for key, value in config.items() if key != "model_type"}
     llm_config = transformers.AutoConfig.for_model(config["model_type"], **values)
@@ -102,9 +102,9 @@ def transformers_model(config: Mapping[str, Any]) -> tuple[Any, Any]:
 
 
 def plan_llm(directory: Path, config: Mapping[str, Any], weights: Mapping[str, Weight]) -> tuple[LLMPlan, list[str]]:
-    """Decide what llm/ holds, and say what had to be decided.
+    """The contents of llm/, and notes on what differs from config.json.
 
-    An output layer that repeats the embedding bit for bit is dropped; one that differs is kept, and untied.
+    An output layer that equals the embedding bit for bit is dropped. One that differs is kept, and marked as not tied.
     """
     head, embedding = weights.get(HEAD), weights[EMBEDDING]
     tied = head is None or _bit_equal(head, embedding)
@@ -133,7 +133,7 @@ def plan_without_ctc(
     acoustic_config: Mapping[str, Any],
     no_times_reason: str,
 ) -> Plan:
-    """The conversion of a model that is an encoder and an LLM, and has nothing that could time words."""
+    """The conversion of a model that has an encoder and an LLM but no CTC head, so that it cannot time words."""
     llm_plan, notes = plan_llm(llm_directory, llm_config, parts["llm"])
     return Plan(
         acoustic=parts["acoustic"],
@@ -159,7 +159,7 @@ def _written_config(config: Mapping[str, Any], *, dtype: torch.dtype, tied: bool
 
 
 def _eos_token_ids(directory: Path, config: Mapping[str, Any]) -> tuple[int, ...]:
-    """Tokens that end an answer: config.json's, then what only generation_config.json names, else the tokenizer's."""
+    """Tokens that end an answer: those of config.json and generation_config.json or, without any, the tokenizer's."""
     path = directory / GENERATION_CONFIG_NAME
     generation = read_json(path) if path.is_file() else {}
     named = [ids for c in (config, generation) if (ids := c.get("eos_token_id")) is not None]
@@ -172,7 +172,7 @@ def _eos_token_ids(directory: Path, config: Mapping[str, Any]) -> tuple[int, ...
 
 
 def bits(tensor: Tensor) -> Tensor:
-    """The same bytes as integers, for comparisons that tell -0.0 from 0.0 and find NaN equal to itself."""
+    """The same bytes as integers, so that -0.0 differs from 0.0 and NaN equals itself."""
     return tensor.contiguous().view({2: torch.int16, 4: torch.int32}[tensor.dtype.itemsize])
 
 

@@ -1,8 +1,8 @@
 """LLMASR: how checkpoints of FunASR's Whisper + adaptor + LLM recipes are recognised and taken apart.
 
 A checkpoint is a directory with config.yaml and model.pt (`audio_encoder.*`, `audio_adaptor.*`, `llm.*`). The LLM's
-configuration and tokenizer, and its weights where model.pt has none, come from llm_conf.init_param_path: a directory,
-here or inside the checkpoint, or a model on a hub.
+configuration and tokenizer, and its weights if model.pt has none, come from llm_conf.init_param_path. This is a
+directory, which may be inside the checkpoint, or a model on a hub.
 """
 
 import re
@@ -31,11 +31,11 @@ NAME_TABLE: Mapping[str, tuple[Part, str]] = {
     "audio_adaptor.": ("acoustic", "audio_adaptor."),
     "llm.": ("llm", ""),
 }
-_UNUSED = re.compile(  # what older LLaMAs saved of RoPE, which config.json says; transformers leaves it out as well
+_UNUSED = re.compile(  # RoPE frequencies in older LLaMA checkpoints, which follow from config.json
     r"llm\.model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq"
 )
 _HUBS: Mapping[str, HubName] = {"hf": "hf", "ms": "ms"}
-_DOWNSAMPLE_RATES = {"Linear": 5, "Transformer": 2, "QFormer": 5}  # where the file names none
+_DOWNSAMPLE_RATES = {"Linear": 5, "Transformer": 2, "QFormer": 5}  # defaults where config.yaml gives none
 _NO_CTC = "LLMASR has no CTC head; forced_aligner= times its words"
 
 
@@ -53,7 +53,7 @@ def list_sources(directory: Path) -> dict[str, Path]:
 
 
 def read_tensors(directory: Path) -> dict[str, Tensor]:
-    """model.pt's, and the LLM's from its own directory where model.pt has none."""
+    """The tensors of model.pt, and those of the LLM from its directory if model.pt has none. Raises CheckpointError."""
     tensors = read_state_dict(directory / MODEL_PT)
     if not _has_llm(tensors):
         stored = read_checkpoint(_llm_directory(directory, with_weights=True))
@@ -62,7 +62,7 @@ def read_tensors(directory: Path) -> dict[str, Tensor]:
 
 
 def plan(directory: Path, dtype: torch.dtype | None) -> Plan:
-    """Decide the conversion of one checkpoint. Raises CheckpointError, with names, for whatever does not fit."""
+    """Plan the conversion of a checkpoint. Raises CheckpointError, which names what does not fit."""
     llm_directory = _llm_directory(directory, with_weights=False)
     llm_config = read_llm_config(llm_directory)
     weights = plan_weights(read_tensors(directory), dtype, None)
@@ -79,9 +79,9 @@ def _has_llm(tensors: Mapping[str, Tensor]) -> bool:
 
 
 def _llm_directory(directory: Path, *, with_weights: bool) -> Path:
-    """A path as it is, one inside the checkpoint, or a model of the hub that llm_conf.hub names.
+    """A directory inside the checkpoint or elsewhere, or a model of the hub that llm_conf.hub names.
 
-    Such a model's weights are fetched where they are needed only: a model.pt may hold them as well.
+    The weights of a model on a hub are fetched only if model.pt does not hold them.
     """
     config = ConfigFile.read(directory / CONFIG_YAML)
     name = config.get("llm_conf.init_param_path", str)
@@ -95,7 +95,7 @@ def _llm_directory(directory: Path, *, with_weights: bool) -> Path:
 
 
 def _tower_config(config: ConfigFile, found: Mapping[str, tuple[int, ...]], llm_dim: int) -> LLMASRTowerConfig:
-    """The encoder's sizes are its tensors', since config.yaml only names it; FunASR corrects encoder_dim likewise."""
+    """Sizes of the encoder come from its tensors, since config.yaml gives only its name; FunASR does the same."""
     positions, conv = (found.get(f"audio_encoder.{name}", ()) for name in ("positional_embedding", "conv1.weight"))
     if len(positions) != 2 or len(conv) != 3:
         raise CheckpointError(
@@ -141,7 +141,7 @@ FAMILY = Family(
     examples=("your own checkpoints of FunASR's LLMASR recipes",),
     sign=f"{CONFIG_YAML} says model: {' or '.join(MODEL_CLASSES)}",
     recognises=lambda directory: model_class(directory) in MODEL_CLASSES,
-    files=RepositoryFiles(  # the LLM may be inside, with its weights
+    files=RepositoryFiles(  # the LLM, with its weights, may be a sub-directory
         always=(CONFIG_YAML, *(f"*/{pattern}" for pattern in (*LLM_FILES.always, *LLM_FILES.weights))),
         weights=(MODEL_PT,),
     ),

@@ -1,7 +1,7 @@
-"""The LLM's tokenizer, in whichever form a checkpoint holds it, as the tokenizer.json that the engine reads.
+"""The LLM's tokenizer, in any form that a checkpoint may hold -> the tokenizer.json that the engine reads.
 
-A tokenizer.json is taken as it is: it means the same to every version of every library. One that is there in other
-forms (vocab.json and merges.txt, or sentencepiece's tokenizer.model) is put together by transformers, as for FunASR.
+A tokenizer.json is copied, since it means the same to every version of every library. Other forms (vocab.json and
+merges.txt, or sentencepiece's tokenizer.model) are converted by transformers, which FunASR uses as well.
 """
 
 from collections.abc import Mapping
@@ -17,13 +17,14 @@ from .config_file import read_json
 VOCAB_NAME, MERGES_NAME = "vocab.json", "merges.txt"
 SENTENCEPIECE_NAME = "tokenizer.model"
 CONFIG_NAMES = ("tokenizer_config.json", "special_tokens_map.json")
-FORMS = ({TOKENIZER_NAME}, {VOCAB_NAME, MERGES_NAME}, {SENTENCEPIECE_NAME})  # any of these makes a tokenizer
+FORMS = ({TOKENIZER_NAME}, {VOCAB_NAME, MERGES_NAME}, {SENTENCEPIECE_NAME})  # each of these is enough for a tokenizer
 COPIED_NAMES = (  # where present
     *(TOKENIZER_NAME, VOCAB_NAME, MERGES_NAME, SENTENCEPIECE_NAME, *CONFIG_NAMES),
     *("added_tokens.json", "chat_template.jinja"),
 )
-_MOST_UNMADE = 0.01  # of a vocabulary: special tokens, which may stand in it without a merge that makes them
-_PROBES = ("Transcribe speech to text.\nINPUT: ", "1,234  words", "你好，世界\t🙂", "ﬁrst Ｆull")  # told apart by few
+_MOST_UNMADE = 0.01  # share of a vocabulary that merges may leave out: special tokens need no merge
+# Texts on which tokenizers tend to differ.
+_PROBES = ("Transcribe speech to text.\nINPUT: ", "1,234  words", "你好，世界\t🙂", "ﬁrst Ｆull")
 
 
 def list_tokenizer_files(directory: Path) -> tuple[Path, ...]:
@@ -37,7 +38,7 @@ def list_tokenizer_files(directory: Path) -> tuple[Path, ...]:
 
 
 def made_files(directory: Path) -> dict[str, str]:
-    """What must be written for the engine to find a tokenizer.json: nothing where there is one."""
+    """Files to write, by name: tokenizer.json if the directory has none, else nothing."""
     return {} if (directory / TOKENIZER_NAME).is_file() else {TOKENIZER_NAME: _made_tokenizer(directory)}
 
 
@@ -49,7 +50,7 @@ def read_llm_tokenizer(directory: Path) -> Tokenizer:
 
 
 def stated_eos(directory: Path) -> int | None:
-    """The id of the token that ends a text, as the tokenizer's configuration states it; None if it does not."""
+    """The id of the token that ends a text, from the tokenizer's configuration; None if that names none."""
     configs = [read_json(path) for path in (directory / name for name in CONFIG_NAMES) if path.is_file()]
     token = next((config["eos_token"] for config in configs if config.get("eos_token")), None)
     content = token.get("content") if isinstance(token, Mapping) else token
@@ -57,8 +58,8 @@ def stated_eos(directory: Path) -> int | None:
 
 
 def _made_tokenizer(directory: Path) -> str:
-    """tokenizer.json of a tokenizer that is there in another form."""
-    import transformers  # here: seconds that an up-to-date conversion need not spend
+    """The text of tokenizer.json for a tokenizer in another form. Raises CheckpointError, ConfigError."""
+    import transformers  # here, because it takes seconds that an up-to-date conversion does not need
 
     is_sentencepiece = (directory / SENTENCEPIECE_NAME).is_file()
     if not is_sentencepiece:
@@ -79,7 +80,7 @@ def _made_tokenizer(directory: Path) -> str:
 
 
 def _check_merges(directory: Path) -> None:
-    """Raises CheckpointError if merges were lost: words would be split into tokens that the LLM never learned."""
+    """Raises CheckpointError if merges are missing: words would be split into tokens that the LLM never learned."""
     vocab = read_json(directory / VOCAB_NAME)
     lines = read_text(directory / MERGES_NAME).split("\n")
     made = {line.rstrip("\r").replace(" ", "") for line in lines if line.strip() and not line.startswith("#version")}
@@ -92,7 +93,7 @@ def _check_merges(directory: Path) -> None:
 
 
 def _sentencepiece_ids(path: Path) -> list[list[int]]:
-    """What sentencepiece itself makes of _PROBES."""
+    """The token ids that sentencepiece itself gives for _PROBES."""
     try:
         from sentencepiece import SentencePieceProcessor
     except ImportError as error:

@@ -1,10 +1,10 @@
-"""Put a directory in place in one step: a lock, a hidden sibling that is filled, one rename.
+"""Replace a directory in one step: take a lock, fill a hidden directory beside it, and rename that.
 
-Beside `output` there may be, while or after somebody writes:
-    .<output>.lock      kept for ever; the operating system frees the lock when its holder dies
-    .<output>.partial   being filled
-    .<output>.old       the version that is being replaced
-A process that is killed leaves the last two to the next one, which removes them under the lock.
+These may exist beside `output`:
+    .<output>.lock      is never removed; the operating system frees the lock when its holder dies
+    .<output>.partial   is being filled
+    .<output>.old       is the version that is being replaced
+If a process is killed, the next one removes the last two under the lock.
 """
 
 import contextlib
@@ -22,14 +22,14 @@ logger = logging.getLogger(__name__)
 
 
 def is_writable(output: Path) -> bool:
-    """Whether `output` can be made or replaced: its nearest existing ancestor takes new entries."""
+    """Whether `output` can be created or replaced: its nearest existing ancestor is writable."""
     ancestor = next(parent for parent in output.parents if parent.exists())
     return os.access(ancestor, os.W_OK | os.X_OK)
 
 
 @contextlib.contextmanager
 def exclusive(output: Path) -> Iterator[None]:
-    """Hold the lock on `output`; what killed processes left behind is gone inside."""
+    """Hold the lock on `output`, and remove what killed processes left behind."""
     output.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(_beside(output, "lock"))
     try:
@@ -45,7 +45,7 @@ def exclusive(output: Path) -> Iterator[None]:
 
 
 def sweep(output: Path) -> None:
-    """Remove what killed processes left beside a finished `output`, unless somebody is at work there right now."""
+    """Remove what killed processes left beside a finished `output`, unless another process holds the lock."""
     if not any(leftover.exists() for leftover in _leftovers(output)) or not is_writable(output):
         return
     with contextlib.suppress(Timeout), FileLock(_beside(output, "lock"), timeout=0):
@@ -53,9 +53,9 @@ def sweep(output: Path) -> None:
 
 
 def publish(output: Path, fill: Callable[[Path], None]) -> None:
-    """Let `fill` write an empty directory and make it `output`. Call it inside `exclusive`.
+    """Let `fill` fill an empty directory, and make that `output`. Call it inside `exclusive`.
 
-    Until the rename `output` is what it was before; what is there then is replaced.
+    `output` stays as it was until the rename, and if `fill` fails.
     """
     partial, old = _leftovers(output)
     partial.mkdir()
@@ -76,7 +76,7 @@ def publish(output: Path, fill: Callable[[Path], None]) -> None:
 
 
 def replace_file(output: Path, name: str, write: Callable[[Path], None]) -> None:
-    """Let `write` make the file `name` in an empty directory, and move it into `output`. Call it inside `exclusive`."""
+    """Let `write` write the file `name` in an empty directory, and move it to `output`. Call it inside `exclusive`."""
     partial = _beside(output, "partial")
     partial.mkdir()
     write(partial)
@@ -86,7 +86,7 @@ def replace_file(output: Path, name: str, write: Callable[[Path], None]) -> None
 
 
 def check_free_space(output: Path, needed_bytes: int) -> None:
-    """Raises ConfigError if the file system of `output` has too little room."""
+    """Raises ConfigError if the file system of `output` has too little free space."""
     free_bytes = shutil.disk_usage(output.parent).free
     if free_bytes < needed_bytes:
         raise ConfigError(
@@ -110,7 +110,7 @@ def _beside(output: Path, kind: str) -> Path:
 
 
 def _flush(directory: Path) -> None:
-    """Bring every file and directory below, and itself, to the disk."""
+    """Flush the directory and everything in it to the disk."""
     for root, _, names in os.walk(directory):
         for name in names:
             with open(os.path.join(root, name), "rb") as file:

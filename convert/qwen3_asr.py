@@ -1,8 +1,8 @@
 """Qwen3-ASR and Qwen3-ForcedAligner: how their checkpoints are recognised and taken apart.
 
 A checkpoint is a directory with config.json, safetensors and the tokenizer, in one of two layouts: the original one
-(`thinker.*`, sizes under `thinker_config`) or that of transformers ("-hf"). Both are read into the original's names.
-The aligner is the same model whose head chooses times; that head goes with the tower, and its LLM has none.
+(`thinker.*`, sizes under `thinker_config`) or that of transformers ("-hf"). Both are read under the original names. The
+aligner is the same model with a head that chooses times. That head is stored with the tower, and its LLM has no head.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,11 +24,11 @@ from .safetensors_file import list_checkpoint_files, read_checkpoint
 from .weights import plan_weights
 
 MODEL_TYPE = "qwen3_asr"
-CLASSIFIER = "classifier.weight"  # the aligner's head, beside the tower
+CLASSIFIER = "classifier.weight"  # the aligner's head, stored with the tower
 PREPROCESSOR_NAME = "preprocessor_config.json"
 CLASS_MS = 80
-END_TOKENS = ("<|im_end|>", "<|endoftext|>")  # which the package makes end an answer, whatever the files say
-# Longer prefixes first: the first that fits is taken.
+END_TOKENS = ("<|im_end|>", "<|endoftext|>")  # qwen-asr ends an answer at these, whatever the files say
+# Longer prefixes come first, because the first that fits is taken.
 ORIGINAL_NAMES: Mapping[str, str] = {  # transformers' layout -> the original one
     "model.multi_modal_projector.linear_1.": "thinker.audio_tower.proj1.",
     "model.multi_modal_projector.linear_2.": "thinker.audio_tower.proj2.",
@@ -44,7 +44,7 @@ NAME_TABLE: Mapping[str, tuple[Part, str]] = {
 }
 ALIGNER_TABLE: Mapping[str, tuple[Part, str]] = {"thinker.lm_head.weight": ("acoustic", CLASSIFIER), **NAME_TABLE}
 _NO_CTC = "Qwen3-ASR has no CTC head; forced_aligner= times its words"
-_FEATURES = {"feature_size": 128, "hop_length": 160, "n_fft": 400}  # of Whisper's features, as they are computed here
+_FEATURES = {"feature_size": 128, "hop_length": 160, "n_fft": 400}  # the features that whisper_features.py computes
 
 
 def list_sources(directory: Path) -> dict[str, Path]:
@@ -55,12 +55,12 @@ def list_sources(directory: Path) -> dict[str, Path]:
 
 
 def read_tensors(directory: Path) -> dict[str, Tensor]:
-    """Tensors of either layout under the original's names."""
+    """The tensors of either layout, under the original names. Raises CheckpointError."""
     return {_original_name(name): tensor for name, tensor in read_checkpoint(directory).items()}
 
 
 def plan(directory: Path, dtype: torch.dtype | None, *, table: Mapping[str, tuple[Part, str]]) -> Plan:
-    """Decide the conversion of one checkpoint. Raises CheckpointError, with names, for whatever does not fit."""
+    """Plan the conversion of a checkpoint. Raises CheckpointError, which names what does not fit."""
     path = directory / CONFIG_NAME
     is_aligner = table is ALIGNER_TABLE
     whole = read_json(path)
@@ -84,7 +84,7 @@ def plan(directory: Path, dtype: torch.dtype | None, *, table: Mapping[str, tupl
 
 
 def _class_ms(config: Mapping[str, Any], path: Path) -> int:
-    """What one class of the aligner's head stands for; transformers' layout keeps it elsewhere, and it is always 80."""
+    """Milliseconds of one class of the aligner's head. Transformers' config.json does not give it; it is 80 there."""
     value = config.get("timestamp_segment_time", CLASS_MS)
     if value != int(value) or value < 1:
         raise CheckpointError(f"{path}: timestamp_segment_time is {value!r}; a whole number of milliseconds is needed")
@@ -99,13 +99,13 @@ def _original_name(name: str) -> str:
 
 
 def _thinker(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The configuration of the model itself, in either layout."""
+    """The part of config.json that describes the model, in either layout."""
     thinker = config.get("thinker_config")
     return thinker if isinstance(thinker, Mapping) else config
 
 
 def is_aligner(directory: Path) -> bool:
-    """Whether a Qwen3-ASR checkpoint chooses times instead of words."""
+    """Whether a checkpoint of model_type qwen3_asr is a forced aligner."""
     config = read_json(directory / CONFIG_NAME)
     named = [_thinker(config).get("model_type"), *(config.get("architectures") or [])]
     return any(str(name).endswith(("forced_aligner", "ForTokenClassification")) for name in named)
@@ -138,7 +138,7 @@ def _tower_config(config: object, path: Path) -> Qwen3ASRTowerConfig:
 
 
 def _check_features(directory: Path) -> None:
-    """Raises CheckpointError if the checkpoint was made for other features."""
+    """Raises CheckpointError if the checkpoint needs other features than those that are computed here."""
     path = directory / PREPROCESSOR_NAME
     stated = read_json(path) if path.is_file() else {}
     wrong = [f"{key} {stated[key]!r}" for key, value in _FEATURES.items() if stated.get(key, value) != value]
@@ -157,7 +157,7 @@ def _end_tokens(directory: Path) -> list[int]:
 def _needed_shapes(
     tower: Qwen3ASRTowerConfig, llm_config: Mapping[str, Any], *, is_aligner: bool, head: Shapes
 ) -> dict[str, tuple[int, ...]]:
-    """Every tensor of a whole checkpoint; `head` holds the shape of its head, where it has one."""
+    """The shapes of all tensors that a checkpoint must have. `head` has the shape of its head, if there is one."""
     with torch.device("meta"):
         module = Qwen3ASRTower(tower)
     needed = {f"thinker.audio_tower.{name}": tuple(tensor.shape) for name, tensor in module.state_dict().items()}

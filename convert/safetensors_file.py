@@ -1,7 +1,7 @@
 """Write safetensors files one tensor at a time, and read the weights of a checkpoint, in safetensors or not.
 
-The library's own writer needs every tensor of a file at once, and since a cast or a LoRA merge makes a new tensor, that
-would be a second copy of the model in memory. The format is small: an unsigned 64-bit little-endian length, a JSON
+The library's own writer needs all tensors of a file at once. Since a cast or a LoRA merge makes a new tensor, that
+would be a second copy of the model in memory. The format is simple: an unsigned 64-bit little-endian length, a JSON
 header of that length, then the tensors' bytes without gaps (https://github.com/huggingface/safetensors#format).
 """
 
@@ -29,15 +29,15 @@ SHARD_BYTES = 5_000_000_000  # largest file of an LLM, as transformers writes it
 _DTYPE_NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 _ALIGNMENT = 8  # bytes; the header is padded with spaces
 
-Advance = Callable[[int], object]  # is told how many bytes were dealt with
+Advance = Callable[[int], object]  # is called with the number of bytes that were written
 
 
 def write_safetensors(path: Path, weights: Mapping[str, Weight], advance: Advance) -> None:
-    """Write one file. Memory: a few megabytes, and one whole tensor where a LoRA update is merged.
+    """Write one file. This takes a few megabytes of memory, and a whole tensor where a LoRA update is merged.
 
     Raises CheckpointError, naming the tensor, if a value does not fit in its dtype.
     """
-    # Wider dtypes first: every tensor then starts at a multiple of its element size.
+    # With wider dtypes first, every tensor starts at a multiple of its element size.
     names = sorted(weights, key=lambda name: (-weights[name].dtype.itemsize, name))
     with path.open("wb") as file:
         file.write(_header({name: weights[name] for name in names}))
@@ -61,7 +61,7 @@ def write_sharded(directory: Path, weights: Mapping[str, Weight], advance: Advan
 
 
 def list_model_files(directory: Path, model: str = MODEL_NAME, index: str = INDEX_NAME) -> list[Path]:
-    """The files that hold a model's weights: those that an index names, or else one. Raises CheckpointError."""
+    """The files of a model's weights: those that the index names or, without an index, one. Raises CheckpointError."""
     if not (directory / index).is_file():
         return [directory / model]
     weight_map = read_json(directory / index).get("weight_map")
@@ -74,7 +74,7 @@ def list_model_files(directory: Path, model: str = MODEL_NAME, index: str = INDE
 
 
 def list_checkpoint_files(directory: Path) -> list[Path]:
-    """The weights of a checkpoint, in safetensors or else as torch.save writes them, and their index.
+    """The weight files of a checkpoint, in safetensors or else of torch.save, and their index.
 
     Raises CheckpointError if one is missing.
     """
@@ -89,7 +89,7 @@ def list_checkpoint_files(directory: Path) -> list[Path]:
 
 
 def read_checkpoint(directory: Path) -> dict[str, Tensor]:
-    """Every tensor of a checkpoint that `list_checkpoint_files` finds, mapped, not read.
+    """Every tensor in the files of `list_checkpoint_files`, mapped into memory and not read.
 
     Raises CheckpointError if a file is damaged, a name occurs twice, or a tensor is not of a floating point dtype.
     """

@@ -1,4 +1,4 @@
-"""The files that a conversion reads, as they were when it began, and whether an older conversion read the same."""
+"""The files that a conversion reads, as they are at its beginning, and whether an older conversion read the same."""
 
 import hashlib
 import os
@@ -14,7 +14,7 @@ from ..engine.manifest import SourceFile
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """Sizes and times at one moment. A file is read for its digest at most once, and only when that is asked for."""
+    """Sizes and times of files at one moment. A file's digest is computed when it is first needed, and then kept."""
 
     files: Mapping[str, Path]  # by name relative to the checkpoint
     stats: Mapping[str, tuple[int, int]]  # size in bytes, mtime in ns
@@ -22,17 +22,17 @@ class Sources:
 
     @classmethod
     def snapshot(cls, files: Mapping[str, Path]) -> Self:
-        """Raises CheckpointError if one of the files is empty or something else than the checkpoint's own."""
+        """Raises CheckpointError if one of the files is empty, or a placeholder for the file of the checkpoint."""
         for path in files.values():
             check_file(path)
         return cls(files, {name: _stat(path) for name, path in files.items()})
 
     def look_unchanged(self, recorded: Mapping[str, SourceFile]) -> bool:
-        """The same files with the same sizes and times: none is read."""
+        """Whether files, sizes and times are the same. No file is read."""
         return self.stats == {name: (file.size, file.mtime_ns) for name, file in recorded.items()}
 
     def are_unchanged(self, recorded: Mapping[str, SourceFile]) -> bool:
-        """The same files with the same content; those whose size is the same but whose time is not are read."""
+        """Whether files and content are the same. A file is read if its size is the same but its time is not."""
         if self.stats.keys() != recorded.keys():
             return False
         changed = [name for name, file in recorded.items() if self.stats[name] != (file.size, file.mtime_ns)]
@@ -40,7 +40,7 @@ class Sources:
         return same_size and all(self._digest(name) == recorded[name].sha256 for name in changed)
 
     def records(self) -> dict[str, SourceFile]:
-        """What engine.json says of them. Reads all files."""
+        """The records of the files in engine.json. Reads all files."""
         return {
             name: SourceFile(size=size, mtime_ns=mtime_ns, sha256=self._digest(name))
             for name, (size, mtime_ns) in self.stats.items()

@@ -1,9 +1,8 @@
-"""Prove that a converted directory says what its checkpoint says.
+"""Verify that a converted directory holds the same model as its checkpoint.
 
-Four proofs, none of which trusts what the conversion remembered: the source files still have the digests in
-engine.json; the copied files are copies; every tensor equals its source bit for bit (after the cast that was asked
-for); and the LLM in llm/, loaded as any user of Hugging Face directories loads it, gives the very logits of a model
-that is built from the source tensors.
+Four things are compared anew: the source files have the digests in engine.json; copied files equal their originals;
+every tensor equals its source bit for bit (after the cast, if one was asked for); and the LLM in llm/, loaded by
+transformers, gives exactly the logits of a model that is built from the source tensors.
 """
 
 import filecmp
@@ -30,7 +29,7 @@ from .sources import Sources
 from .weights import DTYPES, LORA_A, LORA_B
 from .wording import enumerate_names
 
-_NUM_TOKENS = 12  # in each of the two sequences whose logits are compared
+_NUM_TOKENS = 12  # in each of the two sequences for which logits are compared
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,11 +38,11 @@ class Verification:
 
     num_tensors: int
     num_logits: int
-    dtype: torch.dtype  # in which the LLM was run
+    dtype: torch.dtype  # in which the LLM computed the logits
 
 
 def verify_conversion(checkpoint_dir: Path, converted: Path) -> Verification:
-    """Compare everything. Raises CheckpointError, with names, for the first kind of difference found."""
+    """Compare everything. Raises CheckpointError, which names what differs, for the first kind of difference."""
     manifest = EngineManifest.read(converted)
     if manifest.family not in FAMILIES:
         raise CheckpointError(f"{converted} is of family {manifest.family!r}; known are {', '.join(FAMILIES)}")
@@ -99,7 +98,7 @@ def _check_files(converted: Path, plan: Plan) -> None:
 
 
 def _expected_tensors(checkpoint_dir: Path, family: Family, plan: Plan) -> dict[Part, dict[str, Tensor]]:
-    """What the output must hold, from the source file and the name table alone; only LoRA merges are the plan's."""
+    """What the output must hold, from the source and the name table alone. Only LoRA merges are taken from the plan."""
     source = family.read_tensors(checkpoint_dir)
     planned = {"acoustic": plan.acoustic, "llm": plan.llm.weights}
     expected: dict[Part, dict[str, Tensor]] = {"acoustic": {}, "llm": {}}
@@ -146,7 +145,7 @@ def _compare(converted: Path, part: Part, expected: Mapping[str, Tensor], holder
 
 
 def _check_logits(directory: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor], dtype: torch.dtype) -> int:
-    """Both models run the same operations on the same machine, so equal weights give equal bits."""
+    """Compare logits bit for bit: both models run the same operations on the same machine."""
     vocab_size = config["vocab_size"]
     tokens = torch.linspace(0, vocab_size - 1, 2 * _NUM_TOKENS).long().view(2, _NUM_TOKENS)
     with _no_progress_bar(), torch.inference_mode():
@@ -168,7 +167,7 @@ def _equal_bits(a: Tensor, b: Tensor) -> bool:
 
 @contextmanager
 def _no_progress_bar() -> Iterator[None]:
-    """transformers draws a bar for every model that it loads."""
+    """Turn off the progress bar that transformers shows for every model that it loads."""
     was_enabled = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:

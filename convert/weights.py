@@ -1,6 +1,6 @@
-"""One tensor of the output: where its values come from, and what is done to them on the way.
+"""One tensor of the output: its source, its dtype, and a LoRA update that is merged into it.
 
-Nothing is computed or copied before `Weight.pieces` is read, so a plan over 2 GB of weights costs no memory.
+Nothing is computed or copied before `Weight.pieces` is iterated, so planning a large model takes no memory for weights.
 """
 
 from collections.abc import Iterator, Mapping
@@ -12,7 +12,7 @@ from torch import Tensor
 from ..engine.errors import CheckpointError
 from .wording import enumerate_names
 
-DTYPES: Mapping[str, torch.dtype | None] = {  # what a user may ask for; None keeps each tensor's own
+DTYPES: Mapping[str, torch.dtype | None] = {  # the names that users give; None keeps each tensor's own dtype
     "keep": None,
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
@@ -24,7 +24,7 @@ _PIECE_ELEMENTS = 4 << 20
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoRAUpdate:
-    """A low-rank update: scale * b @ a, as LoRA (arXiv:2106.09685, section 4.1) with scale = alpha / r."""
+    """A low-rank update scale * b @ a with scale = alpha / r (LoRA, arXiv:2106.09685, section 4.1)."""
 
     a: Tensor  # (r, in_features)
     b: Tensor  # (out_features, r)
@@ -37,7 +37,7 @@ class LoRAUpdate:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Weight:
-    """A source tensor and the dtype that it is written in."""
+    """A source tensor, the dtype in which it is written, and its LoRA update if it has one."""
 
     source: Tensor
     dtype: torch.dtype
@@ -52,11 +52,11 @@ class Weight:
         return self.source.numel() * self.dtype.itemsize
 
     def merged(self) -> Tensor:
-        """The tensor in its own dtype; the source itself, not a copy, where there is no LoRA update."""
+        """The tensor with its update, in the source's dtype. Without an update it is the source itself, not a copy."""
         return self.source if self.lora is None else self.lora.merged_into(self.source)
 
     def pieces(self) -> Iterator[Tensor]:
-        """What is to be written, flat, a few megabytes at a time, so that a cast never doubles the memory.
+        """The values to write, flat, in pieces of a few million, so that a cast does not need memory for a second copy.
 
         Raises CheckpointError if finite values do not fit in the dtype.
         """
@@ -71,16 +71,16 @@ class Weight:
             yield cast
 
     def value(self) -> Tensor:
-        """The whole tensor as it is to be written."""
+        """The whole tensor in the dtype in which it is written."""
         return torch.cat(list(self.pieces())).view(self.shape)
 
 
 def plan_weights(tensors: Mapping[str, Tensor], dtype: torch.dtype | None, scale: float | None) -> dict[str, Weight]:
-    """Pair `X.lora_A` and `X.lora_B` with `X.weight`; every other tensor stands for itself.
+    """Pair `X.lora_A` and `X.lora_B` with `X.weight`. Every other tensor becomes a Weight of its own.
 
     Args:
         dtype: of the output; None keeps each tensor's own.
-        scale: lora_alpha / r; None if the configuration does not say.
+        scale: lora_alpha / r; None if the configuration does not give it.
 
     Raises:
         CheckpointError: half of a LoRA pair, a pair without its weight, shapes that do not fit, or an unknown scale.
@@ -94,7 +94,7 @@ def plan_weights(tensors: Mapping[str, Tensor], dtype: torch.dtype | None, scale
 
 
 def _pair_updates(tensors: Mapping[str, Tensor], scale: float | None) -> dict[str, LoRAUpdate]:
-    """Name of the weight -> its update."""
+    """Each LoRA pair as the update of its weight, by the weight's name. Raises CheckpointError."""
     adapted = sorted({n.removesuffix(LORA_A).removesuffix(LORA_B) for n in tensors if n.endswith((LORA_A, LORA_B))})
     if not adapted:
         return {}

@@ -1,4 +1,4 @@
-"""Names in error messages: the first few, and how many there are."""
+"""Lists of names in error messages: the first few, and the number of the others."""
 
 from collections.abc import Collection
 
@@ -6,6 +6,6 @@ SHOWN = 5
 
 
 def enumerate_names(names: Collection[str]) -> str:
-    """ "a, b, c, d, e and 7 more"; names in the order given."""
+    """The names in their order, as "a, b, c, d, e and 7 more"."""
     shown = ", ".join(list(names)[:SHOWN])
     return shown if len(names) <= SHOWN else f"{shown} and {len(names) - SHOWN} more"

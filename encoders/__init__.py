@@ -1,1 +1,4 @@
-"""Stage 1: nn.Modules and tensor functions that turn waveforms into what the LLM and the CTC head read."""
+"""Stage 1 as PyTorch modules and functions: waveforms -> embeddings for the LLM and frames for the CTC head.
+
+Nothing here imports the engine. Read fun_asr_nano.py first: the modules of one model, put together.
+"""

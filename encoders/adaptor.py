@@ -12,27 +12,27 @@ from torch import Tensor, nn
 
 from .transformer import FeedForward, Mask, attend, key_mask, valid_frames
 
-_NORM_EPS = 1e-12  # ten million times smaller than the encoder's, as trained
+_NORM_EPS = 1e-12  # as in training; the encoder's is 1e-5
 Count = TypeVar("Count", int, Tensor)
 
 
 def audio_token_count(num_frames: Count) -> Count:
     """LLM positions that `num_frames` LFR frames take in a low-frame-rate model: three halvings, each rounded up.
 
-    A trap: FunASR's guide prints `((((L - 3 + 2) // 2 - 3 + 2) // 2) - 1) // 2 + 1`, which has lost two `1 +` and gives
-    one position less for three lengths in four, and none for L <= 6. What its training and inference run is
-    `o = 1 + (L - 3 + 2) // 2; o = 1 + (o - 3 + 2) // 2; (o - 1) // 2 + 1`, which equals ceil(L / 8) for every L >= 1.
+    FunASR's training and inference compute `o = 1 + (L - 3 + 2) // 2; o = 1 + (o - 3 + 2) // 2; (o - 1) // 2 + 1`,
+    which equals ceil(L / 8) for every L >= 1. FunASR's guide prints `((((L - 3 + 2) // 2 - 3 + 2) // 2) - 1) // 2 + 1`;
+    this lacks two `1 +`, gives one position too few for three lengths in four, and none for L <= 6.
     """
     return -(-num_frames // 8)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdaptorConfig:
-    """Sizes of an adaptor, or of a CTC decoder, whose `llm_dim` is then the width of the CTC head."""
+    """Sizes of an adaptor, or of a CTC decoder, whose `llm_dim` is the width of the CTC head. Raises ValueError."""
 
     encoder_dim: int
     llm_dim: int
-    ffn_dim: int  # between the two linear layers; the blocks' own feed-forward layers are llm_dim // 4 wide
+    ffn_dim: int  # between the two linear layers; the blocks have feed-forward layers of llm_dim // 4
     n_layer: int
     downsample_rate: int = 1  # encoder frames joined into one
     attention_heads: int = 8
@@ -66,7 +66,7 @@ class TransformerAdaptor(nn.Module):
             lens: (B,) frames of each clip.
 
         Returns:
-            (B, ceil(T / downsample_rate), llm_dim) and its lens, (B,). Rows beyond a clip's length are meaningless.
+            (B, ceil(T / downsample_rate), llm_dim) and its lens, (B,). Rows beyond a clip's length have no meaning.
         """
         rate = self.config.downsample_rate
         x = encoder_out.to(self.linear1.weight.dtype)
@@ -115,7 +115,7 @@ class _Attention(nn.Module):
 
 
 def _join_frames(x: Tensor, lens: Tensor, rate: int) -> Tensor:
-    """(B, T, D) -> (B, ceil(T / rate), rate * D). Zeros, never padding frames, fill a clip's last group."""
+    """(B, T, D) -> (B, ceil(T / rate), rate * D). An incomplete last group of a clip is filled with zeros."""
     valid = valid_frames(lens, x.shape[1], x.device)
     if valid is not None:
         x = x.masked_fill(~valid[..., None], 0.0)

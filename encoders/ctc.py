@@ -1,9 +1,8 @@
 """The CTC head: which token the audio holds in each 60 ms frame.
 
-Hidden states and log-probabilities are separate steps, because the vocabulary is wide (60,515 tokens: the float32
-log-probabilities of a 30 s clip take 120 MB). `scores` looks at a few hundred frames at a time, and at none of the
-padding.
-Logits, log-probabilities and their sums are float32 for weights of any dtype.
+Hidden states and log-probabilities are separate steps, because the vocabulary is large: with 60,515 tokens, the float32
+log-probabilities of a 30 s clip take 120 MB. `scores` computes a few hundred frames at a time and skips the padding.
+Logits, log-probabilities and their sums are float32, whatever the dtype of the weights.
 """
 
 from collections.abc import Sequence
@@ -21,7 +20,7 @@ _MAX_FRAMES_AT_ONCE = 512  # of all clips together: 124 MB of float32 logits
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CTCConfig:
-    """Sizes of the head. Its decoder must keep the frame rate."""
+    """Sizes of the head. Its decoder must not change the frame rate. Raises ValueError."""
 
     decoder: AdaptorConfig
     vocab_size: int
@@ -36,24 +35,24 @@ class CTCConfig:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CTCScores:
-    """What one look at all tokens says of B padded clips; nothing of their padding."""
+    """Scores of B padded clips. Rows of padding have no meaning."""
 
     emissions: Tensor  # (B, T, K) float32, log-probabilities of the tokens that were asked for
-    best: Tensor  # (B, T) int64, the likeliest token of each frame
+    best: Tensor  # (B, T) int64, the most probable token of each frame
 
 
 class CTCOutput(nn.Module):
-    """The output layer, in a module of its own only because the checkpoint's keys say `ctc.ctc_lo`."""
+    """The output layer. It is a module of its own because the checkpoint's keys are `ctc.ctc_lo.*`."""
 
     def __init__(self, width: int, vocab_size: int) -> None:
         super().__init__()
         self.ctc_lo = nn.Linear(width, vocab_size)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """(..., width) -> (..., vocab_size) float32. Logits rounded to bfloat16 would be wrong by some per cent."""
+        """(..., width) -> (..., vocab_size) float32. bfloat16 would be too coarse for logits."""
         weight, bias = self.ctc_lo.weight, self.ctc_lo.bias
         if hidden.is_cuda and weight.dtype != torch.float32:
-            # Tensor cores add up products of bfloat16 in float32, and need no float32 copy of the weights.
+            # Tensor cores sum bfloat16 products in float32, so the weights need no float32 copy.
             rows = hidden.to(weight.dtype).flatten(0, -2)
             logits: Tensor = torch.mm(rows, weight.t(), out_dtype=torch.float32).add_(bias)
             return logits.view(*hidden.shape[:-1], -1)
@@ -61,7 +60,7 @@ class CTCOutput(nn.Module):
 
 
 class CTCHead(nn.Module):
-    """Decoder and output layer. Keys are the checkpoint's: `ctc_decoder.*` and `ctc.ctc_lo.*`."""
+    """Decoder and output layer. Its state dict has the checkpoint's keys: `ctc_decoder.*` and `ctc.ctc_lo.*`."""
 
     def __init__(self, config: CTCConfig) -> None:
         super().__init__()
@@ -70,25 +69,25 @@ class CTCHead(nn.Module):
         self.ctc = CTCOutput(config.decoder.llm_dim, config.vocab_size)
 
     def hidden(self, encoder_out: Tensor, lens: Tensor) -> Tensor:
-        """(B, T, encoder_dim) and (B,) -> (B, T, D), what the other methods read."""
+        """(B, T, encoder_dim) and (B,) lengths -> (B, T, D), the input of the other methods."""
         hidden: Tensor = self.ctc_decoder(encoder_out, lens)[0]
         return hidden
 
     def log_probs(self, hidden: Tensor) -> Tensor:
-        """(..., D) -> (..., vocab_size) float32. Mind the size; see `scores`."""
+        """(..., D) -> (..., vocab_size) float32. The result is large; `scores` avoids it."""
         return self.ctc.logits(hidden).log_softmax(-1)
 
     def scores(self, hidden: Sequence[Tensor], columns: Tensor) -> CTCScores:
-        """Log-probabilities of only some tokens, as forced alignment needs them, and the likeliest of all.
+        """Log-probabilities of some tokens, for forced alignment, and the most probable of all tokens.
 
         Args:
-            hidden: of each of B clips (T, D).
+            hidden: B tensors (T, D), one for each clip.
             columns: (B, K) int64 token ids, any order, repetitions allowed; emissions[b, t, k] is the
                 log-probability of token columns[b, k] in frame t.
         """
         lens = torch.tensor([len(clip) for clip in hidden])
         num_clips, num_frames = len(hidden), int(lens.max())
-        rows = torch.cat(list(hidden))  # padding would be multiplied with the whole vocabulary
+        rows = torch.cat(list(hidden))  # without padding, which would cost a product with the whole vocabulary
         in_clip = torch.arange(num_frames) < lens[:, None]
         places = to_device(in_clip.flatten().nonzero()[:, 0], rows.device)  # of the rows among B * T
         index = columns.to(rows.device)
@@ -106,10 +105,10 @@ class CTCHead(nn.Module):
     def _scores_without_logits(
         self, rows: Tensor, places: Tensor, index: Tensor, num_frames: int
     ) -> tuple[Tensor, Tensor]:
-        """On an NVIDIA GPU: a product with the few columns, and one kernel that looks at all of them.
+        """`scores` on an NVIDIA GPU: a product with the few columns, and one kernel that scans the whole vocabulary.
 
         Returns:
-            (B, T, K) emissions, and the likeliest token of each row.
+            (B, T, K) emissions, and the most probable token of each row.
         """
         from .ctc_triton import log_norm_and_best
 

@@ -1,8 +1,8 @@
-"""What CTC asks of all its logits, on an NVIDIA GPU and without ever storing them: their normaliser and the likeliest.
+"""A Triton kernel for the CTC head: the log normaliser and the largest logit of each frame, without storing the logits.
 
-A CTC head has 60,515 outputs a frame. Its logits of half an hour of audio take 7 GB, written and read only
-to be summed up. One program here holds some frames and goes through a part of the vocabulary, with a running maximum
-(Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018).
+With 60,515 outputs a frame, the float32 logits of half an hour of audio take 7 GB. Each program here handles some
+frames and a part of the vocabulary, and keeps a running maximum and sum (Milakov and Gimelshein, "Online normalizer
+calculation for softmax", 2018).
 """
 
 import torch
@@ -11,12 +11,12 @@ import triton.language as tl
 from torch import Tensor
 
 _ROWS, _COLUMNS, _DEPTH = 128, 128, 64  # of the tile that one program multiplies at a time
-_PROGRAMS = 264  # that fill a GPU: two for each of an H200's multiprocessors
-_MOST_PARTS = 32  # of the vocabulary
+_PROGRAMS = 264  # enough to fill a GPU: two for each multiprocessor of an H200
+_MOST_PARTS = 32  # into which the vocabulary is divided
 
 
 def log_norm_and_best(hidden: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """log(sum(exp(logits))) and the number of the largest logit of each row.
+    """log(sum(exp(logits))) of each row, and the index of its largest logit.
 
     Args:
         hidden: (M, D) bfloat16, D a multiple of 16.
@@ -24,7 +24,7 @@ def log_norm_and_best(hidden: Tensor, weight: Tensor, bias: Tensor) -> tuple[Ten
         bias: (V,).
 
     Returns:
-        (M,) float32, summed up in float32, and (M,) int64.
+        (M,) float32, summed in float32, and (M,) int64.
     """
     num_rows, depth = hidden.shape
     num_columns = weight.shape[0]

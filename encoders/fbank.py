@@ -1,9 +1,9 @@
 """Waveforms -> log-mel filterbank features -> low frame rate (LFR) features, batched on the waveforms' device.
 
-Numbers are Kaldi's (as in FunASR's WavFrontend): samples x 32768, DC removal, pre-emphasis 0.97, Hamming window, power
-spectrum, 80 triangular mel filters from 20 Hz to Nyquist, natural logarithm with a floor, frames only where a whole
-window fits. A clip shorter than one window gives one frame from a window, and an FFT, of its own size.
-A clip's features depend neither on its padding nor on the other clips.
+The steps and constants are Kaldi's, as in FunASR's WavFrontend: samples x 32768, DC removal, pre-emphasis 0.97, Hamming
+window, power spectrum, 80 triangular mel filters from 20 Hz to Nyquist, natural logarithm with a floor. There are
+frames only where a whole window fits. A clip shorter than one window gives one frame, with a window and an FFT of its
+own size. A clip's features depend neither on its padding nor on the other clips.
 """
 
 import math
@@ -56,8 +56,8 @@ def log_mel_fbank(waveforms: Tensor, sample_lens: Tensor, *, dither: float = 0.0
     """Log-mel features of B clips.
 
     Args:
-        waveforms: (B, N) float32 in [-1, 1], 16 kHz; what lies beyond a clip's length is ignored.
-        sample_lens: (B,) int64; on the CPU it spares a wait for the device.
+        waveforms: (B, N) float32 in [-1, 1], 16 kHz. Samples beyond a clip's length are ignored.
+        sample_lens: (B,) int64. On the CPU they avoid a synchronisation with the device.
         dither: standard deviation, in 16-bit steps, of the noise added to every frame. FunASR adds 1.0 when it
             transcribes; 0.0 gives the same features in every run.
 
@@ -84,7 +84,7 @@ def log_mel_fbank(waveforms: Tensor, sample_lens: Tensor, *, dither: float = 0.0
 
 
 def stack_frames(fbank: Tensor, fbank_lens: Tensor, *, lfr_m: int = LFR_M, lfr_n: int = LFR_N) -> tuple[Tensor, Tensor]:
-    """Low frame rate: row t joins the lfr_m frames from lfr_n * t - (lfr_m - 1) // 2 on, clamped to the clip's own.
+    """Low frame rate: row t joins lfr_m frames from lfr_n * t - (lfr_m - 1) // 2 on; a clip's edge frames are repeated.
 
     Args:
         fbank: (B, T, num_mels), one frame per 10 ms.
@@ -119,7 +119,7 @@ def _parts(total: int, size: int) -> Iterator[slice]:
 
 
 def _log_mel(windows: Tensor, dither: float) -> Tensor:
-    """(..., W) samples in [-1, 1] -> (..., 80) log-mel energies; the window and the FFT follow from W."""
+    """(..., W) samples in [-1, 1] -> (..., 80) log-mel energies. W determines the window and the size of the FFT."""
     num_samples = windows.shape[-1]
     fft_size = 1 << (num_samples - 1).bit_length()
     samples = windows * _INT16_SCALE
@@ -158,7 +158,7 @@ def _mel_filters(fft_size: int, device: torch.device) -> Tensor:
     mel = 1127.0 * (1.0 + hz_per_bin * torch.arange(fft_size // 2, dtype=torch.float32)[:, None] / 700.0).log()
     rising, falling = (mel - left) / (centre - left), (right - mel) / (right - centre)
     filters = torch.minimum(rising, falling).clamp(min=0.0)
-    nyquist = torch.zeros(1, NUM_MELS)  # Kaldi leaves the last bin out
+    nyquist = torch.zeros(1, NUM_MELS)  # Kaldi does not use the last bin
     return torch.cat([filters, nyquist]).to(device)
 
 

@@ -1,8 +1,8 @@
 """FunASR's fsmn-vad: a small causal network that tells silence from sounds of speech, frame by frame.
 
-LFR features (T, input_dim) float32, normalised -> probabilities (T, output_dim), one frame per 10 ms. A frame sees
-lorder - 1 frames before it in each layer and none after it. The layout of the weights is FunASR's `FSMN`, without the
-prefix `encoder.`.
+Normalised LFR features (T, input_dim) float32 -> probabilities (T, output_dim), one frame per 10 ms. In each layer a
+frame depends on the lorder - 1 frames before it and on none after it. The layout of the weights is FunASR's `FSMN`,
+without the prefix `encoder.`.
 """
 
 from collections.abc import Sequence
@@ -15,15 +15,15 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FsmnVADConfig:
-    """Sizes of the network, by FunASR's names."""
+    """Sizes of the network, by FunASR's names. Raises ValueError for one below 1."""
 
     input_dim: int
     input_affine_dim: int
     fsmn_layers: int
     linear_dim: int
     proj_dim: int
-    lorder: int  # frames that a memory holds, the present one included
-    lstride: int  # between two of them
+    lorder: int  # frames that a memory sums over, including the present one
+    lstride: int  # frames from one of them to the next
     output_affine_dim: int
     output_dim: int
 
@@ -34,7 +34,7 @@ class FsmnVADConfig:
 
     @property
     def memory_frames(self) -> int:
-        """Frames before the present one that a layer looks at."""
+        """Frames before the present one that a layer needs."""
         return (self.lorder - 1) * self.lstride
 
 
@@ -51,12 +51,12 @@ class FsmnVADEncoder(nn.Module):
         self.out_linear2 = _Affine(config.output_affine_dim, config.output_dim)
 
     def new_memory(self) -> list[Tensor]:
-        """Of a stream that has heard nothing: (memory_frames, proj_dim) for each layer."""
+        """The memory at the start of a stream: zeros (memory_frames, proj_dim) for each layer."""
         config = self.config
         return [torch.zeros(config.memory_frames, config.proj_dim) for _ in range(config.fsmn_layers)]
 
     def forward(self, features: Tensor, memory: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """(T, input_dim) -> (T, output_dim) that sum to 1, and the memory for the frames that follow."""
+        """(T, input_dim) -> (T, output_dim), whose rows sum to 1, and the memory for the next frames."""
         x = F.relu(self.in_linear2(self.in_linear1(features)))
         following = []
         for layer, before in zip(self.fsmn, memory, strict=True):
@@ -67,7 +67,7 @@ class FsmnVADEncoder(nn.Module):
 
 
 class _Affine(nn.Module):
-    """A linear layer under the name `linear`, as the checkpoint's keys have it."""
+    """A linear layer whose parameters have the checkpoint's keys, `linear.*`."""
 
     def __init__(self, inputs: int, outputs: int, *, bias: bool = True) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ class _Affine(nn.Module):
 
 
 class _Memory(nn.Module):
-    """x plus a weighted sum over its own past, channel by channel."""
+    """x plus, for each channel, a weighted sum over its past frames."""
 
     def __init__(self, config: FsmnVADConfig) -> None:
         super().__init__()

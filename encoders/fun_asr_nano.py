@@ -16,11 +16,11 @@ _Config = TypeVar("_Config", SenseVoiceConfig, AdaptorConfig)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FunASRNanoAcousticConfig:
-    """Everything that stage 1 must know besides its weights. Raises ValueError if the parts do not fit together."""
+    """The sizes of stage 1. Raises ValueError if the parts do not fit together."""
 
     encoder: SenseVoiceConfig
     adaptor: AdaptorConfig
-    ctc: CTCConfig | None  # None: the checkpoint has no (whole) CTC head
+    ctc: CTCConfig | None  # None where the checkpoint has no complete CTC head
     low_frame_rate: bool  # the LLM gets the first ceil(T / 8) adaptor frames instead of all T
 
     def __post_init__(self) -> None:
@@ -57,7 +57,7 @@ class FunASRNanoAcousticConfig:
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class AcousticBatch:
-    """Output of stage 1 for B clips, padded to the longest. Rows beyond a clip's length are meaningless."""
+    """Output of stage 1 for B clips, padded to the longest. Rows beyond a clip's length have no meaning."""
 
     encoder_out: Tensor  # (B, T, encoder_dim), one frame per 60 ms, in the encoder's dtype
     encoder_lens: Tensor  # (B,) int64, on the device of the sample_lens given
@@ -76,7 +76,7 @@ class FunASRNanoAcoustic(nn.Module):
         self.config = config
         self.audio_encoder = SenseVoiceEncoder(config.encoder)
         self.audio_adaptor = TransformerAdaptor(config.adaptor)
-        # In a tuple the head is no submodule of its own: its parts are, under the names that the checkpoint gives them.
+        # The tuple keeps the head from being a submodule: its parts are, under the checkpoint's names.
         self._ctc_heads: tuple[CTCHead, ...] = ()
         if config.ctc is not None:
             head = CTCHead(config.ctc)
@@ -90,7 +90,7 @@ class FunASRNanoAcoustic(nn.Module):
         return self._ctc_heads[0] if self._ctc_heads else None
 
     def encode(self, waveforms: Tensor, sample_lens: Tensor, dither: float = 0.0) -> AcousticBatch:
-        """Stage 1 from waveforms on; see `features`. Gradients are the caller's business."""
+        """Run stage 1 on waveforms, whose form `features` describes. The caller decides about gradients."""
         features, lens = self.features(waveforms, sample_lens, dither)
         encoder_out, audio_embeds = self(features, lens)
         return AcousticBatch(
@@ -101,11 +101,11 @@ class FunASRNanoAcoustic(nn.Module):
         )
 
     def features(self, waveforms: Tensor, sample_lens: Tensor, dither: float = 0.0) -> tuple[Tensor, Tensor]:
-        """What the encoder reads.
+        """The encoder's input.
 
         Args:
             waveforms: (B, N) float32 in [-1, 1], 16 kHz, on the model's device; padding is ignored.
-            sample_lens: (B,) int64 in 2..N, on the CPU, so that a GPU runs without a single wait.
+            sample_lens: (B,) int64 in 2..N, on the CPU, so that a GPU is never waited for.
             dither: see `log_mel_fbank`.
 
         Returns:
@@ -122,19 +122,19 @@ class FunASRNanoAcoustic(nn.Module):
 
         Args:
             features: (B, T, 560) float32.
-            lens: (B,) int64; see transformer.py for what their device means.
+            lens: (B,) int64. transformer.py says what their device means.
 
         Returns:
             encoder_out (B, T, encoder_dim), one frame per 60 ms, for the CTC head; audio_embeds (B, A, llm_dim), of
-            which a clip's first `num_audio_tokens` rows are for the LLM. Rows beyond a clip's length are meaningless.
+            which the LLM reads a clip's first `num_audio_tokens` rows. Rows beyond a clip's length have no meaning.
         """
         encoder_out = self.audio_encoder(features, lens)
-        # All frames attend to each other first; what the LLM does not read is cut off afterwards.
+        # The adaptor needs all frames for its attention; those that the LLM does not read are cut off after it.
         adapted, _ = self.audio_adaptor(encoder_out, lens)
         return encoder_out, adapted[:, : self.num_audio_tokens(features.shape[1])]
 
     def num_audio_tokens(self, num_frames: Count) -> Count:
-        """Rows of audio_embeds that a clip of so many encoder frames has."""
+        """Rows of audio_embeds for a clip of `num_frames` encoder frames."""
         rate = self.config.adaptor.downsample_rate
         return audio_token_count(num_frames) if self.config.low_frame_rate else -(-num_frames // rate)
 

@@ -1,8 +1,8 @@
 """GLM-ASR-Nano's audio encoder: Whisper features of 30 s -> embeddings for the LLM, 12.5 for every second.
 
-It always hears 30 s: what a shorter clip leaves is silence, which its frames attend to as they did in training. Four
-neighbouring frames make one embedding, of which a clip's own are the first. The layout of the weights is that
-of transformers' checkpoints without their prefixes.
+It always hears 30 s. As in training, a shorter clip is followed by silence, which its frames attend to. Four
+neighbouring frames make one embedding; the first embeddings belong to the clip. The layout of the weights is that of
+transformers' checkpoints, without their prefixes.
 """
 
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ from .transformer import LayerStack, attend
 from .whisper_features import HOP_SAMPLES, SAMPLE_RATE
 
 WINDOW_SAMPLES = 30 * SAMPLE_RATE
-MERGED_FRAMES = 4  # that make one embedding
+MERGED_FRAMES = 4  # encoder frames in one embedding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GLMASRTowerConfig:
-    """Sizes of an encoder."""
+    """Sizes of an encoder. Raises ValueError if they do not fit together."""
 
     hidden_size: int
     intermediate_size: int
@@ -28,7 +28,7 @@ class GLMASRTowerConfig:
     num_attention_heads: int
     llm_dim: int
     num_mel_bins: int = 128
-    rotary_dim: int  # of each head, the first of its dimensions
+    rotary_dim: int  # so many of each head's dimensions, the first ones, are rotated
     rope_theta: float = 10_000.0
 
     def __post_init__(self) -> None:
@@ -44,7 +44,7 @@ class GLMASRTowerConfig:
 
 
 class GLMASRTower(LayerStack):
-    """Convolutions, Transformer with rotary positions, and projection; its units are windows of 30 s."""
+    """Convolutions, a Transformer with rotary positions, and a projection. Its units are windows of 30 s."""
 
     min_samples: int = WINDOW_SAMPLES
     max_samples: int | None = WINDOW_SAMPLES
@@ -63,12 +63,12 @@ class GLMASRTower(LayerStack):
         self.linear_2 = nn.Linear(2 * config.llm_dim, config.llm_dim)
 
     def num_tokens(self, num_samples: int) -> int:
-        """Embeddings of a clip of up to 30 s: four convolved frames each, but at least one."""
+        """Number of embeddings of a clip of up to 30 s: one for four convolved frames, and at least one."""
         mel_frames = -(-num_samples // HOP_SAMPLES)
         return max(-(-mel_frames // 2) // MERGED_FRAMES, 1)
 
     def units(self, features: Tensor, sample_lens: Tensor) -> tuple[Tensor, Tensor]:
-        """The clips as they are."""
+        """Returns its arguments, because each clip is one unit."""
         return features, sample_lens
 
     def forward(self, units: Tensor, lens: Tensor) -> Tensor:
@@ -76,7 +76,7 @@ class GLMASRTower(LayerStack):
 
         Args:
             units: (U, num_mel_bins, 3000) float32.
-            lens: (U,) int64; they change nothing, because the silence behind a clip is heard.
+            lens: (U,) int64. They are not used, because the silence after a clip is encoded as well.
 
         Returns:
             (U, 375, llm_dim).
@@ -137,16 +137,16 @@ class _Attention(nn.Module):
         return out
 
     def _rotated(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """(B, T, D), heads side by side, turned as `rotations` says. Without slices it compiles to one plain kernel."""
+        """(B, T, D), heads side by side, rotated by `rotations`. Without slices it compiles to one kernel."""
         planes = x.view(*x.shape[:2], self.num_heads, *cos.shape[2:])
         return (planes * cos + planes.flip(-2) * sin).flatten(2)
 
 
 def rotations(num_positions: int, config: GLMASRTowerConfig, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Rotary positions in the planes of dimensions i and i + rotary_dim / 2, of the first rotary_dim of a head.
+    """Rotary positions (RoPE) for the first rotary_dim dimensions of a head; i and i + rotary_dim / 2 form a plane.
 
     Returns:
-        What each dimension, and what the other one of its plane, is multiplied with: twice float32
+        cos, the factor of each dimension, and sin, that of the other dimension of its plane: both float32
         (num_positions, 1, head_dim / rotary_dim, 2, rotary_dim / 2).
     """
     width = config.rotary_dim

@@ -1,6 +1,6 @@
 """LLMASR's first stage: Whisper's encoder and one of three adaptors, under the names of FunASR's checkpoints.
 
-Like Whisper it always hears 30 s; the silence behind a clip is encoded, and read by the LLM, as it was in training.
+Like Whisper it always hears 30 s. As in training, the silence after a clip is encoded and the LLM reads it.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from .transformer import LayerStack, attend
 from .whisper_features import HOP_SAMPLES, SAMPLE_RATE
 
 WINDOW_SAMPLES = 30 * SAMPLE_RATE
-HEAD_WIDTH = 64  # of all of Whisper's sizes
+HEAD_WIDTH = 64  # dimensions of an attention head, in all sizes of Whisper
 AdaptorKind = Literal["Linear", "Transformer", "QFormer"]
 QUERIES = 64  # of the Q-Former, for every window
 QFORMER_WIDTH = 768  # Blip-2's
@@ -33,7 +33,7 @@ class LLMASRTowerConfig:
     adaptor: AdaptorKind
     llm_dim: int
     ffn_dim: int = 2048  # of the adaptor's linear layers
-    downsample_rate: int = 5  # encoder frames that the adaptor joins; not the Q-Former's
+    downsample_rate: int = 5  # encoder frames that the adaptor joins; the Q-Former does not use it
     n_layer: int = 0  # Transformer layers of the adaptor
     attention_heads: int = 8
 
@@ -66,7 +66,7 @@ class LLMASRTower(nn.Module):
         self.audio_adaptor = _ADAPTORS[config.adaptor](config)
 
     def num_tokens(self, num_samples: int) -> int:
-        """Embeddings of a clip of up to 30 s: always the same."""
+        """Number of embeddings of a clip, which is the same for every clip of up to 30 s."""
         config = self.config
         if config.adaptor == "QFormer":
             return config.num_positions // qformer_window(config.num_positions) * QUERIES
@@ -79,7 +79,7 @@ class LLMASRTower(nn.Module):
         self.audio_encoder.compile()
 
     def units(self, features: Tensor, sample_lens: Tensor) -> tuple[Tensor, Tensor]:
-        """The clips as they are."""
+        """Returns its arguments, because each clip is one unit."""
         return features, sample_lens
 
     def forward(self, units: Tensor, lens: Tensor) -> Tensor:
@@ -87,7 +87,7 @@ class LLMASRTower(nn.Module):
 
         Args:
             units: (U, num_mels, 3000) float32.
-            lens: (U,) int64; they change nothing, because the silence behind a clip is heard.
+            lens: (U,) int64. They are not used, because the silence after a clip is encoded as well.
 
         Returns:
             (U, num_tokens, llm_dim).
@@ -150,7 +150,7 @@ class _Attention(nn.Module):
 
 
 class LinearAdaptor(nn.Module):
-    """Joins frames, drops those that fill no group, and maps the groups with two linear layers."""
+    """Joins groups of frames and maps them with two linear layers. An incomplete last group is dropped."""
 
     def __init__(self, config: LLMASRTowerConfig) -> None:
         super().__init__()
@@ -168,7 +168,7 @@ class LinearAdaptor(nn.Module):
 
 
 class WholeTransformerAdaptor(TransformerAdaptor):
-    """The Transformer adaptor over clips of one length."""
+    """The Transformer adaptor for batches in which all clips have the same length."""
 
     def __init__(self, config: LLMASRTowerConfig) -> None:
         super().__init__(
@@ -189,7 +189,7 @@ class WholeTransformerAdaptor(TransformerAdaptor):
 
 
 class QFormerAdaptor(nn.Module):
-    """Blip-2's Q-Former: learned queries that attend to every third of a second on its own."""
+    """Blip-2's Q-Former: learned queries that attend to each third of a second separately."""
 
     def __init__(self, config: LLMASRTowerConfig) -> None:
         super().__init__()
@@ -204,7 +204,7 @@ class QFormerAdaptor(nn.Module):
         self.norm = nn.LayerNorm(config.llm_dim)
 
     def forward(self, encoder_out: Tensor) -> Tensor:
-        """(B, T, encoder_dim) -> (B, windows * QUERIES, llm_dim); frames that fill no window are dropped."""
+        """(B, T, encoder_dim) -> (B, windows * QUERIES, llm_dim). An incomplete last window is dropped."""
         batch, num_frames, width = encoder_out.shape
         size = qformer_window(num_frames)
         windows = encoder_out[:, : num_frames // size * size].reshape(-1, size, width)
@@ -215,7 +215,7 @@ class QFormerAdaptor(nn.Module):
 
 
 def qformer_window(num_frames: int) -> int:
-    """Frames that one set of queries attends to, when `num_frames` are 30 s."""
+    """Frames that one set of queries attends to, given the number of frames of 30 s."""
     return round(num_frames * _QFORMER_WINDOW_S / 30.0)
 
 

@@ -1,9 +1,8 @@
 """Qwen3-ASR's audio tower: Whisper features -> embeddings for the LLM, 13 for every second.
 
-The features of each second pass three strided convolutions on their own; a Transformer then joins the seconds, eight of
-them at a time: attention never crosses such a window, as the model was trained. The seconds of all clips are computed
-side by side; only a clip's last one is padded. The layout of the weights is the published one without its prefix;
-`proj1` and `proj2` are the bridge to the LLM.
+Each second of features passes three strided convolutions separately. A Transformer then attends within windows of eight
+seconds and never across them, as in training. The seconds of all clips form one batch, and only a clip's last second is
+padded. The layout of the weights is the published one without its prefix; `proj1` and `proj2` project to the LLM.
 """
 
 import math
@@ -18,9 +17,9 @@ from .transformer import LayerStack, PaddedKeys, attend, attend_rows, attention_
 from .upload import to_device
 from .whisper_features import HOP_SAMPLES, SAMPLE_RATE
 
-MIN_SAMPLES = SAMPLE_RATE // 2  # shorter clips are filled up with silence
-_CHUNKS_AT_ONCE = 512  # bounds what the first convolution holds: 1.5 GB in bfloat16 at the published sizes
-_CUDA_CHUNK_STEP = 64  # more chunks are filled up to a multiple of it: cuDNN makes a plan for each new number
+MIN_SAMPLES = SAMPLE_RATE // 2  # shorter clips are padded with silence
+_CHUNKS_AT_ONCE = 512  # bounds the memory of the first convolution: 1.5 GB in bfloat16 at the published sizes
+_CUDA_CHUNK_STEP = 64  # larger numbers of chunks are rounded up to a multiple: cuDNN plans for each new number
 _MAX_WAVELENGTH = 10_000.0  # of the position embeddings
 
 Count = TypeVar("Count", int, Tensor)
@@ -28,7 +27,7 @@ Count = TypeVar("Count", int, Tensor)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Qwen3ASRTowerConfig:
-    """Sizes of a tower, under the names that its configuration gives them."""
+    """Sizes of a tower, by the names of its configuration. Raises ValueError if they do not fit together."""
 
     d_model: int
     encoder_layers: int
@@ -57,7 +56,7 @@ class Qwen3ASRTowerConfig:
 
     @property
     def window_tokens(self) -> int:
-        """Positions that see each other."""
+        """Positions of one attention window."""
         return self.n_window_infer // self.chunk_frames * self.chunk_tokens
 
 
@@ -67,7 +66,7 @@ def halved_thrice(num_frames: Count) -> Count:
 
 
 class Qwen3ASRTower(LayerStack):
-    """Convolutions, windowed Transformer and projection; its units are the chunks of one second."""
+    """Convolutions, windowed Transformer and projection. Its units are chunks of one second."""
 
     min_samples: int = MIN_SAMPLES
     max_samples: int | None = None
@@ -88,7 +87,7 @@ class Qwen3ASRTower(LayerStack):
         self.proj2 = nn.Linear(width, config.output_dim)
 
     def num_tokens(self, num_samples: int) -> int:
-        """Embeddings of a clip; one shorter than MIN_SAMPLES counts as filled up."""
+        """Number of embeddings of a clip. One shorter than MIN_SAMPLES is padded to it first."""
         return self._token_count(max(num_samples, MIN_SAMPLES) // HOP_SAMPLES)
 
     def _token_count(self, mel_frames: Count) -> Count:
@@ -103,13 +102,13 @@ class Qwen3ASRTower(LayerStack):
             sample_lens: (B,) int64 on the CPU.
 
         Returns:
-            The clips' chunks one after the other, (U, num_mel_bins, chunk_frames). The tokens of each attention window,
-            (U,) int64 on the CPU, 0 behind the last window. On a GPU some empty chunks may follow the clips'.
+            The chunks of all clips, (U, num_mel_bins, chunk_frames); and the number of tokens of each attention
+            window, (U,) int64 on the CPU, with zeros after the last window. On a GPU empty chunks may follow.
         """
         config, size = self.config, self.config.chunk_frames
         mel_frames = sample_lens.clamp(min=MIN_SAMPLES) // HOP_SAMPLES
         features = F.pad(features, (0, -features.shape[2] % size))
-        # (B, those of the longest clip, mels, size)
+        # (B, chunks of the longest clip, mels, size)
         chunks = features.view(*features.shape[:2], -1, size).transpose(1, 2)
         real = torch.arange(chunks.shape[1]) * size < mel_frames[:, None]
         units = chunks.flatten(0, 1)[to_device(real.flatten().nonzero()[:, 0], features.device)]
@@ -127,10 +126,10 @@ class Qwen3ASRTower(LayerStack):
 
         Args:
             units: (U, num_mel_bins, chunk_frames) float32.
-            lens: (U,) int64, see `units`.
+            lens: (U,) int64, as `units` returns it.
 
         Returns:
-            (U, chunk_tokens, output_dim); of the last chunk of a window only what its tokens leave is meant.
+            (U, chunk_tokens, output_dim). Rows beyond the tokens of a window have no meaning.
         """
         x = self._convolve(units.to(self.conv_out.weight.dtype)).flatten(0, 1)
         x = self.run_layers(self.layers, x, self._windows(lens, x))
@@ -138,7 +137,7 @@ class Qwen3ASRTower(LayerStack):
         return out.view(len(units), -1, out.shape[1])
 
     def _convolve(self, chunks: Tensor) -> Tensor:
-        """(U, mels, frames) -> (U, chunk_tokens, d_model), positions added."""
+        """(U, mels, frames) -> (U, chunk_tokens, d_model), with position embeddings added."""
         parts = []
         for part in torch.split(chunks, _CHUNKS_AT_ONCE):
             x = F.gelu(self.conv2d1(part[:, None]))
@@ -148,11 +147,11 @@ class Qwen3ASRTower(LayerStack):
         return x + position_embeddings(x.shape[1], x.shape[2], x.device).to(x.dtype)
 
     def _windows(self, lens: Tensor, rows: Tensor) -> "PaddedKeys | _PaddedWindows":
-        """Where the windows' tokens are among the rows (N, D) of all chunks."""
+        """Where the tokens of each window are among the rows (N, D) of all chunks."""
         if not lens.is_cuda:
             lens = lens[lens > 0]
         size = self.config.chunk_tokens
-        row_lens = -(-lens // size) * size  # whole chunks
+        row_lens = -(-lens // size) * size  # rounded up to whole chunks
         starts = F.pad(row_lens.cumsum(0), (1, 0))
         if is_half_on_gpu(rows):
             return PaddedKeys(starts.int(), lens.int())
@@ -165,7 +164,7 @@ class Qwen3ASRTower(LayerStack):
 
 
 class Qwen3AlignerTower(Qwen3ASRTower):
-    """The forced aligner's tower, and the head that reads times from the LLM's hidden states."""
+    """The forced aligner's tower, with the head that turns the LLM's hidden states into times."""
 
     def __init__(self, config: Qwen3ASRTowerConfig, num_classes: int) -> None:
         super().__init__(config)
@@ -173,10 +172,10 @@ class Qwen3AlignerTower(Qwen3ASRTower):
 
 
 class _PaddedWindows(NamedTuple):
-    """Windows for attention that knows no sequences."""
+    """Windows as a padded batch, for attention without PaddedKeys."""
 
     places: Tensor  # (W, T) int64: the row of each position
-    slots: Tensor  # (N,) int64: the position of each row, in all W * T
+    slots: Tensor  # (N,) int64: the position of each row among all W * T
     bias: Tensor | None  # (W, 1, 1, T)
 
 
@@ -199,7 +198,7 @@ class _Layer(nn.Module):
 
 
 class _Attention(nn.Module):
-    """Multi-head self-attention inside windows."""
+    """Multi-head self-attention within windows."""
 
     def __init__(self, config: Qwen3ASRTowerConfig) -> None:
         super().__init__()
@@ -224,7 +223,7 @@ class _Attention(nn.Module):
 
 
 def position_embeddings(num_positions: int, width: int, device: torch.device) -> Tensor:
-    """Whisper's: (num_positions, width) float32, sines in the first half and cosines in the second."""
+    """Whisper's position embeddings, (num_positions, width) float32: sines in the first half, cosines in the second."""
     step = math.log(_MAX_WAVELENGTH) / (width // 2 - 1)
     angles = torch.arange(num_positions, device=device)[:, None] * torch.exp(
         -step * torch.arange(width // 2, device=device)

@@ -15,7 +15,7 @@ from .transformer import FeedForward, LayerStack, Mask, attend, key_mask, valid_
 
 _LONGEST_WAVELENGTH = 10_000.0  # of the positional encoding, in frames / 2 pi
 _MOST_UNROLLED_TAPS = 31  # of the FSMN memory; the published models have 11
-# Frames: oneDNN compiles a kernel for each shape that it convolves, and keeps 1024 of them, 0.5 MB each.
+# Frames. oneDNN compiles one kernel for each shape that it convolves and caches them, so lengths are rounded up.
 _LENGTH_STEP = 32
 
 
@@ -66,19 +66,19 @@ class SenseVoiceEncoder(LayerStack):
         self.tp_norm = nn.LayerNorm(width)
 
     def forward(self, features: Tensor, lens: Tensor) -> Tensor:
-        """Encode a padded batch; the input is left as it is.
+        """Encode a padded batch. `features` is not modified.
 
         Args:
             features: (B, T, input_dim) float32 LFR features; padding may hold any finite value.
             lens: (B,) frames of each clip, also those of the output.
 
         Returns:
-            (B, T, output_dim) in the weights' dtype. Rows beyond a clip's length are meaningless, but finite.
+            (B, T, output_dim) in the weights' dtype. Rows beyond a clip's length are finite but have no meaning.
         """
         valid = valid_frames(lens, features.shape[1], features.device)
         mask = key_mask(lens, features.shape[1], self.after_norm.weight)
         padding = None if valid is None else ~valid[..., None]
-        # Raw log-mel energies are large: scaled and encoded in float32, rounded only after the first LayerNorm.
+        # Raw log-mel energies are large, so they stay float32 until the first LayerNorm.
         x = features.float() * math.sqrt(self.config.output_dim)
         x += _positional_encoding(features.shape[1], self.config.input_dim, features.device)
         x = self.after_norm(self.run_layers((*self.encoders0, *self.encoders), x, mask, padding))
@@ -87,7 +87,7 @@ class SenseVoiceEncoder(LayerStack):
 
 
 class _InputNorm(nn.LayerNorm):
-    """LayerNorm in float32 whatever its weights' dtype; the result has the weights' dtype."""
+    """LayerNorm computed in float32. The result has the weights' dtype."""
 
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = self.weight, self.bias
@@ -95,7 +95,7 @@ class _InputNorm(nn.LayerNorm):
 
 
 class _SANMLayer(nn.Module):
-    """x + SANM(norm1(x)), then x + feed_forward(norm2(x)); no first residual where the width changes."""
+    """x + SANM(norm1(x)), then x + feed_forward(norm2(x)). Where the width changes, the first sum is left out."""
 
     def __init__(self, config: SenseVoiceConfig, input_dim: int) -> None:
         super().__init__()
@@ -113,7 +113,7 @@ class _SANMLayer(nn.Module):
 
 
 class _SANM(nn.Module):
-    """Multi-head self-attention plus, past the output projection, a depthwise convolution over the values."""
+    """Multi-head self-attention. A depthwise convolution over the values is added to its output."""
 
     def __init__(self, config: SenseVoiceConfig, input_dim: int) -> None:
         super().__init__()
@@ -143,7 +143,7 @@ class _SANM(nn.Module):
         return memory + value
 
     def _unrolled_memory(self, value: Tensor) -> Tensor:
-        """The same as a sum of shifted frames, which a compiler joins with what stands around it: no copies, no add."""
+        """The same as a sum of shifted frames, which torch.compile fuses with the operations around it."""
         frames_back, frames_ahead = self._reach
         padded = F.pad(value, (0, 0, frames_back, frames_ahead)).float()
         memory = value.float()

@@ -1,7 +1,7 @@
 """What the Transformer stacks share: compiled layers, masks for padded batches, attention over heads, feed-forward.
 
-Lengths (`lens`) are (B,) integer tensors on any device. On the CPU they are checked, and a batch without padding needs
-no mask. On a GPU nothing may wait for them: they are taken as they are, and the mask is always made.
+Lengths (`lens`) are (B,) integer tensors on any device. On the CPU they are checked, and a batch without padding gets
+no mask. On a GPU, reading them would wait for the device, so they are not checked and there is always a mask.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-_MASK_ALIGNMENT = 16  # elements; fused attention on CUDA copies a mask with other row strides, in every layer
+_MASK_ALIGNMENT = 16  # elements; with other row strides fused attention on CUDA copies the mask in every layer
 
 
 class LayerStack(nn.Module):
@@ -21,30 +21,30 @@ class LayerStack(nn.Module):
 
     Args:
         layer: the type; its forward takes frames (B, T, D) first.
-        fixed_frames: T never changes. Code that knows it is faster.
+        fixed_frames: T never changes, which lets the compiler make faster code.
     """
 
     def __init__(self, layer: type[nn.Module], *, fixed_frames: bool = False) -> None:
         super().__init__()
         self._layer_forward = layer.forward
         self._fixed_frames = fixed_frames
-        self._run_layer: Callable[..., Tensor] = layer.__call__  # with a layer and what its forward takes
+        self._run_layer: Callable[..., Tensor] = layer.__call__  # called with a layer and its forward's arguments
 
     def compile(self) -> None:
-        """Fuse what the layers do between their matrix products. They share the code; the first batches wait for it."""
+        """Compile the layers' forward, which all of them share. The first batches wait for the compiler."""
         self._run_layer = torch.compile(self._layer_forward, dynamic=None if self._fixed_frames else True)
 
     def run_layers(self, layers: Iterable[nn.Module], x: Tensor, *rest: object) -> Tensor:
-        """Frames (B, T, D) through one layer after the other; `rest` is what else each takes."""
+        """Run the layers in turn on frames (B, T, D); each also gets the arguments in `rest`."""
         if self._fixed_frames:
-            torch._dynamo.maybe_mark_dynamic(x, 0)  # for the compiler: B does change
+            torch._dynamo.maybe_mark_dynamic(x, 0)  # B does change
         for layer in layers:
             x = self._run_layer(layer, x, *rest)
         return x
 
 
 def valid_frames(lens: Tensor, num_frames: int, device: torch.device) -> Tensor | None:
-    """(B, num_frames) bool, true for a clip's own frames; None if `lens` are on the CPU and every frame is real.
+    """(B, num_frames) bool, true for a clip's own frames; None if `lens` are on the CPU and there is no padding.
 
     None lets attention run without a mask, on its fastest kernels.
 
@@ -63,30 +63,30 @@ def valid_frames(lens: Tensor, num_frames: int, device: torch.device) -> Tensor 
 
 
 def has_kernels(x: Tensor) -> bool:
-    """Whether frames like these may take kernels that are made for GPUs and know no gradients."""
-    return x.is_cuda and not torch.is_grad_enabled()  # is_inference_mode_enabled() would end a compiled graph
+    """Whether x may take kernels that need a GPU and have no gradients."""
+    return x.is_cuda and not torch.is_grad_enabled()  # is_inference_mode_enabled() would break the compiled graph
 
 
 def is_half_on_gpu(x: Tensor) -> bool:
-    """Whether flash attention takes frames like these."""
+    """Whether flash attention can run on x."""
     return has_kernels(x) and x.dtype in (torch.bfloat16, torch.float16)
 
 
 class PaddedKeys(NamedTuple):
-    """Where each sequence's keys are among the rows of all, for kernels that look at no others."""
+    """Where the keys of each sequence are among the rows of all sequences, for attention within sequences."""
 
-    starts: Tensor  # (B + 1,) int32, of the sequences' rows, padding included
+    starts: Tensor  # (B + 1,) int32: where each sequence's rows begin, padding included
     lens: Tensor  # (B,) int32
 
 
-Mask: TypeAlias = Tensor | PaddedKeys | None  # what attention may look at; None: everything
+Mask: TypeAlias = Tensor | PaddedKeys | None  # the keys that attention may use; None: all
 
 
 def key_mask(lens: Tensor, num_frames: int, weight: Tensor) -> Mask:
-    """For batches (B, num_frames) with these lengths, computed like `weight`.
+    """The mask of a batch (B, num_frames) with these lengths, for layers with the device and dtype of `weight`.
 
-    A bias, or on a GPU in half precision PaddedKeys: each layer would copy a bias to all its heads, which takes a third
-    as long as attention itself.
+    It is PaddedKeys on a GPU in half precision, since each layer would otherwise copy a bias for all its heads; else a
+    bias.
     """
     if lens.is_cuda and is_half_on_gpu(weight):
         starts = torch.arange(len(lens) + 1, dtype=torch.int32, device=lens.device) * num_frames
@@ -99,7 +99,7 @@ def attention_bias(valid: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     if valid is None:
         return None
     batch, num_frames = valid.shape
-    # One more than needed: rows that end with the last frame would be another layout, and compile anew.
+    # Always at least one element of padding: without it the strides differ and torch.compile compiles again.
     aligned = (num_frames // _MASK_ALIGNMENT + 1) * _MASK_ALIGNMENT
     bias = torch.full((batch, 1, 1, aligned), float("-inf"), dtype=dtype, device=valid.device)[..., :num_frames]
     return bias.masked_fill_(valid[:, None, None, :], 0.0)
@@ -107,16 +107,13 @@ def attention_bias(valid: Tensor | None, dtype: torch.dtype) -> Tensor | None:
 
 @contextmanager
 def attention_for_any_shape() -> Iterator[None]:
-    """Within it attention does without cuDNN, which PyTorch may prefer: it makes a plan for each new shape.
-
-    No two batches have one shape. Plans for a new one took 0.1 s on an H200, its encoding 0.07 s (2026-11-20).
-    """
+    """Exclude cuDNN from attention. It plans for each new shape, and nearly every batch has a new shape."""
     with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
         yield
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, *, num_heads: int, mask: Mask) -> Tensor:
-    """Scaled dot-product attention: three times (B, T, D), heads side by side in D -> (B, T, D)."""
+    """Scaled dot-product attention: query, key and value (B, T, D), heads side by side in D -> (B, T, D)."""
     batch, num_frames, width = query.shape
     heads = (batch, num_frames, num_heads, width // num_heads)
     q, k, v = query.view(heads), key.view(heads), value.view(heads)
@@ -128,8 +125,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor, *, num_heads: int, mask: M
 
 
 def attend_rows(query: Tensor, key: Tensor, value: Tensor, *, keys: PaddedKeys, longest: int) -> Tensor:
-    """Attention within sequences of up to `longest` rows: three times (N, heads, D / heads) -> the same."""
-    # The public varlen_attn has no seqused_k before PyTorch 2.12.
+    """Attention within sequences of up to `longest` rows: query, key and value (N, heads, D / heads) -> the same."""
+    # The public function, varlen_attn, has no seqused_k before PyTorch 2.12.
     attended: tuple[Tensor, ...] = torch.ops.aten._flash_attention_forward(
         query, key, value, keys.starts, keys.starts, longest, longest, 0.0, False, False, seqused_k=keys.lens
     )
@@ -151,6 +148,6 @@ class FeedForward(nn.Module):
     def _hidden(self, x: Tensor) -> Tensor:
         if not has_kernels(x):
             return F.relu(self.w_1(x))
-        # The matrix product's own ReLU: the hidden frames, the widest of all, are not read and written once more.
+        # ReLU inside the matrix product saves reading and writing the hidden frames once more.
         rows: Tensor = torch.ops.aten._addmm_activation(self.w_1.bias, x.flatten(0, 1), self.w_1.weight.t())
         return rows.view(*x.shape[:2], -1)

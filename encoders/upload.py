@@ -1,16 +1,16 @@
-"""Small tensors from the CPU to a device and back."""
+"""Copies of small tensors from the CPU to a device and back."""
 
 import torch
 from torch import Tensor
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """A copy on the device. A GPU's is only queued: from memory that is not pinned it would wait for all before it."""
+    """A copy on the device. On a GPU it is only queued; from unpinned memory it would wait for all earlier work."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def from_device(*tensors: Tensor) -> list[Tensor]:
-    """What one device holds, on the CPU. Where that is a GPU, it is waited for once, not for each of them."""
+    """Copies on the CPU of tensors of one device. On a GPU there is one synchronisation for all of them."""
     if not tensors[0].is_cuda:
         return [tensor.cpu() for tensor in tensors]
     copies = [torch.empty(t.shape, dtype=t.dtype, pin_memory=True).copy_(t, non_blocking=True) for t in tensors]

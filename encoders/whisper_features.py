@@ -18,12 +18,12 @@ from .upload import to_device
 SAMPLE_RATE = 16_000  # Hz
 WINDOW_SAMPLES = 400  # 25 ms
 HOP_SAMPLES = 160  # 10 ms
-MARGIN_SAMPLES = WINDOW_SAMPLES // 2  # mirrored before and after a clip
-MIN_SAMPLES = MARGIN_SAMPLES + 1  # less cannot be mirrored
+MARGIN_SAMPLES = WINDOW_SAMPLES // 2  # mirrored at both ends of a clip
+MIN_SAMPLES = MARGIN_SAMPLES + 1  # a shorter clip cannot be mirrored
 
 _POWER_FLOOR = 1e-10
 _RANGE_DECADES = 8.0  # below the clip's maximum
-_MAX_FRAMES_AT_ONCE = 65_536  # bounds the spectra in memory: about 0.2 GB
+_MAX_FRAMES_AT_ONCE = 65_536  # bounds the memory of the spectra to about 0.2 GB
 _SLANEY_BREAK_HZ = 1000.0  # the scale is linear below and logarithmic above
 _SLANEY_HZ_PER_MEL = 200.0 / 3.0
 _SLANEY_LOG_STEP = np.log(6.4) / 27.0
@@ -39,7 +39,7 @@ def log_mel(waveforms: Tensor, sample_lens: Tensor, num_mels: int) -> Tensor:
 
     Args:
         waveforms: (B, N) float32, zero beyond a clip's own samples, on any device.
-        sample_lens: (B,) int64 on the CPU, each in MIN_SAMPLES..N; silence that is to be heard counts.
+        sample_lens: (B,) int64 on the CPU, each in MIN_SAMPLES..N, including silence that the model shall hear.
 
     Returns:
         (B, num_mels, N // 160) float32, zero beyond a clip's own frames.
