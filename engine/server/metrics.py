@@ -1,4 +1,4 @@
-"""What Prometheus sees at /metrics."""
+"""The metrics that Prometheus reads at /metrics."""
 
 import time
 from collections import deque
@@ -12,7 +12,7 @@ from ..transcript import Transcript
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
-LAGS = 150  # ten a second, for longer than the usual 15 s between two looks of Prometheus
+LAGS = 150  # event loop lags that are kept: ten a second for 15 s, the usual time between two scrapes
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 _CLIPS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _RTFX = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
@@ -57,15 +57,15 @@ class Metrics:
         self.watch("twostage_loop_lag_seconds", "The longest of the last 15 s", lambda: max(self._lags))
 
     def loop_lag(self, seconds: float) -> None:
-        """By how much the event loop was late; to be told ten times a second."""
+        """Record how late the event loop was, in seconds; called ten times a second."""
         self._lags.append(max(seconds, 0.0))
 
     def watch(self, name: str, what: str, read: Callable[[], float]) -> None:
-        """A gauge that is read when it is asked for."""
+        """Add a gauge whose value `read` gives at each scrape."""
         Gauge(name, what, registry=self._registry).set_function(read)
 
     def count(self, transcript: Transcript, wall_s: float | None = None) -> None:
-        """One clip that has been transcribed, within `wall_s` seconds if it was not live."""
+        """Count one transcript. `wall_s`: seconds that it took; None for live audio."""
         self._transcripts.labels(transcript.status).inc()
         self._audio_seconds.inc(transcript.duration)
         if wall_s is not None:
@@ -84,7 +84,7 @@ class Metrics:
 
 
 class MetricsTimeline(Timeline):
-    """A timeline that counts what it is told and keeps nothing."""
+    """A timeline that adds its spans to the metrics instead of keeping them."""
 
     __slots__ = ("_metrics",)
 
