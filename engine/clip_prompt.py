@@ -1,8 +1,8 @@
 """Build the prompt of one clip, and pick from a long hotword list the words that are heard in the clip.
 
-A short list is put into the prompt as it is. Which words of a long list are heard is known only after stage 1
-(words/hotwords.py). So the first prompt leaves such a list out, which also shows whether all else fits, and the prompt
-is built again once the clip is encoded.
+A short list is put into the prompt as it is, and so is any list if the model has no CTC head. Which words of a long
+list are heard is known only after stage 1 (words/hotwords.py). So the first prompt leaves such a list out, which also
+shows whether all else fits, and the prompt is built again once the clip is encoded.
 """
 
 from dataclasses import replace

@@ -81,7 +81,7 @@ class Pipeline:
     def _prepared(
         self, index: int, item: AudioInput, audio: Waveform, options: TranscribeOptions, answer_prefix: str = ""
     ) -> Clip:
-        """Raises ConfigError or PromptTooLongError."""
+        """Make a clip and its prompt. Raises ConfigError or PromptTooLongError."""
         model, request = self.model, request_of(item, options.request)
         num_audio_tokens = model.acoustic.num_audio_tokens(len(audio))
         answer_ids = model.embedder.answer_ids(answer_prefix) if answer_prefix else ()

@@ -1,8 +1,9 @@
 """The offline loop: a list of inputs -> their transcripts, as they finish.
 
-Other processes read and decode audio ahead of need. Stage 1 encodes here, in batches. Stage 2 decodes the answers; on a
-GPU it runs in processes of its own. The loop encodes whenever stage 2 has room, and submits a batch only after the next
-one is queued, so that the GPU is never idle. Meanwhile it finds the word times of finished texts.
+Threads and processes read and decode audio ahead of need (audio/readers.py). Stage 1 encodes here, in batches. Stage 2
+decodes the answers; on a GPU it runs in processes of its own. The loop encodes whenever stage 2 has room, and submits a
+batch only after the next one is queued, so that the GPU is never idle. Meanwhile it finds the word times of finished
+texts.
 
 Memory does not grow with the list: it is bounded by the clips that wait for a batch, by stage 2's `max_pending`, and by
 the audio that is read ahead.

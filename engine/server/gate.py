@@ -27,7 +27,7 @@ from .speech import Speech
 OPEN_PATHS = frozenset({"/", "/health", "/ready"})  # need no key
 DISCARD_BYTES = 16 << 20  # of a refused body that are read and dropped before the answer
 DISCARD_S = 2.0  # longest time for that
-KEY_SUBPROTOCOL = "openai-insecure-api-key."  # OpenAI's web clients pass a key so: browsers let them set no headers
+KEY_SUBPROTOCOL = "openai-insecure-api-key."  # OpenAI's web clients send keys so: browsers set no WebSocket headers
 
 log = logging.getLogger("twostage_asr.requests")
 

@@ -163,10 +163,10 @@ class Speech:
         salvage: bool = False,
         client: Hashable = None,
     ) -> Recording:
-        """Decode a file, its content, a URL or samples; work that takes long runs in another process.
+        """Decode a file, its content, a URL or samples; work that takes long does not run on the event loop.
 
         Cancelling the wait ends the decoding. Error messages call the audio `name`, by default a file's path.
-        TranscribeOptions explains `channels` and `salvage`; AudioReaders.submit explains `client`.
+        GenerateOptions explains `channels` and `salvage`; AudioReaders.submit explains `client`.
 
         Raises:
             AudioError: not audio, too long, or a URL whose host is not allowed.

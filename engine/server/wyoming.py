@@ -60,7 +60,7 @@ class WyomingAddress:
 
     host: str | None
     port: int
-    path: str  # of a Unix socket, where there is no host
+    path: str  # of a Unix socket, if there is no host
 
     @classmethod
     def of(cls, uri: str) -> "WyomingAddress":
@@ -71,7 +71,7 @@ class WyomingAddress:
                 return cls(parts.hostname, parts.port, "")
             if parts.scheme == "unix" and parts.path:
                 return cls(None, 0, parts.path)
-        except ValueError:  # a port that is no number
+        except ValueError:  # the port is not a number
             pass
         raise ConfigError(f"a Wyoming address is tcp://HOST:PORT or unix:///PATH, got {uri!r}")
 
