@@ -5,8 +5,8 @@
 
 The package `wyoming` defines the protocol; its classes read and write the events. Audio is transcribed while it comes,
 as in every live session here. A transcript-chunk holds text that will not change, and the chunks of a transcript,
-joined, are its text. A client that does not know chunks waits for `transcript`. The limits of ServerSettings apply. The
-protocol has no keys: anyone who reaches the address may use it.
+joined, are its text. A client that does not know chunks waits for `transcript`. The limits of ServerSettings on
+sessions apply, except for those per client. The protocol has no keys: anyone who reaches the address may use it.
 """
 
 import asyncio
