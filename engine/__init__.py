@@ -1,4 +1,7 @@
-"""Speech recognition with LLM decoders: the public names."""
+"""Speech recognition with LLM decoders: the public names.
+
+Read auto.py first (AutoModelVLLM, which users build), then pipeline.py (the steps that every clip passes).
+"""
 
 import importlib
 import importlib.metadata
@@ -37,7 +40,7 @@ if TYPE_CHECKING:
     from .vad import SegmentRules, load_vad
     from .words.forced_aligner import ForcedAlignItem, ForcedAlignResult, Qwen3ForcedAligner
 
-# Loaded when asked for: the errors and transcripts need no torch.
+# Imported on first use, so that importing errors or transcripts does not import torch.
 _NAMES = {
     "auto": ("AutoModelVLLM",),
     "compat.funasr": ("FunASRNanoStreamingVLLM", "FunASRNanoVLLM"),

@@ -1,8 +1,9 @@
-"""From what stage 2 wrote for some clips to their transcripts: texts, word times, and whether the texts can be trusted.
+"""Clips and their hypotheses -> transcripts: parse each answer, find word times, check the text.
 
-clip + hypothesis -> text (the family's parse_answer) -> words and what the CTC head hears (words/aligner.py)
-                  -> verdict (quality.py) -> Transcript, or a second try of a text that went round in circles
-                                           and one more pass over speech that a text leaves out at its end
+clip + hypothesis -> text (the family's parse_answer) -> words, and the CTC head's own text (words/aligner.py)
+                  -> verdict (quality.py)             -> Transcript
+
+pipeline.py decodes a clip once more if DecodedClip.needs_second_try, and the end of a clip if it has a rest_start.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,7 +24,7 @@ _NO_VERDICT = Verdict()
 
 @dataclass(slots=True, eq=False)
 class DecodedClip:
-    """What stage 2 wrote for a clip, and what is made of it."""
+    """A clip, its hypothesis, and what is derived from it step by step."""
 
     clip: Clip
     hypothesis: Hypothesis
@@ -39,13 +40,13 @@ class DecodedClip:
 
     @property
     def rest_start(self) -> float | None:
-        """Where in the clip speech begins that the LLM has left out, s: it took its text for finished too early."""
+        """Start (s) of speech that follows a premature end of text; None if there is none."""
         is_finished = self.clip.options.check and self.hypothesis.finish_reason == "stop"
         return self.alignment.rest_start if is_finished else None
 
 
 def finalize(model: LoadedModel, finished: Sequence[tuple[Clip, Hypothesis]]) -> list[DecodedClip]:
-    """Read, time and weigh some answers together."""
+    """Parse, align and check a batch of answers."""
     answers = [
         DecodedClip(clip, hypothesis, answer_of(model, clip, hypothesis.token_ids)) for clip, hypothesis in finished
     ]
@@ -62,13 +63,13 @@ def finalize(model: LoadedModel, finished: Sequence[tuple[Clip, Hypothesis]]) ->
 
 
 def answer_of(model: LoadedModel, clip: Clip, token_ids: Sequence[int]) -> Answer:
-    """What a clip's answer says, whole or as far as it is written."""
+    """Parse a clip's answer, which may still be growing."""
     text = model.tokenizer.decode([*clip.answer_ids, *token_ids])
     return model.family.parse_answer(text, clip.request)
 
 
 def transcript_of(written: DecodedClip, best_length_s: float) -> Transcript:
-    """`best_length_s`: what the model hears well in one pass."""
+    """The transcript of one clip. A clip longer than `best_length_s` (s) gets the warning "long_audio"."""
     clip, text = written.clip, written.answer.text
     words = written.alignment.words if clip.options.timestamps else None
     warnings = tuple(_warnings(written, best_length_s))
@@ -96,7 +97,7 @@ def _tokens(model: LoadedModel, hypothesis: Hypothesis) -> tuple[Token, ...]:
 
 
 def _align(model: LoadedModel, answers: Sequence[DecodedClip]) -> None:
-    """Find the word times of these texts, and what the CTC head hears, where they are asked for."""
+    """Find word times and the CTC head's own text, for the clips that ask for them."""
     if model.aligner is None:
         for each in answers:
             each.alignment = Alignment(None, model.no_times_reason)
@@ -117,16 +118,20 @@ def _align(model: LoadedModel, answers: Sequence[DecodedClip]) -> None:
 
 
 def _written(model: LoadedModel, written: DecodedClip) -> WrittenTokens | None:
-    """What the LLM's probabilities say of a text, unless other words are timed or the text is not the LLM's."""
+    """The LLM's tokens with their log probabilities; None if these do not rate the words that are timed.
+
+    That is so if a forced aligner times the words, or the text was replaced by the CTC head's.
+    """
     if model.forced_aligner is not None or written.verdict.disagrees:
         return None
     answer_ids, hypothesis = written.clip.answer_ids, written.hypothesis
     pieces = token_pieces(model.tokenizer, [*answer_ids, *hypothesis.token_ids])
-    return WrittenTokens(pieces, [0.0] * len(answer_ids) + list(hypothesis.log_probs))  # those were given, not written
+    # The answer prefix was given, not decoded: its tokens have probability 1.
+    return WrittenTokens(pieces, [0.0] * len(answer_ids) + list(hypothesis.log_probs))
 
 
 def _align_with(aligner: TextAligner, answers: Sequence[DecodedClip]) -> None:
-    """Take the word times from this aligner."""
+    """Replace word times by those of a forced aligner."""
     kept = [(each, each.clip.waveform) for each in answers]
     found = [(each, waveform) for each, waveform in kept if waveform is not None]
     texts, languages = [each.answer.text for each, _ in found], [each.answer.language for each, _ in found]
@@ -150,7 +155,7 @@ def _judge(written: DecodedClip) -> None:
 
 
 def _fall_back(model: LoadedModel, answers: Sequence[DecodedClip]) -> None:
-    """Put what the CTC head hears in the place of these texts, where that is asked for."""
+    """Replace these texts by the CTC head's own, for the clips with `fallback="ctc"`."""
     replaced = [each for each in answers if each.clip.options.fallback == "ctc" and each.alignment.ctc_text]
     for each in replaced:
         each.verdict = with_ctc_text(each.verdict, each.answer.text)

@@ -1,4 +1,4 @@
-"""AutoModelVLLM: the one object that users build."""
+"""AutoModelVLLM: the model object that users build."""
 
 import contextlib
 from collections.abc import Iterator, Sized
@@ -28,7 +28,7 @@ from .words.forced_aligner import Qwen3ForcedAligner
 class AutoModelVLLM(Closing):
     """A speech recognition model with an LLM decoder, loaded and ready.
 
-    Usable as a context manager; `close()` frees the GPU and ends vLLM and the processes that decode.
+    Usable as a context manager; `close()` frees the GPU and ends vLLM and all worker processes.
     """
 
     def __init__(
@@ -50,7 +50,9 @@ class AutoModelVLLM(Closing):
             engine: device, dtype, backend, tensor_parallel_size and others; see EngineOptions.
 
         Raises:
-            ConfigError, HubError, CheckpointError.
+            ConfigError: an argument is unknown or invalid.
+            HubError: the model cannot be fetched from the hub.
+            CheckpointError: the model's files are damaged or do not fit together.
         """
         check_options(engine, EngineOptions, others=argument_names(AutoModelVLLM.__init__))
         check_arguments(AutoModelVLLM.__init__, model=model, hub=hub, revision=revision, forced_aligner=forced_aligner)
@@ -65,7 +67,7 @@ class AutoModelVLLM(Closing):
 
     @staticmethod
     def supported_models() -> dict[str, tuple[str, ...]]:
-        """What can be loaded: the families' names, and the published models of each."""
+        """The families that can be loaded, with the published models of each."""
         return {name: CONVERTED_FAMILIES[name].examples for name in FAMILIES}
 
     def generate(
@@ -76,21 +78,22 @@ class AutoModelVLLM(Closing):
         progress: bool = False,
         **options: Unpack[GenerateOptions],
     ) -> list[Transcript]:
-        """Transcribe everything; results come in input order.
+        """Transcribe all inputs; results come in input order.
 
         Args:
             inputs: a path, URL, list file (`wav.scp`, `.jsonl`), file object, bytes, samples, or any number of these;
-                audio/inputs.py says what each may be. Of a generator, no more is taken than is needed soon.
+                audio/inputs.py describes each form. A generator is read only a little ahead of need.
             input: FunASR's other name for `inputs`.
             progress: show a progress bar on stderr.
             options: how to transcribe; see GenerateOptions.
 
         Returns:
-            One Transcript an input. One that could not be transcribed has status "error".
+            One Transcript for each input. Its status is "error" if the input could not be transcribed.
 
         Raises:
-            ConfigError: an unknown argument, one that cannot work, no inputs at all, or an unfinished generate_iter()
-                of the same thread. DecodeError: the LLM's engine failed.
+            ConfigError: an argument is unknown or invalid, there are no inputs, or this thread has an unfinished
+                generate_iter().
+            DecodeError: the LLM's engine failed.
         """
         if inputs is not None and input is not None:
             raise ConfigError("inputs and input are two names of one argument; give one of them")
@@ -104,21 +107,23 @@ class AutoModelVLLM(Closing):
         progress: bool = False,
         **options: Unpack[GenerateOptions],
     ) -> Iterator[Transcript]:
-        """Transcribe everything; each result comes as soon as it is there.
+        """Transcribe all inputs; each result comes as soon as it is finished.
 
         The iterator has the model to itself from its first result until its last, or until it is closed, which drops
-        what has not finished. Memory stays bounded however many inputs there are, unless `ordered` has to hold back
-        many results for one that is late.
+        unfinished work. Memory is bounded for any number of inputs, except that `ordered` holds back results that
+        finish before an earlier input.
 
         Args:
             inputs: see `generate`.
-            ordered: in input order; else in the order in which they finish.
+            ordered: yield results in input order; else in the order in which they finish.
             progress: show a progress bar on stderr.
             options: how to transcribe; see GenerateOptions.
 
         Raises:
-            ConfigError: at once. While iterating: ConfigError, the model is in use by another iterator of the same
-                thread, or was closed; DecodeError, the LLM's engine failed; and whatever a generator of inputs raises.
+            ConfigError: at once, if an argument is invalid. While iterating, if another iterator of the same thread
+                uses the model, or the model was closed.
+            DecodeError: while iterating, if the LLM's engine failed.
+            Exception: while iterating, whatever a generator of inputs raises.
         """
         check_type("ordered", ordered, bool)
         check_type("progress", progress, bool)
@@ -136,7 +141,7 @@ class AutoModelVLLM(Closing):
 
     @property
     def transcriber(self) -> Transcriber:
-        """Both stages, for callers that want results as they finish."""
+        """Both stages, for callers such as TranscriptionService. Raises ConfigError if the model is closed."""
         if self._transcriber is None:
             raise ConfigError("this model is closed; build a new one")
         return self._transcriber
@@ -144,7 +149,7 @@ class AutoModelVLLM(Closing):
 
 def _transcripts(results: Results, total: int | None, *, ordered: bool, progress: bool) -> Iterator[Transcript]:
     with contextlib.closing(results), tqdm(total=total, unit="clip", disable=not progress) as bar:
-        early: dict[int, Transcript] = {}  # finished, but not yet their turn
+        early: dict[int, Transcript] = {}  # finished before an earlier input
         following = 0
         for index, transcript in results:
             bar.update()

@@ -4,7 +4,7 @@ import bisect
 import itertools
 from typing import Generic, TypeVar
 
-POOL_BATCHES = 4  # full batches that a pool gathers before it gives one away
+POOL_BATCHES = 4  # full batches that a pool gathers before one is taken
 
 Clip = TypeVar("Clip")
 
@@ -12,41 +12,48 @@ Clip = TypeVar("Clip")
 class BatchPool(Generic[Clip]):
     """Clips that wait for their batch.
 
-    A batch has the longest clips that are no longer than those of the batch before it; after the shortest comes the
-    longest again. What is added meanwhile joins the clips that are still to come. This is replacement selection (Knuth,
-    The Art of Computer Programming 3, 5.4.1): lengths in a batch are as close as if twice as many clips were sorted.
+    Each batch takes the longest clips that are no longer than those of the batch before it. After the shortest clips,
+    it begins again with the longest. Clips that are added meanwhile take their place by length. This is replacement
+    selection (Knuth, The Art of Computer Programming 3, 5.4.1): lengths within a batch are as close as if twice as many
+    clips were sorted at once.
 
-    What is in which batch depends on the order of the clips alone, not on when they are added.
+    Batches depend only on the order of the clips, not on when they are added.
     """
 
     def __init__(self, *, max_frames: int, max_size: int) -> None:
-        """`max_frames`: most frames of a batch, padding included; a longer clip is a batch of its own."""
+        """A batch has at most `max_size` clips and `max_frames` encoder frames, padding included.
+
+        A clip longer than that is a batch of its own.
+        """
         self._max_frames = max_frames
         self._max_size = max_size
-        self._clips: list[tuple[int, int, Clip]] = []  # minus frames, number, clip: the longest and earliest first
+        self._clips: list[tuple[int, int, Clip]] = []  # (-frames, number, clip), sorted: longest first, then earliest
         self._numbers = itertools.count()
         self._num_frames = 0
         self._num_taken = 0  # batches
-        self._after: tuple[int, int] | None = None  # the last clip that was taken
+        self._after: tuple[int, int] | None = None  # (-frames, number) of the last clip that was taken
 
     def __len__(self) -> int:
         return len(self._clips)
 
     def add(self, num_frames: int, clip: Clip) -> None:
-        """`num_frames`: what encoding the clip costs."""
+        """Add a clip of `num_frames` encoder frames."""
         bisect.insort(self._clips, (-num_frames, next(self._numbers), clip))
         self._num_frames += num_frames
 
     @property
     def is_ready(self) -> bool:
-        """Whether a batch should be taken now: the first one soon, so that stage 2 starts, the others later."""
+        """Whether a batch should be taken now.
+
+        The first is ready soon, so that stage 2 can start. Later ones wait until the pool is fuller, and pad less.
+        """
         num_batches = min(1 + self._num_taken, POOL_BATCHES)
         return self._num_frames >= num_batches * self._max_frames or len(self) >= num_batches * self._max_size
 
     def take(self, *, last: bool = False) -> list[Clip]:
-        """The next batch. With `last` no more clips will be added: the longest come first, and all batches are full."""
+        """The next batch. `last` says that no more clips will come: batches are then taken from the longest clip on."""
         first = 0 if last or self._after is None else bisect.bisect(self._clips, self._after, key=lambda clip: clip[:2])
-        if first + self._most(first) > len(self):  # what is left is no full batch, and waits for more of its length
+        if first + self._most(first) > len(self):  # the shorter clips do not fill a batch: they wait for more
             first = 0
         batch = self._clips[first : first + self._most(first)]
         del self._clips[first : first + len(batch)]
@@ -56,7 +63,7 @@ class BatchPool(Generic[Clip]):
         return [clip for _, _, clip in batch]
 
     def _most(self, first: int) -> int:
-        """Clips of a full batch whose first one is this."""
+        """Number of clips in a full batch whose longest clip is at index `first`."""
         if first == len(self):
             return 1
         minus_frames, _, _ = self._clips[first]

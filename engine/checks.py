@@ -1,8 +1,8 @@
-"""How options are checked: their names and their types, by the annotations of the class that declares them.
+"""Check the names and types of options against the annotations that declare them.
 
-A dataclass checks itself with check_fields(); options that come as keywords are checked with check_options() against
-the TypedDict that describes them. What values of the right type may be is the business of whoever uses them. Every
-refusal is a ConfigError that names the option, the value, and what is allowed.
+A dataclass checks itself with check_fields(). Options given as keywords are checked with check_options() against the
+TypedDict that declares them. Ranges of values are checked where the values are used. Each error is a ConfigError that
+names the option, the value, and what is allowed.
 """
 
 import dataclasses
@@ -40,7 +40,7 @@ def check_choice(name: str, value: object, allowed: Iterable[object]) -> None:
 
 
 def check_fields(record: Any) -> None:
-    """Raises ConfigError if a field of a dataclass is not of the type that is declared for it."""
+    """Raises ConfigError if a field of a dataclass does not have its declared type."""
     kind: Any = type(record)
     hints = _hints(kind)
     for field in dataclasses.fields(record):
@@ -48,11 +48,11 @@ def check_fields(record: Any) -> None:
 
 
 def check_options(options: Mapping[str, object], declared: type, *, others: Collection[str] = ()) -> None:
-    """Raises ConfigError for a keyword that a TypedDict does not declare, or whose value is not of the type there.
+    """Raises ConfigError for a keyword that a TypedDict does not declare, or a value that lacks its declared type.
 
     Args:
         declared: the TypedDict.
-        others: what may be given beside these keywords; only named in the message.
+        others: names of further arguments, which the message for an unknown keyword lists as well.
     """
     hints = _hints(declared)
     refuse_unknown(options.keys() - hints.keys(), [*others, *hints])
@@ -61,23 +61,23 @@ def check_options(options: Mapping[str, object], declared: type, *, others: Coll
 
 
 def check_arguments(function: Callable[..., Any], **arguments: object) -> None:
-    """Raises ConfigError if an argument is not of the type that the function declares for it."""
+    """Raises ConfigError if an argument does not have the type that the function declares for it."""
     hints = _hints(function)
     for name, value in arguments.items():
         check_type(name, value, hints[name])
 
 
 def check_type(name: str, value: object, hint: Any) -> None:
-    """Raises ConfigError if a value does not fit an annotation; elements of lists and dicts are not looked at."""
+    """Raises ConfigError if a value does not fit an annotation. Elements of lists and dicts are not checked."""
     allowed = _alternatives(hint)
     if not any(_fits(value, kind) for kind in allowed):
         raise ConfigError(f"{name} must be {' or '.join(map(_described, allowed))}; got {value!r}")
 
 
 def check_text(name: str, value: object) -> None:
-    """Raises ConfigError unless `value` is a string of whole characters, which is what a tokenizer takes.
+    """Raises ConfigError unless `value` is a string without lone surrogates, which no tokenizer accepts.
 
-    JSON ("\\ud800"), file names and some encodings of requests give Python strings that hold half of a surrogate pair.
+    JSON ("\\ud800"), file names and some encodings of requests can put half of a surrogate pair into a Python string.
     """
     if not isinstance(value, str):
         raise ConfigError(f"{name} must be a string, got {type(value).__name__}")
@@ -92,7 +92,7 @@ def check_text(name: str, value: object) -> None:
 
 
 def checked_texts(name: str, value: Any) -> list[str | None]:
-    """One string or None, or an iterable of these -> a list. Raises ConfigError for anything else."""
+    """A string, None, or an iterable of both -> a list. Raises ConfigError for anything else."""
     check_type(name, value, str | Iterable | None)
     texts = list(value) if isinstance(value, Iterable) and not isinstance(value, str) else [value]
     for text in texts:
@@ -101,7 +101,7 @@ def checked_texts(name: str, value: Any) -> list[str | None]:
 
 
 def refuse_unknown(unknown: Iterable[str], known: Collection[str]) -> None:
-    """Raises ConfigError naming each unknown keyword, if there is one, and the known one nearest to it."""
+    """Raises ConfigError if there are unknown keywords, and suggests the nearest known one for each."""
     sentences = []
     for name in sorted(unknown):
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
@@ -111,14 +111,14 @@ def refuse_unknown(unknown: Iterable[str], known: Collection[str]) -> None:
 
 
 def say_unused(**arguments: object) -> None:
-    """Log which of these arguments of another package were given: they are taken and have no effect here."""
+    """Log a warning for each of these arguments that was given. Another package has them; here they have no effect."""
     for name, value in arguments.items():
         if value is not None:
             logger.warning("%s=%r has no effect: this engine chooses for itself", name, value)
 
 
 def argument_names(function: Callable[..., Any]) -> list[str]:
-    """The arguments that a function declares by name, `self` aside."""
+    """The named parameters of a function, without `self` and `cls`."""
     variadic = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
     parameters = inspect.signature(function).parameters.values()
     return [one.name for one in parameters if one.kind not in variadic and one.name not in ("self", "cls")]

@@ -1,4 +1,4 @@
-"""One clip on its way through both stages, and what becomes of it when it is a part of something longer."""
+"""Clip, the pipeline's unit of work: a short input, a segment of a long one, or an end that a clip's text left out."""
 
 from dataclasses import dataclass, replace
 from typing import TypeAlias
@@ -13,33 +13,33 @@ from .run_options import TranscribeOptions
 from .segments import Part, join_parts
 from .transcript import Transcript
 
-Result: TypeAlias = tuple[int, Transcript]  # a clip's or an input's number, and what became of it
+Result: TypeAlias = tuple[int, Transcript]  # number of a clip or index of an input, and its transcript
 
 
 @dataclass(slots=True, eq=False)
 class Clip:
-    """One input on its way, or one segment of a long one."""
+    """One clip and its state in the pipeline."""
 
-    index: int  # what its transcript is yielded with
+    index: int  # number that its transcript is yielded with
     item: AudioInput
-    waveform: Waveform | None  # until it is encoded, or checked
+    waveform: Waveform | None  # (N,) float32, 16 kHz; None once it is encoded and no later step needs it
     duration: float  # s
-    num_frames: int  # what encoding it costs, see AcousticModel.num_frames
+    num_frames: int  # encoder frames of 60 ms, the cost of encoding it; see AcousticModel.num_frames
     request: Request
     options: TranscribeOptions
     prompt: EmbeddedPrompt
-    answer_ids: tuple[int, ...] = ()  # what the answer is made to begin with; a part of the prompt
-    is_followed: bool = False  # its text is looked at while it is written
-    is_speech: bool = False  # a VAD has heard some
-    is_second_try: bool = False  # its first text went round in circles
-    before: tuple[Part, ...] = ()  # of the same input, transcribed before this rest of it
-    start: float = 0.0  # s, of this rest
-    audio_embeds: Tensor | None = None
-    ctc_hidden: Tensor | None = None
-    submitted: float = 0.0  # time.perf_counter()
+    answer_ids: tuple[int, ...] = ()  # tokens that the answer is made to begin with; the prompt ends with them
+    is_followed: bool = False  # its partial texts are asked for while it is decoded
+    is_speech: bool = False  # a VAD has cut it out as speech
+    is_second_try: bool = False  # its first text looped
+    before: tuple[Part, ...] = ()  # if it is the rest of a clip: what is already transcribed of that clip
+    start: float = 0.0  # s, of that rest, in the clip
+    audio_embeds: Tensor | None = None  # (A, hidden_size), once it is encoded
+    ctc_hidden: Tensor | None = None  # (T, D), once it is encoded, if asked for
+    submitted: float = 0.0  # time.perf_counter() at which stage 2 took it
 
     def __str__(self) -> str:
-        """What errors and the log call it."""
+        """Its name in errors and in the log."""
         return f"{self.item.key!r} ({self.duration:.1f} s of audio)"
 
 
@@ -48,23 +48,23 @@ class Encoding:
     """A batch in stage 1."""
 
     clips: list[Clip]
-    encoded: EncodedBatch | None  # queued on the GPU; None where that failed, and is to be tried again
+    encoded: EncodedBatch | None  # None if stage 1 could not be started on it; Pipeline.submit() tries again
 
     @property
     def is_done(self) -> bool:
-        """Whether its results can be had without waiting for what the GPU is doing."""
+        """Whether its results are there, so that reading them does not wait for the GPU."""
         return self.encoded is None or self.encoded.is_done
 
 
 def request_of(item: AudioInput, default: Request) -> Request:
-    """What an input asks for itself, and else what the run asks for. Raises ConfigError."""
+    """The request of one input: its own fields where it sets them, else the run's. Raises ConfigError."""
     own = {name: getattr(item, name) for name in ("language", "hotwords", "itn", "context")}
     asked = {name: value for name, value in own.items() if value is not None}
     return replace(default, **asked) if asked else default
 
 
 def with_before(clip: Clip, transcript: Transcript) -> Transcript:
-    """The transcript of a clip after what was transcribed of the same input before."""
+    """The transcript of a clip, joined to what was already transcribed of the same clip."""
     if not clip.before:
         return transcript
     parts = (*clip.before, Part(clip.start, transcript))

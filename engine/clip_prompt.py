@@ -1,7 +1,8 @@
-"""The prompt of one clip: what its request asks for, with those of a long list of hotwords that are heard in the clip.
+"""Build the prompt of one clip, and pick from a long hotword list the words that are heard in the clip.
 
-Until the clip is encoded, nothing is known of what is heard: its prompt is made without such a list, which shows
-whether all else fits, and made anew when stage 1 is done (words/hotwords.py).
+A short list is put into the prompt as it is, and so is any list if the model has no CTC head. Which words of a long
+list are heard is known only after stage 1 (words/hotwords.py). So the first prompt leaves such a list out, which also
+shows whether all else fits, and the prompt is built again once the clip is encoded.
 """
 
 from dataclasses import replace
@@ -15,7 +16,7 @@ from .words.hotwords import MAX_HOTWORDS_IN_PROMPT
 
 
 def picks_hotwords(model: LoadedModel, request: Request) -> bool:
-    """Whether only those of the request's hotwords that the CTC head hears go into a clip's prompt."""
+    """Whether the prompt gets only those hotwords that the CTC head hears: the list is long, and there is a head."""
     return model.aligner is not None and len(request.hotwords) > MAX_HOTWORDS_IN_PROMPT
 
 
@@ -28,7 +29,7 @@ def first_prompt(
 
 
 def pick_hotwords(model: LoadedModel, clip: Clip) -> None:
-    """Put the hotwords that are heard in an encoded clip into its prompt. Raises PromptTooLongError."""
+    """Build an encoded clip's prompt again, with the hotwords that are heard in it. Raises PromptTooLongError."""
     aligner, embeds, hidden = model.aligner, clip.audio_embeds, clip.ctc_hidden
     assert aligner is not None and embeds is not None and hidden is not None
     heard = replace(clip.request, hotwords=aligner.heard_hotwords(hidden, clip.request.hotwords))

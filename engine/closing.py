@@ -1,4 +1,4 @@
-"""What holds processes, memory or files until it is closed."""
+"""Closing: the base of objects that hold processes, memory or files until they are closed."""
 
 from abc import ABC, abstractmethod
 from types import TracebackType
@@ -10,7 +10,7 @@ class Closing(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Free what it holds; idempotent."""
+        """Free what the object holds; idempotent."""
 
     def __enter__(self) -> Self:
         return self

@@ -1,4 +1,4 @@
-"""Every option of the engine, with its default and unit, checked."""
+"""EngineConfig: all options of the engine, with defaults and units, checked."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,14 +15,15 @@ DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 _OTHER_DTYPE_NAMES = {"bfloat16": "bf16", "float32": "fp32", "float": "fp32", "float16": "fp16", "half": "fp16"}
 DEFAULT_MODEL_LEN = 4096
 MIN_STALL_TIMEOUT_S = 10.0
-# vLLM's arguments that spread one engine over several processes of its own, and what they are where it is not.
+# vLLM's arguments that spread one engine over several processes -> the values with which it stays in one.
 _SPREADING: dict[str, tuple[object, ...]] = {
     "pipeline_parallel_size": (None, 1),
     "prefill_context_parallel_size": (None, 1),
     "data_parallel_size": (None, 1),
     "distributed_executor_backend": (None, "uni"),
 }
-# Checked before anything is tokenised: 64 KiB take up to 50 ms, a megabyte a second. A thousand hotwords take 12 KiB.
+# Checked before a prompt is tokenised, which takes up to 50 ms for 64 KiB and a second for a megabyte. A thousand
+# hotwords take 12 KiB.
 DEFAULT_PROMPT_BYTES = 64 << 10
 
 
@@ -30,19 +31,19 @@ class EngineOptions(TypedDict, total=False):
     """How the engine runs, by the names that users give; defaults are those of EngineConfig.
 
     device: "auto", "cpu", "cuda", "cuda:1" or "npu:0".
-    dtype: "bf16" or "fp32" for the LLM, in PyTorch's or vLLM's words as well; "auto" is bf16 where the device computes
-        in it.
+    dtype: "bf16" or "fp32" for the LLM; PyTorch's and vLLM's names for them work as well. "auto" is bf16 if the device
+        supports it, else fp32.
     encoder_dtype: the same for stage 1.
-    backend: "vllm", "torch" (transformers, any torch device), or "auto": vllm where it can run.
+    backend: "vllm", "torch" (transformers, on any torch device), or "auto", which is vllm where it can run.
     tensor_parallel_size: GPUs that share the LLM, in one engine with one process for each.
     gpu_memory_utilization: share of the GPU's memory that vLLM may take.
     max_model_len: positions of prompt and answer together; None is 4096, or less if the LLM has fewer.
     max_prompt_bytes: longest text around the audio of one input, hotwords and context included, in UTF-8.
-    decoder_processes: vLLM engines, each in a process of its own; 0 runs one in this process. None is 0 on a CPU and 1
-        on a GPU or where several share the LLM.
-    stall_timeout_s: seconds that an engine in a process of its own may have prompts and write no token before it is
-        ended and DecodeError raised. A step, however long its prompts, must take less.
-    dither: standard deviation of noise added to the 16-bit samples.
+    decoder_processes: number of vLLM engines, each in a process of its own; 0 runs one in this process. None is 0 on a
+        CPU, and 1 on a GPU or if several processes share the LLM.
+    stall_timeout_s: an engine in a process of its own that has prompts but decodes no token for so many seconds is
+        ended, and DecodeError is raised. It must exceed the longest step.
+    dither: standard deviation of the noise that is added to the 16-bit samples.
     vllm: further vLLM EngineArgs by name.
     """
 
@@ -67,19 +68,19 @@ class EngineConfig:
     device: str = "auto"  # "auto", "cpu", "cuda", "cuda:1", "npu:0"
     dtype: str = "auto"  # of the LLM: "bf16" or "fp32"; "auto" is bf16 on a GPU that computes in it, else fp32
     encoder_dtype: str = "auto"  # of stage 1, likewise
-    backend: Backend = "auto"  # "auto" is vllm where it can run, else torch
+    backend: Backend = "auto"  # "auto" is vllm if it can run here, else torch
     tensor_parallel_size: int = 1
     gpu_memory_utilization: float = 0.8
     max_model_len: int | None = None  # positions of prompt and answer; None is 4096 or the LLM's own limit
-    max_prompt_bytes: int = DEFAULT_PROMPT_BYTES  # of UTF-8: the text around one clip's audio, hotwords and context
+    max_prompt_bytes: int = DEFAULT_PROMPT_BYTES  # in UTF-8: the text around one clip's audio, hotwords and context
     decoder_processes: int | None = None  # vLLM engines in processes of their own; 0: one in this process
-    stall_timeout_s: float = 120.0  # that such a process may have prompts and write no token before it is given up
-    dither: float = 0.0  # noise on the 16-bit samples; FunASR's own default of 1.0 makes results differ between runs
-    vllm: Mapping[str, Any] = field(default_factory=dict)  # vLLM's EngineArgs by name
+    stall_timeout_s: float = 120.0  # longest time that such a process may have prompts and decode no token
+    dither: float = 0.0  # noise on the 16-bit samples; FunASR's default of 1.0 makes results differ between runs
+    vllm: Mapping[str, Any] = field(default_factory=dict)  # further EngineArgs of vLLM, by name
 
     @classmethod
     def of(cls, options: EngineOptions) -> Self:
-        """The configuration that these options ask for. Raises ConfigError."""
+        """The configuration for these options. Raises ConfigError."""
         given: dict[str, Any] = {**options, "vllm": options.get("vllm") or {}}
         if "device" in options:
             given["device"] = device_name(options["device"])
@@ -115,7 +116,7 @@ class EngineConfig:
             raise ConfigError(f"dither must be 0 or positive, got {self.dither}")
 
     def torch_device(self) -> torch.device:
-        """Raises ConfigError for a device that this machine lacks."""
+        """The device to use. Raises ConfigError for one that this machine lacks."""
         if self.device == "auto":
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
         if self.device.startswith("npu"):
@@ -128,7 +129,7 @@ class EngineConfig:
         return device
 
     def torch_dtype(self, name: str, device: torch.device) -> torch.dtype:
-        """`name` is the value of `dtype` or `encoder_dtype`."""
+        """The dtype to use on a device. `name` is the value of `dtype` or `encoder_dtype`."""
         if name != "auto":
             return DTYPES[name]
         has_bf16 = device.type == "npu" or (
@@ -138,19 +139,19 @@ class EngineConfig:
 
 
 def is_spread(tensor_parallel_size: int, vllm: Mapping[str, Any]) -> bool:
-    """Whether vLLM decodes in processes of its own, because GPUs share the LLM or because it is told to."""
+    """Whether vLLM spreads one engine over processes of its own: for tensor parallelism, or by its own arguments."""
     return tensor_parallel_size > 1 or any(vllm.get(name) not in alone for name, alone in _SPREADING.items())
 
 
 def dtype_name(dtype: str | torch.dtype, argument: str = "dtype") -> str:
-    """What EngineConfig calls a dtype that PyTorch calls torch.bfloat16, and vLLM "bfloat16"."""
+    """EngineConfig's name for a dtype: "bf16" for torch.bfloat16 or "bfloat16", and so on."""
     check_type(argument, dtype, str | torch.dtype)
     name = str(dtype).removeprefix("torch.")
     return _OTHER_DTYPE_NAMES.get(name, name)
 
 
 def device_name(device: str | torch.device) -> str:
-    """What EngineConfig calls a device."""
+    """EngineConfig's name for a device."""
     check_type("device", device, str | torch.device)
     return str(device)
 

@@ -1,6 +1,6 @@
-"""What command-line programs do to their whole process, before they import torch and once a model is loaded.
+"""Settings that command-line programs make for their whole process: logging, and garbage collection.
 
-A library must not: what else its users run in the process would feel it.
+A library must not make them, because they affect everything else that its users run in the process.
 """
 
 import gc
@@ -10,20 +10,23 @@ import warnings
 
 
 def quiet_libraries() -> None:
-    """Let vLLM and torch print errors only; vLLM's start prints pages otherwise. Variables that are set already win."""
+    """Let vLLM and torch print only errors, since vLLM prints pages at its start. Call it before torch is imported.
+
+    Environment variables that are already set are left alone.
+    """
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     warnings.simplefilter("ignore", FutureWarning)
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     logging.basicConfig(level=logging.ERROR, format="%(levelname)s %(name)s: %(message)s")
-    logging.getLogger("twostage_asr.engine.hub.fetch").setLevel(logging.INFO)  # gigabytes are announced
+    logging.getLogger("twostage_asr.engine.hub.fetch").setLevel(logging.INFO)  # announces downloads of gigabytes
 
 
 def spare_loaded_objects() -> None:
-    """Keep Python's collector from looking through all that is loaded, again and again while transcripts are made.
+    """Exclude all objects loaded so far from garbage collection. Call it once the model is loaded.
 
-    That takes a third of the time of words and their times, and half of a busy server's.
+    Scanning them again and again takes a third of the time of word alignment, and half of a busy server's time.
     """
     gc.collect()
     gc.freeze()

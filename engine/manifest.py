@@ -1,4 +1,4 @@
-"""engine.json: what the converter wrote down and the engine relies on.
+"""EngineManifest: engine.json, which the converter writes and the engine relies on.
 
 A converted model is a directory:
     engine.json             this file
@@ -50,7 +50,7 @@ class FrameClock(BaseModel):
 
 
 class LLMInfo(BaseModel):
-    """What prompts and decoders must know of the LLM."""
+    """The facts about the LLM that prompts and decoders need."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -58,28 +58,28 @@ class LLMInfo(BaseModel):
     vocab_size: int
     max_position_embeddings: int
     eos_token_ids: tuple[int, ...]
-    tied: bool  # lm_head is embed_tokens
+    tied: bool  # whether lm_head shares the weights of embed_tokens
 
 
 class EngineManifest(BaseModel):
-    """engine.json. `acoustic` holds the dimensions of stage 1, which the model's family reads."""
+    """The content of engine.json."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     format: int = MANIFEST_FORMAT
     family: str
-    dtype: str  # "keep", "bf16", "fp16" or "fp32", as asked of the converter
-    acoustic: dict[str, Any]
-    frame_clock: FrameClock | None  # None: this family times no words by its encoder's frames
+    dtype: str  # the converter's option: "keep", "bf16", "fp16" or "fp32"
+    acoustic: dict[str, Any]  # dimensions of stage 1, in the form that the model's family defines
+    frame_clock: FrameClock | None  # None if the family does not time words by encoder frames
     llm: LLMInfo
     missing: dict[str, str]  # component -> why the checkpoint lacks it, e.g. {"ctc": "..."}
-    notes: tuple[str, ...]  # what the converter had to decide, in sentences
-    source: dict[str, SourceFile]  # path relative to the checkpoint -> digest
+    notes: tuple[str, ...]  # decisions of the converter, as sentences
+    source: dict[str, SourceFile]  # path relative to the checkpoint -> size, time and digest
     versions: dict[str, str]
 
     @classmethod
     def read(cls, directory: Path) -> Self:
-        """Raises CheckpointError if the file is absent, unreadable, or of another format."""
+        """Read engine.json. Raises CheckpointError if it is absent, unreadable, or has another format."""
         path = directory / MANIFEST_NAME
         try:
             manifest = cls.model_validate_json(path.read_text(encoding="utf-8"))

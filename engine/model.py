@@ -1,4 +1,4 @@
-"""LoadedModel: both stages of one model, as the loops over them (transcriber.py, service.py) and their steps use it."""
+"""LoadedModel: both stages of one model, which transcriber.py, service.py and pipeline.py run."""
 
 from dataclasses import dataclass
 
@@ -15,11 +15,11 @@ from .words.aligner import TextAligner, WordAligner
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedModel:
-    """What load_transcriber() has loaded."""
+    """The parts of a model that load_transcriber() has loaded."""
 
     family: ModelFamily
     acoustic: AcousticModel
-    aligner: WordAligner | None
+    aligner: WordAligner | None  # needs a CTC head
     no_times_reason: str  # why `aligner` is None
     tokenizer: LLMTokenizer
     embedder: PromptEmbedder
@@ -28,10 +28,10 @@ class LoadedModel:
     device: torch.device  # of stage 1
     max_batch_frames: int  # encoder frames of a stage 1 batch, padding included
     lock: ModelLock
-    forced_aligner: TextAligner | None = None  # in place of `aligner`
+    forced_aligner: TextAligner | None = None  # times words in place of `aligner`
 
     def close(self) -> None:
-        """End the processes and free the models; idempotent. In a process that was forked, they are its parent's."""
+        """End the processes and free the models; idempotent. A forked child does nothing: its parent owns them."""
         if not self.lock.close():
             return
         self.readers.close()

@@ -1,7 +1,7 @@
-"""Who may run a loaded model: the process that loaded it, until it is closed, for one user at a time.
+"""ModelLock: one user at a time may run a loaded model, in the process that loaded it, until the model is closed.
 
-A user is an iterator of results, which runs when a result is taken from it and is suspended between two of them, or a
-service, which runs in a thread of its own.
+A user is an iterator of results or a service. An iterator runs while a result is taken from it, and is suspended
+between two results. A service runs in a thread of its own.
 """
 
 import contextlib
@@ -15,8 +15,11 @@ _CLOSED = "this model is closed; build a new one"
 
 
 class OwnProcess:
-    """The process in which it is made. A child that is forked from it has none of its threads, and may not use its GPU
-    or talk to its processes: it would wait for them for ever."""
+    """Remembers the process in which it is made.
+
+    A forked child lacks its parent's threads and cannot use its GPU context or talk to its child processes: it would
+    wait for ever.
+    """
 
     def __init__(self) -> None:
         self._process_id = os.getpid()
@@ -26,7 +29,7 @@ class OwnProcess:
         return os.getpid() == self._process_id
 
     def require(self) -> None:
-        """Raises ConfigError in a process that was forked from it."""
+        """Raises ConfigError in a process that was forked from that one."""
         if not self.is_here:
             raise ConfigError(
                 f"this model was loaded in process {self._process_id}, used in {os.getpid()}, which was made by fork: "
@@ -35,35 +38,35 @@ class OwnProcess:
 
 
 class ModelLock:
-    """Lets one user at a time run both stages of a model; others wait, unless they would wait for themselves."""
+    """Lets one user at a time run both stages of a model. Others wait, unless they would wait for their own thread."""
 
     def __init__(self) -> None:
         self.process = OwnProcess()
         self._lock = threading.Lock()  # held by the user
-        self._changed = threading.Condition()  # over all that follows
-        self._thread: threading.Thread | None = None  # in which the user was seen last; ids are used again
-        self._is_running = False  # an iterator, between two results
+        self._changed = threading.Condition()  # guards the attributes below
+        self._thread: threading.Thread | None = None  # the user's latest thread; a thread id could be reused
+        self._is_running = False  # whether an iterator is at work, and not suspended
         self._is_closed = False
-        self._close_user: Callable[[], None] | None = None
+        self._close_user: Callable[[], None] | None = None  # ends the user if it is a service
 
     @property
     def is_closed(self) -> bool:
         return self._is_closed
 
     def require_open(self) -> None:
-        """Raises ConfigError when the model is closed, or was loaded by another process."""
+        """Raises ConfigError if the model is closed, or was loaded by another process."""
         self.process.require()
         if self._is_closed:
             raise ConfigError(_CLOSED)
 
     def acquire(self, *, blocking: bool = True, on_close: Callable[[], None] | None = None) -> bool:
-        """Become the user, as soon as nobody else is; False if that is not now and `blocking` is not wanted.
+        """Become the user, once nobody else is. Without `blocking`, returns False at once if the model is in use.
 
-        `on_close` ends a service; without it the user is an iterator, which notices by itself.
+        `on_close` ends a service. An iterator gives none, because it notices the end by itself.
 
         Raises:
-            ConfigError: the model is closed, or in use by an iterator or a service of this same thread, which would
-                wait for ever.
+            ConfigError: the model is closed; or an iterator or a service of this same thread uses it, for which this
+                thread would wait for ever.
         """
         self.require_open()
         if blocking and self._thread is threading.current_thread():
@@ -82,7 +85,7 @@ class ModelLock:
         raise ConfigError(_CLOSED)
 
     def release(self) -> None:
-        """Let others have the model; from any thread."""
+        """Let others use the model. May be called in any thread."""
         with self._changed:
             self._thread, self._close_user, self._is_running = None, None, False
             self._changed.notify_all()
@@ -90,7 +93,7 @@ class ModelLock:
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
-        """The whole of an iterator. Raises what acquire() raises."""
+        """The lifetime of an iterator, suspensions included. Raises what acquire() raises."""
         self.acquire()
         try:
             yield
@@ -99,7 +102,7 @@ class ModelLock:
 
     @contextlib.contextmanager
     def suspended(self) -> Iterator[None]:
-        """Around the place where an iterator hands out a result. Raises ConfigError if the model is closed then."""
+        """Encloses the `yield` of an iterator's result. Raises ConfigError if the model was closed meanwhile."""
         self._set_running(False)
         try:
             yield
@@ -109,12 +112,13 @@ class ModelLock:
             raise ConfigError("this model was closed before all results had been taken; the rest is lost")
 
     def close(self) -> bool:
-        """Let nobody use the model any more. False if it is closed already, or is not this process's to close.
+        """Let nobody use the model any more. Returns False if it is closed already, or belongs to a parent process.
 
-        Returns when a service has ended, or an iterator that another thread is running has come to its next result.
+        It waits until a service has ended, or until an iterator that runs in another thread has reached its next
+        result.
 
         Raises:
-            ConfigError: it is called by the inputs of an iterator, which need the model.
+            ConfigError: the call comes from the generator of a running iterator's inputs.
         """
         with self._changed:
             if self._is_closed or not self.process.is_here:

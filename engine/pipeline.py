@@ -1,14 +1,15 @@
-"""The steps that every clip passes, whoever brings the clips: prepare, encode, submit, collect, finish.
+"""The five steps that take a clip through both stages: prepare, encode, submit, collect, finish.
 
-    audio          -> prepare -> Clip, with its prompt                                   or an error result
-    batch of clips -> encode  -> stage 1 begins; the batch before goes on to submit
-                      submit  -> embeddings to stage 2, each between its prompt's two halves
-                      collect -> hypotheses that stage 2 has finished; once some wait, all of them are finished together
-                      finish  -> transcripts; a text that loops is decoded once more, and what a text leaves out at its
-                                 end is a clip that passes all steps by itself
+    audio          -> prepare -> a Clip with its prompt, or an error result
+    batch of clips -> encode  -> starts stage 1 on the batch, then submits the batch before it
+                      submit  -> hands stage 2 the prompt embeddings: prefix, audio, suffix
+                      collect -> gathers the hypotheses that stage 2 has finished, to be finished in batches
+                      finish  -> transcripts. A text that loops is decoded once more. Speech that a text leaves out at
+                                 its end becomes a clip of its own, which goes through all steps.
 
-A step yields the results that are ready: (the clip's number, its transcript). An error of one clip is that clip's
-result (isolation.py). transcriber.py loops over these steps for one list of inputs, service.py for many callers.
+Each step yields the results that are ready, as (number of the clip, transcript). A clip that fails gives an error
+result, and the others go on (isolation.py). transcriber.py runs these steps for one list of inputs, service.py for
+many callers.
 """
 
 import logging
@@ -34,8 +35,8 @@ from .segments import Part, join_texts
 from .timeline import Timeline
 from .transcript import Transcript
 
-ALIGN_CLIPS, ALIGN_WAIT_S = 64, 0.05  # finished texts are timed together, so many or what comes in so long
-SAFE_REPETITION_PENALTY = 1.2  # of the second try, after a text that went round in circles
+ALIGN_CLIPS, ALIGN_WAIT_S = 64, 0.05  # texts are finished in batches: once there are 64, or 50 ms after the first
+SAFE_REPETITION_PENALTY = 1.2  # of the second decode, after a text that loops
 
 logger = logging.getLogger(__name__)
 
@@ -47,10 +48,10 @@ class Pipeline:
     model: LoadedModel
     timeline: Timeline
     align_wait_s: float = ALIGN_WAIT_S
-    encoding: Encoding | None = None  # the last batch, not yet with stage 2
-    decoding: dict[int, Clip] = field(default_factory=dict)  # by the decoder's id
-    finished: list[tuple[Clip, Hypothesis]] = field(default_factory=list)  # that wait for their word times
-    align_at: float = 0.0  # when these get them, by time.monotonic()
+    encoding: Encoding | None = None  # the batch in stage 1, not yet submitted to stage 2
+    decoding: dict[int, Clip] = field(default_factory=dict)  # the clips in stage 2, by the decoder's prompt id
+    finished: list[tuple[Clip, Hypothesis]] = field(default_factory=list)  # decoded, and waiting for finish()
+    align_at: float = 0.0  # time.monotonic() at which they are finished at the latest
 
     @property
     def is_idle(self) -> bool:
@@ -68,7 +69,7 @@ class Pipeline:
         is_speech: bool = False,
         is_followed: bool = False,
     ) -> Clip | Transcript:
-        """A clip ready for stage 1, or the error result that says why not; see Clip for the arguments."""
+        """A clip ready for stage 1, or an error result if it cannot be made. Clip explains the arguments."""
         if isinstance(audio, AudioError):
             return _failed(item.key, 0.0, audio)
         prepared = alone("prepare", item.key, partial(self._prepared, index, item, audio, options, answer_prefix))
@@ -80,7 +81,7 @@ class Pipeline:
     def _prepared(
         self, index: int, item: AudioInput, audio: Waveform, options: TranscribeOptions, answer_prefix: str = ""
     ) -> Clip:
-        """Raises ConfigError or PromptTooLongError."""
+        """Make a clip and its prompt. Raises ConfigError or PromptTooLongError."""
         model, request = self.model, request_of(item, options.request)
         num_audio_tokens = model.acoustic.num_audio_tokens(len(audio))
         answer_ids = model.embedder.answer_ids(answer_prefix) if answer_prefix else ()
@@ -97,7 +98,7 @@ class Pipeline:
         )
 
     def start(self, batch: list[Clip]) -> Iterator[Result]:
-        """Take a batch through stage 1, once stage 2 wants more."""
+        """Encode a batch, after waiting until stage 2 has room for more prompts."""
         decoder = self.model.decoder
         while decoder.num_pending >= decoder.max_pending:
             yield from self.collect()
@@ -105,19 +106,19 @@ class Pipeline:
         yield from self.collect(wait_s=0)
 
     def advance(self) -> Iterator[Result]:
-        """Move on what both stages have finished, without waiting for either."""
+        """Move on what either stage has finished, without waiting."""
         if self.encoding is not None and self.encoding.is_done:
             yield from self.submit()
         yield from self.collect(wait_s=0)
 
     def encode(self, batch: list[Clip]) -> Iterator[Result]:
-        """Start stage 1 on a batch and hand the one before it to stage 2."""
+        """Start stage 1 on a batch, then submit the batch before it, so that a GPU always has the next batch queued."""
         with self.timeline.span("encode", len(batch)):
             started = caught(partial(self._start_encoding, batch))
         encoding = Encoding(batch, None if isinstance(started, Exception) else started)
         if isinstance(started, Exception):
             logger.warning("encode did not start for %d clips, it is tried again: %s", len(batch), repr(started))
-        del started  # the traceback of an exception keeps alive what stage 1 has allocated
+        del started  # an exception's traceback would keep the tensors of stage 1 alive
         yield from self.submit()
         self.encoding = encoding
 
@@ -127,7 +128,7 @@ class Pipeline:
         return self.model.acoustic.encode(waveforms, with_ctc=with_ctc)
 
     def submit(self) -> Iterator[Result]:
-        """Hand the encoded batch to stage 2; yields what could not be encoded and what stage 2 would not take."""
+        """Hand the encoded batch to stage 2; yields an error result for each clip that either stage refuses."""
         if self.encoding is None:
             return
         encoding, self.encoding = self.encoding, None
@@ -148,7 +149,7 @@ class Pipeline:
             yield from self._decode(clip, clip.options.params)
 
     def _utterances(self, encoding: Encoding) -> list[EncodedUtterance | ASRError]:
-        """What stage 1 gives for each clip. A batch that it cannot do, as for want of memory, is done in halves."""
+        """The encoded clips. A batch that fails, as when memory runs out, is encoded again in halves."""
 
         def work(clips: Sequence[Clip]) -> list[EncodedUtterance]:
             is_started = clips is encoding.clips and encoding.encoded is not None
@@ -159,21 +160,21 @@ class Pipeline:
         return isolated("encode", encoding.clips, work, recover=self._recover)
 
     def _recover(self) -> None:
-        """After a step that failed: free what the GPU's allocator holds back. Raises DecodeError for a broken GPU."""
+        """Free the GPU allocator's cache after a step that failed. Raises DecodeError if the GPU is broken."""
         if self.model.device.type != "cuda":
             return
         try:
             torch.cuda.synchronize(self.model.device)
-        except RuntimeError as error:  # no CUDA call of this process will succeed any more
+        except RuntimeError as error:  # every later CUDA call of this process would fail as well
             raise DecodeError(f"the GPU of stage 1 failed: {error}") from error
         torch.cuda.empty_cache()
 
     def _needs_waveform(self, clip: Clip) -> bool:
-        """Whether an encoded clip may be listened to once more: by a VAD, a forced aligner, or the LLM, to its end."""
+        """Whether an encoded clip keeps its waveform: for a VAD, a forced aligner, or a second pass over its end."""
         return clip.options.check or (self.model.forced_aligner is not None and clip.options.timestamps)
 
     def _decode(self, clip: Clip, params: DecodeParams) -> Iterator[Result]:
-        """Hand an encoded clip to stage 2; yields the error result if that would not take it."""
+        """Hand an encoded clip to stage 2; yields an error result if the decoder refuses it."""
         decoder, embeds = self.model.decoder, clip.audio_embeds
         assert embeds is not None
         submit = partial(decoder.submit, params=params, stream_tokens=clip.is_followed)
@@ -185,7 +186,7 @@ class Pipeline:
         self.decoding[prompt_id] = clip
 
     def collect(self, *, wait_s: float = POLL_S, wake: int | None = None) -> Iterator[Result]:
-        """See what stage 2 has finished; yields transcripts once some have waited to be timed together."""
+        """Take what stage 2 has finished; yields transcripts once a batch of texts is due to be finished together."""
         for prompt_id, hypothesis in self.model.decoder.poll(wait_s=wait_s, wake=wake):
             clip = self.decoding.pop(prompt_id)
             self.timeline.add("decode", clip.submitted, 1)
@@ -201,8 +202,10 @@ class Pipeline:
             yield from self.finish(finished)
 
     def finish(self, finished: Sequence[tuple[Clip, Hypothesis]]) -> Iterator[Result]:
-        """Time the words of some clips and weigh their texts; those that loop are decoded once more, and so is what is
-        left out at the end of a text."""
+        """Align and check a batch of texts.
+
+        A text that loops is decoded once more. Speech that a text leaves out at its end is encoded as a new clip.
+        """
         with self.timeline.span("align", len(finished)):
             answers = isolated(
                 "align", finished, partial(finalize, self.model), name=lambda pair: str(pair[0]), recover=self._recover
@@ -224,13 +227,13 @@ class Pipeline:
             yield from self.encode(rests)
 
     def _finish_one(self, written: DecodedClip) -> Transcript | Clip:
-        """The transcript of a clip, or a clip of the speech that its text leaves out at the end."""
+        """The transcript of a clip; or, if its text ends before the speech does, a clip of that rest."""
         transcript = transcript_of(written, self.model.family.best_length_s)
         rest = self._rest(written, transcript)
         return with_before(written.clip, transcript) if rest is None else rest
 
     def _rest(self, written: DecodedClip, transcript: Transcript) -> Clip | None:
-        """What a text leaves out at its end, as a clip."""
+        """A clip of the speech that a text leaves out at its end; None if there is none."""
         clip = written.clip
         if written.rest_start is None or clip.waveform is None:
             return None
@@ -243,26 +246,26 @@ class Pipeline:
         return rest
 
     def _failure(self, clip: Clip, error: ASRError) -> Result:
-        """The error result of a clip, after what was transcribed of the same input before."""
+        """The error result of a clip, joined to what was already transcribed of the same input."""
         failed = _failed(clip.item.key, clip.duration, error)
         joined = alone("finish", clip, partial(with_before, clip, failed))
         return clip.index, joined if isinstance(joined, Transcript) else failed
 
     def cancel(self) -> None:
-        """Drop what stage 2 still has."""
+        """Drop all clips that are in stage 2."""
         if self.decoding:
             self.decoding.clear()
             self.model.decoder.cancel()
 
     def drop(self, indices: Collection[int]) -> None:
-        """Drop these clips where stage 2 has them."""
+        """Drop those of these clips that are in stage 2."""
         dropped = [prompt_id for prompt_id, clip in self.decoding.items() if clip.index in indices]
         self.model.decoder.cancel(dropped)
         for prompt_id in dropped:
             del self.decoding[prompt_id]
 
     def text_so_far(self, clip: Clip, token_ids: Sequence[int]) -> str:
-        """What is written for a clip when its answer has come to these tokens."""
+        """The partial text of a clip whose answer consists of these tokens so far."""
         before = (part.transcript.text for part in clip.before)
         return join_texts([*before, answer_of(self.model, clip, token_ids).text])
 

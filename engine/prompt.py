@@ -1,7 +1,6 @@
-"""The text around the audio, embedded once: prompt_embeds = [prefix | audio | suffix].
+"""Embed the text around the audio: prompt_embeds = [prefix | audio | suffix].
 
-What the text says belongs to the model's family (`families/`); this file turns it into rows of the LLM's embedding
-table.
+The model's family (`families/`) decides what the text says. This file turns it into rows of the LLM's embedding table.
 """
 
 import json
@@ -22,7 +21,7 @@ from .hub.model_files import check_file
 from .text import LLMTokenizer
 
 EMBEDDING_NAME = "model.embed_tokens.weight"
-PROMPT_CACHE_BYTES = 64 << 20  # of embedded prompts that are kept; one with 300 hotwords takes 4 MB
+PROMPT_CACHE_BYTES = 64 << 20  # of embedded prompts; one with 300 hotwords takes 4 MB
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +30,7 @@ class PromptText:
 
     prefix: str
     suffix: str
-    begins_text: bool = False  # the tokenizer puts before the prefix what it puts before any text, such as <s>
+    begins_text: bool = False  # the tokenizer adds its special tokens, such as <s>, before the prefix
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,7 +46,7 @@ class EmbeddedPrompt:
         return len(self.prefix_ids) + len(self.suffix_ids)
 
     def before(self, answer_ids: tuple[int, ...], rows: Tensor) -> "EmbeddedPrompt":
-        """The same prompt with the beginning of its answer after it."""
+        """The same prompt, followed by the beginning of its answer. `rows`: (len(answer_ids), hidden_size)."""
         return EmbeddedPrompt(
             self.prefix_ids, self.suffix_ids + answer_ids, self.prefix, torch.cat([self.suffix, rows])
         )
@@ -58,7 +57,7 @@ class EmbeddedPrompt:
 
     @property
     def num_bytes(self) -> int:
-        """Of memory that its rows take."""
+        """Memory that its rows take."""
         return self.prefix.nbytes + self.suffix.nbytes
 
 
@@ -82,7 +81,7 @@ class EmbeddingTable:
 
 
 class PromptEmbedder:
-    """Embeds each distinct prompt once, as long as it is among the last PROMPT_CACHE_BYTES that were used."""
+    """Embeds prompts, with a least-recently-used cache of PROMPT_CACHE_BYTES."""
 
     def __init__(
         self, llm_dir: Path, tokenizer: LLMTokenizer, dtype: torch.dtype, *, max_text_bytes: int = DEFAULT_PROMPT_BYTES
@@ -95,12 +94,12 @@ class PromptEmbedder:
         self._kept_bytes = 0
 
     def embed(self, text: PromptText, check: Callable[[int], None] = lambda num_tokens: None) -> EmbeddedPrompt:
-        """Prefix and suffix are tokenised apart, as the models were trained.
+        """Embed a prompt. Prefix and suffix are tokenised apart, because the models were trained so.
 
-        `check` is told the number of tokens before any row is looked up. A prompt that it refuses is not kept.
+        `check` gets the number of tokens before any row is looked up. A prompt that it refuses is not cached.
 
         Raises:
-            PromptTooLongError: the text is longer than `max_text_bytes`; or what `check` raises.
+            PromptTooLongError: the text is longer than `max_text_bytes`. Also whatever `check` raises.
         """
         prompt = self._kept.get(text)
         if prompt is not None:
@@ -116,11 +115,11 @@ class PromptEmbedder:
         return prompt
 
     def answer_ids(self, text: str) -> tuple[int, ...]:
-        """Token ids of the beginning of an answer, tokenised apart."""
+        """Token ids of the beginning of an answer, tokenised by itself."""
         return tuple(self._tokenizer.encode(text))
 
     def embed_answer(self, answer_ids: Sequence[int]) -> Tensor:
-        """Their rows, (len(answer_ids), hidden_size)."""
+        """The embeddings of these ids, (len(answer_ids), hidden_size)."""
         return self._table(answer_ids)
 
     def _require_size(self, text: PromptText) -> None:

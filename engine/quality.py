@@ -1,16 +1,16 @@
-"""What speaks against a text: loops, and what the encoder's own CTC head hears in the same audio.
+"""Find hallucinated text: repetition loops, and texts that the encoder's own CTC head contradicts.
 
-An LLM that is given no speech, or audio that it does not understand, writes fluent sentences all the same. The CTC head
-reads the same encoder but cannot: it says for every frame what is heard there, or that nothing is. So
+An LLM writes fluent sentences even if the audio has no speech, or speech that it does not understand. The CTC head
+reads the same encoder output but cannot invent text: it emits a token or blank for each frame. Hence these rules:
 
-- where it hears nothing at all, or something else than the text, and a VAD less speech than such a text takes, the text
-  is dropped;
-- where it hears something else and there is speech, the text is marked, or replaced on request;
-- a text that goes round in circles, while the head does not, is decoded once more; if that loops as well, it is marked;
-- where a text ends while the head goes on (words/aligner.py finds where), the rest is decoded by itself, and
-  weighed like any other (transcriber.py): LLMs stop at a long pause, or where the language changes.
+- A text is dropped if the head hears nothing, or if the head contradicts it and a VAD finds less speech than a text of
+  this length takes.
+- A text that the head contradicts, where a VAD does find the speech, gets a warning, or is replaced on request.
+- A text that loops while the head's does not is decoded once more. If the second text loops too, it gets a warning.
+- If the text ends before the head's does, the rest of the clip is decoded as a clip of its own (pipeline.py), because
+  LLMs tend to stop at a long pause or where the language changes. words/aligner.py finds where the rest begins.
 
-CTC texts are spoken form without marks ("ninety" for 90). Words with numerals are therefore no evidence either way.
+CTC texts are in spoken form, without punctuation ("ninety" for 90). Words with numerals are therefore not compared.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,17 +28,17 @@ from .words.split import WrittenWord, spoken_word
 if TYPE_CHECKING:
     from .decoder.base import Hypothesis
 
-DISAGREEMENT = 0.5  # from which a text is marked; names that hotwords spell in another way stay well below
-MOST_BYTES_PER_S = 40.0  # of text in UTF-8; held-out speech, even the fastest, stays below 30
-_LOOP_SUPPORT = 0.3  # disagreement up to which the head hears the repetition as well
-_LOOP_TOKENS = 8  # that repeat what stands before them
-_LOOP_TIMES = 3  # with the head against the text
-_LOOP_TIMES_ALONE = 8  # with nothing to compare it with, unless the text never ended
+DISAGREEMENT = 0.5  # least disagreement that gives a warning; hotwords that change the spelling of names give far less
+MOST_BYTES_PER_S = 40.0  # of text in UTF-8, per second of speech; the fastest held-out speech stays below 30
+_LOOP_SUPPORT = 0.3  # up to this disagreement, the head has heard the repetition as well
+_LOOP_TOKENS = 8  # least number of tokens in a row that repeat what stands before them
+_LOOP_TIMES = 3  # repeats that make a loop, if the head does not confirm them
+_LOOP_TIMES_ALONE = 8  # the same without a CTC head; _LOOP_TIMES are enough if max_new_tokens cut the text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What is to be done about one text."""
+    """The result of checking one text."""
 
     is_loop: bool = False
     is_dropped: bool = False
@@ -49,13 +49,14 @@ class Verdict:
 def check_text(
     text: str, ctc_text: str | None, distance: float | None, hypothesis: "Hypothesis", speech_s: Callable[[], float]
 ) -> Verdict:
-    """Weigh a text.
+    """Check a text by the rules above.
 
     Args:
-        ctc_text: what the CTC head makes of the same audio; None if there is no such head.
-        distance: disagreement() of the two.
-        hypothesis: what the LLM wrote.
-        speech_s: asks a VAD for seconds of speech; called where that can decide something.
+        text: the parsed answer.
+        ctc_text: the CTC head's text of the same audio; None if there is no such head.
+        distance: disagreement() of the two; None if they cannot be compared.
+        hypothesis: the tokens that `text` was parsed from.
+        speech_s: gives the seconds of speech in the clip. It runs a VAD, so it is called only if the answer matters.
     """
     if ctc_text is None:
         distance = 0.0
@@ -66,7 +67,7 @@ def check_text(
     else:
         is_loop = times >= _LOOP_TIMES and (distance is None or distance > _LOOP_SUPPORT)
     is_doubted = disagrees or distance is None
-    # How long a loop is says nothing; another try may hear the speech.
+    # The length of a loop says nothing about the speech, so a loop is decoded once more rather than dropped.
     if text and is_doubted and (not ctc_text or (not is_loop and len(text.encode()) > MOST_BYTES_PER_S * speech_s())):
         found = f"the CTC head hears {_quoted(ctc_text)}" if ctc_text else "the CTC head hears nothing"
         message = f"no speech is heard that could be this text ({found}); {_quoted(text)} was dropped"
@@ -81,17 +82,17 @@ def check_text(
 
 
 def with_ctc_text(verdict: Verdict, text: str) -> Verdict:
-    """What is said of a text that was replaced by what the CTC head hears."""
+    """The verdict on `text` once it has been replaced by the CTC head's text."""
     message = f"the text is what the CTC head hears; the model wrote {_quoted(text)}"
     return replace(verdict, is_loop=False, warnings=(TranscriptWarning("ctc_text", message),))
 
 
 def disagreement(text: str, words: Sequence[WrittenWord], ctc_text: str) -> float | None:
-    """Edits from a text, split into `words`, to what the CTC head heard, over edits and characters in common: 0 to 1.
+    """How much a text, split into `words`, differs from the CTC head's text: edits / (edits + characters in common).
 
-    Both are compared in spoken form without spaces, character by character. Words with numerals are left out; because
-    it is unknown how much of `ctc_text` they stand for, what `ctc_text` has beyond such a text does not count. None if
-    the text has no other words and something was heard.
+    The result lies in [0, 1]. Characters are compared, in spoken form and without spaces. Words with numerals are left
+    out. It is unknown how much of `ctc_text` they stand for, so insertions do not count if there are any. The result is
+    None if the text has only such words and `ctc_text` is not empty.
     """
     plain = [word for word in words if not word.has_numerals]
     has_numerals = len(plain) < len(words)
@@ -113,31 +114,34 @@ def disagreement(text: str, words: Sequence[WrittenWord], ctc_text: str) -> floa
 
 
 def loop_times(token_ids: Sequence[int]) -> int:
-    """How often the most repeated run of tokens follows itself, 1 if none repeats at any length."""
+    """How many times the most repeated run of tokens occurs back to back; 1 if there is no loop.
+
+    A run may have any length. A loop needs _LOOP_TOKENS tokens in a row that repeat what stands before them.
+    """
     if len(token_ids) - len(set(token_ids)) < _LOOP_TOKENS:
         return 1
     ids = np.array(token_ids)
     most = 1
     for period in range(1, len(ids) // 2 + 1):
         breaks = np.flatnonzero(np.concatenate([[True], ids[period:] != ids[:-period], [True]]))
-        longest = int(np.diff(breaks).max()) - 1  # tokens in a row that are what stands `period` before them
+        longest = int(np.diff(breaks).max()) - 1  # tokens in a row that equal the one `period` places before them
         if longest >= _LOOP_TOKENS:
             most = max(most, longest // period + 1)
     return most
 
 
 def seconds_of_speech(waveform: Waveform) -> float:
-    """What silero-vad takes for speech in (N,) float32 samples at 16 kHz."""
+    """Seconds that silero-vad takes for speech in (N,) float32 samples at 16 kHz."""
     stream = load_vad().new_stream()
     return float((stream.push(waveform) >= stream.threshold).sum()) * stream.frame_s
 
 
 def _num_common(a: str, b: str) -> int:
-    """Characters at the beginning that both have."""
+    """Length of the common prefix."""
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 def _quoted(text: str | None) -> str:
-    """Enough of it for a message."""
+    """The text on one line, shortened for a message."""
     text = " ".join((text or "").split())
     return repr(text if len(text) <= 60 else text[:57] + "...")

@@ -1,7 +1,9 @@
-"""Which clips an input becomes, and what becomes of the input: most are one clip, long recordings are many.
+"""Inputs -> numbered clips, and the clips' transcripts -> one transcript for each input.
 
-read: input, audio   -> add()     -> numbered clips, each transcribed on its own
-clip, its transcript -> finish()  -> take() gives the inputs that are done
+Most inputs are one clip. A long recording is read in Pieces and becomes many clips.
+
+input, audio         -> add()     -> numbered clips, each transcribed on its own
+clip, its transcript -> finish()  -> take() returns the inputs that are complete
 """
 
 import itertools
@@ -21,12 +23,12 @@ from .vad.splitting import Piece
 
 
 class ClipAudio(NamedTuple):
-    """What a clip is made of."""
+    """The audio of one clip."""
 
     number: int
     item: AudioInput
-    audio: Waveform | AudioError  # its samples, or why there are none
-    is_speech: bool = False  # a VAD took it for speech
+    audio: Waveform | AudioError  # (N,) float32, 16 kHz; or why it could not be read
+    is_speech: bool = False  # a VAD has cut it out as speech
 
 
 @dataclass(slots=True, eq=False)
@@ -37,9 +39,9 @@ class _Recording:
     item: AudioInput
     duration: float = 0.0  # s, read so far
     is_read: bool = False  # to its end
-    num_open: int = 0  # segments whose transcripts are not there
+    num_open: int = 0  # segments that are not transcribed yet
     parts: list[Part] = field(default_factory=list)
-    warnings: tuple[TranscriptWarning, ...] = ()  # of what happened while it was read
+    warnings: tuple[TranscriptWarning, ...] = ()  # from reading it
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,29 +57,29 @@ class Recordings:
     """The inputs of one run. Clips are numbered in the order in which they are read."""
 
     def __init__(self, language: str | None) -> None:
-        """`language`: what a recording in which nobody speaks is said to be in."""
+        """`language` is given to a recording whose segments name none, as when nobody speaks in it."""
         self._language = language
         self._numbers = itertools.count()
-        self._being_read: dict[int, _Recording] = {}  # by the input's place
-        self._clips: dict[int, tuple[int, tuple[TranscriptWarning, ...]]] = {}  # whole inputs: place, warnings
+        self._being_read: dict[int, _Recording] = {}  # by the input's index
+        self._clips: dict[int, tuple[int, tuple[TranscriptWarning, ...]]] = {}  # whole inputs: index and warnings
         self._segments: dict[int, _Segment] = {}  # all other clips
         self._results: list[Result] = []
 
     def add(self, index: int, item: AudioInput, audio: Audio) -> list[ClipAudio]:
-        """What was read of the input at this place -> the clips that it gives."""
+        """Take what was read of the input with this index; returns its clips."""
         if isinstance(audio, Piece):
             if audio.is_whole and audio.cuts[0].channel is None:
                 return [ClipAudio(self._add_clip(index, audio.warnings), item, audio.cuts[0].waveform)]
             return self._add_piece(index, item, audio)
         recording = self._being_read.pop(index, None)
-        if recording is not None:  # an error at some place in the recording
-            assert isinstance(audio, AudioError)  # a waveform is all of its input
+        if recording is not None:  # an error after some Pieces of the recording
+            assert isinstance(audio, AudioError)  # a waveform is always a whole input
             self._results.append((index, Transcript.failed(item.key, audio, duration=recording.duration)))
             return []
         return [ClipAudio(self._add_clip(index), item, audio)]
 
     def finish(self, number: int, transcript: Transcript) -> None:
-        """A clip is done."""
+        """Take the transcript of one clip."""
         if number in self._clips:
             index, warnings = self._clips.pop(number)
             self._results.append((index, with_warnings(transcript, warnings)))
@@ -89,7 +91,7 @@ class Recordings:
         self._settle(recording)
 
     def take(self) -> list[Result]:
-        """The inputs that are done since the last time."""
+        """The inputs that have been completed since the last call."""
         results, self._results = self._results, []
         return results
 
@@ -115,7 +117,7 @@ class Recordings:
         return clips
 
     def _settle(self, recording: _Recording) -> None:
-        """Join a recording that is read and transcribed to its end."""
+        """Join the parts of a recording once all of it is read and transcribed."""
         if recording.is_read and not recording.num_open:
             language = self._language if recording.item.language is None else recording.item.language
             key, duration = recording.item.key, recording.duration

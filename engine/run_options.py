@@ -1,4 +1,4 @@
-"""TranscribeOptions: what is asked for, checked; and how the keywords of options.py become it."""
+"""TranscribeOptions: the options of one run, checked; and the conversion of the keywords of options.py to them."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -18,19 +18,19 @@ from .vad.splitting import DEFAULT_SEGMENTATION, Segmentation
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TranscribeOptions:
-    """What one run asks for, beyond what each input says of itself."""
+    """The options of one run. An input may set some of them for itself."""
 
     request: Request
     params: DecodeParams
     timestamps: bool = True
-    check: bool = True  # weigh each text against what the CTC head hears, see quality.py
-    fallback: Literal["ctc"] | None = None  # what replaces a text that the CTC head contradicts
+    check: bool = True  # check each text against the CTC head, see quality.py
+    fallback: Literal["ctc"] | None = None  # "ctc": the CTC head's text replaces one that it contradicts
     batch_size: int = 256  # most clips in one stage 1 batch
     limits: AudioLimits = DEFAULT_LIMITS
     allow_urls: bool = True
     segmentation: Segmentation = DEFAULT_SEGMENTATION
-    token_log_probs: bool = False  # give the tokens of each text
-    channels: Channels = "mix"  # of an input that says nothing of its own
+    token_log_probs: bool = False  # put the tokens, with their log probabilities, into the transcript
+    channels: Channels = "mix"  # for inputs that do not set it themselves
     salvage: bool = False  # transcribe what can be decoded of a truncated or damaged file
 
     def __post_init__(self) -> None:
@@ -46,14 +46,14 @@ class TranscribeOptions:
         return self.timestamps or self.check
 
     def for_reading(self, item: AudioInput) -> AudioInput:
-        """The input with what these options say of how it is decoded, where it says nothing itself."""
+        """The input, with `channels` and `salvage` of these options unless it sets them itself."""
         channels = self.channels if item.channels is None else item.channels
         salvage = self.salvage if item.salvage is None else item.salvage
         return replace(item, channels=channels, salvage=salvage)
 
 
 def transcribe_options(**options: Unpack[GenerateOptions]) -> TranscribeOptions:
-    """The options of `generate`, checked. Raises ConfigError."""
+    """Check the options of `generate` and convert them. Raises ConfigError."""
     check_options(options, GenerateOptions, others=("inputs", "ordered", "progress"))
 
     def given(*names: str) -> dict[str, Any]:
@@ -81,7 +81,7 @@ def transcribe_options(**options: Unpack[GenerateOptions]) -> TranscribeOptions:
 
 
 def checked_hotwords(hotwords: Iterable[str] | None) -> tuple[str, ...]:
-    """Raises ConfigError unless these are non-empty words; None is FunASR's word for none."""
+    """The hotwords as a tuple; None, as in FunASR, is none. Raises ConfigError unless all are non-empty strings."""
     words = () if hotwords is None else tuple(hotwords)
     for word in words:
         if not isinstance(word, str) or not word.strip():

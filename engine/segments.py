@@ -1,4 +1,4 @@
-"""The segments of a long recording, transcribed one by one, are put together again with the times of the recording."""
+"""Join the transcripts of a long recording's segments into one, with times from the start of the recording."""
 
 import itertools
 import unicodedata
@@ -11,19 +11,19 @@ from .transcript import Segment, Token, Transcript, TranscriptWarning, Word
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """The transcript of one segment, with the times of that segment."""
+    """The transcript of one segment, with times from the start of that segment."""
 
     start: float  # s, of the segment in its recording
     transcript: Transcript
-    channel: int | None = None  # where the channels of the recording are split
+    channel: int | None = None  # set if the channels of the recording are transcribed apart
 
 
 def join_parts(key: str, parts: Sequence[Part], *, duration: float, language: str | None) -> Transcript:
     """The transcript of a recording of `duration` seconds.
 
-    Its segments stand in the order in which they begin, and its text and words in that of the segments; words are
-    those of the segments that have times. Its confidence is the mean of the segments', weighted by the length of
-    their texts. `language` is what to say where no segment says one.
+    Segments are sorted by start; text and words follow them. Words come from the segments that have word times. The
+    confidence is the mean of the segments', weighted by the length of their texts. `language` is given if no segment
+    names one.
     """
     parts = sorted(parts, key=lambda part: part.start)
     if parts and all(part.transcript.status == "error" for part in parts):
@@ -50,7 +50,7 @@ def join_parts(key: str, parts: Sequence[Part], *, duration: float, language: st
 
 
 def join_texts(texts: Iterable[str]) -> str:
-    """Texts in a row, with a space between two of them where their scripts use spaces."""
+    """Concatenate texts, with a space between two of them if both scripts use spaces."""
     joined = ""
     for text in texts:
         needs_space = joined and text and not (_is_unspaced(joined[-1]) or _is_unspaced(text[0]))
@@ -59,7 +59,7 @@ def join_texts(texts: Iterable[str]) -> str:
 
 
 def _is_unspaced(character: str) -> bool:
-    """Chinese and Japanese characters and full-width marks; Korean is wide as well but uses spaces."""
+    """Whether a character is Chinese, Japanese or full-width punctuation. Korean is wide as well, but uses spaces."""
     is_wide = unicodedata.east_asian_width(character) in "WF"
     return is_wide and not unicodedata.name(character, "").startswith("HANGUL")
 
@@ -91,7 +91,7 @@ def _mean_confidence(segments: Sequence[Segment]) -> float | None:
 
 
 def with_warnings(transcript: Transcript, warnings: tuple[TranscriptWarning, ...]) -> Transcript:
-    """The transcript, after what happened while its audio was read."""
+    """The transcript, with the warnings from reading its audio before its own."""
     return replace(transcript, warnings=warnings + transcript.warnings) if warnings else transcript
 
 
@@ -101,7 +101,7 @@ def _joined_tokens(parts: Sequence[Part]) -> tuple[Token, ...] | None:
 
 
 def _joined_warnings(parts: Sequence[Part]) -> Iterator[TranscriptWarning]:
-    """What is said of every segment once; the rest with the time that it is about."""
+    """A warning that every segment has is given once; any other names the times of its segment."""
     found = [(part, warning) for part in parts for warning in _part_warnings(part.transcript)]
     times_said = Counter(warning for _, warning in found)
     shared = [warning for warning, count in times_said.items() if count == len(parts) > 1]

@@ -1,8 +1,7 @@
-"""One loaded model for many callers, on any thread or event loop.
+"""One loaded model that serves many callers, on any thread or event loop.
 
-A thread of its own runs both stages for all of them: whatever waits is encoded together, and every answer is decoded in
-one continuous batch, whoever asked. The steps are those of the offline loop (pipeline.py); only who brings the clips
-and how long they may gather differs.
+The service runs both stages in a thread of its own. It encodes the waiting clips of all callers together and decodes
+all answers in one continuous batch. The steps are those of the offline loop (pipeline.py).
 
     service = TranscriptionService(model.transcriber)
     future = service.submit(waveform, transcribe_options(language="en"))
@@ -46,10 +45,10 @@ from .run_options import TranscribeOptions
 from .timeline import NullTimeline, Timeline
 from .transcript import Transcript
 
-MAX_WAITING = 512  # jobs that are not encoded yet; clips of 30 s take 1 GB
-BATCH_WAIT_S = 0.003  # that a job waits for others to be encoded with; most of what a batch of one costs on a GPU
-MIN_SAMPLES = 2  # that features can be computed of
-IDLE_CHECK_S = 1.0  # between two looks at whether an idle engine still lives
+MAX_WAITING = 512  # jobs that are not encoded yet; so many clips of 30 s take 1 GB
+BATCH_WAIT_S = 0.003  # a job waits so long for others to share its batch; a GPU encodes one clip in little more
+MIN_SAMPLES = 2  # the shortest clip that features can be computed of
+IDLE_CHECK_S = 1.0  # how often an idle service checks that the engine is alive
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +57,7 @@ OnText = Callable[[str], None]
 
 @dataclass(slots=True, eq=False)
 class _Job:
-    """What one caller asked for, until its future is done."""
+    """One caller's request, until its future is done."""
 
     key: str
     options: TranscribeOptions
@@ -67,7 +66,7 @@ class _Job:
     on_text: OnText | None
     future: Future[Transcript]
     submitted: float  # time.monotonic()
-    num_emitted: int = 0  # tokens whose text on_text has seen
+    num_emitted: int = 0  # tokens in the last partial text that on_text got
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,14 +75,14 @@ class _Waiting:
 
     index: int  # of its clip
     waveform: Waveform
-    num_frames: int  # what encoding it costs
+    num_frames: int  # encoder frames of 60 ms, the cost of encoding it
 
 
 class TranscriptionService:
     """Transcribes for all callers at once; it has the model to itself until it is closed.
 
-    generate() waits for that in other threads than the one that made the service, where it is an error. Closing the
-    model closes its service.
+    Meanwhile generate() raises ConfigError in the thread that made the service, and waits for its end in any other.
+    Closing the model closes its service.
     """
 
     def __init__(
@@ -94,33 +93,33 @@ class TranscriptionService:
         batch_wait_s: float = BATCH_WAIT_S,
         timeline: Timeline | None = None,
     ) -> None:
-        """Start the thread. `timeline` sees every step of both stages, from that thread.
+        """Start the thread, which also records each step of both stages in `timeline`.
 
         Raises:
-            ConfigError: a number out of range, or the model is at work for someone else.
+            ConfigError: a number is out of range, or the model is in use.
         """
         check_arguments(TranscriptionService.__init__, max_waiting=max_waiting, batch_wait_s=batch_wait_s)
         if max_waiting < 1 or batch_wait_s < 0:
             raise ConfigError(f"max_waiting must be at least 1, batch_wait_s 0 or more: {max_waiting}, {batch_wait_s}")
         if not model.lock.acquire(blocking=False, on_close=self.close):
             raise ConfigError("this model is at work for another service or a running generate()")
-        self.failed = False  # the engine, or this thread, has died; nothing will be transcribed any more
+        self.failed = False  # the engine, or this thread, has died: the service transcribes nothing more
         self._model = model
         self._max_waiting = max_waiting
         self._batch_wait_s = batch_wait_s
         self._pipeline = Pipeline(model, timeline or NullTimeline(), align_wait_s=0.0)
-        self._lock = threading.Lock()  # over the five that stream_tokens, and `failed`
+        self._lock = threading.Lock()  # guards the five attributes below, and `failed`
         self._jobs: dict[int, _Job] = {}  # all that are not done, by the index of their clip
-        self._waiting: deque[_Waiting] = deque()  # those of them that are not encoded
-        self._cancelled: set[int] = set()
+        self._waiting: deque[_Waiting] = deque()  # those that are not encoded yet, the oldest first
+        self._cancelled: set[int] = set()  # indices of jobs that the thread must drop
         self._next_index = 0
-        self._closes_at: float | None = None  # time.monotonic(); None while work is taken
+        self._closes_at: float | None = None  # time.monotonic(); None as long as the service takes work
         self._woken, self._waker = socket.socketpair()
         self._woken.setblocking(False)
         self._waker.setblocking(False)
-        self._selector = selectors.DefaultSelector()  # select() fails where 1,024 files are open
+        self._selector = selectors.DefaultSelector()  # select() fails for file descriptors above 1,023
         self._selector.register(self._woken, selectors.EVENT_READ)
-        self._is_woken = False  # since the thread has last looked
+        self._is_woken = False  # whether a byte has been sent that the thread has not read
         self._thread = threading.Thread(target=self._main, name="transcription-service", daemon=True)
         self._thread.start()
 
@@ -137,24 +136,25 @@ class TranscriptionService:
         """Transcribe (N,) float32 samples, 16 kHz; returns at once.
 
         Args:
-            options: `batch_size`, `limits` and `allow_urls` are for reading, and mean nothing here.
+            options: `batch_size`, `limits` and `allow_urls` concern the offline loop, and have no effect here.
             key: the transcript's key.
             answer_prefix: text that the answer is made to begin with, and that the transcript's text includes.
-            is_speech: a VAD has cut this out as speech, as it does with the segments of long recordings. The check of
-                the text then takes all of it for speech, and does not ask a VAD again.
-            on_text: called from the service's thread with the whole text so far whenever that has changed; it grows,
-                unless a text that goes round in circles is written anew. It must return soon. If it raises, its own
-                future gets the error.
+            is_speech: a VAD has cut this out as speech, as it does the segments of long recordings. The check of the
+                text then counts all of it as speech and does not run a VAD again.
+            on_text: called from the service's thread with the whole text so far, each time that changes. The text only
+                grows, unless a text that loops is decoded once more. The callback must return soon. If it raises, this
+                job's future gets the error.
 
         Returns:
-            A future of the transcript, of status "error" where this input cannot be transcribed. Cancelling it drops
-            the work in both stages. It raises DecodeError when the engine fails, ServiceClosedError when the service
-            is closed before the answer is there.
+            A future of the transcript, whose status is "error" if this input cannot be transcribed. Cancelling the
+            future drops the work in both stages. The future raises DecodeError if the engine fails, and
+            ServiceClosedError if the service is closed before the answer is there.
 
         Raises:
-            UnsupportedAudioError: not such samples. ConfigError: a language that the family does not know, or an
-            answer_prefix that is no text. QueueFullError: too much is waiting. ServiceClosedError, DecodeError: nothing
-            will be transcribed any more.
+            UnsupportedAudioError: the samples have another type or shape, or are too few.
+            ConfigError: the family does not know the language, or `answer_prefix` is not text.
+            QueueFullError: `max_waiting` jobs are waiting already.
+            ServiceClosedError, DecodeError: the service is closed, or its engine has failed.
         """
         self._model.lock.require_open()
         _check_samples(waveform)
@@ -178,7 +178,7 @@ class TranscriptionService:
 
     @property
     def model(self) -> LoadedModel:
-        """Both stages of the model; nobody else may run them until this service is closed."""
+        """The model, which nobody else may run until this service is closed."""
         return self._model
 
     @property
@@ -192,7 +192,7 @@ class TranscriptionService:
         return len(self._jobs)
 
     def close(self, *, drain_s: float = 0.0) -> None:
-        """Take no more work, go on for at most `drain_s` with what there is, and drop the rest; idempotent.
+        """Take no more work, finish what can be finished within `drain_s` seconds, and drop the rest; idempotent.
 
         The model stays loaded and can be used again.
         """
@@ -209,26 +209,30 @@ class TranscriptionService:
             raise ServiceClosedError("this service is closed")
 
     def _cancel(self, index: int) -> None:
-        """Called by whoever cancels a future."""
+        """Called in the thread that cancels a future."""
         with self._lock:
             self._cancelled.add(index)
         self._wake()
 
     def _wake(self) -> None:
-        """Make the thread look at what was asked for; once is enough, since a system call gives away Python's lock."""
+        """Wake the service's thread. A second byte is not sent until it has looked: a system call releases the GIL."""
         if not self._is_woken:
             self._is_woken = True
             with contextlib.suppress(OSError):  # it has ended
                 self._waker.send(b"\0")
 
     def _clear_wake(self) -> None:
-        """Before the next look at what was asked for. The flag falls after the byte is read, or one might be lost."""
+        """Called before the thread looks at its jobs again.
+
+        The flag is cleared after the read. If it were cleared first, a byte sent in between would be read while the
+        flag stays set, and nobody would send another.
+        """
         with contextlib.suppress(BlockingIOError):
             self._woken.recv(4096)
             self._is_woken = False
 
     def _main(self) -> None:
-        """The thread: the loop, and an end for every future however the loop ends."""
+        """The thread: run the loop, and give every future an end, however the loop ends."""
         error: ASRError = DecodeError("the thread of this service has ended; its log says why")
         try:
             with one_thread(active=self._model.device.type != "cpu"):
@@ -241,7 +245,7 @@ class TranscriptionService:
             self._end(error)
 
     def _end(self, error: ASRError) -> None:
-        """Whatever fails here, every future gets an end, and the model is free for others."""
+        """Give every future an end and release the model, even if one of these steps raises."""
         with contextlib.ExitStack() as last:
             last.callback(self._model.lock.release)
             last.callback(self._pipeline.cancel)
@@ -261,7 +265,7 @@ class TranscriptionService:
             _end_of(job, partial(job.future.set_exception, type(error)(str(error))))
 
     def _loop(self) -> None:
-        """A batch through stage 1, a step of stage 2, and again."""
+        """Repeat: start stage 1 on a batch, wait for news of stage 2, deliver what has finished."""
         pipeline = self._pipeline
         while not self._is_over():
             self._drop_cancelled()
@@ -286,11 +290,11 @@ class TranscriptionService:
             for index in dropped:
                 self._jobs.pop(index, None)
             self._waiting = deque(entry for entry in self._waiting if entry.index not in dropped)
-        self._deliver(self._pipeline.submit())  # so that stage 2 has all that are encoded
+        self._deliver(self._pipeline.submit())  # so that clips that are in stage 1 can be dropped as well
         self._pipeline.drop(dropped)
 
     def _due_s(self) -> float:
-        """Seconds until the next batch shall be encoded, at most 0 if now."""
+        """Seconds until the next batch is to be encoded: 0 for now, infinity while nothing waits or stage 2 is full."""
         with self._lock:
             decoder = self._model.decoder
             if not self._waiting or decoder.num_pending >= decoder.max_pending:
@@ -300,10 +304,10 @@ class TranscriptionService:
         return 0.0 if is_full else max(0.0, oldest + self._batch_wait_s - time.monotonic())
 
     def _front(self) -> tuple[int, bool]:
-        """How many of those that wait longest make a batch, and whether that is full. Called with the lock held.
+        """Size of the next batch, taken from the oldest jobs, and whether it is full. The caller holds the lock.
 
-        A batch of more than MAX_CLIPS would cost a GPU no less for each clip, its launches Python's lock, and those in
-        it the time until all are encoded: the first batches of a burst are decoded while the others are encoded.
+        Batches of more than MAX_CLIPS are no cheaper per clip, hold the GIL longer, and delay the first answer: in a
+        burst, the first batches are decoded while later ones are encoded.
         """
         longest = 0
         for size, entry in enumerate(self._waiting):
@@ -343,7 +347,7 @@ class TranscriptionService:
                 _end_of(job, partial(job.future.set_result, transcript))
 
     def _emit_partials(self) -> None:
-        """Show the callers who want it how far their texts are."""
+        """Call on_text for each clip whose partial text has changed."""
         for prompt_id, clip in self._pipeline.decoding.items():
             job = self._jobs.get(clip.index)
             if job is None or job.on_text is None:
@@ -356,17 +360,17 @@ class TranscriptionService:
                 self._cancel(clip.index)
 
     def _new_text(self, job: _Job, clip: Clip, prompt_id: int) -> str | None:
-        """The text so far, if more is written than on_text has seen."""
+        """The partial text, or None if no token has come since the last one."""
         token_ids = self._model.decoder.partial_tokens(prompt_id)
         if len(token_ids) == job.num_emitted:
             return None
-        job.num_emitted = len(token_ids)  # fewer than before when it is written a second time
-        # The last character may lack its last bytes.
+        job.num_emitted = len(token_ids)  # fewer than before if the clip is being decoded a second time
+        # The last token may end in the middle of a character.
         return self._pipeline.text_so_far(clip, token_ids).removesuffix("\N{REPLACEMENT CHARACTER}")
 
 
 def _check_samples(waveform: object) -> None:
-    """Raises UnsupportedAudioError for anything but the samples of a clip."""
+    """Raises UnsupportedAudioError for anything but (N,) float32 of at least MIN_SAMPLES samples."""
     if not isinstance(waveform, np.ndarray):
         raise UnsupportedAudioError(f"samples must be an array of (N,) float32, got {type(waveform).__name__}")
     if waveform.ndim != 1 or waveform.dtype != np.float32:
@@ -377,7 +381,7 @@ def _check_samples(waveform: object) -> None:
 
 
 def _end_of(job: _Job, end: Callable[[], None]) -> None:
-    """Give a job's future its end, unless its caller has cancelled it, or has ended it in some other way."""
+    """Set a job's result or error, unless its caller has cancelled the future or ended it in some other way."""
 
     def deliver() -> None:
         if job.future.set_running_or_notify_cancel():

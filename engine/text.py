@@ -1,4 +1,4 @@
-"""Token ids -> text, and text -> token ids, with the converted LLM's own tokenizer."""
+"""Text -> token ids and back, with the converted LLM's own tokenizer."""
 
 import re
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ _WHITESPACE = re.compile(r"\s+")
 
 
 def read_tokenizer(path: Path) -> Tokenizer:
-    """A tokenizer.json, whatever version of whatever library wrote it. Raises CheckpointError."""
+    """Read a tokenizer.json. Raises CheckpointError if it is damaged or not a tokenizer."""
     content = read_bytes(path)
     try:
         return Tokenizer.from_buffer(content)
@@ -26,15 +26,15 @@ def read_tokenizer(path: Path) -> Tokenizer:
 
 
 class LLMTokenizer:
-    """The LLM's tokenizer, special tokens recognised in text."""
+    """The LLM's tokenizer; it recognises special tokens in text."""
 
     def __init__(self, llm_dir: Path) -> None:
         """Raises CheckpointError."""
         self._tokenizer = read_tokenizer(llm_dir / TOKENIZER_NAME)
-        self._piece = lru_cache(maxsize=None)(self._decode_one)  # at most the vocabulary
+        self._piece = lru_cache(maxsize=None)(self._decode_one)  # grows to the vocabulary's size at most
 
     def encode(self, text: str, *, begins_text: bool = False) -> list[int]:
-        """Token ids of `text`; nothing is put before or after it, unless it begins a text."""
+        """Token ids of `text`. Special tokens such as <s> are added only if `begins_text`."""
         return self._tokenizer.encode(text, add_special_tokens=begins_text).ids
 
     def decode(self, token_ids: Sequence[int]) -> str:
@@ -42,7 +42,7 @@ class LLMTokenizer:
         return self._tokenizer.decode(list(token_ids), skip_special_tokens=True)
 
     def decode_each(self, token_ids: Sequence[int]) -> list[str]:
-        """The text of each token alone; bytes that make no character are replacement characters."""
+        """The text of each token by itself; an incomplete character reads as U+FFFD."""
         return [self._piece(token_id) for token_id in token_ids]
 
     def _decode_one(self, token_id: int) -> str:
@@ -50,5 +50,5 @@ class LLMTokenizer:
 
 
 def clean_text(text: str) -> str:
-    """The two light rules of FunASR's PyTorch path, and no other: nothing a speaker may have said is deleted."""
+    """Remove /sil labels and collapse white space, as FunASR's PyTorch path does; speech is never removed."""
     return _WHITESPACE.sub(" ", _SILENCE_LABEL.sub(" ", text)).strip()

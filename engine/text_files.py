@@ -6,7 +6,7 @@ from pathlib import Path
 
 from .errors import ConfigError
 
-# UTF-32's mark begins with UTF-16's.
+# In this order, because the mark of UTF-32-LE begins with that of UTF-16-LE.
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF32_LE, "utf-32-le"),
@@ -14,15 +14,15 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
-_LINE_END = re.compile(r"\r\n|\n|\r")  # str.splitlines() also takes characters that stand within a JSON string
+_LINE_END = re.compile(r"\r\n|\n|\r")  # str.splitlines() also splits at characters that may stand in a JSON string
 
 
 def read_text(path: Path) -> str:
-    """The text of a file in UTF-8, or in UTF-16 or UTF-32 that begins with a byte order mark.
+    """Read a text file in UTF-8, or in UTF-16 or UTF-32 with a byte order mark.
 
     Raises:
-        ConfigError: it is in another encoding; the message names the file, the line and the byte. OSError: it cannot be
-        read.
+        ConfigError: the file has another encoding; the message names the file, the line and the byte.
+        OSError: the file cannot be read.
     """
     content = path.read_bytes()
     mark, encoding = next((each for each in _MARKS if content.startswith(each[0])), (b"", "utf-8"))
@@ -39,9 +39,5 @@ def read_text(path: Path) -> str:
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of such a file, without their ends and the white space around them; empty ones too.
-
-    Raises:
-        What read_text raises.
-    """
+    """The lines of a text file, stripped of white space; empty lines are included. Raises what read_text raises."""
     return [line.strip() for line in _LINE_END.split(read_text(path))]

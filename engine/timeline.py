@@ -1,4 +1,4 @@
-"""When each stage worked: what a run records of itself, for benchmarks and their pictures."""
+"""Record when each stage worked during a run, for benchmarks, their plots and the server's metrics."""
 
 import time
 from collections.abc import Iterable, Iterator
@@ -24,9 +24,10 @@ class Span:
 class Timeline:
     """Spans in the order in which they ended.
 
-    "read" is the wait for audio, an input or a piece of one a span, and "encode" that for stage 1, a batch a span;
-    "decode" is a clip's time in stage 2, from its prompt's submission to its text, so that these spans overlap; "align"
-    finds word times.
+    - "read": the loop waits for audio; one span for each input or piece of one.
+    - "encode": the loop starts stage 1 on a batch, or waits for the batch's embeddings.
+    - "decode": one clip is in stage 2, from submission to its answer. These spans overlap.
+    - "align": a batch of texts gets its word times and is checked.
     """
 
     spans: list[Span] = field(default_factory=list)
@@ -39,7 +40,7 @@ class Timeline:
         self.add(stage, started, num_clips)
 
     def waits(self, stage: Stage, items: Iterable[Item]) -> Iterator[Item]:
-        """The same items; each wait for one is recorded."""
+        """Yield the same items, and record the wait for each."""
         started = time.perf_counter()
         for item in items:
             self.add(stage, started, int(item is not None))
@@ -47,12 +48,12 @@ class Timeline:
             started = time.perf_counter()
 
     def add(self, stage: Stage, started: float, num_clips: int) -> None:
-        """Record work that ends now."""
+        """Record work that ends now; `started` is by time.perf_counter()."""
         self.spans.append(Span(stage, started, time.perf_counter(), num_clips))
 
 
 class NullTimeline(Timeline):
-    """Records nothing, for runs that nobody looks at: a million clips would take 120 MB."""
+    """Records nothing. It is the default, because the spans of a million clips take 120 MB."""
 
     __slots__ = ()
 

@@ -1,9 +1,12 @@
 """The offline loop: a list of inputs -> their transcripts, as they finish.
 
-Audio is read ahead of need and decoded by other processes; stage 1 encodes here, batch by batch; stage 2 decodes, on a
-GPU in processes of its own. The loop encodes whenever stage 2 wants more and hands over each batch when the one after
-it has been queued, so that a GPU never waits; what finishes meanwhile gets its word times. However long the list,
-memory is bounded by the clips that wait for a batch, stage 2's `max_pending` and what is read ahead.
+Threads and processes read and decode audio ahead of need (audio/readers.py). Stage 1 encodes here, in batches. Stage 2
+decodes the answers; on a GPU it runs in processes of its own. The loop encodes whenever stage 2 has room, and submits a
+batch only after the next one is queued, so that the GPU is never idle. Meanwhile it finds the word times of finished
+texts.
+
+Memory does not grow with the list: it is bounded by the clips that wait for a batch, by stage 2's `max_pending`, and by
+the audio that is read ahead.
 """
 
 import contextlib
@@ -20,7 +23,7 @@ from .recordings import Recordings
 from .run_options import TranscribeOptions
 from .timeline import NullTimeline, Timeline
 
-READ_WAIT_S = 0.01  # for audio, before what has finished meanwhile is looked at
+READ_WAIT_S = 0.01  # longest wait for audio before the loop looks at what both stages have finished
 
 Results = Generator[Result, None, None]
 
@@ -32,14 +35,14 @@ class Transcriber(LoadedModel):
     def run(
         self, inputs: Iterable[AudioInput], options: TranscribeOptions, timeline: Timeline | None = None
     ) -> Results:
-        """Yield (place in `inputs`, transcript) in the order in which they finish; closing drops the rest.
+        """Yield (index in `inputs`, transcript) in the order in which they finish; closing it drops the rest.
 
         An input that cannot be transcribed yields a transcript of status "error". `timeline` records the run.
 
         Raises:
-            ConfigError: at once, a language that the family does not know, or a model that is closed or was loaded by
-                another process. While iterating, a model that this thread uses already, or that was closed.
-            DecodeError: while iterating, the LLM's engine failed; it must be built anew.
+            ConfigError: at once, if the family does not know the language, or the model is closed or was loaded by
+                another process. While iterating, if this thread already uses the model, or the model was closed.
+            DecodeError: while iterating, if the LLM's engine failed; it must be built anew.
         """
         self.lock.require_open()
         self.family.prompt_text(options.request)
@@ -58,7 +61,7 @@ class Transcriber(LoadedModel):
 
 
 def _transcribed_inputs(pipeline: Pipeline, inputs: Iterable[AudioInput], options: TranscribeOptions) -> Results:
-    """Each input's place and transcript, as soon as all of it is there."""
+    """Each input's index and transcript, once all of its clips are transcribed."""
     recordings = Recordings(options.request.language)
     for number, transcript in _transcribed_clips(pipeline, recordings, inputs, options):
         recordings.finish(number, transcript)
@@ -81,7 +84,7 @@ def _transcribed_clips(
     )
     with contextlib.closing(reading):
         for read in pipeline.timeline.waits("read", reading):
-            if read is None:  # no audio yet: there is time for what has finished
+            if read is None:  # no audio within READ_WAIT_S
                 yield from pipeline.advance()
                 continue
             for number, item, audio, is_speech in recordings.add(*read):

@@ -1,6 +1,6 @@
-"""What users receive: Word, Segment and Transcript, readable by attribute and by key, JSON both ways.
+"""The results that users receive: Transcript, Segment and Word, readable by attribute and by key, and as JSON.
 
-Times are seconds (float) from the start of the audio; confidences lie in [0, 1].
+Times are seconds (float) from the start of the audio. Confidences lie in [0, 1].
 """
 
 import json
@@ -29,11 +29,11 @@ WarningCode = Literal[
     "louder_channel",
     "stray_byte",
 ]
-_SHOWN_CHARS = 60  # of a text, in repr()
+_SHOWN_CHARS = 60  # longest text in repr()
 
 
 class _Record:
-    """Read a dataclass by key as well: r["text"] is r.text."""
+    """Lets a dataclass be read by key as well: r["text"] is r.text."""
 
     __slots__ = ()
 
@@ -54,7 +54,7 @@ class _Record:
 
 @dataclass(frozen=True, slots=True)
 class Word(_Record):
-    """One written word (one character of Chinese or Japanese), when it was spoken, and how sure that is."""
+    """One written word (one character of Chinese or Japanese), with its times and its confidence."""
 
     text: str
     start: float
@@ -65,24 +65,24 @@ class Word(_Record):
 
 @dataclass(frozen=True, slots=True)
 class TranscriptWarning(_Record):
-    """Something a reader of the transcript should know; the message says more.
+    """Something that a reader of the transcript should know; `message` has the details.
 
-    - "no_word_times": there are no words, and why.
-    - "long_audio": longer than the model hears well in one pass, and not cut.
-    - "unfinished": the answer reached max_new_tokens, and what would follow is missing.
-    - "repetition": the text goes round in circles; so it did when decoded once more, with a penalty for it.
-    - "no_speech": the model wrote something where its own CTC head hears nothing; that text was dropped.
-    - "disagreement": the text differs much from what the CTC head hears.
-    - "ctc_text": such a text was replaced by what the CTC head hears, as asked for.
+    - "no_word_times": there are no word times; the message says why.
+    - "long_audio": the audio is longer than the model hears well in one pass, and was not cut.
+    - "unfinished": the answer reached max_new_tokens, and the rest of the text is missing.
+    - "repetition": the text loops, even after a second decode with a repetition penalty.
+    - "no_speech": the text was dropped, because the CTC head or a VAD finds no speech that could be this text.
+    - "disagreement": the text differs much from the CTC head's text.
+    - "ctc_text": such a text was replaced by the CTC head's, because `fallback` asks for that.
     - "segment_failed": a segment of a recording could not be transcribed.
 
-    Of the audio itself:
-    - "filled_gap": the file has no audio for a time (it begins late, or packets are missing); silence stands there.
-    - "joined_times": time stamps overlap or jump; the sound is whole, but times may differ from the file's.
-    - "skipped_bytes": foreign bytes between the audio, such as the tags of files that were joined, were skipped.
-    - "trailing_audio": a WAV holds more than its header says; the rest was not read.
-    - "missing_audio": a part of the file is not there, or could not be decoded.
-    - "louder_channel": the channels cancel each other; one of them was heard in place of their mean.
+    About the audio itself:
+    - "filled_gap": the file lacks audio for a time (it begins late, or packets are missing), which became silence.
+    - "joined_times": time stamps overlap or jump; no audio is missing, but times may differ from the file's.
+    - "skipped_bytes": foreign bytes between the audio, such as the tags of joined files, were skipped.
+    - "trailing_audio": a WAV file holds more than its header says; the rest was not read.
+    - "missing_audio": a part of the file is missing, or could not be decoded.
+    - "louder_channel": the channels cancel each other out, so one of them was used instead of their mean.
     - "stray_byte": live audio ended in the middle of a sample.
     """
 
@@ -92,7 +92,7 @@ class TranscriptWarning(_Record):
 
 @dataclass(frozen=True, slots=True)
 class Segment(_Record):
-    """One stretch of speech that was decoded in one pass, and what to know about it."""
+    """A stretch of speech that was decoded in one pass."""
 
     start: float
     end: float
@@ -105,7 +105,7 @@ class Segment(_Record):
 
 @dataclass(frozen=True, slots=True)
 class Token(_Record):
-    """One token of the LLM's answer; a part of a character reads as U+FFFD."""
+    """One token of the LLM's answer; an incomplete character reads as U+FFFD."""
 
     text: str
     log_prob: float  # natural logarithm
@@ -115,10 +115,11 @@ class Token(_Record):
 class Transcript(_Record):
     """The result for one input.
 
-    `status` is "error" when the input could not be transcribed; `error` then says why in words, `error_code` is the
-    code of the error's kind (errors.py lists them), and `text` is empty. `words` is None when no times could be found,
-    and a warning says why; it is empty when nothing was said. Of a recording in several segments, the words are those
-    of the segments that have times; `warnings` holds its segments' as well.
+    `status` is "error" if the input could not be transcribed. Then `error` says why, `error_code` is the code of the
+    error's kind (errors.py lists them), and `text` is empty.
+
+    `words` is None if no times could be found, which a warning explains, and empty if nothing was said. The words of a
+    recording are those of the segments that have times. `warnings` includes those of the segments.
     """
 
     key: str
@@ -136,7 +137,7 @@ class Transcript(_Record):
     tokens: tuple[Token, ...] | None = None  # None unless asked for
 
     def __repr__(self) -> str:
-        """One short line; to_json() has everything."""
+        """One short line; to_json() gives everything."""
         shown = {"key": self.key, "text": self.text, "status": self.status}
         if self.error is not None:
             shown["error"] = self.error
@@ -144,11 +145,11 @@ class Transcript(_Record):
 
     @classmethod
     def failed(cls, key: str, error: ASRError, *, duration: float = 0.0) -> Self:
-        """The result for an input that this error kept from being transcribed."""
+        """The result for an input that could not be transcribed because of this error."""
         return cls(key, duration=duration, status="error", error=str(error), error_code=error.code)
 
     def exception(self) -> ASRError | None:
-        """The error as an exception of its kind; None where the status is "ok"."""
+        """The error as an exception of its kind; None if the status is "ok"."""
         return None if self.status == "ok" else error_of(self.error_code, self.error or "")
 
     def to_dict(self) -> dict[str, Any]:
@@ -156,7 +157,7 @@ class Transcript(_Record):
         return {key: _plain(self[key]) for key in self}
 
     def to_json(self) -> str:
-        """One line of JSON; non-ASCII text stays readable."""
+        """One line of JSON; non-ASCII text is not escaped."""
         return json.dumps(self.to_dict(), ensure_ascii=False)
 
     @classmethod

@@ -1,9 +1,9 @@
-"""A Python process of our own, and the socket over which it and this process send each other objects.
+"""Run one of our modules in a child process, and exchange objects with it over a socket.
 
-multiprocessing is not used: a child that it spawns first runs the user's script again, and one that it forks shares
-locks and CUDA with us. Here a child runs one module of ours, finds what this process would import, and lives no longer
-than the other end of its socket, however this process ends. Ctrl-C in a terminal does not reach it: the parent decides.
-A library that runs in the child may use multiprocessing, as vLLM does; what that starts ends with the child.
+multiprocessing is not used: a child that it spawns runs the user's script again, and one that it forks shares locks and
+CUDA with its parent. A child here runs one module and has this process's import path. It ends when the parent's end of
+the socket closes, however the parent ends. Ctrl-C in a terminal does not reach it, so the parent decides. A library in
+the child may use multiprocessing, as vLLM does; the processes that it starts end with the child.
 
     child = start_child("twostage_asr.engine.audio.worker")        parent = connect()
     send(child.socket, (source, limits))                           source, limits = receive(parent)
@@ -28,10 +28,10 @@ from typing import Any
 
 import numpy as np
 
-STOP_TIMEOUT_S = 5.0  # before a process is killed that does not notice the end of its socket
+STOP_TIMEOUT_S = 5.0  # before a process that does not notice the closed socket is killed
 _STOP_POLL_S = 0.01
 
-_HEAD = struct.Struct("<QQ")  # number of buffers, bytes of the pickle
+_HEAD = struct.Struct("<QQ")  # number of buffers, size of the pickle in bytes
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,14 +42,14 @@ class Child:
     socket: socket.socket
 
     def close(self) -> None:
-        """End the process and what it has started, whatever they are doing, and wait until it is gone; idempotent."""
+        """End the process and its descendants, whatever they are doing, and wait until it is gone; idempotent."""
         if self.socket.fileno() < 0:
             return
-        self.socket.close()  # connect() sees to the rest
+        self.socket.close()  # the thread that connect() has started in the child notices this and ends the child
         deadline = time.monotonic() + STOP_TIMEOUT_S
-        with contextlib.suppress(subprocess.TimeoutExpired):  # it is still importing modules, or has been stopped
+        with contextlib.suppress(subprocess.TimeoutExpired):  # the child is still importing, or is suspended
             self.process.wait(STOP_TIMEOUT_S)
-        with contextlib.suppress(ProcessLookupError):  # nothing is left of its group, which what it started belongs to
+        with contextlib.suppress(ProcessLookupError):  # its process group, descendants included, has ended
             while time.monotonic() < deadline:
                 os.killpg(self.process.pid, 0)
                 time.sleep(_STOP_POLL_S)
@@ -58,8 +58,8 @@ class Child:
 
 
 def start_child(module: str, *, pass_fds: Sequence[int] = ()) -> Child:
-    """Run `module` as a program that calls connect(). What it prints goes to stderr. It has `pass_fds` open as well."""
-    # It ends by a signal, of which the helper of multiprocessing's that then removes shared memory would warn.
+    """Run `module` as a program that calls connect(). Its output goes to stderr. It inherits `pass_fds`."""
+    # The child ends by a signal, so multiprocessing's resource tracker warns when it removes leaked shared memory.
     warnings = ",".join(filter(None, [os.environ.get("PYTHONWARNINGS"), "ignore:resource_tracker:UserWarning"]))
     ours, theirs = socket.socketpair()
     with theirs:
@@ -69,15 +69,15 @@ def start_child(module: str, *, pass_fds: Sequence[int] = ()) -> Child:
             stdin=subprocess.DEVNULL,
             stdout=2,
             env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONWARNINGS": warnings},
-            process_group=0,  # not the terminal's, whose Ctrl-C would interrupt it
+            process_group=0,  # a group of its own, which the terminal's Ctrl-C does not interrupt
         )
     return Child(process, ours)
 
 
 def connect() -> socket.socket:
-    """Called once in a child: its end of the socket. When the parent's closes, it ends, and with it what it started."""
+    """The child's end of the socket; called once, in the child. The child ends when the parent's end closes."""
     parent = socket.socket(fileno=int(sys.argv[1]))
-    os.register_at_fork(after_in_child=parent.close)  # or the parent would not see that this process has ended
+    os.register_at_fork(after_in_child=parent.close)  # else a forked child keeps the socket open after this one ends
     threading.Thread(target=_end_with, args=(parent.fileno(),), daemon=True).start()
     return parent
 
@@ -90,9 +90,9 @@ def _end_with(file_descriptor: int) -> None:
 
 
 def end_with_any(tell: Callable[[str], None]) -> None:
-    """Where multiprocessing has started processes: once one of them ends, `tell` which, and end with the others.
+    """If a process that multiprocessing has started here ends, `tell` which one, and end this process and the others.
 
-    What waits for their answers may do so for ever.
+    Otherwise, code that waits for an answer of that process would wait for ever.
     """
     started = {process.sentinel: process for process in multiprocessing.active_children()}
     if not started:
@@ -108,10 +108,10 @@ def end_with_any(tell: Callable[[str], None]) -> None:
 
 
 def _end() -> None:
-    """Kill what multiprocessing has started for this process, and this process.
+    """Kill the processes that multiprocessing has started here, and this process.
 
-    Its group is not killed at once: a helper of multiprocessing's, which ends by itself, first removes the shared
-    memory that those processes leave behind.
+    The whole group is not killed, because multiprocessing's resource tracker must first remove the shared memory that
+    those processes leave behind. It ends by itself.
     """
     for process in multiprocessing.active_children():
         process.kill()
@@ -119,7 +119,7 @@ def _end() -> None:
 
 
 def send(to: socket.socket, message: object) -> None:
-    """Send any object that can be pickled; NumPy arrays in it are not copied on the way. Raises OSError."""
+    """Send any object that can be pickled. NumPy arrays in it are sent without a copy. Raises OSError."""
     buffers: list[pickle.PickleBuffer] = []
     pickled = pickle.dumps(message, protocol=5, buffer_callback=buffers.append)
     views = [buffer.raw() for buffer in buffers]
@@ -130,7 +130,7 @@ def send(to: socket.socket, message: object) -> None:
 
 
 def receive(source: socket.socket) -> Any:
-    """Wait for the next object. Raises EOFError or OSError when the other process has ended."""
+    """Wait for the next object. Raises EOFError or OSError if the other process has ended."""
     num_buffers, num_pickled = _HEAD.unpack(_read(source, _HEAD.size))
     body = _read(source, 8 * num_buffers + num_pickled)
     lengths = struct.unpack_from(f"<{num_buffers}Q", body)
@@ -138,7 +138,7 @@ def receive(source: socket.socket) -> Any:
 
 
 def _read(source: socket.socket, num_bytes: int) -> memoryview:
-    """In one system call if no signal comes: each call may have to wait for the interpreter's lock."""
+    """Read exactly `num_bytes`, in one system call if no signal comes, because each call may wait for the GIL."""
     data = left = np.empty(num_bytes, np.uint8).data
     while left:
         num_read = source.recv_into(left, len(left), socket.MSG_WAITALL)

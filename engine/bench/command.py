@@ -51,24 +51,24 @@ SCOPE = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchOptions:
-    """What the command is asked for."""
+    """The options of the command."""
 
-    model: str | None = None  # directory or hub id; None: the published sizes with random weights
+    model: str | None = None  # directory or hub id; None: random weights of a published size
     family: RandomFamily = "fun_asr_nano"  # of random weights
     hub: HubName = "ms"
     source: Path | None = None  # audio instead of random clips
-    clips: Sequence[int] = (512,)  # random ones: a load of each number, in each form
+    clips: Sequence[int] = (512,)  # numbers of random clips: one load for each number and form
     forms: Sequence[Form] = ("memory",)
     timestamps: Sequence[bool] = (False, True)
-    repeat: int = 3
-    latency: Sequence[int] = ()  # so many clips at once, too, for each number
+    repeat: int = 3  # passes over each load
+    latency: Sequence[int] = ()  # numbers of clips at once for which the latency is measured
     peer: PeerName | None = None
     json_path: Path | None = None
     plot_path: Path | None = None
     engine: Mapping[str, Any] = field(default_factory=dict)  # arguments of AutoModelVLLM
 
     def __post_init__(self) -> None:
-        """Refuse, before anything takes minutes, what would fail after them."""
+        """Refuse options that would fail only after minutes of work."""
         for name, numbers in (("repeat", [self.repeat]), ("latency", self.latency), ("clips", self.clips)):
             if min(numbers, default=1) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {min(numbers)}")
@@ -86,20 +86,20 @@ class BenchOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """What lies ready before the engine is loaded."""
+    """What is prepared before the engine is loaded."""
 
-    checkpoint: Path  # as it was published
+    checkpoint: Path  # in the published layout
     engine_dir: Path  # converted
     loads: Sequence[Load]
-    few: Sequence[Load]  # whose latency is measured
-    seconds: float
+    few: Sequence[Load]  # loads of a few clips, whose latency is measured
+    seconds: float  # that the preparation took
 
 
 def bench(options: BenchOptions, say: Say) -> Report:
-    """Measure, print with `say`, and write what is asked for.
+    """Measure, print lines with `say`, and write the files that the options name.
 
     Raises:
-        ASRError: the model cannot be loaded, the engine failed, or every clip did.
+        ASRError: the model cannot be loaded, the engine failed, or all clips failed.
     """
     device = EngineConfig(**options.engine).torch_device()
     with tempfile.TemporaryDirectory() as folder:
@@ -108,7 +108,7 @@ def bench(options: BenchOptions, say: Say) -> Report:
         if options.plot_path:
             plot(timelines, options.plot_path)
         if options.json_path:
-            report.write_json(options.json_path)  # now: the peer may take long, or the machine with it
+            report.write_json(options.json_path)  # before the peer, which may take long or crash the machine
         if options.peer:
             report.peer = _measure_peer(options.peer, options, prepared, report)
             for line in side_by_side(report, report.peer):
@@ -157,7 +157,7 @@ def _takes_language(engine_dir: Path) -> bool:
 def _measure_engine(
     options: BenchOptions, prepared: Prepared, device: torch.device, say: Say
 ) -> tuple[Report, dict[str, Timeline]]:
-    """All passes of this engine, and the timeline of the last one of each kind."""
+    """Run all passes of this engine; returns the report, and the timeline of the last pass of each kind."""
     timelines: dict[str, Timeline] = {}
     started = time.perf_counter()
     with AutoModelVLLM(prepared.engine_dir, **options.engine) as model:
@@ -180,7 +180,7 @@ def _measure_engine(
             report.latency.append(measure_latency(transcriber, few, timestamps=timestamps))
         report.memory = memory(device)
     if device.type == "cuda":
-        torch.cuda.empty_cache()  # a peer may want the memory
+        torch.cuda.empty_cache()  # so that the peer can have the memory
     for line in tail(report):
         say(line)
     return report, timelines
@@ -208,7 +208,7 @@ def _new_report(options: BenchOptions, prepared: Prepared, transcriber: Transcri
 
 
 def _measure_peer(name: PeerName, options: BenchOptions, prepared: Prepared, report: Report) -> PeerReport:
-    """The loads of the smallest number of clips: more would take it long, and say the same."""
+    """Run the peer on the loads with the fewest clips, because larger ones take it long and show the same."""
     fewest = min(len(load.items) for load in prepared.loads)
     smallest = [load for load in prepared.loads if len(load.items) == fewest]
     loads = list(itertools.product(smallest, options.timestamps))

@@ -1,4 +1,4 @@
-"""Timelines and lists of seconds -> figures."""
+"""Statistics of timelines and of lists of durations."""
 
 import itertools
 from collections import Counter
@@ -10,12 +10,12 @@ from ..timeline import Span
 
 
 def percentile_s(seconds: Sequence[float], percent: float) -> float | None:
-    """Linear between the two nearest; None where there are none."""
+    """A percentile, linear between the two nearest values; None for an empty list."""
     return float(np.percentile(seconds, percent)) if seconds else None
 
 
 def concurrency(spans: Iterable[Span]) -> list[tuple[float, int]]:
-    """(time, spans that are open from then until the next time), in order of time. A span is open in [start, end)."""
+    """(time, number of spans open from then until the next time), by time. A span is open in [start, end)."""
     changes = Counter[float]()
     for span in spans:
         changes[span.start] += 1
@@ -29,6 +29,6 @@ def most_at_once(spans: Iterable[Span]) -> int:
 
 
 def busy_s(spans: Iterable[Span]) -> float:
-    """Seconds in which at least one of them is open."""
+    """Seconds in which at least one span is open."""
     steps = concurrency(spans)
     return sum(following - time for (time, count), (following, _) in itertools.pairwise(steps) if count)

@@ -1,6 +1,6 @@
-"""What a benchmark transcribes: random clips, in memory or in files, or somebody's audio.
+"""The loads of a benchmark: random clips, in memory or in files, or given audio.
 
-A load is told from another by its form, which says where the clips lie, and by their number.
+Loads are identified by their form, which says where the clips are stored, and by their number of clips.
 """
 
 import os
@@ -23,47 +23,48 @@ from ..run_options import TranscribeOptions
 
 Form = Literal["memory", "wav", "mp3"]
 
-TOKENS_PER_SECOND = 4  # of Mandarin speech
-LANGUAGE = "中文"  # that random clips are said to be in
-FEW_S = 10.0  # each clip whose latency is measured
+TOKENS_PER_SECOND = 4  # LLM tokens per second of Mandarin speech
+LANGUAGE = "中文"  # the language that is asked for with random clips
+FEW_S = 10.0  # length of a clip whose latency is measured
 MP3_RATE = 48_000
 MP3_128_KBITS = (320 - 128) / (320 - 32)  # libsndfile's level goes from 320 kbit/s at 0 to 32 at 1
-LEVEL = 0.05  # of the noise, root mean square
-NOISE_SAMPLES = 3600 * SAMPLE_RATE  # in memory at most, whatever the number of clips
+LEVEL = 0.05  # root mean square of the noise
+NOISE_SAMPLES = 3600 * SAMPLE_RATE  # most noise in memory, for any number of clips
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """Clips, and how long their answers are."""
+    """Clips, and the length of their answers."""
 
-    form: str  # a Form, or the name of what was given
+    form: str  # a Form, or the name of the given source
     items: Sequence[AudioInput]
-    num_tokens: int | None = None  # that every clip decodes; None: until its text ends
-    language: str | None = LANGUAGE  # of random clips; None for a model whose prompt has no place for it
+    num_tokens: int | None = None  # number of tokens decoded for each clip; None: until the text ends
+    language: str | None = LANGUAGE  # asked for with random clips; None if the model's prompt has no place for it
 
     def options(self, *, timestamps: bool) -> TranscribeOptions:
-        """How the engine is to transcribe them."""
+        """The options with which the engine transcribes the clips."""
         if self.num_tokens is None:
             return TranscribeOptions(request=Request(), params=DecodeParams(), timestamps=timestamps)
         params = DecodeParams(max_new_tokens=self.num_tokens, ignore_eos=True)
-        # Random texts contradict random CTC heads: checking them would ask a VAD about every clip.
+        # A random CTC head contradicts every random text, so that checking would run a VAD on every clip.
         return TranscribeOptions(
             request=Request(language=self.language), params=params, timestamps=timestamps, check=False
         )
 
     def head(self, num_clips: int) -> "Load":
-        """Its first clips."""
+        """A load of the first clips."""
         return replace(self, items=self.items[:num_clips])
 
     def first(self, times: int) -> "Load":
-        """Its first clip, so many times at once."""
+        """A load of the first clip, `times` times."""
         return replace(self, items=[self.items[0]] * times)
 
 
 def random_load(lengths: Sequence[int], form: Form, folder: Path) -> Load:
-    """Noise of these lengths, in samples: the same in every call.
+    """Clips of noise with these lengths in samples; the same in every call.
 
-    Every clip decodes TOKENS_PER_SECOND of the mean clip, because random weights never end a text.
+    Random weights never end a text. So each clip decodes the same number of tokens: TOKENS_PER_SECOND times the mean
+    length.
     """
     clips = random_clips(lengths)
     if form == "memory":
@@ -79,10 +80,10 @@ def random_load(lengths: Sequence[int], form: Form, folder: Path) -> Load:
 
 
 def given_load(source: Path) -> Load:
-    """Audio of a folder (searched to its depths), of a list file, or of one file; decoded until its text ends.
+    """The audio of a folder and its subfolders, of a list file, or of one file; decoded until its text ends.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is no audio.
     """
     items = audio_files(source).inputs if source.is_dir() else expand_inputs(source)
     if not items:
@@ -91,7 +92,10 @@ def given_load(source: Path) -> Load:
 
 
 def random_lengths(count: int) -> list[int]:
-    """Samples: log-normal, mean about 9.5 s, 1.5 to 30 s; fewer are the first of more."""
+    """Clip lengths in samples: log-normal, mean about 9.5 s, between 1.5 and 30 s.
+
+    A smaller `count` gives the first lengths of a larger one.
+    """
     seconds = np.clip(np.random.default_rng(0).lognormal(2.1, 0.6, count), 1.5, 30)
     return [int(SAMPLE_RATE * s) for s in seconds]
 
@@ -101,9 +105,9 @@ def noise(seed: int, num_samples: int) -> Waveform:
 
 
 def random_clips(lengths: Sequence[int]) -> list[Waveform]:
-    """Clips cut one after the other from the same noise, and from its beginning again where it ends.
+    """Clips cut one after the other from the same noise, starting over at its end.
 
-    They are views: what the engine itself takes for a long list of clips would not be seen beside the list.
+    They are views: copies would take so much memory that the engine's own use would not show beside them.
     """
     source = noise(0, min(sum(lengths), NOISE_SAMPLES))
     clips, start = [], 0

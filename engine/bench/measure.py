@@ -1,6 +1,6 @@
-"""Passes over a load, and what each took.
+"""Run passes over a load and measure them.
 
-The clock of a pass starts before the first clip is asked for and stops after the last transcript.
+The clock of a pass starts before the first clip is requested and stops after the last transcript.
 """
 
 import statistics
@@ -25,32 +25,32 @@ FEW_WARM_UPS, FEW_PASSES = 3, 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pass:
-    """All clips of a load once."""
+    """The figures of one pass over all clips of a load."""
 
     form: str  # see Load
     num_clips: int
     timestamps: bool
-    is_warm: bool  # not the first one of this process with this load and these options
+    is_warm: bool  # False for the first pass of this process with this load and these options
     failed: dict[str, str]  # key -> error
     audio_s: float  # of the clips that did not fail
     wall_s: float
     rtfx: float  # audio_s / wall_s
-    num_tokens: int  # end tokens left out
+    num_tokens: int  # without end-of-sentence tokens
     tokens_per_s: float  # num_tokens / wall_s
-    stage_s: dict[Stage, float]  # during which the stage was at work or waited for; see Timeline
-    most_in_stage_2: int  # clips, at once
+    stage_s: dict[Stage, float]  # time in which the stage worked or was waited for; see Timeline
+    most_in_stage_2: int  # largest number of clips in stage 2 at once
     first_result_s: float
-    latency_p50_s: float | None  # from a clip's submission to stage 2 to its text
+    latency_p50_s: float | None  # from a clip's submission to stage 2 to its answer
     latency_p95_s: float | None
     gpu_busy_share: float | None
     rss_bytes: int  # of this process, at the end of this pass
-    peak_rss_bytes: int  # the most until then, from the start of the process
-    others_rss_bytes: int  # of the processes that decode, read audio or time words; see rss_bytes()
+    peak_rss_bytes: int  # of this process, from its start to the end of this pass
+    others_rss_bytes: int  # of the processes that decode, read audio or find word times; see rss_bytes()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Latency:
-    """One clip, or a few at once, with nothing else to do, warm: from the audio to the last transcript."""
+    """The time from the audio to the last transcript for a few clips at once, on a warm and otherwise idle engine."""
 
     form: str
     num_clips: int
@@ -63,11 +63,11 @@ class Latency:
     p95_s: float | None
     p99_s: float | None
     rtfx: float  # audio_s / mean_s
-    encode_p50_s: float | None  # stage 1's part
+    encode_p50_s: float | None  # the part of stage 1
 
 
 class TokenCounter:
-    """A decoder that counts the tokens that come out of it."""
+    """Wraps a decoder and counts the tokens that it decodes."""
 
     def __init__(self, decoder: Decoder) -> None:
         self._decoder = decoder
@@ -102,7 +102,7 @@ class TokenCounter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What came of one pass: not its transcripts, which are nothing that the engine holds."""
+    """The outcome of one pass, without the transcripts, whose memory is not the engine's."""
 
     failed: dict[str, str]  # key -> error
     audio_s: float  # of the clips that did not fail
@@ -113,7 +113,7 @@ class Outcome:
 
 
 def transcribe(transcriber: Transcriber, load: Load, *, timestamps: bool) -> Outcome:
-    """One pass over a load. Raises DecodeError where the engine fails or every clip does."""
+    """Run one pass over a load. Raises DecodeError if the engine fails or all clips fail."""
     counter, timeline = TokenCounter(transcriber.decoder), Timeline()
     failed: dict[str, str] = {}
     num_done, audio_s, first_result_s = 0, 0.0, 0.0
@@ -143,7 +143,7 @@ def transcribe(transcriber: Transcriber, load: Load, *, timestamps: bool) -> Out
 def measure(
     transcriber: Transcriber, load: Load, *, timestamps: bool, is_warm: bool, device: torch.device
 ) -> tuple[Pass, Timeline]:
-    """One pass over a load, with what the device did meanwhile."""
+    """Run one pass over a load and compute its figures, the GPU's busy share and memory included."""
     with GPUMeter(device) as meter:
         outcome = transcribe(transcriber, load, timestamps=timestamps)
     spans, wall_s = outcome.timeline.spans, outcome.wall_s
@@ -175,7 +175,7 @@ def measure(
 
 
 def measure_latency(transcriber: Transcriber, load: Load, *, timestamps: bool) -> Latency:
-    """A load of a few clips, until it is warm and then FEW_PASSES times."""
+    """Run FEW_WARM_UPS passes over a load of a few clips, and then measure FEW_PASSES passes."""
     outcomes = [transcribe(transcriber, load, timestamps=timestamps) for _ in range(FEW_WARM_UPS + FEW_PASSES)]
     warm = outcomes[FEW_WARM_UPS:]
     seconds = [outcome.wall_s for outcome in warm]
@@ -198,5 +198,5 @@ def measure_latency(transcriber: Transcriber, load: Load, *, timestamps: bool) -
 
 
 def stage_seconds(spans: Sequence[Span]) -> dict[Stage, float]:
-    """How long each stage was at work; decoding clips overlap, and count once."""
+    """How long each stage was at work, in seconds. Overlapping spans of "decode" count once."""
     return {stage: busy_s(span for span in spans if span.stage == stage) for stage in get_args(Stage)}

@@ -1,4 +1,4 @@
-"""Another engine on the same clips, in a process of its own: what it is asked, and what it answers."""
+"""Run another engine on the same clips in a process of its own: its task, and the times that it reports."""
 
 import contextlib
 import importlib.metadata
@@ -23,19 +23,19 @@ PeerClip = npt.NDArray[np.float32] | str  # 16 kHz mono, or a path
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeerJob:
-    """All clips, several times."""
+    """Several passes over the same clips."""
 
     clips: Sequence[PeerClip]
-    num_tokens: int | None  # that every clip decodes; None: until its text ends
+    num_tokens: int | None  # number of tokens decoded for each clip; None: until the text ends
     timestamps: bool
     num_passes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeerTask:
-    """What the process reads. It writes (index of a job, seconds of one pass) after every pass, and None at the end."""
+    """What the process receives. It sends (index of the job, seconds) after each pass, and None at the end."""
 
-    checkpoint: str  # directory, as it was published
+    checkpoint: str  # directory of the published checkpoint
     device: str  # torch's name
     language: str | None
     jobs: Sequence[PeerJob]
@@ -43,15 +43,15 @@ class PeerTask:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeerTimes:
-    """What it answered; where it failed, what it had answered before."""
+    """The times that the peer has reported, up to a failure if there was one."""
 
     version: str | None
-    wall_s: list[list[float]]  # of each pass of each job
+    wall_s: list[list[float]]  # for each job, the seconds of each pass
     error: str | None
 
 
 def run_peer(name: PeerName, task: PeerTask) -> PeerTimes:
-    """Never raises because of the peer, which may be absent or fail; then its own words are on stderr."""
+    """Run all jobs. If the peer is not installed or fails, `error` says so; its own messages are on stderr."""
     wall_s: list[list[float]] = [[] for _ in task.jobs]
     if importlib.util.find_spec(name) is None:
         return PeerTimes(version=None, wall_s=wall_s, error=f"{name} is not installed")
@@ -64,7 +64,7 @@ def run_peer(name: PeerName, task: PeerTask) -> PeerTimes:
         while (message := receive(child.socket)) is not None:
             job, seconds = message
             wall_s[job].append(seconds)
-        child.process.wait(END_TIMEOUT_S)  # it has processes of its own to end
+        child.process.wait(END_TIMEOUT_S)  # it must end its own child processes first
     except (EOFError, OSError):
         error = f"the process of {name} ended early; what it printed says why"
     except subprocess.TimeoutExpired:

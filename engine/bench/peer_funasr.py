@@ -8,15 +8,15 @@ from typing import Any
 from ..worker_process import connect, receive, send
 from .peer import PeerJob, PeerTask
 
-MOST_TOKENS = 512  # where a text ends by itself
-TORCH_BATCH = 8  # clips that the PyTorch path decodes together; with word times it takes them one by one
+MOST_TOKENS = 512  # longest answer if the text may end by itself
+TORCH_BATCH = 8  # clips that the PyTorch path decodes together; with word times it takes one at a time
 
 Transcribe = Callable[[PeerJob], object]
 
 
 def vllm_engine(task: PeerTask) -> Transcribe:
-    """FunASRNanoVLLM."""
-    # Here, because vLLM's process imports this module again and does not start where funasr was imported.
+    """FunASRNanoVLLM, in bfloat16."""
+    # Imported here, because vLLM's process imports this module again, and does not start if that imports funasr.
     from funasr.models.fun_asr_nano.inference_vllm import FunASRNanoVLLM
 
     engine = FunASRNanoVLLM(model_dir=task.checkpoint, device=task.device, dtype="bf16", gpu_memory_utilization=0.6)
@@ -35,7 +35,7 @@ def vllm_engine(task: PeerTask) -> Transcribe:
 
 
 def torch_path(task: PeerTask) -> Transcribe:
-    """AutoModel, float32."""
+    """AutoModel, in float32."""
     import torch
     from funasr import AutoModel
 
@@ -58,7 +58,7 @@ def torch_path(task: PeerTask) -> Transcribe:
 
 
 def main() -> None:
-    """Do all jobs."""
+    """Run all jobs and send the time of each pass."""
     parent = connect()
     task: PeerTask = receive(parent)
     transcribe = vllm_engine(task) if task.device.startswith("cuda") else torch_path(task)

@@ -14,8 +14,8 @@ from ..audio.loading import load
 from ..worker_process import connect, receive, send
 from .peer import PeerClip, PeerJob, PeerTask
 
-MOST_TOKENS = 512  # where a text ends by itself
-MAX_MODEL_LEN = 4096  # as ours
+MOST_TOKENS = 512  # longest answer if the text may end by itself
+MAX_MODEL_LEN = 4096  # our engine's default
 GPU_BATCH = 512
 PROMPTS = {  # model_type -> the prompt; vLLM repeats the placeholder as often as a clip needs it
     "qwen3_asr": "<|im_start|>system\n<|im_end|>\n<|im_start|>user\n"
@@ -26,7 +26,7 @@ PROMPTS = {  # model_type -> the prompt; vLLM repeats the placeholder as often a
 
 
 def engine(task: PeerTask) -> Any:
-    """vLLM's LLM class over the checkpoint as it was published, in bfloat16 on a GPU."""
+    """vLLM's LLM class on the published checkpoint; bfloat16 on a GPU, float32 on a CPU."""
     from vllm import LLM
 
     on_cpu = task.device == "cpu"
@@ -37,7 +37,7 @@ def engine(task: PeerTask) -> Any:
         gpu_memory_utilization=0.6,
         enforce_eager=on_cpu,
         enable_prefix_caching=False,
-        mm_processor_cache_gb=0,  # a second pass would find the embeddings of the first
+        mm_processor_cache_gb=0,  # else a second pass would reuse the embeddings of the first
         limit_mm_per_prompt={"audio": 1},
         seed=0,
         **({} if on_cpu else {"max_num_seqs": GPU_BATCH}),
@@ -62,7 +62,7 @@ def transcribe(llm: Any, prompt: str, job: PeerJob) -> object:
 
 
 def main() -> None:
-    """Do all jobs."""
+    """Run all jobs and send the time of each pass."""
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     parent = connect()
     task: PeerTask = receive(parent)

@@ -1,4 +1,4 @@
-"""Timelines -> one picture: when each stage was at work, and how many clips were in stage 2. Needs matplotlib."""
+"""Plot timelines: when each stage was at work, and how many clips were in stage 2. Needs matplotlib."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,12 +7,12 @@ from typing import Any
 from ..timeline import Timeline
 from .figures import concurrency
 
-STAGES = {"read": "tab:gray", "encode": "tab:blue", "align": "tab:green"}  # that run one piece after the other
+STAGES = {"read": "tab:gray", "encode": "tab:blue", "align": "tab:green"}  # the stages whose spans do not overlap
 DECODE_COLOR = "tab:orange"
 
 
 def plot(timelines: Mapping[str, Timeline], path: Path) -> None:
-    """Write a PNG; a timeline a panel, by its title."""
+    """Write a PNG with one panel per timeline, under its title."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 4 * len(timelines)), layout="constrained")

@@ -1,12 +1,14 @@
-"""A checkpoint of the published sizes with random weights, for measuring speed.
+"""Write a checkpoint of the published sizes with random weights, for measuring speed.
 
     python -m twostage_asr.engine.bench.random_checkpoint DIR        # 2.3 GB, laid out as on a hub
 
-The words are noise, but to time them is as much work as to time words of speech. The tokenizers are stand-ins of the
-real sizes: each token of the LLM is a word, with or without commas, and the word is one token of the CTC head, whose
-vocabulary holds an empty token where the published one does. That head takes every frame for blank, as trained ones do
-most: one that found all tokens alike would have every text refused in place of timed. Many words in a short clip still
-are: those of 38 tokens in clips under about 5 s.
+Its texts are random words, but finding their times is as much work as for real speech. The tokenizers are stand-ins of
+the real sizes: each token of the LLM is a word, with or without commas, and each word is one token of the CTC head. The
+CTC vocabulary has an empty token at the same rank as the published one.
+
+The CTC head is biased towards blank, which is also the most frequent output of trained heads. Without the bias, all
+tokens would be about equally likely, and the aligner would refuse every text instead of finding its word times. It
+still refuses texts that are long for their clip: 38 tokens in clips under about 5 s.
 """
 
 import argparse
@@ -33,14 +35,14 @@ ENCODER = SenseVoiceConfig(
 )
 ADAPTOR = AdaptorConfig(encoder_dim=512, llm_dim=1024, ffn_dim=2048, n_layer=2)
 CTC_DECODER = AdaptorConfig(encoder_dim=512, llm_dim=512, ffn_dim=2048, n_layer=5)
-CTC_BLANK_BIAS = 12.0  # two frames in three are blank
+CTC_BLANK_BIAS = 12.0  # makes two of three frames blank
 NUM_BYTES = 256
-EMPTY_RANK = 48_474  # of the CTC vocabulary, where the published one has a token of no bytes
+EMPTY_RANK = 48_474  # rank at which the published CTC vocabulary has a token of no bytes
 NUM_WORDS = CTC_RANKS - NUM_BYTES - 1
 
 
 def write_checkpoint(directory: Path) -> None:
-    """The same one in every call."""
+    """Write the checkpoint; it is the same in every call."""
     torch.manual_seed(0)
     llm_dir = directory / LLM_DIR
     llm_dir.mkdir(parents=True, exist_ok=True)
@@ -84,7 +86,7 @@ def _config() -> dict[str, object]:
 
 
 def _paths() -> dict[str, object]:
-    """What FunASR looks up in the checkpoint's directory."""
+    """The content of configuration.json: the files that FunASR looks for in the checkpoint's directory."""
     return {
         "init_param": "model.pt",
         "config": "config.yaml",
@@ -95,7 +97,7 @@ def _paths() -> dict[str, object]:
 
 
 def write_llm_tokenizer(directory: Path) -> None:
-    """The vocabulary, beside the LLM."""
+    """Write the LLM's stand-in tokenizer: byte symbols, words, and words with commas."""
     symbols = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocab = {symbol: i for i, symbol in enumerate(symbols)}
     for i in range(LLM_VOCAB - 26 - len(symbols)):
@@ -109,7 +111,7 @@ def write_llm_tokenizer(directory: Path) -> None:
 
 
 def write_ctc_vocabulary(path: Path) -> None:
-    """The words without commas."""
+    """Write the CTC head's stand-in vocabulary: bytes, words without commas, and the empty token."""
     words = (f" {_word(number)}".encode() for number in range(NUM_WORDS))
     tokens = [bytes([i]) for i in range(NUM_BYTES)] + list(words)
     tokens.insert(EMPTY_RANK, b"")
@@ -117,7 +119,7 @@ def write_ctc_vocabulary(path: Path) -> None:
 
 
 def _word(number: int) -> str:
-    """Four letters."""
+    """The word with this number, which has four letters."""
     return "".join(string.ascii_lowercase[number // 26**place % 26] for place in range(4))
 
 
@@ -139,7 +141,7 @@ def _llm_weights(directory: Path) -> dict[str, torch.Tensor]:
     config.save_pretrained(directory)
     saved = json.loads((directory / "config.json").read_text())
     (directory / "config.json").write_text(json.dumps(saved | {"architectures": ["Qwen3ForCausalLM"]}))
-    # The published file holds lm_head as a copy of its own, too.
+    # Like the published file, this one has lm_head as a copy of the embeddings.
     return {f"llm.{name}": tensor.clone() for name, tensor in model.state_dict().items()}
 
 

@@ -1,8 +1,8 @@
-"""Qwen3-ASR-0.6B and GLM-ASR-Nano at their published sizes with random weights, laid out as on a hub.
+"""Write Qwen3-ASR-0.6B and GLM-ASR-Nano at their published sizes with random weights, laid out as on a hub.
 
-The words are noise. The tokenizers are stand-ins: 256 byte symbols, filler up to the real vocabulary size, and the
-special tokens at their published places; those of GLM-ASR-Nano whose places are not known stand near the others. vLLM's
-own single-stage models load the same directories.
+Their texts are random. The tokenizers are stand-ins: 256 byte symbols, filler up to the real vocabulary size, and the
+special tokens at their published ids. A few ids of GLM-ASR-Nano are not known; those tokens are placed near the others.
+vLLM's own single-stage models load the same directories.
 """
 
 import json
@@ -39,11 +39,11 @@ FEATURES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sizes:
-    """Of a model: its tower, its LLM (under the names of config.json), and the id of its first special token."""
+    """The sizes of one model."""
 
     tower: Qwen3ASRTowerConfig | GLMASRTowerConfig
-    llm: Mapping[str, int]
-    first_special: int
+    llm: Mapping[str, int]  # by the names of config.json
+    first_special: int  # id of the first special token
 
 
 QWEN3_ASR_0_6B = Sizes(
@@ -81,7 +81,7 @@ GLM_ASR_NANO = Sizes(
     },
     first_special=59_246,
 )
-_QWEN_SPECIALS = {  # place after the first -> token
+_QWEN_SPECIALS = {  # id - first_special -> token
     0: "<|endoftext|>",
     1: "<|im_start|>",
     2: "<|im_end|>",
@@ -91,7 +91,7 @@ _QWEN_SPECIALS = {  # place after the first -> token
     61: "<asr_text>",
     62: "<timestamp>",
 }
-_QWEN_TAGS = ("<asr_text>", "<timestamp>")  # no special tokens: decoding keeps them
+_QWEN_TAGS = ("<asr_text>", "<timestamp>")  # added as ordinary tokens, so that decoding keeps them
 _GLM_SPECIALS = {
     0: "<|endoftext|>",
     7: "<|user|>",
@@ -104,7 +104,7 @@ _GLM_SPECIALS = {
 
 
 def write_qwen3_asr(directory: Path, sizes: Sizes = QWEN3_ASR_0_6B) -> None:
-    """The original layout. The same one in every call."""
+    """Write Qwen3-ASR in its original layout; it is the same in every call."""
     assert isinstance(sizes.tower, Qwen3ASRTowerConfig)
     torch.manual_seed(0)
     ids = _write_tokenizer(
@@ -142,7 +142,7 @@ def write_qwen3_asr(directory: Path, sizes: Sizes = QWEN3_ASR_0_6B) -> None:
 
 
 def write_glm_asr(directory: Path, sizes: Sizes = GLM_ASR_NANO) -> None:
-    """The layout of transformers. The same one in every call."""
+    """Write GLM-ASR-Nano in the layout of transformers; it is the same in every call."""
     assert isinstance(sizes.tower, GLMASRTowerConfig)
     torch.manual_seed(0)
     ids = _write_tokenizer(
@@ -179,7 +179,7 @@ def _llm_config(sizes: Sizes, model_type: str, **more: Any) -> dict[str, Any]:
 
 
 def _llm_weights(config: Mapping[str, Any]) -> dict[str, Tensor]:
-    """With a head of its own, as the published files have it."""
+    """Random weights of the LLM, with a separate lm_head as in the published files."""
     llm_config, llm_class = transformers_model(config)
     return dict(llm_class(llm_config).to(DTYPE).state_dict())
 
@@ -187,7 +187,7 @@ def _llm_weights(config: Mapping[str, Any]) -> dict[str, Tensor]:
 def _write_tokenizer(
     directory: Path, first_special: int, specials: Mapping[int, str], tags: tuple[str, ...] = (), **named: Any
 ) -> dict[str, int]:
-    """Returns the id of each special token and tag."""
+    """Write the stand-in tokenizer; returns the id of each special token and tag."""
     directory.mkdir(parents=True, exist_ok=True)
     symbols = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocab = {s: i for i, s in enumerate(symbols)} | {f"x{i}": i for i in range(len(symbols), first_special)}
@@ -203,7 +203,7 @@ def _write_tokenizer(
 
 
 def _write(directory: Path, tensors: Mapping[str, Tensor], config: object, generation: object) -> None:
-    weights = {name: tensor.clone() for name, tensor in tensors.items()}  # tied ones apart
+    weights = {name: tensor.clone() for name, tensor in tensors.items()}  # safetensors refuses shared memory
     save_file(weights, directory / "model.safetensors", {"format": "pt"})
     for name, content in (
         ("config.json", config),

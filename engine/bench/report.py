@@ -1,4 +1,4 @@
-"""What was measured, as JSON and as the lines that the command prints."""
+"""The report of a benchmark, as JSON and as the lines that the command prints."""
 
 import dataclasses
 import json
@@ -22,7 +22,7 @@ LATENCY_COLUMNS = (
 
 
 class _Measured(Protocol):
-    """A pass or a latency, of either engine."""
+    """A pass or a latency of either engine."""
 
     @property
     def form(self) -> str: ...
@@ -33,7 +33,7 @@ class _Measured(Protocol):
 
 
 class Kind(NamedTuple):
-    """What is measured several times, and by each engine."""
+    """Identifies a measurement, so that passes and engines can be compared."""
 
     form: str  # see Load
     num_clips: int
@@ -49,7 +49,7 @@ class Kind(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeerPass:
-    """All clips of a load once, by another engine."""
+    """The figures of one pass by another engine."""
 
     form: str
     num_clips: int
@@ -61,7 +61,7 @@ class PeerPass:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeerLatency:
-    """One clip, or a few at once, by another engine."""
+    """The latency of a few clips at once by another engine."""
 
     form: str
     num_clips: int
@@ -72,7 +72,7 @@ class PeerLatency:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeerReport:
-    """What another engine took for the same clips; where it failed, what it had done before."""
+    """Another engine's figures for the same clips, up to a failure if there was one."""
 
     name: str
     version: str | None
@@ -88,7 +88,7 @@ class Report:
     date: str  # when it was made, UTC
     load: str
     scope: str
-    engine: dict[str, Any]  # its options, and what it made of them
+    engine: dict[str, Any]  # the engine's options, and the values that it chose
     versions: dict[str, str]
     hardware: dict[str, object]
     prepare_s: float  # making or finding the model, converting it, writing the clips
@@ -114,7 +114,7 @@ class _Timed(_Measured, Protocol):
 
 
 def median_rtfx(passes: Iterable[_Timed]) -> dict[Kind, float]:
-    """Of the warm passes of each kind; of the cold one where there is no other."""
+    """Median RTFx of the warm passes of each kind, or of the cold pass if there is no warm one."""
     found: dict[Kind, list[_Timed]] = {}
     for one in passes:
         found.setdefault(Kind.of(one), []).append(one)
@@ -125,14 +125,14 @@ def median_rtfx(passes: Iterable[_Timed]) -> dict[Kind, float]:
 
 
 def word_times_share(passes: Iterable[_Timed]) -> dict[Kind, float]:
-    """Of the wall time, where passes without them tell."""
+    """The share of wall time that word times take, for each kind that was also measured without them."""
     medians = median_rtfx(passes)
     pairs = [(kind, rtfx, medians.get(kind._replace(timestamps=False))) for kind, rtfx in medians.items()]
     return {kind: 1 - rtfx / without for kind, rtfx, without in pairs if kind.timestamps and without}
 
 
 def head(report: Report) -> Iterator[str]:
-    """What is measured, and on what."""
+    """Lines about the machine, the versions and the load, and the header of the table of passes."""
     yield ", ".join(f"{name} {version}" for name, version in report.versions.items())
     machine = report.hardware
     yield f"{machine['gpu'] or 'no GPU'}; {machine['cpu']}, {machine['cores']} cores"
@@ -144,7 +144,7 @@ def head(report: Report) -> Iterator[str]:
 
 
 def row(one: Pass) -> str:
-    """A pass, below COLUMNS."""
+    """The table row of a pass, below COLUMNS."""
     stages = [f"{one.stage_s[stage]:.2f}" for stage in ("read", "encode", "decode", "align")]
     cells = [
         str(one.num_clips),
@@ -166,7 +166,7 @@ def row(one: Pass) -> str:
 
 
 def _latency_row(one: Latency) -> str:
-    """A measurement, below LATENCY_COLUMNS."""
+    """The table row of a latency, below LATENCY_COLUMNS."""
     quantiles = (one.mean_s, one.p50_s, one.p90_s, one.p95_s, one.p99_s, one.encode_p50_s)
     cells = [
         str(one.num_clips),
@@ -181,7 +181,7 @@ def _latency_row(one: Latency) -> str:
 
 
 def tail(report: Report) -> Iterator[str]:
-    """What is known when all passes are done."""
+    """Lines that are printed after all passes: failures, word times, latencies, first text, memory."""
     failed = {key: error for one in report.passes for key, error in one.failed.items()}
     for key, error in failed.items():
         yield f"FAILED {key}: {error}"
@@ -197,7 +197,7 @@ def tail(report: Report) -> Iterator[str]:
 
 
 def side_by_side(report: Report, peer: PeerReport) -> Iterator[str]:
-    """Ours, the peer's, and how many times faster ours is."""
+    """A table with our figures, the peer's, and how many times faster ours are."""
     if peer.error:
         yield f"{peer.name}: {peer.error}"
     lines = [("", "twostage-asr", f"{peer.name} {peer.version or ''}".strip(), "ratio")]

@@ -1,4 +1,4 @@
-"""The command `twostage-asr`: one file here for each sub-command, and the modules that only they use.
+"""The command `twostage-asr`: one file for each sub-command, and the modules that only they use.
 
 In: command line arguments. Out: files, text on stdout, an exit code. Read transcribe.py first.
 """
@@ -20,7 +20,7 @@ COMMANDS = (transcribe, stream, serve, align, evaluate, verify, bench, convert)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one sub-command; returns the exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    """Run one sub-command and return the exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = argparse.ArgumentParser(
         prog="twostage-asr",
@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
         _refuse_unknown_options(commands.choices[arguments[0]], arguments[1:])
     args = parser.parse_args(arguments)
     quiet_libraries()
-    for output in (sys.stdout, sys.stderr):  # the names of files need not be text
+    for output in (sys.stdout, sys.stderr):  # file names that are printed need not be valid Unicode
         if isinstance(output, io.TextIOWrapper):
             output.reconfigure(errors="backslashreplace")
     try:
@@ -53,7 +53,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _refuse_unknown_options(parser: argparse.ArgumentParser, arguments: Iterable[str]) -> None:
-    """Exit naming the first unknown option and the nearest known one; argparse would ask for missing options first."""
+    """Exit with a message that names the first unknown option and the nearest known one.
+
+    argparse alone would report a missing required option first.
+    """
     known = list(parser._option_string_actions)
     for argument in itertools.takewhile(lambda argument: argument != "--", arguments):
         name = argument.partition("=")[0]

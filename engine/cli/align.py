@@ -1,4 +1,4 @@
-"""`twostage-asr align`: when each word of a known text is spoken. Stage 1 and the CTC head alone: no LLM is loaded."""
+"""`twostage-asr align`: find when each word of a known text is spoken. It needs no LLM, only stage 1 and a CTC head."""
 
 import argparse
 import sys
@@ -44,6 +44,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _text(given: str) -> str:
-    """The text itself, or what is in the file of this name."""
+    """The text itself, or the content of the .txt file with this name."""
     path = Path(given)
     return read_text(path) if path.suffix == ".txt" else given

@@ -1,9 +1,11 @@
-"""A folder of transcripts: what a long job has written, and what is still to do when it is run again.
+"""The output folder of a long job, which can be resumed after an interruption.
 
-`jsonl` is one file, transcripts.jsonl, a line as each transcript is there, failures included. Every other format is a
-file a transcript, named after its key; it appears whole, and only for what could be transcribed. So what has all its
-files, and a line of status "ok" if there is a JSONL file, is done. Nothing else is remembered between two runs: the
-same inputs must be given again, because their keys stand for them.
+The format `jsonl` is one file, transcripts.jsonl, which gets a line as each transcript finishes, failures included. Any
+other format is one file per transcript, named after its key. Such a file is written only if the input could be
+transcribed, and appears only when it is complete.
+
+So an input is done if it has all its files, and a line of status "ok" if there is a JSONL file. Nothing else is stored
+between runs: a resumed job must be given the same inputs again, because their keys identify them.
 """
 
 import os
@@ -18,9 +20,9 @@ from ..transcript import Transcript
 from ..writers import WRITERS, JsonlWriter, SubtitleShape, write_file
 
 JSONL_NAME = "transcripts.jsonl"
-_NOT_IN_NAMES = '/\\:*?"<>|'  # on one system or another
+_NOT_IN_NAMES = '/\\:*?"<>|'  # characters that some system does not allow in file names
 _PROBE_BYTES = 64 << 10  # more than most transcripts take
-_MAX_NAME_BYTES = 200  # most file systems allow 255, of which suffixes take some
+_MAX_NAME_BYTES = 200  # most file systems allow 255, and suffixes need some
 
 
 class OutputFolder(Closing):
@@ -35,15 +37,16 @@ class OutputFolder(Closing):
         resume: bool,
         shape: SubtitleShape | None = None,
     ) -> None:
-        """Make the folder; without `resume`, files of an earlier run are replaced as this one goes on.
+        """Make the folder. Without `resume`, the files of an earlier run are replaced one by one.
 
         Args:
             formats: names in WRITERS.
-            keys: of all inputs, unique.
-            shape: of subtitles.
+            keys: the unique keys of all inputs.
+            shape: how subtitles are cut and shown.
 
         Raises:
-            ConfigError: an unknown format, or none. OSError: the folder cannot be made.
+            ConfigError: a format is unknown, or none is given.
+            OSError: the folder cannot be made.
         """
         unknown = [name for name in formats if name not in WRITERS]
         if unknown or not formats:
@@ -52,7 +55,7 @@ class OutputFolder(Closing):
         self._directory = directory
         self._suffixes = [name for name in formats if name != "jsonl"]
         self._names = file_names(keys)
-        self._done_lines: set[str] | None = None  # keys of the JSONL file's lines, if there is to be one
+        self._done_lines: set[str] | None = None  # keys in the JSONL file of the earlier run; None without that format
         self._jsonl: JsonlWriter | None = None
         if "jsonl" in formats:
             path = directory / JSONL_NAME
@@ -68,21 +71,21 @@ class OutputFolder(Closing):
         return all(path.is_file() for path in self.paths(key))
 
     def paths(self, key: str) -> list[Path]:
-        """The files of one transcript, the JSONL file aside."""
+        """The files of one transcript, without the JSONL file."""
         return [self._directory / f"{self._names[key]}.{suffix}" for suffix in self._suffixes]
 
     def picture_path(self, key: str) -> Path:
-        """Where a picture of the transcript goes."""
+        """The path for a plot of the transcript."""
         return self._directory / f"{self._names[key]}.png"
 
     def write(self, transcript: Transcript) -> Transcript:
-        """Write one transcript in every format; one that failed has no files, and loses those of an earlier run.
+        """Write one transcript in every format. For a failed one, files of an earlier run are removed instead.
 
         Returns:
-            The transcript, or one of status "error" where a writer fails for it.
+            The transcript, or one of status "error" if a writer fails for it.
 
         Raises:
-            OSError: nothing can be written any more, as when the disk is full.
+            OSError: nothing can be written any more, for example because the disk is full.
         """
         written = alone("write", transcript.key, partial(self._write, transcript), recover=self._require_room)
         if not isinstance(written, ASRError):
@@ -92,7 +95,7 @@ class OutputFolder(Closing):
         return failed
 
     def _require_room(self) -> None:
-        """Raises OSError if the folder takes no more."""
+        """Raises OSError if nothing can be written to the folder."""
         probe = self._directory / ".room.part"
         probe.write_bytes(bytes(_PROBE_BYTES))
         probe.unlink()
@@ -112,14 +115,14 @@ class OutputFolder(Closing):
 
 
 def file_names(keys: Iterable[str]) -> dict[str, str]:
-    """A name for each key's files, without suffix: the key where it can be one, no two alike, never a path.
+    """Key -> file name without suffix. Names are unique and never paths; a key that is a valid name is its own name.
 
-    The same keys in the same order get the same names.
+    The same keys in the same order give the same names.
     """
     names: dict[str, str] = {}
     taken: set[str] = set()
     for key in keys:
-        plain = key.encode("utf-8", "backslashreplace").decode()  # lone surrogates
+        plain = key.encode("utf-8", "backslashreplace").decode()  # replaces lone surrogates
         plain = "".join("_" if char in _NOT_IN_NAMES or not char.isprintable() else char for char in plain)
         stem = plain.encode()[:_MAX_NAME_BYTES].decode(errors="ignore")
         stem = "_" + stem[1:] if stem.startswith(".") else stem or "_"
@@ -133,7 +136,7 @@ def file_names(keys: Iterable[str]) -> dict[str, str]:
 
 
 def _keep_done_lines(path: Path) -> set[str]:
-    """Drop the lines of failures, and one that was torn, and return the keys of the others."""
+    """Rewrite the file without failures and incomplete lines, and return the keys of the lines that are left."""
     keys: set[str] = set()
     if not path.is_file():
         return keys
@@ -151,6 +154,6 @@ def _keep_done_lines(path: Path) -> set[str]:
 def _key_if_done(line: bytes) -> str | None:
     try:
         transcript = Transcript.from_json(line.decode())
-    except (ValueError, TypeError, KeyError):  # torn, or not a transcript
+    except (ValueError, TypeError, KeyError):  # an incomplete line, or not a transcript
         return None
     return transcript.key if transcript.status == "ok" and line.endswith(b"\n") else None

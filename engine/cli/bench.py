@@ -1,4 +1,4 @@
-"""`twostage-asr bench`: how fast this machine transcribes."""
+"""`twostage-asr bench`: measure how fast this machine transcribes."""
 
 import argparse
 from pathlib import Path

@@ -1,7 +1,8 @@
-"""What a sub-command is made of, and the options that several share.
+"""How a sub-command is built, and the options that several of them share.
 
-A sub-command is a file with `add_parser(commands)`, which sets `run`: its arguments -> the exit code. Every call of the
-program imports all of them, so what needs torch is imported by `run`.
+A sub-command is a file with `add_parser(commands)`, which sets the parser's default `run` to a function from the parsed
+arguments to the exit code. The program imports all sub-commands at each start, so modules that need torch are imported
+within `run`.
 """
 
 import argparse
@@ -15,7 +16,7 @@ from ..options import RequestOptions, SegmentOptions
 from ..text_files import read_lines
 
 WRONG_USAGE = 2  # argparse's own code
-INTERRUPTED = 130  # what shells say of a program that Ctrl-C ended
+INTERRUPTED = 130  # the exit code that shells give to a program ended by Ctrl-C
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -27,7 +28,7 @@ _MODEL = ("model", "hub", "revision", "gpu_memory_utilization", "max_model_len",
 
 
 def add_engine_options(parser: argparse.ArgumentParser) -> None:
-    """How the engine runs."""
+    """Add the options of how the engine runs."""
     group = parser.add_argument_group("the engine's options")
     group.add_argument("--device", default="auto")
     group.add_argument("--dtype", choices=["auto", "bf16", "fp32"], default="auto", help="of the LLM")
@@ -42,12 +43,12 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
 
 
 def engine_options(args: argparse.Namespace) -> dict[str, Any]:
-    """What add_engine_options added, by AutoModelVLLM's names."""
+    """The values of add_engine_options, by AutoModelVLLM's argument names."""
     return _named(args, _ENGINE)
 
 
 def add_model_options(parser: argparse.ArgumentParser, *, is_required: bool = True) -> None:
-    """Which model, and how it runs: the arguments of AutoModelVLLM, by their own names."""
+    """Add the options of which model runs, and how: the arguments of AutoModelVLLM, by the same names."""
     group = parser.add_argument_group("the model")
     group.add_argument(
         "--model", required=is_required, help="hub id, or directory of a checkpoint or a converted model"
@@ -62,12 +63,12 @@ def add_model_options(parser: argparse.ArgumentParser, *, is_required: bool = Tr
 
 
 def model_options(args: argparse.Namespace) -> dict[str, Any]:
-    """What add_model_options added, by AutoModelVLLM's names."""
+    """The values of add_model_options, by AutoModelVLLM's argument names."""
     return _named(args, (*_MODEL, *_ENGINE))
 
 
 def add_request_options(parser: argparse.ArgumentParser) -> None:
-    """How speech shall be written: arguments of `generate`."""
+    """Add the options of how speech is written down, which are arguments of `generate`."""
     group = parser.add_argument_group("the text")
     group.add_argument("--language", help='a name, code or tag: "中文", "zh", "zh-CN"; left to the model by default')
     group.add_argument(
@@ -79,7 +80,7 @@ def add_request_options(parser: argparse.ArgumentParser) -> None:
 
 
 def request_options(args: argparse.Namespace) -> RequestOptions:
-    """What add_request_options added, by the names of `generate`'s arguments."""
+    """The values of add_request_options, by the argument names of `generate`."""
     hotwords = list(args.hotwords)
     if args.hotwords_file is not None:
         hotwords += [line for line in read_lines(args.hotwords_file) if line]
@@ -87,7 +88,7 @@ def request_options(args: argparse.Namespace) -> RequestOptions:
 
 
 def add_segment_options(parser: argparse.ArgumentParser, *, vad: str, vad_help: str) -> None:
-    """How speech is cut: arguments of `generate` and of live sessions."""
+    """Add the options of how speech is cut, which are arguments of `generate` and of live sessions."""
     group = parser.add_argument_group("segments")
     group.add_argument("--vad", default=vad, help=vad_help)
     group.add_argument(
@@ -105,12 +106,12 @@ def add_segment_options(parser: argparse.ArgumentParser, *, vad: str, vad_help: 
 
 
 def segment_options(args: argparse.Namespace) -> SegmentOptions:
-    """What add_segment_options added and was given, by the names of `generate`'s arguments."""
+    """The values of add_segment_options that were given, by the argument names of `generate`."""
     return cast(SegmentOptions, given_options(args, SegmentOptions.__annotations__))
 
 
 def given_options(args: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
-    """Those of these that were given on the command line; the others have the defaults of `generate`."""
+    """The values of the named options that were given; `generate` has defaults for the others."""
     return {name: value for name, value in _named(args, names).items() if value is not None}
 
 

@@ -1,4 +1,4 @@
-"""`twostage-asr convert`: a checkpoint -> a converted directory, once, verifiably."""
+"""`twostage-asr convert`: convert a checkpoint ahead of its first use, and verify the result."""
 
 import argparse
 import logging

@@ -1,15 +1,15 @@
-"""Error rates of texts: CER, WER and MER over many utterances, with one stated normalisation.
+"""Error rates over many utterances: CER, WER and MER.
 
     normalise("It costs ２０ Yuan—don't!")  ->  "it costs 20 yuan dont"
 
-Normalisation, of reference and hypothesis alike: Unicode NFKC; case folded; apostrophes removed; every other character
-of Unicode's classes P (punctuation) and S (symbols) and every white space becomes a space; spaces joined. `normalised=
-False` compares texts as they are written, up to white space.
+Reference and hypothesis are normalised alike: Unicode NFKC; case folding; apostrophes removed; any other character of
+the Unicode classes P (punctuation) and S (symbols) replaced by a space; white space joined to single spaces. With
+`normalised=False`, texts are compared as written, up to white space.
 
-The rates differ in what they count, and are (insertions + deletions + substitutions) / units of the reference:
-- CER: characters, spaces left out;
-- WER: words, as spaces divide them: for languages that are written so;
-- MER: characters of scripts that are divided by character (Chinese, kana), words of all others: for mixed speech.
+A rate is (insertions + deletions + substitutions) / units of the reference. The units are:
+- CER: characters, without spaces;
+- WER: words between spaces, for languages that are written so;
+- MER: characters in scripts without spaces (Chinese, kana), words in all others, for mixed speech.
 """
 
 import json
@@ -29,12 +29,12 @@ _APOSTROPHES = "'’＇ʼ"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ErrorCounts:
-    """Edits between references and hypotheses, and how long the references are."""
+    """Edits between references and hypotheses, and the length of the references."""
 
     insertions: int = 0
     deletions: int = 0
     substitutions: int = 0
-    num_units: int = 0
+    num_units: int = 0  # of the references
 
     def __add__(self, other: "ErrorCounts") -> "ErrorCounts":
         return ErrorCounts(
@@ -50,29 +50,29 @@ class ErrorCounts:
 
     @property
     def rate(self) -> float | None:
-        """A fraction, above 1 where much was inserted; None without any reference."""
+        """A fraction, which exceeds 1 if much was inserted; None if the references are empty."""
         return self.errors / self.num_units if self.num_units else None
 
 
 def normalise(text: str) -> str:
-    """See the top of this file."""
+    """Normalise a text by the rules at the top of this file."""
     folded = unicodedata.normalize("NFKC", text).casefold()
     kept = (c for c in folded if c not in _APOSTROPHES)
     return " ".join("".join(" " if unicodedata.category(c)[0] in "PS" else c for c in kept).split())
 
 
 def characters(text: str) -> list[str]:
-    """What CER counts."""
+    """The units of CER."""
     return list("".join(text.split()))
 
 
 def words(text: str) -> list[str]:
-    """What WER counts."""
+    """The units of WER."""
     return text.split()
 
 
 def mixed_units(text: str) -> list[str]:
-    """What MER counts."""
+    """The units of MER."""
     units: list[str] = []
     for part in text.split():
         written = split_words(part)
@@ -87,7 +87,7 @@ UNITS: Mapping[str, Callable[[str], list[str]]] = {"CER": characters, "WER": wor
 
 
 def error_rates(pairs: Iterable[tuple[str, str]], *, normalised: bool = True) -> dict[str, ErrorCounts]:
-    """(reference, hypothesis) pairs -> counts over all of them, by the names in UNITS."""
+    """(reference, hypothesis) pairs -> the counts over all pairs, by the names in UNITS."""
     counts = dict.fromkeys(UNITS, ErrorCounts())
     for texts in pairs:
         reference, hypothesis = map(normalise, texts) if normalised else texts
@@ -104,10 +104,10 @@ def _compare(reference: list[str], hypothesis: list[str]) -> ErrorCounts:
 
 
 def read_texts(path: Path) -> dict[str, str]:
-    """Text by key: of a .jsonl file from its fields "key" and "text", else from Kaldi's lines `key text`.
+    """Read texts by key: a .jsonl file has fields "key" and "text", any other file has Kaldi's lines `key text`.
 
     Raises:
-        ConfigError: no such file, a line that cannot be understood, or a key that occurs twice.
+        ConfigError: the file does not exist, a line cannot be parsed, or a key occurs twice.
     """
     if not path.is_file():
         raise ConfigError(f"{path}: no such file")

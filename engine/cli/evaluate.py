@@ -1,4 +1,4 @@
-"""`twostage-asr eval`: error rates of hypotheses."""
+"""`twostage-asr eval`: compute the error rates of hypotheses."""
 
 import argparse
 from collections.abc import Mapping

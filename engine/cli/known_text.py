@@ -1,4 +1,4 @@
-"""Audio and what is said in it -> when each word is spoken: stage 1 and the CTC head alone, without an LLM."""
+"""Audio and its known text -> word times, by stage 1 and the CTC head, without an LLM."""
 
 from pathlib import Path
 
@@ -13,14 +13,15 @@ from ..transcript import Segment, Transcript, TranscriptWarning
 
 
 def align_known_text(engine_dir: Path, waveform: Waveform, text: str, *, key: str, device: str) -> Transcript:
-    """Times of the words of `text`, as it is written; without words and with a warning where it is not what is said.
+    """The transcript of a known text, with its word times; without words, and with a warning, if it is not spoken.
 
     Args:
         engine_dir: a converted model.
         waveform: (N,) float32, 16 kHz.
 
     Raises:
-        ConfigError: the model has no CTC head. CheckpointError.
+        ConfigError: the model has no CTC head.
+        CheckpointError: the model cannot be loaded.
     """
     manifest = EngineManifest.read(engine_dir)
     config = EngineConfig(device=device)

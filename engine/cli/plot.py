@@ -1,4 +1,4 @@
-"""A transcript -> one picture: the waveform, where a VAD hears speech, the segments and the words. Needs matplotlib.
+"""Plot a transcript: the waveform, the speech that a VAD finds, the segments and the words. Needs matplotlib.
 
 A character that no installed font has is shown as a box.
 """
@@ -16,22 +16,22 @@ from ..errors import ConfigError
 from ..transcript import Transcript
 from ..vad import SegmentRules, SpeechSegmenter, SpeechSpan, VoiceActivityModel
 
-ROW_S = 15.0  # of audio in one row of the picture
-MAX_ROWS = 40  # a longer recording has longer rows
-PAUSE_MS = 200.0  # of silence in the VAD's speech that are shown as a gap
-_COLUMNS = 2000  # points of the waveform's outline in a row
-# With Chinese characters; the first that are installed are taken, and matplotlib's own.
+ROW_S = 15.0  # audio in one row
+MAX_ROWS = 40  # a longer recording gets longer rows
+PAUSE_MS = 200.0  # shortest silence that is shown as a gap in the VAD's speech
+_COLUMNS = 2000  # points of the waveform's outline in one row
+# Fonts with Chinese characters; those that are installed are used, and then matplotlib's own.
 _CJK_FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Micro Hei", "SimHei", "PingFang SC")
 
 
 def require_matplotlib(extra: str) -> None:
-    """Raises ConfigError, naming the extra of this package that brings it, where it is not installed."""
+    """Raises ConfigError if matplotlib is missing; the message names the `extra` of this package that installs it."""
     if importlib.util.find_spec("matplotlib") is None:
         raise ConfigError(f'a picture needs matplotlib: pip install "twostage-asr[{extra}]"')
 
 
 def plot_transcript(transcript: Transcript, waveform: Waveform, path: Path, *, vad: VoiceActivityModel) -> None:
-    """Write a PNG: a row for each ROW_S of audio; segments are shaded, words stand above, the VAD's speech below."""
+    """Write a PNG with a row for each ROW_S of audio: segments shaded, words above, the VAD's speech below."""
     from matplotlib.figure import Figure
     from matplotlib.font_manager import get_font_names
 
@@ -57,13 +57,13 @@ def plot_transcript(transcript: Transcript, waveform: Waveform, path: Path, *, v
 
 
 def _speech(waveform: Waveform, vad: VoiceActivityModel) -> list[SpeechSpan]:
-    """With its pauses, which segments bridge."""
+    """The VAD's speech, with the short pauses that segments would bridge."""
     segmenter = SpeechSegmenter(vad.new_stream(), SegmentRules(padding_s=0.0, silence_schedule=((math.inf, PAUSE_MS),)))
     return segmenter.push(waveform) + segmenter.finish()
 
 
 def _draw_waveform(axes: Any, samples: Waveform, start: float) -> None:
-    """Its outline: lowest and highest sample of each column."""
+    """Draw the outline of the waveform: the lowest and highest sample of each column."""
     width = max(1, len(samples) // _COLUMNS)
     columns = samples[: len(samples) // width * width].reshape(-1, width)
     times = start + np.arange(len(columns)) * width / SAMPLE_RATE

@@ -1,4 +1,4 @@
-"""`twostage-asr serve` and `serve-realtime`: the HTTP and WebSocket servers."""
+"""`twostage-asr serve` and `serve-realtime`: run the HTTP and WebSocket server."""
 
 import argparse
 import ipaddress
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 MAX_PORT = 65_535
 KEY_VARIABLE = "TWOSTAGE_ASR_API_KEYS"
-PROMPT_BYTES_PER_BYTE = 4  # of a prompt, at most, for what a client gives: a hotword of one byte has a separator
-PROMPT_ROOM = 4096  # positions that a config file's model has beside its longest answer: 5 minutes of Qwen3-ASR's audio
+PROMPT_BYTES_PER_BYTE = 4  # most bytes of a prompt per byte from a client: short hotwords are joined by separators
+PROMPT_ROOM = 4096  # LLM positions beside the longest answer for a config file's model: 5 minutes of Qwen3-ASR's audio
 
 _LIMITS = (  # fields of ServerSettings: type, unit, default, and the help that the command line gives
     ("max_connections", int, "N", "2048", "open; at the limit idle ones make room"),
@@ -133,7 +133,7 @@ def _port(text: str) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Load the model, serve, and return the exit code."""
+    """Load the model, serve until the end, and return the exit code."""
     from ..auto import AutoModelVLLM  # imports torch
     from ..config import DEFAULT_PROMPT_BYTES
     from ..server.app import create_app
@@ -180,7 +180,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _wyoming(uri: str) -> "Callable[[Speech], WyomingServer]":
-    """What makes the server of that protocol. Raises ConfigError before the model is loaded."""
+    """A function that makes the Wyoming server. Raises ConfigError now, before the model is loaded."""
     try:
         from ..server.wyoming import WyomingAddress, WyomingServer
     except ImportError as error:
@@ -190,7 +190,7 @@ def _wyoming(uri: str) -> "Callable[[Speech], WyomingServer]":
 
 
 def _read_config(args: argparse.Namespace) -> dict[str, Any]:
-    """Put what the file says into `args`; returns the limits that it sets."""
+    """Copy the values of the config file into `args`, and return the limits that it sets."""
     from ..server.config_file import read_config_file
 
     entry = read_config_file(args.config)
@@ -237,7 +237,7 @@ def _settings(args: argparse.Namespace, limits: dict[str, Any]) -> "ServerSettin
 
 
 def _keys_of_environment() -> tuple[str, ...]:
-    """Raises ConfigError for a variable that is set to nothing: whoever set it wanted keys."""
+    """The keys in the environment. Raises ConfigError if the variable is set but empty: its author wanted keys."""
     value = os.environ.get(KEY_VARIABLE)
     if value is not None and not value.strip():
         raise ConfigError(f"{KEY_VARIABLE} is set but holds no key; unset it if no keys are wanted")
@@ -245,7 +245,7 @@ def _keys_of_environment() -> tuple[str, ...]:
 
 
 def _is_loopback(host: str) -> bool:
-    """Whether nobody but this machine reaches an address."""
+    """Whether an address can be reached from this machine only."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -1,4 +1,4 @@
-"""`twostage-asr stream`: live text of a microphone, of raw samples on standard input, or of a file."""
+"""`twostage-asr stream`: show live text of a microphone, of raw samples on standard input, or of a file."""
 
 import argparse
 import json
@@ -61,14 +61,14 @@ def run(args: argparse.Namespace) -> int:
         try:
             for block in blocks:
                 show(session.push(block))
-        except KeyboardInterrupt:  # how a microphone is switched off
+        except KeyboardInterrupt:  # Ctrl-C ends the recording, and the rest is still transcribed
             pass
         show(session.finish())
     return 0
 
 
 def _blocks(source: str, *, realtime: bool) -> Iterator[Any]:
-    """Samples as a session takes them. Raises AudioError or ConfigError for a source that cannot be heard."""
+    """Blocks of samples for a session. Raises AudioError or ConfigError for a source that cannot be opened."""
     if source == "mic":
         return _microphone(_sounddevice())
     if source == "-":
@@ -93,7 +93,7 @@ def _paced(waveform: npt.NDArray[np.float32], *, realtime: bool) -> Iterator[npt
     started = time.monotonic()
     for start in range(0, len(waveform), BLOCK_SAMPLES):
         block = waveform[start : start + BLOCK_SAMPLES]
-        if realtime:  # a block can be heard when its last sample has been spoken
+        if realtime:  # a block is available once its last sample has been spoken
             time.sleep(max(0.0, started + (start + len(block)) / SAMPLE_RATE - time.monotonic()))
         yield block
 
@@ -101,14 +101,14 @@ def _paced(waveform: npt.NDArray[np.float32], *, realtime: bool) -> Iterator[npt
 def _sounddevice() -> Any:
     try:
         import sounddevice
-    except (ImportError, OSError) as error:  # OSError: PortAudio, which it stands on, is missing
+    except (ImportError, OSError) as error:  # OSError: the PortAudio library is missing
         needed = 'PortAudio and pip install "twostage-asr[mic]"'
         raise ConfigError(f"a microphone needs {needed}: {error}") from error
     return sounddevice
 
 
 def _microphone(sounddevice: Any) -> Iterator[bytes]:
-    """All that has been recorded since the last time, so that a slow machine does not fall behind."""
+    """Yield all that has been recorded since the last block, so that a slow machine does not fall behind."""
     recorded: queue.SimpleQueue[bytes] = queue.SimpleQueue()
 
     def record(data: Any, frames: int, when: Any, status: Any) -> None:
@@ -142,7 +142,7 @@ def _show_json(events: "list[Event]") -> None:
 
 
 class _LiveLine:
-    """Finals as lines; on a terminal, the open segment below them, its tail dimmed."""
+    """Shows finals as lines and, on a terminal, the open segment below them, with its tail dimmed."""
 
     def __init__(self) -> None:
         self._is_terminal = sys.stdout.isatty()

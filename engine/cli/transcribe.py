@@ -1,4 +1,4 @@
-"""`twostage-asr transcribe`: files -> a folder of transcripts, with progress, resumably."""
+"""`twostage-asr transcribe`: transcribe files into a folder; an interrupted run can be resumed."""
 
 import argparse
 import sys
@@ -35,7 +35,7 @@ from .command import (
     segment_options,
 )
 
-MOST_NAMED = 10  # files that are passed over
+MOST_NAMED = 10  # most passed-over files that are named
 
 
 def add_parser(commands: Commands) -> None:
@@ -95,16 +95,16 @@ def add_parser(commands: Commands) -> None:
 
 @dataclass(slots=True)
 class Summary:
-    """What a run did."""
+    """The figures of one run. Times are those of time.perf_counter()."""
 
     started: float = field(default_factory=time.perf_counter)
-    loaded: float | None = None  # when the model was
+    loaded: float | None = None  # when the model had been loaded
     is_interrupted: bool = False
     num_files: int = 0
-    num_passed_over: int = 0  # files of folders that are no audio by their names
+    num_passed_over: int = 0  # files of folders that, by their names, are not audio
     audio_s: float = 0.0
-    failed: dict[str, str] = field(default_factory=dict)  # key -> why
-    warnings: Counter[str] = field(default_factory=Counter)  # transcripts with a warning of this code
+    failed: dict[str, str] = field(default_factory=dict)  # key -> reason
+    warnings: Counter[str] = field(default_factory=Counter)  # warning code -> number of transcripts that have it
 
     def add(self, transcript: Transcript) -> None:
         self.num_files += 1
@@ -156,13 +156,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _shape(args: argparse.Namespace) -> SubtitleShape | None:
-    """Of subtitles; None where nothing is asked for. Raises ConfigError for a number out of range."""
+    """The shape of subtitles; None if no option sets it. Raises ConfigError for a number out of range."""
     given = given_options(args, [field.name for field in fields(SubtitleShape)])
     return SubtitleShape(**given) if given else None
 
 
 def _items(inputs: Sequence[str]) -> tuple[dict[str, AudioInput], list[Path]]:
-    """By key, and the files of folders that are passed over. Raises ConfigError if there are no inputs."""
+    """The inputs by key, and the files of folders that are passed over. Raises ConfigError if there are no inputs."""
     given: list[Input] = []
     passed_over: list[Path] = []
     for source in inputs:
@@ -186,7 +186,7 @@ def _name_passed_over(paths: Sequence[Path]) -> None:
 
 
 def _transcribe(args: argparse.Namespace, todo: Sequence[AudioInput], folder: OutputFolder, summary: Summary) -> None:
-    """Load the model and write every transcript as soon as it is there."""
+    """Load the model and write each transcript as soon as it is finished."""
     from ..auto import AutoModelVLLM
 
     names = (
@@ -224,7 +224,7 @@ def _plot(transcript: Transcript, item: AudioInput, folder: OutputFolder, vad: V
 
 
 def _drawn(item: AudioInput, args: argparse.Namespace) -> AudioInput:
-    """What a picture shows of an input: what was transcribed, but all channels in one curve."""
+    """The input as its plot shows it: as it was transcribed, but with split channels mixed into one curve."""
     channels: Channels = "mix" if args.channels in (None, "split") else args.channels
     return replace(item, channels=channels, salvage=args.salvage)
 
@@ -237,7 +237,7 @@ def _channels(text: str) -> Channels:
 
 
 def _formats(text: str) -> list[str]:
-    """`srt,json` -> names in WRITERS, however they are capitalised."""
+    """`srt,json` -> names in WRITERS; upper and lower case are the same."""
     names = {name.casefold(): name for name in WRITERS}
     found = []
     for part in text.split(","):

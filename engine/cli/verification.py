@@ -1,8 +1,8 @@
-"""`twostage-asr verify`: everything that can be proved of a published model on this machine.
+"""The checks of `twostage-asr verify`, which test a published model on this machine.
 
-Downloads it, compares digests, converts it with every tensor and the LLM's logits compared, reads its tokenizers,
-transcribes the repository's example clips on every backend that can run here, and compares the texts with the published
-ones and with each other.
+They download the model and compare digests; convert it and compare each tensor and the LLM's logits; check the
+tokenizers; transcribe the published example clips on each backend that can run here; and compare the texts with the
+published ones and with each other.
 """
 
 from collections.abc import Iterator, Mapping
@@ -30,22 +30,22 @@ EXAMPLE_SUFFIXES = (".mp3", ".wav", ".flac")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Example:
-    """A clip of the repository and the text that its publishers give for it."""
+    """A published example clip and its published text."""
 
-    source: str  # relative to the repository, or a URL
-    text: str  # as much of the text, from its beginning, as is published
+    source: str  # path in the repository, or a URL
+    text: str  # the beginning of the text, as far as it is published
     language: str | None = "中文"
     hotwords: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Release:
-    """What is published about one repository on one hub."""
+    """The known facts about one repository on one hub."""
 
     sha256: Mapping[str, str] = field(default_factory=dict)  # file -> digest
     examples: tuple[Example, ...] = ()
-    prompt: tuple[int, int] | None = None  # token ids of the plain prompt, before the audio and after it
-    vocabulary: tuple[int, int, int] | None = None  # of the CTC head: ranks, ids with special tokens, the blank's id
+    prompt: tuple[int, int] | None = None  # number of tokens of the plain prompt before and after the audio
+    vocabulary: tuple[int, int, int] | None = None  # of the CTC head: ranks, ids with special tokens, blank id
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +115,7 @@ RELEASES: Releases = {
 
 
 def verify_model(model: str, hub: HubName, releases: Releases = RELEASES) -> Iterator[Finding]:
-    """Yield findings as they are made; ends at the first step that the following ones stand on and that failed."""
+    """Yield findings as they are made. A failed step that later steps depend on ends the checks."""
     try:
         directory = resolve_model(model, hub=hub, more=[f"example/*{suffix}" for suffix in EXAMPLE_SUFFIXES])
         engine_dir = ensure_converted(directory)
@@ -162,7 +162,7 @@ def _check_digests(manifest: EngineManifest, release: Release) -> Iterator[Findi
 def check_tokenizers(
     engine_dir: Path, manifest: EngineManifest, family: ModelFamily, release: Release
 ) -> Iterator[Finding]:
-    """What the small files say: token ids of the plain prompt, and the size of the CTC head's vocabulary."""
+    """Check the number of tokens of the plain prompt, and the size of the CTC head's vocabulary."""
     tokenizer, text = LLMTokenizer(engine_dir / LLM_DIR_NAME), family.prompt_text(Request())
     before, after = tokenizer.encode(text.prefix, begins_text=text.begins_text), tokenizer.encode(text.suffix)
     found = f"{len(before)} + {len(after)} token ids, {before} and {after}"

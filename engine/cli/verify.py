@@ -1,4 +1,4 @@
-"""`twostage-asr verify`: everything that can be proved of a published model on this machine."""
+"""`twostage-asr verify`: check a published model on this machine; see verification.py."""
 
 import argparse
 

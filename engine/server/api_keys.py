@@ -1,8 +1,8 @@
-"""API keys: how they are written, whose they are, and the file that holds them.
+"""API keys: how they are written, which client they belong to, and the file that holds them.
 
-A key is written as `KEY` or as `NAME:KEY`, one a line in a file, separated by white space in the environment. The name
-is what logs and quotas call the client; a key without one is called after its place, "key-2". Several keys may have one
-name: they are one client, whose old key still holds while the new one is handed out.
+A key is written as `KEY` or `NAME:KEY`: one per line in a file, separated by white space in the environment. Logs and
+quotas know the client by the name. A key without one is named after its position, "key-2". Keys with the same name
+belong to one client, so that an old key stays valid while its successor is handed out.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from pathlib import Path
 from ..errors import ConfigError
 from ..text_files import read_lines
 
-RECHECK_S = 1.0  # between two looks at whether the file has changed
+RECHECK_S = 1.0  # least time between two checks whether the file has changed
 
 log = logging.getLogger("twostage_asr.server")
 
@@ -26,10 +26,10 @@ _NAMED = re.compile(r"([\w.-]{1,64}):(.*)", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """One key, of which only digests are kept."""
+    """One key. Only digests of it are kept."""
 
     name: str
-    digests: tuple[bytes, ...] = field(repr=False)  # of what clients may send for it
+    digests: tuple[bytes, ...] = field(repr=False)  # SHA-256 of each byte string that clients may send for it
 
     @classmethod
     def parse(cls, text: str, place: int) -> "ApiKey":
@@ -39,18 +39,18 @@ class ApiKey:
         if not key:
             raise ConfigError(f"API key {place} is empty; keys are written as KEY or NAME:KEY")
         sent = {key.encode()}
-        if all(ord(character) < 256 for character in key):  # HTTP has no encoding for headers: clients send either
+        if all(ord(character) < 256 for character in key):  # HTTP headers have no encoding: clients use either one
             sent.add(key.encode("latin-1"))
         return cls(name, tuple(hashlib.sha256(content).digest() for content in sent))
 
 
 def parse_keys(texts: Sequence[str]) -> tuple[ApiKey, ...]:
-    """Raises ConfigError for an empty one."""
+    """Raises ConfigError for an empty key."""
     return tuple(ApiKey.parse(text, place) for place, text in enumerate(texts, 1))
 
 
 def read_keys(path: Path) -> tuple[ApiKey, ...]:
-    """The keys of a file, at least one; empty lines do not count. Raises ConfigError."""
+    """The keys of a file, at least one; empty lines are skipped. Raises ConfigError."""
     try:
         lines = read_lines(path)
     except OSError as error:
@@ -62,7 +62,7 @@ def read_keys(path: Path) -> tuple[ApiKey, ...]:
 
 
 class ApiKeys:
-    """The keys of one server; those of a file are read again when it has changed."""
+    """The keys of one server. A key file is read again when it has changed."""
 
     def __init__(self, texts: Sequence[str], file: Path | None = None) -> None:
         """`file` takes the place of `texts`. Raises ConfigError."""
@@ -76,9 +76,9 @@ class ApiKeys:
         return bool(self._keys)
 
     def name_of(self, sent: str | None) -> str | None:
-        """Whose key this is, as a header holds it: each character a byte. None if it is nobody's.
+        """The name of the client whose key this is; None if no key matches. `sent` is a header, decoded as Latin-1.
 
-        It is compared in constant time, with every key.
+        The comparison takes constant time and covers every key.
         """
         self._read_again()
         if sent is None or any(ord(character) > 255 for character in sent):
@@ -88,7 +88,7 @@ class ApiKeys:
         return names[0] if names else None
 
     def _read_again(self) -> None:
-        """A file that has become empty or unreadable changes nothing: it may be half written."""
+        """Read a changed file. If it is empty or unreadable, the old keys stay: it may be half written."""
         if self._file is None or time.monotonic() < self._checked + RECHECK_S:
             return
         self._checked = time.monotonic()
@@ -105,7 +105,7 @@ class ApiKeys:
 
 
 def _version(path: Path) -> tuple[int, ...] | None:
-    """What changes when a file is written or replaced; None where there is none."""
+    """A value that changes when the file is written or replaced; None if it does not exist."""
     try:
         status = path.stat()
     except OSError:

@@ -1,4 +1,4 @@
-"""The application: every protocol's routes around one Speech, behind the gate."""
+"""The ASGI application: the routes of all protocols, which share one Speech, behind the gate."""
 
 from importlib.resources import files
 
@@ -53,7 +53,7 @@ def create_app(speech: Speech, *, offline: bool = True, live: bool = True, has_d
 
 
 def _operation(speech: Speech) -> APIRouter:
-    """What operators and their machines ask."""
+    """The routes for operators: the web page, health, readiness and metrics."""
     router = APIRouter(tags=["operation"])
     page = files(__package__).joinpath("page.html").read_text(encoding="utf-8")
 

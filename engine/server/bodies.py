@@ -1,9 +1,9 @@
-"""The body of one HTTP request, within its limits while it is read: its size, its pace, what it costs to parse, and its
-share of the memory that all bodies may have together.
+"""Limits on request bodies, enforced while they are read: size, pace, cost of parsing, and memory of all together.
 
-A body counts until its request has been answered: the parser, the handler and the readers keep it until then. Whoever
-cannot have more is answered at once and may come again; waiting would keep what has been read already. Of an uploaded
-file, one MiB is in memory (Starlette's spool_max_size); a longer one is on the disk, and readers take it from there.
+A body counts against the shared memory until its request has been answered, because the parser, the handler and the
+readers keep it until then. A body that exceeds the shared limit is refused at once, since a client that waited would
+keep the memory that it already has. An uploaded file of up to one MiB stays in memory (Starlette's spool_max_size); a
+longer one is spooled to the disk, from which the readers take it.
 """
 
 import asyncio
@@ -19,18 +19,18 @@ from .budget import Budget
 from .failures import Refusal
 from .settings import ServerSettings
 
-# Each value of JSON or of a URL-encoded form has one of these before or behind it; base64 has none.
+# Each value of JSON or of a URL-encoded form has one of these before or after it; base64 contains none of them.
 _SEPARATORS = (b",", b"[", b"{", b"&")
-_ESCAPES_PER_VALUE = 64  # PHP writes "\\/" for each slash of base64: every 64th character of the largest body
+_ESCAPES_PER_VALUE = 64  # PHP escapes each slash of base64 as "\\/": every 64th character of the largest body
 
 
 def require_few_values(content: bytes, max_values: int) -> None:
-    """Raises Refusal for JSON that has more values, or so many escapes that its parser takes as long."""
+    """Raises Refusal for JSON with more values, or with escapes that take as long to parse as so many values."""
     Complexity(max_values).add(content)
 
 
 class Complexity:
-    """What JSON, or a URL-encoded form, costs to parse, as it comes."""
+    """Estimates what JSON or a URL-encoded form costs to parse, while it arrives."""
 
     def __init__(self, max_values: float) -> None:
         self._max_values = max_values
@@ -38,7 +38,7 @@ class Complexity:
         self._num_escapes = 0
 
     def add(self, part: bytes) -> None:
-        """Raises Refusal once it is too much; separators inside of texts count as well."""
+        """Count the next part. Raises Refusal once it is too much. Separators inside strings count as well."""
         if self._max_values == math.inf:
             return
         self._num_values += sum(map(part.count, _SEPARATORS))
@@ -50,19 +50,19 @@ class Complexity:
 
 
 class Body:
-    """What has come of it."""
+    """One request's body: counts and checks what has arrived."""
 
     def __init__(self, settings: ServerSettings, uploads: Budget, *, is_form: bool) -> None:
-        """`is_form`: multipart, whose parser bounds the number of its parts; else JSON, or anything that is wrong."""
+        """`is_form`: multipart, whose parser limits the number of parts. Anything else has the limits of JSON."""
         self.num_bytes = 0
         self._settings = settings
         self._max_bytes = settings.max_body_bytes if is_form else settings.max_json_bytes
         self._complexity = Complexity(math.inf if is_form else settings.max_json_values)
-        self._waited_s = 0.0  # for the client
+        self._waited_s = 0.0  # time spent waiting for the client
         self._share = uploads.share()
 
     async def receive(self, receive: Receive) -> Message:
-        """Its next part, or the client's going away. Raises Refusal."""
+        """The next part of the body, or the client's disconnect. Raises Refusal."""
         loop = asyncio.get_running_loop()
         started = loop.time()
         try:
@@ -77,18 +77,18 @@ class Body:
         return message
 
     def require_size(self, num_bytes: int) -> None:
-        """Raises Refusal for more than it may have."""
+        """Raises Refusal if the body has more bytes than are allowed."""
         if num_bytes > self._max_bytes:
             message = f"the body has {num_bytes:,} bytes or more, at most {self._max_bytes:,} are allowed"
             raise Refusal(413, message, code="body_too_large")
 
     def end(self) -> None:
-        """It is not needed any more."""
+        """Give its share of the memory back, once the request has been answered."""
         self._share.hold(0)
 
     @property
     def _allowed_s(self) -> float | None:
-        """How much longer its next part may take."""
+        """Seconds within which the next part must arrive; None without a least rate."""
         rate = self._settings.min_body_rate
         return self._settings.body_grace_s + self.num_bytes / rate - self._waited_s if rate else None
 
@@ -106,9 +106,10 @@ class Body:
 
 
 async def content_of(upload: UploadFile) -> bytes | Path:
-    """An uploaded file, in memory if it is short; else its path, which any process of this user can open.
+    """The content of a short upload, or the path of a spooled one, which any process of this user can open.
 
-    The parser's file has no name, and ends with the request. Where the system has no such paths, all is read.
+    The parser's temporary file has no name, and is gone after the request, so the path is the one under /proc. Where
+    the system has no /proc, the content is read.
     """
     if (upload.size or 0) > MultiPartParser.spool_max_size:
         path = Path(f"/proc/{os.getpid()}/fd/{upload.file.fileno()}")

@@ -1,10 +1,10 @@
-"""Bytes of memory that many hold together, within one bound."""
+"""A bound on the memory that many requests or sessions hold together."""
 
 from collections.abc import Callable
 
 
 class Budget:
-    """What all shares may hold; whoever takes more looks at `is_over` and gives way, or makes another do so."""
+    """The bound. A holder that takes more checks `is_over`, and then gives up its share or evicts the largest one."""
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
@@ -16,11 +16,11 @@ class Budget:
         return self.num_bytes > self.max_bytes
 
     def share(self, evict: Callable[[], None] = lambda: None) -> "Share":
-        """`evict` is called when its holder has to give way."""
+        """A new, empty share. `evict` is called if its holder has to give it up."""
         return Share(self, evict)
 
     def evict_largest(self) -> None:
-        """Until the rest is within the bound: whoever holds little is not ended for one who holds much."""
+        """Evict the largest shares until the rest is within the bound; small holders never pay for a large one."""
         while self.is_over:
             largest = max(self._shares, key=lambda share: share.num_bytes)
             largest.hold(0)
@@ -28,7 +28,7 @@ class Budget:
 
 
 class Share:
-    """What one request or session holds."""
+    """The memory that one request or session holds."""
 
     def __init__(self, budget: Budget, evict: Callable[[], None]) -> None:
         self.budget = budget
@@ -36,7 +36,7 @@ class Share:
         self.evict = evict
 
     def hold(self, num_bytes: int) -> None:
-        """So many bytes in all from now on."""
+        """Set the number of bytes that this share holds."""
         self.budget.num_bytes += num_bytes - self.num_bytes
         self.num_bytes = num_bytes
         if num_bytes:

@@ -1,4 +1,4 @@
-"""OpenAI's chat completions with audio in the messages: how Qwen3-ASR's users call their server."""
+"""OpenAI's chat completions with audio in the messages, which Qwen3-ASR's users call."""
 
 import time
 import uuid
@@ -20,7 +20,7 @@ from .sse import event_stream
 
 MAX_MESSAGES = 64
 MAX_PARTS = 32  # of one message
-QWEN = "qwen3_asr"  # the family whose answers its users parse themselves: "language X<asr_text>..."
+QWEN = "qwen3_asr"  # this family's clients parse the raw answer themselves: "language X<asr_text>..."
 
 
 class AudioURL(Open):
@@ -61,17 +61,18 @@ class StreamOptions(Open):
 
 
 class AsrOptions(Open):
-    """Of Alibaba's API for Qwen3-ASR."""
+    """The `asr_options` of Alibaba's API for Qwen3-ASR."""
 
     language: str | None = None
     enable_itn: bool = True
 
 
 class ChatRequest(Open):
-    """One audio in the messages. Text beside it is context, where the model takes that; else a warning says so.
+    """The messages must hold one audio. Text beside it is used as context if the model takes context; if it does not,
+    a warning says so.
 
-    What a Qwen3-ASR answers begins with the language, "language X<asr_text>", as its users parse it; streamed, it does
-    not. Of what others than the user and the system have said, nothing is used.
+    The answer of a Qwen3-ASR begins with "language X<asr_text>", which its clients parse; a streamed answer does not.
+    Messages of other roles than user, system and developer are not used.
     """
 
     messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
@@ -122,14 +123,14 @@ def _options(speech: Speech, body: ChatRequest, text: str) -> TranscribeOptions:
         max_new_tokens=body.max_completion_tokens or body.max_tokens or speech.settings.max_new_tokens,
         timestamps=False,
     )
-    return replace(options, token_log_probs=True)  # they are counted, if not shown
+    return replace(options, token_log_probs=True)  # the usage counts the tokens, even if they are not shown
 
 
 class ChatForm:
-    """chat.completion, and chat.completion.chunk while it is written."""
+    """The answer as chat.completion, or streamed as chat.completion.chunk."""
 
     def __init__(self, speech: Speech, body: ChatRequest, *, num_prompt_tokens: int, has_text: bool) -> None:
-        """`num_prompt_tokens` are those of the audio; `has_text` says that there was text beside it."""
+        """`num_prompt_tokens` counts the audio alone; `has_text`: the messages had text beside the audio."""
         model = speech.settings.model_name
         self._head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
         self._num_prompt_tokens = num_prompt_tokens
@@ -166,7 +167,7 @@ class ChatForm:
         return {"index": 0, **said, "logprobs": log_probs, "finish_reason": reason}
 
     def _usage(self, transcript: Transcript) -> dict[str, Any]:
-        """The prompt's tokens are the audio's: what stands around it is this engine's."""
+        """Only the audio counts as prompt tokens: this engine, not the client, writes the text around it."""
         num_prompt, num_written = self._num_prompt_tokens, len(transcript.tokens or ())
         return {
             "prompt_tokens": num_prompt,
@@ -214,9 +215,9 @@ def _audio(messages: list[Message]) -> tuple[str, str]:
 
 
 def _url_of(data: str) -> str:
-    """What stands in the place of base64: itself, or a data URL, whatever its head says of its content, or a URL.
+    """The URL for `input_audio.data`, which may be base64, a data URL of any media type, or an http(s) URL.
 
-    base64 stays as it is: it is decoded where the audio is read.
+    base64 is not decoded here, but where the audio is read.
     """
     if data.lower().startswith(("http://", "https://")):
         return data

@@ -1,9 +1,8 @@
-"""FunASR's text commands: what its two WebSocket protocols, `funasr.py` and `realtime.py`, have in common.
+"""FunASR's text commands, which its two WebSocket protocols, `funasr.py` and `realtime.py`, share.
 
-START, LANGUAGE:x, HOTWORDS:a,b and STOP are FunASR's own; PING is answered with {"event": "pong"}, since browsers
-cannot send a WebSocket's own ping. White space around a command does not count. A mistake is answered with an error
-event and the session goes on: clients send a second STOP, or commands of newer servers, and must not lose their text
-by it.
+START, LANGUAGE:x, HOTWORDS:a,b and STOP are FunASR's own. PING is answered with {"event": "pong"}; it exists because
+browsers cannot send a WebSocket ping. White space around a command is ignored. A mistake is answered with an error
+event and the session goes on: clients send STOP twice, or commands of newer servers, and must not lose their text.
 """
 
 import asyncio
@@ -17,11 +16,11 @@ from .sessions import Link, SessionEnd
 from .speech import Speech
 
 KNOWN = "START, LANGUAGE:x, HOTWORDS:a,b, PING or STOP"
-BUSY_WAIT_S = 0.5  # between two attempts to have the last sentences decoded while the service is full
+BUSY_WAIT_S = 0.5  # before the last sentences are submitted again to a service that is full
 
 
 async def finish_stream(stream: AsyncStreamingSession) -> list[Event]:
-    """The last events of a stream, however long the service is full."""
+    """Finish a stream, trying again for as long as the service is full; returns the last events."""
     while True:
         try:
             return await stream.finish()
@@ -37,14 +36,14 @@ class CommandSession(ABC):
         self._speech = speech
         self._language: str | None = None
         self._hotwords: list[str] = []
-        self._has_started = False  # at some time
-        self._has_heard = False  # some of the present recording
-        self._is_told = False  # that audio outside a recording is not heard
+        self._has_started = False  # START came at least once
+        self._has_heard = False  # audio of the current recording has come
+        self._is_told = False  # the client knows that audio before START is dropped
 
     @property
     @abstractmethod
     def _is_listening(self) -> bool:
-        """Whether START was said and STOP was not."""
+        """Whether a recording is under way: after START, before STOP."""
 
     @abstractmethod
     def _start(self) -> None:
@@ -56,10 +55,10 @@ class CommandSession(ABC):
 
     @abstractmethod
     async def _stop(self) -> None:
-        """Answer with the recording's last sentences; the session listens no longer."""
+        """End the recording and answer with its last sentences."""
 
     async def run(self, first: str | bytes | None = None) -> None:
-        """Obey until the client has gone or the server shuts down; `first` is a message that was received already."""
+        """Handle messages until the client disconnects or the server shuts down; `first` has been received already."""
         message = first or await self._link.receive(joined=True)
         while message is not None:
             try:
@@ -70,10 +69,10 @@ class CommandSession(ABC):
                     await self._hear(message)
                 else:
                     await self._refuse_audio()
-            except (ConfigError, PromptTooLongError) as error:  # a language or words that are not taken
+            except (ConfigError, PromptTooLongError) as error:  # an unknown command or language, or too many words
                 await self._link.fail(error)
             message = await self._link.receive(joined=True)
-        if self._is_listening:  # the server is shutting down: what was said is not lost
+        if self._is_listening:  # the server is shutting down: transcribe what has been heard
             await self._stop_listening()
 
     def _require_duration(self, num_samples: int) -> None:
@@ -110,7 +109,7 @@ class CommandSession(ABC):
                 raise ConfigError(f"unknown command {message.strip()[:50]!r}; allowed: {KNOWN}")
 
     def _restart_before_audio(self) -> None:
-        """LANGUAGE and HOTWORDS hold for a recording of which nothing has been heard, and for later ones."""
+        """LANGUAGE and HOTWORDS apply to later recordings, and to the current one if none of its audio has come."""
         if self._is_listening and not self._has_heard:
             self._start()
 
@@ -122,7 +121,7 @@ class CommandSession(ABC):
         await self._link.send({"event": "stopped"})
 
     async def _refuse_audio(self) -> None:
-        """Say once that START is missing. After STOP a microphone sends a little more, which needs no answer."""
+        """Say once that START is missing. Audio after STOP gets no answer: microphones send a little more."""
         if not self._has_started and not self._is_told:
             self._is_told = True
             raise ConfigError("audio outside a recording is not heard: send START first")

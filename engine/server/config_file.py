@@ -1,7 +1,7 @@
-"""`config.yaml` of Zerolan's services -> how to load a model and where to serve it.
+"""Read the `config.yaml` of Zerolan's services: which model to load, and where to serve it.
 
 ASR:
-  id: "Qwen/Qwen3-ASR-1.7B-vllm"         # which of the entries below
+  id: "Qwen/Qwen3-ASR-1.7B-vllm"         # the entry of `config` to use
   host: "0.0.0.0"
   port: 11001
   config:
@@ -30,7 +30,7 @@ class _Strict(BaseModel):
 
 
 class ModelEntry(_Strict):
-    """One entry of `config`; what it leaves out is as the command line has it."""
+    """One entry of `config`. The command line's values hold for what it leaves out."""
 
     model_path: str
     gpu_memory_utilization: float | None = None
@@ -53,10 +53,10 @@ class ServiceEntry(_Strict):
 
 
 def read_config_file(path: Path) -> ServiceEntry:
-    """The `ASR` entry; the other services in the file are not ours.
+    """The `ASR` entry. Other services in the file are ignored.
 
     Raises:
-        ConfigError: not YAML, an entry that is missing, unknown or of the wrong type.
+        ConfigError: the file is not YAML, or an entry is missing, unknown or of the wrong type.
     """
     try:
         content = yaml.safe_load(read_text(path))

@@ -1,14 +1,13 @@
-"""The connections of one server, within bounds that hold before a request has been understood, let alone permitted.
+"""Limits on a server's connections, which hold before a request is parsed or its client is known.
 
-- A request's head, its line and headers together, may have max_head_bytes and take header_timeout_s; the same holds
-  for trailers. The parser is h11: httptools has no such limit.
-- There are at most max_connections, and max_connections_per_address of one address. At such a limit a new connection
-  takes the place of one that does nothing: the oldest that has never asked for anything, else the one that has been
-  silent for longest after an answer. Thus idle sockets cannot keep probes or clients out. If all are at work, the new
-  one is answered 503.
-- A connection that is being closed, but whose other end does not read what is left for it, is dropped after LINGER_S.
+- A request's head (its line and headers) may have max_head_bytes and take header_timeout_s; so may trailers. The parser
+  is h11, because httptools has no such limit.
+- There are at most max_connections, and max_connections_per_address for one address. At a limit, a new connection
+  replaces an idle one: the oldest that has never sent a request, else the one that has been idle longest since its
+  answer. So idle sockets cannot keep probes or clients out. If no connection is idle, the new one is answered 503.
+- A connection that is being closed, but whose peer does not read the rest of its answer, is dropped after LINGER_S.
 
-What is refused or dropped is counted by reason, and logged once in LOG_EVERY_S at most.
+Refused and dropped connections are counted by reason, and logged at most once in LOG_EVERY_S.
 """
 
 import logging
@@ -28,13 +27,13 @@ from .budget import Budget
 from .metrics import Metrics
 from .settings import ServerSettings
 
-KEEP_ALIVE_S = 5  # without a byte after an answer
+KEEP_ALIVE_S = 5  # idle time after an answer
 LINGER_S = 30.0
-BACKLOG = 4096  # not yet accepted: whoever does not fit tries again after a second, probes as well
+BACKLOG = 4096  # connections not yet accepted; a client, or a probe, that does not fit tries again after a second
 LOG_EVERY_S = 10.0
-SPARE_FILES = 256  # descriptors kept from connections: uploads on the disk, readers, the engine
-MOST_FILES = 1 << 20  # asked for where the system names no limit
-MAX_FRAGMENTS = 1024  # of one WebSocket message: empty ones cost a client next to nothing
+SPARE_FILES = 256  # file descriptors reserved for uploads on the disk, readers and the engine
+MOST_FILES = 1 << 20  # the limit to use if the system names none
+MAX_FRAGMENTS = 1024  # of one WebSocket message; without a limit, a client could send empty ones for ever
 
 _FULL = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n"
 _LATE = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
@@ -44,21 +43,21 @@ log = logging.getLogger("twostage_asr.connections")
 
 @dataclass(slots=True, eq=False)
 class _Peer:
-    """The other end of a connection that is open."""
+    """The client's end of an open connection. Times are those of the event loop's clock."""
 
     transport: Transport
     address: str
-    idle_until: float = 0.0  # when its next head must have come, by the loop's clock
+    idle_until: float = 0.0  # deadline for its next head
     closing_since: float | None = None
 
 
 @dataclass(slots=True)
 class _Group:
-    """Connections, and those of them that do nothing, longest first."""
+    """The number of connections, and the idle ones among them, the longest idle first."""
 
     num_open: int = 0
-    silent: dict[_Peer, None] = field(default_factory=dict)  # have never asked for anything
-    quiet: dict[_Peer, None] = field(default_factory=dict)  # have been answered
+    silent: dict[_Peer, None] = field(default_factory=dict)  # idle, and have never sent a request
+    quiet: dict[_Peer, None] = field(default_factory=dict)  # idle since their last answer
 
     def idlest(self) -> _Peer | None:
         return next(iter(self.silent or self.quiet), None)
@@ -69,10 +68,10 @@ class _Group:
 
 
 class Connections:
-    """All that are open, and who has to go."""
+    """All open connections; decides which ones are refused or dropped."""
 
     def __init__(self, settings: ServerSettings, metrics: Metrics, session_bytes: Budget) -> None:
-        """`session_bytes`: what WebSockets may hold, messages that have not come as a whole included."""
+        """`session_bytes`: the memory that WebSockets may hold, incomplete messages included."""
         self.settings = settings
         self.session_bytes = session_bytes
         self.max_open = max(1, min(settings.max_connections, file_limit() - SPARE_FILES))
@@ -80,7 +79,7 @@ class Connections:
         self._peers: dict[Transport, _Peer] = {}
         self._all = _Group()
         self._of_address: dict[str, _Group] = {}
-        self._refused: Counter[str] = Counter()  # since the last line of the log
+        self._refused: Counter[str] = Counter()  # by reason, since the last line of the log
         self._next_line = 0.0
         metrics.watch("twostage_open_connections", "Connections open, WebSockets included", lambda: len(self._peers))
         metrics.watch("twostage_open_files", "File descriptors open", lambda: len(os.listdir("/dev/fd")))
@@ -97,7 +96,7 @@ class Connections:
                 if (idle := of.idlest()) is None:
                     return False
                 self._drop(idle)
-        # Dropping the last one of this address has forgotten its group.
+        # If the dropped connection was the last one of this address, its group is gone.
         group = self._of_address.setdefault(address, group)
         peer = self._peers[transport] = _Peer(transport, address, now + self.settings.header_timeout_s)
         for each in (self._all, group):
@@ -115,25 +114,25 @@ class Connections:
             del self._of_address[peer.address]
 
     def begin(self, transport: Transport) -> None:
-        """A request's head has come: until its answer, nothing ends the connection from here."""
+        """A request's head has come. The connection is not idle until the answer is complete, so it is not dropped."""
         if (peer := self._peers.get(transport)) is not None:
             for group in (self._all, self._of_address[peer.address]):
                 group.wake(peer)
 
     def rest(self, transport: Transport, now: float) -> None:
-        """It has been answered: the next head must come within both times."""
+        """The request has been answered. The next head must come within the keep-alive and header timeouts."""
         if (peer := self._peers.get(transport)) is not None:
             peer.idle_until = now + KEEP_ALIVE_S + self.settings.header_timeout_s
             for group in (self._all, self._of_address[peer.address]):
                 group.quiet[peer] = None
 
     def count(self, reason: str) -> None:
-        """Something that was refused."""
+        """Count a refused or dropped connection."""
         self._refused[reason] += 1
         self._metrics.refused_connections.labels(reason).inc()
 
     def sweep(self, now: float) -> None:
-        """End what is overdue, and log what has been refused; to be called several times a second."""
+        """Close overdue connections and log refused ones. The server calls this several times a second."""
         for waiting in (self._all.silent, self._all.quiet):  # each in the order of its deadlines
             while waiting and (peer := next(iter(waiting))).idle_until <= now:
                 self.count("late")
@@ -156,7 +155,7 @@ class Connections:
 
 
 class HTTPConnection(H11Protocol):
-    """uvicorn's connection, known to Connections."""
+    """uvicorn's HTTP connection, which reports to Connections."""
 
     keeper: ClassVar[Connections]
 
@@ -171,7 +170,7 @@ class HTTPConnection(H11Protocol):
         self.keeper.forget(self.transport)
 
     def data_received(self, data: bytes) -> None:
-        """No more of a head than it may have is parsed: h11 looks at the length of incomplete ones alone."""
+        """Give h11 at most max_head_bytes of a head at a time: it checks the length of incomplete heads only."""
         while data and not self.transport.is_closing() and self.transport.get_protocol() is self:
             room = self.keeper.settings.max_head_bytes if self._awaits_head else len(data)
             super().data_received(data[:room])
@@ -200,7 +199,7 @@ class HTTPConnection(H11Protocol):
 
 
 class WebSocketConnection(WebSocketsSansIOProtocol):
-    """What an HTTPConnection becomes by its upgrade."""
+    """uvicorn's WebSocket connection, which takes over from an HTTPConnection at the upgrade."""
 
     keeper: ClassVar[Connections]
 
@@ -233,7 +232,7 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
 
 
 def protocols(connections: Connections) -> dict[str, Any]:
-    """The options of uvicorn.Config that make a server's connections these."""
+    """Options of uvicorn.Config with which a server uses these connection classes."""
     about = {"keeper": connections}
     return {
         "http": type("HTTPConnection", (HTTPConnection,), about),
@@ -245,13 +244,13 @@ def protocols(connections: Connections) -> dict[str, Any]:
 
 
 def file_limit() -> int:
-    """How many descriptors this process may have open."""
+    """How many file descriptors this process may have open."""
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return MOST_FILES if most == resource.RLIM_INFINITY else most
 
 
 def raise_file_limit() -> None:
-    """To what the system allows; the usual default, 1,024, is that of programs that use select()."""
+    """Raise the limit to what the system allows. The usual default, 1,024, exists for programs that use select()."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = MOST_FILES if hard == resource.RLIM_INFINITY else hard
     if soft != resource.RLIM_INFINITY and soft < most:

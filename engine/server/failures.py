@@ -1,4 +1,4 @@
-"""How a request fails: one schema, OpenAI's, for every path and reason.
+"""Error answers: every failure of every route has OpenAI's error schema.
 
 {"error": {"message": what was wrong, "type": ..., "param": the field or null, "code": ...}}
 """
@@ -26,7 +26,7 @@ from ..errors import (
 
 logger = logging.getLogger(__name__)
 
-# The most particular class that fits decides. The codes are the errors' own.
+# The most specific class that fits decides the status. The `code` of an answer is that of the error (errors.py).
 STATUS: dict[type[ASRError], int] = {
     AudioTooLongError: 413,
     AudioError: 400,
@@ -37,14 +37,14 @@ STATUS: dict[type[ASRError], int] = {
     DecodeError: 503,
     ASRError: 500,
 }
-MOST_SAID = 10  # problems with a request's fields that its answer names
-MOST_CHARS = 200  # of each
+MOST_SAID = 10  # most problems with a request's fields that one answer names
+MOST_CHARS = 200  # most characters for each of them
 _TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 _CODES = {404: "not_found", 405: "method_not_allowed"}
 
 
 class Refusal(HTTPException):
-    """A request that is answered with an error; an HTTPException, so that FastAPI lets it through its parsers."""
+    """Answers the request with an error. It is an HTTPException so that FastAPI's parsers pass it on."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class Refusal(HTTPException):
 
 
 def refusal_of(error: ASRError) -> Refusal:
-    """The answer to a request that failed with this."""
+    """The error answer for a request that failed with this error."""
     status = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
     return Refusal(status, str(error), code=error.code)
 
@@ -72,13 +72,13 @@ def error_body(status: int, message: str, *, code: str | None, param: str | None
 
 
 def error_response(refusal: HTTPException) -> JSONResponse:
-    """Any HTTPException in the one schema."""
+    """Any HTTPException as an answer in the schema above."""
     status, headers = refusal.status_code, dict(refusal.headers or {})
     code = refusal.code if isinstance(refusal, Refusal) else _CODES.get(status, "bad_request")
     param = refusal.param if isinstance(refusal, Refusal) else None
     cause = refusal.__cause__
     message = str(refusal.detail)
-    if isinstance(cause, OSError):  # the parser could not spool what was uploaded
+    if isinstance(cause, OSError):  # the form parser could not write the upload to the disk
         status, code = (507, "disk_full") if cause.errno == errno.ENOSPC else (500, "server_error")
         message = "the server could not store the upload" + (": its disk is full" if status == 507 else "")
     if status in (429, 503):
@@ -87,7 +87,7 @@ def error_response(refusal: HTTPException) -> JSONResponse:
 
 
 def install(app: FastAPI) -> None:
-    """Make every error of `app` speak the schema."""
+    """Register handlers that answer every error of `app` in the schema."""
 
     async def on_http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
@@ -102,7 +102,7 @@ def install(app: FastAPI) -> None:
         return error_response(refusal_of(error))
 
     async def on_anything(request: Request, error: Exception) -> Response:
-        # Starlette raises it again for the server to log.
+        # Starlette raises the error again after this answer, so that the server logs it.
         return error_response(Refusal(500, "the server failed; its log says why", code="server_error"))
 
     app.add_exception_handler(HTTPException, on_http)
@@ -112,7 +112,7 @@ def install(app: FastAPI) -> None:
 
 
 def _validation_refusal(error: RequestValidationError) -> Refusal:
-    """What is wrong with a request's fields, the first of them as `param`."""
+    """A Refusal that names the request's invalid fields; `param` is the first of them."""
     problems = error.errors()
     places = [
         _shortened(".".join(str(part) for part in problem["loc"][1:]) or "body") for problem in problems[:MOST_SAID]

@@ -1,7 +1,7 @@
-"""What clients send besides the audio: fields that this server knows, and those that mean nothing to it.
+"""Known and unknown fields of requests.
 
-Clients are written for many servers, and send fields of all of them. A field that nobody here knows is ignored, named
-in the answer's X-Ignored-Fields and, once, in the log; with `serve --strict-fields` it is an error. In a form, lists
+Clients are written for many servers and send fields that this one does not know. Such a field is ignored, named in the
+answer's X-Ignored-Fields header and, once, in the log; with `serve --strict-fields` it is an error. In a form, lists
 and objects may be written with brackets, as OpenAI's SDKs do: `languages[]`, `chunking_strategy[type]`. A null means
 the same as a field that is left out.
 """
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 HEADER = "X-Ignored-Fields"
 MAX_NAMED = 16  # fields in one header or message
 MAX_NAME_CHARS = 40
-MAX_LOGGED = 1_000  # names of fields in the log, of all routes together
+MAX_LOGGED = 1_000  # most names of fields that are logged, for all routes together
 AUDIO_SCHEMES = ("http://", "https://", "data:")
 
 _BRACKETED = re.compile(r"(\w+)\[(\w*)\]", re.ASCII)
@@ -35,14 +35,14 @@ log = logging.getLogger("twostage_asr.requests")
 
 
 class Open(BaseModel):
-    """Takes any field; `unknown_fields` finds those that mean nothing."""
+    """A request that may have any fields; `unknown_fields` finds the unknown ones."""
 
     model_config = ConfigDict(extra="allow")
 
     @model_validator(mode="before")
     @classmethod
     def _as_json(cls, given: Any) -> Any:
-        """Nulls are left out, and the bracketed names of forms become lists and objects."""
+        """Drop nulls, and turn the bracketed names of forms into lists and objects."""
         if not isinstance(given, Mapping):
             return given
         return _unbracketed({name: value for name, value in given.items() if value is not None})
@@ -64,7 +64,7 @@ def _listed(value: Any) -> list[Any]:
 
 
 def unknown_fields(given: BaseModel, place: str = "") -> Iterator[str]:
-    """Dotted names, without those of lists' places; a name may come more than once."""
+    """Dotted names of unknown fields, without list indices; a name may come more than once."""
     for name in given.model_extra or ():
         yield f"{place}{name}"
     for name in type(given).model_fields:
@@ -75,17 +75,17 @@ def unknown_fields(given: BaseModel, place: str = "") -> Iterator[str]:
 
 
 class UnknownFields:
-    """What one server does with the fields that mean nothing to it."""
+    """How one server handles unknown fields: it ignores and logs them, or refuses the request."""
 
     def __init__(self, *, are_errors: bool) -> None:
         self._are_errors = are_errors
         self._logged: set[tuple[str, str]] = set()  # path, name
 
     def heed(self, request: Request, given: Open, query: Open | None = None, *, others: Iterable[str] = ()) -> None:
-        """Name what is unknown in a body and in the query, and `others`, for the answer and the log.
+        """Find unknown fields of a body and of the query, add `others`, and name them in the answer and the log.
 
         Raises:
-            Refusal: there is something, and this server shall not ignore it.
+            Refusal: there are some, and this server treats them as errors.
         """
         known_query = () if query is None else type(query).model_fields
         found = [*unknown_fields(given), *(name for name in request.query_params if name not in known_query), *others]
@@ -113,13 +113,13 @@ def shown(name: str) -> str:
 
 
 def named(names: list[str]) -> str:
-    """The first of them, and how many more there are."""
+    """The first names, and how many more there are."""
     more = [f"{len(names) - MAX_NAMED} more"] if len(names) > MAX_NAMED else []
     return ", ".join([*map(shown, names[:MAX_NAMED]), *more])
 
 
 class ClientRoute(APIRoute):
-    """Says in the answer which fields were ignored."""
+    """A route whose answer names the ignored fields."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         answer = super().get_route_handler()
@@ -134,7 +134,7 @@ class ClientRoute(APIRoute):
 
 
 class AudioForm(Open):
-    """Audio, and how it is read."""
+    """A form with audio, and with options for reading it."""
 
     file: Annotated[UploadFile | None, Field(description="Any common audio or video file")] = None
     url: Annotated[str | None, Field(description="In place of a file, from a host that this server allows")] = None
@@ -160,11 +160,11 @@ class AudioForm(Open):
 
     @classmethod
     def sources(cls) -> tuple[str, ...]:
-        """The fields that may hold the audio, one of them in each request."""
+        """The fields that may hold the audio; each request has exactly one of them."""
         return ("file", "url")
 
     async def read(self, speech: "Speech", request: Request) -> Recording:
-        """Raises AudioError, or Refusal for a URL of another kind."""
+        """Read the audio. Raises AudioError, or Refusal for a URL of another scheme."""
         how: dict[str, Any] = {"channels": self.channels, "salvage": self.salvage, "client": request.state.client}
         if self.url is not None:
             require_audio_url(self.url, param="url")
@@ -177,6 +177,6 @@ class AudioForm(Open):
 
 
 def require_audio_url(url: str, *, param: str) -> None:
-    """Raises Refusal for what is none of AUDIO_SCHEMES; a path of this machine is none."""
+    """Raises Refusal unless the URL has one of AUDIO_SCHEMES, so that clients cannot read this machine's files."""
     if not url.lower().startswith(AUDIO_SCHEMES):
         raise Refusal(400, f"{param} must be a data:, http: or https: URL", code="invalid_value", param=param)

@@ -1,4 +1,4 @@
-"""Transcript -> the JSON and text that clients of each protocol know."""
+"""Transcript -> the JSON that each protocol's clients parse."""
 
 import math
 import zlib
@@ -11,7 +11,7 @@ ResponseFormat = Literal["json", "text", "verbose_json", "srt", "vtt", "diarized
 
 
 def usage(transcript: Transcript) -> dict[str, Any]:
-    """OpenAI's usage of models that are paid by the second."""
+    """OpenAI's `usage` object for models that are billed by the second."""
     return {"type": "duration", "seconds": math.ceil(transcript.duration)}
 
 
@@ -24,7 +24,7 @@ def warning_json(warning: TranscriptWarning) -> dict[str, str]:
 
 
 def plain(transcript: Transcript) -> dict[str, Any]:
-    """OpenAI's `json`, and what this engine has to say about it."""
+    """OpenAI's `json`, and this engine's warnings."""
     answer = {"text": transcript.text, "usage": usage(transcript), "warnings": warnings(transcript)}
     if transcript.tokens is not None:
         answer["logprobs"] = logprobs(transcript.tokens)
@@ -32,7 +32,7 @@ def plain(transcript: Transcript) -> dict[str, Any]:
 
 
 def logprobs(tokens: Sequence[Token]) -> list[dict[str, Any]]:
-    """OpenAI's logprobs."""
+    """OpenAI's `logprobs`."""
     return [{"token": t.text, "logprob": t.log_prob, "bytes": list(t.text.encode())} for t in tokens]
 
 
@@ -85,7 +85,7 @@ def words(found: tuple[Word, ...] | None) -> list[dict[str, Any]]:
 
 
 def _channel(part: Segment | Word) -> dict[str, int]:
-    """Which channel it is of, where a request has split them."""
+    """The channel, if the request has split the channels."""
     return {} if part.channel is None else {"channel": part.channel}
 
 
@@ -101,7 +101,7 @@ def _openai_segment(index: int, segment: Segment, temperature: float) -> dict[st
         "temperature": temperature,
         "avg_logprob": None if not segment.confidence else round(math.log(segment.confidence), 4),
         "compression_ratio": round(len(text) / max(len(zlib.compress(text)), 1), 4),
-        "no_speech_prob": None,  # nothing here measures it
+        "no_speech_prob": None,  # this engine does not compute it
         "words": words(segment.words),
         **_channel(segment),
     }

@@ -1,4 +1,4 @@
-"""FunASR's offline protocols: POST /asr, and the WebSocket /ws, which takes whole recordings."""
+"""FunASR's offline protocols: POST /asr for files, and the WebSocket /ws for whole recordings as PCM."""
 
 import time
 from typing import Annotated, Any
@@ -14,12 +14,12 @@ from .openai_audio import MAX_WORDS, hotwords_in
 from .sessions import Link, hold_session
 from .speech import Speech
 
-MIN_PCM_BYTES = 4  # two samples: less has no features
+MIN_PCM_BYTES = 4  # two samples, the shortest audio that features can be computed of
 NO_SPEAKERS = {"code": "no_speakers", "message": "spk was asked for, but this server has no speaker model"}
 
 
 class AsrForm(AudioForm):
-    """FunASR's form, or with `audio_file` that of whisper-asr-webservice, which has its options in the query."""
+    """FunASR's form. With `audio_file` it is whisper-asr-webservice's, whose options are in the query."""
 
     audio_file: Annotated[UploadFile | None, Field(description="As whisper-asr-webservice takes it")] = None
     language: Annotated[str | None, Field(description='"中文", "English", "zh", ...; left to the model by default')] = (
@@ -43,8 +43,8 @@ def router(speech: Speech) -> APIRouter:
     ) -> Any:
         """Transcribe a file: text, segments and words with times in seconds.
 
-        The name of the file's part decides whose protocol it is: `file` (or `url`) is FunASR's, `audio_file` that of
-        whisper-asr-webservice, whose options are in the query and whose answer is the text of a file.
+        The name of the file's part selects the protocol: `file` (or `url`) is FunASR's, and `audio_file` is that of
+        whisper-asr-webservice, whose options are in the query and whose answer is a text file.
         """
         if form.audio_file is None:
             speech.unknown_fields.heed(request, form)
@@ -74,11 +74,11 @@ async def _answer(speech: Speech, request: Request, form: AsrForm) -> dict[str, 
 
 
 class _OfflineSession(CommandSession):
-    """Sentences after a recording's end."""
+    """Answers with all sentences after the end of a recording."""
 
     def __init__(self, link: Link, speech: Speech) -> None:
         super().__init__(link, speech)
-        self._pcm: bytearray | None = None  # of the recording that has been started
+        self._pcm: bytearray | None = None  # 16-bit samples of the current recording; None between recordings
 
     @property
     def _is_listening(self) -> bool:
@@ -96,8 +96,8 @@ class _OfflineSession(CommandSession):
     async def _stop(self) -> None:
         assert self._pcm is not None
         pcm, self._pcm = bytes(self._pcm), None
-        self._link.hold(3 * len(pcm))  # with the samples that are made of it
-        whole = pcm[: len(pcm) // 2 * 2]  # half a sample at the end is no sound
+        self._link.hold(3 * len(pcm))  # the PCM, and its float32 samples
+        whole = pcm[: len(pcm) // 2 * 2]  # drop half a sample at the end
         answer: dict[str, Any] = {"sentences": [], "is_final": True, "duration_ms": len(whole) // 32}
         if len(whole) >= MIN_PCM_BYTES:
             options = self._speech.options(language=self._language, hotwords=self._hotwords)

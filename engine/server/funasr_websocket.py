@@ -1,20 +1,21 @@
-"""FunASR's JSON WebSocket, at `/` beside its text commands: what the clients of FunASR's runtime speak.
+"""FunASR's JSON WebSocket, at `/` beside its text commands: the protocol of the clients of FunASR's runtime.
 
     client: {"mode": "offline" | "online" | "2pass", "wav_name", "wav_format", "audio_fs", "hotwords", "itn",
              "svs_lang", "is_speaking": true}, audio as bytes, {"is_speaking": false}; other recordings may follow
     server: {"mode", "text", "wav_name", "is_final", "timestamp": "[[ms, ms], ...]", "stamp_sents": [...]}
 
-The protocol is FunASR's runtime/docs/websocket_protocol.md, and what its clients in Python, C++ and HTML do with it:
+The protocol is described in FunASR's runtime/docs/websocket_protocol.md. These rules also follow from how FunASR's
+clients in Python, C++ and HTML use it:
 
-- "offline" answers once, after the end. Its audio is 16-bit PCM of `audio_fs` Hz, or with any other `wav_format` the
-  bytes of a file. The other modes take PCM alone.
-- Clients put "online" and "2pass-online" texts one after the other, so these hold what is new and will not change.
+- "offline" answers once, after the end. Its audio is 16-bit PCM at `audio_fs` Hz, or the bytes of a file if
+  `wav_format` is anything else than "pcm". The other modes take only PCM.
+- Clients append "online" and "2pass-online" texts, so each holds only new text that will not change.
 - A "2pass-offline" text replaces the "2pass-online" texts since the one before it, and has the times of its words.
-- The last answer to a recording has "is_final": true, also if nothing was said. Some clients end with "is_end": true;
-  they find that in the last answer, and "is_final": false where the recording could not be transcribed.
+- The last answer to a recording has "is_final": true, even if nothing was said. Some clients end with "is_end": true;
+  their last answer has it as well, and has "is_final": false if the recording could not be transcribed.
 
-An answer with "error" and "code" says what went wrong. `chunk_size` and its like tune FunASR's model and mean nothing
-to this one. Until the server has heard something of a recording, a message may change its settings.
+An answer with "error" and "code" says what went wrong. `chunk_size` and similar fields tune FunASR's model and have no
+effect here. A message may change the settings of a recording until some of its audio has come.
 """
 
 import json
@@ -34,7 +35,7 @@ from .pcm import Resampler
 from .sessions import Link, SessionEnd
 from .speech import Speech
 
-MIN_PCM_BYTES = 4  # two samples: less has no features
+MIN_PCM_BYTES = 4  # two samples, the shortest audio that features can be computed of
 
 _MARKS = "，。？！；：、…,.?!;:"
 _WITHOUT_MEANING = frozenset({"chunk_size", "chunk_interval", "encoder_chunk_look_back", "decoder_chunk_look_back"})
@@ -45,7 +46,7 @@ Answer = dict[str, Any]
 
 
 class Settings(BaseModel):
-    """How recordings are transcribed: what a client has said, in any number of messages."""
+    """How recordings are transcribed; a client may spread the settings over several messages."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, coerce_numbers_to_str=True)
 
@@ -63,7 +64,7 @@ class Settings(BaseModel):
 
     @property
     def words(self) -> list[str]:
-        """The hotwords; their weights mean nothing here."""
+        """The hotwords, without their weights, which have no effect here."""
         given: Any = self.hotwords
         if isinstance(given, str) and given.lstrip().startswith("{"):
             given = _json_object(given)
@@ -80,7 +81,7 @@ class Message(Settings):
 
 
 def is_classic(message: str | bytes | None) -> bool:
-    """Whether a client that begins with this speaks this protocol: no text command begins with a brace."""
+    """Whether a client whose first message this is uses this protocol. No text command begins with a brace."""
     return isinstance(message, str) and message.lstrip().startswith("{")
 
 
@@ -90,14 +91,14 @@ class ClassicSession:
     def __init__(self, link: Link, speech: Speech) -> None:
         self._link = link
         self._speech = speech
-        self._said: dict[str, Any] = {}  # of Settings
+        self._said: dict[str, Any] = {}  # fields of Settings that the client has sent
         self._settings = Settings()
         self._recording: _Recording | None = None
-        self._num_bytes = 0  # of the recording
-        self._unknown: set[str] = set()  # fields that have been logged
+        self._num_bytes = 0  # audio of the recording so far
+        self._unknown: set[str] = set()  # unknown fields that have been logged
 
     async def run(self, first: str | bytes | None) -> None:
-        """Listen, from the first message on, until the client has gone or the server shuts down."""
+        """Handle messages until the client disconnects or the server shuts down; `first` has been received already."""
         message = first
         while message is not None:
             try:
@@ -105,11 +106,11 @@ class ClassicSession:
                     await self._obey(message)
                 else:
                     await self._hear(message)
-            except ConfigError as error:  # what follows would be heard in another way than the client thinks
+            except ConfigError as error:  # going on would transcribe with other settings than the client asked for
                 await self._fail(error)
                 raise SessionEnd(1008, str(error)) from error
             message = await self._link.receive(joined=True)
-        if self._recording is not None:  # the server is shutting down: what was said is not lost
+        if self._recording is not None:  # the server is shutting down: transcribe what has been heard
             await self._finish()
 
     async def _obey(self, text: str) -> None:
@@ -128,7 +129,7 @@ class ClassicSession:
             self._recording = self._begin()
 
     def _begin(self) -> "_Recording":
-        """Raises ConfigError for what the model or this server does not take."""
+        """A recording with the current settings. Raises ConfigError if the model or this server refuses them."""
         settings, limits = self._settings, self._speech.settings
         if not limits.min_sample_rate <= settings.audio_fs <= limits.max_sample_rate:
             allowed = f"{limits.min_sample_rate} to {limits.max_sample_rate}"
@@ -143,13 +144,13 @@ class ClassicSession:
         return _Live(self._speech, settings)
 
     async def _hear(self, content: bytes) -> None:
-        if self._recording is None:  # a client need not repeat its settings
+        if self._recording is None:  # the next recording, for which the client has not repeated its settings
             self._recording = self._begin()
         self._num_bytes += len(content)
         self._require_size()
         try:
             answers = await self._recording.hear(content)
-        except ASRError as error:  # such as a full service: a later piece of audio gives what is missing
+        except ASRError as error:  # for example a full service: a later chunk yields the text that is missing
             await self._fail(error)
             return
         for answer in answers:
@@ -164,7 +165,7 @@ class ClassicSession:
             raise SessionEnd(1009, f"more than {limits.max_audio_s:g} s of audio")
 
     async def _finish(self, *, is_end: bool = False) -> None:
-        """Send what is left of the recording; the last answer says that it is the last."""
+        """End the recording and send its remaining answers; the last one says that it is the last."""
         recording, self._recording, self._num_bytes = self._recording, None, 0
         end = {"is_end": True} if is_end else {}
         try:
@@ -182,19 +183,19 @@ class ClassicSession:
         await self._link.send({"wav_name": self._settings.wav_name, "is_final": False} | answer)
 
     async def _fail(self, error: ASRError, **fields: Any) -> None:
-        """Tell the client; the session goes on unless the engine cannot. Raises SessionEnd then."""
+        """Send an error answer. Raises SessionEnd if the engine has failed or the service is closed."""
         about = {"mode": self._settings.mode, "text": "", "wav_name": self._settings.wav_name, "is_final": False}
         await self._link.fail(error, **about | fields)
 
     def _log_unknown(self, said: dict[str, Any]) -> None:
         unknown = set(said) - set(Message.model_fields) - _WITHOUT_MEANING - self._unknown
-        if unknown and not self._unknown:  # once a session: a client can invent any number
+        if unknown and not self._unknown:  # logged once per session, because a client can send any number of them
             log.info("ignored, since they are unknown here: %s", ", ".join(sorted(unknown)[:10]))
             self._unknown = unknown
 
 
 class _Recording(Protocol):
-    """What is between the settings and the end; gives answers without `wav_name` and `is_final`."""
+    """One recording. Its answers lack `wav_name` and `is_final`, which the session adds."""
 
     async def hear(self, content: bytes) -> list[Answer]: ...
 
@@ -202,7 +203,7 @@ class _Recording(Protocol):
 
 
 class _Whole:
-    """Mode "offline": everything is transcribed at the end."""
+    """Mode "offline": the whole recording is transcribed at its end."""
 
     def __init__(self, speech: Speech, settings: Settings) -> None:
         self._speech = speech
@@ -217,7 +218,7 @@ class _Whole:
     async def finish(self) -> list[Answer]:
         content, settings = bytes(self._content), self._settings
         if settings.is_pcm:
-            content = content[: len(content) // 2 * 2]  # half a sample at the end is no sound
+            content = content[: len(content) // 2 * 2]  # drop half a sample at the end
             if len(content) < MIN_PCM_BYTES:
                 return []
             recording = await self._speech.read(samples_of(content), settings.audio_fs)
@@ -227,7 +228,7 @@ class _Whole:
 
 
 class _Live:
-    """Modes "online" and "2pass": texts while the recording goes on."""
+    """Modes "online" and "2pass": text is sent while the recording goes on."""
 
     def __init__(self, speech: Speech, settings: Settings) -> None:
         self._speech = speech
@@ -237,7 +238,7 @@ class _Live:
         self._reader = PCMReader()
         self._resampler = Resampler(settings.audio_fs)
         self._so_far = TextSoFar()
-        self._finals = self._sent = ""  # the text of all finals; all that the client shows
+        self._finals = self._sent = ""  # the text of all finals, and all text that the client has been sent
 
     async def hear(self, content: bytes) -> list[Answer]:
         samples = self._resampler.push(self._reader.samples(content))
@@ -270,7 +271,7 @@ class _Live:
 
 
 def _final_answer(mode: str, transcript: Transcript, text: str | None = None) -> Answer:
-    """A transcript as FunASR shows it; `text` in place of its own."""
+    """A transcript in FunASR's form; `text` replaces its own text if given."""
     answer: Answer = {"mode": mode, "text": transcript.text if text is None else text}
     if transcript.words is not None:
         answer["timestamp"] = json.dumps([_ms(word) for word in transcript.words])
@@ -279,7 +280,7 @@ def _final_answer(mode: str, transcript: Transcript, text: str | None = None) ->
 
 
 def _sentences(segment: Segment) -> list[Answer]:
-    """What lies between punctuation marks, the words divided by spaces."""
+    """The sentences of a segment, split at punctuation marks; words are separated by spaces."""
     sentences: list[Answer] = []
     current: list[Word] = []
     position, words = 0, segment.words or ()
@@ -301,7 +302,7 @@ def _ms(word: Word) -> list[int]:
 
 
 def _json_object(text: str) -> dict[str, Any]:
-    """Raises ConfigError for anything else."""
+    """Parse a JSON object. Raises ConfigError for anything else."""
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:

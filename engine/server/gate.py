@@ -1,7 +1,7 @@
-"""What every request passes before any handler sees it: identity, permission, limits, its log line and its numbers.
+"""The middleware around all routes: it identifies clients, enforces limits, and logs and counts requests.
 
-Limits hold while a body is read, not afterwards. A client that goes away has its handler cancelled, and with it the
-work in both stages.
+Limits on a body are enforced while it is read, so that a body that is too large never fills the memory. If a client
+disconnects, its handler is cancelled, and with it the work in both stages.
 """
 
 import asyncio
@@ -25,9 +25,9 @@ from .quotas import Quota, client_of
 from .speech import Speech
 
 OPEN_PATHS = frozenset({"/", "/health", "/ready"})  # need no key
-DISCARD_BYTES = 16 << 20  # of a refused body that are read all the same
-DISCARD_S = 2.0
-KEY_SUBPROTOCOL = "openai-insecure-api-key."  # how OpenAI's web clients pass a key, having no headers
+DISCARD_BYTES = 16 << 20  # of a refused body that are read and dropped before the answer
+DISCARD_S = 2.0  # longest time for that
+KEY_SUBPROTOCOL = "openai-insecure-api-key."  # OpenAI's web clients send keys so: browsers set no WebSocket headers
 
 log = logging.getLogger("twostage_asr.requests")
 
@@ -36,7 +36,7 @@ _REQUEST_ID = re.compile(r"[\w.:-]{1,100}", re.ASCII)
 
 @dataclass(slots=True, eq=False)
 class Exchange:
-    """One HTTP request and its response, as they pass."""
+    """One HTTP request and its response, while they are transferred."""
 
     receive_from: Receive
     send_to: Send
@@ -49,7 +49,7 @@ class Exchange:
     _watch: asyncio.Task[None] | None = None
 
     async def receive(self) -> Message:
-        """The next part of the body. Raises Refusal when it passes a limit."""
+        """The next part of the body. Raises Refusal if it exceeds a limit."""
         if self._watch is not None:
             await self._gone.wait()
             return {"type": "http.disconnect"}
@@ -64,9 +64,9 @@ class Exchange:
         return message
 
     async def discard_body(self) -> bool:
-        """Read what is left of a body that is not wanted, within bounds; whether that was all of it.
+        """Read and drop the rest of a refused body, within bounds; returns whether that was all of it.
 
-        Clients that are still sending when the connection closes see an error in place of the answer.
+        A client that is still sending when the connection closes gets a connection error and never sees the answer.
         """
         num_bytes, has_more = 0, self._watch is None
         with contextlib.suppress(TimeoutError):
@@ -105,7 +105,7 @@ class Gate:
     """ASGI middleware around the whole application."""
 
     def __init__(self, app: ASGIApp, speech: Speech, paths: Collection[str]) -> None:
-        """`paths` are what the counters tell apart; others are the clients' inventions, without a bound."""
+        """`paths`: the known routes. All other paths share one metric label, so that clients cannot add labels."""
         self._app = app
         self._paths = paths
         self._speech = speech
@@ -169,7 +169,7 @@ class Gate:
             self._speech.num_requests -= num
 
     def _admit(self, scope: Scope, headers: Headers, exchange: Exchange) -> None:
-        """Raises Refusal before anything of the body is read."""
+        """Check what the head alone tells, before any of the body is read. Raises Refusal."""
         self._origins.require(scope, headers)
         if scope["path"] in OPEN_PATHS or scope["method"] == "OPTIONS":
             return
@@ -184,7 +184,7 @@ class Gate:
         exchange.body.require_size(int(length) if length.isdecimal() else 0)
 
     def _identify(self, scope: Scope, key: str | None) -> None:
-        """Note whose request it is, for logs and quotas. Raises Refusal."""
+        """Find whose request it is, for logs and quotas. Raises Refusal if a key is needed and missing."""
         name = self._keys.name_of(key)
         if name is None and self._keys.are_needed:
             raise Refusal(
@@ -219,8 +219,8 @@ class Gate:
             await self._app(scope, receive, send)
 
     def _record(self, scope: Scope, exchange: Exchange, wall_s: float) -> None:
-        status = exchange.status or 499  # nginx' number for a client that went away first
-        route = getattr(scope.get("route"), "path", None)  # none where the gate has refused
+        status = exchange.status or 499  # nginx's status for a client that disconnected before the answer
+        route = getattr(scope.get("route"), "path", None)  # None if the gate refused the request
         path = route or (scope["path"] if scope["path"] in self._paths else "unknown")
         self._speech.metrics.requests.labels(path, str(status)).inc()
         self._speech.metrics.request_seconds.labels(path).observe(wall_s)
@@ -241,13 +241,13 @@ class Gate:
 
 
 def _client_to_count(scope: Scope) -> str | None:
-    """Whose quota a request takes from: like the limit for all, quotas are of what has a body."""
+    """The client whose quota this request counts against; None for GET, to which limits on requests do not apply."""
     client: str | None = scope["state"]["client"]
     return None if scope["method"] == "GET" else client
 
 
 def _request_id(headers: Headers) -> str:
-    """The client's own, if it is a plain word."""
+    """The client's own X-Request-ID if it is well-formed, else a random one."""
     given = headers.get("x-request-id", "")
     return given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
 

@@ -1,14 +1,17 @@
-"""What every answer tells browsers: nothing of it is run, framed or guessed, but for the pages that are made for it."""
+"""Security headers for every answer: browsers may not run scripts in it, frame it, or guess its media type.
+
+The web page and the API documentation have policies of their own, which allow what they need.
+"""
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-# The page is one file without anything from elsewhere; blob: is the code that listens to the microphone.
+# The page is one file and loads nothing from elsewhere. blob: is for the worklet that records the microphone.
 PAGE_POLICY = (
     "default-src 'none'; script-src 'unsafe-inline' blob:; style-src 'unsafe-inline'; connect-src 'self'; "
     "media-src blob:; worker-src blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-# Swagger UI, from this server's own files; its page starts it with a script of three lines.
+# Swagger UI is served from this server's own files. Its page starts it with an inline script.
 DOCS_POLICY = (
     "default-src 'none'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -18,7 +21,7 @@ _POLICIES = {"/": PAGE_POLICY, "/docs": DOCS_POLICY}
 
 
 class SecurityHeaders:
-    """ASGI middleware around everything that answers."""
+    """ASGI middleware around the whole application, refusals included."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -29,7 +32,7 @@ class SecurityHeaders:
                 headers = MutableHeaders(scope=message)
                 headers["Content-Security-Policy"] = _POLICIES.get(scope["path"], OTHER_POLICY)
                 headers["X-Content-Type-Options"] = "nosniff"
-                # "no-referrer" would have some browsers send "Origin: null" from our own page.
+                # With "no-referrer", some browsers would send "Origin: null" from our own page.
                 headers["Referrer-Policy"] = "same-origin"
             await send(message)
 

@@ -1,4 +1,4 @@
-"""What Prometheus sees at /metrics."""
+"""The metrics that Prometheus reads at /metrics."""
 
 import time
 from collections import deque
@@ -12,7 +12,7 @@ from ..transcript import Transcript
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
-LAGS = 150  # ten a second, for longer than the usual 15 s between two looks of Prometheus
+LAGS = 150  # event loop lags that are kept: ten a second for 15 s, the usual time between two scrapes
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 _CLIPS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _RTFX = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
@@ -58,17 +58,17 @@ class Metrics:
         self.watch("twostage_loop_lag_seconds", "The longest of the last 15 s", lambda: max(self._lags))
 
     def tick(self, interval_s: float) -> None:
-        """A turn of the event loop, `interval_s` after the last one if it is not late."""
+        """Record a turn of the event loop, which is due `interval_s` after the one before."""
         now = time.monotonic()
         self._lags.append(max(now - self.last_tick - interval_s, 0.0))
         self.last_tick = now
 
     def watch(self, name: str, what: str, read: Callable[[], float]) -> None:
-        """A gauge that is read when it is asked for."""
+        """Add a gauge whose value `read` gives at each scrape."""
         Gauge(name, what, registry=self._registry).set_function(read)
 
     def count(self, transcript: Transcript, wall_s: float | None = None) -> None:
-        """One clip that has been transcribed, within `wall_s` seconds if it was not live."""
+        """Count one transcript. `wall_s`: seconds that it took; None for live audio."""
         self._transcripts.labels(transcript.status).inc()
         self._audio_seconds.inc(transcript.duration)
         if wall_s is not None:
@@ -87,7 +87,7 @@ class Metrics:
 
 
 class MetricsTimeline(Timeline):
-    """A timeline that counts what it is told and keeps nothing."""
+    """A timeline that adds its spans to the metrics instead of keeping them."""
 
     __slots__ = ("_metrics",)
 

@@ -18,13 +18,13 @@ from .speech import Speech
 from .sse import TextStream, event_stream
 
 Granularity = Literal["word", "segment"]
-MAX_WORDS = 10_000  # in a list; how many fit into a prompt is another question
+MAX_WORDS = 10_000  # in a list of hotwords; a prompt may hold fewer
 
 
 class TranscriptionForm(AudioForm):
-    """The fields of OpenAI's request; `hotwords`, `spk` and `itn`, which FunASR's users know; vLLM's of sampling.
+    """The fields of OpenAI's request; FunASR's `hotwords`, `spk` and `itn`; and vLLM's sampling parameters.
 
-    Of `languages`, one that the model knows is asked for; of several, it finds out itself which it is.
+    If the model knows exactly one of `languages`, it is asked for that one; else it detects the language itself.
     """
 
     model: Annotated[str, Field(description="For compatibility; this server has one model")] = "fun-asr-nano"
@@ -68,7 +68,7 @@ class TranscriptionForm(AudioForm):
 
     @property
     def without_effect(self) -> list[str]:
-        """Known fields that ask for what is not done."""
+        """Known fields whose value has no effect here."""
         return [] if self.chunking_strategy == "auto" else ["chunking_strategy"]
 
 
@@ -77,13 +77,13 @@ def router(speech: Speech) -> APIRouter:
 
     @routes.post("/audio/transcriptions", response_class=Response)
     async def transcriptions(request: Request, form: Annotated[TranscriptionForm, Form()]) -> Response:
-        """Transcribe a file. With `stream`, text comes as server-sent events while it is written."""
+        """Transcribe a file. With `stream`, the text is sent as server-sent events while it is decoded."""
         return await answer(speech, request, form)
 
     @routes.post("/audio/translations", response_class=Response)
     async def translations(request: Request) -> Response:
-        """Always refused: these models write down what is said, in its own language."""
-        async for _ in request.stream():  # a client that is still sending would not read the answer
+        """Always refused: these models transcribe speech in its own language."""
+        async for _ in request.stream():  # read the body first: a client that is still sending reads no answer
             pass
         raise Refusal(
             400,
@@ -107,7 +107,7 @@ def router(speech: Speech) -> APIRouter:
 
 
 def hotwords_in(text: str) -> list[str]:
-    """Hotwords as people write them into one field: separated by commas of any script, or lines."""
+    """Split hotwords that are written into one field, separated by commas of any script or by line ends."""
     return [word for part in re.split(r"[,，、\n]", text) if (word := part.strip())]
 
 
@@ -121,7 +121,7 @@ def _model(speech: Speech) -> dict[str, Any]:
 
 
 async def answer(speech: Speech, request: Request, form: TranscriptionForm) -> Response:
-    """Transcribe what a form holds, in the format that it names. Raises ASRError and Refusal."""
+    """Transcribe the audio of a form and answer in the format that it names. Raises ASRError and Refusal."""
     speech.unknown_fields.heed(request, form, others=form.without_effect)
     _refuse_what_is_missing(form)
     options = _options(speech, form)

@@ -7,8 +7,8 @@
     vLLM's client: session.update with a model, input_audio_buffer.commit (begin), append, commit with final: true
         server: session.created, transcription.delta / done, error
 
-A delta holds text that will not change. The first session.update decides which of the two is spoken. Mistakes are
-answered with an error event, and the session goes on.
+A delta holds text that will not change. A session.update without a `session` switches to vLLM's events; OpenAI's are
+the default. Mistakes are answered with an error event, and the session goes on.
 """
 
 import asyncio
@@ -37,31 +37,31 @@ from .realtime_config import SessionConfig
 from .sessions import Link, SessionEnd, hold_session
 from .speech import Speech
 
-# vLLM's clients send 16 kHz and say nothing of it.
+# vLLM's clients send 16 kHz without saying so.
 VLLM_SESSION = SessionConfig.of({"audio": {"input": {"format": {"type": "audio/pcm", "rate": SAMPLE_RATE}}}})
 
-AT_ONCE_CHARS = 1 << 18  # decoded and resampled on the event loop: 4 s of audio, 3 ms
+AT_ONCE_CHARS = 1 << 18  # base64 of up to this length (4 s of audio, 3 ms) is decoded on the event loop, not a thread
 
 
 class Dialect(Protocol):
-    """How what happens is said."""
+    """Turns streaming events into the messages of one protocol."""
 
     def heard(self, events: Sequence[Event]) -> Iterable[dict[str, Any]]: ...
 
     def ended(self, events: Sequence[Event], seconds: float) -> Iterable[dict[str, Any]]:
-        """The client's commit, of `seconds` of audio, and what was heard of it that has not been said yet."""
+        """Messages for the last events before a commit of `seconds` of audio, and for the commit itself."""
 
     def forget(self) -> None:
-        """What was not committed is dropped."""
+        """Drop the state of audio that has not been committed."""
 
 
 class OpenAIDialect:
     """Each segment is an item of a conversation."""
 
     def __init__(self) -> None:
-        self._item: str | None = None  # of the segment that is open
+        self._item: str | None = None  # id of the open segment's item
         self._last_item: str | None = None
-        self._sent = ""  # of its text
+        self._sent = ""  # text of that item that has been sent
 
     def heard(self, events: Sequence[Event]) -> Iterable[dict[str, Any]]:
         for event in events:
@@ -78,7 +78,7 @@ class OpenAIDialect:
                 yield from self._commit(*(("failed", {"error": error}) if error else ("completed", _said(event))))
 
     def ended(self, events: Sequence[Event], seconds: float) -> Iterable[dict[str, Any]]:
-        """A commit is always answered, since clients wait for that: one of silence by an empty text."""
+        """Clients wait for an answer to each commit, so a commit of silence is answered with an empty text."""
         before = self._last_item
         yield from self.heard(events)
         if self._last_item == before:
@@ -163,10 +163,13 @@ class _EventSession:
             except (ASRError, Refusal) as error:
                 await self._complain(error, event_id)
         if self._num_samples:
-            await self._commit()  # the server is shutting down: what was said is not lost
+            await self._commit()  # the server is shutting down: transcribe what has been heard
 
     def _begin(self) -> None:
-        """Listen anew. Raises ConfigError or PromptTooLongError for a language or words that are not taken."""
+        """Start a new stream with the current configuration.
+
+        Raises ConfigError for a language that the model does not know, PromptTooLongError for too long a prompt.
+        """
         asked, live, audio = self._config.transcription, self._speech.live, self._config.audio.input
         prompt, keywords = asked.prompt or "", asked.keywords or ()
         self._speech.require_prompt(asked.language or "", prompt, *keywords)
@@ -184,7 +187,7 @@ class _EventSession:
         self._decoder = PCMDecoder(audio.format.type)
         self._rate = audio.format.sample_rate
         self._resampler = soxr.ResampleStream(self._rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
-        self._held: list[Waveform] = []  # what is not cut by the server
+        self._held: list[Waveform] = []  # audio up to the commit, if the server does not detect turns
         self._link.hold(0)
         self._num_samples = 0  # at 16 kHz, since the last commit
 
@@ -197,7 +200,7 @@ class _EventSession:
             case "input_audio_buffer.append":
                 await self._append(event.get("audio"))
             case "input_audio_buffer.commit" if isinstance(self._dialect, VLLMDialect):
-                if event.get("final", False):  # without it, the client says that it will now send audio
+                if event.get("final", False):  # without "final", the commit only announces audio
                     await self._commit()
             case "input_audio_buffer.commit":
                 self._require_audio()
@@ -232,7 +235,7 @@ class _EventSession:
             raise Refusal(400, message, code="unknown_parameter", param=shown(unknown[0]))
 
     def _require_audio(self) -> None:
-        """Raises Refusal where there is nothing to commit, with OpenAI's code."""
+        """Raises Refusal, with OpenAI's code, if there is nothing to commit."""
         if not self._num_samples:
             message = "the input audio buffer is empty: append audio before a commit"
             raise Refusal(400, message, code="input_audio_buffer_commit_empty")
@@ -258,7 +261,7 @@ class _EventSession:
             await self._say(await self._stream.push(samples))
 
     async def _commit(self) -> None:
-        """The end of what was said: everything is transcribed, and listening begins anew."""
+        """End the audio so far: transcribe all of it, and start a new stream."""
         if self._rate != SAMPLE_RATE:
             await self._hear(self._resampler.resample_chunk(np.zeros(0, np.float32), last=True))
         seconds = self._num_samples / SAMPLE_RATE
@@ -299,13 +302,13 @@ def _with_id(event: dict[str, Any]) -> dict[str, Any]:
 
 
 def _error_event(refusal: Refusal, event_id: object = None) -> dict[str, Any]:
-    """What is said of a mistake, in the client's event `event_id` if it has one."""
+    """The error event for a mistake. `event_id` is that of the client's event, if it has one."""
     body = error_body(refusal.status_code, str(refusal.detail), code=refusal.code, param=refusal.param)["error"]
     return _with_id({"type": "error", "error": {**body, "event_id": event_id}})
 
 
 def _error_of(event: Event) -> dict[str, Any] | None:
-    """Why a segment could not be transcribed, if so."""
+    """The error of a segment that could not be transcribed, else None."""
     if not isinstance(event, Final) or event.transcript.status != "error":
         return None
     body: dict[str, Any] = error_body(500, event.transcript.error or "", code="segment_failed")["error"]
@@ -313,7 +316,7 @@ def _error_of(event: Event) -> dict[str, Any] | None:
 
 
 def _said(final: Final) -> dict[str, Any]:
-    """What OpenAI says of an item that is transcribed."""
+    """The fields of OpenAI's `completed` event."""
     transcript = final.transcript
     said: dict[str, Any] = {"transcript": transcript.text, "usage": formats.usage(transcript)}
     if transcript.tokens is not None:
@@ -322,7 +325,7 @@ def _said(final: Final) -> dict[str, Any]:
 
 
 def _parsed(message: str | bytes, max_values: int) -> dict[str, Any]:
-    """Raises Refusal for an event that would take long to read, SessionEnd for what is none."""
+    """Parse one event. Raises Refusal if parsing would take long, SessionEnd if it is not an event."""
     if isinstance(message, bytes):
         raise SessionEnd(1003, "events are JSON text; audio comes in input_audio_buffer.append")
     require_few_values(message.encode(errors="surrogatepass"), max_values)

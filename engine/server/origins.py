@@ -1,12 +1,14 @@
-"""Which names this server answers to, and which web pages may use it.
+"""Which host names this server answers to, and which web pages may use it.
 
-A browser sends requests for any page, and so reaches servers that the page's author cannot reach. Two things stop that:
+A browser sends requests on behalf of any page, and so reaches servers that the page's author cannot reach. Two checks
+protect this server:
 
-- The Host header. A page can have its own name lead to this server's address (DNS rebinding), and then counts as a page
-  of this server. Names are therefore looked at: addresses and localhost are always answered to, since nobody can have
-  them lead elsewhere; other names must be allowed. A server with API keys answers to any name unless some are given:
-  such a page has no key, and behind a proxy a server does not know its names.
-- The Origin header and Sec-Fetch-Site, of everything but GET, and of WebSockets, to which browsers apply no rule.
+- The Host header. With DNS rebinding, a page makes its own name resolve to this server's address, and the browser takes
+  it for a page of this server. So names must be allowed. IP addresses and localhost always are, because nobody can make
+  them resolve elsewhere. A server with API keys answers to any name unless names are given: such a page has no key, and
+  a server behind a proxy does not know its own names.
+- The Origin and Sec-Fetch-Site headers, for every method but GET, HEAD and OPTIONS, and for WebSockets, which the
+  same-origin policy of browsers does not cover.
 """
 
 import ipaddress
@@ -23,13 +25,13 @@ from .failures import Refusal
 _HOST = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[^\s\[\]:/?#@]+)(?::(?P<port>[0-9]{0,5}))?")
 _PORTS = {"http": 80, "https": 443}
 _SAFE = ("GET", "HEAD", "OPTIONS")
-_OWN_SITE = (None, "same-origin", "none")  # of Sec-Fetch-Site: "none" is what a person typed
+_OWN_SITE = (None, "same-origin", "none")  # of Sec-Fetch-Site; "none": the user typed the address
 
 Origin: TypeAlias = tuple[str, str, int]  # scheme, host, port
 
 
 class Origins:
-    """The names and pages that one server allows."""
+    """The host names and page origins that one server allows."""
 
     def __init__(self, pages: Collection[str], names: Collection[str], *, needs_key: bool) -> None:
         self._pages = frozenset(pages)
@@ -37,7 +39,7 @@ class Origins:
         self._is_any_name = "*" in self._names or (needs_key and not self._names)
 
     def require(self, scope: Scope, headers: Headers) -> None:
-        """Raises Refusal for a name or a page that is not allowed."""
+        """Raises Refusal for a host name or a page that is not allowed."""
         hosts = headers.getlist("host")
         if not self._is_any_name and not all(map(self._answers_to, hosts)):
             shown = ", ".join(hosts)[:100]
@@ -68,7 +70,7 @@ class Origins:
 
 
 def parse_origin(text: str) -> Origin | None:
-    """What is compared of an origin of http or https; None of any other."""
+    """Scheme, host and port of an http or https origin; None for any other."""
     scheme, _, host = text.lower().partition("://")
     found = _HOST.fullmatch(host)
     if scheme not in _PORTS or found is None:
@@ -77,7 +79,7 @@ def parse_origin(text: str) -> Origin | None:
 
 
 def require_origin(text: str) -> None:
-    """Raises ConfigError for what no browser would send."""
+    """Raises ConfigError for an origin that no browser would send."""
     if text not in ("*", "null") and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/?#@\s]*", text):
         raise ConfigError(f"a web page's origin is scheme://host or scheme://host:port, or null, or *; got {text!r}")
 

@@ -1,4 +1,4 @@
-"""Audio inside of messages: 16-bit PCM or G.711, of any rate -> samples."""
+"""Audio in messages, 16-bit PCM or G.711 -> samples, and their resampling to 16 kHz."""
 
 import numpy as np
 import soxr
@@ -10,7 +10,7 @@ _PCM16_FULL_SCALE = np.float32(32768)
 
 
 class PCMDecoder:
-    """Bytes of one stream -> samples. Pieces may end inside of a sample: its other half comes with the next piece."""
+    """Bytes of one stream -> samples. A piece may end within a sample, whose other half comes with the next piece."""
 
     def __init__(self, format_type: str = "audio/pcm") -> None:
         """`format_type`: audio/pcm (16-bit, little-endian), audio/pcmu or audio/pcma."""
@@ -25,18 +25,18 @@ class PCMDecoder:
 
 
 class Resampler:
-    """Samples of one stream -> the same at 16 kHz, wherever they were cut."""
+    """Resamples one stream to 16 kHz. The result does not depend on how the stream is cut into pieces."""
 
     def __init__(self, sample_rate: int) -> None:
         self._is_needed = sample_rate != SAMPLE_RATE
         self._stream = soxr.ResampleStream(sample_rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
 
     def push(self, samples: Waveform) -> Waveform:
-        """(N,) float32 -> (M,) float32; some of it may come later."""
+        """(N,) float32 -> (M,) float32 at 16 kHz; the resampler may hold some samples back."""
         return self._resampled(samples) if self._is_needed else samples
 
     def finish(self) -> Waveform:
-        """What is left."""
+        """The samples that the resampler has held back."""
         empty = np.zeros(0, np.float32)
         return self._resampled(empty, last=True) if self._is_needed else empty
 
@@ -46,7 +46,7 @@ class Resampler:
 
 
 def _mu_law() -> Waveform:
-    """ITU-T G.711, table 2a: codes 0 ... 255 -> values of 14 bits, here as a share of 16 bits' full scale."""
+    """ITU-T G.711, table 2a: (256,) float32 in [-1, 1], the value of each mu-law code."""
     code = ~np.arange(256, dtype=np.uint8)
     exponent, mantissa = (code >> 4) & 7, (code & 15).astype(np.int32)
     magnitude = (((mantissa << 3) + 0x84) << exponent) - 0x84
@@ -54,7 +54,7 @@ def _mu_law() -> Waveform:
 
 
 def _a_law() -> Waveform:
-    """ITU-T G.711, table 1a: codes 0 ... 255 -> values of 13 bits, here as a share of 16 bits' full scale."""
+    """ITU-T G.711, table 1a: (256,) float32 in [-1, 1], the value of each A-law code."""
     code = np.arange(256, dtype=np.uint8) ^ 0x55
     exponent, mantissa = ((code >> 4) & 7).astype(np.int32), (code & 15).astype(np.int32)
     linear = (mantissa << 4) + 8

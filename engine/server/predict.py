@@ -1,8 +1,8 @@
 """POST /asr/predict and /asr/stream-predict: the protocol of Zerolan's speech services.
 
-A request is multipart: `audio`, a file, and `json`, an object that describes it. Paths in the object are the client's
-own and are never read here. Raw PCM (`media_type` "raw" or "pcm") is 16-bit little-endian of the stated rate and
-channels; any other audio says itself what it is.
+A request is multipart: `audio`, a file, and `json`, an object that describes it. Paths in the object name files of the
+client and are never opened here. Raw PCM (`media_type` "raw" or "pcm") is 16-bit little-endian, with the stated rate
+and channels. For any other audio, the file's own header decides.
 """
 
 import json
@@ -49,7 +49,7 @@ def router(speech: Speech) -> APIRouter:
     async def predict(
         request: Request, audio: Annotated[UploadFile, File()], description: Annotated[str, Form(alias="json")] = "{}"
     ) -> Prediction:
-        """The text of a file."""
+        """Transcribe a file."""
         recording = await _read(speech, request, audio, description)
         request.state.log = {"audio_s": round(recording.duration, 2)}
         transcript = await speech.transcribe(recording, speech.options(timestamps=False))
@@ -59,7 +59,7 @@ def router(speech: Speech) -> APIRouter:
     async def stream_predict(
         request: Request, audio: Annotated[UploadFile, File()], description: Annotated[str, Form(alias="json")] = "{}"
     ) -> StreamingResponse:
-        """A line of JSON with the whole text so far whenever it has grown; `is_final` is true in the last."""
+        """Send a line of JSON with the whole text so far each time it grows; `is_final` is true in the last line."""
         recording = await _read(speech, request, audio, description)
         request.state.log = {"audio_s": round(recording.duration, 2)}
         return StreamingResponse(_lines(speech, recording), media_type="application/x-ndjson")

@@ -1,10 +1,11 @@
-"""A server as a process: its socket, its log, and how it ends.
+"""The server's process: its sockets, its log, and how it ends.
 
-SIGTERM and SIGINT drain: /ready says 503, and drain_delay_s later, when load balancers have seen it, nothing new is
-taken. Live sessions are brought to their end, and when all is done or drain_s have passed the process ends with exit
-code 0; a second signal ends it at once. If the engine dies,
-everything under way is answered with an error, and the process ends with ENGINE_FAILED, for its supervisor to start it
-again.
+SIGTERM and SIGINT drain the server. /ready answers 503, and drain_delay_s later, when load balancers have seen that,
+nothing new is taken. Live sessions are finished. The process ends with exit code 0 when all is done or drain_s have
+passed. A second signal ends it at once.
+
+If the engine dies, all requests under way are answered with an error, and the process ends with ENGINE_FAILED, so that
+its supervisor starts it again.
 """
 
 import asyncio
@@ -27,9 +28,9 @@ from .connections import LOG_EVERY_S, Connections, protocols, raise_file_limit
 from .speech import Speech
 
 ENGINE_FAILED = 70  # EX_SOFTWARE of sysexits.h
-FAILED_GRACE_S = 1.0  # between the engine's death and that of the process: answers are sent, probes see /ready
+FAILED_GRACE_S = 1.0  # from the engine's death to the end of the process, to send answers and let probes see /ready
 TICK_S = 0.1  # between two calls of uvicorn's on_tick
-CLOSE_TIMEOUT_S = 2  # for connections, when all is done
+CLOSE_TIMEOUT_S = 2  # for closing connections at the end
 
 log = logging.getLogger("twostage_asr.server")
 
@@ -46,7 +47,7 @@ class Address:
 
 
 class Listener(Protocol):
-    """A server of another protocol, which runs beside uvicorn's on the same event loop."""
+    """A server of another protocol, which runs beside uvicorn on the same event loop."""
 
     async def start(self) -> None: ...
 
@@ -54,10 +55,12 @@ class Listener(Protocol):
 
 
 def bind(address: Address) -> list[socket.socket]:
-    """Sockets that take this address and do not listen yet, so that a model need not be loaded in vain.
+    """Sockets bound to this address that do not listen yet.
+
+    They are bound before the model is loaded, so that an address in use is found before minutes are spent on that.
 
     Raises:
-        ConfigError: another program listens there, or it is no address of this machine.
+        ConfigError: another program listens there, or the address is not one of this machine's.
     """
     sockets = []
     try:
@@ -83,14 +86,14 @@ def serve(
     *,
     beside: Sequence[Listener] = (),
 ) -> int:
-    """Serve at what bind() has taken, until a signal or the engine's death; returns the exit code."""
+    """Serve at the sockets of bind() until a signal or the engine's death; returns the exit code."""
     raise_file_limit()
     server_of(app, speech, address, beside=beside).run(sockets)
     return ENGINE_FAILED if speech.service.failed else 0
 
 
 def server_of(app: FastAPI, speech: Speech, address: Address, *, beside: Sequence[Listener] = ()) -> uvicorn.Server:
-    """uvicorn's server, as it is run here."""
+    """uvicorn's server, configured with this server's limits and its way to end."""
     connections = Connections(speech.settings, speech.metrics, speech.session_bytes)
     config = uvicorn.Config(
         app,
@@ -100,7 +103,7 @@ def server_of(app: FastAPI, speech: Speech, address: Address, *, beside: Sequenc
         ssl_keyfile=address.tls_key,
         **protocols(connections),
         ws_max_size=speech.settings.max_message_bytes,
-        ws_per_message_deflate=False,  # PCM does not shrink, and a small message must not become a large one
+        ws_per_message_deflate=False,  # PCM hardly shrinks, and a small message must not inflate to a large one
         timeout_graceful_shutdown=CLOSE_TIMEOUT_S,
         proxy_headers=bool(address.trusted_proxies),
         forwarded_allow_ips=list(address.trusted_proxies),
@@ -112,7 +115,7 @@ def server_of(app: FastAPI, speech: Speech, address: Address, *, beside: Sequenc
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server with another end."""
+    """uvicorn's server, which drains before it ends, and ends if the engine dies."""
 
     def __init__(
         self, config: uvicorn.Config, speech: Speech, connections: Connections, beside: Sequence[Listener]
@@ -129,7 +132,7 @@ class _Server(uvicorn.Server):
         for listener in self._beside:
             await listener.start()
         await super().startup(sockets)
-        for taken in sockets or ():  # uvicorn says nothing of these
+        for taken in sockets or ():  # uvicorn does not log these
             host, port = taken.getsockname()[:2]
             scheme = "https" if self.config.is_ssl else "http"
             log.info("serving at %s://%s:%d", scheme, f"[{host}]" if ":" in host else host, port)
@@ -161,7 +164,7 @@ class _Server(uvicorn.Server):
         return await super().on_tick(counter)
 
     def _leave(self, now: float) -> None:
-        """First /ready says so; after drain_delay_s nothing new is taken, and drain_s later all is over."""
+        """Begin to shut down: /ready answers 503; the drain starts after drain_delay_s and lasts at most drain_s."""
         settings = self._speech.settings
         if not self._speech.is_leaving:
             self._speech.is_leaving = True
@@ -174,7 +177,7 @@ class _Server(uvicorn.Server):
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line; `extra={"fields": {...}}` adds to it."""
+    """One JSON object per line; `extra={"fields": {...}}` adds keys to it."""
 
     def format(self, record: logging.LogRecord) -> str:
         time_s = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z"
@@ -185,7 +188,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class LineFormatter(logging.Formatter):
-    """The same for people: a line, with the fields behind the message."""
+    """One line of text per record, for a terminal, with the fields after the message."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S")
@@ -196,7 +199,7 @@ class LineFormatter(logging.Formatter):
 
 
 class Sparse(logging.Filter):
-    """Lets through a warning once in LOG_EVERY_S: clients cause those of uvicorn as often as they like."""
+    """Passes the same warning once in LOG_EVERY_S, because clients can make uvicorn log warnings without limit."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -213,7 +216,7 @@ class Sparse(logging.Filter):
 
 
 def set_up_log(level: str) -> None:
-    """Send what this package and uvicorn log to stderr: lines to a terminal, else JSON."""
+    """Send the logs of this package and of uvicorn to stderr: as lines to a terminal, else as JSON."""
     handler = logging.StreamHandler()
     handler.setFormatter(LineFormatter() if sys.stderr.isatty() else JsonFormatter())
     for name in ("twostage_asr", "uvicorn"):

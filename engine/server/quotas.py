@@ -1,4 +1,4 @@
-"""Who a client is, and how much of the server one of them may have at a time."""
+"""Tell clients apart, and limit how much of the server one client may use at a time."""
 
 import contextlib
 import ipaddress
@@ -7,15 +7,15 @@ from collections.abc import Iterator
 
 from .failures import Refusal
 
-DEFAULT_SHARE = 4  # one client may have a quarter of what there is
-IPV6_CLIENT_BITS = 64  # of an address: one subscriber is given so many networks' worth of the rest
+DEFAULT_SHARE = 4  # one client may have a quarter of the total
+IPV6_CLIENT_BITS = 64  # the part of an address that tells clients apart: one subscriber owns all addresses below it
 
 
 def client_of(key_name: str | None, address: str | None) -> str | None:
-    """What tells clients apart: the name of the key, or the address where there are no keys.
+    """The identity of a client: the name of its key, or its address if it has no key.
 
-    None, who has no quota: without a key, this machine itself. That is its user, or a proxy, whose clients have
-    addresses of their own once it is trusted.
+    The result is None, for which no quota applies, for this machine itself without a key. That is a local user, or a
+    proxy. Once a proxy is trusted, its clients have addresses of their own.
     """
     if key_name is not None:
         return f"key {key_name}"
@@ -33,17 +33,17 @@ def client_of(key_name: str | None, address: str | None) -> str | None:
 
 
 class Quota:
-    """How many of one thing each client has."""
+    """Limits how many requests, or sessions, each client has at a time."""
 
     def __init__(self, what: str, most: int | None, *, total: int) -> None:
-        """`most` for each client; None is its share of the `total` for all."""
+        """`most`: the limit for each client; None is total / DEFAULT_SHARE."""
         self._what = what
         self._most = max(1, total // DEFAULT_SHARE) if most is None else most
         self._held: Counter[str] = Counter()
 
     @contextlib.contextmanager
     def held(self, client: str | None) -> Iterator[None]:
-        """One more of this client's, meanwhile. Raises Refusal if it has its share."""
+        """Count one more for this client while the block runs. Raises Refusal if it is at its limit."""
         if client is None:
             yield
             return
@@ -56,4 +56,4 @@ class Quota:
         finally:
             self._held[client] -= 1
             if not self._held[client]:
-                del self._held[client]  # clients come and go without a bound
+                del self._held[client]  # or the counter would grow with every new client

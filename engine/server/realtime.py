@@ -1,17 +1,19 @@
-"""FunASR's realtime WebSocket, at `/`: sentences as they are spoken.
+"""FunASR's realtime WebSocket, at `/`: sentences are sent while they are spoken.
 
     client: START, LANGUAGE:x, HOTWORDS:a,b, PING, binary PCM16 (little-endian, 16 kHz, mono, any size), STOP
     server: {"event": "started"}, {"event": "language_set", ...}, {"event": "hotwords_set", ...}
             {"sentences": [{"text", "start", "end"}], "partial", "partial_start_ms", "duration_ms", "is_final": false}
             after STOP the same with is_final true, then {"event": "stopped"}; START begins anew
 
-Sentences never change once they are sent; `partial` is what is being spoken and may change. Every answer holds all
-sentences since START, because FunASR's clients show what the last answer holds and nothing else: three hours of speech
-without a pause come to 2.2 GB in 22,000 answers, of which the last has 200 KB. Before an answer that lacks a segment
-which could not be transcribed comes {"event": "error", "error": why, "code": "segment_failed"}. Times are milliseconds
-from START. LANGUAGE and HOTWORDS hold for the sessions that start after them, and for one that has heard nothing yet.
+Sentences never change once they are sent. `partial` is the text of the sentence being spoken, which may change. Times
+are in milliseconds from START. LANGUAGE and HOTWORDS apply to later recordings, and to the current one if none of its
+audio has come. If a segment cannot be transcribed, {"event": "error", "error": why, "code": "segment_failed"} is sent
+before the answer that lacks it.
 
-A client whose first message is JSON speaks FunASR's other protocol for the same address: see funasr_websocket.py.
+Every answer holds all sentences since START, because FunASR's clients show only the last answer. Three hours of speech
+without a pause give 22,000 answers of 2.2 GB together, the last of which has 200 KB.
+
+A client whose first message is JSON uses FunASR's other protocol for the same address: see funasr_websocket.py.
 """
 
 from collections.abc import Sequence
@@ -49,7 +51,7 @@ async def _talk(link: Link, speech: Speech) -> None:
 
 
 class _RealtimeSession(CommandSession):
-    """Sentences while a recording goes on."""
+    """Sends sentences while a recording goes on."""
 
     def __init__(self, link: Link, speech: Speech) -> None:
         super().__init__(link, speech)
@@ -72,7 +74,7 @@ class _RealtimeSession(CommandSession):
         self._require_duration(self._num_bytes // 2)
         try:
             events = await self._stream.push(pcm)
-        except QueueFullError as error:  # a later push gives what is missing
+        except QueueFullError as error:  # a later push yields the text that is missing
             await self._link.fail(error)
             return
         if events:
@@ -84,7 +86,7 @@ class _RealtimeSession(CommandSession):
         await self._tell(await finish_stream(stream), is_final=True)
 
     async def _tell(self, events: Sequence[Event], *, is_final: bool) -> None:
-        """Send the state after these events; a segment that could not be transcribed is an error event before it."""
+        """Send the state after these events, preceded by an error event for each segment that failed."""
         for event in events:
             if isinstance(event, Final) and event.transcript.status == "error":
                 await self._link.send({"event": "error", "error": event.transcript.error, "code": "segment_failed"})

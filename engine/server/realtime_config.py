@@ -1,11 +1,11 @@
-"""What a client of OpenAI's Realtime API asks of its session, in the forms that its documents and SDKs have had.
+"""The session configuration of OpenAI's Realtime API, in its current form and in that of its beta.
 
     today                 {"type": "transcription" or "realtime", "audio": {"input": {...}}, "include": [...]}
     the beta, to 2025     {"input_audio_format": "pcm16", "input_audio_transcription": {...}, "turn_detection": {...}}
 
-A key that nobody knows is ignored and named in `unknown`: clients of newer or of other servers send more than this one
-understands, and what it does understand must hold all the same. Keys that OpenAI documents and that have no meaning for
-a recogniser (voices, tools, noise reduction) are taken without a word.
+Unknown keys are ignored and listed by unknown_keys(), because clients of newer or other servers send keys that this one
+does not know, and the known ones must apply all the same. Keys that OpenAI documents and that have no meaning for a
+recogniser (voices, tools, noise reduction) are ignored and not listed.
 """
 
 from collections.abc import Iterator, Mapping
@@ -18,10 +18,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ..vad import SegmentRules
 from .failures import Refusal
 
-OPENAI_RATE = 24_000  # Hz, of PCM that says no rate
+OPENAI_RATE = 24_000  # Hz, of PCM without a stated rate
 G711_RATE = 8_000  # Hz
 LOGPROBS = "item.input_audio_transcription.logprobs"
-# Silence that ends a turn, by how eagerly a semantic VAD shall end it. Ours hears pauses alone; "auto" is as always.
+# Eagerness of a semantic VAD -> silence (ms) that ends a turn, since our VAD detects pauses only. None: the default.
 EAGERNESS_MS = {"low": 2000.0, "medium": None, "auto": None, "high": 500.0}
 _WITHOUT_MEANING = frozenset(
     (
@@ -44,7 +44,7 @@ _BETA_FORMATS = {"pcm16": "audio/pcm", "g711_ulaw": "audio/pcmu", "g711_alaw": "
 
 
 class _Open(BaseModel):
-    """Takes any key; `unknown_keys` finds those that mean nothing."""
+    """An object that may have any keys; `unknown_keys` finds the unknown ones."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -55,7 +55,7 @@ class AudioFormat(_Open):
 
     @property
     def sample_rate(self) -> int:
-        """Hz."""
+        """Sample rate in Hz."""
         return G711_RATE if self.type != "audio/pcm" else self.rate or OPENAI_RATE
 
 
@@ -67,7 +67,7 @@ class Transcription(_Open):
 
 
 class TurnDetection(_Open):
-    """How speech is cut; what is left out is as in every live session here."""
+    """How speech is cut into turns. The rules of live sessions apply to what is left out."""
 
     type: Literal["server_vad", "semantic_vad"] = "server_vad"
     threshold: Annotated[float | None, Field(gt=0, lt=1)] = None  # probability of speech
@@ -76,7 +76,7 @@ class TurnDetection(_Open):
     eagerness: Literal["low", "medium", "high", "auto"] = "auto"
 
     def rules(self, usual: SegmentRules) -> SegmentRules:
-        """The usual rules with what is asked for. Padding beyond the rules' most is that most."""
+        """The `usual` rules, changed by what the client asks for. Padding is limited to the rules' maximum."""
         silence_ms = self.silence_duration_ms or EAGERNESS_MS[self.eagerness]
         if silence_ms is not None:
             usual = replace(usual, silence_schedule=((inf, silence_ms),))
@@ -96,7 +96,7 @@ class Audio(_Open):
 
 
 class SessionConfig(_Open):
-    """One session's wishes."""
+    """What one client asks of its session."""
 
     type: Literal["transcription", "realtime"] = "transcription"
     audio: Audio = Audio()
@@ -104,7 +104,7 @@ class SessionConfig(_Open):
 
     @classmethod
     def of(cls, session: object) -> "SessionConfig":
-        """Either form. Raises Refusal for a known key with a value that cannot be."""
+        """Parse either form. Raises Refusal for a known key with an invalid value."""
         if not isinstance(session, Mapping):
             message = f"session must be an object, got {type(session).__name__}"
             raise Refusal(400, message, code="invalid_value", param="session")
@@ -124,12 +124,12 @@ class SessionConfig(_Open):
         return LOGPROBS in (self.include or ())
 
     def unknown_keys(self) -> list[str]:
-        """Dotted names of the keys that mean nothing here."""
+        """Dotted names of the unknown keys."""
         return list(_unknown(self, "session"))
 
 
 def _today(session: Mapping[str, Any]) -> dict[str, Any]:
-    """The beta's form -> today's."""
+    """The beta's form -> the current form."""
     given = {_BETA[key]: value for key, value in session.items() if key in _BETA}
     if not given:
         return dict(session)

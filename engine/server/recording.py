@@ -1,4 +1,4 @@
-"""Audio as requests bring it, in one piece or in segments, and the text of it while it is written."""
+"""The audio of one request, whole or in segments, and its partial text while the segments are decoded."""
 
 import asyncio
 import contextlib
@@ -14,31 +14,34 @@ OnText = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Recording:
-    """Audio that has been read: as a whole if it is short, else the segments in which somebody speaks."""
+    """Audio that has been read: one cut if it is short, else the segments in which somebody speaks."""
 
     cuts: list[Cut]
     duration: float  # s
-    is_whole: bool  # the only cut is all of it
-    warnings: tuple[TranscriptWarning, ...] = ()  # of what happened while it was read
+    is_whole: bool  # there is one cut, which is all of the audio
+    warnings: tuple[TranscriptWarning, ...] = ()  # from reading it
 
 
 class GrowingText:
-    """The text of a recording whose segments are written at the same time: up to the first that is not finished."""
+    """The partial text of a recording whose segments are decoded in parallel.
+
+    It ends with the partial text of the first unfinished segment, so that segments appear in order.
+    """
 
     def __init__(self, num_segments: int, on_text: OnText | None) -> None:
         self._texts = [""] * num_segments
-        self._num_finished = 0  # from the first on, without a gap
+        self._num_finished = 0  # finished segments from the first on, without a gap
         self._is_finished = [False] * num_segments
         self._on_text = on_text
         self._loop = asyncio.get_running_loop()
 
     def listener(self, number: int) -> OnText | None:
-        """What the service calls, in its own thread, for this segment."""
+        """The on_text callback for this segment, which the service calls in its own thread."""
         if self._on_text is None:
             return None
 
         def tell(text: str) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop has been closed: nobody listens any more
+            with contextlib.suppress(RuntimeError):  # the event loop has been closed
                 self._loop.call_soon_threadsafe(self._hear, number, text)
 
         return tell

@@ -1,8 +1,8 @@
-"""One WebSocket within its limits: size, silence, duration, memory, and an end with a code and a reason.
+"""One WebSocket session and its limits on message size, silence, duration and memory.
 
-A task reads ahead, at most MAX_BUFFERED_BYTES; beyond that the client's sending waits. There is no limit on how fast a
-client sends, since programs send whole files as fast as they can: they are read more slowly instead. A client that goes
-away has its session cancelled, wherever that is.
+A task reads ahead by at most MAX_BUFFERED_BYTES. Beyond that it stops reading, so that TCP slows the client down. There
+is no limit on the client's speed, because programs send whole files as fast as they can. If the client disconnects, its
+session is cancelled at once. Every session ends with a close code and a reason.
 
     async def talk(link: Link) -> None:
         while (message := await link.receive()) is not None:     # None: the server is being shut down
@@ -29,17 +29,17 @@ from .gate import KEY_SUBPROTOCOL
 from .speech import Speech
 
 MAX_BUFFERED_BYTES = 4 << 20  # two minutes of PCM16
-MESSAGE_BYTES = 256  # that a waiting message counts at least: an empty one takes memory, too
-CLIENT_GONE = 1006  # RFC 6455: the other end did not close
-LAST_WORD_S = 1.0  # to tell a client that it has lost its session
+MESSAGE_BYTES = 256  # least size that a waiting message counts as, because an empty one takes memory too
+CLIENT_GONE = 1006  # RFC 6455: the connection was closed without a close frame
+LAST_WORD_S = 1.0  # longest time for telling an evicted client that its session has ended
 FULL = "all sessions together keep too much audio, and this one most; try again later"
-MAX_REASON_BYTES = 123  # RFC 6455: a control frame has 125, the code takes two
+MAX_REASON_BYTES = 123  # RFC 6455: a control frame has up to 125 bytes, of which the code takes two
 
 log = logging.getLogger("twostage_asr.sessions")
 
 
-class SessionEnd(Exception):  # noqa: N818 - most ends are no errors
-    """The session ends now, with a WebSocket close code and a reason."""
+class SessionEnd(Exception):  # noqa: N818 - most ends are not errors
+    """Ends the session with a WebSocket close code and a reason."""
 
     def __init__(self, code: int, reason: str) -> None:
         super().__init__(reason)
@@ -48,7 +48,7 @@ class SessionEnd(Exception):  # noqa: N818 - most ends are no errors
 
 
 def funasr_error(refusal: Refusal) -> dict[str, Any]:
-    """What FunASR's protocols say of a mistake."""
+    """The error event of FunASR's protocols."""
     return {"event": "error", "error": str(refusal.detail), "code": refusal.code}
 
 
@@ -58,22 +58,22 @@ class Link:
     def __init__(self, socket: WebSocket, speech: Speech) -> None:
         self.describe: Callable[[Refusal], dict[str, Any]] = funasr_error  # the protocol's error event
         self._socket = socket
-        self.client: str | None = socket.state.client  # whose turns and quotas it has
+        self.client: str | None = socket.state.client  # the client for quotas and for its turn at the readers
         self._settings = speech.settings
         self._is_draining = speech.is_draining
         self._messages: deque[str | bytes] = deque()
-        self._num_bytes = 0  # of them
-        self._num_held = 0  # by the protocol
+        self._num_bytes = 0  # in waiting messages
+        self._num_held = 0  # bytes of audio that the protocol keeps
         self.evicted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._share = speech.session_bytes.share(lambda: self.evicted.set_result(None))
-        self._is_waiting = False  # for the client
+        self._is_waiting = False  # whether the session waits for the client
         self._changed = asyncio.Event()
         self._has_room = asyncio.Event()
 
     async def receive(self, *, joined: bool = False) -> str | bytes | None:
-        """The next message; None when the server is being shut down and nothing is left to hear.
+        """The next message; None when the server shuts down and no message is left.
 
-        `joined` makes one message of all audio that waits.
+        With `joined`, all waiting binary messages up to the next text message are returned as one.
         """
         while not self._messages:
             if self._is_draining.is_set():
@@ -98,24 +98,24 @@ class Link:
         return message
 
     def hold(self, num_bytes: int) -> None:
-        """Say how much audio the protocol keeps. If all sessions keep too much, the one with most of it is ended."""
+        """Set how much audio the protocol keeps. If all sessions together keep too much, the largest one is ended."""
         self._num_held = num_bytes
         if not self.evicted.done():
             self._share.hold(num_bytes + self._num_bytes)
             self._share.budget.evict_largest()
 
     async def send(self, message: dict[str, Any]) -> None:
-        """One JSON text message. A client that does not read what it is sent loses the session."""
+        """Send one JSON text message. Raises SessionEnd if the client does not read it within session_idle_s."""
         try:
             async with asyncio.timeout(self._settings.session_idle_s):
-                # What a client's own JSON held may come back to it: half of a surrogate pair stays an escape.
+                # The message may quote the client's own text, in which half of a surrogate pair must stay escaped.
                 text = json.dumps(message, ensure_ascii=False).encode(errors="backslashreplace").decode()
                 await self._socket.send_text(text)
         except TimeoutError:
             raise SessionEnd(1008, "the client does not read what it is sent") from None
 
     async def fail(self, error: ASRError, **fields: Any) -> None:
-        """Tell the client, `fields` included; the session goes on unless the engine cannot. Raises SessionEnd then."""
+        """Send the error with these extra `fields`. Raises SessionEnd if the engine failed or the service is closed."""
         await self.send(self.describe(refusal_of(error)) | fields)
         if isinstance(error, DecodeError):
             raise SessionEnd(1011, "the engine has failed")
@@ -123,7 +123,7 @@ class Link:
             raise SessionEnd(1012, "the server is shutting down")
 
     async def read_ahead(self) -> int:
-        """Read until the client has gone, and return its close code. Raises SessionEnd when a limit is passed."""
+        """Read until the client disconnects, and return its close code. Raises SessionEnd if a limit is exceeded."""
         while True:
             while self._num_bytes > MAX_BUFFERED_BYTES:
                 self._has_room.clear()
@@ -132,7 +132,7 @@ class Link:
                 async with asyncio.timeout(self._settings.session_idle_s):
                     message = await self._socket.receive()
             except TimeoutError:
-                if not self._is_waiting:  # the client waits for an answer
+                if not self._is_waiting:  # the session is at work, and the client waits for its answer
                     continue
                 raise SessionEnd(1008, f"no message for {self._settings.session_idle_s:g} s") from None
             if message["type"] == "websocket.disconnect":
@@ -145,14 +145,14 @@ class Link:
             self._num_bytes += max(len(content), MESSAGE_BYTES)
             self.hold(self._num_held)
             self._changed.set()
-            await asyncio.sleep(0)  # messages that have arrived are read without waiting: others get their turn
+            await asyncio.sleep(0)  # let other tasks run: socket.receive() does not yield if a message is there
 
     def wake(self) -> None:
-        """Make `receive` look again."""
+        """Make `receive` check again whether the server is draining."""
         self._changed.set()
 
     async def end(self) -> None:
-        """Nothing is kept any more; a client that has lost its session for want of memory is told so."""
+        """Release the memory, and tell the client if its session was ended for want of memory."""
         self._share.hold(0)
         if self.evicted.done():
             with contextlib.suppress(TimeoutError, RuntimeError, WebSocketDisconnect):
@@ -164,7 +164,7 @@ Talk = Callable[[Link], Coroutine[Any, Any, None]]
 
 
 async def hold_session(socket: WebSocket, speech: Speech, protocol: str, talk: Talk) -> None:
-    """Accept a WebSocket, count it, talk, and end it properly whatever happens meanwhile."""
+    """Accept a WebSocket, run `talk` on it, and close it with a code and a reason, whatever happens meanwhile."""
     settings = speech.settings
     if speech.num_sessions >= settings.max_sessions:
         message = f"{settings.max_sessions} sessions are open, no more are taken; try again later"
@@ -181,7 +181,7 @@ async def hold_session(socket: WebSocket, speech: Speech, protocol: str, talk: T
         speech.num_sessions -= 1
         speech.metrics.active_sessions.labels(protocol).dec()
     if socket.client_state is WebSocketState.CONNECTED and socket.application_state is WebSocketState.CONNECTED:
-        with contextlib.suppress(RuntimeError, WebSocketDisconnect):  # it went away meanwhile
+        with contextlib.suppress(RuntimeError, WebSocketDisconnect):  # the client disconnects at this moment
             await socket.close(end.code, end.reason)
     speech.metrics.sessions.labels(protocol, str(end.code)).inc()
     fields = {"request_id": socket.state.request_id, "protocol": protocol, "code": end.code, "reason": end.reason}
@@ -217,20 +217,20 @@ async def _talk_until_end(link: Link, speech: Speech, talk: Talk) -> SessionEnd:
 
 
 def end_after(error: BaseException, *, is_client_gone: bool) -> SessionEnd:
-    """The end of a session in which this was raised; whatever it is, it ends that session alone."""
+    """How a session ends in which this error was raised. Any error ends only its own session."""
     match error:
         case SessionEnd():
             return error
         case ASRError():
             return SessionEnd(1011, str(error))
-        case WebSocketDisconnect() | RuntimeError() if is_client_gone:  # from sending to a client that has gone
+        case WebSocketDisconnect() | RuntimeError() if is_client_gone:  # raised by sending to a closed connection
             return SessionEnd(CLIENT_GONE, "")
     log.error("a session failed", exc_info=error)
     return SessionEnd(1011, "the server failed; its log says why")
 
 
 def _chosen(socket: WebSocket) -> str | None:
-    """Browsers give up unless one of the protocols that they offer is chosen."""
+    """The subprotocol to accept. Browsers close the connection unless one that they offer is accepted."""
     offered: list[str] = socket.scope.get("subprotocols", [])
     plain = [protocol for protocol in offered if not protocol.startswith(KEY_SUBPROTOCOL)]
     return next(iter(plain or offered), None)

@@ -1,4 +1,4 @@
-"""What a server allows, with defaults and units; checked once."""
+"""ServerSettings: a server's limits and permissions, with defaults and units, checked when they are made."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,48 +34,48 @@ class ServerSettings:
     """Limits and permissions of one server."""
 
     model_name: str = "fun-asr-nano"  # what /v1/models calls the model
-    language: str | None = None  # where a request names none
-    hotwords: tuple[str, ...] = ()  # where a request gives none
-    api_keys: tuple[str, ...] = field(default=(), repr=False)  # KEY or NAME:KEY; one is needed if there are any
-    api_key_file: Path | None = None  # holds them in place of api_keys, one a line, and is read again when it changes
-    allowed_hosts: tuple[str, ...] = ()  # names that this server answers to, beside localhost and addresses; "*": any
-    cors_origins: tuple[str, ...] = ()  # of web pages from elsewhere that may call; "*": any; "null": from a disk
-    url_hosts: tuple[str, ...] = ()  # that audio may be fetched from on a client's behalf
-    strict_fields: bool = False  # a request's field that nobody knows is an error, not ignored
+    language: str | None = None  # default for requests that name none
+    hotwords: tuple[str, ...] = ()  # default for requests that give none
+    api_keys: tuple[str, ...] = field(default=(), repr=False)  # KEY or NAME:KEY; clients need one if there are any
+    api_key_file: Path | None = None  # replaces api_keys; one key per line; read again when it changes
+    allowed_hosts: tuple[str, ...] = ()  # host names of this server, besides localhost and IP addresses; "*": any
+    cors_origins: tuple[str, ...] = ()  # origins of web pages that may call it; "*": any; "null": pages from a disk
+    url_hosts: tuple[str, ...] = ()  # hosts from which audio may be fetched on a client's behalf
+    strict_fields: bool = False  # unknown fields of a request are errors instead of being ignored
 
-    max_connections: int = 2048  # open; at the limit one that is idle makes room for a new one
-    max_connections_per_address: int = 1024  # so many that a proxy in front can have its requests and sessions
+    max_connections: int = 2048  # open at a time; at the limit, a new one replaces an idle one
+    max_connections_per_address: int = 1024  # enough for all requests and sessions of a proxy in front
     max_head_bytes: int = 32 << 10  # of a request's line and headers
-    header_timeout_s: float = 20.0  # until they have come
+    header_timeout_s: float = 20.0  # for a client to send them
 
     max_body_bytes: int = 256 << 20  # of one request
-    max_upload_bytes: int = 1 << 30  # of all bodies at work, in memory or on the disk; more are answered 429
-    body_grace_s: float = 20.0  # that a body may take, besides its bytes' share of min_body_rate
-    min_body_rate: int = 500  # bytes a second; 0: any
-    max_json_values: int = 10_000  # of one body: parsing and checking more holds up everybody else
-    max_json_bytes: int = 16 << 20  # of one that is JSON: parsing it holds up everybody else, for 30 ms
+    max_upload_bytes: int = 1 << 30  # of all bodies under way, in memory or on the disk; more are answered 429
+    body_grace_s: float = 20.0  # time that a body may take in addition to num_bytes / min_body_rate
+    min_body_rate: int = 500  # bytes per second; 0: any
+    max_json_values: int = 10_000  # of one body; parsing and checking more would delay all other requests
+    max_json_bytes: int = 16 << 20  # of one JSON body; parsing it delays all other requests by 30 ms
     max_audio_s: float = 3 * 3600.0  # of one request or session
-    max_samples: int = 1 << 30  # of all channels of one request, decoded; 3 hours of 48 kHz stereo have 1.0e9
-    max_decoding_s: float = 120.0  # of a processor, for one request
+    max_samples: int = 1 << 30  # decoded, of all channels of one request; 3 hours of 48 kHz stereo have 1.0e9
+    max_decoding_s: float = 120.0  # CPU time for decoding the audio of one request
     min_sample_rate: int = 4_000  # Hz
     max_sample_rate: int = 384_000  # Hz
     max_new_tokens: int = 512  # of one answer
-    max_prompt_bytes: int = 16 << 10  # of UTF-8: hotwords, context and language of one request
+    max_prompt_bytes: int = 16 << 10  # in UTF-8: hotwords, context and language of one request
     max_requests: int = 256  # under way, uploads included; more are answered 429
-    max_requests_per_client: int | None = None  # likewise, of one key or address; None: a quarter of max_requests
-    max_waiting: int = 512  # clips not yet encoded; more are answered 429
-    request_timeout_s: float = 600.0  # from the first byte to the last
-    retry_after_s: int = 1  # what a 429 or 503 suggests
+    max_requests_per_client: int | None = None  # the same for one key or address; None: a quarter of max_requests
+    max_waiting: int = 512  # clips that are not encoded yet; more are answered 429
+    request_timeout_s: float = 600.0  # from the first byte of the request to the last of the answer
+    retry_after_s: int = 1  # Retry-After of a 429 or 503
 
     max_sessions: int = 256  # WebSockets at a time
-    max_sessions_per_client: int | None = None  # of one key or address; None: a quarter of max_sessions
+    max_sessions_per_client: int | None = None  # the same for one key or address; None: a quarter of max_sessions
     max_message_bytes: int = 10 << 20  # of one WebSocket message
-    max_session_bytes: int = 1 << 30  # that all sessions keep of audio and messages; beyond it the largest is ended
-    session_idle_s: float = 60.0  # without a message
-    session_timeout_s: float = 4 * 3600.0
+    max_session_bytes: int = 1 << 30  # audio and messages of all sessions; beyond it the largest session is ended
+    session_idle_s: float = 60.0  # longest time without a message
+    session_timeout_s: float = 4 * 3600.0  # longest session
 
-    drain_delay_s: float = 0.0  # after SIGTERM, until nothing new is taken: balancers need to see /ready first
-    drain_s: float = 30.0  # that requests and sessions get to end then
+    drain_delay_s: float = 0.0  # from SIGTERM to the drain, so that load balancers see /ready answer 503 first
+    drain_s: float = 30.0  # longest time for requests and sessions to end once the drain has begun
 
     def __post_init__(self) -> None:
         for name in _POSITIVE:
@@ -93,7 +93,7 @@ class ServerSettings:
 
     @property
     def audio_limits(self) -> AudioLimits:
-        """For reading what clients send."""
+        """The limits for reading clients' audio."""
         return AudioLimits(
             max_duration_s=self.max_audio_s,
             max_bytes=self.max_body_bytes,

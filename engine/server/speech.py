@@ -1,4 +1,4 @@
-"""The loaded model as request handlers see it: bytes -> waveform -> transcript, awaited, never blocking the loop."""
+"""Speech: what request handlers call. Uploads -> waveforms -> transcripts, without blocking the event loop."""
 
 import asyncio
 import functools
@@ -29,10 +29,10 @@ from .metrics import Metrics, MetricsTimeline
 from .recording import GrowingText, OnText, Recording
 from .settings import ServerSettings
 
-CHUNK_MS = 480.0  # of live audio; what is heard of a shorter piece is mostly wrong
+CHUNK_MS = 480.0  # of live audio between two partial texts; the text of shorter chunks is mostly wrong
 
-SEGMENTS_AT_ONCE = 32  # of one recording, so that others have their turn
-BUSY_WAIT_S = 0.1  # until a segment is offered again to a service that is full
+SEGMENTS_AT_ONCE = 32  # segments of one recording in the service at a time, so that other requests get their turn
+BUSY_WAIT_S = 0.1  # before a segment is submitted again to a service that is full
 
 
 class Speech:
@@ -41,18 +41,18 @@ class Speech:
     def __init__(
         self, transcriber: Transcriber, settings: ServerSettings, *, vad: VoiceActivityModel, chunk_ms: float = CHUNK_MS
     ) -> None:
-        """`chunk_ms` of new audio lie between two partial texts of a live session. Raises ConfigError."""
+        """A live session decodes a partial text after each `chunk_ms` of new audio. Raises ConfigError."""
         self.settings = settings
         self.live = LiveOptions(vad=vad, chunk_ms=chunk_ms)
         self.metrics = Metrics()
         self.unknown_fields = UnknownFields(are_errors=settings.strict_fields)
-        self.uploads = Budget(settings.max_upload_bytes)  # bodies of requests under way
-        self.session_bytes = Budget(settings.max_session_bytes)  # that WebSocket sessions keep
-        self.num_requests = 0  # under way; the gate counts
+        self.uploads = Budget(settings.max_upload_bytes)  # bodies of the requests under way
+        self.session_bytes = Budget(settings.max_session_bytes)  # audio and messages that WebSocket sessions keep
+        self.num_requests = 0  # under way; gate.py counts them
         self.num_sessions = 0
         self.created = int(time.time())
-        self.is_leaving = False  # load balancers shall send nothing more, but what comes is still taken
-        self.is_draining = asyncio.Event()  # set when sessions and requests shall come to an end
+        self.is_leaving = False  # /ready tells load balancers to stop, but requests are still taken
+        self.is_draining = asyncio.Event()  # set when no new requests are taken and sessions must end
         self.service = TranscriptionService(
             transcriber, max_waiting=settings.max_waiting, timeline=MetricsTimeline(self.metrics)
         )
@@ -96,7 +96,7 @@ class Speech:
         return self.readiness == "ok"
 
     def options(self, **asked: Unpack[RequestOptions]) -> TranscribeOptions:
-        """What a request asks for, with this server's defaults. Raises ConfigError, PromptTooLongError."""
+        """The options of a request, with this server's defaults. Raises ConfigError, PromptTooLongError."""
         settings = self.settings
         self.require_prompt(asked.get("language") or "", asked.get("context") or "", *(asked.get("hotwords") or ()))
         defaults = RequestOptions(
@@ -107,7 +107,7 @@ class Speech:
         return transcribe_options(limits=settings.audio_limits, **(asked | defaults))
 
     def require_prompt(self, *texts: str) -> None:
-        """Before anything is made of what a client writes into the prompt. Raises PromptTooLongError."""
+        """Check the size of a client's prompt texts before they are processed. Raises PromptTooLongError."""
         num_bytes = sum(len(text.encode(errors="surrogatepass")) for text in texts)
         if num_bytes > self.settings.max_prompt_bytes:
             raise PromptTooLongError(
@@ -116,17 +116,17 @@ class Speech:
             )
 
     def require_language(self, language: str) -> None:
-        """Raises ConfigError for one that the model does not know."""
+        """Raises ConfigError for a language that the model does not know."""
         self._family.prompt_text(Request(language=language))
 
     def only_language(self, languages: Sequence[str]) -> str | None:
-        """What to ask the model for where a client says which languages there may be.
+        """The language to ask the model for, if a client lists the languages that may be spoken.
 
-        That is the only one of them that the model knows; of several that it knows, it finds out itself which it is,
-        as does a model that cannot be asked for any.
+        That is the one that the model knows. The result is None, and the model detects the language, if it knows
+        several of them, or if it cannot be asked for a language at all.
 
         Raises:
-            ConfigError: there are some, and the model knows none of them.
+            ConfigError: the model knows none of the listed languages.
         """
         if not languages or not self._family.languages:
             return None
@@ -143,7 +143,7 @@ class Speech:
         return True
 
     def audio_tokens(self, recording: Recording) -> int:
-        """Positions of the LLM that the audio takes."""
+        """LLM positions that the audio takes."""
         return sum(self._num_audio_tokens(len(cut.waveform)) for cut in recording.cuts)
 
     async def read_upload(
@@ -163,15 +163,15 @@ class Speech:
         salvage: bool = False,
         client: Hashable = None,
     ) -> Recording:
-        """Decode a file, its content, a URL or samples, elsewhere than on the event loop if that takes long.
+        """Decode a file, its content, a URL or samples; work that takes long does not run on the event loop.
 
-        Cancelling the wait ends the decoding. Errors call a file `name`, by default its path. `channels` and `salvage`
-        are those of TranscribeOptions; for `client`, see AudioReaders.submit.
+        Cancelling the wait ends the decoding. Error messages call the audio `name`, by default a file's path.
+        GenerateOptions explains `channels` and `salvage`; AudioReaders.submit explains `client`.
 
         Raises:
             AudioError: not audio, too long, or a URL whose host is not allowed.
         """
-        self.service.model.lock.require_open()  # readers of another process would never answer
+        self.service.model.lock.require_open()  # after a fork, the readers of the parent would never answer
         how: dict[str, Any] = {"sample_rate": sample_rate, "channels": channels, "salvage": salvage, "name": name}
         item = AudioInput(key="audio", source=source, **how)
         limits, hosts = self.settings.audio_limits, self.settings.url_hosts
@@ -193,12 +193,12 @@ class Speech:
         Cancelling the wait drops the work in both stages.
 
         Raises:
-            ASRError: what the transcript's `exception()` would be, where its status would be "error".
+            ASRError: the recording could not be transcribed; this is the transcript's `exception()`.
         """
         started = time.perf_counter()
         so_far = GrowingText(len(recording.cuts), on_text)
         room = asyncio.Semaphore(SEGMENTS_AT_ONCE)
-        is_speech = not recording.is_whole  # its segments are what a VAD takes for speech
+        is_speech = not recording.is_whole  # then a VAD has cut its segments out as speech
         segment = functools.partial(self._segment, options=options, is_speech=is_speech, so_far=so_far, room=room)
         tasks = [asyncio.create_task(segment(number, cut)) for number, cut in enumerate(recording.cuts)]
         try:
@@ -233,7 +233,7 @@ class Speech:
                     future = self.service.submit(cut.waveform, options, is_speech=is_speech, on_text=on_text)
                     break
                 except QueueFullError:
-                    if not number:  # nothing has been done yet: the client may come again
+                    if not number:  # no work is lost yet, so the client is told to try again later
                         raise
                     await asyncio.sleep(BUSY_WAIT_S)
             transcript = await asyncio.wrap_future(future)
@@ -241,5 +241,5 @@ class Speech:
             return transcript
 
     def close(self) -> None:
-        """Drop what is left; the model is the caller's."""
+        """Close the service, which drops the work that is left. The model stays open; it belongs to the caller."""
         self.service.close()

@@ -1,4 +1,4 @@
-"""Text while it is written, as server-sent events."""
+"""Stream the text while it is decoded, as server-sent events."""
 
 import asyncio
 import json
@@ -21,12 +21,12 @@ class EventForm(Protocol):
     """How a protocol writes its events."""
 
     def first(self) -> list[dict[str, Any]]:
-        """Before any text."""
+        """The events before any text."""
 
     def delta(self, new_text: str) -> dict[str, Any]: ...
 
     def done(self, transcript: Transcript) -> list[dict[str, Any]]:
-        """After the last delta."""
+        """The events after the last delta."""
 
 
 class TextStream:
@@ -46,14 +46,14 @@ class TextStream:
 def event_stream(
     request: Request, speech: Speech, form: EventForm, recording: Recording, options: TranscribeOptions
 ) -> StreamingResponse:
-    """The response; its deltas together are the text."""
+    """The streaming response. Its deltas, joined, are the text, unless a text that loops is decoded once more."""
     return StreamingResponse(
         _events(speech, form, recording, options), media_type="text/event-stream", headers={"Cache-Control": "no-cache"}
     )
 
 
 async def texts(speech: Speech, recording: Recording, options: TranscribeOptions) -> AsyncIterator[str | Transcript]:
-    """The text so far whenever it has grown, and at the end the transcript. Raises ASRError."""
+    """Yield the whole text so far each time it changes, and at the end the transcript. Raises ASRError."""
     arrived: asyncio.Queue[str | None] = asyncio.Queue()
     task = asyncio.create_task(speech.transcribe(recording, options, on_text=arrived.put_nowait))
     task.add_done_callback(lambda _: arrived.put_nowait(None))
@@ -62,7 +62,7 @@ async def texts(speech: Speech, recording: Recording, options: TranscribeOptions
             yield text
         yield await task
     finally:
-        task.cancel()  # the client has gone, if it is not done
+        task.cancel()  # has an effect only if the client has disconnected
 
 
 async def _events(

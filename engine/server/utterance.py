@@ -1,4 +1,4 @@
-"""What one speaks to a voice assistant: PCM of any format -> text while it is spoken."""
+"""One utterance to a voice assistant: PCM of any format -> text while it is spoken."""
 
 import contextlib
 from collections.abc import Sequence
@@ -17,12 +17,12 @@ from .speech import Speech
 
 MAX_CHANNELS = 8
 
-_SCALES = {1: 1 << 7, 2: 1 << 15, 3: 1 << 23, 4: 1 << 31}  # full scale, by bytes of a sample
+_SCALES = {1: 1 << 7, 2: 1 << 15, 3: 1 << 23, 4: 1 << 31}  # bytes of a sample -> full scale
 
 
 @dataclass(frozen=True, slots=True)
 class PCMFormat:
-    """Little-endian integers; those of one byte are unsigned."""
+    """The format of PCM: little-endian signed integers, or unsigned ones if a sample has one byte."""
 
     rate: int  # Hz
     width: int  # bytes of a sample
@@ -33,7 +33,7 @@ class PCMFormat:
         return self.width * self.channels
 
     def require(self, limits: ServerSettings) -> None:
-        """Raises UnsupportedAudioError for what cannot be read, or what this server does not take."""
+        """Raises UnsupportedAudioError for a format that cannot be decoded, or that the limits exclude."""
         are_numbers = all(type(value) is int for value in (self.rate, self.width, self.channels))
         if not are_numbers or self.width not in _SCALES or not 1 <= self.channels <= MAX_CHANNELS:
             raise UnsupportedAudioError(f"audio has 1 to 4 bytes a sample and 1 to {MAX_CHANNELS} channels, got {self}")
@@ -57,31 +57,31 @@ def decode_pcm(content: bytes, given: PCMFormat) -> Waveform:
 
 
 class Utterance:
-    """What one speaks, from audio-start to audio-stop."""
+    """One utterance, from audio-start to audio-stop."""
 
     def __init__(self, speech: Speech, *, language: str | None, hotwords: Sequence[str]) -> None:
         """Raises ConfigError for a language that the model does not know."""
         self._speech = speech
-        # A model that cannot be asked for a language hears by itself which one is spoken.
+        # A model that cannot be asked for a language detects it.
         can_be_asked = bool(speech.service.model.family.languages)
         options = speech.options(language=language if can_be_asked else None, hotwords=hotwords)
         self._stream = AsyncStreamingSession(speech.service, options, speech.live)
-        self._format: PCMFormat | None = None  # of what was heard
-        self._rest = b""  # of a chunk that ended inside of a sample
+        self._format: PCMFormat | None = None  # of the first chunk; all others must have the same
+        self._rest = b""  # the incomplete frame at the end of the last chunk
         self._resampler: Resampler | None = None
         self._num_samples = 0  # at 16 kHz
         self._so_far = TextSoFar()
         self._sent = ""
-        self.language: str | None = None  # that was heard or asked for
+        self.language: str | None = None  # detected or asked for
 
     @property
     def text(self) -> str:
         return self._so_far.text
 
     def samples(self, content: bytes, given: PCMFormat) -> Waveform:
-        """Any number of bytes -> samples at 16 kHz.
+        """Any number of bytes -> (N,) float32 samples at 16 kHz.
 
-        Raises UnsupportedAudioError for a format that cannot be, or that changes; SessionEnd for too much audio.
+        Raises UnsupportedAudioError for an invalid format or one that changes, SessionEnd for too much audio.
         """
         self._require_format(given)
         assert self._resampler is not None
@@ -96,15 +96,15 @@ class Utterance:
         return samples
 
     async def push(self, samples: Waveform) -> str:
-        """New text that will not change."""
+        """Transcribe more samples; returns new text that will not change."""
         if not len(samples):
             return ""
-        with contextlib.suppress(QueueFullError):  # a later push gives what is missing, and the end waits for it
+        with contextlib.suppress(QueueFullError):  # a later push, or finish(), yields the text that is missing
             return self._heard(await self._stream.push(samples))
         return ""
 
     async def finish(self) -> str:
-        """The rest of the text. Raises ASRError if a part of the utterance could not be transcribed."""
+        """End the utterance; returns the rest of its text. Raises ASRError if a part could not be transcribed."""
         rest = "" if self._resampler is None else await self.push(self._resampler.finish())
         return rest + self._heard(await finish_stream(self._stream))
 

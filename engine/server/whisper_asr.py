@@ -1,7 +1,7 @@
 """whisper-asr-webservice: POST /asr with `audio_file` (its route is in funasr.py), and POST /detect-language.
 
-Bazarr and others send the options in the query, and with `encode=false` samples without a head: 16-bit little-endian,
-mono, 16 kHz. The answer of /asr is text, in the format that `output` names.
+Clients such as Bazarr send the options in the query. With `encode=false` they send samples without a header: 16-bit
+little-endian, mono, 16 kHz. The answer of /asr is a text file in the format that `output` names.
 """
 
 from dataclasses import replace
@@ -23,7 +23,7 @@ from .openai_audio import hotwords_in
 from .recording import Recording
 from .speech import Speech
 
-UNDETERMINED = "und"  # ISO 639-2; Bazarr takes it for what it is
+UNDETERMINED = "und"  # the ISO 639-2 code for an undetermined language, which Bazarr understands
 _CODES = KnownLanguages({code: code for code in LANGUAGES})
 
 
@@ -53,7 +53,7 @@ def router(speech: Speech) -> APIRouter:
     async def detect_language(
         request: Request, form: Annotated[DetectForm, Form()], query: Annotated[RawQuery, Query()]
     ) -> dict[str, Any]:
-        """The language of the first words, as the model names it; "und" where the model names none."""
+        """The language of the first segment, as the model names it; "und" if it names none."""
         speech.unknown_fields.heed(request, form, query)
         recording = await _read(speech, request, form.audio_file, query)
         first = replace(recording, cuts=recording.cuts[:1])
@@ -83,7 +83,7 @@ async def answer(speech: Speech, request: Request, file: UploadFile, query: AsrQ
 
 
 def language_code(language: str | None) -> str:
-    """What a transcript says of its language -> an ISO 639 code; of several, the first."""
+    """A transcript's language -> an ISO 639 code, that of the first language if there are several."""
     try:
         return _CODES.prompt_name((language or "").split(",")[0]) or UNDETERMINED
     except ConfigError:  # a model may write anything

@@ -1,4 +1,4 @@
-"""whisper.cpp's server: POST /inference, whose form and answers are much as those of OpenAI's API."""
+"""whisper.cpp's server: POST /inference, whose form and answers are nearly those of OpenAI's API."""
 
 from typing import Annotated
 

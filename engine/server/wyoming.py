@@ -3,10 +3,10 @@
     client: describe; or transcribe, audio-start, audio-chunk ..., audio-stop
     server: info; or transcript-start, transcript-chunk ..., transcript, transcript-stop; or error, and the end
 
-The protocol is that of the package `wyoming`, whose classes read and write the events. Audio is heard while it comes,
-as in every live session here: a transcript-chunk holds text that will not change, the chunks of a transcript one after
-the other are its text, and a client that does not know them waits for `transcript`. The limits of ServerSettings hold.
-The protocol has no keys: whoever reaches the address may have speech transcribed.
+The package `wyoming` defines the protocol; its classes read and write the events. Audio is transcribed while it comes,
+as in every live session here. A transcript-chunk holds text that will not change, and the chunks of a transcript,
+joined, are its text. A client that does not know chunks waits for `transcript`. The limits of ServerSettings on
+sessions apply, except for those per client. The protocol has no keys: anyone who reaches the address may use it.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ from .utterance import PCMFormat, Utterance
 PROTOCOL = "wyoming"  # in metrics and log lines
 
 CLOSE_TIMEOUT_S = 2.0
-SHUTTING_DOWN = 1012  # of WebSocket's close codes, which stand for the reasons here as well
+SHUTTING_DOWN = 1012  # a WebSocket close code; these stand for the reasons of this protocol's ends as well
 
 _CODES = {
     1007: "bad_event",
@@ -56,28 +56,28 @@ log = logging.getLogger("twostage_asr.sessions")
 
 @dataclass(frozen=True, slots=True)
 class WyomingAddress:
-    """Where to listen, as servers of the protocol are told: tcp://HOST:PORT or unix:///PATH."""
+    """Where to listen, written as usual for this protocol: tcp://HOST:PORT or unix:///PATH."""
 
     host: str | None
     port: int
-    path: str  # of a Unix socket, where there is no host
+    path: str  # of a Unix socket, if there is no host
 
     @classmethod
     def of(cls, uri: str) -> "WyomingAddress":
-        """Raises ConfigError for anything else."""
+        """Parse an address. Raises ConfigError for anything else."""
         try:
             parts = urlsplit(uri)
             if parts.scheme == "tcp" and parts.hostname and parts.port is not None:
                 return cls(parts.hostname, parts.port, "")
             if parts.scheme == "unix" and parts.path:
                 return cls(None, 0, parts.path)
-        except ValueError:  # a port that is no number
+        except ValueError:  # the port is not a number
             pass
         raise ConfigError(f"a Wyoming address is tcp://HOST:PORT or unix:///PATH, got {uri!r}")
 
 
 class WyomingServer:
-    """Listens beside the HTTP server, on its event loop, with its model and its limits."""
+    """Serves the Wyoming protocol on the HTTP server's event loop, with the same model and limits."""
 
     def __init__(self, speech: Speech, address: WyomingAddress) -> None:
         self._speech = speech
@@ -85,7 +85,7 @@ class WyomingServer:
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
-        """Raises ConfigError if the address cannot be had."""
+        """Begin to listen. Raises ConfigError if the address cannot be used."""
         address = self._address
         try:
             if address.host is None:
@@ -101,19 +101,19 @@ class WyomingServer:
 
     @property
     def port(self) -> int:
-        """That it listens on: a free one if port 0 was asked for."""
+        """The port that it listens on; a free one was chosen if port 0 was asked for."""
         assert self._server is not None
         return int(self._server.sockets[0].getsockname()[1])
 
     def close(self) -> None:
-        """Take no more connections; those that are open end with the event loop, or have ended with the drain."""
+        """Take no more connections. Open ones have ended with the drain, or end with the event loop."""
         if self._server is not None:
             self._server.close()
             if self._address.host is None:
                 Path(self._address.path).unlink(missing_ok=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One connection, counted as a session, and properly ended whatever happens meanwhile."""
+        """Run one connection, count it as a session, and close it whatever happens meanwhile."""
         speech, settings = self._speech, self._speech.settings
         connection = _Connection(reader, writer, speech)
         if not speech.is_ready or speech.num_sessions >= settings.max_sessions:
@@ -132,23 +132,23 @@ class WyomingServer:
 
 
 class _Connection:
-    """One client. A task reads ahead, at most MAX_BUFFERED_BYTES; beyond that the client's sending waits."""
+    """One client. A task reads ahead by at most MAX_BUFFERED_BYTES; beyond that, TCP slows the client down."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, speech: Speech) -> None:
         self._reader = _BoundedReader(reader, speech.settings.max_message_bytes)
         self._writer = writer
         self._speech = speech
-        self._waiting: deque[tuple[Event, int]] = deque()  # and how many bytes each has had
-        self._num_bytes = 0  # of all of them
-        self._end: SessionEnd | None = None  # what follows them
+        self._waiting: deque[tuple[Event, int]] = deque()  # events that have been read, each with its size in bytes
+        self._num_bytes = 0  # total size of the waiting events
+        self._end: SessionEnd | None = None  # how the session ends after the waiting events
         self._changed = asyncio.Event()
         self._has_room = asyncio.Event()
         self._asked = Transcribe()
         self._utterance: Utterance | None = None
-        self._has_begun = False  # to send the utterance's transcript
+        self._has_begun = False  # whether transcript-start has been sent for the utterance
 
     async def run(self) -> SessionEnd:
-        """Talk until the client has gone, breaks a limit, or the server shuts down."""
+        """Answer events until the client disconnects or exceeds a limit, or the server shuts down."""
         timeout_s = self._speech.settings.session_timeout_s
         talking = asyncio.create_task(self._talk())
         others = [asyncio.create_task(self._read_ahead()), asyncio.create_task(self._wait_for_drain())]
@@ -167,7 +167,7 @@ class _Connection:
             await asyncio.gather(talking, *others, return_exceptions=True)
 
     async def close(self, end: SessionEnd) -> None:
-        """Say why, unless all is well or the client does not listen, and hang up."""
+        """Send an error event, unless the session ended normally or the client is gone, and close the connection."""
         with contextlib.suppress(ConnectionError, SessionEnd, TimeoutError):
             if end.code not in (1000, CLIENT_GONE):
                 cause = end.__cause__
@@ -179,7 +179,7 @@ class _Connection:
         self._writer.transport.abort()
 
     async def _talk(self) -> NoReturn:
-        """Ends with the exception that ends the session, which is a SessionEnd if all is well."""
+        """Answer events until the session ends; raises the exception that ends it, normally a SessionEnd."""
         while True:
             try:
                 event = await self._next()
@@ -188,9 +188,9 @@ class _Connection:
                     continue
                 assert self._end is not None
                 if self._end.code == SHUTTING_DOWN and self._utterance is not None:
-                    await self._finish()  # what was said is not lost
+                    await self._finish()  # transcribe what has been heard
                 raise self._end
-            except ASRError as error:  # a language, or audio, that cannot be
+            except ASRError as error:  # for example an unknown language, or invalid audio
                 raise SessionEnd(1008, str(error)) from error
 
     async def _obey(self, event: Event) -> None:
@@ -206,7 +206,7 @@ class _Connection:
             await self._finish()
         elif Ping.is_type(event.type):
             await self._send(Pong(text=_parsed(Ping.from_event, event).text))
-        else:  # servers drop what they do not know
+        else:  # the protocol's servers ignore unknown events
             log.debug("a Wyoming event of type %r is ignored", event.type)
 
     def _begin(self) -> Utterance:
@@ -217,7 +217,7 @@ class _Connection:
         return self._utterance
 
     async def _hear(self, event: Event) -> None:
-        """This chunk and all that wait behind it, so that a slow machine shows fewer partials and keeps up."""
+        """Transcribe this chunk and all chunks that wait behind it, so that a slow machine keeps up."""
         utterance = self._utterance or self._begin()  # some clients leave audio-start out
         samples = [_samples(utterance, event)]
         while self._waiting and AudioChunk.is_type(self._waiting[0][0].type):
@@ -233,7 +233,7 @@ class _Connection:
         await self._send(TranscriptStop())
 
     async def _say(self, text: str) -> None:
-        """The transcript's next chunk, if there is any text in it."""
+        """Send the transcript's next chunk, unless it is empty."""
         if not text:
             return
         if not self._has_begun:
@@ -250,7 +250,7 @@ class _Connection:
             raise SessionEnd(1008, "the client does not read what it is sent") from None
 
     async def _next(self) -> Event | None:
-        """What has come; None when nothing will."""
+        """The next event; None after the last one."""
         idle_s = self._speech.settings.session_idle_s
         while not self._waiting:
             if self._end is not None:
@@ -270,7 +270,7 @@ class _Connection:
         return event
 
     async def _read_ahead(self) -> None:
-        """Read until the client has gone, or sends what is no event."""
+        """Read until the client disconnects or sends something that is not an event."""
         while self._end is None:
             while self._num_bytes > MAX_BUFFERED_BYTES:
                 self._has_room.clear()
@@ -290,7 +290,7 @@ class _Connection:
 
 
 class _BoundedReader:
-    """A stream of which nothing larger than a limit is read at once: an event says by itself how large it is."""
+    """Reads events, but no part larger than a limit, because an event's own header states how large its parts are."""
 
     def __init__(self, reader: asyncio.StreamReader, max_bytes: int) -> None:
         self._reader = reader
@@ -298,7 +298,7 @@ class _BoundedReader:
         self.num_bytes = 0  # of the last event
 
     async def event(self) -> Event | SessionEnd:
-        """The next event, or why there is none."""
+        """The next event, or the reason why there is none."""
         self.num_bytes = MESSAGE_BYTES
         try:
             event = await async_read_event(cast(asyncio.StreamReader, self))
@@ -323,7 +323,7 @@ class _BoundedReader:
 
 
 def _info(speech: Speech) -> Info:
-    """One program with one model."""
+    """The answer to `describe`: one program with one model."""
     name, languages = speech.settings.model_name, speech.service.model.family.languages or tuple(LANGUAGES)
     about = Attribution(name="twostage-asr", url="")
     package_version = version("twostage-asr")
@@ -361,7 +361,7 @@ def _samples(utterance: Utterance, event: Event) -> Waveform:
 
 
 def _parsed(parse: Callable[[Event], _Kind], event: Event) -> _Kind:
-    """Raises SessionEnd if the event lacks what its type has."""
+    """Parse an event. Raises SessionEnd if it lacks a field that its type must have."""
     try:
         return parse(event)
     except (AttributeError, KeyError, TypeError, ValueError) as error:

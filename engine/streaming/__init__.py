@@ -1,7 +1,8 @@
 """Live audio -> text while it is spoken.
 
-session.py has the sessions and their rules; events.py what they say; audio.py what they take; text.py what of a text is
-confirmed; sdk.py FunASR's streaming SDK over them.
+In: chunks of PCM. Out: Partial and Final events. Read session.py first: it has the sessions and their rules. events.py
+defines the events, audio.py the input, and text.py which part of a text may be confirmed. sdk.py is FunASR's streaming
+SDK over the sessions, and qwen.py is qwen-asr's streaming interface.
 """
 
 from .audio import PCM, PCMReader, samples_of

@@ -1,4 +1,4 @@
-"""Live audio as it comes: what callers may push, and how much of it is kept."""
+"""Live audio: the forms in which callers may push it, and the recent part of a stream that is kept."""
 
 from collections import deque
 from typing import TypeAlias
@@ -16,13 +16,13 @@ PCM16_FULL_SCALE = 32768.0
 
 
 class PCMReader:
-    """Makes samples of pieces of live audio, wherever they were cut: half a sample waits for the next piece."""
+    """Converts pieces of live audio to samples. A piece may end within a sample, whose rest comes with the next one."""
 
     def __init__(self) -> None:
-        self._half = b""  # the first byte of a sample whose second has not come
+        self._half = b""  # the first byte of an incomplete sample
 
     def samples(self, pcm: PCM) -> Waveform:
-        """What `push` takes -> (N,) float32. Raises UnsupportedAudioError for anything else, which is not heard."""
+        """PCM -> (N,) float32 in [-1, 1]. Raises UnsupportedAudioError for anything else, which changes nothing."""
         if not isinstance(pcm, bytes):
             if self._half and isinstance(pcm, np.ndarray):
                 raise UnsupportedAudioError("the bytes before this array ended in the middle of a sample")
@@ -33,7 +33,7 @@ class PCMReader:
         return samples_of(whole[:end])
 
     def finish(self) -> TranscriptWarning | None:
-        """A warning if the stream ended in the middle of a sample."""
+        """A warning if the stream ended within a sample, else None."""
         if not self._half:
             return None
         self._half = b""
@@ -43,7 +43,7 @@ class PCMReader:
 
 
 def samples_of(pcm: PCM) -> Waveform:
-    """What `push` takes -> (N,) float32. Raises UnsupportedAudioError for anything else."""
+    """PCM -> (N,) float32 in [-1, 1]. Raises UnsupportedAudioError for anything else."""
     if isinstance(pcm, bytes):
         if len(pcm) % 2:
             raise UnsupportedAudioError(f"16-bit samples take an even number of bytes, got {len(pcm)}")
@@ -59,16 +59,16 @@ def samples_of(pcm: PCM) -> Waveform:
 
 
 class RecentAudio:
-    """The end of a stream of samples."""
+    """Keeps the recent samples of a stream."""
 
     def __init__(self) -> None:
         self._pieces: deque[Waveform] = deque()
-        self._first = 0  # place in the stream of the first sample that is kept
-        self._end = 0
+        self._first = 0  # index in the stream of the first sample that is kept
+        self._end = 0  # number of samples in the stream so far
 
     @property
     def end_s(self) -> float:
-        """How much of the stream has been heard."""
+        """Seconds of the stream so far."""
         return self._end / SAMPLE_RATE
 
     def push(self, samples: Waveform) -> None:
@@ -81,6 +81,6 @@ class RecentAudio:
         return np.concatenate(self._pieces)[start - self._first : end - self._first]
 
     def forget(self, before_s: float) -> None:
-        """Drop pieces that lie before this time."""
+        """Drop the pieces that end before this time (s)."""
         while self._pieces and self._first + len(self._pieces[0]) <= before_s * SAMPLE_RATE:
             self._first += len(self._pieces.popleft())

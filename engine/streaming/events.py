@@ -1,4 +1,4 @@
-"""What a live session says: partials of the open segment, finals of those that are over, and one text of them all."""
+"""The events of a live session: partials of the open segment and finals of closed ones; and their joined text."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,14 +10,14 @@ from ..transcript import Transcript
 
 @dataclass(frozen=True, slots=True)
 class Partial:
-    """What is heard so far of the open segment. Times are seconds from the start of the stream."""
+    """The text of the open segment so far. Times are seconds from the start of the stream."""
 
     segment: int  # its number, from 0
     start: float
-    end: float  # of the audio that was heard
+    end: float  # of the audio that the text covers
     confirmed: str  # will not change: later texts of this segment begin with it
     tail: str  # may still change
-    language: str | None  # asked for or heard
+    language: str | None  # asked for or detected
 
     @property
     def text(self) -> str:
@@ -26,12 +26,12 @@ class Partial:
 
 @dataclass(frozen=True, slots=True)
 class Final:
-    """A segment that is over; its number may be one for which there was no Partial."""
+    """The transcript of a closed segment, for which there may have been no Partial."""
 
     segment: int
     start: float
     end: float
-    transcript: Transcript  # its times are those of the stream; empty where nothing was said after all
+    transcript: Transcript  # with times from the start of the stream; empty if the segment holds no speech after all
 
     @property
     def text(self) -> str:
@@ -46,14 +46,14 @@ Event: TypeAlias = "Partial | Final"
 
 
 class TextSoFar:
-    """One text of all events of a session."""
+    """Joins the events of a session into one text."""
 
     def __init__(self) -> None:
         self._finals = ""
         self._confirmed = self._tail = ""  # of the open segment
 
     def add(self, events: Sequence[Event]) -> None:
-        """Hear what a push or finish gave."""
+        """Add the events of a push or finish."""
         for event in events:
             if isinstance(event, Final):
                 self._finals, self._confirmed, self._tail = join_texts([self._finals, event.text]), "", ""
@@ -62,10 +62,10 @@ class TextSoFar:
 
     @property
     def text(self) -> str:
-        """Everything so far."""
+        """All text so far, the tail of the open segment included."""
         return join_texts([self._finals, self._confirmed + self._tail])
 
     @property
     def fixed_text(self) -> str:
-        """What will not change."""
+        """The beginning of the text that will not change."""
         return join_texts([self._finals, self._confirmed])

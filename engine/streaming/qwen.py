@@ -1,7 +1,7 @@
 """qwen-asr's streaming interface over live sessions.
 
-The names and their meaning are the package's; what it costs is not. The package decodes everything again at every chunk
-and so takes quadratic time; here speech is cut into segments, and only the open one is decoded again.
+The names and their meaning are the package's, but the cost is not. The package decodes all audio again at each chunk,
+which takes quadratic time. Here speech is cut into segments, and only the open one is decoded again.
 """
 
 import weakref
@@ -21,11 +21,11 @@ from .session import LiveOptions, StreamingSession
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
 class ASRStreamingState:
-    """One stream: what has been heard of it so far."""
+    """One stream, and its text so far."""
 
-    session: StreamingSession | None  # None when it is finished
-    language: str = ""  # of what was spoken last, "" while none is heard
-    text: str = ""  # everything so far; its end may change
+    session: StreamingSession | None  # None once the stream is finished
+    language: str = ""  # the latest one that was detected; "" before that
+    text: str = ""  # all text so far; its end may change
     so_far: TextSoFar = field(default_factory=TextSoFar)
 
     def add(self, events: list[Event]) -> None:
@@ -38,7 +38,7 @@ class ASRStreamingState:
 class QwenStreams:
     """The streams of one model, which share its service while any of them is open.
 
-    A stream is open until it is finished or nothing refers to its state any more: who drops a state cannot finish it.
+    A stream is open until it is finished, or until its state is garbage collected, after which nobody can finish it.
     """
 
     def __init__(self, transcriber: Transcriber, *, max_new_tokens: int) -> None:
@@ -56,7 +56,7 @@ class QwenStreams:
         unfixed_token_num: int,
         chunk_size_sec: float,
     ) -> ASRStreamingState:
-        """Raises ConfigError for a number out of range or an unknown language."""
+        """Open a stream. Raises ConfigError for a number out of range or an unknown language."""
         live = LiveOptions(
             vad=load_vad(),
             chunk_ms=1000 * chunk_size_sec,
@@ -76,7 +76,7 @@ class QwenStreams:
         return state
 
     def hear(self, pcm16k: Any, state: ASRStreamingState) -> None:
-        """More audio of any size: integers of 16 bits, or floats in [-1, 1], 16 kHz mono."""
+        """Push more audio: 16 kHz mono, any number of int16 samples or floats in [-1, 1]."""
         pcm = np.asarray(pcm16k)
         if pcm.dtype != np.int16 and pcm.dtype.kind != "f":
             raise UnsupportedAudioError(f"live audio is an array of int16 or floats, got {type(pcm16k).__name__}")
@@ -84,7 +84,7 @@ class QwenStreams:
         state.add(_session_of(state).push(pcm if pcm.dtype == np.int16 else pcm.astype(np.float32)))
 
     def finish(self, state: ASRStreamingState) -> None:
-        """The rest of the text. With the last stream the model is free for `transcribe` again."""
+        """Add the rest of the text to the state. After the last open stream, `transcribe` can use the model again."""
         state.add(_session_of(state).finish())
         state.session = None
         self._open.discard(state)
@@ -92,7 +92,7 @@ class QwenStreams:
             self.close()
 
     def require_none(self) -> None:
-        """Free the model for `transcribe`. Raises ConfigError while a stream is open: the model is at work for it."""
+        """Free the model for `transcribe`. Raises ConfigError while a stream is open, because it uses the model."""
         if self._open:
             raise ConfigError(f"{len(self._open)} stream(s) are open; call finish_streaming_transcribe for each first")
         self.close()

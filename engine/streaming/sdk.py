@@ -21,13 +21,13 @@ from .session import AsyncStreamingSession, LiveOptions, StreamingSession
 
 
 class StreamingResult(TypedDict):
-    """What is known after one more chunk of the audio."""
+    """The text after one more chunk of the audio."""
 
-    text: str  # everything so far
-    fixed_text: str  # its beginning that will not change
+    text: str  # all text so far
+    fixed_text: str  # the beginning of `text` that will not change
     chunk_idx: int  # from 1
-    is_final: bool  # of the last result alone; its fixed_text is its text
-    audio_duration_ms: float  # heard so far
+    is_final: bool  # True for the last result only, whose fixed_text is its text
+    audio_duration_ms: float  # audio so far
 
 
 class FunASRNanoStreamingVLLM(Closing):
@@ -51,13 +51,13 @@ class FunASRNanoStreamingVLLM(Closing):
         """Load the model.
 
         Args:
-            model: see AutoModelVLLM, whose other arguments are `options`.
-            chunk_ms: of new audio between two partials.
-            rollback_chars: at the end of a partial, that are never confirmed.
+            model: see AutoModelVLLM, which takes `options` as well.
+            chunk_ms: new audio between two partials.
+            rollback_chars: number of characters at the end of a partial that are never confirmed.
             vad: "silero", or the directory of an fsmn-vad checkpoint.
-            max_segment_s: longer speech without a pause is cut.
-            silence_schedule: [(age of the segment up to, silence that closes it), ...] in ms; None is FunASR's table
-                for live audio.
+            max_segment_s: speech without a pause is cut after so many seconds.
+            silence_schedule: [(age, silence), ...] in ms: a segment of up to this age is closed by this much silence.
+                None is FunASR's table for live audio.
             dynamic_silence: False closes every segment after 800 ms of silence.
 
         Raises:
@@ -82,15 +82,15 @@ class FunASRNanoStreamingVLLM(Closing):
 
     @classmethod
     def from_pretrained(cls, model: str | Path, **options: Any) -> Self:
-        """FunASR's name for building one."""
+        """The same as FunASRNanoStreamingVLLM(model, ...), by FunASR's name."""
         return cls(model, **options)
 
     def session(self, *, key: str = "live", **options: Unpack[RequestOptions]) -> StreamingSession:
-        """A stream of audio to push to. Raises ConfigError for an option that is unknown or cannot work."""
+        """Open a stream of audio. Raises ConfigError for an unknown option or an invalid value."""
         return StreamingSession(self.service, session_options(**options), self.live, key=key)
 
     def async_session(self, *, key: str = "live", **options: Unpack[RequestOptions]) -> AsyncStreamingSession:
-        """The same for an event loop."""
+        """Open a stream of audio for use on an event loop."""
         return AsyncStreamingSession(self.service, session_options(**options), self.live, key=key)
 
     def streaming_generate(
@@ -101,7 +101,7 @@ class FunASRNanoStreamingVLLM(Closing):
         rollback_chars: int | None = None,
         **options: Unpack[RequestOptions],
     ) -> Iterator[StreamingResult]:
-        """Hear one input as if it were live, chunk_ms by chunk_ms, as fast as it can be decoded.
+        """Transcribe one input as if it were live, in chunks of chunk_ms, as fast as it can be decoded.
 
         Args:
             audio: one input of AutoModelVLLM.generate.
@@ -109,8 +109,8 @@ class FunASRNanoStreamingVLLM(Closing):
             options: how to transcribe; see RequestOptions.
 
         Raises:
-            ConfigError: more or fewer inputs than one, or an option that is unknown or cannot work. AudioError: it
-                cannot be read.
+            ConfigError: `audio` is not one input, or an option is unknown or invalid.
+            AudioError: the input cannot be read.
         """
         items = [] if audio is None else expand_inputs(audio)
         if len(items) != 1:
@@ -142,10 +142,10 @@ class FunASRNanoStreamingVLLM(Closing):
 
 
 def session_options(**options: Unpack[RequestOptions]) -> TranscribeOptions:
-    """Those options of `generate` that mean something for live audio, checked.
+    """The options of `generate` that apply to live audio, checked.
 
     Raises:
-        ConfigError: an unknown option, or one that cannot work.
+        ConfigError: an option is unknown or invalid.
     """
     check_options(options, RequestOptions, others=("key",))
     return transcribe_options(**options)

@@ -1,4 +1,4 @@
-"""Live audio -> text that never takes back what it has confirmed.
+"""Live audio -> text, part of which is confirmed early and never changes after that.
 
     session = StreamingSession(service, transcribe_options(language="zh"), live)
     for pcm in microphone:                      # pieces of any size
@@ -6,21 +6,22 @@
             ...
     session.finish()                            # the rest
 
-Voice activity detection cuts the stream into segments (vad/). While one is open, it is decoded again after every
-chunk_ms of new audio: a Partial. When it closes, it is decoded once more, alone and whole: its Final is what offline
-transcription of the same audio gives. Silence costs nothing, and nothing older than the open segment is kept or encoded
-again, so that an hour costs sixty times a minute; a segment is at most SegmentRules.max_segment_s long.
+Segments: voice activity detection cuts the stream into segments of at most SegmentRules.max_segment_s (vad/). An open
+segment is decoded again after each chunk_ms of new audio, which gives a Partial. A closed segment is decoded once more
+as a whole. Its Final is what offline transcription of the same audio gives. Silence is not decoded, and audio before
+the open segment is dropped, so the cost grows linearly with the length of the stream.
 
-What is confirmed: text that three partials in a row agree on, without the last rollback_chars characters, cut where a
-token of the LLM ends. (Of two in a row the second at times repeats a mistake that the final does not make.) Later
-partials get it as the beginning of their answer, so that they only decode what is new. A final is decoded without it
-and nearly always begins with it; if one does not, it is decoded again with it.
+Confirmed text: the text that three partials in a row agree on is confirmed, without its last rollback_chars characters,
+and cut where a token of the LLM ends. Two partials are not enough, because the second may repeat a mistake that the
+final does not make. Later partials get the confirmed text as the beginning of their answer, so that they decode only
+what is new. A Final is decoded without it, and nearly always begins with it; if not, it is decoded again with it.
 
-A segment of max_segment_s without a pause is cut in two, at a place that lies before the end of what has been heard. Of
-what was confirmed, as many words as the first half has stay there, and the rest is confirmed for the second half.
+Speech without a pause: a segment that reaches max_segment_s is cut in two, at a place before the end of the audio that
+the last partial covers. The first half keeps as many confirmed words as its own text has. The rest of them are
+confirmed for the second half.
 
-The logic waits for nothing: it is a generator that yields futures. StreamingSession waits for them in the caller's
-thread, AsyncStreamingSession on the event loop; any number of either share a TranscriptionService.
+The logic is a generator that yields futures and never waits itself. StreamingSession waits for them in the caller's
+thread, AsyncStreamingSession on the event loop. Any number of sessions share a TranscriptionService.
 """
 
 import asyncio
@@ -52,14 +53,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LiveOptions:
-    """How live audio is heard, the same for all sessions."""
+    """Options that all live sessions share."""
 
     vad: VoiceActivityModel
-    chunk_ms: float = 720.0  # of new audio between two partials of a segment
-    rollback_chars: int = 8  # at the end of a partial, that are never confirmed
-    rollback_tokens: int = 0  # of the LLM, likewise
-    agreeing_partials: int = 3  # in a row, that must begin with what is confirmed
-    unfixed_partials: int = 0  # of a segment must have been made before anything of it is confirmed
+    chunk_ms: float = 720.0  # new audio between two partials of a segment
+    rollback_chars: int = 8  # characters at the end of a partial that are never confirmed
+    rollback_tokens: int = 0  # the same in tokens of the LLM
+    agreeing_partials: int = 3  # number of partials in a row that must agree on confirmed text
+    unfixed_partials: int = 0  # number of partials of a segment before any of its text is confirmed
     rules: SegmentRules = field(
         default_factory=lambda: SegmentRules(max_segment_s=30.0, silence_schedule=STREAMING_SCHEDULE)
     )
@@ -79,7 +80,7 @@ _Steps: TypeAlias = Generator[Future[Transcript], Transcript, list[Event]]
 
 
 class StreamingSession:
-    """One stream of audio. One caller at a time; a push returns when what it made due has been decoded."""
+    """One stream of audio, for one caller at a time. A push returns once the events that it makes due are decoded."""
 
     def __init__(
         self, service: TranscriptionService, options: TranscribeOptions, live: LiveOptions, *, key: str = "live"
@@ -88,33 +89,35 @@ class StreamingSession:
         self._stream = _Stream(service, options, live, key)
 
     def push(self, pcm: PCM) -> list[Event]:
-        """Hear more audio: 16 kHz mono; int16, little-endian bytes of it, or float32 in [-1, 1], any number of samples.
+        """Take more audio: any number of samples, 16 kHz mono, as int16, little-endian bytes, or float32 in [-1, 1].
 
-        A sample whose first byte ends one piece and whose second begins the next is heard with the next.
+        Bytes may end within a 16-bit sample; its rest comes with the next push.
 
         Returns:
-            The finals of the segments that it ended, and at most one partial, of the segment that is open.
+            The finals of the segments that have ended, and at most one partial of the open segment.
 
         Raises:
-            UnsupportedAudioError: not such samples; nothing has been heard of them. QueueFullError: the service has
-            too much to do for a final; the audio has been heard, and a later call gives what is missing. DecodeError,
-            ServiceClosedError: the service has ended.
+            UnsupportedAudioError: these are not such samples. They have not been taken.
+            QueueFullError: the service is too busy for a final. The audio has been taken, and a later call returns the
+                events that are missing.
+            DecodeError, ServiceClosedError: the service has ended.
         """
         return _wait(self._stream.push(self._stream.reader.samples(pcm)))
 
     def finish(self) -> list[Event]:
-        """Hear that the stream has ended: the finals of what was still open. Nothing may be pushed after it.
+        """End the stream and return the finals of all segments that are left. Nothing may be pushed afterwards.
 
-        Raises QueueFullError when the service has too much to do; finish() may be called again.
+        Raises QueueFullError if the service is too busy; finish() may then be called again.
         """
         return _wait(self._stream.finish())
 
 
 class AsyncStreamingSession:
-    """A StreamingSession for event loops: nothing here blocks the loop, and other sessions go on meanwhile.
+    """A StreamingSession for event loops, which never blocks the loop.
 
-    While a push is awaited, more audio may gather; pushed together it makes one partial, so that a slow machine shows
-    fewer partials and falls no further behind. Cancelling a push drops its decoding; the session cannot be used then.
+    While a push is awaited, the caller may gather more audio and push it together. It then gives one partial, so that a
+    slow machine shows fewer partials instead of falling behind. Cancelling a push drops its decoding, and the session
+    cannot be used any more.
     """
 
     def __init__(
@@ -134,15 +137,15 @@ class AsyncStreamingSession:
 
 @dataclass(slots=True, eq=False)
 class _Closed:
-    """A segment that is over, and its final on the way."""
+    """A closed segment that waits for its final."""
 
     span: SpeechSpan
     audio: Waveform
-    future: Future[Transcript] | None = None  # None: the service has not taken it yet
+    future: Future[Transcript] | None = None  # None until the service has taken it
 
 
 class _Stream:
-    """What a session has heard and said. `push` and `finish` yield futures and are sent their results."""
+    """The state and logic of one session. `push` and `finish` are generators that yield futures and get the results."""
 
     def __init__(self, service: TranscriptionService, options: TranscribeOptions, live: LiveOptions, key: str) -> None:
         service.model.family.prompt_text(options.request)
@@ -154,13 +157,13 @@ class _Stream:
         self._segmenter = SpeechSegmenter(live.vad.new_stream(), live.rules)
         self._recent = RecentAudio()
         self._closed: deque[_Closed] = deque()
-        self._asked: list[Future[Transcript]] = []  # of the service
-        self._segment = 0  # number of the oldest segment without a final
-        self._confirmed = ""  # of that segment
-        self._hypotheses = deque[str](maxlen=live.agreeing_partials)  # its last partials, whole
-        self._language: str | None = None  # of the last one
-        self._num_partials = 0  # of that segment
-        self._heard_s = 0.0  # how much of the stream that partial had heard
+        self._asked: list[Future[Transcript]] = []  # that the service has not finished
+        self._segment = 0  # number of the oldest segment without a final; the next four are about this segment
+        self._confirmed = ""
+        self._hypotheses = deque[str](maxlen=live.agreeing_partials)  # whole texts of its last partials
+        self._language: str | None = None  # of its last partial
+        self._num_partials = 0
+        self._heard_s = 0.0  # end (s) of the audio that the last partial covers
 
     def push(self, samples: Waveform) -> _Steps:
         self._service.model.lock.require_open()
@@ -175,7 +178,7 @@ class _Stream:
         return self._with_stray_byte(events)
 
     def _with_stray_byte(self, events: list[Event]) -> list[Event]:
-        """The last events of the stream, with a warning if it has ended in the middle of a sample."""
+        """The last events of the stream, with a warning on the last final if the stream ended within a sample."""
         warning = self.reader.finish()
         if warning is None:
             return events
@@ -187,7 +190,7 @@ class _Stream:
         return [*events[:-1], replace(events[-1], transcript=told)]
 
     def cancel(self) -> None:
-        """Drop what is being decoded; nothing may be pushed after it."""
+        """Drop what is being decoded. Nothing may be pushed afterwards."""
         for future in self._asked:
             future.cancel()
 
@@ -220,11 +223,11 @@ class _Stream:
     def _reconciled(
         self, closed: _Closed, transcript: Transcript
     ) -> Generator[Future[Transcript], Transcript, tuple[Transcript, str]]:
-        """A final that begins with what was confirmed, and what of that belongs to the next segment."""
+        """A final that begins with its confirmed text, and the confirmed text that belongs to the next segment."""
         confirmed = self._confirmed
         if transcript.text.startswith(confirmed):
             return transcript, ""
-        if self._next_start_s() + self._live.rules.padding_s < self._heard_s:  # it was cut where somebody speaks
+        if self._next_start_s() + self._live.rules.padding_s < self._heard_s:  # it was cut during speech
             kept, rest = split_after(confirmed, len(split_words(transcript.text)))
             if rest:
                 return with_text(transcript, kept), rest
@@ -235,19 +238,19 @@ class _Stream:
         return with_text(transcript, confirmed), ""
 
     def _next_start_s(self) -> float:
-        """Of the segment after the one that waits for its final; infinite if none has begun."""
+        """Start (s) of the segment after the one that waits for its final; infinity if none has begun."""
         following = self._closed[0].span if self._closed else self._segmenter.open
         return math.inf if following is None else following.start
 
     def _partial(self) -> _Steps:
-        """Of the open segment, if enough is new in it."""
+        """A partial of the open segment, if chunk_ms of new audio have come."""
         opened, now = self._segmenter.open, self._recent.end_s
         if opened is None or now - max(self._heard_s, opened.start) < self._live.chunk_ms / 1000:
             return []
         span = SpeechSpan(opened.start, now)
         try:
             future = self._submit(self._recent.cut(span), replace(self._options, timestamps=False), self._confirmed)
-        except QueueFullError:  # the next one will do
+        except QueueFullError:  # skip this partial; the next one covers its audio
             return []
         transcript = yield future
         self._heard_s = span.end
@@ -261,7 +264,7 @@ class _Stream:
         return [Partial(self._segment, span.start, span.end, confirmed, text.removeprefix(confirmed), self._language)]
 
     def _confirmable(self, text: str) -> str:
-        """What can be confirmed of a hypothesis; begins with what has been."""
+        """The part of a hypothesis that can be confirmed; it begins with the text confirmed before."""
         live = self._live
         if self._num_partials < max(live.agreeing_partials, live.unfixed_partials):
             return self._confirmed
@@ -271,7 +274,8 @@ class _Stream:
         return max(self._confirmed, prefix, key=len)
 
     def _submit(self, audio: Waveform, options: TranscribeOptions, prefix: str = "") -> Future[Transcript]:
-        if prefix and is_auto(options.request.language):  # some answers begin with the language, which the prefix lacks
+        # Where the model names the language at the beginning of its answer, the prefix lacks it: ask for that language.
+        if prefix and is_auto(options.request.language):
             options = replace(options, request=replace(options.request, language=self._language))
         future = self._service.submit(audio, options, key=self._key, answer_prefix=prefix, is_speech=True)
         self._asked = [*(asked for asked in self._asked if not asked.done()), future]
@@ -279,7 +283,7 @@ class _Stream:
 
 
 def _resume(steps: _Steps, transcript: Transcript | None = None) -> Future[Transcript] | list[Event]:
-    """Go on to the next future, or to the end."""
+    """Run the steps up to their next future, or to their end, which gives the events."""
     try:
         return steps.send(transcript)  # type: ignore[arg-type]  # None starts it
     except StopIteration as end:
@@ -295,7 +299,7 @@ def _wait(steps: _Steps) -> list[Event]:
 
 
 async def _wait_on_loop(stream: _Stream, steps: _Steps) -> list[Event]:
-    first = asyncio.create_task(asyncio.to_thread(_resume, steps))  # voice activity detection, where much was pushed
+    first = asyncio.create_task(asyncio.to_thread(_resume, steps))  # the VAD takes long if much audio was pushed
     try:
         outcome = await asyncio.shield(first)
         while isinstance(outcome, Future):

@@ -1,4 +1,4 @@
-"""What of a live text may be confirmed, and transcripts that keep to it."""
+"""Find the part of a live text that may be confirmed, and make transcripts keep to confirmed text."""
 
 from dataclasses import replace
 
@@ -9,11 +9,10 @@ from ..words.split import split_words
 
 
 def token_prefix(tokenizer: LLMTokenizer, text: str, max_chars: int, *, drop_tokens: int = 0) -> str:
-    """The longest beginning of `text`, of at most `max_chars` characters, that ends where one of its tokens ends.
+    """The longest prefix of `text` that an LLM can continue as if it had written the prefix itself.
 
-    At least its last `drop_tokens` tokens are left out.
-
-    Its own tokens are the first of the text's, so that an LLM can go on from it as it would have written the text.
+    It has at most `max_chars` characters and lacks at least the last `drop_tokens` tokens of the text. It ends where a
+    token of the text ends, and its own tokenisation is a prefix of the text's.
     """
     token_ids = tokenizer.encode(text)
     for count in range(len(token_ids) - drop_tokens, 0, -1):
@@ -25,7 +24,7 @@ def token_prefix(tokenizer: LLMTokenizer, text: str, max_chars: int, *, drop_tok
 
 
 def split_after(text: str, num_words: int) -> tuple[str, str]:
-    """The text up to its word of this number, and the rest, which is empty if it has no more words."""
+    """The first `num_words` words of a text, and the rest of it."""
     words = split_words(text)
     if num_words >= len(words):
         return text, ""
@@ -34,7 +33,7 @@ def split_after(text: str, num_words: int) -> tuple[str, str]:
 
 
 def with_text(transcript: Transcript, text: str) -> Transcript:
-    """The transcript with a text that was confirmed in place of its own, and its word times if they fit that."""
+    """The transcript with a confirmed text in place of its own; word times stay if they fit that text."""
     words, warnings = transcript.words, transcript.warnings
     if transcript.status == "error":
         warnings += (TranscriptWarning("segment_failed", f"only what was confirmed is known: {transcript.error}"),)
@@ -48,6 +47,6 @@ def with_text(transcript: Transcript, text: str) -> Transcript:
 
 
 def on_stream_time(transcript: Transcript, start: float) -> Transcript:
-    """The transcript of a segment, with times that count from the start of the stream."""
+    """The transcript of a segment that begins at `start` (s), with times from the start of the stream."""
     words = transcript.words and tuple(shifted_word(word, start) for word in transcript.words)
     return replace(transcript, words=words, segments=tuple(shifted(segment, start) for segment in transcript.segments))

@@ -1,19 +1,21 @@
 """Transcript -> file formats.
 
-    WRITERS["srt"](transcript)             -> the file's text
-    write_file(transcript, Path("a.srt"))  -> the file, whole or not at all
+    WRITERS["srt"](transcript)             # returns the file's text
+    write_file(transcript, Path("a.srt"))  # writes the file, whole or not at all
 
     shape = SubtitleShape(max_line_width=32, max_lines=1, highlight_words=True)
-    write_file(transcript, Path("a.vtt"), shape)    or formatted(transcript, "vtt", shape), the text
+    write_file(transcript, Path("a.vtt"), shape)  # formatted(transcript, "vtt", shape) returns the text
 
-| format | holds | warnings and errors |
+| format | content | warnings and errors |
 |---|---|---|
-| txt | a line a segment | no place for them |
-| json, jsonl | everything, indented or on one line | yes |
-| srt, vtt, ass | cues that a viewer can read (cues.py) | vtt: NOTE; ass: comments; srt: no place |
-| tsv | start, end (ms) and text of each segment | no place for them |
-| ctm, rttm | words, speech (NIST's formats) | lines that begin with ;; |
+| txt | one line per segment | left out |
+| json, jsonl | everything, indented or on one line | included |
+| srt, vtt, ass | cues that a viewer can read (cues.py) | vtt: NOTE; ass: comments; srt: left out |
+| tsv | start, end (ms) and text of each segment | left out |
+| ctm, rttm | words or speech segments, in NIST's formats | lines that begin with ;; |
 | TextGrid | segments and words, for Praat | a tier of their own |
+
+The formats that leave warnings out have no place for them.
 """
 
 import os
@@ -51,7 +53,7 @@ SUBTITLES: Mapping[str, Callable[[Transcript, SubtitleShape], str]] = {
     "srt": srt_text,
     "vtt": vtt_text,
     "ass": ass_text,
-}  # what has a shape
+}  # the formats that a SubtitleShape applies to
 
 WRITERS: Mapping[str, Writer] = {
     "txt": txt_text,
@@ -68,19 +70,21 @@ WRITERS: Mapping[str, Writer] = {
 
 
 def formatted(transcript: Transcript, name: str, shape: SubtitleShape | None = None) -> str:
-    """The text of one transcript in a format of WRITERS; subtitles have the shape that is given."""
+    """The text of one transcript in a format of WRITERS; `shape` applies to subtitles only."""
     if shape is not None and name in SUBTITLES:
         return SUBTITLES[name](transcript, shape)
     return WRITERS[name](transcript)
 
 
 def write_file(transcript: Transcript, path: Path, shape: SubtitleShape | None = None) -> None:
-    """Write one transcript in the format that the path's suffix names; an existing file is replaced when all is there.
+    """Write one transcript, in UTF-8, in the format that the path's suffix names.
 
-    UTF-8. A key from a file name that is not UTF-8 holds lone surrogates, which become \\udcxx.
+    An existing file is replaced once the new one is complete. A key from a file name that is not UTF-8 has lone
+    surrogates, which are written as \\udcxx.
 
     Raises:
-        ConfigError: WRITERS has no such format. OSError: the file cannot be written.
+        ConfigError: WRITERS has no such format.
+        OSError: the file cannot be written.
     """
     name = path.suffix.removeprefix(".")
     if name not in WRITERS:

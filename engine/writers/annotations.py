@@ -1,4 +1,4 @@
-"""Transcript -> what tools of speech research read: NIST's CTM and RTTM, and Praat's TextGrid."""
+"""Transcript -> the formats of speech research tools: NIST's CTM and RTTM, and Praat's TextGrid."""
 
 from collections.abc import Iterable
 
@@ -6,14 +6,14 @@ from ..transcript import Segment, Transcript, Word
 from .cues import one_line
 from .records import remarks
 
-SPEAKER = "SPK0"  # of everything, where nobody has told the speakers apart
-_LEAST_S = 0.001  # of an interval in a TextGrid
+SPEAKER = "SPK0"  # the speaker of all segments, because speakers are not told apart
+_LEAST_S = 0.001  # shortest interval of a TextGrid
 
 
 def ctm_text(transcript: Transcript) -> str:
-    """`key channel start duration word confidence`, a line a word; segments without word times have none.
+    """One line per word: `key channel start duration word confidence`. Segments without word times have no lines.
 
-    Channels are counted from 1 on; a recording whose channels were split has the words of one after those of another.
+    Channels are counted from 1. If channels were split, all words of one channel stand before those of the next.
     """
     key = _one_field(transcript.key)
     words = [word for segment in transcript.segments for word in segment.words or ()]
@@ -26,7 +26,7 @@ def ctm_text(transcript: Transcript) -> str:
 
 
 def rttm_text(transcript: Transcript) -> str:
-    """`SPEAKER key channel start duration <NA> <NA> speaker <NA> <NA>`, a line a segment."""
+    """One line per segment: `SPEAKER key channel start duration <NA> <NA> speaker <NA> <NA>`."""
     key = _one_field(transcript.key)
     lines = (
         f"SPEAKER {key} 1 {s.start:.3f} {s.end - s.start:.3f} <NA> <NA> {SPEAKER} <NA> <NA>\n"
@@ -36,9 +36,9 @@ def rttm_text(transcript: Transcript) -> str:
 
 
 def textgrid_text(transcript: Transcript) -> str:
-    """Praat's long text format: the tiers "segments" and "words", and "warnings", over all of the audio, if any.
+    """Praat's long text format, with the tiers "segments" and "words", and "warnings" if there are any.
 
-    Of a recording whose channels were split, each channel has tiers of its own: "segments 1" and so on.
+    If channels were split, each channel has tiers of its own: "segments 1" and so on.
     """
     words = [word for segment in transcript.segments for word in segment.words or ()]
     ends = [segment.end for segment in transcript.segments] + [word.end for word in words]
@@ -66,7 +66,7 @@ _Interval = tuple[float, float, str]
 
 
 def _intervals(spoken: Iterable[Segment | Word]) -> list[_Interval]:
-    """In order, without overlap, each of some length."""
+    """Segments or words as intervals in order, without overlap, each at least _LEAST_S long."""
     found: list[_Interval] = []
     clock = 0.0
     for each in spoken:
@@ -77,7 +77,7 @@ def _intervals(spoken: Iterable[Segment | Word]) -> list[_Interval]:
 
 
 def _without_gaps(intervals: list[_Interval], duration: float) -> list[_Interval]:
-    """The same, and empty intervals between them: a tier covers its whole time."""
+    """The intervals with empty ones between them, because a tier must cover its whole time."""
     covered: list[_Interval] = []
     clock = 0.0
     for start, end, text in [*intervals, (duration, duration, "")]:
@@ -113,5 +113,5 @@ def _comments(transcript: Transcript) -> str:
 
 
 def _one_field(text: str) -> str:
-    """White space would begin the next field."""
+    """The text as one field: white space, which separates fields, becomes "_"."""
     return "_".join(text.split()) or "_"

@@ -1,9 +1,9 @@
 """Transcript -> cues: subtitles that a viewer can read.
 
-A cue keeps to a SubtitleShape and lasts at most CUE_MAX_S seconds. Segments that are too long for that are cut between
-words, where word times exist: after the end of a sentence, else at the last comma or pause, else at the last word that
-fits. A segment without word times stays one cue, however long, because its inner times are unknown: its lines are as
-wide as they may be, but there may be too many of them.
+A cue keeps to a SubtitleShape and lasts at most CUE_MAX_S seconds. A longer segment with word times is cut between
+words: after the end of a sentence, else at the last comma or pause, else after the last word that fits. A segment
+without word times stays one cue, because the times within it are unknown. It keeps to the width of lines, but may have
+too many of them.
 """
 
 import re
@@ -19,17 +19,17 @@ from ..transcript import Segment, Transcript, TranscriptWarning, Word
 LINE_COLUMNS = 42
 LINES_PER_CUE = 2
 CUE_MAX_S = 7.0
-CUE_MIN_S = 1.0  # a cue is not ended early, after a sentence, before it has been seen this long
-PAUSE_S = 0.5  # silence between words at which a cut reads well
+CUE_MIN_S = 1.0  # a cue that ends early, after a sentence, lasts at least this long
+PAUSE_S = 0.5  # a silence between words that is long enough for a cut
 
 _SENTENCE_END = tuple(".!?…。！？")
 _CLAUSE_END = (*_SENTENCE_END, *",;:，、；：")
 _CLOSING = "\"'”’)]}」』】》）"  # may follow a mark that ends a sentence
-# What may not be torn apart: a run of letters with the marks around it, or one ideograph with the marks around it.
+# A unit that may not be cut: a run of letters, or one ideograph, with the punctuation around it.
 _WIDE = r"\u2e80-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 _OPENING = "“‘«「『（【《〈"
 _UNIT = re.compile(rf"[{_OPENING}]*[{_WIDE}][^\w\s{_OPENING}]*|[^\s{_WIDE}]+")
-_NO_WIDTH = ("Mn", "Me", "Cf")  # Unicode's categories of what is drawn onto its neighbour, or not at all
+_NO_WIDTH = ("Mn", "Me", "Cf")  # Unicode categories without a width of their own: combining marks and format controls
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,8 +41,8 @@ class SubtitleShape:
 
     max_line_width: int = LINE_COLUMNS  # columns; a wide character (Chinese, Japanese, Korean) takes two
     max_lines: int = LINES_PER_CUE  # of one cue
-    max_words_per_cue: int | None = None  # an ideograph is a word; None is as many as fit
-    highlight_words: bool = False  # each word is marked while it is spoken (karaoke)
+    max_words_per_cue: int | None = None  # an ideograph counts as a word; None: as many as fit
+    highlight_words: bool = False  # mark each word while it is spoken (karaoke)
 
     def __post_init__(self) -> None:
         for name in ("max_line_width", "max_lines", "max_words_per_cue"):
@@ -56,7 +56,7 @@ DEFAULT_SHAPE = SubtitleShape()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CueWord:
-    """A word as written, with the marks and the white space around it, and when it is spoken."""
+    """A word as written, with the punctuation and white space around it, and its times."""
 
     start: float  # s
     end: float  # s
@@ -70,7 +70,7 @@ class Cue:
     start: float  # s
     end: float  # s
     rows: tuple[tuple[CueWord, ...], ...]  # its lines, as words
-    is_timed: bool = True  # False: all its words have the times of the cue, since no others are known
+    is_timed: bool = True  # False: word times are unknown, and all words have the times of the cue
 
     @property
     def words(self) -> list[CueWord]:
@@ -78,33 +78,33 @@ class Cue:
 
     @property
     def lines(self) -> list[str]:
-        """As they are shown: only a longer word has a longer line."""
+        """The lines as shown. Only a single word that is too long makes a line too long."""
         return [_joined(row).rstrip() for row in self.rows]
 
     @property
     def text(self) -> str:
-        """On one line."""
+        """The text on one line."""
         return _joined(self.words).rstrip()
 
 
 def cues(transcript: Transcript, shape: SubtitleShape = DEFAULT_SHAPE) -> list[Cue]:
-    """Subtitles in order, without overlap: their texts joined are the segments' texts, up to white space.
+    """Subtitles in order, without overlap. Their texts, joined, are the segments' texts, up to white space.
 
-    Where channels were split, the cues of one may overlap those of another, as what is said does.
+    If channels were split, cues of different channels may overlap, as their speech does.
     """
     found: list[Cue] = []
-    clocks: dict[int | None, float] = {}  # when the last cue of each channel ends
+    clocks: dict[int | None, float] = {}  # end (s) of the last cue of each channel
     for segment in transcript.segments:
         words, is_timed = _words_of(segment)
         for group in _groups(words, shape) if is_timed else filter(None, [words]):
             start = max(group[0].start, clocks.get(segment.channel, 0.0))
-            clocks[segment.channel] = end = max(group[-1].end, start + 0.001)  # players skip a cue of no length
+            clocks[segment.channel] = end = max(group[-1].end, start + 0.001)  # players skip a cue of zero length
             found.append(Cue(start=start, end=end, rows=_wrap(group, shape.max_line_width), is_timed=is_timed))
     return sorted(found, key=lambda cue: cue.start)
 
 
 def shape_warning(found: Sequence[Cue], shape: SubtitleShape) -> TranscriptWarning | None:
-    """What of the shape these cues do not have, because no word times are known; None if nothing is missing."""
+    """A warning about cues that break the shape because they have no word times; None if there are none."""
     untimed = [cue for cue in found if not cue.is_timed]
     most_words = shape.max_words_per_cue or float("inf")
     too_long = sum(len(cue.rows) > shape.max_lines or len(cue.words) > most_words for cue in untimed)
@@ -117,7 +117,7 @@ def shape_warning(found: Sequence[Cue], shape: SubtitleShape) -> TranscriptWarni
 
 
 def _words_of(segment: Segment) -> tuple[list[CueWord], bool]:
-    """The text as words, and whether they have times of their own."""
+    """The text of a segment as words, and whether they have times of their own."""
     text = one_line(segment.text)
     units = [match.start() for match in _UNIT.finditer(text)]
     timed = _timed_words(text, units, segment.words or ())
@@ -129,16 +129,16 @@ def _words_of(segment: Segment) -> tuple[list[CueWord], bool]:
 
 
 def _timed_words(text: str, units: Sequence[int], words: Sequence[Word]) -> list[CueWord]:
-    """The text, cut before each unit in which a word begins; empty if the words are not found in it in order."""
+    """The text, cut before each unit in which a word begins; empty if the words do not occur in it in order."""
     begins: list[int] = []
     times: list[tuple[float, float]] = []
-    end = 0  # of the word before
+    end = 0  # end of the previous word, as an index into the text
     for word in words:
         position = text.find(word.text, end)
         if position < 0:
             return []
         begin = units[bisect_right(units, position) - 1]
-        if begins and begin < end:  # no cut can be made before it, as before the second word of "well-known"
+        if begins and begin < end:  # within a unit, like the second word of "well-known": no cut before it
             times[-1] = (times[-1][0], word.end)
         else:
             begins.append(begin)
@@ -152,7 +152,7 @@ def _timed_words(text: str, units: Sequence[int], words: Sequence[Word]) -> list
 
 
 def _groups(words: Sequence[CueWord], shape: SubtitleShape) -> list[list[CueWord]]:
-    """The words of one cue each."""
+    """Group words into cues."""
     groups: list[list[CueWord]] = []
     current: list[CueWord] = []
     for word in words:
@@ -174,7 +174,7 @@ def _fits(words: Sequence[CueWord], shape: SubtitleShape) -> bool:
 
 
 def _cut(words: Sequence[CueWord]) -> int:
-    """How many words go into the cue: up to the last comma or pause in the second half, else all."""
+    """Number of words for the cue: up to the last comma or pause in the second half, else all."""
     for count in range(len(words) - 1, len(words) // 2, -1):
         if _ends(words[count - 1], _CLAUSE_END) or words[count].start - words[count - 1].end >= PAUSE_S:
             return count
@@ -186,7 +186,7 @@ def _ends(word: CueWord, marks: tuple[str, ...]) -> bool:
 
 
 def _wrap(words: Sequence[CueWord], width: int) -> tuple[tuple[CueWord, ...], ...]:
-    """Lines of at most `width` columns; a longer word stands alone."""
+    """Break words into lines of at most `width` columns; a longer word gets a line of its own."""
     rows: list[list[CueWord]] = []
     used = 0  # columns of the last line
     for word in words:
@@ -203,7 +203,7 @@ def _joined(words: Sequence[CueWord]) -> str:
 
 
 def _columns(text: str) -> int:
-    """Width on the screen: wide characters count two, combining marks none."""
+    """Width in columns: wide characters take two, combining marks none."""
     return sum(
         0 if unicodedata.category(char) in _NO_WIDTH else 2 if unicodedata.east_asian_width(char) in "WF" else 1
         for char in text
@@ -211,5 +211,5 @@ def _columns(text: str) -> int:
 
 
 def one_line(text: str) -> str:
-    """White space, a blank line above all, would end a cue in the file."""
+    """Join all white space to single spaces, because a blank line would end the cue in the file."""
     return " ".join(text.split())

@@ -11,28 +11,28 @@ from .cues import one_line
 
 
 def txt_text(transcript: Transcript) -> str:
-    """A line a segment."""
+    """One line per segment."""
     return "".join(f"{one_line(segment.text)}\n" for segment in transcript.segments)
 
 
 def json_text(transcript: Transcript) -> str:
-    """Everything, indented; non-ASCII text stays readable."""
+    """The whole transcript, indented; non-ASCII text is not escaped."""
     return json.dumps(transcript.to_dict(), ensure_ascii=False, indent=2) + "\n"
 
 
 def jsonl_text(transcript: Transcript) -> str:
-    """Everything, on one line."""
+    """The whole transcript on one line."""
     return transcript.to_json() + "\n"
 
 
 def tsv_text(transcript: Transcript) -> str:
-    """Whisper's table: start and end in milliseconds and text, a line a segment, under a line of names."""
+    """Whisper's table: a header, and one line per segment with start (ms), end (ms) and text."""
     rows = (f"{s.start * 1000:.0f}\t{s.end * 1000:.0f}\t{one_line(s.text)}\n" for s in transcript.segments)
     return "start\tend\ttext\n" + "".join(rows)
 
 
 def remarks(transcript: Transcript) -> Iterator[str]:
-    """What a reader should know: the error and the warnings, a line each."""
+    """The error and the warnings, one line each."""
     if transcript.error is not None:
         yield one_line(f"error: {transcript.error}")
     yield from map(warning_line, transcript.warnings)
@@ -43,13 +43,13 @@ def warning_line(warning: TranscriptWarning) -> str:
 
 
 class JsonlWriter(Closing):
-    """Write transcripts to a file, one JSON object per line; each line is flushed before write() returns.
+    """Write transcripts to a file, one JSON object per line. Each line is flushed before write() returns.
 
-    An existing file is replaced, or with `append` continued.
+    An existing file is replaced, or continued if `append`.
     """
 
     def __init__(self, path: Path, *, append: bool = False) -> None:
-        # A key from a file name that is not UTF-8 holds lone surrogates; backslashreplace makes them JSON's \udcxx.
+        # A key from a file name that is not UTF-8 has lone surrogates; backslashreplace writes them as JSON's \udcxx.
         self._file: TextIO = path.open(
             "a" if append else "w", encoding="utf-8", errors="backslashreplace", newline="\n"
         )
@@ -63,7 +63,7 @@ class JsonlWriter(Closing):
 
 
 def write_jsonl(transcripts: Iterable[Transcript], path: Path) -> None:
-    """One line per transcript, in the order given, each written when it arrives."""
+    """Write one line per transcript, in the given order, each as soon as it arrives."""
     with JsonlWriter(path) as writer:
         for transcript in transcripts:
             writer.write(transcript)

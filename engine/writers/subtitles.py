@@ -1,9 +1,12 @@
 """Transcript -> subtitle files: SRT, WebVTT and ASS, from the same cues.
 
-With `highlight_words` each word is marked while it is spoken, in each format's own way: WebVTT has time stamps within a
-cue (https://www.w3.org/TR/webvtt1/, 4.2.2) around words in <c>; SRT, which has none, has a cue for each word with that
-word in <u>, as Whisper writes it; ASS has karaoke tags, {\\k} and hundredths of a second. What cannot be so, because a
-segment has no word times, is logged, and noted where the format has a place for it.
+With `highlight_words`, each word is marked while it is spoken:
+
+- WebVTT has time stamps within a cue (https://www.w3.org/TR/webvtt1/, 4.2.2), and each word stands in <c>.
+- SRT has no such time stamps. Each word gets a cue in which it stands in <u>, as Whisper writes it.
+- ASS has karaoke tags: {\\k} with hundredths of a second.
+
+A segment without word times cannot be marked. This is logged, and noted in the file if the format has notes.
 """
 
 import logging
@@ -31,14 +34,15 @@ Style: Karaoke,Arial,64,&H0000FFFF,&H00FFFFFF,&H00000000,&H80000000,0,0,0,0,100,
 [Events]
 Format: Layer, Start, End, Style, Name, MarginL, MarginR, MarginV, Effect, Text
 """
-# Braces hold commands and have no escape that all players know; a backslash begins one unless something follows it.
+# In ASS, braces enclose commands, and no escape for them works in all players: full-width braces replace them. A
+# backslash begins a command unless a word joiner follows it.
 _ASS_TEXT = str.maketrans({"{": "｛", "}": "｝", "\\": "\\\u2060"})
 
 logger = logging.getLogger(__name__)
 
 
 def srt_text(transcript: Transcript, shape: SubtitleShape = DEFAULT_SHAPE) -> str:
-    """Cues numbered from 1, times HH:MM:SS,mmm; empty without segments or text."""
+    """SRT: cues numbered from 1, times as HH:MM:SS,mmm; empty if the transcript has no text."""
     shown: list[tuple[int, int, str]] = []
     for cue in _cues_and_notes(transcript, shape)[0]:
         if shape.highlight_words and cue.is_timed:
@@ -52,7 +56,7 @@ def srt_text(transcript: Transcript, shape: SubtitleShape = DEFAULT_SHAPE) -> st
 
 
 def vtt_text(transcript: Transcript, shape: SubtitleShape = DEFAULT_SHAPE) -> str:
-    """WebVTT; error and warnings are notes. `&` and `<` are escaped, and `>`, so that no text reads as an arrow."""
+    """WebVTT, with the error and warnings as notes. `&`, `<` and `>` are escaped; `-->` would begin a cue."""
     found, notes = _cues_and_notes(transcript, shape)
     blocks = ["WEBVTT\n", *(f"NOTE {_escaped(note)}\n" for note in notes)]
     for cue in found:
@@ -63,7 +67,7 @@ def vtt_text(transcript: Transcript, shape: SubtitleShape = DEFAULT_SHAPE) -> st
 
 
 def ass_text(transcript: Transcript, shape: SubtitleShape = DEFAULT_SHAPE) -> str:
-    """Advanced SubStation Alpha, for libass and VSFilter; error and warnings are comments, which no player shows."""
+    """Advanced SubStation Alpha, for libass and VSFilter, with the error and warnings as comments."""
     found, notes = _cues_and_notes(transcript, shape)
     spoken = []
     for cue in found:
@@ -77,7 +81,7 @@ def ass_text(transcript: Transcript, shape: SubtitleShape = DEFAULT_SHAPE) -> st
 
 
 def _cues_and_notes(transcript: Transcript, shape: SubtitleShape) -> tuple[list[Cue], list[str]]:
-    """The cues, and what a reader should know of them and of the transcript."""
+    """The cues, and notes: the transcript's error and warnings, and one about cues that break the shape."""
     found, notes = cues(transcript, shape), list(remarks(transcript))
     warning = shape_warning(found, shape)
     if warning is not None:
@@ -87,9 +91,9 @@ def _cues_and_notes(transcript: Transcript, shape: SubtitleShape) -> tuple[list[
 
 
 def _underlined(cue: Cue) -> Iterator[tuple[int, int, str]]:
-    """The cue once for each of its words, which is underlined, and once for each pause; times in milliseconds.
+    """One copy of the cue for each word, with that word underlined, and one for each pause; times in milliseconds.
 
-    A word of less than a millisecond has no cue.
+    A word shorter than a millisecond has no copy.
     """
     clock = _ms(cue.start)
     for spoken, (start, end) in enumerate(_times_within(cue, _ms)):
@@ -105,7 +109,7 @@ def _underline(spoken: int, number: int, text: str) -> str:
 
 
 def _stamped(cue: Cue) -> str:
-    """WebVTT wants the stamps of a cue to grow, and to lie within it."""
+    """The cue's lines with time stamps. WebVTT requires that they increase and lie within the cue."""
     stamps: list[str] = []
     last = _ms(cue.start)
     for start, _ in _times_within(cue, _ms):
@@ -116,7 +120,7 @@ def _stamped(cue: Cue) -> str:
 
 
 def _karaoke(cue: Cue) -> str:
-    """Each word after its time in hundredths of a second; a pause is the time of no word."""
+    """The cue's lines, each word after a tag with its duration in hundredths of a second. Pauses have tags as well."""
     tags: list[str] = []
     clock = _cs(cue.start)
     for start, end in _times_within(cue, _cs):
@@ -126,7 +130,7 @@ def _karaoke(cue: Cue) -> str:
 
 
 def _times_within(cue: Cue, clock: Callable[[float], int]) -> Iterator[tuple[int, int]]:
-    """When each word begins and ends, in the clock's unit: within the cue, none before the one before it."""
+    """Start and end of each word in the clock's unit, within the cue, in order and without overlap."""
     first, last = clock(cue.start), clock(cue.end)
     for word in cue.words:
         start = min(max(clock(word.start), first), last)
@@ -135,7 +139,7 @@ def _times_within(cue: Cue, clock: Callable[[float], int]) -> Iterator[tuple[int
 
 
 def _marked(cue: Cue, mark: Callable[[int, str], str], line_end: str = "\n") -> str:
-    """The cue's lines, with `mark(number, text)` in place of each word; white space stays outside."""
+    """The cue's lines with each word replaced by `mark(number, text)`; white space stays outside the mark."""
     numbers = count()
     rows = []
     for row in cue.rows:
