@@ -98,7 +98,7 @@ def _sentencepiece_ids(path: Path) -> list[list[int]]:
         from sentencepiece import SentencePieceProcessor
     except ImportError as error:
         raise ConfigError(
-            f'{path} needs sentencepiece, which is not installed: pip install "twostage-asr[sentencepiece]"'
+            f'{path} needs sentencepiece, which is not installed: pip install ".[sentencepiece]"'
         ) from error
     check_file(path)
     try:

@@ -82,7 +82,7 @@ def build_decoder(source: LLMSource, config: EngineConfig, device: torch.device)
         return TorchDecoder(source, device=device)
     if vllm_device != device.type:
         found = f"the installed vLLM runs on {vllm_device}" if vllm_device else "vLLM is not installed"
-        raise ConfigError(f'backend=\'vllm\' on {device}: {found}; install "twostage-asr[cuda]" or "twostage-asr[cpu]"')
+        raise ConfigError(f'backend=\'vllm\' on {device}: {found}; pip install ".[cuda]" or uv pip install ".[cpu]"')
     if device.index:
         raise ConfigError(f"vLLM takes the first GPUs it sees, not {device}; choose them with CUDA_VISIBLE_DEVICES")
     from .decoder.vllm_decoder import VLLMDecoder, VLLMOptions

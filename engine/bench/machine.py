@@ -54,7 +54,7 @@ def gpu_busy_unknown(device: torch.device) -> str | None:
     try:
         import pynvml
     except ImportError:
-        return 'nvidia-ml-py is not installed: pip install "twostage-asr[bench]"'
+        return 'nvidia-ml-py is not installed: pip install ".[bench]"'
     try:
         torch.cuda.utilization(device)
     except (RuntimeError, pynvml.NVMLError) as error:

@@ -50,7 +50,8 @@ class OutputFolder(Closing):
         """
         unknown = [name for name in formats if name not in WRITERS]
         if unknown or not formats:
-            raise ConfigError(f"unknown format {unknown}; allowed: {', '.join(WRITERS)}")
+            given = f"unknown format {', '.join(unknown)}" if unknown else "no format is given"
+            raise ConfigError(f"{given}; allowed: {', '.join(WRITERS)}")
         directory.mkdir(parents=True, exist_ok=True)
         self._directory = directory
         self._suffixes = [name for name in formats if name != "jsonl"]

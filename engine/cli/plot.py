@@ -27,7 +27,7 @@ _CJK_FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Micro Hei", "Si
 def require_matplotlib(extra: str) -> None:
     """Raises ConfigError if matplotlib is missing; the message names the `extra` of this package that installs it."""
     if importlib.util.find_spec("matplotlib") is None:
-        raise ConfigError(f'a picture needs matplotlib: pip install "twostage-asr[{extra}]"')
+        raise ConfigError(f'a picture needs matplotlib: pip install ".[{extra}]"')
 
 
 def plot_transcript(transcript: Transcript, waveform: Waveform, path: Path, *, vad: VoiceActivityModel) -> None:

@@ -184,7 +184,7 @@ def _wyoming(uri: str) -> "Callable[[Speech], WyomingServer]":
     try:
         from ..server.wyoming import WyomingAddress, WyomingServer
     except ImportError as error:
-        raise ConfigError(f'--wyoming needs pip install "twostage-asr[wyoming]": {error}') from error
+        raise ConfigError(f'--wyoming needs pip install ".[wyoming]": {error}') from error
     address = WyomingAddress.of(uri)
     return lambda speech: WyomingServer(speech, address)
 

@@ -102,7 +102,7 @@ def _sounddevice() -> Any:
     try:
         import sounddevice
     except (ImportError, OSError) as error:  # OSError: the PortAudio library is missing
-        needed = 'PortAudio and pip install "twostage-asr[mic]"'
+        needed = 'PortAudio and pip install ".[mic]"'
         raise ConfigError(f"a microphone needs {needed}: {error}") from error
     return sounddevice
 

@@ -141,7 +141,7 @@ class ModelScope:
         except ImportError as error:
             raise HubError(
                 f"{model_id} is not a directory, and ModelScope's library is not installed: "
-                "pip install \"twostage-asr[modelscope]\", or use hub='hf'"
+                "pip install \".[modelscope]\", or use hub='hf'"
             ) from error
         self.endpoint = os.environ.get("MODELSCOPE_ENDPOINT", "https://www.modelscope.cn").rstrip("/")
         self.failures = _exceptions_in(errors)

@@ -21,12 +21,12 @@ _POSITIVE = (
         "max_waiting",
         "request_timeout_s",
     ),
-    *("max_requests_per_client", "max_sessions_per_client"),
+    *("max_requests_per_client", "max_sessions_per_client", "min_sample_rate", "max_sample_rate"),
     *("max_sessions", "max_message_bytes", "max_session_bytes", "session_idle_s", "session_timeout_s"),
     *("max_connections", "max_connections_per_address", "max_head_bytes", "header_timeout_s"),
     *("max_upload_bytes", "body_grace_s", "max_json_values"),
 )
-_NOT_NEGATIVE = ("min_body_rate", "drain_delay_s", "drain_s")
+_NOT_NEGATIVE = ("min_body_rate", "retry_after_s", "drain_delay_s", "drain_s")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -324,7 +324,7 @@ def test_a_missing_microphone_is_said_before_the_model_is_loaded(
 ) -> None:
     monkeypatch.setitem(sys.modules, "sounddevice", None)
     assert main(["stream", "mic", "--model", "nowhere/near"]) == 1
-    assert 'pip install "twostage-asr[mic]"' in capsys.readouterr().err
+    assert 'pip install ".[mic]"' in capsys.readouterr().err
 
 
 def test_the_commands_are_listed_without_torch() -> None:
