@@ -115,7 +115,20 @@ class WritesKeys:
         pass
 
     def generate_iter(self, items: list[AudioInput], **options: object) -> Iterator[Transcript]:
+        self.asked.update(options)
         yield from (Transcript(item.key, text=f"text of {item.key}") for item in items)
+
+
+def test_how_audio_is_read_is_asked_of_the_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.wav").write_bytes(b"no audio")
+    monkeypatch.setattr("twostage_asr.engine.auto.AutoModelVLLM", WritesKeys)
+    monkeypatch.setattr(WritesKeys, "asked", {})
+    arguments = ["transcribe", str(tmp_path), "--model", "m", "--output-dir", str(tmp_path / "out")]
+    assert main([*arguments, "--salvage", "--channels", "split"]) == 0
+    assert (WritesKeys.asked["salvage"], WritesKeys.asked["channels"]) == (True, "split")
+    WritesKeys.asked.clear()
+    assert main(arguments) == 0
+    assert not WritesKeys.asked.get("salvage")
 
 
 def test_what_cannot_be_written_or_shown_costs_one_file(
@@ -266,7 +279,7 @@ def test_stream_hears_samples_on_standard_input(
     model: list[str], clips: list[Clip], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pcm = (decode_audio(Path(clips[1]["source"])) * 32767).astype("<i2").tobytes()
-    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(pcm)))
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(pcm + b"x")))  # half a sample too many
     assert main(["stream", "-", *model, "--no-itn"]) == 0
     assert clips[1]["text"] in capsys.readouterr().out
 
