@@ -38,6 +38,7 @@ def distance_of(text: str, heard: str) -> float | None:
         ("", "set the volume", 1, 1),
         ("Chapter two.", "", 1, 1),
         ("Chapter 2.", "it it", 0.8, 1),
+        ("好。", "坏", 1, 1),
         ("Call Geoffrey Stewart.", "call jeffrey stuart", 0.1, 0.3),  # as hotwords spell them
         ("Turn on the light.", "turn on the light in the kitchen and close the door", 0.5, 0.8),
         ("The meeting starts at one.", "他丢了三十二辆汽车", 0.9, 1),

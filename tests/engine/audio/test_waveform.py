@@ -101,6 +101,9 @@ def test_one_sample_is_no_audio() -> None:
         one.finish()
     with pytest.raises(UnsupportedAudioError, match="no samples"):
         joiner().finish()
+    two = joiner()
+    two.push(silence(1, 2), SAMPLE_RATE)
+    assert len(two.finish()) == 2
 
 
 def test_samples_that_are_no_numbers_are_counted() -> None:
@@ -108,3 +111,10 @@ def test_samples_that_are_no_numbers_are_counted() -> None:
     one.push(np.array([[0.0, np.nan, np.inf, 0.5]], np.float32), SAMPLE_RATE)
     with pytest.raises(UnsupportedAudioError, match="2 of 4 samples are NaN or infinite"):
         one.finish()
+
+
+def test_what_is_taken_on_the_way_is_looked_at_as_well() -> None:
+    one = joiner()
+    one.push(np.full((1, 1 << 20), np.nan, np.float32), SAMPLE_RATE)
+    with pytest.raises(UnsupportedAudioError, match="samples are NaN or infinite"):
+        one.take()

@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 
 from twostage_asr.engine.server import formats
-from twostage_asr.engine.server.bodies import Complexity, require_few_values
-from twostage_asr.engine.server.failures import Refusal
 from twostage_asr.engine.server.pcm import A_LAW, MU_LAW, PCMDecoder, Resampler
 from twostage_asr.engine.transcript import Segment, Token, Transcript, Word
 
@@ -73,26 +71,3 @@ def test_samples_of_other_rates_keep_their_length() -> None:
         resampler = Resampler(rate)
         length = len(resampler.push(np.zeros(rate, np.float32))) + len(resampler.finish())
         assert length == pytest.approx(16_000, abs=1)
-
-
-# --- what JSON costs
-
-
-def test_values_are_counted_over_all_parts_of_a_body() -> None:
-    body = Complexity(4)
-    body.add(b"[1,2,")
-    body.add(b"3]")
-    body.add(b"{")
-    with pytest.raises(Refusal, match="5 values and 0 escapes, or more; at most 4 and 256 are taken") as refused:
-        body.add(b"&")
-    assert (refused.value.status_code, refused.value.code) == (413, "body_too_complex")
-
-
-def test_64_escapes_count_as_a_value() -> None:
-    require_few_values(b"\\" * 128, 2)
-    with pytest.raises(Refusal, match="0 values and 129 escapes"):
-        require_few_values(b"\\" * 129, 2)
-
-
-def test_a_form_of_files_is_not_counted() -> None:
-    Complexity(math.inf).add(b"," * 1_000)
