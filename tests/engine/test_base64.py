@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from twostage_asr.engine.audio import urls
 from twostage_asr.engine.audio.urls import decode_base64
 from twostage_asr.engine.errors import UnsupportedAudioError
 
@@ -48,3 +49,12 @@ def test_a_foreign_character_is_an_error(content: bytes, place: int, wrong: str)
 def test_what_no_bytes_give_is_an_error(text: str) -> None:
     with pytest.raises(UnsupportedAudioError, match="not base64"):
         decode_base64(text)
+
+
+def test_padding_within_a_long_text_is_an_error_wherever_it_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two texts one after the other are not one."""
+    monkeypatch.setattr(urls, "BASE64_AT_ONCE", 4)
+    assert decode_base64("QUJDREVG") == b"ABCDEF"
+    for text in ("QQ==QUJD", "QUI=QUI="):
+        with pytest.raises(UnsupportedAudioError, match="padding before its end"):
+            decode_base64(text)

@@ -10,7 +10,14 @@ from twostage_asr.engine import AutoModelVLLM, ConfigError
 from twostage_asr.engine.audio.inputs import expand_inputs
 from twostage_asr.engine.audio.loading import load
 from twostage_asr.engine.decoder.base import DecodeParams, Hypothesis
-from twostage_asr.engine.quality import check_text, disagreement, loop_times, seconds_of_speech
+from twostage_asr.engine.quality import (
+    Verdict,
+    check_text,
+    disagreement,
+    loop_times,
+    seconds_of_speech,
+    with_ctc_text,
+)
 from twostage_asr.engine.transcript import FinishReason, Transcript
 from twostage_asr.engine.words.split import split_words
 
@@ -31,6 +38,7 @@ def distance_of(text: str, heard: str) -> float | None:
         ("", "set the volume", 1, 1),
         ("Chapter two.", "", 1, 1),
         ("Chapter 2.", "it it", 0.8, 1),
+        ("好。", "坏", 1, 1),
         ("Call Geoffrey Stewart.", "call jeffrey stuart", 0.1, 0.3),  # as hotwords spell them
         ("Turn on the light.", "turn on the light in the kitchen and close the door", 0.5, 0.8),
         ("The meeting starts at one.", "他丢了三十二辆汽车", 0.9, 1),
@@ -114,6 +122,52 @@ def test_what_is_done_about_a_text() -> None:
     assert codes("to be", None, [1, 2, 3] * 8) == (["repetition"], False, True)
     assert codes("to be", None, LOOP) == nothing
     assert codes("to be", None, LOOP, finish="length") == (["repetition"], False, True)
+
+
+def verdict_of(text: str, heard: str | None, distance: float, times: int = 1, *, speech_s: float = 9.0) -> Verdict:
+    return check_text(text, heard, distance, hypothesis([1, 2, 3, 4] * times), lambda: speech_s)
+
+
+@pytest.mark.parametrize(("distance", "marked"), [(0.49, False), (0.5, True)])
+def test_a_text_is_marked_from_half_a_disagreement_on(distance: float, marked: bool) -> None:
+    assert verdict_of("Hello there.", "it", distance).disagrees == marked
+
+
+@pytest.mark.parametrize(("distance", "is_loop"), [(0.3, False), (0.31, True)])
+def test_a_loop_that_the_head_hears_for_the_most_part_is_none(distance: float, is_loop: bool) -> None:
+    assert verdict_of("la la la", "la la", distance, 5).is_loop == is_loop
+
+
+@pytest.mark.parametrize(
+    ("heard", "times", "is_loop"), [("it", 2, False), ("it", 3, True), (None, 7, False), (None, 8, True)]
+)
+def test_how_often_a_loop_goes_round(heard: str | None, times: int, is_loop: bool) -> None:
+    assert verdict_of("round and round", heard, 0.4, times).is_loop == is_loop
+
+
+@pytest.mark.parametrize(("speech_s", "dropped"), [(0.99, True), (1.0, False)])
+def test_a_contradicted_text_of_more_than_40_bytes_a_second_of_speech_is_dropped(
+    speech_s: float, dropped: bool
+) -> None:
+    assert verdict_of("x" * 40, "it", 0.9, speech_s=speech_s).is_dropped == dropped
+
+
+def test_a_reader_is_told_what_was_heard_instead() -> None:
+    """Texts are quoted up to 60 characters."""
+    (dropped,) = verdict_of("a" * 61, "", 1.0).warnings
+    quoted = "a" * 57 + "..."
+    assert (
+        dropped.message
+        == f"no speech is heard that could be this text (the CTC head hears nothing); {quoted!r} was dropped"
+    )
+    repeated, differs = verdict_of("b " * 9, "a" * 60, 0.75, 5).warnings
+    assert repeated.message == "the same words come 5 times in a row"
+    assert differs.message == f"the CTC head hears {'a' * 60!r}: 75% of the text and of that differ"
+    replaced = with_ctc_text(verdict_of("b " * 9, "it", 0.75, 5), "b\n b")
+    assert replaced.disagrees and not replaced.is_loop
+    assert [(w.code, w.message) for w in replaced.warnings] == [
+        ("ctc_text", "the text is what the CTC head hears; the model wrote 'b b'")
+    ]
 
 
 def test_silero_tells_speech_from_noise(clips: list[Clip]) -> None:

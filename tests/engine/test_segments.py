@@ -17,7 +17,7 @@ from twostage_asr.engine.audio.decode import decode_audio
 from twostage_asr.engine.audio.inputs import expand_inputs
 from twostage_asr.engine.audio.loading import load_blocks
 from twostage_asr.engine.audio.notes import Notes
-from twostage_asr.engine.segments import Part, join_parts, join_texts
+from twostage_asr.engine.segments import Part, join_parts, join_texts, shifted
 from twostage_asr.engine.transcript import Segment, Transcript, TranscriptWarning, Word
 from twostage_asr.engine.vad import SegmentRules
 from twostage_asr.engine.vad.splitting import Cut, Cutting, Piece, Segmentation, cut_audio
@@ -114,6 +114,12 @@ def test_times_are_those_of_the_recording() -> None:
     assert (joined.key, joined.duration, joined.language, joined.status) == ("a", 20.0, "en", "ok")
     assert joined.confidence == pytest.approx(0.5)
     assert Transcript.from_json(joined.to_json()) == joined
+
+
+def test_times_are_whole_milliseconds() -> None:
+    words = (Word("a", 0.1234, 0.4567, 1.0),)
+    moved = shifted(Segment(0.1234, 0.4567, "a", words, 1.0), 1.0)
+    assert (moved.start, moved.end, moved.words) == (1.123, 1.457, (Word("a", 1.123, 1.457, 1.0),))
 
 
 def test_a_long_text_counts_for_more_than_a_short_one() -> None:

@@ -21,7 +21,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.audio_clips import encode, sweep
-from twostage_asr.engine.audio.decode import AudioLimits, decode_audio, ffmpeg, urls
+from twostage_asr.engine.audio import ffmpeg, urls
+from twostage_asr.engine.audio.decode import AudioLimits, decode_audio
 from twostage_asr.engine.audio.ffmpeg import AUDIO_SUFFIXES
 from twostage_asr.engine.audio.inputs import AudioInput, audio_files, expand_inputs, iterate_inputs
 from twostage_asr.engine.audio.loading import load, load_blocks
@@ -435,6 +436,8 @@ INSIDE = {
 TARGETS = {
     "once.wav": "/a.wav?again",
     "loop.wav": "/loop.wav",
+    **{f"{hops}_hops.wav": f"/{hops - 1}_hops.wav" for hops in range(2, 7)},
+    "1_hops.wav": "/a.wav",
     "to_file.wav": "file:///etc/passwd",
     "to_ftp.wav": "ftp://127.0.0.1/a.wav",
     "to_data.wav": "data:audio/wav;base64,AAAA",
@@ -463,7 +466,7 @@ def fetch(url: str, **options: Any) -> Any:
 
 
 def test_urls_are_fetched(server: str) -> None:
-    for path in ("a.wav", "a.wav?token=secret#part", "once.wav"):
+    for path in ("a.wav", "a.wav?token=secret#part", "once.wav", "5_hops.wav"):
         assert np.array_equal(fetch(f"{server}/{path}"), WAVEFORM)
 
 
@@ -479,6 +482,7 @@ def test_urls_can_be_forbidden(server: str) -> None:
     [
         ("missing.wav", r"missing\.wav: HTTP status 404"),
         ("loop.wav", "redirects"),
+        ("6_hops.wav", "redirects"),
         ("to_file.wav", "cannot be fetched"),
         ("to_ftp.wav", "unsupported protocol"),
         ("to_data.wav", "cannot be fetched"),

@@ -23,8 +23,9 @@ from twostage_asr.engine.cli import main
 from twostage_asr.engine.errors import ConfigError
 from twostage_asr.engine.server import api_keys, process
 from twostage_asr.engine.server.api_keys import ApiKeys
+from twostage_asr.engine.server.failures import Refusal
 from twostage_asr.engine.server.process import Address
-from twostage_asr.engine.server.quotas import client_of
+from twostage_asr.engine.server.quotas import Quota, client_of
 from twostage_asr.engine.server.settings import ServerSettings
 
 WAV = encode(samples(7), 16_000, "WAV", "PCM_16")
@@ -153,7 +154,7 @@ def test_names_stand_in_the_log_and_keys_do_not(run: Start, caplog: pytest.LogCa
 
 
 def test_keys_need_not_be_ascii(run: Start) -> None:
-    with run(api_keys=("schlüssel", "密钥")) as server:
+    with run(api_keys=("schlüssel", "密钥", "Ā")) as server:  # U+0100 is the first that Latin-1 does not have
         for key in ("schlüssel".encode(), "schlüssel".encode("latin-1"), "密钥".encode()):
             assert transcribe(server, headers={"Authorization": b"Bearer " + key}).status_code == 200
         assert code(transcribe(server, headers={"Authorization": b"Bearer schl"})) == (401, "invalid_api_key")
@@ -270,6 +271,21 @@ def test_clients_without_keys_are_told_apart_by_their_addresses() -> None:
     assert client_of(None, "192.0.2.1") == client_of(None, "::ffff:192.0.2.1") != client_of(None, "192.0.2.2")
     assert client_of(None, "2001:db8::1") == client_of(None, "2001:db8::ffff:2") != client_of(None, "2001:db8:0:1::1")
     assert {client_of(None, address) for address in ("127.0.0.1", "::1", "::ffff:127.0.0.1", None)} == {None}
+
+
+@pytest.mark.parametrize(("most", "total", "allowed"), [(None, 16, 4), (None, 3, 1), (2, 16, 2)])
+def test_a_client_has_a_quarter_and_at_least_one(most: int | None, total: int, allowed: int) -> None:
+    quota = Quota("sessions", most, total=total)
+    with contextlib.ExitStack() as held:
+        for _ in range(allowed):
+            held.enter_context(quota.held("lab"))
+        with pytest.raises(Refusal, match=f"you have {allowed} sessions under way") as refused, quota.held("lab"):
+            pass
+        assert (refused.value.status_code, refused.value.code) == (429, "client_busy")
+        with quota.held("other"), quota.held(None):
+            pass
+    with quota.held("lab"):
+        pass
 
 
 def test_readers_know_whose_audio_they_read(run: Start, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,6 +67,16 @@ def test_the_text_is_its_words_and_what_is_not_spoken(text: str) -> None:
     assert rebuilt + text[position:] == text
 
 
+def test_every_letter_of_a_script_without_spaces_is_a_word() -> None:
+    """Kana of both widths, bopomofo and Chinese characters, by Unicode's names; the marks of U+FF9E modify a kana."""
+    scripts = ("HIRAGANA", "KATAKANA", "HALFWIDTH KATAKANA", "BOPOMOFO", "CJK", "IDEOGRAPHIC")
+    letters = [c for c in map(chr, range(0x3041, 0x323B0)) if unicodedata.name(c, "").startswith(scripts)]
+    known = {c for c in letters if unicodedata.category(c)[0] == "L" and c not in "\uff9e\uff9f"}
+    edges = sorted(c for c in known if not {chr(ord(c) - 1), chr(ord(c) + 1)} <= known)  # of each block
+    assert len(known) > 90_000 and len(edges) > 20
+    assert [word.text for word in split_words("".join(2 * c for c in edges))] == [c for c in edges for _ in range(2)]
+
+
 @given(st.text())
 @settings(deadline=None)
 def test_a_word_split_again_is_itself(text: str) -> None:

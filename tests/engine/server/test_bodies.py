@@ -1,0 +1,47 @@
+"""What the body of a request may cost: its values, and its bytes as they come."""
+
+import asyncio
+import math
+
+import pytest
+
+from twostage_asr.engine.server.bodies import Body, Complexity, require_few_values
+from twostage_asr.engine.server.budget import Budget
+from twostage_asr.engine.server.failures import Refusal
+from twostage_asr.engine.server.settings import ServerSettings
+
+
+def test_values_are_counted_over_all_parts_of_a_body() -> None:
+    body = Complexity(4)
+    body.add(b"[1,2,")
+    body.add(b"3]")
+    body.add(b"{")
+    with pytest.raises(Refusal, match="5 values and 0 escapes, or more; at most 4 and 256 are taken") as refused:
+        body.add(b"&")
+    assert (refused.value.status_code, refused.value.code) == (413, "body_too_complex")
+
+
+def test_64_escapes_count_as_a_value() -> None:
+    require_few_values(b"\\" * 128, 2)
+    with pytest.raises(Refusal, match="0 values and 129 escapes"):
+        require_few_values(b"\\" * 129, 2)
+
+
+def test_a_form_of_files_is_not_counted() -> None:
+    Complexity(math.inf).add(b"," * 1_000)
+
+
+def test_bytes_are_counted_as_they_come_whatever_their_header_says() -> None:
+    body = Body(ServerSettings(max_json_bytes=10), Budget(100), is_form=False)
+    sent = {"type": "http.request", "body": b"x" * 6}
+
+    async def receive() -> dict[str, object]:
+        return sent
+
+    async def twice() -> None:
+        assert await body.receive(receive) is sent
+        with pytest.raises(Refusal, match="the body has 12 bytes or more, at most 10 are allowed") as refused:
+            await body.receive(receive)
+        assert (refused.value.status_code, refused.value.code) == (413, "body_too_large")
+
+    asyncio.run(twice())
