@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ...encoders.fbank import SAMPLE_RATE
+from ...encoders import SAMPLE_RATE
 from ...encoders.transformer import attention_for_any_shape
 from ..errors import CheckpointError
 from ..families.base import EncodedBatch, StageOneOptions
