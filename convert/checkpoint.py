@@ -22,7 +22,9 @@ DDP_PREFIX = "module."  # what torch's DistributedDataParallel puts before every
 WEIGHT_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _ZIP = b"PK\x03\x04"  # the first bytes of a file of torch.save
 
-# What torch.load and zipfile may raise for bytes that are no checkpoint.
+# Damaged bytes are a program that unpickling runs on the wrong values, so pickle documents no closed list of errors.
+# These are the built-in families that such a program, tensors of impossible sizes and a broken file raise, and three
+# classes of the modules that stand outside them.
 _UNREADABLE = (
     *(ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, MemoryError, OSError, RuntimeError),
     *(TypeError, ValueError, pickle.UnpicklingError, struct.error, zipfile.BadZipFile),

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..encoders import fbank
+from ..encoders import SAMPLE_RATE, fbank
 from ..encoders.adaptor import AdaptorConfig
 from ..encoders.ctc import CTCConfig
 from ..encoders.fun_asr_nano import FunASRNanoAcoustic, FunASRNanoAcousticConfig
@@ -37,8 +37,8 @@ from .fun_asr_nano_layouts import (
     find_layout,
     list_preprocessors,
 )
-from .layout import Family, Part, Plan, RepositoryFiles, Shapes, check_fit, split_parts
-from .llm import HEAD, LLM_FILES, list_llm_files, llm_shapes, plan_llm, plan_without_ctc, read_llm_config
+from .layout import Family, Part, Plan, RepositoryFiles, check_fit, split_parts
+from .llm import LLM_FILES, list_llm_files, needed_shapes, plan_llm, plan_without_ctc, read_llm_config
 from .safetensors_file import list_checkpoint_files
 from .weights import LORA_A, Weight, plan_weights
 
@@ -120,9 +120,7 @@ def plan(directory: Path, dtype: torch.dtype | None) -> Plan:
     return Plan(
         acoustic=parts["acoustic"],
         acoustic_config=acoustic_config.to_dict(),
-        frame_clock=FrameClock(
-            frame_shift_s=fbank.HOP_SAMPLES / fbank.SAMPLE_RATE, lfr_m=fbank.LFR_M, lfr_n=fbank.LFR_N
-        ),
+        frame_clock=FrameClock(frame_shift_s=fbank.HOP_SAMPLES / SAMPLE_RATE, lfr_m=fbank.LFR_M, lfr_n=fbank.LFR_N),
         ctc_vocabulary=ctc_vocabulary,
         llm=llm_plan,
         missing={} if has_ctc else {"ctc": _NO_CTC},
@@ -143,7 +141,7 @@ def _plan_layout(layout: Layout, directory: Path, dtype: torch.dtype | None) -> 
 def _fitting_parts(
     source: Path, weights: Mapping[str, Weight], acoustic: FunASRNanoAcousticConfig, llm_config: Mapping[str, Any]
 ) -> dict[Part, dict[str, Weight]]:
-    needed = _needed_shapes(acoustic, llm_config, has_head="llm." + HEAD in weights)
+    needed = needed_shapes(lambda: FunASRNanoAcoustic(acoustic), llm_config, prefix="llm.", found=weights)
     check_fit(source, needed=needed, found={name: weight.shape for name, weight in weights.items()})
     return split_parts(weights, NAME_TABLE)
 
@@ -229,17 +227,6 @@ def _ctc_config(config: ConfigFile, decoder: AdaptorConfig) -> CTCConfig:
     vocab_size = config.get("ctc_vocab_size", int, _DEFAULT_CTC_VOCAB_SIZE)
     blank_id = config.get("ctc_conf.blank_id", int, vocab_size - 1)
     return CTCConfig(decoder=decoder, vocab_size=vocab_size, blank_id=blank_id)
-
-
-def _needed_shapes(acoustic: FunASRNanoAcousticConfig, llm_config: Mapping[str, Any], *, has_head: bool) -> Shapes:
-    """The shapes of all tensors that a checkpoint must have, by its own names."""
-    with torch.device("meta"):
-        module = FunASRNanoAcoustic(acoustic)
-    needed = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-    needed |= {f"llm.{name}": shape for name, shape in llm_shapes(llm_config).items()}
-    if not has_head and llm_config.get("tie_word_embeddings"):
-        del needed["llm." + HEAD]
-    return needed
 
 
 def _lora_scale(config: ConfigFile) -> float | None:

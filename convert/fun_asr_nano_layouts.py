@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..encoders import fbank
+from ..encoders import SAMPLE_RATE, fbank
 from ..engine.errors import CheckpointError
 from .config_file import CONFIG_NAME, ConfigFile, read_json
 from .llm import nested_llm_config
@@ -29,11 +29,11 @@ from .safetensors_file import read_checkpoint
 
 Requirements = Mapping[str, tuple[object, object]]  # key -> the only implemented value, the default
 PREPROCESSOR_NAMES = ("preprocessor_config.json", "processor_config.json")  # the first that exists is read
-WINDOW_MS = fbank.WINDOW_SAMPLES * 1000 // fbank.SAMPLE_RATE
-HOP_MS = fbank.HOP_SAMPLES * 1000 // fbank.SAMPLE_RATE
+WINDOW_MS = fbank.WINDOW_SAMPLES * 1000 // SAMPLE_RATE
+HOP_MS = fbank.HOP_SAMPLES * 1000 // SAMPLE_RATE
 FRONTEND: Requirements = {
     "frontend_conf.cmvn_file": (None, None),
-    "frontend_conf.fs": (fbank.SAMPLE_RATE, 16_000),
+    "frontend_conf.fs": (SAMPLE_RATE, 16_000),
     "frontend_conf.window": ("hamming", "hamming"),
     "frontend_conf.n_mels": (fbank.NUM_MELS, 80),
     "frontend_conf.frame_length": (WINDOW_MS, 25),
@@ -44,7 +44,7 @@ FRONTEND: Requirements = {
     "frontend_conf.upsacle_samples": (True, True),  # FunASR's spelling
 }
 _TRANSFORMERS_FRONTEND: Requirements = {  # the defaults are those of FunAsrNanoFeatureExtractor
-    "sampling_rate": (fbank.SAMPLE_RATE, 16_000),
+    "sampling_rate": (SAMPLE_RATE, 16_000),
     "window": ("hamming", "hamming"),
     "feature_size": (fbank.NUM_MELS, 80),
     "frame_length": (WINDOW_MS, 25),

@@ -19,7 +19,7 @@ from ..encoders.glm_asr import GLMASRTower, GLMASRTowerConfig
 from ..engine.errors import CheckpointError
 from .config_file import CONFIG_NAME, model_type, read_json
 from .layout import Family, Part, Plan, check_fit, split_parts
-from .llm import HEAD, LLM_FILES, list_llm_files, llm_shapes, nested_llm_config, plan_without_ctc
+from .llm import LLM_FILES, list_llm_files, needed_shapes, nested_llm_config, plan_without_ctc
 from .safetensors_file import list_checkpoint_files, read_checkpoint
 from .weights import plan_weights
 
@@ -79,10 +79,17 @@ def plan(directory: Path, dtype: torch.dtype | None) -> Plan:
         {**_part(config, path, "text_config", "lm_config"), "model_type": "llama"}, path, tied=tied
     )
     weights = plan_weights(read_tensors(directory), dtype, None)
-    needed = _needed_shapes(tower, llm_config, has_head="language_model." + HEAD in weights)
+    needed = needed_shapes(
+        lambda: GLMASRTower(tower), llm_config, prefix="language_model.", found=weights, rename=_name_in_checkpoint
+    )
     check_fit(directory, needed=needed, found={name: weight.shape for name, weight in weights.items()})
     parts = split_parts(weights, NAME_TABLE)
     return plan_without_ctc(directory, llm_config, parts, acoustic_config=asdict(tower), no_times_reason=_NO_CTC)
+
+
+def _name_in_checkpoint(name: str) -> str:
+    part = "multi_modal_projector" if name.startswith(("linear_1.", "linear_2.")) else "audio_tower"
+    return f"{part}.{name}"
 
 
 def _newer_name(name: str) -> str:
@@ -140,23 +147,6 @@ def _tower_config(config: Mapping[str, Any], path: Path) -> GLMASRTowerConfig:
         )
     except ValueError as error:
         raise CheckpointError(f"{path} describes an encoder that is not implemented: {error}") from error
-
-
-def _needed_shapes(
-    tower: GLMASRTowerConfig, llm_config: Mapping[str, Any], *, has_head: bool
-) -> dict[str, tuple[int, ...]]:
-    with torch.device("meta"):
-        module = GLMASRTower(tower)
-    shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-    bridge = ("linear_1.", "linear_2.")
-    needed = {
-        f"{'multi_modal_projector' if name.startswith(bridge) else 'audio_tower'}.{name}": shape
-        for name, shape in shapes.items()
-    }
-    needed |= {f"language_model.{name}": shape for name, shape in llm_shapes(llm_config).items()}
-    if not has_head and llm_config["tie_word_embeddings"]:
-        del needed["language_model." + HEAD]
-    return needed
 
 
 FAMILY = Family(

@@ -1,11 +1,11 @@
 """The LLM inside a checkpoint -> an ordinary Hugging Face directory: config.json, tokenizer, weights."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Container, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..engine.errors import CheckpointError
 from ..engine.manifest import LLMInfo
@@ -82,6 +82,31 @@ def nested_llm_config(config: Mapping[str, Any], path: Path, *, tied: bool) -> d
     kept = {key: value for key, value in config.items() if key in _NESTED_KEYS}
     written = {**kept, "rope_theta": theta, "tie_word_embeddings": tied, "use_sliding_window": False}
     return checked_llm_config(written, path)
+
+
+def needed_shapes(
+    make_acoustic: Callable[[], nn.Module],
+    llm_config: Mapping[str, Any],
+    *,
+    prefix: str,
+    found: Container[str],
+    rename: Callable[[str], str] = str,
+) -> dict[str, tuple[int, ...]]:
+    """Every tensor that a whole checkpoint has, by the checkpoint's own names.
+
+    Args:
+        make_acoustic: builds stage 1.
+        prefix: of the LLM's tensors.
+        found: the names that there are. An output layer that repeats the embedding may be missing.
+        rename: what the checkpoint calls a tensor of stage 1.
+    """
+    with torch.device("meta"):
+        acoustic = make_acoustic()
+    needed = {rename(name): tuple(tensor.shape) for name, tensor in acoustic.state_dict().items()}
+    needed |= {prefix + name: shape for name, shape in llm_shapes(llm_config).items()}
+    if llm_config.get("tie_word_embeddings") and prefix + HEAD not in found:
+        del needed[prefix + HEAD]
+    return needed
 
 
 def llm_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:

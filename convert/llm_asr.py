@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from ..engine.hub.resolve import HubName, resolve_model
 from .checkpoint import read_state_dict
 from .config_file import CONFIG_NAME, CONFIG_YAML, ConfigFile, model_class
 from .layout import Family, Part, Plan, RepositoryFiles, check_fit, split_parts
-from .llm import HEAD, LLM_FILES, list_llm_files, llm_shapes, plan_without_ctc, read_llm_config
+from .llm import LLM_FILES, list_llm_files, needed_shapes, plan_without_ctc, read_llm_config
 from .safetensors_file import list_checkpoint_files, read_checkpoint
 from .weights import plan_weights
 
@@ -68,7 +68,7 @@ def plan(directory: Path, dtype: torch.dtype | None) -> Plan:
     weights = plan_weights(read_tensors(directory), dtype, None)
     found = {name: weight.shape for name, weight in weights.items()}
     tower = _tower_config(ConfigFile.read(directory / CONFIG_YAML), found, llm_config["hidden_size"])
-    needed = _needed_shapes(tower, llm_config, has_head="llm." + HEAD in weights)
+    needed = needed_shapes(lambda: LLMASRTower(tower), llm_config, prefix="llm.", found=weights)
     check_fit(directory / MODEL_PT, needed=needed, found=found)
     parts = split_parts(weights, NAME_TABLE)
     return plan_without_ctc(llm_directory, llm_config, parts, acoustic_config=asdict(tower), no_times_reason=_NO_CTC)
@@ -122,18 +122,6 @@ def _tower_config(config: ConfigFile, found: Mapping[str, tuple[int, ...]], llm_
         )
     except ValueError as error:
         raise CheckpointError(f"{config.path} describes a model that is not implemented: {error}") from error
-
-
-def _needed_shapes(
-    tower: LLMASRTowerConfig, llm_config: Mapping[str, Any], *, has_head: bool
-) -> dict[str, tuple[int, ...]]:
-    with torch.device("meta"):
-        module = LLMASRTower(tower)
-    needed = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-    needed |= {f"llm.{name}": shape for name, shape in llm_shapes(llm_config).items()}
-    if not has_head and llm_config.get("tie_word_embeddings"):
-        del needed["llm." + HEAD]
-    return needed
 
 
 FAMILY = Family(

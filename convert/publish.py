@@ -65,11 +65,10 @@ def publish(output: Path, fill: Callable[[Path], None]) -> None:
         if output.exists():
             output.rename(old)
         partial.rename(output)
-    except BaseException:
+    finally:  # what is left of a conversion that failed, or was interrupted
         shutil.rmtree(partial, ignore_errors=True)
         if old.exists() and not output.exists():
             old.rename(output)
-        raise
     _flush_directory(output.parent)
     if old.exists():
         shutil.rmtree(old)

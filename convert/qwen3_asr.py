@@ -17,8 +17,8 @@ from torch import Tensor
 from ..encoders.qwen3_asr import Qwen3ASRTower, Qwen3ASRTowerConfig
 from ..engine.errors import CheckpointError
 from .config_file import CONFIG_NAME, model_type, read_json
-from .layout import Family, Part, Plan, RepositoryFiles, Shapes, check_fit, split_parts
-from .llm import HEAD, LLM_FILES, list_llm_files, llm_shapes, nested_llm_config, plan_without_ctc
+from .layout import Family, Part, Plan, RepositoryFiles, check_fit, split_parts
+from .llm import HEAD, LLM_FILES, list_llm_files, needed_shapes, nested_llm_config, plan_without_ctc
 from .llm_tokenizer import read_llm_tokenizer
 from .safetensors_file import list_checkpoint_files, read_checkpoint
 from .weights import plan_weights
@@ -73,13 +73,17 @@ def plan(directory: Path, dtype: torch.dtype | None, *, table: Mapping[str, tupl
     if tower.output_dim != llm_config["hidden_size"]:
         raise CheckpointError(f"{path}: output_dim is {tower.output_dim}, the LLM is {llm_config['hidden_size']} wide")
     weights = plan_weights(read_tensors(directory), dtype, None)
-    parts_of_head = {name: weight.shape for name, weight in weights.items() if name == "thinker." + HEAD}
-    needed = _needed_shapes(tower, llm_config, is_aligner=is_aligner, head=parts_of_head)
-    check_fit(directory, needed=needed, found={name: weight.shape for name, weight in weights.items()})
+    found = {name: weight.shape for name, weight in weights.items()}
+    rename = "thinker.audio_tower.{}".format
+    needed = needed_shapes(lambda: Qwen3ASRTower(tower), llm_config, prefix="thinker.", found=found, rename=rename)
+    head = "thinker." + HEAD
+    if is_aligner:  # it tells any number of classes apart
+        needed[head] = (*found.get(head, (0,))[:1], llm_config["hidden_size"])
+    check_fit(directory, needed=needed, found=found)
     parts = split_parts(weights, table)
     acoustic_config = asdict(tower)
     if is_aligner:
-        acoustic_config |= {"num_classes": needed["thinker." + HEAD][0], "class_ms": _class_ms(whole, path)}
+        acoustic_config |= {"num_classes": needed[head][0], "class_ms": _class_ms(whole, path)}
     return plan_without_ctc(directory, llm_config, parts, acoustic_config=acoustic_config, no_times_reason=_NO_CTC)
 
 
@@ -152,23 +156,6 @@ def _end_tokens(directory: Path) -> list[int]:
     if len(ids) < len(END_TOKENS):
         raise CheckpointError(f"{directory}: its tokenizer lacks one of {', '.join(END_TOKENS)}")
     return ids
-
-
-def _needed_shapes(
-    tower: Qwen3ASRTowerConfig, llm_config: Mapping[str, Any], *, is_aligner: bool, head: Shapes
-) -> dict[str, tuple[int, ...]]:
-    """The shapes of all tensors that a checkpoint must have. `head` has the shape of its head, if there is one."""
-    with torch.device("meta"):
-        module = Qwen3ASRTower(tower)
-    needed = {f"thinker.audio_tower.{name}": tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-    needed |= {f"thinker.{name}": shape for name, shape in llm_shapes(llm_config).items()}
-    name = "thinker." + HEAD
-    if is_aligner:
-        num_classes = head[name][0] if name in head else 0
-        needed[name] = (num_classes, llm_config["hidden_size"])
-    elif name not in head and llm_config["tie_word_embeddings"]:
-        del needed[name]
-    return needed
 
 
 def _family(name: str, examples: tuple[str, ...], sign: str, *, aligner: bool) -> Family:

@@ -11,7 +11,8 @@ import time
 
 import torch
 
-from twostage_asr.encoders.fbank import SAMPLE_RATE, num_lfr_frames
+from twostage_asr.encoders import SAMPLE_RATE
+from twostage_asr.encoders.fbank import num_lfr_frames
 from twostage_asr.encoders.sensevoice import SenseVoiceEncoder
 from twostage_asr.encoders.transformer import attention_for_any_shape
 from twostage_asr.engine.bench.random_checkpoint import ENCODER

@@ -13,9 +13,9 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from . import SAMPLE_RATE
 from .upload import to_device
 
-SAMPLE_RATE = 16_000  # Hz
 WINDOW_SAMPLES = 400  # 25 ms
 HOP_SAMPLES = 160  # 10 ms
 MIN_SAMPLES = 2  # shorter audio has no spectrum

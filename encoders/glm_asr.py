@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from . import SAMPLE_RATE
 from .transformer import LayerStack, attend
-from .whisper_features import HOP_SAMPLES, SAMPLE_RATE
+from .whisper_features import HOP_SAMPLES
 
 WINDOW_SAMPLES = 30 * SAMPLE_RATE
 MERGED_FRAMES = 4  # encoder frames in one embedding

@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from . import SAMPLE_RATE
 from .adaptor import AdaptorConfig, TransformerAdaptor
 from .transformer import LayerStack, attend
-from .whisper_features import HOP_SAMPLES, SAMPLE_RATE
+from .whisper_features import HOP_SAMPLES
 
 WINDOW_SAMPLES = 30 * SAMPLE_RATE
 HEAD_WIDTH = 64  # dimensions of an attention head, in all sizes of Whisper

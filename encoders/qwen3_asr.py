@@ -13,9 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from . import SAMPLE_RATE
 from .transformer import LayerStack, PaddedKeys, attend, attend_rows, attention_bias, is_half_on_gpu, valid_frames
 from .upload import to_device
-from .whisper_features import HOP_SAMPLES, SAMPLE_RATE
+from .whisper_features import HOP_SAMPLES
 
 MIN_SAMPLES = SAMPLE_RATE // 2  # shorter clips are padded with silence
 _CHUNKS_AT_ONCE = 512  # bounds the memory of the first convolution: 1.5 GB in bfloat16 at the published sizes

@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import SAMPLE_RATE
 from .upload import to_device
 
-SAMPLE_RATE = 16_000  # Hz
 WINDOW_SAMPLES = 400  # 25 ms
 HOP_SAMPLES = 160  # 10 ms
 MARGIN_SAMPLES = WINDOW_SAMPLES // 2  # mirrored at both ends of a clip

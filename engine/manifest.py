@@ -45,9 +45,6 @@ class FrameClock(BaseModel):
         """Seconds between two encoder frames."""
         return self.lfr_n * self.frame_shift_s
 
-    def seconds(self, frame: float, *, offset_s: float = 0.0) -> float:
-        return offset_s + frame * self.frame_s
-
 
 class LLMInfo(BaseModel):
     """The facts about the LLM that prompts and decoders need."""

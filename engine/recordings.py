@@ -1,9 +1,9 @@
 """Inputs -> numbered clips, and the clips' transcripts -> one transcript for each input.
 
-Most inputs are one clip. A long recording is read in Pieces and becomes many clips.
+Recording is one input, for the offline loop and the server alike. Recordings are the inputs of one run:
 
-input, audio         -> add()     -> numbered clips, each transcribed on its own
-clip, its transcript -> finish()  -> take() returns the inputs that are complete
+read: input, audio   -> add()     -> numbered clips, each transcribed on its own
+clip, its transcript -> finish()  -> take() gives the inputs that are done
 """
 
 import itertools
@@ -32,23 +32,51 @@ class ClipAudio(NamedTuple):
 
 
 @dataclass(slots=True, eq=False)
-class _Recording:
-    """An input that comes in Pieces."""
+class Recording:
+    """One input: what has been read of it, and the transcripts of its clips as they come. It holds no samples."""
 
-    index: int
-    item: AudioInput
+    key: str
+    language: str | None  # what it is said to be in where nobody speaks
     duration: float = 0.0  # s, read so far
     is_read: bool = False  # to its end
-    num_open: int = 0  # segments that are not transcribed yet
+    is_whole: bool = False  # its only clip is all of it
+    num_open: int = 0  # clips whose transcripts are not there
     parts: list[Part] = field(default_factory=list)
     warnings: tuple[TranscriptWarning, ...] = ()  # from reading it
 
+    def add(self, piece: Piece) -> None:
+        """Take note of what was read; each cut of the piece is a clip."""
+        self.duration = piece.duration
+        self.is_read = piece.is_last
+        self.is_whole = piece.is_whole and piece.cuts[0].channel is None
+        self.num_open += len(piece.cuts)
+        self.warnings += piece.warnings
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Segment:
-    """A clip that is a part of a recording, or all of one channel."""
+    def finish(self, part: Part) -> None:
+        """Take the transcript of one clip, in any order."""
+        self.parts.append(part)
+        self.num_open -= 1
 
-    recording: _Recording
+    @property
+    def is_done(self) -> bool:
+        return self.is_read and not self.num_open
+
+    def transcript(self) -> Transcript:
+        """Of a recording that is done; of status "error" if its parts cannot be joined."""
+        if self.is_whole:
+            return with_warnings(self.parts[0].transcript, self.warnings)
+        work = partial(join_parts, self.key, self.parts, duration=self.duration, language=self.language)
+        joined = alone("join", self.key, work)
+        if isinstance(joined, ASRError):
+            joined = Transcript.failed(self.key, joined, duration=self.duration)
+        return with_warnings(joined, self.warnings)
+
+
+class _Place(NamedTuple):
+    """Where a clip belongs."""
+
+    input_index: int
+    recording: Recording
     start: float  # s, in the recording
     channel: int | None
 
@@ -60,69 +88,46 @@ class Recordings:
         """`language` is given to a recording whose segments name none, as when nobody speaks in it."""
         self._language = language
         self._numbers = itertools.count()
-        self._being_read: dict[int, _Recording] = {}  # by the input's index
-        self._clips: dict[int, tuple[int, tuple[TranscriptWarning, ...]]] = {}  # whole inputs: index and warnings
-        self._segments: dict[int, _Segment] = {}  # all other clips
+        self._being_read: dict[int, Recording] = {}  # by the input's place
+        self._places: dict[int, _Place] = {}  # by the clip's number
         self._results: list[Result] = []
 
     def add(self, index: int, item: AudioInput, audio: Audio) -> list[ClipAudio]:
-        """Take what was read of the input with this index; returns its clips."""
-        if isinstance(audio, Piece):
-            if audio.is_whole and audio.cuts[0].channel is None:
-                return [ClipAudio(self._add_clip(index, audio.warnings), item, audio.cuts[0].waveform)]
-            return self._add_piece(index, item, audio)
+        """What was read of the input at this place -> the clips that it gives."""
         recording = self._being_read.pop(index, None)
-        if recording is not None:  # an error after some Pieces of the recording
-            assert isinstance(audio, AudioError)  # a waveform is always a whole input
+        if isinstance(audio, AudioError):
+            if recording is None:  # the input's only clip says why there is none
+                recording = Recording(item.key, None, is_read=True, is_whole=True, num_open=1)
+                return [ClipAudio(self._number(index, recording), item, audio)]
             self._results.append((index, Transcript.failed(item.key, audio, duration=recording.duration)))
             return []
-        return [ClipAudio(self._add_clip(index), item, audio)]
+        if recording is None:
+            recording = Recording(item.key, self._language if item.language is None else item.language)
+        recording.add(audio)
+        if not audio.is_last:
+            self._being_read[index] = recording
+        self._settle(index, recording)
+        return [
+            ClipAudio(self._number(index, recording, cut.start, cut.channel), item, cut.waveform, not audio.is_whole)
+            for cut in audio.cuts
+        ]
 
     def finish(self, number: int, transcript: Transcript) -> None:
-        """Take the transcript of one clip."""
-        if number in self._clips:
-            index, warnings = self._clips.pop(number)
-            self._results.append((index, with_warnings(transcript, warnings)))
-            return
-        segment = self._segments.pop(number)
-        recording = segment.recording
-        recording.parts.append(Part(segment.start, transcript, segment.channel))
-        recording.num_open -= 1
-        self._settle(recording)
+        """A clip is done."""
+        index, recording, start, channel = self._places.pop(number)
+        recording.finish(Part(start, transcript, channel))
+        self._settle(index, recording)
 
     def take(self) -> list[Result]:
         """The inputs that have been completed since the last call."""
         results, self._results = self._results, []
         return results
 
-    def _add_clip(self, index: int, warnings: tuple[TranscriptWarning, ...] = ()) -> int:
+    def _number(self, index: int, recording: Recording, start: float = 0.0, channel: int | None = None) -> int:
         number = next(self._numbers)
-        self._clips[number] = (index, warnings)
+        self._places[number] = _Place(index, recording, start, channel)
         return number
 
-    def _add_piece(self, index: int, item: AudioInput, piece: Piece) -> list[ClipAudio]:
-        recording = self._being_read.setdefault(index, _Recording(index, item))
-        recording.duration = piece.duration
-        recording.warnings += piece.warnings
-        recording.num_open += len(piece.cuts)
-        clips: list[ClipAudio] = []
-        for cut in piece.cuts:
-            number = next(self._numbers)
-            self._segments[number] = _Segment(recording, cut.start, cut.channel)
-            clips.append(ClipAudio(number, item, cut.waveform, is_speech=not piece.is_whole))
-        if piece.is_last:
-            del self._being_read[index]
-            recording.is_read = True
-            self._settle(recording)
-        return clips
-
-    def _settle(self, recording: _Recording) -> None:
-        """Join the parts of a recording once all of it is read and transcribed."""
-        if recording.is_read and not recording.num_open:
-            language = self._language if recording.item.language is None else recording.item.language
-            key, duration = recording.item.key, recording.duration
-            work = partial(join_parts, key, recording.parts, duration=duration, language=language)
-            joined = alone("join", key, work)
-            if isinstance(joined, ASRError):
-                joined = Transcript.failed(key, joined, duration=duration)
-            self._results.append((recording.index, with_warnings(joined, recording.warnings)))
+    def _settle(self, index: int, recording: Recording) -> None:
+        if recording.is_done:
+            self._results.append((index, recording.transcript()))

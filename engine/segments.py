@@ -21,11 +21,11 @@ class Part:
 def join_parts(key: str, parts: Sequence[Part], *, duration: float, language: str | None) -> Transcript:
     """The transcript of a recording of `duration` seconds.
 
-    Segments are sorted by start; text and words follow them. Words come from the segments that have word times. The
-    confidence is the mean of the segments', weighted by the length of their texts. `language` is given if no segment
-    names one.
+    Its segments stand in the order in which they begin, whatever that of `parts`, and its text and words in that of
+    the segments; words are those of the segments that have times. Its confidence is the mean of the segments',
+    weighted by the length of their texts. `language` is what to say where no segment says one.
     """
-    parts = sorted(parts, key=lambda part: part.start)
+    parts = sorted(parts, key=lambda part: (part.start, part.channel or 0))
     if parts and all(part.transcript.status == "error" for part in parts):
         return replace(parts[0].transcript, key=key, duration=duration)
     segments = [_placed(segment, part) for part in parts for segment in part.transcript.segments]

@@ -23,6 +23,7 @@ from twostage_asr.engine.model_lock import ModelLock
 from twostage_asr.engine.prompt import EMBEDDING_NAME, PromptEmbedder, PromptText
 from twostage_asr.engine.transcriber import Transcriber
 from twostage_asr.engine.transcript import Word
+from twostage_asr.engine.vad.splitting import Piece
 from twostage_asr.engine.words.aligner import Alignment
 from twostage_asr.engine.words.confidence import WrittenTokens
 
@@ -136,8 +137,8 @@ class FakeAligner:
 class ReadAlready:
     """In place of AudioReaders: what is read of each input, whatever the input is."""
 
-    def __init__(self, audio: Sequence[Audio]) -> None:
-        self._audio = audio
+    def __init__(self, audio: Sequence[Audio | Waveform]) -> None:
+        self._audio = [Piece.whole(each) if isinstance(each, np.ndarray) else each for each in audio]
 
     def read(self, items: Iterable[AudioInput], **_: object) -> Generator[tuple[int, AudioInput, Audio], None, None]:
         yield from ((i, item, audio) for i, (item, audio) in enumerate(zip(items, self._audio, strict=True)))

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
+from twostage_asr.engine.cli.error_rates import compare
 
 TABLE_HEAD = (
     "| | clips | CER % | exact % | CER %, no punctuation | exact %, no punctuation | names right % |",
@@ -68,14 +68,7 @@ class Score:
 
 def edit_distance(reference: Sequence[object], hypothesis: Sequence[object]) -> int:
     """Least number of inserted, deleted and replaced characters or tokens (Levenshtein, 1966)."""
-    kinds: dict[object, int] = {}
-    numbers = np.array([kinds.setdefault(each, len(kinds)) for each in hypothesis], np.int64)
-    places = np.arange(len(numbers) + 1)
-    row = places
-    for expected in reference:
-        best = np.concatenate([row[:1], np.minimum(row[1:], row[:-1] - (numbers == kinds.get(expected, -1)))]) + 1
-        row = np.minimum.accumulate(best - places) + places  # inserted
-    return int(row[-1])
+    return compare(list(reference), list(hypothesis)).errors
 
 
 def without_punctuation(text: str) -> str:

@@ -1,5 +1,5 @@
 """How stage 1 runs on a device: staging in pinned memory, compilation, and CUDA graphs.
 
-In: the waveforms of one batch. Out: an EncodedBatch, whose embeddings stage 2 decodes. The networks are in encoders/,
-and families/ chooses among them. Read tower.py first.
+In: waveforms of one batch. Out: an EncodedBatch, whose embeddings stage 2 decodes. What is computed is in encoders/ and
+chosen in families/; here is how it is run. Read runner.py first.
 """

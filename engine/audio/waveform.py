@@ -7,13 +7,13 @@ import numpy as np
 import numpy.typing as npt
 import soxr
 
+from ...encoders import SAMPLE_RATE as SAMPLE_RATE
 from ..checks import check_fields
 from ..errors import AudioTooLongError, ConfigError, UnsupportedAudioError
 from ..transcript import TranscriptWarning
 from .channels import Channels, Mixer
 from .notes import Notes
 
-SAMPLE_RATE = 16_000  # Hz, of every waveform in this package
 MAX_CHANNELS = 64  # of a file; sixth-order ambisonics has 49
 # Audio that may be missing: stored lengths are rounded and padded by a frame (AAC at 8 kHz: 0.13 s), and few words are
 # this short.

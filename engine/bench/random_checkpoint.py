@@ -22,9 +22,9 @@ import yaml
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
+from ...encoders import SAMPLE_RATE
 from ...encoders.adaptor import AdaptorConfig
 from ...encoders.ctc import CTCConfig
-from ...encoders.fbank import SAMPLE_RATE
 from ...encoders.fun_asr_nano import FunASRNanoAcoustic, FunASRNanoAcousticConfig
 from ...encoders.sensevoice import SenseVoiceConfig
 

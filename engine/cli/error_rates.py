@@ -14,7 +14,7 @@ A rate is (insertions + deletions + substitutions) / units of the reference. The
 
 import json
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,11 +92,12 @@ def error_rates(pairs: Iterable[tuple[str, str]], *, normalised: bool = True) ->
     for texts in pairs:
         reference, hypothesis = map(normalise, texts) if normalised else texts
         for name, split in UNITS.items():
-            counts[name] += _compare(split(reference), split(hypothesis))
+            counts[name] += compare(split(reference), split(hypothesis))
     return counts
 
 
-def _compare(reference: list[str], hypothesis: list[str]) -> ErrorCounts:
+def compare(reference: Sequence[object], hypothesis: Sequence[object]) -> ErrorCounts:
+    """The least number of edits between two sequences of one sortable type, such as units or token ids."""
     edits = edit_distance(reference, hypothesis)
     return ErrorCounts(
         insertions=edits["ins"], deletions=edits["del"], substitutions=edits["sub"], num_units=len(reference)

@@ -7,20 +7,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...encoders.fbank import SAMPLE_RATE, num_lfr_frames
+from ...encoders.fbank import num_lfr_frames
 from ...encoders.fun_asr_nano import FunASRNanoAcoustic, FunASRNanoAcousticConfig
-from ...encoders.transformer import attention_for_any_shape
 from ...encoders.upload import to_device
-from ..acoustic.cuda_graphs import MAX_CLIPS, Encode, SmallBatchGraphs
-from ..acoustic.staging import uploader
-from ..acoustic.threads import one_thread
-from ..acoustic.tower import load_module, to_cpu
+from ..acoustic.runner import StageOneRunner, load_module
 from ..manifest import ACOUSTIC_NAME, CTC_VOCABULARY_NAME, EngineManifest
 from ..prompt import PromptText
 from ..text import clean_text
 from ..words.aligner import WordAligner
 from ..words.tokenizer import CTCTokenizer
-from .base import Answer, EncodedBatch, Request, StageOneOptions
+from .base import Answer, Request, StageOneOptions
 from .languages import LANGUAGES, KnownLanguages, is_auto
 
 _NANO_CODES = ("zh", "en", "ja")
@@ -84,25 +80,12 @@ class FunASRMLTNano(FunASRNano):
     _known = KnownLanguages({code: LANGUAGES[code].chinese for code in _MLT_CODES})
 
 
-class FunASRNanoAcousticModel:
+class FunASRNanoAcousticModel(StageOneRunner):
     """Stage 1 of one loaded checkpoint."""
 
     def __init__(self, module: FunASRNanoAcoustic, options: StageOneOptions) -> None:
         self._module = module
-        self._options = options
-        self._run: Encode = self._run_modules
-        self._upload = uploader(options.device)
-        if options.device.type == "cuda":
-            module.audio_encoder.compile()
-            self._run = SmallBatchGraphs(self._run_modules)
-            self._warm_up()
-
-    def _warm_up(self) -> None:
-        """Run one large and one small batch, so that no request waits for compilation or graph capture."""
-        second = np.zeros(SAMPLE_RATE, np.float32)
-        with one_thread(active=True):  # as in a run: compiled code is specific to the number of threads
-            for waveforms in ([second] * (MAX_CLIPS + 1), [second]):
-                self.encode(waveforms, with_ctc=False).utterances()
+        super().__init__(options)
 
     def num_frames(self, num_samples: int) -> int:
         return num_lfr_frames(num_samples)
@@ -110,24 +93,16 @@ class FunASRNanoAcousticModel:
     def num_audio_tokens(self, num_samples: int) -> int:
         return self._module.num_audio_tokens(self.num_frames(num_samples))
 
-    @torch.inference_mode()
-    @attention_for_any_shape()
-    def encode(self, waveforms: Sequence[np.ndarray], *, with_ctc: bool) -> EncodedBatch:
+    def _compile(self) -> None:
+        self._module.audio_encoder.compile()
+
+    def _features(self, waveforms: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
         device = self._options.device
         sample_lens = torch.tensor([len(w) for w in waveforms])  # on the CPU, to avoid waits for the GPU
         features, lens = self._module.features(self._upload(waveforms), sample_lens, self._options.dither)
-        audio_embeds, *hidden = self._run(features, to_device(lens, device) if device.type == "cuda" else lens)
-        embeds, done = to_cpu(audio_embeds)
-        return EncodedBatch(
-            audio_embeds=embeds,
-            audio_lens=self._module.num_audio_tokens(lens).tolist(),
-            ctc_hidden=hidden[0] if with_ctc and hidden else None,
-            encoder_lens=lens.tolist(),
-            done=done,
-        )
+        return features, to_device(lens, device) if device.type == "cuda" else lens
 
-    def _run_modules(self, features: Tensor, lens: Tensor) -> tuple[Tensor, ...]:
-        """(audio_embeds in the LLM's dtype,), followed by the CTC head's hidden states if the checkpoint has a head."""
+    def _run_modules(self, features: Tensor, lens: Tensor, /) -> tuple[Tensor, ...]:
         encoder_out, audio_embeds = self._module(features, lens)
         head = self._module.ctc_head
         hidden = () if head is None else (head.hidden(encoder_out, lens),)

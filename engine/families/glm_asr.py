@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from ...encoders.glm_asr import GLMASRTower, GLMASRTowerConfig
-from ..acoustic.tower import TowerModel, load_module
+from ..acoustic.runner import load_module
+from ..acoustic.tower import TowerModel
 from ..errors import CheckpointError
 from ..manifest import ACOUSTIC_NAME, EngineManifest
 from ..prompt import PromptText

@@ -9,7 +9,8 @@ import re
 from pathlib import Path
 
 from ...encoders.qwen3_asr import Qwen3ASRTower, Qwen3ASRTowerConfig
-from ..acoustic.tower import TowerModel, load_module
+from ..acoustic.runner import load_module
+from ..acoustic.tower import TowerModel
 from ..checks import check_arguments
 from ..errors import CheckpointError, ConfigError
 from ..manifest import ACOUSTIC_NAME, EngineManifest

@@ -1,6 +1,7 @@
 """The ASGI application: the routes of all protocols, which share one Speech, behind the gate."""
 
 from importlib.resources import files
+from typing import Any
 
 from fastapi import APIRouter, FastAPI
 from fastapi_offline import FastAPIOffline
@@ -27,7 +28,11 @@ from .speech import Speech
 
 def create_app(speech: Speech, *, offline: bool = True, live: bool = True, has_docs: bool = True) -> FastAPI:
     """The ASGI application; `offline` and `live` choose the protocols for files and for live audio."""
-    about = {"title": "twostage-asr", "version": "1", "description": "Speech recognition with LLM decoders."}
+    about: dict[str, Any] = {
+        "title": "twostage-asr",
+        "version": "1",
+        "description": "Speech recognition with LLM decoders.",
+    }
     # FastAPIOffline serves /docs with Swagger UI from this server's own files.
     app = FastAPIOffline(redoc_url=None, **about) if has_docs else FastAPI(openapi_url=None, **about)
     failures.install(app)

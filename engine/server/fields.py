@@ -17,8 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from starlette.requests import Request
 from starlette.responses import Response
 
+from ..vad.splitting import Piece
 from .failures import Refusal
-from .recording import Recording
 
 if TYPE_CHECKING:
     from .speech import Speech
@@ -163,8 +163,8 @@ class AudioForm(Open):
         """The fields that may hold the audio; each request has exactly one of them."""
         return ("file", "url")
 
-    async def read(self, speech: "Speech", request: Request) -> Recording:
-        """Read the audio. Raises AudioError, or Refusal for a URL of another scheme."""
+    async def read(self, speech: "Speech", request: Request) -> Piece:
+        """Raises AudioError, or Refusal for a URL of another kind."""
         how: dict[str, Any] = {"channels": self.channels, "salvage": self.salvage, "client": request.state.client}
         if self.url is not None:
             require_audio_url(self.url, param="url")

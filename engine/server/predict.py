@@ -17,10 +17,10 @@ from starlette.responses import StreamingResponse
 
 from ..errors import ASRError
 from ..transcript import Transcript
+from ..vad.splitting import Piece
 from .bodies import require_few_values
 from .failures import Refusal, error_body, refusal_of
 from .fields import ClientRoute, Open
-from .recording import Recording
 from .speech import Speech
 from .sse import texts
 
@@ -67,7 +67,7 @@ def router(speech: Speech) -> APIRouter:
     return routes
 
 
-async def _lines(speech: Speech, recording: Recording) -> AsyncIterator[str]:
+async def _lines(speech: Speech, recording: Piece) -> AsyncIterator[str]:
     prediction_id = uuid.uuid4().hex
     try:
         async for news in texts(speech, recording, speech.options(timestamps=False)):
@@ -80,7 +80,7 @@ async def _lines(speech: Speech, recording: Recording) -> AsyncIterator[str]:
         yield json.dumps(error_body(refusal.status_code, str(error), code=refusal.code)) + "\n"
 
 
-async def _read(speech: Speech, request: Request, audio: UploadFile, description: str) -> Recording:
+async def _read(speech: Speech, request: Request, audio: UploadFile, description: str) -> Piece:
     require_few_values(description.encode(errors="surrogatepass"), speech.settings.max_json_values)
     try:
         described = AudioDescription.model_validate_json(description)

@@ -1,25 +1,24 @@
-"""The audio of one request, whole or in segments, and its partial text while the segments are decoded."""
+"""A recording through the service: its segments a few at a time, and its text while they are written.
+
+What a recording is and how its segments are joined is the offline loop's (engine/recordings.py). Only the pace is the
+server's own: the offline loop reads no further than both stages have room, while a request has been read when it is
+transcribed, must wait without blocking the event loop, and shares the service with others.
+"""
 
 import asyncio
 import contextlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 
-from ..segments import join_texts
-from ..transcript import TranscriptWarning
-from ..vad.splitting import Cut
+from ..errors import QueueFullError
+from ..recordings import Recording
+from ..run_options import TranscribeOptions
+from ..segments import Part, join_texts
+from ..service import OnText, TranscriptionService
+from ..transcript import Transcript
+from ..vad.splitting import Cut, Piece
 
-OnText = Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Recording:
-    """Audio that has been read: one cut if it is short, else the segments in which somebody speaks."""
-
-    cuts: list[Cut]
-    duration: float  # s
-    is_whole: bool  # there is one cut, which is all of the audio
-    warnings: tuple[TranscriptWarning, ...] = ()  # from reading it
+SEGMENTS_AT_ONCE = 32  # of one recording, so that others have their turn
+BUSY_WAIT_S = 0.1  # until a segment is offered again to a service that is full
 
 
 class GrowingText:
@@ -56,3 +55,39 @@ class GrowingText:
             self._num_finished += 1
         if self._on_text is not None and number <= self._num_finished:
             self._on_text(join_texts(self._texts[: self._num_finished + 1]))
+
+
+async def transcribe_recording(
+    service: TranscriptionService, audio: Piece, options: TranscribeOptions, on_text: OnText | None = None
+) -> Transcript:
+    """Transcribe the piece that is all of a recording; `on_text` is called on this event loop with the text so far.
+
+    Cancelling the wait drops the work in both stages.
+    """
+    recording = Recording("audio", options.request.language)
+    recording.add(audio)
+    so_far = GrowingText(len(audio.cuts), on_text)
+    room = asyncio.Semaphore(SEGMENTS_AT_ONCE)
+    submit = partial(service.submit, options=options, is_speech=not audio.is_whole)
+
+    async def transcribe(number: int, cut: Cut) -> None:
+        async with room:
+            while True:
+                try:
+                    future = submit(cut.waveform, on_text=so_far.listener(number))
+                    break
+                except QueueFullError:
+                    if not number:  # nothing has been done yet: the client may come again
+                        raise
+                    await asyncio.sleep(BUSY_WAIT_S)
+            transcript = await asyncio.wrap_future(future)
+        so_far.finish(number, transcript.text)
+        recording.finish(Part(cut.start, transcript, cut.channel))
+
+    tasks = [asyncio.create_task(transcribe(number, cut)) for number, cut in enumerate(audio.cuts)]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+    return recording.transcript()

@@ -4,6 +4,7 @@ import asyncio
 import functools
 import time
 from collections.abc import Hashable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -11,28 +12,24 @@ from starlette.datastructures import UploadFile
 
 from ..audio.channels import Channels
 from ..audio.inputs import AudioInput, Samples
-from ..errors import AudioError, ConfigError, PromptTooLongError, QueueFullError
+from ..errors import AudioError, ConfigError, PromptTooLongError
 from ..families.base import Request
 from ..options import RequestOptions
 from ..run_options import TranscribeOptions, transcribe_options
-from ..segments import Part, join_parts, with_warnings
-from ..service import TranscriptionService
+from ..service import OnText, TranscriptionService
 from ..streaming import LiveOptions
 from ..transcriber import Transcriber
 from ..transcript import Transcript
 from ..vad import VoiceActivityModel
-from ..vad.splitting import DEFAULT_SEGMENTATION, Cut, Piece
+from ..vad.splitting import DEFAULT_SEGMENTATION, Piece
 from .bodies import content_of
 from .budget import Budget
 from .fields import UnknownFields
 from .metrics import Metrics, MetricsTimeline
-from .recording import GrowingText, OnText, Recording
+from .recording import transcribe_recording
 from .settings import ServerSettings
 
 CHUNK_MS = 480.0  # of live audio between two partial texts; the text of shorter chunks is mostly wrong
-
-SEGMENTS_AT_ONCE = 32  # segments of one recording in the service at a time, so that other requests get their turn
-BUSY_WAIT_S = 0.1  # before a segment is submitted again to a service that is full
 
 
 class Speech:
@@ -142,13 +139,13 @@ class Speech:
             return False
         return True
 
-    def audio_tokens(self, recording: Recording) -> int:
-        """LLM positions that the audio takes."""
+    def audio_tokens(self, recording: Piece) -> int:
+        """Positions of the LLM that the audio takes."""
         return sum(self._num_audio_tokens(len(cut.waveform)) for cut in recording.cuts)
 
     async def read_upload(
         self, upload: UploadFile, *, channels: Channels = "mix", salvage: bool = False, client: Hashable = None
-    ) -> Recording:
+    ) -> Piece:
         """`read` of an uploaded file."""
         name = f"{upload.size or 0:,} bytes of audio"
         return await self.read(await content_of(upload), name=name, channels=channels, salvage=salvage, client=client)
@@ -162,8 +159,8 @@ class Speech:
         channels: Channels = "mix",
         salvage: bool = False,
         client: Hashable = None,
-    ) -> Recording:
-        """Decode a file, its content, a URL or samples; work that takes long does not run on the event loop.
+    ) -> Piece:
+        """Decode a file, its content, a URL or samples, elsewhere than on the event loop if that takes long.
 
         Cancelling the wait ends the decoding. Error messages call the audio `name`, by default a file's path.
         GenerateOptions explains `channels` and `salvage`; AudioReaders.submit explains `client`.
@@ -181,12 +178,10 @@ class Speech:
             if isinstance(audio, AudioError):
                 raise audio
             pieces.append(audio)
-        cuts, last = [cut for piece in pieces for cut in piece.cuts], pieces[-1]
-        is_whole = last.is_whole and cuts[0].channel is None
-        return Recording(cuts, last.duration, is_whole, last.warnings)
+        return replace(pieces[-1], cuts=[cut for piece in pieces for cut in piece.cuts])
 
     async def transcribe(
-        self, recording: Recording, options: TranscribeOptions, on_text: OnText | None = None
+        self, recording: Piece, options: TranscribeOptions, on_text: OnText | None = None
     ) -> Transcript:
         """Transcribe a recording; `on_text` is called on this event loop with the text so far.
 
@@ -196,49 +191,11 @@ class Speech:
             ASRError: the recording could not be transcribed; this is the transcript's `exception()`.
         """
         started = time.perf_counter()
-        so_far = GrowingText(len(recording.cuts), on_text)
-        room = asyncio.Semaphore(SEGMENTS_AT_ONCE)
-        is_speech = not recording.is_whole  # then a VAD has cut its segments out as speech
-        segment = functools.partial(self._segment, options=options, is_speech=is_speech, so_far=so_far, room=room)
-        tasks = [asyncio.create_task(segment(number, cut)) for number, cut in enumerate(recording.cuts)]
-        try:
-            transcripts = await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
-        read = zip(recording.cuts, transcripts, strict=True)
-        parts = [Part(cut.start, transcript, cut.channel) for cut, transcript in read]
-        language = options.request.language
-        whole = join_parts("audio", parts, duration=recording.duration, language=language)
-        transcript = with_warnings(transcripts[0] if recording.is_whole else whole, recording.warnings)
+        transcript = await transcribe_recording(self.service, recording, options, on_text)
         self.metrics.count(transcript, time.perf_counter() - started)
         if error := transcript.exception():
             raise error
         return transcript
-
-    async def _segment(
-        self,
-        number: int,
-        cut: Cut,
-        *,
-        options: TranscribeOptions,
-        is_speech: bool,
-        so_far: GrowingText,
-        room: asyncio.Semaphore,
-    ) -> Transcript:
-        on_text = so_far.listener(number)
-        async with room:
-            while True:
-                try:
-                    future = self.service.submit(cut.waveform, options, is_speech=is_speech, on_text=on_text)
-                    break
-                except QueueFullError:
-                    if not number:  # no work is lost yet, so the client is told to try again later
-                        raise
-                    await asyncio.sleep(BUSY_WAIT_S)
-            transcript = await asyncio.wrap_future(future)
-            so_far.finish(number, transcript.text)
-            return transcript
 
     def close(self) -> None:
         """Close the service, which drops the work that is left. The model stays open; it belongs to the caller."""

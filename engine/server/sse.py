@@ -11,9 +11,9 @@ from starlette.responses import StreamingResponse
 from ..errors import ASRError
 from ..run_options import TranscribeOptions
 from ..transcript import Transcript
+from ..vad.splitting import Piece
 from . import formats
 from .failures import error_body, refusal_of
-from .recording import Recording
 from .speech import Speech
 
 
@@ -44,7 +44,7 @@ class TextStream:
 
 
 def event_stream(
-    request: Request, speech: Speech, form: EventForm, recording: Recording, options: TranscribeOptions
+    request: Request, speech: Speech, form: EventForm, recording: Piece, options: TranscribeOptions
 ) -> StreamingResponse:
     """The streaming response. Its deltas, joined, are the text, unless a text that loops is decoded once more."""
     return StreamingResponse(
@@ -52,8 +52,8 @@ def event_stream(
     )
 
 
-async def texts(speech: Speech, recording: Recording, options: TranscribeOptions) -> AsyncIterator[str | Transcript]:
-    """Yield the whole text so far each time it changes, and at the end the transcript. Raises ASRError."""
+async def texts(speech: Speech, recording: Piece, options: TranscribeOptions) -> AsyncIterator[str | Transcript]:
+    """The text so far whenever it has grown, and at the end the transcript. Raises ASRError."""
     arrived: asyncio.Queue[str | None] = asyncio.Queue()
     task = asyncio.create_task(speech.transcribe(recording, options, on_text=arrived.put_nowait))
     task.add_done_callback(lambda _: arrived.put_nowait(None))
@@ -66,7 +66,7 @@ async def texts(speech: Speech, recording: Recording, options: TranscribeOptions
 
 
 async def _events(
-    speech: Speech, form: EventForm, recording: Recording, options: TranscribeOptions
+    speech: Speech, form: EventForm, recording: Piece, options: TranscribeOptions
 ) -> AsyncIterator[bytes]:
     sent = ""
     for event in form.first():

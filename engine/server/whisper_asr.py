@@ -16,11 +16,11 @@ from starlette.responses import PlainTextResponse, Response
 from ..audio.waveform import SAMPLE_RATE
 from ..errors import ConfigError
 from ..families.languages import LANGUAGES, KnownLanguages
+from ..vad.splitting import Piece
 from ..writers import WRITERS
 from .failures import Refusal
 from .fields import ClientRoute, Open
 from .openai_audio import hotwords_in
-from .recording import Recording
 from .speech import Speech
 
 UNDETERMINED = "und"  # the ISO 639-2 code for an undetermined language, which Bazarr understands
@@ -90,7 +90,7 @@ def language_code(language: str | None) -> str:
         return UNDETERMINED
 
 
-async def _read(speech: Speech, request: Request, file: UploadFile, query: RawQuery) -> Recording:
+async def _read(speech: Speech, request: Request, file: UploadFile, query: RawQuery) -> Piece:
     content, client = await file.read(), request.state.client
     if query.encode:
         recording = await speech.read(content, client=client)

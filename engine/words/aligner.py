@@ -29,8 +29,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...encoders import SAMPLE_RATE
 from ...encoders.ctc import CTCHead, CTCScores
-from ...encoders.fbank import SAMPLE_RATE, WINDOW_SAMPLES
+from ...encoders.fbank import WINDOW_SAMPLES
 from ...encoders.upload import from_device, to_device
 from ..audio.waveform import Waveform
 from ..manifest import FrameClock

@@ -18,8 +18,9 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ...convert.export import ensure_converted
 from ...encoders.qwen3_asr import Qwen3AlignerTower, Qwen3ASRTowerConfig
+from ..acoustic.runner import load_module
 from ..acoustic.threads import one_thread
-from ..acoustic.tower import TowerModel, load_module
+from ..acoustic.tower import TowerModel
 from ..audio.decode import SAMPLE_RATE, Waveform
 from ..audio.inputs import Inputs, iterate_inputs
 from ..audio.loading import load

@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ from twostage_asr.encoders.ctc import CTCConfig, CTCHead
 from twostage_asr.encoders.sensevoice import SenseVoiceConfig, SenseVoiceEncoder
 from twostage_asr.encoders.transformer import PaddedKeys, attend, attention_bias, key_mask, valid_frames
 from twostage_asr.engine import AutoModelVLLM, DecodeError
-from twostage_asr.engine.acoustic.cuda_graphs import MAX_CLIPS, MAX_FRAMES, SmallBatchGraphs, bucket_of
+from twostage_asr.engine.acoustic import runner
+from twostage_asr.engine.acoustic.cuda_graphs import MAX_CLIPS, MAX_FRAMES, Encode, SmallBatchGraphs, bucket_of
+from twostage_asr.engine.acoustic.runner import StageOneRunner
 from twostage_asr.engine.families import family_named
 from twostage_asr.engine.families.base import StageOneOptions
 from twostage_asr.engine.manifest import EngineManifest, FrameClock
@@ -40,6 +43,40 @@ def test_buckets_hold_what_they_are_for() -> None:
             assert num_clips <= clips < 2 * num_clips
             assert num_frames <= frames < num_frames + 64
             assert frames <= MAX_FRAMES
+
+
+def test_on_a_gpu_no_request_waits_for_what_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch that is too large for a graph runs first, then a single clip. Of the GPU there is only the name here."""
+    seen: list[object] = []
+
+    class Recorded(StageOneRunner):
+        def num_frames(self, num_samples: int) -> int:
+            return 1
+
+        num_audio_tokens = num_frames
+
+        def _compile(self) -> None:
+            seen.append("compiled")
+
+        def _features(self, waveforms: Sequence[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
+            seen.append(len(waveforms))
+            return torch.zeros(len(waveforms), 1, 1), torch.ones(len(waveforms), dtype=torch.int64)
+
+        def _run_modules(self, features: torch.Tensor, lens: torch.Tensor, /) -> tuple[torch.Tensor, ...]:
+            return (features,)
+
+    def graphs(encode: Encode, **sizes: int) -> Encode:
+        seen.append(sizes)
+        return encode
+
+    monkeypatch.setattr(runner, "uploader", lambda device: None)
+    monkeypatch.setattr(runner, "SmallBatchGraphs", graphs)
+    Recorded(
+        StageOneOptions(device=torch.device("cuda"), dtype=torch.float32, embeds_dtype=torch.float32),
+        max_clips=3,
+        frame_step=1,
+    )
+    assert seen == ["compiled", {"max_clips": 3, "frame_step": 1}, 4, 1]
 
 
 @needs_cuda

@@ -47,6 +47,15 @@ def test_every_input_gets_its_own_clips(seed: int) -> None:
     assert found[2].language == "en"
 
 
+def test_channels_that_begin_together_stand_in_their_order_whichever_is_done_first() -> None:
+    both = Piece([Cut(0.0, SAMPLES, channel=0), Cut(0.0, SAMPLES, channel=1)], 1.0, is_last=True)
+    recordings = Recordings(language=None)
+    for clip in reversed(recordings.add(0, ITEMS[0], both)):
+        recordings.finish(clip.number, said(clip.number))
+    ((_, transcript),) = recordings.take()
+    assert transcript.text == "0 1"
+
+
 def test_an_error_after_some_pieces_is_the_result() -> None:
     recordings = Recordings(language=None)
     ((number, *_),) = recordings.add(0, ITEMS[0], piece(1.0, until=5.0))

@@ -33,7 +33,6 @@ from twostage_asr.engine.audio.decode import Waveform, decode_audio
 from twostage_asr.engine.audio.inputs import AudioInput, expand_inputs
 from twostage_asr.engine.pipeline import Pipeline
 from twostage_asr.engine.run_options import TranscribeOptions
-from twostage_asr.engine.server.recording import Recording
 from twostage_asr.engine.server.settings import ServerSettings
 from twostage_asr.engine.server.speech import Speech
 from twostage_asr.engine.timeline import Timeline
@@ -319,8 +318,8 @@ def test_a_segment_that_a_vad_has_cut_is_speech_here_as_it_is_offline(tmp_path: 
     async def served() -> list[Transcript]:
         speech = Speech(model, ServerSettings(), vad=load_vad())
         try:
-            recording = Recording(cuts, 4.0, is_whole=False)
-            whole = Recording([Cut(0.0, samples(33))], 1.0, is_whole=True)
+            recording = Piece(cuts, 4.0, is_last=True)
+            whole = Piece.whole(samples(33))
             return [await speech.transcribe(recording, own), await speech.transcribe(whole, own)]
         finally:
             speech.close()
