@@ -3,7 +3,7 @@
 A family says in a subclass of StageOneRunner what is computed.
 """
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ...encoders import SAMPLE_RATE
 from ...encoders.transformer import attention_for_any_shape
 from ..errors import CheckpointError
-from ..families.base import EncodedBatch, StageOneOptions
+from ..families.base import AcousticModel, EncodedBatch, StageOneOptions
 from ..hub.model_files import check_file
 from .cuda_graphs import FRAME_STEP, MAX_CLIPS, Encode, SmallBatchGraphs
 from .staging import uploader
@@ -26,8 +26,8 @@ from .threads import one_thread
 Module = TypeVar("Module", bound=nn.Module)
 
 
-class StageOneRunner(ABC):
-    """Stage 1 of one loaded checkpoint, an AcousticModel."""
+class StageOneRunner(AcousticModel):
+    """Stage 1 of one loaded checkpoint. `num_frames` is, where there is a CTC head, the frames that it reads."""
 
     def __init__(self, options: StageOneOptions, *, max_clips: int = MAX_CLIPS, frame_step: int = FRAME_STEP) -> None:
         """See SmallBatchGraphs for `max_clips` and `frame_step`. A subclass can run before it calls this."""
@@ -60,14 +60,6 @@ class StageOneRunner(ABC):
             encoder_lens=[self.num_frames(len(waveform)) for waveform in waveforms],
             done=done,
         )
-
-    @abstractmethod
-    def num_frames(self, num_samples: int) -> int:
-        """See AcousticModel; where there is a CTC head, the frames that it reads."""
-
-    @abstractmethod
-    def num_audio_tokens(self, num_samples: int) -> int:
-        """See AcousticModel."""
 
     @abstractmethod
     def _compile(self) -> None:
