@@ -86,6 +86,15 @@ def _add(commands: Commands, name: str, port: int, what: str) -> None:
     where.add_argument("--tls-certificate", type=Path, metavar="FILE")
     where.add_argument("--tls-key", type=Path, metavar="FILE")
     where.add_argument("--log-level", choices=["debug", "info", "warning", "error"], default="info")
+    _add_permissions(parser)
+    limits = parser.add_argument_group("limits")
+    for limit, kind, unit, default, meaning in _LIMITS:
+        option = f"--{limit.replace('_', '-')}"
+        limits.add_argument(option, metavar=unit, type=kind, help=f"{meaning} (default {default})")
+    parser.set_defaults(run=run)
+
+
+def _add_permissions(parser: argparse.ArgumentParser) -> None:
     permissions = parser.add_argument_group("who may do what")
     permissions.add_argument(
         "--api-key-file",
@@ -119,11 +128,6 @@ def _add(commands: Commands, name: str, port: int, what: str) -> None:
     permissions.add_argument(
         "--strict-fields", action="store_true", help="refuse requests with fields that mean nothing here"
     )
-    limits = parser.add_argument_group("limits")
-    for limit, kind, unit, default, meaning in _LIMITS:
-        option = f"--{limit.replace('_', '-')}"
-        limits.add_argument(option, metavar=unit, type=kind, help=f"{meaning} (default {default})")
-    parser.set_defaults(run=run)
 
 
 def _port(text: str) -> int:
