@@ -29,6 +29,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from tests.audio_clips import encode, sweep
 from tests.fake_model import fake_transcriber, samples, text_of
+from twostage_asr.engine.audio.waveform import Waveform
 
 ANSWER_S = 5.0  # in which everything is answered
 FORM_PATHS = (
@@ -89,6 +90,10 @@ EVENTS = (
 KEYS = (
     *("type", "session", "audio", "input", "format", "rate", "transcription", "language", "model", "prompt", "delta"),
     *("turn_detection", "final", "event_id", "messages", "content", "role", "input_audio", "data", "audio_url", "url"),
+)
+CLASSIC_KEYS = (
+    *("mode", "wav_name", "wav_format", "audio_fs", "hotwords", "itn", "svs_lang", "is_speaking", "is_end"),
+    *("chunk_size", "chunk_interval"),
 )
 CONTENT_TYPES = (
     *("application/json", "multipart/form-data", "multipart/form-data; boundary=", "multipart/form-data; boundary=x"),
@@ -233,7 +238,31 @@ talks = st.builds(
         tuple
     ),
 )
-inputs = st.one_of(forms(), chats(), raw, talks)
+
+
+@st.composite
+def classic_talks(draw: st.DrawFn) -> Talk:
+    """FunASR's JSON WebSocket: settings that are right but for some values, audio or anything else, and the end."""
+    messages: list[str | bytes] = []
+    for _ in range(draw(st.integers(1, 2))):
+        first: dict[str, Any] = {
+            "mode": draw(st.sampled_from(("offline", "online", "2pass"))),
+            "wav_format": draw(st.sampled_from(("pcm", "others"))),
+            "is_speaking": True,
+        }
+        wrong = st.dictionaries(st.one_of(st.sampled_from(CLASSIC_KEYS), texts), json_values, max_size=2)
+        messages.append(json.dumps(first | draw(wrong)))
+        content = st.one_of(st.just(samples(3, 0.5)).map(pcm), st.binary(max_size=4000), media())
+        messages += draw(st.lists(st.one_of(content, st.sampled_from(COMMANDS)), max_size=4))
+        messages.append(json.dumps({"is_speaking": False} | draw(wrong)))
+    return Talk("/", tuple(messages))
+
+
+inputs = st.one_of(forms(), chats(), raw, talks, classic_talks())
+
+
+def pcm(wave: Waveform) -> bytes:
+    return (wave * 32_767).astype("<i2").tobytes()
 
 
 def plain_wav(number: int) -> bytes:

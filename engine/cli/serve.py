@@ -103,7 +103,9 @@ def _add_permissions(parser: argparse.ArgumentParser) -> None:
         help=f"keys, one a line as KEY or NAME:KEY, read again when it changes; or {KEY_VARIABLE}, separated by spaces",
     )
     permissions.add_argument(
-        "--no-auth", action="store_true", help="serve whoever reaches --host; else keys are needed beyond this machine"
+        "--no-auth",
+        action="store_true",
+        help="serve whoever reaches --host or --wyoming; else keys are needed beyond this machine",
     )
     permissions.add_argument(
         "--allow-host",
@@ -165,7 +167,7 @@ def run(args: argparse.Namespace) -> int:
         tls_key=args.tls_key,
         trusted_proxies=tuple(args.trusted_proxy),
     )
-    wyoming = None if args.wyoming is None else _wyoming(args.wyoming)
+    wyoming = None if args.wyoming is None else _wyoming(args.wyoming, no_auth=args.no_auth)
     set_up_log(args.log_level)
     sockets = bind(address)
     operation = None if args.operation_port is None else OperationServer(args.host, args.operation_port)
@@ -183,13 +185,18 @@ def run(args: argparse.Namespace) -> int:
             speech.close()
 
 
-def _wyoming(uri: str) -> "Callable[[Speech], WyomingServer]":
-    """A function that makes the Wyoming server. Raises ConfigError now, before the model is loaded."""
+def _wyoming(uri: str, *, no_auth: bool) -> "Callable[[Speech], WyomingServer]":
+    """What makes the server of that protocol. Raises ConfigError before the model is loaded."""
     try:
         from ..server.wyoming import WyomingAddress, WyomingServer
     except ImportError as error:
         raise ConfigError(f'--wyoming needs pip install ".[wyoming]": {error}') from error
     address = WyomingAddress.of(uri)
+    if address.host is not None and not no_auth and not _is_loopback(address.host):
+        raise ConfigError(
+            f"whoever reaches {address.host} could use this server, since the Wyoming protocol has no keys: give "
+            "--no-auth, without API keys, if others are to use it; or --wyoming tcp://127.0.0.1:PORT"
+        )
     return lambda speech: WyomingServer(speech, address)
 
 

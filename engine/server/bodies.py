@@ -11,6 +11,8 @@ import math
 import os
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartParser
 from starlette.types import Message, Receive
@@ -117,3 +119,14 @@ async def content_of(upload: UploadFile) -> bytes | Path:
             upload.file.flush()
             return path
     return await upload.read()
+
+
+async def samples_of(upload: UploadFile) -> npt.NDArray[np.int16]:
+    """An uploaded file without a head: (N,) 16-bit, little-endian; what is on the disk stays there until it is used.
+
+    Half a sample at the end is left out.
+    """
+    content = await content_of(upload)
+    if isinstance(content, Path):
+        return np.memmap(content, "<i2", "r", shape=((upload.size or 0) // 2,))
+    return np.frombuffer(content, "<i2", len(content) // 2)

@@ -21,21 +21,26 @@ effect here. A message may change the settings of a recording until some of its 
 import json
 import logging
 import re
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..audio.waveform import SAMPLE_RATE
-from ..errors import ASRError, ConfigError
+from ..errors import ASRError, ConfigError, PromptTooLongError
+from ..run_options import TranscribeOptions
 from ..streaming import AsyncStreamingSession, Event, Final, PCMReader, TextSoFar, samples_of
 from ..transcript import Segment, Transcript, Word
+from .bodies import require_few_values
 from .commands import finish_stream
+from .failures import Refusal
+from .fields import named
 from .openai_audio import hotwords_in
 from .pcm import Resampler
 from .sessions import Link, SessionEnd
 from .speech import Speech
 
-MIN_PCM_BYTES = 4  # two samples, the shortest audio that features can be computed of
+MIN_PCM_BYTES = 4  # two samples: less has no features
+MAX_NAME_CHARS = 4096  # of wav_name, as long as a path may be: every answer repeats it
 
 _MARKS = "，。？！；：、…,.?!;:"
 _WITHOUT_MEANING = frozenset({"chunk_size", "chunk_interval", "encoder_chunk_look_back", "decoder_chunk_look_back"})
@@ -51,7 +56,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True, coerce_numbers_to_str=True)
 
     mode: Literal["offline", "online", "2pass"] = "2pass"
-    wav_name: str = "microphone"
+    wav_name: Annotated[str, Field(max_length=MAX_NAME_CHARS)] = "microphone"
     wav_format: str = "pcm"
     audio_fs: int = SAMPLE_RATE  # Hz, of PCM
     hotwords: str | list[str] | dict[str, Any] = ""  # '{"word": weight}', or words
@@ -62,12 +67,14 @@ class Settings(BaseModel):
     def is_pcm(self) -> bool:
         return self.wav_format.casefold() == "pcm"
 
-    @property
-    def words(self) -> list[str]:
-        """The hotwords, without their weights, which have no effect here."""
+    def words(self, max_values: int) -> list[str]:
+        """The hotwords; their weights mean nothing here.
+
+        Raises ConfigError for JSON that is wrong or has more values.
+        """
         given: Any = self.hotwords
         if isinstance(given, str) and given.lstrip().startswith("{"):
-            given = _json_object(given)
+            given = _json_object(given, max_values)
         if not isinstance(given, str):
             return list(given)
         return hotwords_in(given if re.search(r"[,，、\n]", given) else ",".join(given.split()))
@@ -106,7 +113,8 @@ class ClassicSession:
                     await self._obey(message)
                 else:
                     await self._hear(message)
-            except ConfigError as error:  # going on would transcribe with other settings than the client asked for
+            except (ConfigError, PromptTooLongError) as error:
+                # What follows would be heard in another way than the client thinks.
                 await self._fail(error)
                 raise SessionEnd(1008, str(error)) from error
             message = await self._link.receive(joined=True)
@@ -114,7 +122,8 @@ class ClassicSession:
             await self._finish()
 
     async def _obey(self, text: str) -> None:
-        said = {name: value for name, value in _json_object(text).items() if value is not None}
+        found = _json_object(text, self._speech.settings.max_json_values)
+        said = {name: value for name, value in found.items() if value is not None}
         self._log_unknown(said)
         try:
             message = Message.model_validate(self._said | said)
@@ -129,15 +138,16 @@ class ClassicSession:
             self._recording = self._begin()
 
     def _begin(self) -> "_Recording":
-        """A recording with the current settings. Raises ConfigError if the model or this server refuses them."""
+        """Raises ConfigError or PromptTooLongError for what the model or this server does not take."""
         settings, limits = self._settings, self._speech.settings
         if not limits.min_sample_rate <= settings.audio_fs <= limits.max_sample_rate:
             allowed = f"{limits.min_sample_rate} to {limits.max_sample_rate}"
             raise ConfigError(f"audio_fs is {settings.audio_fs}, allowed are {allowed} Hz")
         if settings.svs_lang:
+            self._speech.require_prompt(settings.svs_lang)
             self._speech.require_language(settings.svs_lang)
         if settings.mode == "offline":
-            return _Whole(self._speech, settings)
+            return _Whole(self._link, self._speech, settings)
         if not settings.is_pcm:
             message = f"mode {settings.mode!r} takes pcm alone, got wav_format {settings.wav_format!r}; use 'offline'"
             raise ConfigError(message)
@@ -173,6 +183,8 @@ class ClassicSession:
         except ASRError as error:
             await self._fail(error, is_final=not is_end, **end)
             return
+        finally:
+            self._link.hold(0)
         mode = "2pass-offline" if self._settings.mode == "2pass" else self._settings.mode
         *earlier, last = answers or [{"mode": mode, "text": ""}]
         for answer in earlier:
@@ -189,8 +201,8 @@ class ClassicSession:
 
     def _log_unknown(self, said: dict[str, Any]) -> None:
         unknown = set(said) - set(Message.model_fields) - _WITHOUT_MEANING - self._unknown
-        if unknown and not self._unknown:  # logged once per session, because a client can send any number of them
-            log.info("ignored, since they are unknown here: %s", ", ".join(sorted(unknown)[:10]))
+        if unknown and not self._unknown:  # once a session: a client can invent any number
+            log.info("ignored, since they are unknown here: %s", named(sorted(unknown)))
             self._unknown = unknown
 
 
@@ -205,25 +217,29 @@ class _Recording(Protocol):
 class _Whole:
     """Mode "offline": the whole recording is transcribed at its end."""
 
-    def __init__(self, speech: Speech, settings: Settings) -> None:
+    def __init__(self, link: Link, speech: Speech, settings: Settings) -> None:
+        self._link = link
         self._speech = speech
         self._settings = settings
-        self._options = speech.options(language=settings.svs_lang, hotwords=settings.words, itn=settings.itn)
+        self._options = _options(speech, settings)
         self._content = bytearray()
 
     async def hear(self, content: bytes) -> list[Answer]:
         self._content += content
+        self._link.hold(len(self._content))
         return []
 
     async def finish(self) -> list[Answer]:
-        content, settings = bytes(self._content), self._settings
+        content, settings, client = bytes(self._content), self._settings, self._link.client
+        self._content.clear()
         if settings.is_pcm:
             content = content[: len(content) // 2 * 2]  # drop half a sample at the end
             if len(content) < MIN_PCM_BYTES:
                 return []
-            recording = await self._speech.read(samples_of(content), settings.audio_fs)
+            self._link.hold(3 * len(content))  # with the samples that are made of it
+            recording = await self._speech.read(samples_of(content), settings.audio_fs, client=client)
         else:
-            recording = await self._speech.read(content)
+            recording = await self._speech.read(content, client=client)
         return [_final_answer("offline", await self._speech.transcribe(recording, self._options))]
 
 
@@ -233,8 +249,7 @@ class _Live:
     def __init__(self, speech: Speech, settings: Settings) -> None:
         self._speech = speech
         self._is_2pass = settings.mode == "2pass"
-        options = speech.options(language=settings.svs_lang, hotwords=settings.words, itn=settings.itn)
-        self._stream = AsyncStreamingSession(speech.service, options, speech.live)
+        self._stream = AsyncStreamingSession(speech.service, _options(speech, settings), speech.live)
         self._reader = PCMReader()
         self._resampler = Resampler(settings.audio_fs)
         self._so_far = TextSoFar()
@@ -270,6 +285,12 @@ class _Live:
         return answers
 
 
+def _options(speech: Speech, settings: Settings) -> TranscribeOptions:
+    """Raises ConfigError or PromptTooLongError for what is not taken."""
+    words = settings.words(speech.settings.max_json_values)
+    return speech.options(language=settings.svs_lang, hotwords=words, itn=settings.itn)
+
+
 def _final_answer(mode: str, transcript: Transcript, text: str | None = None) -> Answer:
     """A transcript in FunASR's form; `text` replaces its own text if given."""
     answer: Answer = {"mode": mode, "text": transcript.text if text is None else text}
@@ -301,10 +322,13 @@ def _ms(word: Word) -> list[int]:
     return [round(word.start * 1000), round(word.end * 1000)]
 
 
-def _json_object(text: str) -> dict[str, Any]:
-    """Parse a JSON object. Raises ConfigError for anything else."""
+def _json_object(text: str, max_values: int) -> dict[str, Any]:
+    """Raises ConfigError for anything else, and for one that has more values, before it is parsed."""
     try:
+        require_few_values(text.encode(errors="surrogatepass"), max_values)
         found = json.loads(text)
+    except Refusal as refusal:
+        raise ConfigError(str(refusal.detail)) from refusal
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"not JSON: {text[:50]!r}: {error}") from error
     if not isinstance(found, dict):

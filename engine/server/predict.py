@@ -10,7 +10,6 @@ import uuid
 from collections.abc import AsyncIterator
 from typing import Annotated
 
-import numpy as np
 from fastapi import APIRouter, File, Form, Request, UploadFile
 from pydantic import BaseModel, Field, ValidationError
 from starlette.responses import StreamingResponse
@@ -18,7 +17,7 @@ from starlette.responses import StreamingResponse
 from ..errors import ASRError
 from ..transcript import Transcript
 from ..vad.splitting import Piece
-from .bodies import require_few_values
+from .bodies import require_few_values, samples_of
 from .failures import Refusal, error_body, refusal_of
 from .fields import ClientRoute, Open
 from .speech import Speech
@@ -91,9 +90,9 @@ async def _read(speech: Speech, request: Request, audio: UploadFile, description
     speech.unknown_fields.heed(request, described)
     if described.media_type.lower() not in RAW:
         return await speech.read_upload(audio, client=request.state.client)
-    content = await audio.read()
-    if len(content) % (2 * described.channels):
-        message = f"{len(content)} bytes are not whole 16-bit samples of {described.channels} channels"
+    num_bytes = audio.size or 0
+    if num_bytes % (2 * described.channels):
+        message = f"{num_bytes} bytes are not whole 16-bit samples of {described.channels} channels"
         raise Refusal(400, message, code="unsupported_audio", param="audio")
-    planes = np.frombuffer(content, "<i2").reshape(-1, described.channels).T
+    planes = (await samples_of(audio)).reshape(-1, described.channels).T
     return await speech.read(planes, described.sample_rate, client=request.state.client)

@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
-import numpy as np
 from fastapi import APIRouter, Form, Query, Request, UploadFile
 from pydantic import Field
 from starlette.responses import PlainTextResponse, Response
@@ -18,6 +17,7 @@ from ..errors import ConfigError
 from ..families.languages import LANGUAGES, KnownLanguages
 from ..vad.splitting import Piece
 from ..writers import WRITERS
+from .bodies import samples_of
 from .failures import Refusal
 from .fields import ClientRoute, Open
 from .openai_audio import hotwords_in
@@ -91,11 +91,10 @@ def language_code(language: str | None) -> str:
 
 
 async def _read(speech: Speech, request: Request, file: UploadFile, query: RawQuery) -> Piece:
-    content, client = await file.read(), request.state.client
+    client = request.state.client
     if query.encode:
-        recording = await speech.read(content, client=client)
+        recording = await speech.read_upload(file, client=client)
     else:
-        samples = np.frombuffer(content[: len(content) // 2 * 2], "<i2")
-        recording = await speech.read(samples, SAMPLE_RATE, client=client)
+        recording = await speech.read(await samples_of(file), SAMPLE_RATE, client=client)
     request.state.log = {"audio_s": round(recording.duration, 2)}
     return recording

@@ -3,38 +3,41 @@
     client: describe; or transcribe, audio-start, audio-chunk ..., audio-stop
     server: info; or transcript-start, transcript-chunk ..., transcript, transcript-stop; or error, and the end
 
-The package `wyoming` defines the protocol; its classes read and write the events. Audio is transcribed while it comes,
-as in every live session here. A transcript-chunk holds text that will not change, and the chunks of a transcript,
-joined, are its text. A client that does not know chunks waits for `transcript`. The limits of ServerSettings on
-sessions apply, except for those per client. The protocol has no keys: anyone who reaches the address may use it.
+The protocol is that of the package `wyoming`, whose classes stand for the events and write them; they are read by
+wyoming_events.py, since the package reads whatever length a client names. Audio is heard while it comes, as in every
+live session here: a transcript-chunk holds text that will not change, the chunks of a transcript one after the other
+are its text, and a client that does not know them waits for `transcript`. The limits of ServerSettings hold; a client
+is an address. The protocol has no keys: whoever reaches the address may have speech transcribed.
 """
 
 import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import NoReturn, TypeVar, cast
+from typing import Any, NoReturn, TypeVar
 from urllib.parse import urlsplit
 
 import numpy as np
 from wyoming.asr import Transcribe, Transcript, TranscriptChunk, TranscriptStart, TranscriptStop
 from wyoming.audio import AudioChunk, AudioStart, AudioStop
 from wyoming.error import Error
-from wyoming.event import Event, Eventable, async_read_event, async_write_event
+from wyoming.event import Event, Eventable, async_write_event
 from wyoming.info import AsrModel, AsrProgram, Attribution, Describe, Info
 from wyoming.ping import Ping, Pong
 
 from ..audio.waveform import Waveform
 from ..errors import ASRError, ConfigError
 from ..families.languages import LANGUAGES
-from .failures import refusal_of
-from .sessions import CLIENT_GONE, MAX_BUFFERED_BYTES, MESSAGE_BYTES, SessionEnd, end_after
+from .failures import Refusal, refusal_of
+from .quotas import Quota, client_of
+from .sessions import CLIENT_GONE, FULL, MAX_BUFFERED_BYTES, SessionEnd, end_after
 from .speech import Speech
 from .utterance import PCMFormat, Utterance
+from .wyoming_events import EventReader
 
 PROTOCOL = "wyoming"  # in metrics and log lines
 
@@ -48,7 +51,6 @@ _CODES = {
     SHUTTING_DOWN: "shutting_down",
     1013: "server_busy",
 }
-_SCALES = {1: 1 << 7, 2: 1 << 15, 3: 1 << 23, 4: 1 << 31}  # by bytes of a sample
 _Kind = TypeVar("_Kind", bound=Eventable)
 
 log = logging.getLogger("twostage_asr.sessions")
@@ -83,6 +85,8 @@ class WyomingServer:
         self._speech = speech
         self._address = address
         self._server: asyncio.Server | None = None
+        settings = speech.settings
+        self._sessions = Quota("sessions", settings.max_sessions_per_client, total=settings.max_sessions)
 
     async def start(self) -> None:
         """Begin to listen. Raises ConfigError if the address cannot be used."""
@@ -96,7 +100,7 @@ class WyomingServer:
             raise ConfigError(f"the Wyoming server cannot listen: {error}") from error
         where = address.path or f"{address.host}:{self.port}"
         log.info("the Wyoming server listens at %s", where)
-        if self._speech.settings.api_keys:
+        if self._speech.settings.api_keys or self._speech.settings.api_key_file:
             log.warning("the Wyoming protocol has no keys: whoever reaches %s may have speech transcribed", where)
 
     @property
@@ -113,34 +117,48 @@ class WyomingServer:
                 Path(self._address.path).unlink(missing_ok=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Run one connection, count it as a session, and close it whatever happens meanwhile."""
-        speech, settings = self._speech, self._speech.settings
+        """One connection, counted as a session, and properly ended whatever happens meanwhile."""
+        speech = self._speech
         connection = _Connection(reader, writer, speech)
-        if not speech.is_ready or speech.num_sessions >= settings.max_sessions:
-            await connection.close(SessionEnd(1013, "the server is busy or shutting down; try again later"))
-            return
-        speech.num_sessions += 1
-        speech.metrics.active_sessions.labels(PROTOCOL).inc()
         try:
-            end = await connection.run()
-            await connection.close(end)
-        finally:
-            speech.num_sessions -= 1
-            speech.metrics.active_sessions.labels(PROTOCOL).dec()
+            with self._counted(writer):
+                end = await connection.run()
+                await connection.close(end)
+        except Refusal as refusal:
+            await connection.close(SessionEnd(1013, str(refusal.detail)))
+            return
         speech.metrics.sessions.labels(PROTOCOL, str(end.code)).inc()
         log.info("session", extra={"fields": {"protocol": PROTOCOL, "code": end.code, "reason": end.reason}})
+
+    @contextlib.contextmanager
+    def _counted(self, writer: asyncio.StreamWriter) -> Iterator[None]:
+        """One more session of this client's, meanwhile. Raises Refusal if there may be no more."""
+        speech, peer = self._speech, writer.get_extra_info("peername")
+        if not speech.is_ready or speech.num_sessions >= speech.settings.max_sessions:
+            raise Refusal(503, "the server is busy or shutting down; try again later", code="server_busy")
+        address = peer[0] if isinstance(peer, tuple) else None  # a Unix socket has none
+        with self._sessions.held(client_of(None, address)):
+            speech.num_sessions += 1
+            speech.metrics.active_sessions.labels(PROTOCOL).inc()
+            try:
+                yield
+            finally:
+                speech.num_sessions -= 1
+                speech.metrics.active_sessions.labels(PROTOCOL).dec()
 
 
 class _Connection:
     """One client. A task reads ahead by at most MAX_BUFFERED_BYTES; beyond that, TCP slows the client down."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, speech: Speech) -> None:
-        self._reader = _BoundedReader(reader, speech.settings.max_message_bytes)
+        self._reader = EventReader(reader, speech.settings, self._count)
         self._writer = writer
         self._speech = speech
-        self._waiting: deque[tuple[Event, int]] = deque()  # events that have been read, each with its size in bytes
-        self._num_bytes = 0  # total size of the waiting events
-        self._end: SessionEnd | None = None  # how the session ends after the waiting events
+        self._waiting: deque[tuple[Event, int]] = deque()  # and how many bytes each has had
+        self._num_bytes = 0  # of all of them, and of one that has come in part
+        self._evicted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._share = speech.session_bytes.share(lambda: self._evicted.set_result(None))
+        self._end: SessionEnd | None = None  # what follows them
         self._changed = asyncio.Event()
         self._has_room = asyncio.Event()
         self._asked = Transcribe()
@@ -153,8 +171,11 @@ class _Connection:
         talking = asyncio.create_task(self._talk())
         others = [asyncio.create_task(self._read_ahead()), asyncio.create_task(self._wait_for_drain())]
         try:
-            await asyncio.wait({talking}, timeout=timeout_s)
-            if not talking.done():
+            ends: set[asyncio.Future[Any]] = {talking, self._evicted}
+            done, _ = await asyncio.wait(ends, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+            if self._evicted in done:
+                return SessionEnd(1013, FULL)
+            if not done:
                 return SessionEnd(1008, f"a session may last {timeout_s:g} s")
             error = talking.exception()
             assert error is not None
@@ -165,6 +186,7 @@ class _Connection:
             for task in (talking, *others):
                 task.cancel()
             await asyncio.gather(talking, *others, return_exceptions=True)
+            self._share.hold(0)
 
     async def close(self, end: SessionEnd) -> None:
         """Send an error event, unless the session ended normally or the client is gone, and close the connection."""
@@ -213,6 +235,8 @@ class _Connection:
         self._has_begun = False
         asked = self._asked
         words = [*_words(asked.transcript_names), *_words(asked.transcript_terms)]
+        if not isinstance(asked.language, str | None):
+            raise SessionEnd(1007, f"not a language: {asked.language!r}")
         self._utterance = Utterance(self._speech, language=asked.language, hotwords=words)
         return self._utterance
 
@@ -248,6 +272,8 @@ class _Connection:
                 await async_write_event(event.event(), self._writer)
         except TimeoutError:
             raise SessionEnd(1008, "the client does not read what it is sent") from None
+        except UnicodeEncodeError as error:  # JSON can hold half of a surrogate pair, UTF-8 cannot
+            raise SessionEnd(1007, f"not a text: {error}") from error
 
     async def _next(self) -> Event | None:
         """The next event; None after the last one."""
@@ -265,9 +291,16 @@ class _Connection:
 
     def _take(self) -> Event:
         event, num_bytes = self._waiting.popleft()
-        self._num_bytes -= num_bytes
+        self._count(-num_bytes)
         self._has_room.set()
         return event
+
+    def _count(self, num_bytes: int) -> None:
+        """So many more have come. If all sessions keep too much, the one with most of it is ended."""
+        self._num_bytes += num_bytes
+        if not self._evicted.done():
+            self._share.hold(self._num_bytes)
+            self._share.budget.evict_largest()
 
     async def _read_ahead(self) -> None:
         """Read until the client disconnects or sends something that is not an event."""
@@ -280,46 +313,12 @@ class _Connection:
                 self._end = event
             else:
                 self._waiting.append((event, self._reader.num_bytes))
-                self._num_bytes += self._reader.num_bytes
             self._changed.set()
 
     async def _wait_for_drain(self) -> None:
         await self._speech.is_draining.wait()
         self._end = self._end or SessionEnd(SHUTTING_DOWN, "the server is shutting down")
         self._changed.set()
-
-
-class _BoundedReader:
-    """Reads events, but no part larger than a limit, because an event's own header states how large its parts are."""
-
-    def __init__(self, reader: asyncio.StreamReader, max_bytes: int) -> None:
-        self._reader = reader
-        self._max_bytes = max_bytes
-        self.num_bytes = 0  # of the last event
-
-    async def event(self) -> Event | SessionEnd:
-        """The next event, or the reason why there is none."""
-        self.num_bytes = MESSAGE_BYTES
-        try:
-            event = await async_read_event(cast(asyncio.StreamReader, self))
-        except (asyncio.IncompleteReadError, ConnectionError):
-            return SessionEnd(CLIENT_GONE, "")
-        except (AttributeError, KeyError, TypeError, RecursionError) as error:
-            return SessionEnd(1007, f"not an event: {error!r}")
-        except SessionEnd as end:
-            return end
-        if event is not None:
-            return event
-        return SessionEnd(1000, "") if self._reader.at_eof() else SessionEnd(1007, "not an event: no JSON")
-
-    async def readline(self) -> bytes:
-        return await self._reader.readline()
-
-    async def readexactly(self, num_bytes: int) -> bytes:
-        if num_bytes > self._max_bytes:
-            raise SessionEnd(1009, f"a part of an event may have {self._max_bytes:,} bytes")
-        self.num_bytes += num_bytes
-        return await self._reader.readexactly(num_bytes)
 
 
 def _info(speech: Speech) -> Info:
@@ -348,7 +347,7 @@ def _info(speech: Speech) -> Info:
 
 
 def _words(given: object) -> list[str]:
-    if isinstance(given, list):
+    if isinstance(given, list) and all(isinstance(word, str) for word in given):
         return given
     if given is None:
         return []

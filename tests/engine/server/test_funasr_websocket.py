@@ -12,6 +12,7 @@ import websockets
 from tests.audio_clips import encode
 from tests.engine.server.conftest import Running
 from tests.engine.server.fakes import fake_running, pcm, words_of
+from twostage_asr.engine import ConfigError
 from twostage_asr.engine.server.funasr_websocket import Settings, _sentences
 from twostage_asr.engine.streaming import samples_of
 from twostage_asr.engine.transcript import Segment, Word
@@ -129,6 +130,22 @@ def test_offline_takes_files_and_end_marks(server: Running) -> None:
     assert answer["is_final"] and answer["error"]
 
 
+def test_whole_recordings_count_among_what_sessions_keep_until_they_are_answered(server: Running) -> None:
+    budget = server.speech.session_bytes
+
+    async def one() -> None:
+        async with asyncio.timeout(20), websockets.connect(server.ws) as socket:
+            await socket.send(json.dumps(FIRST | {"mode": "offline"}))
+            await socket.send(pcm(1.0))
+            while budget.num_bytes != 32_000:  # nothing but what the session keeps
+                await asyncio.sleep(0.01)
+            await socket.send(json.dumps({"is_speaking": False}))
+            assert json.loads(await socket.recv())["is_final"]
+            assert not budget.num_bytes
+
+    asyncio.run(one())
+
+
 def test_recordings_follow_each_other_and_silence_is_answered(server: Running) -> None:
     async def three() -> list[str]:
         texts = []
@@ -154,6 +171,10 @@ def test_recordings_follow_each_other_and_silence_is_answered(server: Running) -
         ({"wav_format": "mp3"}, "takes pcm alone, got wav_format 'mp3'; use 'offline'"),
         ({"svs_lang": "Klingon"}, "language 'Klingon' is unknown"),
         ({"hotwords": "{not json"}, "not JSON"),
+        ({"hotwords": ["a"] * 20_000}, "JSON of 20,"),
+        ({"hotwords": "a" * 20_000}, "hotwords, context and language have 20,000 bytes"),
+        ({"svs_lang": "a" * 20_000}, "hotwords, context and language have 20,000 bytes"),
+        ({"wav_name": "a" * 5_000}, "wav_name: String should have at most 4096 characters"),
     ],
 )
 def test_settings_that_cannot_be_end_the_session_with_a_reason(
@@ -172,8 +193,34 @@ def test_settings_that_cannot_be_end_the_session_with_a_reason(
 
 def test_hotwords_come_in_all_the_forms_that_clients_send() -> None:
     given = ['{"阿里 巴巴": 20, "b": 1}', {"阿里 巴巴": 20, "b": 1}, ["阿里 巴巴", "b"], "阿里 巴巴,b", "阿里 巴巴\nb"]
-    assert [Settings(hotwords=one).words for one in given] == [["阿里 巴巴", "b"]] * 5
-    assert Settings(hotwords="阿里巴巴 达摩院").words == ["阿里巴巴", "达摩院"] and Settings(hotwords="").words == []
+    assert [Settings(hotwords=one).words(3) for one in given] == [["阿里 巴巴", "b"]] * 5
+    assert Settings(hotwords="阿里巴巴 达摩院").words(3) == ["阿里巴巴", "达摩院"]
+    assert Settings(hotwords="").words(3) == []
+
+
+def test_hotwords_that_are_json_inside_of_json_have_the_same_limit() -> None:
+    assert Settings(hotwords='{"a": 1, "b": 1}').words(2) == ["a", "b"]
+    with pytest.raises(ConfigError, match="at most 2 and"):
+        Settings(hotwords='{"a": 1, "b": 1, "c": 1}').words(2)
+
+
+@pytest.mark.parametrize("field", ["wav_name", "hotwords", "svs_lang", "mode", "\ud800"])
+def test_half_a_surrogate_pair_costs_its_own_session_at_most(
+    server: Running, caplog: pytest.LogCaptureFixture, field: str
+) -> None:
+    async def one() -> int:
+        async with asyncio.timeout(20), websockets.connect(server.ws) as socket:
+            await socket.send(json.dumps(FIRST | {"mode": "offline", field: "\ud800"}))
+            await socket.send(json.dumps({"is_speaking": False}))
+            said = json.loads(await socket.recv())
+            if "error" in said:
+                await socket.wait_closed()
+            return socket.close_code or 0
+
+    assert asyncio.run(one()) in (0, 1000, 1008)
+    assert "a session failed" not in caplog.text
+    (answer,) = converse(server, pcm(1.0), mode="offline")
+    assert answer["text"] == words_of(16_000)
 
 
 def test_sentences_lie_between_marks() -> None:

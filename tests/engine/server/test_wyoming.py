@@ -25,6 +25,8 @@ from tests.engine.server.requests_of_clients import wait_until
 from tests.fake_model import LANGUAGES
 from twostage_asr.engine import ConfigError
 from twostage_asr.engine.cli import main
+from twostage_asr.engine.cli.serve import _wyoming
+from twostage_asr.engine.server import wyoming
 from twostage_asr.engine.server.settings import ServerSettings
 from twostage_asr.engine.server.utterance import PCMFormat, Utterance, decode_pcm
 from twostage_asr.engine.server.wyoming import WyomingAddress, WyomingServer
@@ -167,6 +169,25 @@ def audio(**changes: Any) -> bytes:
             "words: 5",
         ),
         (b'{"type": "x", "payload_length": 99999999999}\n', "too_large", "a part of an event may have"),
+        (b'{"type": "x", "data_length": 99999999999}\n', "too_large", "a part of an event may have"),
+        (b'{"type": "x", "data_length": "9"}\n', "bad_event", "data_length is '9'"),
+        (b'{"type": "x", "data": [' + b"1," * 20_000 + b"1]}\n", "too_large", "JSON of 20,00"),
+        (b'{"type": "x", "data_length": 40003}\n[' + b"1," * 20_000 + b"1]", "too_large", "JSON of 20,00"),
+        (b'{"type": "' + b"x" * 100_000 + b'"}\n', "too_large", "the line of an event is too long"),
+        (b'{"type": 5}\n', "bad_event", "`type` is a text"),
+        (b'{"type": "transcribe", "data": {"language": 5}}\n' + audio(), "bad_event", "not a language: 5"),
+        (b'{"type": "transcribe", "data": {"transcript_terms": [5]}}\n' + audio(), "bad_event", "not a list of words"),
+        (
+            b'{"type": "transcribe", "data": {"language": "\\ud800"}}\n' + audio(),
+            "invalid_value",
+            "language holds U+D800",
+        ),
+        (
+            b'{"type": "transcribe", "data": {"transcript_names": ["\\ud800"]}}\n' + audio(),
+            "invalid_value",
+            "hotwords[0] holds U+D800",
+        ),
+        (b'{"type": "ping", "data": {"text": "\\ud800"}}\n', "bad_event", "surrogates not allowed"),
         (audio(width=9), "unsupported_audio", "1 to 4 bytes a sample"),
         (audio(channels="2"), "unsupported_audio", "1 to 4 bytes a sample"),
         (audio(rate=10**9), "unsupported_audio", "the rate is 1000000000"),
@@ -217,6 +238,33 @@ def test_sessions_have_a_limit_and_end_when_they_are_idle(tmp_path: Path) -> Non
         wait_until(lambda: not server.speech.num_sessions, "the session is still counted")
 
 
+def test_one_client_has_its_share_of_the_sessions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wyoming, "client_of", lambda key, address: address)  # as if this machine were another
+    with wyoming_running(tmp_path, max_sessions_per_client=1) as (_, port):
+
+        async def ask(client: AsyncTcpClient) -> Error:
+            await client.write_event(Ping().event())
+            await said_until(client, Pong)
+            async with AsyncTcpClient("127.0.0.1", port, read_timeout=10.0) as other:
+                return Error.from_event((await said_until(other, Error))[-1])
+
+        assert with_client(port, ask).text.startswith("you have 1 sessions under way")
+        with_client(port, lambda client: client.write_event(Ping().event()))  # that one has ended
+
+
+def test_what_has_come_of_an_event_counts_among_what_sessions_keep(tmp_path: Path) -> None:
+    with wyoming_running(tmp_path, max_session_bytes=100_000) as (server, port):
+
+        async def ask(client: AsyncTcpClient) -> Error:
+            assert client._writer is not None
+            client._writer.write(b'{"type": "x", "payload_length": 1000000}\n' + bytes(200_000))
+            return Error.from_event((await said_until(client, Error))[-1])
+
+        error = with_client(port, ask)
+        assert error.code == "server_busy" and error.text.startswith("all sessions together keep too much")
+        wait_until(lambda: not server.speech.session_bytes.num_bytes, "what has gone is still counted")
+
+
 def test_the_drain_ends_what_is_said_with_its_text(tmp_path: Path) -> None:
     with wyoming_running(tmp_path, drain_s=20.0) as (server, port):
 
@@ -243,6 +291,35 @@ def test_an_address_that_cannot_be_is_said_before_the_model_is_loaded(
         WyomingAddress.of(uri)
     assert main(["serve", "nowhere/near", "--wyoming", uri]) == 1
     assert f"got {uri!r}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("uri", ["tcp://0.0.0.0:1", "tcp://192.0.2.1:1", "tcp://some.example:1", "tcp://[::]:1"])
+def test_an_address_that_others_reach_needs_no_auth(
+    uri: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TWOSTAGE_ASR_API_KEYS", "secret")
+    assert main(["serve", "nowhere/near", "--wyoming", uri]) == 1
+    assert "the Wyoming protocol has no keys" in capsys.readouterr().err
+    for others, permission in (
+        (uri, True),
+        ("tcp://127.0.0.1:1", False),
+        ("tcp://[::1]:1", False),
+        ("unix:///a", False),
+    ):
+        assert _wyoming(others, no_auth=permission)
+
+
+@pytest.mark.parametrize("in_file", [True, False])
+def test_a_server_with_keys_says_that_wyoming_has_none(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, in_file: bool
+) -> None:
+    (tmp_path / "keys").write_text("secret")
+    settings = ServerSettings(api_key_file=tmp_path / "keys") if in_file else ServerSettings(api_keys=("secret",))
+    speech: Any = SimpleNamespace(settings=settings)
+    listener = WyomingServer(speech, WyomingAddress.of(f"unix://{tmp_path / 'socket'}"))
+    asyncio.run(listener.start())
+    listener.close()
+    assert "has no keys" in caplog.text
 
 
 def test_a_unix_socket_is_served_and_removed(tmp_path: Path) -> None:
