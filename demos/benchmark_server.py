@@ -42,8 +42,8 @@ from twostage_asr.engine.decoder.base import DecodeParams
 from twostage_asr.engine.run_options import TranscribeOptions
 from twostage_asr.engine.server.app import create_app
 from twostage_asr.engine.server.process import Address, server_of
+from twostage_asr.engine.server.recognizer import Recognizer
 from twostage_asr.engine.server.settings import ServerSettings
-from twostage_asr.engine.server.speech import Speech
 from twostage_asr.engine.vad import load_vad
 
 DEMOS = Path(__file__).parent
@@ -54,7 +54,7 @@ LIVE_TOKENS = 16
 LIVE_WARM_UP_S = 4.0  # as long as the clips are
 
 
-class BoundSpeech(Speech):
+class BoundRecognizer(Recognizer):
     """A Speech whose answers all have the same number of tokens, and are not checked."""
 
     num_tokens: int
@@ -79,9 +79,9 @@ def offline(model: AutoModelVLLM, files: Sequence[bytes], options: TranscribeOpt
 
 
 @contextmanager
-def serving(speech: Speech) -> Iterator[int]:
+def serving(recognizer: Recognizer) -> Iterator[int]:
     """The port of a server that runs in a thread."""
-    server = server_of(create_app(speech), speech, Address(port=0))
+    server = server_of(create_app(recognizer), recognizer, Address(port=0))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:
@@ -91,7 +91,7 @@ def serving(speech: Speech) -> Iterator[int]:
     finally:
         server.should_exit = True
         thread.join()
-        speech.close()
+        recognizer.close()
 
 
 def load(server: str, clips: Path, clients: Sequence[int], seconds: float, *more: str) -> Iterator[dict[str, Any]]:
@@ -138,12 +138,12 @@ class Benchmark:
             self.say("offline", offline(self.model, contents, options))
 
     def requests(self, clients: Sequence[int], seconds: float) -> None:
-        with serving(self._speech(round(TOKENS_PER_SECOND * CLIP_S))) as port:
+        with serving(self._recognizer(round(TOKENS_PER_SECOND * CLIP_S))) as port:
             for found in load(f"http://127.0.0.1:{port}", self.wavs, clients, seconds):
                 self.say("http", found)
 
     def sessions(self, clients: Sequence[int], seconds: float) -> None:
-        with serving(self._speech(LIVE_TOKENS)) as port:
+        with serving(self._recognizer(LIVE_TOKENS)) as port:
             for found in load(
                 f"ws://127.0.0.1:{port}", self.live, clients, seconds, "--warm-up-s", str(LIVE_WARM_UP_S)
             ):
@@ -153,12 +153,12 @@ class Benchmark:
         self.result.setdefault(what, []).append(found)
         print(json.dumps({what: found}, ensure_ascii=False), flush=True)
 
-    def _speech(self, num_tokens: int) -> Speech:
+    def _recognizer(self, num_tokens: int) -> Recognizer:
         if not self.is_random:
-            return Speech(self.model.transcriber, ServerSettings(), vad=load_vad())
-        speech = BoundSpeech(self.model.transcriber, ServerSettings(language=LANGUAGE), vad=load_vad())
-        speech.num_tokens = num_tokens
-        return speech
+            return Recognizer(self.model.transcriber, ServerSettings(), vad=load_vad())
+        recognizer = BoundRecognizer(self.model.transcriber, ServerSettings(language=LANGUAGE), vad=load_vad())
+        recognizer.num_tokens = num_tokens
+        return recognizer
 
 
 def main() -> None:

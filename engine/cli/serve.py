@@ -13,8 +13,8 @@ from ..text_files import read_lines
 from .command import Commands, add_model_options, model_options
 
 if TYPE_CHECKING:
+    from ..server.recognizer import Recognizer
     from ..server.settings import ServerSettings
-    from ..server.speech import Speech
     from ..server.wyoming import WyomingServer
 
 MAX_PORT = 65_535
@@ -145,7 +145,7 @@ def run(args: argparse.Namespace) -> int:
     from ..server.app import create_app
     from ..server.operation import OperationServer
     from ..server.process import Address, Listener, bind, log, serve, set_up_log
-    from ..server.speech import Speech
+    from ..server.recognizer import Recognizer
     from ..vad import load_vad
 
     if args.served_model is not None:
@@ -174,18 +174,18 @@ def run(args: argparse.Namespace) -> int:
     log.info("loading %s; the server listens when that is done", engine["model"])
     with AutoModelVLLM(**engine) as model:
         spare_loaded_objects()
-        speech = Speech(model.transcriber, settings, vad=load_vad(args.vad), chunk_ms=args.chunk_ms)
+        recognizer = Recognizer(model.transcriber, settings, vad=load_vad(args.vad), chunk_ms=args.chunk_ms)
         try:
-            app = create_app(speech, offline=args.command == "serve", has_docs=not args.no_docs)
-            beside: list[Listener] = [] if wyoming is None else [wyoming(speech)]
+            app = create_app(recognizer, offline=args.command == "serve", has_docs=not args.no_docs)
+            beside: list[Listener] = [] if wyoming is None else [wyoming(recognizer)]
             if operation is not None:
-                beside.append(operation.watching(speech))
-            return serve(app, speech, address, sockets, beside=beside)
+                beside.append(operation.watching(recognizer))
+            return serve(app, recognizer, address, sockets, beside=beside)
         finally:
-            speech.close()
+            recognizer.close()
 
 
-def _wyoming(uri: str, *, no_auth: bool) -> "Callable[[Speech], WyomingServer]":
+def _wyoming(uri: str, *, no_auth: bool) -> "Callable[[Recognizer], WyomingServer]":
     """What makes the server of that protocol. Raises ConfigError before the model is loaded."""
     try:
         from ..server.wyoming import WyomingAddress, WyomingServer
@@ -197,7 +197,7 @@ def _wyoming(uri: str, *, no_auth: bool) -> "Callable[[Speech], WyomingServer]":
             f"whoever reaches {address.host} could use this server, since the Wyoming protocol has no keys: give "
             "--no-auth, without API keys, if others are to use it; or --wyoming tcp://127.0.0.1:PORT"
         )
-    return lambda speech: WyomingServer(speech, address)
+    return lambda recognizer: WyomingServer(recognizer, address)
 
 
 def _read_config(args: argparse.Namespace) -> dict[str, Any]:

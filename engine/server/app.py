@@ -1,4 +1,4 @@
-"""The ASGI application: the routes of all protocols, which share one Speech, behind the gate."""
+"""The ASGI application: the routes of all protocols, which share one Recognizer, behind the RequestGuard."""
 
 from importlib.resources import files
 from typing import Any
@@ -21,12 +21,12 @@ from . import (
     whisper_asr,
     whisper_cpp,
 )
-from .gate import Gate
 from .headers import SecurityHeaders
-from .speech import Speech
+from .recognizer import Recognizer
+from .request_guard import RequestGuard
 
 
-def create_app(speech: Speech, *, offline: bool = True, live: bool = True, has_docs: bool = True) -> FastAPI:
+def create_app(recognizer: Recognizer, *, offline: bool = True, live: bool = True, has_docs: bool = True) -> FastAPI:
     """The ASGI application; `offline` and `live` choose the protocols for files and for live audio."""
     about: dict[str, Any] = {
         "title": "twostage-asr",
@@ -36,19 +36,19 @@ def create_app(speech: Speech, *, offline: bool = True, live: bool = True, has_d
     # FastAPIOffline serves /docs with Swagger UI from this server's own files.
     app = FastAPIOffline(redoc_url=None, **about) if has_docs else FastAPI(openapi_url=None, **about)
     failures.install(app)
-    app.include_router(_operation(speech))
+    app.include_router(_operation(recognizer))
     if offline:
         for protocol in (openai_audio, chat, funasr, predict, whisper_asr, whisper_cpp):
-            app.include_router(protocol.router(speech))
+            app.include_router(protocol.router(recognizer))
     if live:
         for live_protocol in (realtime, openai_realtime):
-            app.include_router(live_protocol.router(speech))
+            app.include_router(live_protocol.router(recognizer))
     paths = frozenset(path for route in app.routes if (path := getattr(route, "path", None)))
-    app.add_middleware(Gate, speech=speech, paths=paths)
-    if speech.settings.cors_origins:
+    app.add_middleware(RequestGuard, recognizer=recognizer, paths=paths)
+    if recognizer.settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
-            allow_origins=speech.settings.cors_origins,
+            allow_origins=recognizer.settings.cors_origins,
             allow_methods=["GET", "POST"],
             allow_headers=["Authorization", "Content-Type", "X-Request-ID"],
             expose_headers=["X-Request-ID", "Retry-After", fields.HEADER],
@@ -57,7 +57,7 @@ def create_app(speech: Speech, *, offline: bool = True, live: bool = True, has_d
     return app
 
 
-def _operation(speech: Speech) -> APIRouter:
+def _operation(recognizer: Recognizer) -> APIRouter:
     """The routes for operators: the web page, health, readiness and metrics."""
     router = APIRouter(tags=["operation"])
     page = files(__package__).joinpath("page.html").read_text(encoding="utf-8")
@@ -74,12 +74,12 @@ def _operation(speech: Speech) -> APIRouter:
     @router.get("/ready", responses={503: {"description": "not ready"}})
     async def ready() -> Response:
         """Requests are taken: the engine lives, there is room, and the server is not being shut down."""
-        status = speech.readiness
+        status = recognizer.readiness
         return JSONResponse({"status": status}, 200 if status == "ok" else 503)
 
     @router.get("/metrics", response_class=Response)
     async def prometheus() -> Response:
         """Counters, in Prometheus' text format."""
-        return Response(speech.metrics.text(), media_type=metrics.CONTENT_TYPE)
+        return Response(recognizer.metrics.text(), media_type=metrics.CONTENT_TYPE)
 
     return router

@@ -15,7 +15,7 @@ from ..transcript import Transcript
 from . import formats
 from .failures import Refusal
 from .fields import ClientRoute, Open, require_audio_url
-from .speech import Speech
+from .recognizer import Recognizer
 from .sse import event_stream
 
 MAX_MESSAGES = 64
@@ -91,36 +91,36 @@ class ChatRequest(Open):
     user: str | None = None
 
 
-def router(speech: Speech) -> APIRouter:
+def router(recognizer: Recognizer) -> APIRouter:
     routes = APIRouter(prefix="/v1", tags=["OpenAI"], route_class=ClientRoute)
 
     @routes.post("/chat/completions", response_class=Response)
     async def chat_completions(request: Request, body: ChatRequest) -> Response:
         """Transcribe the audio of a chat message."""
-        speech.unknown_fields.heed(request, body)
+        recognizer.unknown_fields.heed(request, body)
         url, text = _audio(body.messages)
-        speech.require_prompt(text)
-        options = _options(speech, body, text)
-        recording = await speech.read(url, client=request.state.client)
+        recognizer.require_prompt(text)
+        options = _options(recognizer, body, text)
+        recording = await recognizer.read(url, client=request.state.client)
         request.state.log = {"audio_s": round(recording.duration, 2)}
-        form = ChatForm(speech, body, num_prompt_tokens=speech.audio_tokens(recording), has_text=bool(text))
+        form = ChatForm(recognizer, body, num_prompt_tokens=recognizer.audio_tokens(recording), has_text=bool(text))
         if body.stream:
-            return event_stream(request, speech, form, recording, options)
-        return JSONResponse(form.whole(await speech.transcribe(recording, options)))
+            return event_stream(request, recognizer, form, recording, options)
+        return JSONResponse(form.whole(await recognizer.transcribe(recording, options)))
 
     return routes
 
 
-def _options(speech: Speech, body: ChatRequest, text: str) -> TranscribeOptions:
-    options = speech.options(
+def _options(recognizer: Recognizer, body: ChatRequest, text: str) -> TranscribeOptions:
+    options = recognizer.options(
         language=body.asr_options.language,
         itn=body.asr_options.enable_itn,
-        context=text if speech.takes_context else "",
+        context=text if recognizer.takes_context else "",
         temperature=body.temperature,
         top_p=body.top_p,
         repetition_penalty=body.repetition_penalty,
         seed=body.seed,
-        max_new_tokens=body.max_completion_tokens or body.max_tokens or speech.settings.max_new_tokens,
+        max_new_tokens=body.max_completion_tokens or body.max_tokens or recognizer.settings.max_new_tokens,
         timestamps=False,
     )
     return replace(options, token_log_probs=True)  # the usage counts the tokens, even if they are not shown
@@ -129,13 +129,13 @@ def _options(speech: Speech, body: ChatRequest, text: str) -> TranscribeOptions:
 class ChatForm:
     """The answer as chat.completion, or streamed as chat.completion.chunk."""
 
-    def __init__(self, speech: Speech, body: ChatRequest, *, num_prompt_tokens: int, has_text: bool) -> None:
+    def __init__(self, recognizer: Recognizer, body: ChatRequest, *, num_prompt_tokens: int, has_text: bool) -> None:
         """`num_prompt_tokens` counts the audio alone; `has_text`: the messages had text beside the audio."""
-        model = speech.settings.model_name
+        model = recognizer.settings.model_name
         self._head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
         self._num_prompt_tokens = num_prompt_tokens
-        self._has_unused_text = has_text and not speech.takes_context
-        self._says_language = speech.family == QWEN
+        self._has_unused_text = has_text and not recognizer.takes_context
+        self._says_language = recognizer.family == QWEN
         self._body = body
 
     def whole(self, transcript: Transcript) -> dict[str, Any]:

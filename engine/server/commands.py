@@ -12,8 +12,8 @@ from ..audio.waveform import SAMPLE_RATE
 from ..errors import ASRError, ConfigError, PromptTooLongError, QueueFullError
 from ..streaming import AsyncStreamingSession, Event
 from .openai_audio import hotwords_in
+from .recognizer import Recognizer
 from .sessions import Link, SessionEnd
-from .speech import Speech
 
 KNOWN = "START, LANGUAGE:x, HOTWORDS:a,b, PING or STOP"
 BUSY_WAIT_S = 0.5  # before the last sentences are submitted again to a service that is full
@@ -31,9 +31,9 @@ async def finish_stream(stream: AsyncStreamingSession) -> list[Event]:
 class CommandSession(ABC):
     """One client's connection: any number of recordings, each from START to STOP."""
 
-    def __init__(self, link: Link, speech: Speech) -> None:
+    def __init__(self, link: Link, recognizer: Recognizer) -> None:
         self._link = link
-        self._speech = speech
+        self._recognizer = recognizer
         self._language: str | None = None
         self._hotwords: list[str] = []
         self._has_started = False  # START came at least once
@@ -76,11 +76,11 @@ class CommandSession(ABC):
             await self._stop_listening()
 
     def _require_duration(self, num_samples: int) -> None:
-        if num_samples > self._speech.settings.max_audio_s * SAMPLE_RATE:
-            raise SessionEnd(1009, f"more than {self._speech.settings.max_audio_s:g} s of audio")
+        if num_samples > self._recognizer.settings.max_audio_s * SAMPLE_RATE:
+            raise SessionEnd(1009, f"more than {self._recognizer.settings.max_audio_s:g} s of audio")
 
     async def _obey(self, message: str) -> None:
-        self._speech.require_prompt(message)
+        self._recognizer.require_prompt(message)
         command, _, value = message.strip().partition(":")
         match command.strip().upper():
             case "START":
@@ -89,7 +89,7 @@ class CommandSession(ABC):
                 await self._link.send({"event": "started"})
             case "LANGUAGE":
                 language = value.strip()
-                self._speech.require_language(language)
+                self._recognizer.require_language(language)
                 self._language = language or None
                 self._restart_before_audio()
                 await self._link.send({"event": "language_set", "language": language})

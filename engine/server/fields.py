@@ -21,7 +21,7 @@ from ..vad.splitting import Piece
 from .failures import Refusal
 
 if TYPE_CHECKING:
-    from .speech import Speech
+    from .recognizer import Recognizer
 
 HEADER = "X-Ignored-Fields"
 MAX_NAMED = 16  # fields in one header or message
@@ -163,15 +163,15 @@ class AudioForm(Open):
         """The fields that may hold the audio; each request has exactly one of them."""
         return ("file", "url")
 
-    async def read(self, speech: "Speech", request: Request) -> Piece:
+    async def read(self, recognizer: "Recognizer", request: Request) -> Piece:
         """Raises AudioError, or Refusal for a URL of another kind."""
         how: dict[str, Any] = {"channels": self.channels, "salvage": self.salvage, "client": request.state.client}
         if self.url is not None:
             require_audio_url(self.url, param="url")
-            recording = await speech.read(self.url, **how)
+            recording = await recognizer.read(self.url, **how)
         else:
             assert self.file is not None
-            recording = await speech.read_upload(self.file, **how)
+            recording = await recognizer.read_upload(self.file, **how)
         request.state.log = {"audio_s": round(recording.duration, 2)}
         return recording
 

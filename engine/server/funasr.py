@@ -11,8 +11,8 @@ from . import formats, whisper_asr
 from .commands import CommandSession
 from .fields import AudioForm, ClientRoute
 from .openai_audio import MAX_WORDS, hotwords_in
+from .recognizer import Recognizer
 from .sessions import Link, hold_session
-from .speech import Speech
 
 MIN_PCM_BYTES = 4  # two samples, the shortest audio that features can be computed of
 NO_SPEAKERS = {"code": "no_speakers", "message": "spk was asked for, but this server has no speaker model"}
@@ -34,7 +34,7 @@ class AsrForm(AudioForm):
         return ("file", "url", "audio_file")
 
 
-def router(speech: Speech) -> APIRouter:
+def router(recognizer: Recognizer) -> APIRouter:
     routes = APIRouter(tags=["FunASR"], route_class=ClientRoute)
 
     @routes.post("/asr")
@@ -47,25 +47,25 @@ def router(speech: Speech) -> APIRouter:
         whisper-asr-webservice, whose options are in the query and whose answer is a text file.
         """
         if form.audio_file is None:
-            speech.unknown_fields.heed(request, form)
-            return await _answer(speech, request, form)
-        speech.unknown_fields.heed(request, form, query)
-        return await whisper_asr.answer(speech, request, form.audio_file, query)
+            recognizer.unknown_fields.heed(request, form)
+            return await _answer(recognizer, request, form)
+        recognizer.unknown_fields.heed(request, form, query)
+        return await whisper_asr.answer(recognizer, request, form.audio_file, query)
 
     @routes.websocket("/ws")
     async def offline_session(socket: WebSocket) -> None:
-        await hold_session(socket, speech, "offline", lambda link: _OfflineSession(link, speech).run())
+        await hold_session(socket, recognizer, "offline", lambda link: _OfflineSession(link, recognizer).run())
 
     return routes
 
 
-async def _answer(speech: Speech, request: Request, form: AsrForm) -> dict[str, Any]:
+async def _answer(recognizer: Recognizer, request: Request, form: AsrForm) -> dict[str, Any]:
     started = time.perf_counter()
-    speech.require_prompt(*form.hotwords)
+    recognizer.require_prompt(*form.hotwords)
     hotwords = hotwords_in(",".join(form.hotwords))
-    options = speech.options(language=form.language, hotwords=hotwords, timestamps=form.timestamp)
-    recording = await form.read(speech, request)
-    transcript = await speech.transcribe(recording, options)
+    options = recognizer.options(language=form.language, hotwords=hotwords, timestamps=form.timestamp)
+    recording = await form.read(recognizer, request)
+    transcript = await recognizer.transcribe(recording, options)
     wall_s = time.perf_counter() - started
     answer = formats.funasr(transcript, with_words=form.timestamp, wall_s=wall_s)
     if form.spk:
@@ -76,8 +76,8 @@ async def _answer(speech: Speech, request: Request, form: AsrForm) -> dict[str, 
 class _OfflineSession(CommandSession):
     """Answers with all sentences after the end of a recording."""
 
-    def __init__(self, link: Link, speech: Speech) -> None:
-        super().__init__(link, speech)
+    def __init__(self, link: Link, recognizer: Recognizer) -> None:
+        super().__init__(link, recognizer)
         self._pcm: bytearray | None = None  # 16-bit samples of the current recording; None between recordings
 
     @property
@@ -100,9 +100,9 @@ class _OfflineSession(CommandSession):
         whole = pcm[: len(pcm) // 2 * 2]  # drop half a sample at the end
         answer: dict[str, Any] = {"sentences": [], "is_final": True, "duration_ms": len(whole) // 32}
         if len(whole) >= MIN_PCM_BYTES:
-            options = self._speech.options(language=self._language, hotwords=self._hotwords)
-            recording = await self._speech.read(samples_of(whole), client=self._link.client)
-            transcript = await self._speech.transcribe(recording, options)
+            options = self._recognizer.options(language=self._language, hotwords=self._hotwords)
+            recording = await self._recognizer.read(samples_of(whole), client=self._link.client)
+            transcript = await self._recognizer.transcribe(recording, options)
             answer["sentences"] = formats.sentences(transcript)
             answer["warnings"] = formats.warnings(transcript)
         self._link.hold(0)

@@ -36,8 +36,8 @@ from .failures import Refusal
 from .fields import named
 from .openai_audio import hotwords_in
 from .pcm import Resampler
+from .recognizer import Recognizer
 from .sessions import Link, SessionEnd
-from .speech import Speech
 
 MIN_PCM_BYTES = 4  # two samples: less has no features
 MAX_NAME_CHARS = 4096  # of wav_name, as long as a path may be: every answer repeats it
@@ -95,9 +95,9 @@ def is_classic(message: str | bytes | None) -> bool:
 class ClassicSession:
     """One client's connection: any number of recordings."""
 
-    def __init__(self, link: Link, speech: Speech) -> None:
+    def __init__(self, link: Link, recognizer: Recognizer) -> None:
         self._link = link
-        self._speech = speech
+        self._recognizer = recognizer
         self._said: dict[str, Any] = {}  # fields of Settings that the client has sent
         self._settings = Settings()
         self._recording: _Recording | None = None
@@ -122,7 +122,7 @@ class ClassicSession:
             await self._finish()
 
     async def _obey(self, text: str) -> None:
-        found = _json_object(text, self._speech.settings.max_json_values)
+        found = _json_object(text, self._recognizer.settings.max_json_values)
         said = {name: value for name, value in found.items() if value is not None}
         self._log_unknown(said)
         try:
@@ -139,19 +139,19 @@ class ClassicSession:
 
     def _begin(self) -> "_Recording":
         """Raises ConfigError or PromptTooLongError for what the model or this server does not take."""
-        settings, limits = self._settings, self._speech.settings
+        settings, limits = self._settings, self._recognizer.settings
         if not limits.min_sample_rate <= settings.audio_fs <= limits.max_sample_rate:
             allowed = f"{limits.min_sample_rate} to {limits.max_sample_rate}"
             raise ConfigError(f"audio_fs is {settings.audio_fs}, allowed are {allowed} Hz")
         if settings.svs_lang:
-            self._speech.require_prompt(settings.svs_lang)
-            self._speech.require_language(settings.svs_lang)
+            self._recognizer.require_prompt(settings.svs_lang)
+            self._recognizer.require_language(settings.svs_lang)
         if settings.mode == "offline":
-            return _Whole(self._link, self._speech, settings)
+            return _Whole(self._link, self._recognizer, settings)
         if not settings.is_pcm:
             message = f"mode {settings.mode!r} takes pcm alone, got wav_format {settings.wav_format!r}; use 'offline'"
             raise ConfigError(message)
-        return _Live(self._speech, settings)
+        return _Live(self._recognizer, settings)
 
     async def _hear(self, content: bytes) -> None:
         if self._recording is None:  # the next recording, for which the client has not repeated its settings
@@ -167,7 +167,7 @@ class ClassicSession:
             await self._send(answer)
 
     def _require_size(self) -> None:
-        limits, settings = self._speech.settings, self._settings
+        limits, settings = self._recognizer.settings, self._settings
         if not settings.is_pcm:
             if self._num_bytes > limits.max_body_bytes:
                 raise SessionEnd(1009, f"a file may have {limits.max_body_bytes:,} bytes")
@@ -217,11 +217,11 @@ class _Recording(Protocol):
 class _Whole:
     """Mode "offline": the whole recording is transcribed at its end."""
 
-    def __init__(self, link: Link, speech: Speech, settings: Settings) -> None:
+    def __init__(self, link: Link, recognizer: Recognizer, settings: Settings) -> None:
         self._link = link
-        self._speech = speech
+        self._recognizer = recognizer
         self._settings = settings
-        self._options = _options(speech, settings)
+        self._options = _options(recognizer, settings)
         self._content = bytearray()
 
     async def hear(self, content: bytes) -> list[Answer]:
@@ -237,19 +237,19 @@ class _Whole:
             if len(content) < MIN_PCM_BYTES:
                 return []
             self._link.hold(3 * len(content))  # with the samples that are made of it
-            recording = await self._speech.read(samples_of(content), settings.audio_fs, client=client)
+            recording = await self._recognizer.read(samples_of(content), settings.audio_fs, client=client)
         else:
-            recording = await self._speech.read(content, client=client)
-        return [_final_answer("offline", await self._speech.transcribe(recording, self._options))]
+            recording = await self._recognizer.read(content, client=client)
+        return [_final_answer("offline", await self._recognizer.transcribe(recording, self._options))]
 
 
 class _Live:
     """Modes "online" and "2pass": text is sent while the recording goes on."""
 
-    def __init__(self, speech: Speech, settings: Settings) -> None:
-        self._speech = speech
+    def __init__(self, recognizer: Recognizer, settings: Settings) -> None:
+        self._recognizer = recognizer
         self._is_2pass = settings.mode == "2pass"
-        self._stream = AsyncStreamingSession(speech.service, _options(speech, settings), speech.live)
+        self._stream = AsyncStreamingSession(recognizer.service, _options(recognizer, settings), recognizer.live)
         self._reader = PCMReader()
         self._resampler = Resampler(settings.audio_fs)
         self._so_far = TextSoFar()
@@ -271,7 +271,7 @@ class _Live:
             fixed = self._so_far.fixed_text
             is_final = isinstance(event, Final)
             if isinstance(event, Final):
-                self._speech.metrics.count(event.transcript)
+                self._recognizer.metrics.count(event.transcript)
                 if event.transcript.status == "error":
                     answers.append({"text": "", "error": event.transcript.error, "code": "segment_failed"})
             if isinstance(event, Final) and self._is_2pass:
@@ -285,10 +285,10 @@ class _Live:
         return answers
 
 
-def _options(speech: Speech, settings: Settings) -> TranscribeOptions:
+def _options(recognizer: Recognizer, settings: Settings) -> TranscribeOptions:
     """Raises ConfigError or PromptTooLongError for what is not taken."""
-    words = settings.words(speech.settings.max_json_values)
-    return speech.options(language=settings.svs_lang, hotwords=words, itn=settings.itn)
+    words = settings.words(recognizer.settings.max_json_values)
+    return recognizer.options(language=settings.svs_lang, hotwords=words, itn=settings.itn)
 
 
 def _final_answer(mode: str, transcript: Transcript, text: str | None = None) -> Answer:

@@ -14,7 +14,7 @@ from ..writers.cues import LINE_COLUMNS, LINES_PER_CUE
 from . import formats
 from .failures import Refusal
 from .fields import AudioForm, ClientRoute
-from .speech import Speech
+from .recognizer import Recognizer
 from .sse import TextStream, event_stream
 
 Granularity = Literal["word", "segment"]
@@ -72,13 +72,13 @@ class TranscriptionForm(AudioForm):
         return [] if self.chunking_strategy == "auto" else ["chunking_strategy"]
 
 
-def router(speech: Speech) -> APIRouter:
+def router(recognizer: Recognizer) -> APIRouter:
     routes = APIRouter(prefix="/v1", tags=["OpenAI"], route_class=ClientRoute)
 
     @routes.post("/audio/transcriptions", response_class=Response)
     async def transcriptions(request: Request, form: Annotated[TranscriptionForm, Form()]) -> Response:
         """Transcribe a file. With `stream`, the text is sent as server-sent events while it is decoded."""
-        return await answer(speech, request, form)
+        return await answer(recognizer, request, form)
 
     @routes.post("/audio/translations", response_class=Response)
     async def translations(request: Request) -> Response:
@@ -87,21 +87,21 @@ def router(speech: Speech) -> APIRouter:
             pass
         raise Refusal(
             400,
-            f"{speech.settings.model_name} transcribes and does not translate; use /v1/audio/transcriptions",
+            f"{recognizer.settings.model_name} transcribes and does not translate; use /v1/audio/transcriptions",
             code="unsupported_task",
         )
 
     @routes.get("/models")
     async def models() -> dict[str, Any]:
         """The one model of this server."""
-        return {"object": "list", "data": [_model(speech)]}
+        return {"object": "list", "data": [_model(recognizer)]}
 
     @routes.get("/models/{model}")
     async def model(model: str) -> dict[str, Any]:
-        if model != speech.settings.model_name:
-            message = f"there is no model {model!r}; this server has {speech.settings.model_name!r}"
+        if model != recognizer.settings.model_name:
+            message = f"there is no model {model!r}; this server has {recognizer.settings.model_name!r}"
             raise Refusal(404, message, code="model_not_found", param="model")
-        return _model(speech)
+        return _model(recognizer)
 
     return routes
 
@@ -111,24 +111,24 @@ def hotwords_in(text: str) -> list[str]:
     return [word for part in re.split(r"[,，、\n]", text) if (word := part.strip())]
 
 
-def _model(speech: Speech) -> dict[str, Any]:
+def _model(recognizer: Recognizer) -> dict[str, Any]:
     return {
-        "id": speech.settings.model_name,
+        "id": recognizer.settings.model_name,
         "object": "model",
-        "created": speech.created,
+        "created": recognizer.created,
         "owned_by": "twostage-asr",
     }
 
 
-async def answer(speech: Speech, request: Request, form: TranscriptionForm) -> Response:
+async def answer(recognizer: Recognizer, request: Request, form: TranscriptionForm) -> Response:
     """Transcribe the audio of a form and answer in the format that it names. Raises ASRError and Refusal."""
-    speech.unknown_fields.heed(request, form, others=form.without_effect)
+    recognizer.unknown_fields.heed(request, form, others=form.without_effect)
     _refuse_what_is_missing(form)
-    options = _options(speech, form)
-    recording = await form.read(speech, request)
+    options = _options(recognizer, form)
+    recording = await form.read(recognizer, request)
     if form.stream:
-        return event_stream(request, speech, TextStream(), recording, options)
-    transcript = await speech.transcribe(recording, options)
+        return event_stream(request, recognizer, TextStream(), recording, options)
+    transcript = await recognizer.transcribe(recording, options)
     match form.response_format:
         case "json":
             return JSONResponse(formats.plain(transcript))
@@ -156,14 +156,14 @@ def _refuse_what_is_missing(form: TranscriptionForm) -> None:
         raise Refusal(400, message, code="unsupported_value", param="include[]")
 
 
-def _options(speech: Speech, form: TranscriptionForm) -> TranscribeOptions:
-    speech.require_prompt(form.language or "", form.prompt, *form.hotwords, *form.keywords)
-    prompted = [] if speech.takes_context else hotwords_in(form.prompt)
-    options = speech.options(
-        language=form.language or speech.only_language(form.languages),
+def _options(recognizer: Recognizer, form: TranscriptionForm) -> TranscribeOptions:
+    recognizer.require_prompt(form.language or "", form.prompt, *form.hotwords, *form.keywords)
+    prompted = [] if recognizer.takes_context else hotwords_in(form.prompt)
+    options = recognizer.options(
+        language=form.language or recognizer.only_language(form.languages),
         hotwords=[*form.keywords, *hotwords_in(",".join(form.hotwords)), *prompted],
         itn=form.itn,
-        context=form.prompt if speech.takes_context else "",
+        context=form.prompt if recognizer.takes_context else "",
         timestamps=not form.stream and form.response_format in ("verbose_json", "srt", "vtt"),
         temperature=form.temperature,
         top_p=form.top_p,

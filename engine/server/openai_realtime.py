@@ -34,8 +34,8 @@ from .fields import named, shown
 from .openai_audio import hotwords_in
 from .pcm import PCMDecoder
 from .realtime_config import SessionConfig
+from .recognizer import Recognizer
 from .sessions import Link, SessionEnd, hold_session
-from .speech import Speech
 
 # vLLM's clients send 16 kHz without saying so.
 VLLM_SESSION = SessionConfig.of({"audio": {"input": {"format": {"type": "audio/pcm", "rate": SAMPLE_RATE}}}})
@@ -129,12 +129,12 @@ class VLLMDialect:
         self._text, self._sent = TextSoFar(), ""
 
 
-def router(speech: Speech) -> APIRouter:
+def router(recognizer: Recognizer) -> APIRouter:
     routes = APIRouter(tags=["OpenAI"])
 
     @routes.websocket("/v1/realtime")
     async def realtime_events(socket: WebSocket) -> None:
-        await hold_session(socket, speech, "events", lambda link: _EventSession(link, speech).run())
+        await hold_session(socket, recognizer, "events", lambda link: _EventSession(link, recognizer).run())
 
     return routes
 
@@ -142,10 +142,10 @@ def router(speech: Speech) -> APIRouter:
 class _EventSession:
     """One client's connection."""
 
-    def __init__(self, link: Link, speech: Speech) -> None:
+    def __init__(self, link: Link, recognizer: Recognizer) -> None:
         self._link = link
         link.describe = _error_event
-        self._speech = speech
+        self._recognizer = recognizer
         self._id = f"sess_{uuid.uuid4().hex}"
         self._config = SessionConfig()
         self._dialect: Dialect = OpenAIDialect()
@@ -157,7 +157,7 @@ class _EventSession:
         while (message := await self._link.receive()) is not None:
             event_id = None
             try:
-                event = _parsed(message, self._speech.settings.max_json_values)
+                event = _parsed(message, self._recognizer.settings.max_json_values)
                 event_id = event.get("event_id")
                 await self._obey(event)
             except (ASRError, Refusal) as error:
@@ -170,20 +170,20 @@ class _EventSession:
 
         Raises ConfigError for a language that the model does not know, PromptTooLongError for too long a prompt.
         """
-        asked, live, audio = self._config.transcription, self._speech.live, self._config.audio.input
+        asked, live, audio = self._config.transcription, self._recognizer.live, self._config.audio.input
         prompt, keywords = asked.prompt or "", asked.keywords or ()
-        self._speech.require_prompt(asked.language or "", prompt, *keywords)
-        options = self._speech.options(
+        self._recognizer.require_prompt(asked.language or "", prompt, *keywords)
+        options = self._recognizer.options(
             language=asked.language,
-            hotwords=[*keywords, *([] if self._speech.takes_context else hotwords_in(prompt))],
-            context=prompt if self._speech.takes_context else "",
+            hotwords=[*keywords, *([] if self._recognizer.takes_context else hotwords_in(prompt))],
+            context=prompt if self._recognizer.takes_context else "",
         )
         if asked.language:
-            self._speech.require_language(asked.language)
+            self._recognizer.require_language(asked.language)
         self._cuts = audio.turn_detection is not None
         rules = audio.turn_detection.rules(live.rules) if audio.turn_detection is not None else live.rules
         self._options = replace(options, token_log_probs=self._config.wants_logprobs)
-        self._stream = AsyncStreamingSession(self._speech.service, self._options, replace(live, rules=rules))
+        self._stream = AsyncStreamingSession(self._recognizer.service, self._options, replace(live, rules=rules))
         self._decoder = PCMDecoder(audio.format.type)
         self._rate = audio.format.sample_rate
         self._resampler = soxr.ResampleStream(self._rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
@@ -252,8 +252,8 @@ class _EventSession:
 
     async def _hear(self, samples: Waveform) -> None:
         self._num_samples += len(samples)
-        if self._num_samples > self._speech.settings.max_audio_s * SAMPLE_RATE:
-            raise SessionEnd(1009, f"more than {self._speech.settings.max_audio_s:g} s of audio")
+        if self._num_samples > self._recognizer.settings.max_audio_s * SAMPLE_RATE:
+            raise SessionEnd(1009, f"more than {self._recognizer.settings.max_audio_s:g} s of audio")
         if not self._cuts:
             self._held.append(samples)
             self._link.hold(samples.itemsize * self._num_samples)
@@ -270,8 +270,8 @@ class _EventSession:
             events = await self._stream.finish()
             self._count(events)
         elif self._num_samples > 1:
-            recording = await self._speech.read(np.concatenate(self._held), client=self._link.client)
-            transcript = await self._speech.transcribe(recording, self._options)
+            recording = await self._recognizer.read(np.concatenate(self._held), client=self._link.client)
+            transcript = await self._recognizer.transcribe(recording, self._options)
             events = [Final(0, 0.0, seconds, transcript)]
         for said in self._dialect.ended(events, seconds):
             await self._send(said)
@@ -285,7 +285,7 @@ class _EventSession:
     def _count(self, events: Sequence[Event]) -> None:
         for event in events:
             if isinstance(event, Final):
-                self._speech.metrics.count(event.transcript)
+                self._recognizer.metrics.count(event.transcript)
 
     async def _send(self, event: dict[str, Any]) -> None:
         await self._link.send(_with_id(event))

@@ -12,7 +12,7 @@ from typing import Self
 
 from ..errors import ConfigError
 from .metrics import CONTENT_TYPE
-from .speech import Speech
+from .recognizer import Recognizer
 
 LOOP_LIMIT_S = 30.0  # without a turn of the event loop, after which the process is taken for dead
 ANSWER_S = 5.0  # that a client may take to ask and to read
@@ -34,9 +34,9 @@ class OperationServer:
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, name="operation", daemon=True)
 
-    def watching(self, speech: Speech) -> Self:
-        """The same server, which answers for `speech`."""
-        self._server.RequestHandlerClass = type("Handler", (_Handler,), {"speech": speech})
+    def watching(self, recognizer: Recognizer) -> Self:
+        """The same server, which answers for `recognizer`."""
+        self._server.RequestHandlerClass = type("Handler", (_Handler,), {"recognizer": recognizer})
         return self
 
     @property
@@ -54,11 +54,11 @@ class OperationServer:
 class _Handler(BaseHTTPRequestHandler):
     """One connection."""
 
-    speech: Speech
+    recognizer: Recognizer
     timeout = ANSWER_S
 
     def do_GET(self) -> None:
-        status, content_type, body = _answer(self.speech, self.path)
+        status, content_type, body = _answer(self.recognizer, self.path)
         self.send_response(status)
         self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(body)))
@@ -69,17 +69,17 @@ class _Handler(BaseHTTPRequestHandler):
         """Probes every few seconds are not worth a line each."""
 
 
-def _answer(speech: Speech, path: str) -> tuple[int, str, bytes]:
+def _answer(recognizer: Recognizer, path: str) -> tuple[int, str, bytes]:
     """Status, content type and body."""
     match path.partition("?")[0]:
         case "/health":
-            still_s = time.monotonic() - speech.metrics.last_tick
+            still_s = time.monotonic() - recognizer.metrics.last_tick
             is_alive = still_s < LOOP_LIMIT_S
             return _json(200 if is_alive else 503, "ok" if is_alive else f"the event loop stands since {still_s:.0f} s")
         case "/ready":
-            return _json(200 if speech.readiness == "ok" else 503, speech.readiness)
+            return _json(200 if recognizer.readiness == "ok" else 503, recognizer.readiness)
         case "/metrics":
-            return 200, CONTENT_TYPE, speech.metrics.text()
+            return 200, CONTENT_TYPE, recognizer.metrics.text()
     return _json(404, "this port has /health, /ready and /metrics")
 
 

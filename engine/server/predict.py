@@ -20,7 +20,7 @@ from ..vad.splitting import Piece
 from .bodies import require_few_values, samples_of
 from .failures import Refusal, error_body, refusal_of
 from .fields import ClientRoute, Open
-from .speech import Speech
+from .recognizer import Recognizer
 from .sse import texts
 
 RAW = ("raw", "pcm")
@@ -41,7 +41,7 @@ class Prediction(BaseModel):
     transcript: str
 
 
-def router(speech: Speech) -> APIRouter:
+def router(recognizer: Recognizer) -> APIRouter:
     routes = APIRouter(prefix="/asr", tags=["predict"], route_class=ClientRoute)
 
     @routes.post("/predict")
@@ -49,9 +49,9 @@ def router(speech: Speech) -> APIRouter:
         request: Request, audio: Annotated[UploadFile, File()], description: Annotated[str, Form(alias="json")] = "{}"
     ) -> Prediction:
         """Transcribe a file."""
-        recording = await _read(speech, request, audio, description)
+        recording = await _read(recognizer, request, audio, description)
         request.state.log = {"audio_s": round(recording.duration, 2)}
-        transcript = await speech.transcribe(recording, speech.options(timestamps=False))
+        transcript = await recognizer.transcribe(recording, recognizer.options(timestamps=False))
         return Prediction(id=uuid.uuid4().hex, transcript=transcript.text)
 
     @routes.post("/stream-predict", response_class=StreamingResponse)
@@ -59,17 +59,17 @@ def router(speech: Speech) -> APIRouter:
         request: Request, audio: Annotated[UploadFile, File()], description: Annotated[str, Form(alias="json")] = "{}"
     ) -> StreamingResponse:
         """Send a line of JSON with the whole text so far each time it grows; `is_final` is true in the last line."""
-        recording = await _read(speech, request, audio, description)
+        recording = await _read(recognizer, request, audio, description)
         request.state.log = {"audio_s": round(recording.duration, 2)}
-        return StreamingResponse(_lines(speech, recording), media_type="application/x-ndjson")
+        return StreamingResponse(_lines(recognizer, recording), media_type="application/x-ndjson")
 
     return routes
 
 
-async def _lines(speech: Speech, recording: Piece) -> AsyncIterator[str]:
+async def _lines(recognizer: Recognizer, recording: Piece) -> AsyncIterator[str]:
     prediction_id = uuid.uuid4().hex
     try:
-        async for news in texts(speech, recording, speech.options(timestamps=False)):
+        async for news in texts(recognizer, recording, recognizer.options(timestamps=False)):
             is_final = isinstance(news, Transcript)
             text = news.text if isinstance(news, Transcript) else news
             line = {"id": prediction_id, "transcript": text, "is_final": is_final}
@@ -79,20 +79,20 @@ async def _lines(speech: Speech, recording: Piece) -> AsyncIterator[str]:
         yield json.dumps(error_body(refusal.status_code, str(error), code=refusal.code)) + "\n"
 
 
-async def _read(speech: Speech, request: Request, audio: UploadFile, description: str) -> Piece:
-    require_few_values(description.encode(errors="surrogatepass"), speech.settings.max_json_values)
+async def _read(recognizer: Recognizer, request: Request, audio: UploadFile, description: str) -> Piece:
+    require_few_values(description.encode(errors="surrogatepass"), recognizer.settings.max_json_values)
     try:
         described = AudioDescription.model_validate_json(description)
     except ValidationError as error:
         problem = error.errors()[0]
         place = ".".join(map(str, problem["loc"]))
         raise Refusal(400, f"json: {place} {problem['msg']}".strip(), code="invalid_request", param="json") from error
-    speech.unknown_fields.heed(request, described)
+    recognizer.unknown_fields.heed(request, described)
     if described.media_type.lower() not in RAW:
-        return await speech.read_upload(audio, client=request.state.client)
+        return await recognizer.read_upload(audio, client=request.state.client)
     num_bytes = audio.size or 0
     if num_bytes % (2 * described.channels):
         message = f"{num_bytes} bytes are not whole 16-bit samples of {described.channels} channels"
         raise Refusal(400, message, code="unsupported_audio", param="audio")
     planes = (await samples_of(audio)).reshape(-1, described.channels).T
-    return await speech.read(planes, described.sample_rate, client=request.state.client)
+    return await recognizer.read(planes, described.sample_rate, client=request.state.client)

@@ -25,7 +25,7 @@ from fastapi import FastAPI
 
 from ..errors import ConfigError
 from .connections import LOG_EVERY_S, Connections, protocols, raise_file_limit
-from .speech import Speech
+from .recognizer import Recognizer
 
 ENGINE_FAILED = 70  # EX_SOFTWARE of sysexits.h
 FAILED_GRACE_S = 1.0  # from the engine's death to the end of the process, to send answers and let probes see /ready
@@ -80,7 +80,7 @@ def bind(address: Address) -> list[socket.socket]:
 
 def serve(
     app: FastAPI,
-    speech: Speech,
+    recognizer: Recognizer,
     address: Address,
     sockets: list[socket.socket],
     *,
@@ -88,13 +88,15 @@ def serve(
 ) -> int:
     """Serve at the sockets of bind() until a signal or the engine's death; returns the exit code."""
     raise_file_limit()
-    server_of(app, speech, address, beside=beside).run(sockets)
-    return ENGINE_FAILED if speech.service.failed else 0
+    server_of(app, recognizer, address, beside=beside).run(sockets)
+    return ENGINE_FAILED if recognizer.service.failed else 0
 
 
-def server_of(app: FastAPI, speech: Speech, address: Address, *, beside: Sequence[Listener] = ()) -> uvicorn.Server:
+def server_of(
+    app: FastAPI, recognizer: Recognizer, address: Address, *, beside: Sequence[Listener] = ()
+) -> uvicorn.Server:
     """uvicorn's server, configured with this server's limits and its way to end."""
-    connections = Connections(speech.settings, speech.metrics, speech.session_bytes)
+    connections = Connections(recognizer.settings, recognizer.metrics, recognizer.session_bytes)
     config = uvicorn.Config(
         app,
         host=address.host,
@@ -102,7 +104,7 @@ def server_of(app: FastAPI, speech: Speech, address: Address, *, beside: Sequenc
         ssl_certfile=address.tls_certificate,
         ssl_keyfile=address.tls_key,
         **protocols(connections),
-        ws_max_size=speech.settings.max_message_bytes,
+        ws_max_size=recognizer.settings.max_message_bytes,
         ws_per_message_deflate=False,  # PCM hardly shrinks, and a small message must not inflate to a large one
         timeout_graceful_shutdown=CLOSE_TIMEOUT_S,
         proxy_headers=bool(address.trusted_proxies),
@@ -111,17 +113,17 @@ def server_of(app: FastAPI, speech: Speech, address: Address, *, beside: Sequenc
         access_log=False,
         log_config=None,
     )
-    return _Server(config, speech, connections, beside)
+    return _Server(config, recognizer, connections, beside)
 
 
 class _Server(uvicorn.Server):
     """uvicorn's server, which drains before it ends, and ends if the engine dies."""
 
     def __init__(
-        self, config: uvicorn.Config, speech: Speech, connections: Connections, beside: Sequence[Listener]
+        self, config: uvicorn.Config, recognizer: Recognizer, connections: Connections, beside: Sequence[Listener]
     ) -> None:
         super().__init__(config)
-        self._speech = speech
+        self._recognizer = recognizer
         self._connections = connections
         self._beside = beside
         self._is_asked_to_stop = False
@@ -150,30 +152,33 @@ class _Server(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         """Called ten times a second; True ends the server."""
         now = time.monotonic()
-        self._speech.metrics.tick(TICK_S)
+        self._recognizer.metrics.tick(TICK_S)
         self._connections.sweep(asyncio.get_running_loop().time())
-        if self._ends_at is None and self._speech.service.failed:
+        if self._ends_at is None and self._recognizer.service.failed:
             log.error("the engine has failed; the process ends with exit code %d", ENGINE_FAILED)
             self._ends_at = now + FAILED_GRACE_S
         if self._ends_at is None and self._is_asked_to_stop:
             self._leave(now)
         if self._ends_at is not None:
-            is_idle = self._speech.is_draining.is_set() and not self._speech.num_requests + self._speech.num_sessions
+            is_idle = (
+                self._recognizer.is_draining.is_set()
+                and not self._recognizer.num_requests + self._recognizer.num_sessions
+            )
             if is_idle or now >= self._ends_at:
                 return True
         return await super().on_tick(counter)
 
     def _leave(self, now: float) -> None:
         """Begin to shut down: /ready answers 503; the drain starts after drain_delay_s and lasts at most drain_s."""
-        settings = self._speech.settings
-        if not self._speech.is_leaving:
-            self._speech.is_leaving = True
+        settings = self._recognizer.settings
+        if not self._recognizer.is_leaving:
+            self._recognizer.is_leaving = True
             self._drains_at = now + settings.drain_delay_s
             log.info("shutting down: requests are refused in %g s", settings.drain_delay_s)
         if now >= self._drains_at:
             log.info("draining for at most %g s", settings.drain_s)
             self._ends_at = now + settings.drain_s
-            self._speech.is_draining.set()
+            self._recognizer.is_draining.set()
 
 
 class JsonFormatter(logging.Formatter):

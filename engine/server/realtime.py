@@ -27,34 +27,34 @@ from ..streaming import AsyncStreamingSession, Event, Final
 from . import formats
 from .commands import CommandSession, finish_stream
 from .funasr_websocket import ClassicSession, is_classic
+from .recognizer import Recognizer
 from .sessions import Link, hold_session
-from .speech import Speech
 
 
-def router(speech: Speech) -> APIRouter:
+def router(recognizer: Recognizer) -> APIRouter:
     routes = APIRouter(tags=["FunASR"])
 
     @routes.websocket("/")
     async def realtime_session(socket: WebSocket) -> None:
-        await hold_session(socket, speech, "realtime", lambda link: _talk(link, speech))
+        await hold_session(socket, recognizer, "realtime", lambda link: _talk(link, recognizer))
 
     return routes
 
 
-async def _talk(link: Link, speech: Speech) -> None:
+async def _talk(link: Link, recognizer: Recognizer) -> None:
     """The first message tells FunASR's two protocols apart."""
     first = await link.receive(joined=True)
     if is_classic(first):
-        await ClassicSession(link, speech).run(first)
+        await ClassicSession(link, recognizer).run(first)
     else:
-        await _RealtimeSession(link, speech).run(first)
+        await _RealtimeSession(link, recognizer).run(first)
 
 
 class _RealtimeSession(CommandSession):
     """Sends sentences while a recording goes on."""
 
-    def __init__(self, link: Link, speech: Speech) -> None:
-        super().__init__(link, speech)
+    def __init__(self, link: Link, recognizer: Recognizer) -> None:
+        super().__init__(link, recognizer)
         self._stream: AsyncStreamingSession | None = None  # while it is listening
         self._num_bytes = 0
         self._sentences: list[dict[str, Any]] = []
@@ -64,8 +64,8 @@ class _RealtimeSession(CommandSession):
         return self._stream is not None
 
     def _start(self) -> None:
-        options = self._speech.options(language=self._language, hotwords=self._hotwords)
-        self._stream = AsyncStreamingSession(self._speech.service, options, self._speech.live)
+        options = self._recognizer.options(language=self._language, hotwords=self._hotwords)
+        self._stream = AsyncStreamingSession(self._recognizer.service, options, self._recognizer.live)
         self._num_bytes, self._sentences = 0, []
 
     async def _hear(self, pcm: bytes) -> None:
@@ -97,7 +97,7 @@ class _RealtimeSession(CommandSession):
         answer: dict[str, Any] = {"sentences": self._sentences, "partial": ""}
         for event in events:
             if isinstance(event, Final):
-                self._speech.metrics.count(event.transcript)
+                self._recognizer.metrics.count(event.transcript)
                 self._sentences += formats.sentences(event.transcript)
             else:
                 answer |= {"partial": event.text, "partial_start_ms": round(event.start * 1000)}

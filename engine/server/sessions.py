@@ -8,7 +8,7 @@ session is cancelled at once. Every session ends with a close code and a reason.
         while (message := await link.receive()) is not None:     # None: the server is being shut down
             ...                                                  # or raise SessionEnd(1008, "why")
 
-    await hold_session(socket, speech, "realtime", talk)
+    await hold_session(socket, recognizer, "realtime", talk)
 """
 
 import asyncio
@@ -25,8 +25,8 @@ from starlette.websockets import WebSocketDisconnect, WebSocketState
 
 from ..errors import ASRError, DecodeError, ServiceClosedError
 from .failures import Refusal, error_response, refusal_of
-from .gate import KEY_SUBPROTOCOL
-from .speech import Speech
+from .recognizer import Recognizer
+from .request_guard import KEY_SUBPROTOCOL
 
 MAX_BUFFERED_BYTES = 4 << 20  # two minutes of PCM16
 MESSAGE_BYTES = 256  # least size that a waiting message counts as, because an empty one takes memory too
@@ -55,17 +55,17 @@ def funasr_error(refusal: Refusal) -> dict[str, Any]:
 class Link:
     """The two directions of one WebSocket."""
 
-    def __init__(self, socket: WebSocket, speech: Speech) -> None:
+    def __init__(self, socket: WebSocket, recognizer: Recognizer) -> None:
         self.describe: Callable[[Refusal], dict[str, Any]] = funasr_error  # the protocol's error event
         self._socket = socket
         self.client: str | None = socket.state.client  # the client for quotas and for its turn at the readers
-        self._settings = speech.settings
-        self._is_draining = speech.is_draining
+        self._settings = recognizer.settings
+        self._is_draining = recognizer.is_draining
         self._messages: deque[str | bytes] = deque()
         self._num_bytes = 0  # in waiting messages
         self._num_held = 0  # bytes of audio that the protocol keeps
         self.evicted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._share = speech.session_bytes.share(lambda: self.evicted.set_result(None))
+        self._share = recognizer.session_bytes.share(lambda: self.evicted.set_result(None))
         self._is_waiting = False  # whether the session waits for the client
         self._changed = asyncio.Event()
         self._has_room = asyncio.Event()
@@ -163,39 +163,39 @@ class Link:
 Talk = Callable[[Link], Coroutine[Any, Any, None]]
 
 
-async def hold_session(socket: WebSocket, speech: Speech, protocol: str, talk: Talk) -> None:
+async def hold_session(socket: WebSocket, recognizer: Recognizer, protocol: str, talk: Talk) -> None:
     """Accept a WebSocket, run `talk` on it, and close it with a code and a reason, whatever happens meanwhile."""
-    settings = speech.settings
-    if speech.num_sessions >= settings.max_sessions:
+    settings = recognizer.settings
+    if recognizer.num_sessions >= settings.max_sessions:
         message = f"{settings.max_sessions} sessions are open, no more are taken; try again later"
         headers = {"Retry-After": str(settings.retry_after_s)}
         await socket.send_denial_response(error_response(Refusal(429, message, code="server_busy", headers=headers)))
         return
     started = time.perf_counter()
-    speech.num_sessions += 1
-    speech.metrics.active_sessions.labels(protocol).inc()
+    recognizer.num_sessions += 1
+    recognizer.metrics.active_sessions.labels(protocol).inc()
     try:
         await socket.accept(subprotocol=_chosen(socket))
-        end = await _talk_until_end(Link(socket, speech), speech, talk)
+        end = await _talk_until_end(Link(socket, recognizer), recognizer, talk)
     finally:
-        speech.num_sessions -= 1
-        speech.metrics.active_sessions.labels(protocol).dec()
+        recognizer.num_sessions -= 1
+        recognizer.metrics.active_sessions.labels(protocol).dec()
     if socket.client_state is WebSocketState.CONNECTED and socket.application_state is WebSocketState.CONNECTED:
         with contextlib.suppress(RuntimeError, WebSocketDisconnect):  # the client disconnects at this moment
             await socket.close(end.code, end.reason)
-    speech.metrics.sessions.labels(protocol, str(end.code)).inc()
+    recognizer.metrics.sessions.labels(protocol, str(end.code)).inc()
     fields = {"request_id": socket.state.request_id, "protocol": protocol, "code": end.code, "reason": end.reason}
     seconds = round(time.perf_counter() - started, 2)
     log.info("session", extra={"fields": fields | {"key": socket.state.key, "seconds": seconds}})
 
 
-async def _talk_until_end(link: Link, speech: Speech, talk: Talk) -> SessionEnd:
+async def _talk_until_end(link: Link, recognizer: Recognizer, talk: Talk) -> SessionEnd:
     talking: asyncio.Task[Any] = asyncio.create_task(talk(link))
     reading = asyncio.create_task(link.read_ahead())
-    draining = asyncio.create_task(speech.is_draining.wait())
+    draining = asyncio.create_task(recognizer.is_draining.wait())
     draining.add_done_callback(lambda _: link.wake())
     try:
-        timeout_s = speech.settings.session_timeout_s
+        timeout_s = recognizer.settings.session_timeout_s
         ends = {talking, reading, link.evicted}
         done, _ = await asyncio.wait(ends, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
         if not done:

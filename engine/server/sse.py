@@ -14,7 +14,7 @@ from ..transcript import Transcript
 from ..vad.splitting import Piece
 from . import formats
 from .failures import error_body, refusal_of
-from .speech import Speech
+from .recognizer import Recognizer
 
 
 class EventForm(Protocol):
@@ -44,18 +44,22 @@ class TextStream:
 
 
 def event_stream(
-    request: Request, speech: Speech, form: EventForm, recording: Piece, options: TranscribeOptions
+    request: Request, recognizer: Recognizer, form: EventForm, recording: Piece, options: TranscribeOptions
 ) -> StreamingResponse:
     """The streaming response. Its deltas, joined, are the text, unless a text that loops is decoded once more."""
     return StreamingResponse(
-        _events(speech, form, recording, options), media_type="text/event-stream", headers={"Cache-Control": "no-cache"}
+        _events(recognizer, form, recording, options),
+        media_type="text/event-stream",
+        headers={"Cache-Control": "no-cache"},
     )
 
 
-async def texts(speech: Speech, recording: Piece, options: TranscribeOptions) -> AsyncIterator[str | Transcript]:
+async def texts(
+    recognizer: Recognizer, recording: Piece, options: TranscribeOptions
+) -> AsyncIterator[str | Transcript]:
     """The text so far whenever it has grown, and at the end the transcript. Raises ASRError."""
     arrived: asyncio.Queue[str | None] = asyncio.Queue()
-    task = asyncio.create_task(speech.transcribe(recording, options, on_text=arrived.put_nowait))
+    task = asyncio.create_task(recognizer.transcribe(recording, options, on_text=arrived.put_nowait))
     task.add_done_callback(lambda _: arrived.put_nowait(None))
     try:
         while (text := await arrived.get()) is not None:
@@ -66,13 +70,13 @@ async def texts(speech: Speech, recording: Piece, options: TranscribeOptions) ->
 
 
 async def _events(
-    speech: Speech, form: EventForm, recording: Piece, options: TranscribeOptions
+    recognizer: Recognizer, form: EventForm, recording: Piece, options: TranscribeOptions
 ) -> AsyncIterator[bytes]:
     sent = ""
     for event in form.first():
         yield _event(event)
     try:
-        async for news in texts(speech, recording, options):
+        async for news in texts(recognizer, recording, options):
             text = news.text if isinstance(news, Transcript) else news
             if text.startswith(sent) and len(text) > len(sent):
                 yield _event(form.delta(text[len(sent) :]))

@@ -11,9 +11,9 @@ from ..errors import QueueFullError, UnsupportedAudioError
 from ..streaming import AsyncStreamingSession, Event, Final, TextSoFar
 from .commands import finish_stream
 from .pcm import Resampler
+from .recognizer import Recognizer
 from .sessions import SessionEnd
 from .settings import ServerSettings
-from .speech import Speech
 
 MAX_CHANNELS = 8
 
@@ -59,13 +59,13 @@ def decode_pcm(content: bytes, given: PCMFormat) -> Waveform:
 class Utterance:
     """One utterance, from audio-start to audio-stop."""
 
-    def __init__(self, speech: Speech, *, language: str | None, hotwords: Sequence[str]) -> None:
+    def __init__(self, recognizer: Recognizer, *, language: str | None, hotwords: Sequence[str]) -> None:
         """Raises ConfigError for a language that the model does not know."""
-        self._speech = speech
+        self._recognizer = recognizer
         # A model that cannot be asked for a language detects it.
-        can_be_asked = bool(speech.service.model.family.languages)
-        options = speech.options(language=language if can_be_asked else None, hotwords=hotwords)
-        self._stream = AsyncStreamingSession(speech.service, options, speech.live)
+        can_be_asked = bool(recognizer.service.model.family.languages)
+        options = recognizer.options(language=language if can_be_asked else None, hotwords=hotwords)
+        self._stream = AsyncStreamingSession(recognizer.service, options, recognizer.live)
         self._format: PCMFormat | None = None  # of the first chunk; all others must have the same
         self._rest = b""  # the incomplete frame at the end of the last chunk
         self._resampler: Resampler | None = None
@@ -90,7 +90,7 @@ class Utterance:
         self._rest = content[end:]
         samples = self._resampler.push(decode_pcm(content[:end], given))
         self._num_samples += len(samples)
-        max_s = self._speech.settings.max_audio_s
+        max_s = self._recognizer.settings.max_audio_s
         if self._num_samples > max_s * SAMPLE_RATE:
             raise SessionEnd(1009, f"more than {max_s:g} s of audio")
         return samples
@@ -112,7 +112,7 @@ class Utterance:
         for event in events:
             self.language = event.language or self.language
             if isinstance(event, Final):
-                self._speech.metrics.count(event.transcript)
+                self._recognizer.metrics.count(event.transcript)
                 if error := event.transcript.exception():
                     raise error
         self._so_far.add(events)
@@ -125,5 +125,5 @@ class Utterance:
             return
         if self._format is not None:
             raise UnsupportedAudioError(f"the format changes within an utterance, from {self._format} to {given}")
-        given.require(self._speech.settings)
+        given.require(self._recognizer.settings)
         self._format, self._resampler = given, Resampler(given.rate)

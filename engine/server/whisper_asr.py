@@ -21,7 +21,7 @@ from .bodies import samples_of
 from .failures import Refusal
 from .fields import ClientRoute, Open
 from .openai_audio import hotwords_in
-from .speech import Speech
+from .recognizer import Recognizer
 
 UNDETERMINED = "und"  # the ISO 639-2 code for an undetermined language, which Bazarr understands
 _CODES = KnownLanguages({code: code for code in LANGUAGES})
@@ -46,7 +46,7 @@ class DetectForm(Open):
     audio_file: UploadFile
 
 
-def router(speech: Speech) -> APIRouter:
+def router(recognizer: Recognizer) -> APIRouter:
     routes = APIRouter(tags=["whisper-asr-webservice"], route_class=ClientRoute)
 
     @routes.post("/detect-language")
@@ -54,10 +54,10 @@ def router(speech: Speech) -> APIRouter:
         request: Request, form: Annotated[DetectForm, Form()], query: Annotated[RawQuery, Query()]
     ) -> dict[str, Any]:
         """The language of the first segment, as the model names it; "und" if it names none."""
-        speech.unknown_fields.heed(request, form, query)
-        recording = await _read(speech, request, form.audio_file, query)
+        recognizer.unknown_fields.heed(request, form, query)
+        recording = await _read(recognizer, request, form.audio_file, query)
         first = replace(recording, cuts=recording.cuts[:1])
-        transcript = await speech.transcribe(first, speech.options(timestamps=False))
+        transcript = await recognizer.transcribe(first, recognizer.options(timestamps=False))
         code = language_code(transcript.language)
         name = LANGUAGES[code].english.lower() if code in LANGUAGES else "undetermined"
         return {"detected_language": name, "language_code": code, "confidence": None}
@@ -65,19 +65,19 @@ def router(speech: Speech) -> APIRouter:
     return routes
 
 
-async def answer(speech: Speech, request: Request, file: UploadFile, query: AsrQuery) -> Response:
+async def answer(recognizer: Recognizer, request: Request, file: UploadFile, query: AsrQuery) -> Response:
     """The answer of /asr to a form with `audio_file`."""
     if query.task == "translate":
-        message = f"{speech.settings.model_name} transcribes and does not translate"
+        message = f"{recognizer.settings.model_name} transcribes and does not translate"
         raise Refusal(400, message, code="unsupported_task", param="task")
-    takes_context = speech.takes_context
-    options = speech.options(
+    takes_context = recognizer.takes_context
+    options = recognizer.options(
         language=query.language,
         hotwords=[] if takes_context else hotwords_in(query.initial_prompt),
         context=query.initial_prompt if takes_context else "",
         timestamps=query.word_timestamps or query.output in ("srt", "vtt"),
     )
-    transcript = await speech.transcribe(await _read(speech, request, file, query), options)
+    transcript = await recognizer.transcribe(await _read(recognizer, request, file, query), options)
     name = f"attachment; filename*=UTF-8''{quote(file.filename or 'audio', safe='')}.{query.output}"
     return PlainTextResponse(WRITERS[query.output](transcript), headers={"Content-Disposition": name})
 
@@ -90,11 +90,11 @@ def language_code(language: str | None) -> str:
         return UNDETERMINED
 
 
-async def _read(speech: Speech, request: Request, file: UploadFile, query: RawQuery) -> Piece:
+async def _read(recognizer: Recognizer, request: Request, file: UploadFile, query: RawQuery) -> Piece:
     client = request.state.client
     if query.encode:
-        recording = await speech.read_upload(file, client=client)
+        recording = await recognizer.read_upload(file, client=client)
     else:
-        recording = await speech.read(await samples_of(file), SAMPLE_RATE, client=client)
+        recording = await recognizer.read(await samples_of(file), SAMPLE_RATE, client=client)
     request.state.log = {"audio_s": round(recording.duration, 2)}
     return recording

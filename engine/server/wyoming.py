@@ -34,8 +34,8 @@ from ..errors import ASRError, ConfigError
 from ..families.languages import LANGUAGES
 from .failures import Refusal, refusal_of
 from .quotas import Quota, client_of
+from .recognizer import Recognizer
 from .sessions import CLIENT_GONE, FULL, MAX_BUFFERED_BYTES, SessionEnd, end_after
-from .speech import Speech
 from .utterance import PCMFormat, Utterance
 from .wyoming_events import EventReader
 
@@ -81,11 +81,11 @@ class WyomingAddress:
 class WyomingServer:
     """Serves the Wyoming protocol on the HTTP server's event loop, with the same model and limits."""
 
-    def __init__(self, speech: Speech, address: WyomingAddress) -> None:
-        self._speech = speech
+    def __init__(self, recognizer: Recognizer, address: WyomingAddress) -> None:
+        self._recognizer = recognizer
         self._address = address
         self._server: asyncio.Server | None = None
-        settings = speech.settings
+        settings = recognizer.settings
         self._sessions = Quota("sessions", settings.max_sessions_per_client, total=settings.max_sessions)
 
     async def start(self) -> None:
@@ -100,7 +100,7 @@ class WyomingServer:
             raise ConfigError(f"the Wyoming server cannot listen: {error}") from error
         where = address.path or f"{address.host}:{self.port}"
         log.info("the Wyoming server listens at %s", where)
-        if self._speech.settings.api_keys or self._speech.settings.api_key_file:
+        if self._recognizer.settings.api_keys or self._recognizer.settings.api_key_file:
             log.warning("the Wyoming protocol has no keys: whoever reaches %s may have speech transcribed", where)
 
     @property
@@ -118,8 +118,8 @@ class WyomingServer:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection, counted as a session, and properly ended whatever happens meanwhile."""
-        speech = self._speech
-        connection = _Connection(reader, writer, speech)
+        recognizer = self._recognizer
+        connection = _Connection(reader, writer, recognizer)
         try:
             with self._counted(writer):
                 end = await connection.run()
@@ -127,37 +127,37 @@ class WyomingServer:
         except Refusal as refusal:
             await connection.close(SessionEnd(1013, str(refusal.detail)))
             return
-        speech.metrics.sessions.labels(PROTOCOL, str(end.code)).inc()
+        recognizer.metrics.sessions.labels(PROTOCOL, str(end.code)).inc()
         log.info("session", extra={"fields": {"protocol": PROTOCOL, "code": end.code, "reason": end.reason}})
 
     @contextlib.contextmanager
     def _counted(self, writer: asyncio.StreamWriter) -> Iterator[None]:
         """One more session of this client's, meanwhile. Raises Refusal if there may be no more."""
-        speech, peer = self._speech, writer.get_extra_info("peername")
-        if not speech.is_ready or speech.num_sessions >= speech.settings.max_sessions:
+        recognizer, peer = self._recognizer, writer.get_extra_info("peername")
+        if not recognizer.is_ready or recognizer.num_sessions >= recognizer.settings.max_sessions:
             raise Refusal(503, "the server is busy or shutting down; try again later", code="server_busy")
         address = peer[0] if isinstance(peer, tuple) else None  # a Unix socket has none
         with self._sessions.held(client_of(None, address)):
-            speech.num_sessions += 1
-            speech.metrics.active_sessions.labels(PROTOCOL).inc()
+            recognizer.num_sessions += 1
+            recognizer.metrics.active_sessions.labels(PROTOCOL).inc()
             try:
                 yield
             finally:
-                speech.num_sessions -= 1
-                speech.metrics.active_sessions.labels(PROTOCOL).dec()
+                recognizer.num_sessions -= 1
+                recognizer.metrics.active_sessions.labels(PROTOCOL).dec()
 
 
 class _Connection:
     """One client. A task reads ahead by at most MAX_BUFFERED_BYTES; beyond that, TCP slows the client down."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, speech: Speech) -> None:
-        self._reader = EventReader(reader, speech.settings, self._count)
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, recognizer: Recognizer) -> None:
+        self._reader = EventReader(reader, recognizer.settings, self._count)
         self._writer = writer
-        self._speech = speech
+        self._recognizer = recognizer
         self._waiting: deque[tuple[Event, int]] = deque()  # and how many bytes each has had
         self._num_bytes = 0  # of all of them, and of one that has come in part
         self._evicted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._share = speech.session_bytes.share(lambda: self._evicted.set_result(None))
+        self._share = recognizer.session_bytes.share(lambda: self._evicted.set_result(None))
         self._end: SessionEnd | None = None  # what follows them
         self._changed = asyncio.Event()
         self._has_room = asyncio.Event()
@@ -167,7 +167,7 @@ class _Connection:
 
     async def run(self) -> SessionEnd:
         """Answer events until the client disconnects or exceeds a limit, or the server shuts down."""
-        timeout_s = self._speech.settings.session_timeout_s
+        timeout_s = self._recognizer.settings.session_timeout_s
         talking = asyncio.create_task(self._talk())
         others = [asyncio.create_task(self._read_ahead()), asyncio.create_task(self._wait_for_drain())]
         try:
@@ -219,7 +219,7 @@ class _Connection:
         if AudioChunk.is_type(event.type):
             await self._hear(event)
         elif Describe.is_type(event.type):
-            await self._send(_info(self._speech))
+            await self._send(_info(self._recognizer))
         elif Transcribe.is_type(event.type):
             self._asked = _parsed(Transcribe.from_event, event)
         elif AudioStart.is_type(event.type):
@@ -237,7 +237,7 @@ class _Connection:
         words = [*_words(asked.transcript_names), *_words(asked.transcript_terms)]
         if not isinstance(asked.language, str | None):
             raise SessionEnd(1007, f"not a language: {asked.language!r}")
-        self._utterance = Utterance(self._speech, language=asked.language, hotwords=words)
+        self._utterance = Utterance(self._recognizer, language=asked.language, hotwords=words)
         return self._utterance
 
     async def _hear(self, event: Event) -> None:
@@ -266,7 +266,7 @@ class _Connection:
         await self._send(TranscriptChunk(text=text))
 
     async def _send(self, event: Eventable) -> None:
-        idle_s = self._speech.settings.session_idle_s
+        idle_s = self._recognizer.settings.session_idle_s
         try:
             async with asyncio.timeout(idle_s):
                 await async_write_event(event.event(), self._writer)
@@ -277,7 +277,7 @@ class _Connection:
 
     async def _next(self) -> Event | None:
         """The next event; None after the last one."""
-        idle_s = self._speech.settings.session_idle_s
+        idle_s = self._recognizer.settings.session_idle_s
         while not self._waiting:
             if self._end is not None:
                 return None
@@ -316,21 +316,21 @@ class _Connection:
             self._changed.set()
 
     async def _wait_for_drain(self) -> None:
-        await self._speech.is_draining.wait()
+        await self._recognizer.is_draining.wait()
         self._end = self._end or SessionEnd(SHUTTING_DOWN, "the server is shutting down")
         self._changed.set()
 
 
-def _info(speech: Speech) -> Info:
+def _info(recognizer: Recognizer) -> Info:
     """The answer to `describe`: one program with one model."""
-    name, languages = speech.settings.model_name, speech.service.model.family.languages or tuple(LANGUAGES)
+    name, languages = recognizer.settings.model_name, recognizer.service.model.family.languages or tuple(LANGUAGES)
     about = Attribution(name="twostage-asr", url="")
     package_version = version("twostage-asr")
     model = AsrModel(
         name=name,
         attribution=about,
         installed=True,
-        description=f"{name} ({speech.family})",
+        description=f"{name} ({recognizer.family})",
         version=package_version,
         languages=list(languages),
     )

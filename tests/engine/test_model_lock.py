@@ -25,8 +25,8 @@ from twostage_asr.engine import (
     transcribe_options,
 )
 from twostage_asr.engine.model_lock import ModelLock
+from twostage_asr.engine.server.recognizer import Recognizer
 from twostage_asr.engine.server.settings import ServerSettings
-from twostage_asr.engine.server.speech import Speech
 
 
 @pytest.fixture
@@ -242,15 +242,15 @@ def test_a_forked_process_is_refused_at_once(model: AutoModelVLLM, aligner: Qwen
         "close": model.close,
     }
     said = said_in_a_fork(outside)
-    speech = Speech(model.transcriber, ServerSettings(), vad=load_vad())
-    session = StreamingSession(speech.service, options, LiveOptions(vad=load_vad()))
+    recognizer = Recognizer(model.transcriber, ServerSettings(), vad=load_vad())
+    session = StreamingSession(recognizer.service, options, LiveOptions(vad=load_vad()))
     inside = {
-        "submit": lambda: speech.service.submit(samples, options),
+        "submit": lambda: recognizer.service.submit(samples, options),
         "session": lambda: session.push(samples),
-        "server": lambda: asyncio.run(speech.read(samples)),
+        "server": lambda: asyncio.run(recognizer.read(samples)),
     }
     said_of_services = said_in_a_fork(inside)
-    speech.close()
+    recognizer.close()
     for told, names in ((said, outside), (said_of_services, inside)):
         expected = f"this model was loaded in process {os.getpid()}, used in {told['process']}, which was made by fork"
         assert {name: told[name][: len(expected)] for name in names if name != "close"} == dict.fromkeys(

@@ -20,7 +20,7 @@ from twostage_asr.engine import (
     session_options,
     transcribe_options,
 )
-from twostage_asr.engine.server.speech import Speech
+from twostage_asr.engine.server.recognizer import Recognizer
 from twostage_asr.engine.vad import FIXED_SCHEDULE
 
 
@@ -34,7 +34,7 @@ from twostage_asr.engine.vad import FIXED_SCHEDULE
         (session_options, RequestOptions),
         (FunASRNanoStreamingVLLM.session, RequestOptions),
         (FunASRNanoStreamingVLLM.streaming_generate, RequestOptions),
-        (Speech.options, RequestOptions),
+        (Recognizer.options, RequestOptions),
     ],
 )
 def test_a_type_checker_sees_the_options_everywhere(function: Any, declared: type) -> None:

@@ -33,8 +33,8 @@ from twostage_asr.engine.audio.decode import Waveform, decode_audio
 from twostage_asr.engine.audio.inputs import AudioInput, expand_inputs
 from twostage_asr.engine.pipeline import Pipeline
 from twostage_asr.engine.run_options import TranscribeOptions
+from twostage_asr.engine.server.recognizer import Recognizer
 from twostage_asr.engine.server.settings import ServerSettings
-from twostage_asr.engine.server.speech import Speech
 from twostage_asr.engine.timeline import Timeline
 from twostage_asr.engine.vad import load_vad
 from twostage_asr.engine.vad.splitting import Cut, Piece
@@ -316,13 +316,13 @@ def test_a_segment_that_a_vad_has_cut_is_speech_here_as_it_is_offline(tmp_path: 
     offline = dict(fake_transcriber(tmp_path, aligner=HearsSomethingElse(), readers=reading).run(items, own))
 
     async def served() -> list[Transcript]:
-        speech = Speech(model, ServerSettings(), vad=load_vad())
+        recognizer = Recognizer(model, ServerSettings(), vad=load_vad())
         try:
             recording = Piece(cuts, 4.0, is_last=True)
             whole = Piece.whole(samples(33))
-            return [await speech.transcribe(recording, own), await speech.transcribe(whole, own)]
+            return [await recognizer.transcribe(recording, own), await recognizer.transcribe(whole, own)]
         finally:
-            speech.close()
+            recognizer.close()
 
     assert asyncio.run(served()) == [offline[0], offline[1]]
     assert [(r.text, {w.code for w in r.warnings}) for r in (offline[0], offline[1])] == [

@@ -23,14 +23,14 @@ from twostage_asr.engine.config import Backend, EngineConfig
 from twostage_asr.engine.decoder.base import Decoder, LLMSource
 from twostage_asr.engine.loader import build_decoder
 from twostage_asr.engine.server import process
-from twostage_asr.engine.server.speech import Speech
+from twostage_asr.engine.server.recognizer import Recognizer
 
 
 @dataclass
 class Served:
     """A server that a command line has started."""
 
-    speech: Speech
+    recognizer: Recognizer
     server: uvicorn.Server
     address: process.Address  # that the command line asked for; it listens on another port
     engine: dict[str, Any] = field(default_factory=dict)  # arguments of AutoModelVLLM
@@ -51,9 +51,9 @@ def served(command: Callable[[], int], model: AutoModelVLLM) -> Iterator[Served]
         engine.update(options)
         return contextlib.nullcontext(model)
 
-    def serve(app: Any, speech: Speech, address: process.Address, sockets: list[Any]) -> int:
-        server = process.server_of(app, speech, process.Address(port=0))
-        ready.put(Served(speech, server, address, engine))
+    def serve(app: Any, recognizer: Recognizer, address: process.Address, sockets: list[Any]) -> int:
+        server = process.server_of(app, recognizer, process.Address(port=0))
+        ready.put(Served(recognizer, server, address, engine))
         server.run()
         return 0
 

@@ -299,7 +299,7 @@ def realtime(here: Path, model: AutoModelVLLM) -> Iterator[Served]:
 
 
 def test_the_streaming_service_is_started_as_asked(realtime: Served) -> None:
-    settings = realtime.speech.settings
+    settings = realtime.recognizer.settings
     assert (realtime.address.port, settings.language, settings.hotwords) == (10095, "中文", ("张三", "北京"))
 
 

@@ -53,7 +53,7 @@ def test_the_configuration_is_obeyed(server: Served) -> None:
     assert (engine["model"], engine["gpu_memory_utilization"]) == ("Qwen/Qwen3-ASR-1.7B", 0.7)
     assert engine["vllm"] == {"max_num_seqs": 128} and engine["max_model_len"] > 4096
     assert engine["forced_aligner"] is None
-    assert server.speech.settings.model_name == "Qwen/Qwen3-ASR-1.7B-vllm"
+    assert server.recognizer.settings.model_name == "Qwen/Qwen3-ASR-1.7B-vllm"
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")

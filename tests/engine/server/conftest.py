@@ -16,8 +16,8 @@ from tests.fake_model import fake_transcriber
 from twostage_asr.engine import AutoModelVLLM
 from twostage_asr.engine.server.app import create_app
 from twostage_asr.engine.server.process import Address, Listener, server_of
+from twostage_asr.engine.server.recognizer import Recognizer
 from twostage_asr.engine.server.settings import ServerSettings
-from twostage_asr.engine.server.speech import Speech
 from twostage_asr.engine.vad import load_vad
 
 
@@ -26,7 +26,7 @@ class Running:
     """A server that answers."""
 
     port: int
-    speech: Speech
+    recognizer: Recognizer
     server: uvicorn.Server
 
     @property
@@ -46,12 +46,12 @@ def running(
     model: Any,
     address: Address = ANY_PORT,
     *,
-    beside: Callable[[Speech], Sequence[Listener]] = lambda speech: (),
+    beside: Callable[[Recognizer], Sequence[Listener]] = lambda recognizer: (),
     **settings: Any,
 ) -> Iterator[Running]:
     """`model`: an AutoModelVLLM, or another thing that has a transcriber."""
-    speech = Speech(model.transcriber, ServerSettings(**settings), vad=load_vad())
-    server = server_of(create_app(speech), speech, address, beside=beside(speech))
+    recognizer = Recognizer(model.transcriber, ServerSettings(**settings), vad=load_vad())
+    server = server_of(create_app(recognizer), recognizer, address, beside=beside(recognizer))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     deadline = time.monotonic() + 20
@@ -60,11 +60,11 @@ def running(
         time.sleep(0.01)
     sockets: list[socket.socket] = server.servers[0].sockets
     try:
-        yield Running(sockets[0].getsockname()[1], speech, server)
+        yield Running(sockets[0].getsockname()[1], recognizer, server)
     finally:
         server.should_exit = True
         thread.join(20)
-        speech.close()
+        recognizer.close()
 
 
 @pytest.fixture(scope="module")

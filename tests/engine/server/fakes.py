@@ -44,7 +44,7 @@ def fake_running(directory: Path, **settings: Any) -> Iterator[Running]:
     decoder = FakeDecoder(count_words, hidden_size=HIDDEN_SIZE)
     model: Any = SimpleNamespace(transcriber=fake_transcriber(directory, decoder=decoder))
     with running(model, **settings) as server:
-        live = server.speech.live
-        server.speech.live = replace(live, vad=LoudIsSpeech(), rollback_chars=0, agreeing_partials=1)
+        live = server.recognizer.live
+        server.recognizer.live = replace(live, vad=LoudIsSpeech(), rollback_chars=0, agreeing_partials=1)
         yield server
     model.transcriber.close()

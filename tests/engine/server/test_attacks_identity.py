@@ -96,7 +96,7 @@ def test_a_long_prompt_in_a_form_is_refused(plain: Running, field: str) -> None:
 def test_a_long_prompt_is_refused_by_the_other_posts(
     plain: Running, monkeypatch: pytest.MonkeyPatch, takes_context: bool
 ) -> None:
-    monkeypatch.setattr(plain.speech, "takes_context", takes_context)
+    monkeypatch.setattr(plain.recognizer, "takes_context", takes_context)
     answer = requests.post(f"{plain.http}/asr", files={"file": WAV}, data={"hotwords": LONG}, timeout=20)
     assert code(answer) == (400, "prompt_too_long")
     body = {"messages": [{"role": "user", "content": LONG}, {"role": "user", "content": [AUDIO]}]}
@@ -135,7 +135,7 @@ def test_a_long_prompt_in_a_session_is_refused(plain: Running, field: dict[str, 
 
 
 def test_nothing_is_read_of_the_audio_of_a_long_prompt(plain: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plain.speech, "read", None)
+    monkeypatch.setattr(plain.recognizer, "read", None)
     assert code(transcribe(plain, data={"hotwords": LONG})) == (400, "prompt_too_long")
 
 
@@ -244,11 +244,11 @@ def test_slow_bodies_of_one_key_leave_room_for_others(run: Start) -> None:
     with run(api_keys=("slow", "other"), max_requests=8) as server, contextlib.ExitStack() as uploads:
         for _ in range(2):  # a quarter of them
             uploads.enter_context(contextlib.closing(stalled_upload(server, "slow")))
-        wait_until(lambda: server.speech.num_requests == 2, "the uploads are not seen")
+        wait_until(lambda: server.recognizer.num_requests == 2, "the uploads are not seen")
         assert code(transcribe(server, **bearer("slow"))) == (429, "client_busy")
         assert transcribe(server, **bearer("other")).status_code == 200
         uploads.close()
-        wait_until(lambda: not server.speech.num_requests, "the uploads are not forgotten")
+        wait_until(lambda: not server.recognizer.num_requests, "the uploads are not forgotten")
         assert transcribe(server, **bearer("slow")).status_code == 200
 
 
@@ -262,7 +262,7 @@ def test_idle_sockets_of_one_key_leave_room_for_others(run: Start) -> None:
 
     with run(api_keys=("idle", "other"), max_sessions=9) as server:
         assert asyncio.run(statuses(server)) == [429, 101]
-        wait_until(lambda: not server.speech.num_sessions, "the sessions are not forgotten")
+        wait_until(lambda: not server.recognizer.num_sessions, "the sessions are not forgotten")
         assert refusal_of(server, **options("idle")) == 101
 
 
@@ -291,13 +291,13 @@ def test_a_client_has_a_quarter_and_at_least_one(most: int | None, total: int, a
 def test_readers_know_whose_audio_they_read(run: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     readers = []
     with run(api_keys=("lab:secret",)) as server:
-        read = server.speech.read
+        read = server.recognizer.read
 
         async def note(*arguments: Any, client: Any = "nobody", **options: Any) -> Any:
             readers.append(client)
             return await read(*arguments, client=client, **options)
 
-        monkeypatch.setattr(server.speech, "read", note)
+        monkeypatch.setattr(server.recognizer, "read", note)
         headers = bearer("secret")
         assert transcribe(server, **headers).status_code == 200
         for path, name in (("/asr", "file"), ("/asr/predict", "audio"), ("/asr/stream-predict", "audio")):

@@ -104,7 +104,7 @@ def test_a_long_head_that_comes_at_once_is_refused_as_well(serve: Start) -> None
         client.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n" + headers + b"\r\n")
         with contextlib.suppress(ConnectionError):
             assert client.recv(100).startswith(b"HTTP/1.1 400")
-        text = server.speech.metrics.text().decode()
+        text = server.recognizer.metrics.text().decode()
     assert 'twostage_refused_connections_total{reason="not_http"} 1.0' in text
 
 
@@ -141,7 +141,7 @@ def test_connections_at_work_are_never_ended_for_new_ones(serve: Start) -> None:
     with serve(max_connections=2) as server, connect(server) as first, connect(server) as second:
         for client in (first, second):
             client.sendall(head)
-        wait_until(lambda: server.speech.num_requests == 2, "the uploads are not seen")
+        wait_until(lambda: server.recognizer.num_requests == 2, "the uploads are not seen")
         with connect(server) as third:
             assert third.recv(100).startswith(b"HTTP/1.1 503")
         first.sendall(b"--b--\r\n\r\n")
@@ -174,13 +174,13 @@ def test_all_bodies_together_are_bounded(serve: Start) -> None:
     with serve(max_upload_bytes=1_000_000) as server:
         with connect(server) as client:
             client.sendall(UPLOAD + FILE + bytes(900_000))
-            wait_until(lambda: server.speech.uploads.num_bytes > 900_000, "the upload is not seen")
+            wait_until(lambda: server.recognizer.uploads.num_bytes > 900_000, "the upload is not seen")
             refused = requests.post(f"{server.http}/asr", data=body, headers=kind, timeout=10)
             assert code_of(refused) == (429, "server_busy") and refused.headers["Retry-After"] == "1"
-        wait_until(lambda: not server.speech.uploads.num_bytes, "the upload still counts")
+        wait_until(lambda: not server.recognizer.uploads.num_bytes, "the upload still counts")
         answer = requests.post(f"{server.http}/asr", data=body, headers=kind, timeout=10)
         assert code_of(answer)[0] == 400  # zeros are no audio
-        assert not server.speech.uploads.num_bytes
+        assert not server.recognizer.uploads.num_bytes
 
 
 @pytest.mark.parametrize(
@@ -215,7 +215,7 @@ def test_the_session_that_keeps_most_is_ended_when_all_keep_too_much(serve: Star
         said_to_large, code, said_to_small = asyncio.run(keep_much())
         assert (said_to_large[1]["code"], code) == ("server_busy", 1013)
         assert [said["event"] for said in said_to_small] == ["started", "pong", "pong"]
-        wait_until(lambda: not server.speech.session_bytes.num_bytes, "what was kept still counts")
+        wait_until(lambda: not server.recognizer.session_bytes.num_bytes, "what was kept still counts")
 
 
 def test_audio_that_waits_for_a_commit_counts(serve: Start) -> None:
@@ -254,8 +254,8 @@ def test_messages_without_end_are_cut_off(serve: Start, fragment: bytes) -> None
 
     with serve(max_session_bytes=1_000_000) as server:
         asyncio.run(send_parts())
-        wait_until(lambda: not server.speech.session_bytes.num_bytes, "what was kept still counts")
-        assert 'twostage_refused_connections_total{reason="message"} 1.0' in server.speech.metrics.text().decode()
+        wait_until(lambda: not server.recognizer.session_bytes.num_bytes, "what was kept still counts")
+        assert 'twostage_refused_connections_total{reason="message"} 1.0' in server.recognizer.metrics.text().decode()
 
 
 def test_an_event_that_is_costly_to_parse_is_not_parsed(serve: Start) -> None:
@@ -281,7 +281,7 @@ def test_readiness_knows_that_all_places_are_taken(serve: Start) -> None:
         assert ready(server) == (200, "ok")
         with connect(server) as client:
             client.sendall(UPLOAD)
-            wait_until(lambda: server.speech.num_requests, "the upload is not seen")
+            wait_until(lambda: server.recognizer.num_requests, "the upload is not seen")
             assert ready(server) == (503, "saturated")
         wait_until(lambda: ready(server) == (200, "ok"), "the upload is not forgotten")
 
@@ -293,8 +293,8 @@ def test_before_the_drain_requests_are_taken_while_balancers_learn_of_it(serve: 
         server.server.handle_exit(signal.SIGTERM, None)
         wait_until(lambda: ready(server) == (503, "shutting down"), "/ready does not say so")
         assert requests.post(f"{server.http}/asr", data=body, headers=kind, timeout=5).status_code == 400
-        assert not server.speech.is_draining.is_set()
-        wait_until(server.speech.is_draining.is_set, "there is no drain")
+        assert not server.recognizer.is_draining.is_set()
+        wait_until(server.recognizer.is_draining.is_set, "there is no drain")
 
 
 def test_metrics_show_how_late_the_loop_is_and_what_is_open(serve: Start) -> None:
@@ -312,13 +312,13 @@ def test_metrics_show_how_late_the_loop_is_and_what_is_open(serve: Start) -> Non
 def test_a_long_upload_is_read_from_the_disk(serve: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     sources: list[Any] = []
     with serve() as server:
-        read = server.speech.read
+        read = server.recognizer.read
 
         async def listen(source: Any, **how: Any) -> Any:
             sources.append(source)
             return await read(source, **how)
 
-        monkeypatch.setattr(server.speech, "read", listen)
+        monkeypatch.setattr(server.recognizer, "read", listen)
         for seconds in (1.0, 20.0):
             wav = encode(samples(7, seconds), 16_000, "WAV", "FLOAT")
             answer = requests.post(f"{server.http}/asr", files={"file": ("a.wav", wav)}, timeout=10)

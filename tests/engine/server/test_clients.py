@@ -236,7 +236,7 @@ def test_a_file_without_a_name_is_told_what_it_needs(faked: Running) -> None:
 
 @pytest.mark.parametrize("path", [TRANSCRIPTIONS, "/asr"])
 def test_channels_are_split_and_named(faked: Running, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(faked.speech, "_cutting", None)  # a VAD hears no speech in the fake's clips
+    monkeypatch.setattr(faked.recognizer, "_cutting", None)  # a VAD hears no speech in the fake's clips
     stereo = encode(np.stack([samples(7), samples(9)]), 16_000, "WAV", "PCM_16")
     form = {"channels": "split", "response_format": "verbose_json"}
     said = requests.post(faked.http + path, files={"file": ("a.wav", stereo)}, data=form, timeout=20).json()
@@ -259,13 +259,13 @@ def test_a_damaged_file_is_salvaged_if_that_is_asked_for(faked: Running, path: s
 
 def test_readers_take_turns_by_client(faked: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     clients: list[object] = []
-    read = faked.speech.read
+    read = faked.recognizer.read
 
     async def noted(*args: Any, **kwargs: Any) -> Any:
         clients.append(kwargs["client"])
         return await read(*args, **kwargs)
 
-    monkeypatch.setattr(faked.speech, "read", noted)
+    monkeypatch.setattr(faked.recognizer, "read", noted)
     for row in ROWS:
         send(faked, row)
     assert clients == [None] * len(ROWS)  # this machine itself, which needs no turn

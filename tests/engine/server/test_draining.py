@@ -47,7 +47,7 @@ def test_everything_under_way_is_finished(start: Callable[..., Any], clips: list
 
         with ThreadPoolExecutor(8) as callers:
             texts = [callers.submit(transcribe, server, clip) for _ in range(8)]
-            wait_until(lambda: server.speech.num_requests, "no request is seen")
+            wait_until(lambda: server.recognizer.num_requests, "no request is seen")
             said, code = asyncio.run(speak())
             assert {text.result(30) for text in texts} == {clip["text"]}
         assert code == 1012
@@ -60,7 +60,7 @@ def test_nothing_new_is_taken_and_the_deadline_holds(start: Callable[..., Any], 
         upload = socket.create_connection(("127.0.0.1", server.port))
         kind = b"Content-Type: multipart/form-data; boundary=b\r\n"
         upload.sendall(b"POST /asr HTTP/1.1\r\nHost: localhost\r\n" + kind + b"Content-Length: 100\r\n\r\n")
-        wait_until(lambda: server.speech.num_requests, "the upload is not seen")
+        wait_until(lambda: server.recognizer.num_requests, "the upload is not seen")
         server.server.handle_exit(signal.SIGTERM, None)
         deadline = time.monotonic() + 5
         while (ready := requests.get(f"{server.http}/ready", timeout=5)).status_code == 200:

@@ -36,8 +36,8 @@ def test_a_prompt_that_is_too_long(server: Running, content: bytes) -> None:
 
 
 def test_a_prompt_that_is_too_long_for_every_segment(server: Running, clips: list[Clip]) -> None:
-    speech = [np.concatenate([waveform(clip), np.zeros(48_000, np.float32)]) for clip in plain(clips)[:8]]
-    answer = transcribe(server, encode(np.concatenate(speech), 16_000, "WAV", "PCM_16"), hotwords=HOTWORDS)
+    recognizer = [np.concatenate([waveform(clip), np.zeros(48_000, np.float32)]) for clip in plain(clips)[:8]]
+    answer = transcribe(server, encode(np.concatenate(recognizer), 16_000, "WAV", "PCM_16"), hotwords=HOTWORDS)
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "prompt_too_long")
 
 

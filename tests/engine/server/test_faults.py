@@ -33,7 +33,7 @@ from tests.fake_model import FakeAcoustic, fake_transcriber, number_of, samples,
 from tests.pipeline import Clip
 from twostage_asr.engine.run_options import TranscribeOptions
 from twostage_asr.engine.server.process import ENGINE_FAILED
-from twostage_asr.engine.server.speech import Speech
+from twostage_asr.engine.server.recognizer import Recognizer
 from twostage_asr.engine.streaming import AsyncStreamingSession
 
 PATH = "/v1/audio/transcriptions"
@@ -95,7 +95,7 @@ def test_250_malformed_sessions(server: Running, clips: list[Clip]) -> None:
     asyncio.run(all_of_them())
     clip = plain(clips)[0]
     assert transcribe(server, clip) == clip["text"]
-    wait_until(lambda: not server.speech.num_sessions, "sessions go on whose clients have gone")
+    wait_until(lambda: not server.recognizer.num_sessions, "sessions go on whose clients have gone")
 
 
 def test_raw_garbage_on_the_socket(server: Running, clips: list[Clip]) -> None:
@@ -118,21 +118,23 @@ def test_raw_garbage_on_the_socket(server: Running, clips: list[Clip]) -> None:
     assert transcribe(server, clip) == clip["text"]
 
 
-def write_for_long(speech: Speech, monkeypatch: pytest.MonkeyPatch) -> None:
+def write_for_long(recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every answer takes LONG_ANSWER tokens: many seconds."""
-    options = speech.options
+    options = recognizer.options
 
     def longer(**asked: Any) -> TranscribeOptions:
         usual = options(**asked)
         params = replace(usual.params, max_new_tokens=LONG_ANSWER, ignore_eos=True)
         return replace(usual, params=params)
 
-    monkeypatch.setattr(speech, "options", longer)
+    monkeypatch.setattr(recognizer, "options", longer)
 
 
 def require_nothing_left(server: Running) -> None:
     def is_over() -> bool:
-        return not (server.speech.service.num_jobs or server.speech.num_requests or server.speech.num_sessions)
+        return not (
+            server.recognizer.service.num_jobs or server.recognizer.num_requests or server.recognizer.num_sessions
+        )
 
     wait_until(is_over, "work goes on for a client that has gone", seconds=2.0)
 
@@ -145,10 +147,10 @@ def test_a_client_that_vanishes_leaves_no_work(
     body = head + wav(clip) + b"\r\n--b--\r\n"
     request = f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=b\r\n"
     sent = f"{request}Content-Length: {len(body)}\r\n\r\n".encode() + body
-    being_read: Callable[[], int] = lambda: server.speech.num_requests  # noqa: E731
-    being_decoded: Callable[[], int] = lambda: server.speech.service.num_jobs  # noqa: E731
+    being_read: Callable[[], int] = lambda: server.recognizer.num_requests  # noqa: E731
+    being_decoded: Callable[[], int] = lambda: server.recognizer.service.num_jobs  # noqa: E731
     with monkeypatch.context() as slow:
-        write_for_long(server.speech, slow)
+        write_for_long(server.recognizer, slow)
         for part, has_begun in ((sent[: len(sent) // 2], being_read), (sent, being_decoded)):
             with socket.create_connection(("127.0.0.1", server.port), timeout=5) as raw:
                 raw.sendall(part)
@@ -159,7 +161,7 @@ def test_a_client_that_vanishes_leaves_no_work(
             ws = await websockets.connect(server.ws)
             await ws.send("START")
             await ws.send(pcm16(clip) * 4)
-            while not server.speech.service.num_jobs:
+            while not server.recognizer.service.num_jobs:
                 await asyncio.sleep(0.005)
             ws.transport.abort()
 
@@ -313,7 +315,7 @@ def pcm_of(*numbers: int) -> bytes:
 
 @pytest.fixture
 def loud_is_speech(ruled: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ruled.speech, "live", replace(ruled.speech.live, vad=LoudIsSpeech()))
+    monkeypatch.setattr(ruled.recognizer, "live", replace(ruled.recognizer.live, vad=LoudIsSpeech()))
 
 
 @pytest.mark.usefixtures("loud_is_speech")

@@ -25,8 +25,8 @@ from twostage_asr.engine.server.fields import HEADER
 
 def test_what_is_known_is_obeyed(faked: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
-    options = faked.speech.options
-    monkeypatch.setattr(faked.speech, "options", lambda **given: asked.append(given) or options(**given))
+    options = faked.recognizer.options
+    monkeypatch.setattr(faked.recognizer, "options", lambda **given: asked.append(given) or options(**given))
     transcribe_fake(faked, seed=5, top_p=0.5, temperature=0.25, repetition_penalty=1.5, prompt="what", language="zh")
     body = asking(
         {**INPUT_AUDIO, "input_audio": {"data": FAKE_BASE64}}, seed=5, top_p=0.5, max_tokens=9, max_completion_tokens=8
@@ -128,7 +128,7 @@ def test_a_hostile_body_does_not_hold_up_others(faked: Running, body: bytes) -> 
                 turns.append(time.thread_time())
 
         ticking = asyncio.create_task(tick())
-        transport = httpx.ASGITransport(create_app(faked.speech))
+        transport = httpx.ASGITransport(create_app(faked.recognizer))
         async with httpx.AsyncClient(transport=transport, base_url="http://test", timeout=20) as http:
             await http.post(CHAT, json={})  # what is imported and compiled once
             turns[:] = [time.thread_time()]

@@ -212,7 +212,7 @@ def test_200_interleaved_live_sessions_each_hear_their_own(server: Running, clip
 
     heard = asyncio.run(all_of_them())
     assert heard == [choice[place % len(choice)]["text"] for place in range(200)]
-    wait_until(lambda: not server.speech.num_sessions, "sessions go on whose clients have gone")
+    wait_until(lambda: not server.recognizer.num_sessions, "sessions go on whose clients have gone")
 
 
 CONFIG = """

@@ -131,7 +131,7 @@ def test_offline_takes_files_and_end_marks(server: Running) -> None:
 
 
 def test_whole_recordings_count_among_what_sessions_keep_until_they_are_answered(server: Running) -> None:
-    budget = server.speech.session_bytes
+    budget = server.recognizer.session_bytes
 
     async def one() -> None:
         async with asyncio.timeout(20), websockets.connect(server.ws) as socket:

@@ -110,14 +110,14 @@ def test_more_requests_than_allowed_are_told_when_to_come_again(start: Callable[
         uploading.putheader("Content-Type", "multipart/form-data; boundary=x")
         uploading.putheader("Content-Length", "1000")
         uploading.endheaders(b"--x\r\n")
-        wait_until(lambda: server.speech.num_requests, "the upload is not seen")
+        wait_until(lambda: server.recognizer.num_requests, "the upload is not seen")
         busy = post(server, content)
         assert (busy.status_code, busy.json()["error"]["code"]) == (429, "server_busy")
         assert busy.headers["retry-after"] == "1"
         large = post(server, bytes(8_000_000))  # is told so, although it is still sending
         assert (large.status_code, large.json()["error"]["code"]) == (429, "server_busy")
         uploading.close()
-        wait_until(lambda: not server.speech.num_requests, "the upload is not forgotten")
+        wait_until(lambda: not server.recognizer.num_requests, "the upload is not forgotten")
         assert post(server, content).status_code == 200
 
 
@@ -156,7 +156,7 @@ def test_pages_from_elsewhere_may_not_connect(start: Callable[..., Any]) -> None
 
 async def end_of(server: Running, *messages: str | bytes) -> tuple[int, str]:
     """The close code and reason that these messages lead to."""
-    wait_until(lambda: not server.speech.num_sessions, "the session before goes on")
+    wait_until(lambda: not server.recognizer.num_sessions, "the session before goes on")
     async with websockets.connect(server.ws) as socket:
         try:
             for message in messages:
@@ -185,15 +185,15 @@ def test_sessions_end_with_a_code_and_a_reason(start: Callable[..., Any], monkey
                 assert said[-1] == {"event": "stopped"}
 
         with monkeypatch.context() as slow:
-            transcribe = server.speech.transcribe
+            transcribe = server.recognizer.transcribe
 
             async def late(*arguments: Any) -> Any:
                 await asyncio.sleep(1.2)
                 return await transcribe(*arguments)
 
-            slow.setattr(server.speech, "transcribe", late)
+            slow.setattr(server.recognizer, "transcribe", late)
             asyncio.run(patient())
-        wait_until(lambda: not server.speech.num_sessions, "a session that its client has closed goes on")
+        wait_until(lambda: not server.recognizer.num_sessions, "a session that its client has closed goes on")
 
         async def two() -> int:
             async with websockets.connect(server.ws):

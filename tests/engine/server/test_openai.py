@@ -150,7 +150,7 @@ def test_what_cannot_be_done_is_an_error_of_openais_schema(client: openai.OpenAI
 
 def test_models(client: openai.OpenAI, server: Running) -> None:
     (model,) = client.models.list()
-    assert model.id == server.speech.settings.model_name
+    assert model.id == server.recognizer.settings.model_name
     assert client.models.retrieve(model.id).id == model.id
     with pytest.raises(openai.NotFoundError):
         client.models.retrieve("gpt-5")
@@ -165,8 +165,8 @@ def test_answers_name_their_request(server: Running) -> None:
 
 def test_qwens_chat_answers_name_the_language() -> None:
     """As its users parse them."""
-    speech: Any = SimpleNamespace(settings=SimpleNamespace(model_name="m"), family="qwen3_asr")
+    recognizer: Any = SimpleNamespace(settings=SimpleNamespace(model_name="m"), family="qwen3_asr")
     body = ChatRequest(messages=[Message(role="user")])
-    form = ChatForm(speech, body, num_prompt_tokens=3, has_text=False)
+    form = ChatForm(recognizer, body, num_prompt_tokens=3, has_text=False)
     answer = form.whole(Transcript("a", text="Hi.", language="English"))
     assert answer["choices"][0]["message"]["content"] == "language English<asr_text>Hi."

@@ -27,7 +27,7 @@ def client(server: Running) -> Iterator[openai.OpenAI]:
         yield client
 
 
-def speech(clips: list[Clip], rate: int) -> str:
+def recognizer(clips: list[Clip], rate: int) -> str:
     """PCM16 of some clips with long pauses between them, base64."""
     pause = np.zeros(16_000 * 3, np.float32)
     samples = np.concatenate([part for clip in clips for part in (waveform(clip), pause)])
@@ -51,7 +51,7 @@ def test_items_with_turn_detection(client: openai.OpenAI, clips: list[Clip], rat
         asked = {"format": {"type": "audio/pcm", "rate": rate}, "turn_detection": {"type": "server_vad"}}
         connection.session.update(session=session(**asked))
         assert connection.recv().type == "session.updated"
-        for piece in pieces(speech(chosen, rate)):
+        for piece in pieces(recognizer(chosen, rate)):
             connection.input_audio_buffer.append(audio=piece)
         events: list[Any] = []
         while sum(event.type == f"{TRANSCRIPTION}.completed" for event in events) < 3:
@@ -74,9 +74,9 @@ def test_items_that_the_client_commits(client: openai.OpenAI, clips: list[Clip])
         asked = {"format": {"type": "audio/pcm", "rate": 16_000}, "turn_detection": None}
         connection.session.update(session=session(**asked, transcription={"language": "zh-TW"}))
         for clip in [clip for clip in plain(clips) if clip["language"] == "中文"][:2]:
-            connection.input_audio_buffer.append(audio=speech([clip], 16_000))
+            connection.input_audio_buffer.append(audio=recognizer([clip], 16_000))
             connection.input_audio_buffer.clear()
-            connection.input_audio_buffer.append(audio=speech([clip], 16_000))
+            connection.input_audio_buffer.append(audio=recognizer([clip], 16_000))
             connection.input_audio_buffer.commit()
             while (event := connection.recv()).type != f"{TRANSCRIPTION}.completed":
                 pass
@@ -97,7 +97,7 @@ def test_mistakes_are_said_and_survived(client: openai.OpenAI, clips: list[Clip]
         assert connection.recv().type == "error"
         connection.send({"type": "response.create"})
         assert connection.recv().type == "error"
-        connection.input_audio_buffer.append(audio=speech([clip], 24_000))
+        connection.input_audio_buffer.append(audio=recognizer([clip], 24_000))
         connection.input_audio_buffer.commit()
         while (event := connection.recv()).type != f"{TRANSCRIPTION}.completed":
             assert event.type != "error"
@@ -188,7 +188,7 @@ FORMS: dict[str, dict[str, Any] | None] = {
 def test_every_form_of_a_session_is_understood(server: Running, clips: list[Clip], form: str) -> None:
     clip = next(clip for clip in plain(clips) if clip["language"] == "英文")
     update = FORMS[form]
-    pcm = base64.b64decode(speech([clip], 24_000))
+    pcm = base64.b64decode(recognizer([clip], 24_000))
     events = ([] if update is None else [update]) + [append(pcm), COMMIT]
     said = asyncio.run(answers(server, *events, until=f"{TRANSCRIPTION}.completed"))
     assert said[-1]["transcript"] == clip["text"]

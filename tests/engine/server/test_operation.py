@@ -32,12 +32,14 @@ def test_it_answers_without_a_key_and_while_the_loop_is_at_work(
     class Model:
         transcriber = fake_transcriber(tmp_path)
 
-    with running(Model(), ANY_PORT, beside=lambda speech: [beside.watching(speech)], api_keys=("secret",)) as server:
+    with running(
+        Model(), ANY_PORT, beside=lambda recognizer: [beside.watching(recognizer)], api_keys=("secret",)
+    ) as server:
         assert ask(beside, "/health").json() == {"status": "ok"}
         assert ask(beside, "/ready").status_code == 200
         assert b"twostage_loop_lag_seconds" in ask(beside, "/metrics").content
         assert ask(beside, "/v1/models").status_code == 404
-        server.speech.is_draining.set()
+        server.recognizer.is_draining.set()
         assert (ask(beside, "/ready").status_code, ask(beside, "/health").status_code) == (503, 200)
         monkeypatch.setattr(operation, "LOOP_LIMIT_S", -1.0)
         stands = ask(beside, "/health")

@@ -39,8 +39,8 @@ def wyoming_running(directory: Path, **settings: Any) -> Iterator[tuple[Running,
     """A server, and the port of its Wyoming protocol."""
     listeners: list[WyomingServer] = []
 
-    def beside(speech: Any) -> list[WyomingServer]:
-        listeners.append(WyomingServer(speech, WyomingAddress.of("tcp://127.0.0.1:0")))
+    def beside(recognizer: Any) -> list[WyomingServer]:
+        listeners.append(WyomingServer(recognizer, WyomingAddress.of("tcp://127.0.0.1:0")))
         return listeners
 
     with fake_running(directory, beside=beside, **settings) as server:
@@ -134,7 +134,7 @@ def test_any_format_is_heard_wherever_it_is_cut(port: int, rate: int, width: int
 
 
 def test_pieces_that_end_inside_of_a_sample_are_heard_whole(served: tuple[Running, int]) -> None:
-    utterance = Utterance(served[0].speech, language=None, hotwords=[])
+    utterance = Utterance(served[0].recognizer, language=None, hotwords=[])
     given = PCMFormat(16_000, 2, 2)
     content = np.arange(-400, 400, dtype="<i2").tobytes()
     pieces = [utterance.samples(content[first : first + 7], given) for first in range(0, len(content), 7)]
@@ -235,7 +235,7 @@ def test_sessions_have_a_limit_and_end_when_they_are_idle(tmp_path: Path) -> Non
 
         refused, idle = with_client(port, ask)
         assert refused.code == "server_busy" and idle.text == "no event for 0.3 s"
-        wait_until(lambda: not server.speech.num_sessions, "the session is still counted")
+        wait_until(lambda: not server.recognizer.num_sessions, "the session is still counted")
 
 
 def test_one_client_has_its_share_of_the_sessions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -262,7 +262,7 @@ def test_what_has_come_of_an_event_counts_among_what_sessions_keep(tmp_path: Pat
 
         error = with_client(port, ask)
         assert error.code == "server_busy" and error.text.startswith("all sessions together keep too much")
-        wait_until(lambda: not server.speech.session_bytes.num_bytes, "what has gone is still counted")
+        wait_until(lambda: not server.recognizer.session_bytes.num_bytes, "what has gone is still counted")
 
 
 def test_the_drain_ends_what_is_said_with_its_text(tmp_path: Path) -> None:
@@ -315,8 +315,8 @@ def test_a_server_with_keys_says_that_wyoming_has_none(
 ) -> None:
     (tmp_path / "keys").write_text("secret")
     settings = ServerSettings(api_key_file=tmp_path / "keys") if in_file else ServerSettings(api_keys=("secret",))
-    speech: Any = SimpleNamespace(settings=settings)
-    listener = WyomingServer(speech, WyomingAddress.of(f"unix://{tmp_path / 'socket'}"))
+    recognizer: Any = SimpleNamespace(settings=settings)
+    listener = WyomingServer(recognizer, WyomingAddress.of(f"unix://{tmp_path / 'socket'}"))
     asyncio.run(listener.start())
     listener.close()
     assert "has no keys" in caplog.text
@@ -324,8 +324,8 @@ def test_a_server_with_keys_says_that_wyoming_has_none(
 
 def test_a_unix_socket_is_served_and_removed(tmp_path: Path) -> None:
     path = tmp_path / "wyoming.sock"
-    speech: Any = SimpleNamespace(settings=ServerSettings())
-    listener = WyomingServer(speech, WyomingAddress.of(f"unix://{path}"))
+    recognizer: Any = SimpleNamespace(settings=ServerSettings())
+    listener = WyomingServer(recognizer, WyomingAddress.of(f"unix://{path}"))
 
     async def one() -> bool:
         await listener.start()

@@ -22,7 +22,7 @@ from .bodies import Body
 from .failures import Refusal, error_response
 from .origins import Origins
 from .quotas import Quota, client_of
-from .speech import Speech
+from .recognizer import Recognizer
 
 OPEN_PATHS = frozenset({"/", "/health", "/ready"})  # need no key
 DISCARD_BYTES = 16 << 20  # of a refused body that are read and dropped before the answer
@@ -101,15 +101,15 @@ class Exchange:
             handler.cancel()
 
 
-class Gate:
+class RequestGuard:
     """ASGI middleware around the whole application."""
 
-    def __init__(self, app: ASGIApp, speech: Speech, paths: Collection[str]) -> None:
+    def __init__(self, app: ASGIApp, recognizer: Recognizer, paths: Collection[str]) -> None:
         """`paths`: the known routes. All other paths share one metric label, so that clients cannot add labels."""
         self._app = app
         self._paths = paths
-        self._speech = speech
-        self._settings = settings = speech.settings
+        self._recognizer = recognizer
+        self._settings = settings = recognizer.settings
         self._keys = ApiKeys(settings.api_keys, settings.api_key_file)
         self._origins = Origins(settings.cors_origins, settings.allowed_hosts, needs_key=self._keys.are_needed)
         self._requests = Quota("requests", settings.max_requests_per_client, total=settings.max_requests)
@@ -126,7 +126,7 @@ class Gate:
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers, started = Headers(scope=scope), time.perf_counter()
         is_form = headers.get("content-type", "").startswith("multipart/form-data")
-        body = Body(self._settings, self._speech.uploads, is_form=is_form)
+        body = Body(self._settings, self._recognizer.uploads, is_form=is_form)
         exchange = Exchange(receive, send, _request_id(headers), body)
         scope.setdefault("state", {}).update(request_id=exchange.request_id, key=None, client=None)
         try:
@@ -162,11 +162,11 @@ class Gate:
     @contextlib.contextmanager
     def _counted(self, scope: Scope) -> Iterator[None]:
         num = int(scope["path"] not in OPEN_PATHS)
-        self._speech.num_requests += num
+        self._recognizer.num_requests += num
         try:
             yield
         finally:
-            self._speech.num_requests -= num
+            self._recognizer.num_requests -= num
 
     def _admit(self, scope: Scope, headers: Headers, exchange: Exchange) -> None:
         """Check what the head alone tells, before any of the body is read. Raises Refusal."""
@@ -177,7 +177,7 @@ class Gate:
         retry = {"Retry-After": str(self._settings.retry_after_s)}
         if scope["method"] != "GET":
             self._require_open(retry)
-            if self._speech.num_requests >= self._settings.max_requests:
+            if self._recognizer.num_requests >= self._settings.max_requests:
                 message = f"{self._settings.max_requests} requests are under way, no more are taken; try again later"
                 raise Refusal(429, message, code="server_busy", headers=retry)
         length = headers.get("content-length", "")
@@ -197,9 +197,9 @@ class Gate:
         scope["state"] |= {"key": name, "client": client_of(name, address)}
 
     def _require_open(self, retry: dict[str, str]) -> None:
-        if self._speech.service.failed:
+        if self._recognizer.service.failed:
             raise Refusal(503, "the engine has failed and is being restarted", code="engine_failed", headers=retry)
-        if self._speech.is_draining.is_set():
+        if self._recognizer.is_draining.is_set():
             raise Refusal(503, "this server is shutting down", code="shutting_down", headers=retry)
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -220,10 +220,10 @@ class Gate:
 
     def _record(self, scope: Scope, exchange: Exchange, wall_s: float) -> None:
         status = exchange.status or 499  # nginx's status for a client that disconnected before the answer
-        route = getattr(scope.get("route"), "path", None)  # None if the gate refused the request
+        route = getattr(scope.get("route"), "path", None)  # None if the guard refused the request
         path = route or (scope["path"] if scope["path"] in self._paths else "unknown")
-        self._speech.metrics.requests.labels(path, str(status)).inc()
-        self._speech.metrics.request_seconds.labels(path).observe(wall_s)
+        self._recognizer.metrics.requests.labels(path, str(status)).inc()
+        self._recognizer.metrics.request_seconds.labels(path).observe(wall_s)
         if scope["path"] in OPEN_PATHS or scope["path"] == "/metrics":
             return
         client = scope.get("client")

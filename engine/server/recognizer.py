@@ -32,7 +32,7 @@ from .settings import ServerSettings
 CHUNK_MS = 480.0  # of live audio between two partial texts; the text of shorter chunks is mostly wrong
 
 
-class Speech:
+class Recognizer:
     """One model, its service and its counters, shared by all protocols."""
 
     def __init__(
