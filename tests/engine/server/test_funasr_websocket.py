@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+import logging
 from collections.abc import Iterator
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,8 +14,8 @@ import websockets
 from tests.audio_clips import encode
 from tests.engine.server.conftest import Running
 from tests.engine.server.fakes import fake_running, pcm, words_of
-from twostage_asr.engine import ConfigError
-from twostage_asr.engine.server.funasr_websocket import Settings, _sentences
+from twostage_asr.engine import ConfigError, UnsupportedAudioError
+from twostage_asr.engine.server.funasr_websocket import Settings, _sentences, _Whole
 from twostage_asr.engine.streaming import samples_of
 from twostage_asr.engine.transcript import Segment, Word
 
@@ -144,6 +146,34 @@ def test_whole_recordings_count_among_what_sessions_keep_until_they_are_answered
             assert not budget.num_bytes
 
     asyncio.run(one())
+
+
+def test_whole_recordings_are_read_in_their_clients_turn(server: Running) -> None:
+    clients = []
+
+    async def read(*_: Any, client: str | None = None) -> None:
+        clients.append(client)
+        raise UnsupportedAudioError("read far enough")
+
+    link: Any = SimpleNamespace(client="192.0.2.1", hold=lambda num_bytes: None)
+    speech: Any = SimpleNamespace(settings=server.speech.settings, options=server.speech.options, read=read)
+
+    async def one(settings: Settings) -> None:
+        whole = _Whole(link, speech, settings)
+        await whole.hear(bytes(32))
+        with pytest.raises(UnsupportedAudioError):
+            await whole.finish()
+
+    for wav_format in ("pcm", "others"):
+        asyncio.run(one(Settings(wav_format=wav_format)))
+    assert clients == ["192.0.2.1"] * 2
+
+
+def test_unknown_fields_are_named_safely_and_shortly(server: Running, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "twostage_asr.sessions")
+    converse(server, b"", **{"a\nb": 1, "c" * 9_000: 1})
+    (line,) = [record.getMessage() for record in caplog.records if "unknown here" in record.getMessage()]
+    assert "a?b" in line and len(line) < 200
 
 
 def test_recordings_follow_each_other_and_silence_is_answered(server: Running) -> None:
