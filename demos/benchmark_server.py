@@ -55,7 +55,7 @@ LIVE_WARM_UP_S = 4.0  # as long as the clips are
 
 
 class BoundRecognizer(Recognizer):
-    """A Speech whose answers all have the same number of tokens, and are not checked."""
+    """A Recognizer whose answers all have the same number of tokens, and are not checked."""
 
     num_tokens: int
 

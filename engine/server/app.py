@@ -1,4 +1,4 @@
-"""The ASGI application: the routes of all protocols, which share one Recognizer, behind the RequestGuard."""
+"""The ASGI application: all protocols share one Recognizer, behind the RequestGuard; CORS is answered outside of that."""
 
 from importlib.resources import files
 from typing import Any

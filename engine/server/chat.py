@@ -105,7 +105,7 @@ def router(recognizer: Recognizer) -> APIRouter:
         request.state.log = {"audio_s": round(recording.duration, 2)}
         form = ChatForm(recognizer, body, num_prompt_tokens=recognizer.audio_tokens(recording), has_text=bool(text))
         if body.stream:
-            return event_stream(request, recognizer, form, recording, options)
+            return event_stream(recognizer, form, recording, options)
         return JSONResponse(form.whole(await recognizer.transcribe(recording, options)))
 
     return routes

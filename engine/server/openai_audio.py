@@ -127,7 +127,7 @@ async def answer(recognizer: Recognizer, request: Request, form: TranscriptionFo
     options = _options(recognizer, form)
     recording = await form.read(recognizer, request)
     if form.stream:
-        return event_stream(request, recognizer, TextStream(), recording, options)
+        return event_stream(recognizer, TextStream(), recording, options)
     transcript = await recognizer.transcribe(recording, options)
     match form.response_format:
         case "json":

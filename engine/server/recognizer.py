@@ -1,4 +1,4 @@
-"""Speech: what request handlers call. Uploads -> waveforms -> transcripts, without blocking the event loop."""
+"""Recognizer: what request handlers call. Uploads -> waveforms -> transcripts, without blocking the event loop."""
 
 import asyncio
 import functools
@@ -45,7 +45,7 @@ class Recognizer:
         self.unknown_fields = UnknownFields(are_errors=settings.strict_fields)
         self.uploads = Budget(settings.max_upload_bytes)  # bodies of the requests under way
         self.session_bytes = Budget(settings.max_session_bytes)  # audio and messages that WebSocket sessions keep
-        self.num_requests = 0  # under way; gate.py counts them
+        self.num_requests = 0  # under way; request_guard.py counts them
         self.num_sessions = 0
         self.created = int(time.time())
         self.is_leaving = False  # /ready tells load balancers to stop, but requests are still taken

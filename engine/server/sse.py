@@ -5,7 +5,6 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any, Protocol
 
-from fastapi import Request
 from starlette.responses import StreamingResponse
 
 from ..errors import ASRError
@@ -44,7 +43,7 @@ class TextStream:
 
 
 def event_stream(
-    request: Request, recognizer: Recognizer, form: EventForm, recording: Piece, options: TranscribeOptions
+    recognizer: Recognizer, form: EventForm, recording: Piece, options: TranscribeOptions
 ) -> StreamingResponse:
     """The streaming response. Its deltas, joined, are the text, unless a text that loops is decoded once more."""
     return StreamingResponse(

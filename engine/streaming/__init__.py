@@ -1,7 +1,7 @@
 """Live audio -> text while it is spoken.
 
 In: chunks of PCM. Out: Partial and Final events. Read session.py first: it has the sessions and their rules. events.py
-defines the events, audio.py the input, and text.py which part of a text may be confirmed. sdk.py is FunASR's streaming
+defines the events, audio.py the input, and text.py where a text may be cut. sdk.py is FunASR's streaming
 SDK over the sessions, and qwen.py is qwen-asr's streaming interface.
 """
 

@@ -1,4 +1,7 @@
-"""Find the part of a live text that may be confirmed, and make transcripts keep to confirmed text."""
+"""Cut a live text where one of its tokens ends, and make transcripts keep to confirmed text.
+
+What is confirmed is decided in session.py.
+"""
 
 from dataclasses import replace
 

@@ -156,7 +156,7 @@ def test_whole_recordings_are_read_in_their_clients_turn(server: Running) -> Non
         raise UnsupportedAudioError("read far enough")
 
     link: Any = SimpleNamespace(client="192.0.2.1", hold=lambda num_bytes: None)
-    speech: Any = SimpleNamespace(settings=server.speech.settings, options=server.speech.options, read=read)
+    speech: Any = SimpleNamespace(settings=server.recognizer.settings, options=server.recognizer.options, read=read)
 
     async def one(settings: Settings) -> None:
         whole = _Whole(link, speech, settings)
