@@ -1,4 +1,4 @@
-"""The ASGI application: all protocols share one Recognizer, behind the RequestGuard; CORS is answered outside of that."""
+"""The ASGI application: all protocols share one Recognizer, behind the RequestGuard; CORS is answered before it."""
 
 from importlib.resources import files
 from typing import Any
