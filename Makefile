@@ -12,8 +12,9 @@ RUN := .venv/bin/
 demo: .venv/.installed
 	$(RUN)python demos/demo_vllm.py
 
+# Two processes share the files of tests; each computes with one thread, so that they do not wait for each other.
 test: .venv/.installed
-	$(RUN)python -m pytest
+	OMP_NUM_THREADS=1 $(RUN)python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: .venv/.installed
 	$(RUN)ruff check .

@@ -14,6 +14,20 @@ from tests.variants import Variant, write_variant
 from twostage_asr.convert.export import ensure_converted
 from twostage_asr.engine import AutoModelVLLM
 
+# Files that start processes or engines of their own take longest and begin first: two processes run the tests, and
+# neither shall wait for the other's last file.
+SLOW_FILES = (
+    *("tests/engine/decoder/test_process_decoder.py", "tests/demos/test_demo_vllm.py", "tests/engine/test_bench.py"),
+    *("tests/engine/families/test_parity.py", "tests/engine/cli/test_verification.py", "tests/demos/test_smoke_run.py"),
+    *("tests/engine/server/test_faults.py", "tests/engine/test_funasr_parity.py", "tests/demos/test_demo_streaming.py"),
+    *("tests/encoders/test_funasr_parity.py", "tests/engine/vad/test_fsmn.py", "tests/engine/hub/test_resolve.py"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {name: place for place, name in enumerate(SLOW_FILES)}
+    items.sort(key=lambda item: order.get(item.nodeid.partition("::")[0], len(order)))
+
 
 @pytest.fixture(scope="session", autouse=True)
 def full_rate_checkpoint() -> None:

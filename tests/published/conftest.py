@@ -51,7 +51,7 @@ def served(command: Callable[[], int], model: AutoModelVLLM) -> Iterator[Served]
         engine.update(options)
         return contextlib.nullcontext(model)
 
-    def serve(app: Any, recognizer: Recognizer, address: process.Address, sockets: list[Any]) -> int:
+    def serve(app: Any, recognizer: Recognizer, address: process.Address, sockets: list[Any], *, beside: Any) -> int:
         server = process.server_of(app, recognizer, process.Address(port=0))
         ready.put(Served(recognizer, server, address, engine))
         server.run()

@@ -174,7 +174,7 @@ def test_an_index_that_leads_elsewhere_is_refused(vicuna: Path) -> None:
 
 def test_without_sentencepiece_its_model_says_what_to_install(vicuna: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sentencepiece", None)
-    with pytest.raises(ConfigError, match=r'pip install "twostage-asr\[sentencepiece\]"'):
+    with pytest.raises(ConfigError, match=r'pip install ".\[sentencepiece\]"'):
         ensure_converted(vicuna, progress=False)
 
 

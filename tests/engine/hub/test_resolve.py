@@ -284,5 +284,5 @@ def test_files_and_words_are_no_models(tmp_path: Path) -> None:
 
 def test_a_missing_modelscope_is_told_how_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "modelscope.hub", None)
-    with pytest.raises(HubError, match=r'pip install "twostage-asr\[modelscope\]", or use hub=\'hf\''):
+    with pytest.raises(HubError, match=r'pip install ".\[modelscope\]", or use hub=\'hf\''):
         resolve_model(MODEL)
