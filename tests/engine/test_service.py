@@ -199,7 +199,7 @@ def test_a_burst_is_decoded_while_the_rest_of_it_is_encoded(
     vllm_model: AutoModelVLLM, waveforms: list[Waveform]
 ) -> None:
     timeline = Timeline()
-    service = TranscriptionService(vllm_model.transcriber, batch_wait_s=0.2, timeline=timeline)
+    service = TranscriptionService(vllm_model.transcriber, batch_wait_s=1.0, timeline=timeline)
     try:
         own = transcribe_options(max_new_tokens=1)
         for future in [service.submit(waveforms[0][:8000], own) for _ in range(MAX_CLIPS + 8)]:
