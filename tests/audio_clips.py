@@ -20,6 +20,18 @@ EXACT, LOSSY = (3e-4, 1e-3), (0.1, 0.1)  # relative error (a delay of one sample
 _RATE = 16_000  # Hz, of what decoding gives
 
 
+# Containers by their suffix, as encode() names them: libsndfile's in capitals, FFmpeg's in small letters.
+COMMON_CONTAINERS = {
+    "wav": ("WAV", "PCM_16"),
+    "flac": ("FLAC", "PCM_16"),
+    "mp3": ("MP3", "MPEG_LAYER_III"),
+    "ogg": ("OGG", "VORBIS"),
+    "m4a": ("mp4", "aac"),
+    "webm": ("webm", "libopus"),
+    "aiff": ("AIFF", "PCM_16"),
+}
+
+
 def sweep(duration_s: float, sample_rate: int) -> FloatArray:
     """(N,) sine from 200 to 3,000 Hz, amplitude SWEEP_LEVEL: any delay, gain or loss of samples shows."""
     time_s = np.arange(round(duration_s * sample_rate)) / sample_rate

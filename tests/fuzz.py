@@ -27,7 +27,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from websockets.sync.client import ClientConnection, connect
 
-from tests.audio_clips import encode, sweep
+from tests.audio_clips import COMMON_CONTAINERS, encode, sweep
 from tests.fake_model import fake_transcriber, samples, text_of
 from twostage_asr.engine.audio.waveform import Waveform
 
@@ -105,14 +105,7 @@ CONTENT_TYPES = (
 def media_seeds() -> dict[str, bytes]:
     """A second of sound in each container."""
     sound = sweep(1.0, 16_000)
-    made = {
-        "wav": ("WAV", "PCM_16"),
-        "flac": ("FLAC", "PCM_16"),
-        "mp3": ("MP3", "MPEG_LAYER_III"),
-        "ogg": ("OGG", "VORBIS"),
-        "m4a": ("mp4", "aac"),
-        "webm": ("webm", "libopus"),
-        "aiff": ("AIFF", "PCM_16"),
+    made = COMMON_CONTAINERS | {
         "caf": ("CAF", "PCM_16"),
         "au": ("AU", "PCM_16"),
         "w64": ("W64", "PCM_16"),

@@ -52,16 +52,7 @@ def _not_audio() -> dict[str, bytes]:
 
 def _truncated() -> dict[str, bytes]:
     sweep = audio_clips.sweep(3.0, 16_000)
-    made = {
-        "wav": ("WAV", "PCM_16"),
-        "flac": ("FLAC", "PCM_16"),
-        "mp3": ("MP3", "MPEG_LAYER_III"),
-        "ogg": ("OGG", "VORBIS"),
-        "m4a": ("mp4", "aac"),
-        "webm": ("webm", "libopus"),
-        "aiff": ("AIFF", "PCM_16"),
-    }
-    whole = {suffix: audio_clips.encode(sweep, 16_000, *how) for suffix, how in made.items()}
+    whole = {suffix: audio_clips.encode(sweep, 16_000, *how) for suffix, how in audio_clips.COMMON_CONTAINERS.items()}
     flac, mp3 = whole["flac"], whole["mp3"]
     return {f"half.{suffix}": content[: len(content) // 2] for suffix, content in whole.items()} | {
         "hole.flac": flac[: len(flac) // 3] + bytes(len(flac) // 3) + flac[2 * len(flac) // 3 :],

@@ -11,10 +11,10 @@ from . import formats, whisper_asr
 from .commands import CommandSession
 from .fields import AudioForm, ClientRoute
 from .openai_audio import MAX_WORDS, hotwords_in
+from .pcm import MIN_PCM_BYTES
 from .recognizer import Recognizer
 from .sessions import Link, hold_session
 
-MIN_PCM_BYTES = 4  # two samples, the shortest audio that features can be computed of
 NO_SPEAKERS = {"code": "no_speakers", "message": "spk was asked for, but this server has no speaker model"}
 
 

@@ -35,11 +35,10 @@ from .commands import finish_stream
 from .failures import Refusal
 from .fields import named
 from .openai_audio import hotwords_in
-from .pcm import Resampler
+from .pcm import MIN_PCM_BYTES, Resampler
 from .recognizer import Recognizer
 from .sessions import Link, SessionEnd
 
-MIN_PCM_BYTES = 4  # two samples: less has no features
 MAX_NAME_CHARS = 4096  # of wav_name, as long as a path may be: every answer repeats it
 
 _MARKS = "，。？！；：、…,.?!;:"

@@ -20,7 +20,6 @@ from dataclasses import replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
-import soxr
 from fastapi import APIRouter, WebSocket
 
 from ..audio.urls import decode_base64
@@ -32,7 +31,7 @@ from .bodies import require_few_values
 from .failures import Refusal, error_body, refusal_of
 from .fields import named, shown
 from .openai_audio import hotwords_in
-from .pcm import PCMDecoder
+from .pcm import PCMDecoder, Resampler
 from .realtime_config import SessionConfig
 from .recognizer import Recognizer
 from .sessions import Link, SessionEnd, hold_session
@@ -185,8 +184,7 @@ class _EventSession:
         self._options = replace(options, token_log_probs=self._config.wants_logprobs)
         self._stream = AsyncStreamingSession(self._recognizer.service, self._options, replace(live, rules=rules))
         self._decoder = PCMDecoder(audio.format.type)
-        self._rate = audio.format.sample_rate
-        self._resampler = soxr.ResampleStream(self._rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
+        self._resampler = Resampler(audio.format.sample_rate)
         self._held: list[Waveform] = []  # audio up to the commit, if the server does not detect turns
         self._link.hold(0)
         self._num_samples = 0  # at 16 kHz, since the last commit
@@ -247,8 +245,7 @@ class _EventSession:
         await self._hear(self._samples(content) if is_short else await asyncio.to_thread(self._samples, content))
 
     def _samples(self, content: str) -> Waveform:
-        samples = self._decoder.decode(decode_base64(content))
-        return samples if self._rate == SAMPLE_RATE else self._resampler.resample_chunk(samples)
+        return self._resampler.push(self._decoder.decode(decode_base64(content)))
 
     async def _hear(self, samples: Waveform) -> None:
         self._num_samples += len(samples)
@@ -262,8 +259,7 @@ class _EventSession:
 
     async def _commit(self) -> None:
         """End the audio so far: transcribe all of it, and start a new stream."""
-        if self._rate != SAMPLE_RATE:
-            await self._hear(self._resampler.resample_chunk(np.zeros(0, np.float32), last=True))
+        await self._hear(self._resampler.finish())
         seconds = self._num_samples / SAMPLE_RATE
         events: Sequence[Event] = ()
         if self._cuts:

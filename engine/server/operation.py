@@ -77,7 +77,8 @@ def _answer(recognizer: Recognizer, path: str) -> tuple[int, str, bytes]:
             is_alive = still_s < LOOP_LIMIT_S
             return _json(200 if is_alive else 503, "ok" if is_alive else f"the event loop stands since {still_s:.0f} s")
         case "/ready":
-            return _json(200 if recognizer.readiness == "ok" else 503, recognizer.readiness)
+            readiness = recognizer.readiness  # asked once, so that status and text agree
+            return _json(200 if readiness == "ok" else 503, readiness)
         case "/metrics":
             return 200, CONTENT_TYPE, recognizer.metrics.text()
     return _json(404, "this port has /health, /ready and /metrics")

@@ -6,6 +6,7 @@ import soxr
 from ..audio.waveform import SAMPLE_RATE, Waveform
 from ..streaming import PCMReader
 
+MIN_PCM_BYTES = 4  # two samples, the shortest audio that features can be computed of
 _PCM16_FULL_SCALE = np.float32(32768)
 
 
