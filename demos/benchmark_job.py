@@ -52,7 +52,9 @@ def main() -> None:
         args.work / "out", JobSpec(inputs=(str(args.work / "in"),), model={"model": "none"}, options={})
     )
     assert folder is not None
-    print(f"listing: {1e6 * (time.process_time() - begun) / args.files:.1f} us of CPU a file; RSS {resident_mb():.0f} MB")
+    print(
+        f"listing: {1e6 * (time.process_time() - begun) / args.files:.1f} us of CPU a file; RSS {resident_mb():.0f} MB"
+    )
     tenth = args.files // 10
     begun = last = time.process_time()
     wall = time.perf_counter()

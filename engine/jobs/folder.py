@@ -14,6 +14,7 @@ removed after that. So at any moment a line is in the shard's file or in a journ
 neither.
 """
 
+import contextlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -21,7 +22,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import Self
+from typing import BinaryIO, Self
 
 from ..errors import ConfigError
 from ..isolation import alone
@@ -78,7 +79,13 @@ class JobFolder:
             with lease:
                 plan = Plan.read(directory) or make_plan(directory, spec)
         plan.require(spec)
-        return cls(plan, spec.formats, spec.shape)
+        return cls.of(plan)
+
+    @classmethod
+    def of(cls, plan: Plan) -> Self:
+        """The folder of a plan."""
+        shape = plan.spec["shape"]
+        return cls(plan, tuple(plan.spec["formats"]), None if shape is None else SubtitleShape(**shape))
 
     @property
     def directory(self) -> Path:
@@ -128,9 +135,10 @@ class JobFolder:
         for record in journaled.values():
             self._write_files(record)
         part = self.shard_path(shard).with_suffix(f".part{os.getpid()}")
-        with part.open("wb") as file:
+        with contextlib.ExitStack() as opened, part.open("wb") as file:
+            sources = {path: opened.enter_context(path.open("rb")) for path in {r.path for r in lines.values()}}
             for position in range(self.plan.size(shard)):
-                file.write(_line(lines[position]))
+                file.write(_line(lines[position], sources[lines[position].path]))
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, self.shard_path(shard))
@@ -142,7 +150,8 @@ class JobFolder:
         """The other formats of one transcript. A writer that fails for it is logged, and costs that file alone."""
         if not self.formats or not record.is_ok:
             return
-        transcript = Transcript.from_json(_line(record).decode())
+        with record.path.open("rb") as journal:
+            transcript = Transcript.from_json(_line(record, journal).decode())
         for name in self.formats:
             text = alone(f"writing {name}", transcript.key, partial(formatted, transcript, name, self.shape))
             if isinstance(text, str):
@@ -175,10 +184,9 @@ def _percent(char: str) -> str:
     return "".join(f"%{byte:02X}" for byte in char.encode(errors="surrogatepass"))
 
 
-def _line(record: Record) -> bytes:
-    with record.path.open("rb") as file:
-        file.seek(record.offset)
-        return file.read(record.size)
+def _line(record: Record, file: BinaryIO) -> bytes:
+    file.seek(record.offset)
+    return file.read(record.size)
 
 
 def _read_shard(path: Path) -> Iterator[Record]:
