@@ -15,8 +15,8 @@ import random
 import signal
 import struct
 import time
+from collections.abc import Generator, Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,10 +25,12 @@ import torch
 
 from twostage_asr.engine import AutoModelVLLM
 from twostage_asr.engine.audio.decode import decode_audio
+from twostage_asr.engine.audio.inputs import AudioInput
 from twostage_asr.engine.jobs import JobFolder, JobRun, JobSpec, job_status
 from twostage_asr.engine.model_lock import ModelLock
 from twostage_asr.engine.run_options import transcribe_options
 from twostage_asr.engine.transcriber import Transcriber
+from twostage_asr.engine.transcript import Transcript
 
 CLIP_S = 0.6
 BATCH = 8  # clips that are encoded together, so that a cycle of a few seconds finishes some
@@ -49,11 +51,17 @@ def make_clips(folder: Path, count: int) -> None:
 
 
 def work(folder: JobFolder, model: Transcriber, finished: mmap.mmap) -> None:
-    """Work on the job, and count each result in the shared memory."""
+    """Work on the job, and count in the shared memory each result that the model gives, before it is kept."""
     options = transcribe_options(batch_size=BATCH, timestamps=False, check=False)
+
+    def counted(items: Iterator[AudioInput]) -> Generator[tuple[int, Transcript], None, None]:
+        for result in model.run(items, options):
+            finished[:8] = struct.pack("q", count(finished) + 1)
+            yield result
+
     with JobRun(folder) as run:
-        for _ in run.run(partial(model.run, options=options)):
-            finished[:8] = struct.pack("q", struct.unpack("q", finished[:8])[0] + 1)
+        for _ in run.run(counted):
+            pass
 
 
 def start(folder: JobFolder, model: Transcriber, finished: mmap.mmap) -> int:

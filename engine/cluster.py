@@ -10,14 +10,11 @@ Each actor or replica holds both stages of one model on `num_gpus` GPUs.
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 import ray
 import ray.data
-from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .audio.inputs import AudioInput
 from .errors import ConfigError
@@ -170,28 +167,6 @@ def transcribe_dataset(
     )
 
 
-class UnavailableReplica:
-    """Middleware of Ray Serve's proxy: a request whose replica died is answered 503, which clients try again.
-
-    Ray's own answer is a plain 500. The server's own errors are JSON and pass unchanged.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_changed(message: Message) -> None:
-            if message["type"] == "http.response.start" and message["status"] == HTTPStatus.INTERNAL_SERVER_ERROR:
-                headers = Headers(raw=list(message["headers"]))
-                if "json" not in headers.get("content-type", ""):
-                    retry = (b"retry-after", b"1")
-                    changed = {"status": HTTPStatus.SERVICE_UNAVAILABLE.value, "headers": [*headers.raw, retry]}
-                    message = {**message, **changed}
-            await send(message)
-
-        await self._app(scope, receive, send_changed)
-
-
 def serve_app(
     model: Mapping[str, Any],
     *,
@@ -215,7 +190,7 @@ def serve_app(
     """
     from ray import serve
 
-    def build() -> ASGIApp:
+    def build() -> Any:
         from .server.app import create_app
         from .server.recognizer import Recognizer
         from .server.settings import ServerSettings
@@ -240,10 +215,8 @@ def serve_app(
 
 
 def start_serving(application: Any, *, host: str = "127.0.0.1", port: int = 8000) -> None:
-    """Serve the application of `serve_app` on this address of the cluster's nodes."""
+    """Serve the application of `serve_app` on this address of the cluster's nodes; see ray_proxy.py as well."""
     from ray import serve
-    from starlette.middleware import Middleware
 
-    middlewares = [Middleware(UnavailableReplica)]
-    serve.start(http_options={"host": host, "port": port, "middlewares": middlewares})
+    serve.start(http_options={"host": host, "port": port})
     serve.run(application, name="twostage-asr", route_prefix="/")

@@ -32,6 +32,7 @@ def cluster() -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(ROOT))
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", "twostage_asr.engine.ray_proxy.middlewares")
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 4})
         cluster.connect()
         yield cluster
