@@ -112,11 +112,13 @@ def main() -> None:
     with AutoModelVLLM(model=args.model, backend="torch", device="cpu", dtype="fp32") as loaded:
         model = loaded.transcriber
         whole, killed = (opened(args.work / name, args.work / "clips") for name in ("whole", "killed"))
-        finished = mmap.mmap(-1, 8)
-        begun, at_first = time.monotonic(), job_status(whole.directory).left
-        os.waitpid(start(whole, model, finished), 0)
-        rate = max(count(finished), 1) / (time.monotonic() - begun) if at_first else 50.0
-        print(f"uninterrupted: {count(finished)} files, {rate:.1f} files/s", flush=True)
+        finished, rate_path = mmap.mmap(-1, 8), args.work / "rate.json"
+        if not rate_path.exists():
+            begun = time.monotonic()
+            os.waitpid(start(whole, model, finished), 0)
+            rate_path.write_text(json.dumps(args.files / (time.monotonic() - begun)))
+        rate = json.loads(rate_path.read_text())
+        print(f"uninterrupted: {rate:.1f} files/s", flush=True)
         state = args.work / "cycles.json"
         cycles, results = json.loads(state.read_text()) if state.exists() else (0, 0)
         most_s = 1.4 * args.files / args.kills / rate

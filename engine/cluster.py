@@ -43,9 +43,8 @@ def connect(address: str | None) -> None:
         ray.init(address=address, log_to_driver=False)
 
 
-@ray.remote(max_restarts=-1, max_task_retries=-1)
 class JobActor:
-    """Works on a job's folder with one model. If its process or node dies, Ray starts it and its task anew."""
+    """Works on a job's folder with one model, on a node of the cluster."""
 
     def __init__(self, load: Load, model: Mapping[str, Any], expiry_s: float) -> None:
         self._model = load(model)
@@ -88,10 +87,9 @@ def run_job(
         The number of inputs that each actor did since it was last started.
     """
     connect(address)
-    actors = [
-        JobActor.options(num_gpus=num_gpus, scheduling_strategy="SPREAD").remote(load, dict(model), EXPIRY_S)
-        for _ in range(num_workers)
-    ]
+    # Ray starts an actor, and its task, anew if its process or node dies.
+    kind = ray.remote(max_restarts=-1, max_task_retries=-1, num_gpus=num_gpus, scheduling_strategy="SPREAD")(JobActor)
+    actors = [kind.remote(load, dict(model), EXPIRY_S) for _ in range(num_workers)]
     work = [actor.work.remote(directory.resolve(), options, retry_failed) for actor in actors]
     done: list[int] = ray.get(work)
     for actor in actors:

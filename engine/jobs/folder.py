@@ -141,6 +141,9 @@ class JobFolder:
                 file.write(_line(lines[position], sources[lines[position].path]))
             file.flush()
             os.fsync(file.fileno())
+        for left in self.shard_path(shard).parent.glob(f"{part.stem}.part*"):  # by processes that were killed here
+            if left != part:
+                left.unlink(missing_ok=True)
         os.replace(part, self.shard_path(shard))
         replace_file(self.report_path(shard), json.dumps(asdict(ShardReport.of(lines))).encode())
         for path in self.journal_paths(shard):
@@ -157,7 +160,7 @@ class JobFolder:
             if isinstance(text, str):
                 path = self.directory / name / f"{file_name(transcript.key)}.{name}"
                 path.parent.mkdir(parents=True, exist_ok=True)
-                part = path.with_name(f"{path.name}.part{os.getpid()}")
+                part = path.with_name(f"{path.name}.part")
                 part.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
                 os.replace(part, path)
 

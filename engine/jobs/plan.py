@@ -130,8 +130,8 @@ def shard_name(shard: int) -> str:
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Write a file that is there as a whole or not at all, and outlives the machine."""
-    part = path.with_name(f"{path.name}.part{os.getpid()}")
+    """Write a file that is there as a whole or not at all, and outlives the machine. It has one writer at a time."""
+    part = path.with_name(f"{path.name}.part")
     with part.open("wb") as file:
         file.write(content)
         file.flush()
