@@ -212,6 +212,11 @@ def serve_app(
     return deployment.bind()
 
 
+def serve_application(args: dict[str, Any]) -> Any:
+    """What a Serve config names as its import_path: `args` are the arguments of serve_app."""
+    return serve_app(**args)
+
+
 def start_serving(application: Any, *, host: str = "127.0.0.1", port: int = 8000) -> None:
     """Serve the application of `serve_app` on this address of the cluster's nodes; see ray_proxy.py as well."""
     from ray import serve
