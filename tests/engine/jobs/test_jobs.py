@@ -192,3 +192,18 @@ def test_names_are_paths_below_the_folder_and_differ(keys: list[str]) -> None:
     for name in names:
         parts = name.split("/")
         assert all(part not in ("", ".", "..") and len(part.encode()) < 240 and "\0" not in part for part in parts)
+
+
+def test_status_is_seen_from_another_process(tmp_path: Path, inputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "BEAT_S", 0.01)
+    folder = opened(tmp_path / "out", inputs)
+    with JobRun(folder) as job:
+        results = job.run(transcribe)
+        for _ in range(20):
+            next(results)
+        wait_until(lambda: job_status(folder.directory).num_workers == 1)
+        seen = job_status(folder.directory)
+        results.close()
+    assert (seen.done, seen.failed, seen.left) == (19, 1, 40)
+    assert seen.files_per_s > 0 and seen.eta_s == pytest.approx(40 / seen.files_per_s)
+    assert job_status(folder.directory).num_workers == 0
