@@ -149,6 +149,13 @@ def test_what_failed_is_tried_again_on_demand_alone(
     assert len(list((tmp_path / "out" / "srt").iterdir())) == 60
 
 
+def test_what_a_killed_process_left_half_written_is_removed(tmp_path: Path, inputs: Path) -> None:
+    folder = opened(tmp_path / "out", inputs)
+    (folder.directory / "transcripts" / "000003.part999999").write_bytes(b"half")
+    work(folder)
+    assert all(path.suffix == ".jsonl" for path in (folder.directory / "transcripts").iterdir())
+
+
 def test_another_specification_is_refused_by_name(tmp_path: Path, inputs: Path) -> None:
     opened(tmp_path / "out", inputs, options={"language": "zh"})
     with pytest.raises(ConfigError, match=r"options.language was 'zh' and is now 'en'"):
