@@ -33,7 +33,7 @@ from collections.abc import Generator, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from ..audio.waveform import Waveform
 from ..checks import check_fields
@@ -47,6 +47,9 @@ from ..words.split import split_words
 from .audio import PCM, PCMReader, RecentAudio
 from .events import Event, Final, Partial
 from .text import on_stream_time, split_after, token_prefix, with_text
+
+if TYPE_CHECKING:
+    from ..server.remote import RemoteService
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +86,12 @@ class StreamingSession:
     """One stream of audio, for one caller at a time. A push returns once the events that it makes due are decoded."""
 
     def __init__(
-        self, service: TranscriptionService, options: TranscribeOptions, live: LiveOptions, *, key: str = "live"
+        self,
+        service: "TranscriptionService | RemoteService",
+        options: TranscribeOptions,
+        live: LiveOptions,
+        *,
+        key: str = "live",
     ) -> None:
         """Raises ConfigError for a language that the model does not know."""
         self._stream = _Stream(service, options, live, key)
@@ -121,7 +129,12 @@ class AsyncStreamingSession:
     """
 
     def __init__(
-        self, service: TranscriptionService, options: TranscribeOptions, live: LiveOptions, *, key: str = "live"
+        self,
+        service: "TranscriptionService | RemoteService",
+        options: TranscribeOptions,
+        live: LiveOptions,
+        *,
+        key: str = "live",
     ) -> None:
         """See StreamingSession."""
         self._stream = _Stream(service, options, live, key)
@@ -147,7 +160,9 @@ class _Closed:
 class _Stream:
     """The state and logic of one session. `push` and `finish` are generators that yield futures and get the results."""
 
-    def __init__(self, service: TranscriptionService, options: TranscribeOptions, live: LiveOptions, key: str) -> None:
+    def __init__(
+        self, service: "TranscriptionService | RemoteService", options: TranscribeOptions, live: LiveOptions, key: str
+    ) -> None:
         service.model.family.prompt_text(options.request)
         self._service = service
         self._options = options
@@ -206,7 +221,11 @@ class _Stream:
         while self._closed:
             closed = self._closed[0]
             assert closed.future is not None
-            transcript = yield closed.future
+            try:
+                transcript = yield closed.future
+            except QueueFullError:  # a service in another process says so late; a later call submits it again
+                closed.future = None
+                raise
             self._closed.popleft()
             transcript, rest = yield from self._reconciled(closed, transcript)
             start, end = closed.span.start, closed.span.end
@@ -249,10 +268,11 @@ class _Stream:
             return []
         span = SpeechSpan(opened.start, now)
         try:
-            future = self._submit(self._recent.cut(span), replace(self._options, timestamps=False), self._confirmed)
+            transcript = yield self._submit(
+                self._recent.cut(span), replace(self._options, timestamps=False), self._confirmed
+            )
         except QueueFullError:  # skip this partial; the next one covers its audio
             return []
-        transcript = yield future
         self._heard_s = span.end
         text = transcript.text
         if not text.startswith(self._confirmed) or not (text or self._num_partials):
@@ -291,10 +311,20 @@ def _resume(steps: _Steps, transcript: Transcript | None = None) -> Future[Trans
         return events
 
 
+def _raise_in(steps: _Steps, error: BaseException) -> Future[Transcript] | list[Event]:
+    """Go on with the steps where their future has this error in place of a result."""
+    try:
+        return steps.throw(error)
+    except StopIteration as end:
+        events: list[Event] = end.value
+        return events
+
+
 def _wait(steps: _Steps) -> list[Event]:
     outcome = _resume(steps)
     while isinstance(outcome, Future):
-        outcome = _resume(steps, outcome.result())
+        error = outcome.exception()
+        outcome = _resume(steps, outcome.result()) if error is None else _raise_in(steps, error)
     return outcome
 
 
@@ -303,8 +333,12 @@ async def _wait_on_loop(stream: _Stream, steps: _Steps) -> list[Event]:
     try:
         outcome = await asyncio.shield(first)
         while isinstance(outcome, Future):
-            transcript: Transcript = await asyncio.wrap_future(outcome)
-            outcome = _resume(steps, transcript)
+            try:
+                transcript: Transcript = await asyncio.wrap_future(outcome)
+            except QueueFullError as error:
+                outcome = _raise_in(steps, error)
+            else:
+                outcome = _resume(steps, transcript)
     except asyncio.CancelledError:
         await asyncio.wait([first])  # a thread cannot be stopped
         stream.cancel()

@@ -27,6 +27,7 @@ from twostage_asr.engine import ConfigError
 from twostage_asr.engine.cli import main
 from twostage_asr.engine.cli.serve import _wyoming
 from twostage_asr.engine.server import wyoming
+from twostage_asr.engine.server.ledger import Ledger
 from twostage_asr.engine.server.settings import ServerSettings
 from twostage_asr.engine.server.utterance import PCMFormat, Utterance, decode_pcm
 from twostage_asr.engine.server.wyoming import WyomingAddress, WyomingServer
@@ -315,7 +316,7 @@ def test_a_server_with_keys_says_that_wyoming_has_none(
 ) -> None:
     (tmp_path / "keys").write_text("secret")
     settings = ServerSettings(api_key_file=tmp_path / "keys") if in_file else ServerSettings(api_keys=("secret",))
-    recognizer: Any = SimpleNamespace(settings=settings)
+    recognizer: Any = SimpleNamespace(settings=settings, ledger=Ledger())
     listener = WyomingServer(recognizer, WyomingAddress.of(f"unix://{tmp_path / 'socket'}"))
     asyncio.run(listener.start())
     listener.close()
@@ -324,7 +325,7 @@ def test_a_server_with_keys_says_that_wyoming_has_none(
 
 def test_a_unix_socket_is_served_and_removed(tmp_path: Path) -> None:
     path = tmp_path / "wyoming.sock"
-    recognizer: Any = SimpleNamespace(settings=ServerSettings())
+    recognizer: Any = SimpleNamespace(settings=ServerSettings(), ledger=Ledger())
     listener = WyomingServer(recognizer, WyomingAddress.of(f"unix://{path}"))
 
     async def one() -> bool:
