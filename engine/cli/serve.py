@@ -83,9 +83,9 @@ def _add(commands: Commands, name: str, port: int, what: str) -> None:
     where.add_argument(
         "--front-ends",
         type=_front_ends,
+        default=0,
         metavar="N",
-        help="processes that parse requests and read audio; 0: the engine's own. auto (default): 4 beside a GPU on a "
-        "machine with 8 cores or more, else 0",
+        help="processes that parse requests and read audio (default 0: the engine's own does)",
     )
     where.add_argument("--no-docs", action="store_true", help="serve neither /docs nor /openapi.json")
     where.add_argument("--config", type=Path, metavar="YAML", help="host, port and model, in place of the options")
@@ -149,11 +149,9 @@ def _port(text: str) -> int:
     return int(text)
 
 
-def _front_ends(text: str) -> int | None:
-    if text == "auto":
-        return None
+def _front_ends(text: str) -> int:
     if not text.isdecimal() or int(text) > MAX_FRONT_ENDS:
-        raise argparse.ArgumentTypeError(f"auto, or 0 to {MAX_FRONT_ENDS}, got {text!r}")
+        raise argparse.ArgumentTypeError(f"0 to {MAX_FRONT_ENDS}, got {text!r}")
     return int(text)
 
 
@@ -162,7 +160,7 @@ def run(args: argparse.Namespace) -> int:
     from ..auto import AutoModelVLLM  # imports torch
     from ..config import DEFAULT_PROMPT_BYTES
     from ..server.app import create_app
-    from ..server.front_ends import FrontEnds, default_front_ends
+    from ..server.front_ends import FrontEnds
     from ..server.operation import OperationServer
     from ..server.process import Listener, bind, log, serve, set_up_log
     from ..server.recognizer import Recognizer
@@ -183,9 +181,8 @@ def run(args: argparse.Namespace) -> int:
     sockets = bind(address)
     operation = None if args.operation_port is None else OperationServer(args.host, args.operation_port)
     log.info("loading %s; the server listens when that is done", engine["model"])
-    num_front_ends = default_front_ends(engine["device"]) if args.front_ends is None else args.front_ends
-    if num_front_ends:
-        setup = _setup(args, settings, address, num_front_ends)
+    if args.front_ends:
+        setup = _setup(args, settings, address)
         with contextlib.closing(FrontEnds(setup, sockets)) as front_ends, AutoModelVLLM(**engine) as model:
             spare_loaded_objects()
             return front_ends.serve(model.transcriber, operation)
@@ -223,7 +220,7 @@ def _address(args: argparse.Namespace) -> "Address":
     )
 
 
-def _setup(args: argparse.Namespace, settings: "ServerSettings", address: "Address", num_front_ends: int) -> "Setup":
+def _setup(args: argparse.Namespace, settings: "ServerSettings", address: "Address") -> "Setup":
     from ..server.front_ends import Setup
 
     return Setup(
@@ -235,7 +232,7 @@ def _setup(args: argparse.Namespace, settings: "ServerSettings", address: "Addre
         has_docs=not args.no_docs,
         wyoming=args.wyoming,
         log_level=args.log_level,
-        num_front_ends=num_front_ends,
+        num_front_ends=args.front_ends,
     )
 
 

@@ -1,5 +1,6 @@
 """One front end: a server as process.py describes it, whose engine is in the process that has started this one."""
 
+import contextlib
 import functools
 import signal
 import socket
@@ -65,4 +66,5 @@ def _wyoming(setup: Setup, recognizer: Recognizer) -> list[Listener]:
 
 
 if __name__ == "__main__":
-    main()
+    with contextlib.suppress(EOFError):  # the engine's process has ended before there was a model
+        main()

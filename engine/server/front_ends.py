@@ -22,8 +22,6 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from typing import Any
 
-import torch
-
 from ..errors import ASRError, ConfigError, InternalError
 from ..service import TranscriptionService
 from ..transcriber import Transcriber
@@ -38,7 +36,6 @@ from .process import ENGINE_FAILED, FAILED_GRACE_S, TICK_S, Address, log_address
 from .remote import ModelCard
 from .settings import ServerSettings
 
-MIN_CORES, AUTO = 8, 4  # with `--front-ends auto`, that many cores and a GPU are served by so many front ends
 RESTART_S = 1.0  # from the death of a front end to the start of the next
 SCRAPE_S = 2.0  # longest wait for the metrics of a front end
 END_S = 10.0  # that a front end may take to end, beyond its drain
@@ -79,12 +76,6 @@ class _FrontEnd:
     jobs: dict[int, Future[Transcript]] = field(default_factory=dict)
     samples: list[Any] | None = None  # the metrics of the last scrape; None while they are awaited
     is_ready: bool = False
-
-
-def default_front_ends(device: str | None) -> int:
-    """None on a CPU, whose cores the engine needs, and on few cores: requests are then read in the engine's process."""
-    has_gpu = device != "cpu" and torch.cuda.is_available()
-    return AUTO if has_gpu and (os.cpu_count() or 1) >= MIN_CORES else 0
 
 
 class FrontEnds:
