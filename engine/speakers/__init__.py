@@ -1,23 +1,7 @@
 """Who speaks when: speaker embeddings of short windows, grouped into speakers.
 
-In: the samples of a recording's stretches of speech, and its timed words. Out: turns, and words and segments with a
-speaker. model.py embeds windows, clustering.py groups them, turns.py makes turns of them, labelling.py gives words and
-segments their speakers. tracker.py does the same for live audio, one stretch at a time.
+In: the samples of a recording's stretches of speech, and its transcript. Out: turns, and words and segments with a
+speaker. loading.py finds a model, model.py embeds windows with it, clustering.py groups them, diarize.py makes turns of
+them, labelling.py gives words and segments their speakers, and stage.py does all of it for an offline run. enrolment.py
+knows people by name. tracker.py follows live audio.
 """
-
-from .clustering import SpeakerCount, cluster
-from .diarize import Diarized, Stretch, diarize
-from .enrolment import KnownSpeakers
-from .model import SpeakerModel
-from .tracker import SpeakerTracker
-
-__all__ = [
-    "Diarized",
-    "KnownSpeakers",
-    "SpeakerCount",
-    "SpeakerModel",
-    "SpeakerTracker",
-    "Stretch",
-    "cluster",
-    "diarize",
-]

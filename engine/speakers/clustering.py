@@ -39,12 +39,6 @@ class SpeakerCount:
             raise ConfigError(f"num_speakers must be at least 1, got {self.exact}")
         if not 1 <= self.least <= self.most:
             raise ConfigError(f"1 <= min_speakers <= max_speakers is needed, got {self.least} and {self.most}")
-        if self.exact is not None and not self.least <= self.exact <= self.most and self.bounded:
-            raise ConfigError(f"num_speakers={self.exact} is not within {self.least} to {self.most}")
-
-    @property
-    def bounded(self) -> bool:
-        return (self.least, self.most) != (1, MAX_SPEAKERS)
 
 
 def cluster(embeddings: Embeddings, weights: Sequence[float] | Weights | None, count: SpeakerCount) -> Labels:
