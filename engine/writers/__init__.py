@@ -8,12 +8,12 @@
 
 | format | content | warnings and errors |
 |---|---|---|
-| txt | one line per segment | left out |
+| txt | one line per segment, after its speaker | left out |
 | json, jsonl | everything, indented or on one line | included |
 | srt, vtt, ass | cues that a viewer can read (cues.py) | vtt: NOTE; ass: comments; srt: left out |
 | tsv | start, end (ms) and text of each segment | left out |
-| ctm, rttm | words or speech segments, in NIST's formats | lines that begin with ;; |
-| TextGrid | segments and words, for Praat | a tier of their own |
+| ctm, rttm | words or speakers' turns, in NIST's formats | lines that begin with ;; |
+| TextGrid | segments and words of each speaker, for Praat | a tier of their own |
 
 The formats that leave warnings out have no place for them.
 """
