@@ -12,7 +12,7 @@ from .decoder.base import DecodeParams
 from .errors import ConfigError
 from .families.base import Request
 from .options import GenerateOptions
-from .vad import OFFLINE_SCHEDULE, checked_schedule
+from .vad import RECORDING_SCHEDULE, checked_schedule
 from .vad.splitting import DEFAULT_SEGMENTATION, Segmentation
 
 
@@ -60,7 +60,7 @@ def transcribe_options(**options: Unpack[GenerateOptions]) -> TranscribeOptions:
         return {name: value for name, value in options.items() if name in names}
 
     schedule = checked_schedule(
-        options.get("silence_schedule"), dynamic=options.get("dynamic_silence", True), default=OFFLINE_SCHEDULE
+        options.get("silence_schedule"), dynamic=options.get("dynamic_silence", True), default=RECORDING_SCHEDULE
     )
     request = Request(
         language=options.get("language") or None,

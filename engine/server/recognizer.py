@@ -20,7 +20,7 @@ from ..service import OnText, TranscriptionService
 from ..streaming import LiveOptions
 from ..transcriber import Transcriber
 from ..transcript import Transcript
-from ..vad import VoiceActivityModel
+from ..vad import STREAMING_SCHEDULE, VoiceActivityModel
 from ..vad.splitting import DEFAULT_SEGMENTATION, Piece
 from .bodies import content_of
 from .budget import Budget
@@ -41,6 +41,8 @@ class Recognizer:
         """A live session decodes a partial text after each `chunk_ms` of new audio. Raises ConfigError."""
         self.settings = settings
         self.live = LiveOptions(vad=vad, chunk_ms=chunk_ms)
+        funasr_rules = self.live.rules.with_silence(STREAMING_SCHEDULE)
+        self.funasr_live = replace(self.live, rules=funasr_rules)  # for FunASR's clients
         self.metrics = Metrics()
         self.unknown_fields = UnknownFields(are_errors=settings.strict_fields)
         self.uploads = Budget(settings.max_upload_bytes)  # bodies of the requests under way
