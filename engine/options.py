@@ -54,7 +54,7 @@ class SegmentOptions(TypedDict, total=False):
         or the directory of an fsmn-vad checkpoint, cuts the speech out of every recording; None cuts none.
     max_segment_s (None): longest segment in seconds; None is the longest that the model hears well in one pass.
     silence_schedule (None): [(age, silence), ...] in ms: a segment of up to this age is ended by this much silence.
-        None is FunASR's schedule.
+        None is 1000 ms at any age. FunASR's table is `twostage_asr.engine.vad.OFFLINE_SCHEDULE`.
     dynamic_silence (True): False: 800 ms of silence end a segment of any age.
     """
 

@@ -13,7 +13,7 @@ from .errors import ConfigError
 from .families.base import Request
 from .options import GenerateOptions, SpeakerOptions
 from .speakers.clustering import MAX_SPEAKERS, SpeakerCount
-from .vad import OFFLINE_SCHEDULE, checked_schedule
+from .vad import RECORDING_SCHEDULE, checked_schedule
 from .vad.splitting import DEFAULT_SEGMENTATION, Segmentation
 
 SPEAKER_DETAILS: tuple[Literal["num_speakers", "min_speakers", "max_speakers", "known_speakers"], ...] = (
@@ -77,7 +77,7 @@ def transcribe_options(**options: Unpack[GenerateOptions]) -> TranscribeOptions:
         return {name: value for name, value in options.items() if name in names}
 
     schedule = checked_schedule(
-        options.get("silence_schedule"), dynamic=options.get("dynamic_silence", True), default=OFFLINE_SCHEDULE
+        options.get("silence_schedule"), dynamic=options.get("dynamic_silence", True), default=RECORDING_SCHEDULE
     )
     request = Request(
         language=options.get("language") or None,

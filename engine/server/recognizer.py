@@ -21,7 +21,7 @@ from ..service import OnText, TranscriptionService
 from ..streaming import LiveOptions
 from ..transcriber import Transcriber
 from ..transcript import Transcript
-from ..vad import VoiceActivityModel
+from ..vad import STREAMING_SCHEDULE, VoiceActivityModel
 from ..vad.splitting import DEFAULT_SEGMENTATION, Piece
 from .bodies import content_of
 from .budget import Budget
@@ -57,6 +57,8 @@ class Recognizer:
         """
         self.settings = settings
         self.live = LiveOptions(vad=vad, chunk_ms=chunk_ms)
+        funasr_rules = self.live.rules.with_silence(STREAMING_SCHEDULE)
+        self.funasr_live = replace(self.live, rules=funasr_rules)  # for FunASR's clients
         self.metrics = Metrics()
         self.unknown_fields = UnknownFields(are_errors=settings.strict_fields)
         self.ledger = ledger or Ledger()  # of the requests and sessions under way, among others
