@@ -105,7 +105,7 @@ def speaker_settings(options: SpeakerOptions) -> SpeakerSettings | None:
         if given:
             raise ConfigError(f"{', '.join(given)} need speakers=True")
         return None
-    exact, least, most = (options.get(name) for name in ("num_speakers", "min_speakers", "max_speakers"))
+    exact, least, most = options.get("num_speakers"), options.get("min_speakers"), options.get("max_speakers")
     if exact is not None and (least is not None or most is not None):
         raise ConfigError("num_speakers says how many there are; min_speakers and max_speakers cannot be given as well")
     least = 1 if least is None else least

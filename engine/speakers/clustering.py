@@ -18,7 +18,7 @@ from .model import Embeddings
 
 MAX_POINTS = 2000  # embeddings of one linkage, whose distances take 16 MB
 MAX_SPEAKERS = 20
-SAME_SPEAKER = 0.42  # average cosine similarity of two clusters above which they are one speaker
+SAME_SPEAKER = 0.30  # average cosine similarity of two clusters above which they are one speaker
 MIN_SHARE_S = 2.5  # a speaker with less speech is merged into the nearest other one, if there is one
 _FINE_SIMILARITY = 0.62  # above which the points of one block are joined before the blocks are
 Labels = npt.NDArray[np.int64]

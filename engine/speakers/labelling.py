@@ -2,7 +2,6 @@
 
 import bisect
 import itertools
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -33,14 +32,15 @@ class _Finder:
         turns = self._turns.get(channel, [])
         if not turns:
             return None
-        shares: Counter[str] = Counter()
+        shares: dict[str, float] = {}
         first = min(bisect.bisect_right(self._ends[channel], start), len(turns) - 1)
         for turn in itertools.islice(turns, first, None):
             if turn.start >= end:
                 break
-            shares[turn.speaker] += max(0.0, min(end, turn.end) - max(start, turn.start))
+            shared = min(end, turn.end) - max(start, turn.start)
+            shares[turn.speaker] = shares.get(turn.speaker, 0.0) + max(0.0, shared)
         if shares and max(shares.values()) > 0:
-            return shares.most_common(1)[0][0]
+            return max(shares, key=shares.__getitem__)
         near = turns[max(first - 1, 0) : first + 1]
         return min(near, key=lambda turn: max(turn.start - end, start - turn.end)).speaker
 
@@ -53,10 +53,10 @@ def _split(segment: Segment, finder: _Finder) -> list[Segment]:
     runs = [tuple(run) for _, run in itertools.groupby(words, key=lambda word: word.speaker)]
     texts = _texts(segment.text, runs)
     if len(runs) == 1 or texts is None:
-        longest: Counter[str | None] = Counter()
+        longest: dict[str | None, float] = {}
         for word in words:
-            longest[word.speaker] += word.end - word.start
-        return [replace(segment, words=words, speaker=longest.most_common(1)[0][0])]
+            longest[word.speaker] = longest.get(word.speaker, 0.0) + word.end - word.start
+        return [replace(segment, words=words, speaker=max(longest, key=longest.__getitem__))]
     return list(_parts(segment, runs, texts))
 
 

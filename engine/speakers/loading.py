@@ -64,7 +64,9 @@ def load_speaker_model(name: str | Path, device: torch.device, *, hub: HubName =
         module.load_state_dict(tensors, strict=True)
     except RuntimeError as error:
         raise CheckpointError(f"{path} does not fit {network.__name__}: {error}") from error
-    stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+    stream: torch.cuda.Stream | None = None
+    if device.type == "cuda":
+        stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
     return TorchSpeakerModel(module.eval().requires_grad_(False).to(device), device, EMBEDDING_SIZE, stream)
 
 
@@ -105,11 +107,12 @@ def _read(path: Path) -> dict[str, Tensor]:
     check_file(path)
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
+            tensors: dict[str, Tensor] = load_file(path)
+            return tensors
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, ValueError, OSError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
         raise CheckpointError(f"{path} is not a checkpoint of tensors only, or is damaged: {error}") from error
-    tensors = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else None
-    if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
+    state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise CheckpointError(f"{path} holds no state dict")
-    return {str(name).removeprefix("model."): value for name, value in tensors.items()}
+    return {str(name).removeprefix("model."): value for name, value in state.items()}
