@@ -241,7 +241,7 @@ def test_sessions_have_a_limit_and_end_when_they_are_idle(tmp_path: Path) -> Non
 
 def test_one_client_has_its_share_of_the_sessions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wyoming, "client_of", lambda key, address: address)  # as if this machine were another
-    with wyoming_running(tmp_path, max_sessions_per_client=1) as (_, port):
+    with wyoming_running(tmp_path, max_sessions_per_client=1) as (server, port):
 
         async def ask(client: AsyncTcpClient) -> Error:
             await client.write_event(Ping().event())
@@ -250,7 +250,13 @@ def test_one_client_has_its_share_of_the_sessions(tmp_path: Path, monkeypatch: p
                 return Error.from_event((await said_until(other, Error))[-1])
 
         assert with_client(port, ask).text.startswith("you have 1 sessions under way")
-        with_client(port, lambda client: client.write_event(Ping().event()))  # that one has ended
+        wait_until(lambda: not server.recognizer.num_sessions, "the session is still counted")
+
+        async def ping(client: AsyncTcpClient) -> None:
+            await client.write_event(Ping().event())
+            await said_until(client, Pong)
+
+        with_client(port, ping)
 
 
 def test_what_has_come_of_an_event_counts_among_what_sessions_keep(tmp_path: Path) -> None:
