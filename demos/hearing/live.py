@@ -27,6 +27,8 @@ from twostage_asr.engine.model_lock import ModelLock
 from twostage_asr.engine.vad import FIXED_SCHEDULE, LIVE_RULES, STREAMING_SCHEDULE, load_vad
 
 PUSH_SAMPLES = SAMPLE_RATE // 10
+PROMPT = ("<|startoftranscript|>", "<|en|>", "<|transcribe|>", "<|notimestamps|>")
+MOST_TOKENS = 100
 SCHEDULES = {
     "ours": LIVE_RULES,
     "fixed": LIVE_RULES.with_silence(FIXED_SCHEDULE),
@@ -44,13 +46,23 @@ class Whisper:
         self._torch: Any = torch
         self._features = WhisperFeatureExtractor()
         self._tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(directory / "tokenizer.json"))
+        self._end = self._tokenizer.convert_tokens_to_ids("<|endoftext|>")
         self._model: Any = WhisperForConditionalGeneration.from_pretrained(directory).eval()
 
     def __call__(self, waveform: Waveform) -> str:
         features = self._features(waveform, sampling_rate=SAMPLE_RATE, return_tensors="pt").input_features
+        ids = new = [int(self._tokenizer.convert_tokens_to_ids(token)) for token in PROMPT]
+        cache = None
         with self._torch.inference_mode():
-            ids = self._model.generate(features, language="en", task="transcribe", max_new_tokens=100)
-        return str(self._tokenizer.decode(ids[0], skip_special_tokens=True)).strip()
+            encoded = self._model.get_encoder()(features)
+            while len(ids) < MOST_TOKENS:
+                step = {"encoder_outputs": encoded, "decoder_input_ids": self._torch.tensor([new])}
+                answer = self._model(**step, past_key_values=cache, use_cache=True)
+                new, cache = [int(answer.logits[0, -1].argmax())], answer.past_key_values
+                if new[0] == self._end:
+                    break
+                ids = ids + new
+        return str(self._tokenizer.decode(ids, skip_special_tokens=True)).strip()
 
 
 @dataclass

@@ -86,7 +86,7 @@ def shown_by_client(said: list[dict[str, Any]]) -> list[str]:
 
 def test_segments_close_by_funasrs_table(server: Running) -> None:
     """It waits 2 s in a segment younger than 5 s."""
-    said = converse(server, pcm(1.0, 1.7, 1.0, 4.0))
+    said = converse(server, pcm(2.4, 1.7, 1.0, 4.0), pause_s=2.0)
     assert len([message for message in said if message["mode"] == "2pass-offline" and message["text"]]) == 1
 
 
