@@ -1,7 +1,7 @@
 """How live sessions cut talk between different speakers: python demos/hearing/live.py CLIPS --pause 0.8
 
-CLIPS holds manifest.jsonl and the clips that it names. The session is the product's own, but its model writes nothing, so
-that silence alone closes segments.
+CLIPS holds manifest.jsonl and the clips that it names. The session is the product's own, but its model writes nothing,
+so that silence alone closes segments.
 """
 
 import argparse
