@@ -1,7 +1,7 @@
 """How live sessions cut talk between different speakers: python demos/hearing/live.py CLIPS --pause 0.8
 
-CLIPS holds manifest.jsonl and the clips that it names. Without --whisper the session gets no text. With the directory
-of a Whisper checkpoint, that model writes the partial texts. The session is the product's own; the model is replaced.
+CLIPS holds manifest.jsonl and the clips that it names. The session is the product's own, but its model writes nothing,
+so that silence alone closes segments.
 """
 
 import argparse
@@ -34,46 +34,24 @@ SCHEDULES = {
 }
 
 
-class Whisper:
-    """Writes the text of up to 30 s, in English."""
-
-    def __init__(self, directory: Path) -> None:
-        import torch
-        from transformers import PreTrainedTokenizerFast, WhisperFeatureExtractor, WhisperForConditionalGeneration
-
-        self._torch: Any = torch
-        self._features = WhisperFeatureExtractor()
-        self._tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(directory / "tokenizer.json"))
-        self._model: Any = WhisperForConditionalGeneration.from_pretrained(directory).eval()
-
-    def __call__(self, waveform: Waveform) -> str:
-        features = self._features(waveform, sampling_rate=SAMPLE_RATE, return_tensors="pt").input_features
-        with self._torch.inference_mode():
-            ids = self._model.generate(features, language="en", task="transcribe", max_new_tokens=100)
-        return str(self._tokenizer.decode(ids[0], skip_special_tokens=True)).strip()
-
-
 @dataclass
 class Model:
     """What a session asks of a model itself."""
 
     family: FunASRNano
-    tokenizer: None  # nothing is confirmed here, so nothing is tokenised
+    tokenizer: None  # nothing is confirmed, so nothing is tokenised
     lock: ModelLock
 
 
 class Service:
-    """Answers at once."""
+    """Answers at once, with no text."""
 
-    def __init__(self, whisper: Whisper | None) -> None:
+    def __init__(self) -> None:
         self.model = Model(FunASRNano(), None, ModelLock())
-        self._whisper = whisper
 
     def submit(self, waveform: Waveform, options: Any, *, key: str, **_: Any) -> Future[Transcript]:
         future: Future[Transcript] = Future()
-        is_final = options.timestamps  # finals change no segment, so their text is left out
-        text = "" if self._whisper is None or is_final else self._whisper(waveform)
-        future.set_result(Transcript(key=key, text=text, duration=len(waveform) / SAMPLE_RATE))
+        future.set_result(Transcript(key=key, text="", duration=len(waveform) / SAMPLE_RATE))
         return future
 
 
@@ -84,12 +62,10 @@ def main() -> None:
     parser.add_argument("--schedule", choices=SCHEDULES, nargs="+", default=[*SCHEDULES])
     parser.add_argument("--half", type=int, choices=(0, 1), default=0, help="which half of the clips")
     parser.add_argument("--most", type=int, default=30, help="clips")
-    parser.add_argument("--whisper", type=Path, help="directory of a Whisper checkpoint")
-    parser.add_argument("--chunk-ms", type=float, default=720.0)
     parser.add_argument("--babble", type=float, metavar="DB", help="signal-to-noise ratio of six other voices")
     parser.add_argument("--vad", default="silero", help="silero, or the directory of an fsmn-vad")
     args = parser.parse_args()
-    service = cast(TranscriptionService, Service(None if args.whisper is None else Whisper(args.whisper)))
+    service = cast(TranscriptionService, Service())
     print("| pause | schedule | two speakers | sentences cut | wait median, longest s | longest s |")
     print("|---" * 6 + "|")
     for pause_s in args.pause:
@@ -98,9 +74,7 @@ def main() -> None:
             others = lay_together(args.clips, half=1 - args.half, pause_s=0.1, most=60)
             talk = with_babble(talk, others, args.babble)
         for name in args.schedule:
-            live = LiveOptions(
-                vad=load_vad(args.vad), chunk_ms=args.chunk_ms, agreeing_partials=1 << 30, rules=SCHEDULES[name]
-            )
+            live = LiveOptions(vad=load_vad(args.vad), rules=SCHEDULES[name])
             found = listen(StreamingSession(service, transcribe_options(), live), talk)
             print(f"| {pause_s} s | {name} | {summary(found, talk)}", flush=True)
 

@@ -84,12 +84,6 @@ def shown_by_client(said: list[dict[str, Any]]) -> list[str]:
     return shown
 
 
-def test_segments_close_by_funasrs_table(server: Running) -> None:
-    """It waits 2 s in a segment younger than 5 s."""
-    said = converse(server, pcm(1.0, 1.7, 1.0, 4.0))
-    assert len([message for message in said if message["mode"] == "2pass-offline" and message["text"]]) == 1
-
-
 def test_2pass_shows_growing_text_and_then_each_segment_with_its_times(server: Running) -> None:
     said = converse(server, pcm(2.4, 4.0, 1.0, 4.0), pause_s=2.0)
     assert {message["wav_name"] for message in said} == {"demo"}
