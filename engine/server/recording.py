@@ -13,10 +13,9 @@ from ..errors import QueueFullError
 from ..recordings import Recording
 from ..run_options import TranscribeOptions
 from ..segments import Part, join_texts
-from ..service import OnText, TranscriptionService
+from ..service import ClipService, OnText
 from ..transcript import Transcript
 from ..vad.splitting import Cut, Piece
-from .remote import RemoteService
 
 SEGMENTS_AT_ONCE = 32  # of one recording, so that others have their turn
 BUSY_WAIT_S = 0.1  # until a segment is offered again to a service that is full
@@ -59,7 +58,7 @@ class GrowingText:
 
 
 async def transcribe_recording(
-    service: TranscriptionService | RemoteService,
+    service: ClipService,
     audio: Piece,
     options: TranscribeOptions,
     on_text: OnText | None = None,
