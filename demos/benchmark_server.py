@@ -95,7 +95,13 @@ def serving(transcriber: Transcriber, settings: ServerSettings, num_front_ends: 
     (taken,) = bind(Address(port=0))
     port = taken.getsockname()[1]
     if num_front_ends:
-        setup = Setup(settings=settings, address=Address(), chunk_ms=CHUNK_MS, num_front_ends=num_front_ends)
+        setup = Setup(
+            settings=settings,
+            address=Address(),
+            chunk_ms=CHUNK_MS,
+            log_level="warning",
+            num_front_ends=num_front_ends,
+        )
         front_ends = FrontEnds(setup, [taken])
         thread = threading.Thread(target=front_ends.serve, args=(transcriber,), daemon=True)
         thread.start()
@@ -121,7 +127,9 @@ def serving(transcriber: Transcriber, settings: ServerSettings, num_front_ends: 
 def load(
     server: str, clips: Path, clients: Sequence[int], seconds: float, num_processes: int, *more: str
 ) -> Iterator[dict[str, Any]]:
-    """What load_test.py reports of each number of clients."""
+    """What load_test.py reports of each number of clients, if there are any."""
+    if not clients:
+        return
     command = [sys.executable, str(DEMOS / "load_test.py"), "--server", server, "--input", str(clips)]
     command += ["--seconds", str(seconds), "--processes", str(num_processes), *more]
     with subprocess.Popen(
@@ -185,17 +193,14 @@ class Benchmark:
         how = (args.seconds, args.client_processes)
         num_front_ends = number_of_front_ends(args.front_ends, self.model.transcriber.device)
         with serving(self.model.transcriber, settings, num_front_ends) as port:
+            http, live = f"http://127.0.0.1:{port}", f"ws://127.0.0.1:{port}"
+            rate = ("--rate", str(args.rate)) if args.rate else ()
             with bound_answers(self.num_tokens):
-                url = f"http://127.0.0.1:{port}"
-                rate = ("--rate", str(args.rate)) if args.rate else ()
-                for found in load(url, self.wavs, args.concurrency, *how, *rate) if args.concurrency else ():
+                for found in load(http, self.wavs, args.concurrency, *how, *rate):
                     share = {"front_ends": num_front_ends, "share": round(found["per_second"] / offline_per_second, 3)}
                     self.say("http", found | share)
             with bound_answers(LIVE_TOKENS if args.random else None):
-                warm_up = ("--warm-up-s", str(LIVE_WARM_UP_S))
-                for found in (
-                    load(url.replace("http", "ws"), self.live, args.sessions, *how, *warm_up) if args.sessions else ()
-                ):
+                for found in load(live, self.live, args.sessions, *how, "--warm-up-s", str(LIVE_WARM_UP_S)):
                     self.say("realtime", found)
 
     def say(self, what: str, found: dict[str, Any]) -> None:

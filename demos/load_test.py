@@ -36,7 +36,6 @@ from kept_connections import Connections
 from twostage_asr.engine.audio.decode import SAMPLE_RATE, decode_audio
 
 HEALTH_INTERVAL_S = 0.1
-TIMEOUT_S = 120.0
 MICRO_CLIPS = Path(__file__).parent / "micro" / "clips" / "manifest.jsonl"
 BOUNDARY = "load-test-boundary"
 

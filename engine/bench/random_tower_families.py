@@ -1,4 +1,4 @@
-"""Write Qwen3-ASR-0.6B, Qwen3-ASR-1.7B and GLM-ASR-Nano at their published sizes with random weights, laid out as on a hub.
+"""Write Qwen3-ASR (0.6B, 1.7B) and GLM-ASR-Nano at their published sizes with random weights, laid out as on a hub.
 
 Their texts are random. The tokenizers are stand-ins: 256 byte symbols, filler up to the real vocabulary size, and the
 special tokens at their published ids. A few ids of GLM-ASR-Nano are not known; those tokens are placed near the others.
