@@ -22,6 +22,8 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from typing import Any
 
+import torch
+
 from ..errors import ASRError, ConfigError, InternalError
 from ..service import TranscriptionService
 from ..transcriber import Transcriber
@@ -36,6 +38,7 @@ from .remote import ModelCard
 from .settings import ServerSettings
 
 RESTART_S = 1.0  # from the death of a front end to the start of the next
+AUTO_FRONT_ENDS, AUTO_CORES = 4, 8  # beside a GPU, on a machine with at least so many cores
 SCRAPE_S = 2.0  # longest wait for the metrics of a front end
 END_S = 10.0  # that a front end may take to end, beyond its drain
 
@@ -75,6 +78,13 @@ class _FrontEnd:
     jobs: dict[int, Future[Any]] = field(default_factory=dict)
     samples: list[Any] | None = None  # the metrics of the last scrape; None while they are awaited
     is_ready: bool = False
+
+
+def number_of_front_ends(asked: int | None, device: torch.device) -> int:
+    """What was asked for; else as many as pay, because a CPU that computes both stages has no core to spare."""
+    if asked is not None:
+        return asked
+    return AUTO_FRONT_ENDS if device.type == "cuda" and len(os.sched_getaffinity(0)) >= AUTO_CORES else 0
 
 
 class FrontEnds:

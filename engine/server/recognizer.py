@@ -58,8 +58,6 @@ class Recognizer:
         """
         self.settings = settings
         self.live = LiveOptions(vad=vad, chunk_ms=chunk_ms)
-        funasr_rules = self.live.rules.with_silence(STREAMING_SCHEDULE)
-        self.funasr_live = replace(self.live, rules=funasr_rules)  # for FunASR's clients
         self.metrics = Metrics()
         self.unknown_fields = UnknownFields(are_errors=settings.strict_fields)
         self.ledger = ledger or Ledger()  # of the requests and sessions under way, among others
@@ -88,6 +86,11 @@ class Recognizer:
         self.metrics.watch("twostage_queue_clips", "Clips not yet encoded", lambda: self.service.num_waiting)
         self.metrics.watch("twostage_clips", "Clips not yet transcribed", lambda: self.service.num_jobs)
         self.metrics.watch("twostage_ready", "1 if requests are taken", lambda: float(self.is_ready))
+
+    @property
+    def funasr_live(self) -> LiveOptions:
+        """The options of live sessions of FunASR's clients, whose segments close by FunASR's table."""
+        return replace(self.live, rules=self.live.rules.with_silence(STREAMING_SCHEDULE))
 
     @property
     def num_requests(self) -> int:

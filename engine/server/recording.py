@@ -13,10 +13,9 @@ from functools import partial
 from ..recordings import Recording
 from ..run_options import TranscribeOptions
 from ..segments import Part, join_texts
-from ..service import OnText, TranscriptionService
+from ..service import ClipService, OnText
 from ..transcript import Transcript
 from ..vad.splitting import Cut, Piece
-from .remote import RemoteService
 from .speakers import RecordingSpeakers, offered
 
 SEGMENTS_AT_ONCE = 32  # of one recording, so that others have their turn
@@ -59,7 +58,7 @@ class GrowingText:
 
 
 async def transcribe_recording(
-    service: TranscriptionService | RemoteService,
+    service: ClipService,
     audio: Piece,
     options: TranscribeOptions,
     on_text: OnText | None = None,
