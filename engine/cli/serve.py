@@ -4,16 +4,17 @@ import argparse
 import contextlib
 import ipaddress
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..console import spare_loaded_objects
 from ..errors import ConfigError
 from ..text_files import read_lines
-from .command import Commands, add_model_options, model_options
+from .command import Commands, add_model_options, engine_options, model_options
 
 if TYPE_CHECKING:
+    from ..auto import AutoModelVLLM
     from ..server.front_ends import Setup
     from ..server.process import Address
     from ..server.recognizer import Recognizer
@@ -83,9 +84,10 @@ def _add(commands: Commands, name: str, port: int, what: str) -> None:
     where.add_argument(
         "--front-ends",
         type=_front_ends,
-        default=0,
+        default="auto",
         metavar="N",
-        help="processes that parse requests and read audio (default 0: the engine's own does)",
+        help="processes that parse requests and read audio beside the engine's; 0: that one does so itself "
+        "(default auto: 4 beside a CUDA GPU on 8 cores or more, else 0)",
     )
     where.add_argument("--no-docs", action="store_true", help="serve neither /docs nor /openapi.json")
     where.add_argument("--config", type=Path, metavar="YAML", help="host, port and model, in place of the options")
@@ -149,18 +151,19 @@ def _port(text: str) -> int:
     return int(text)
 
 
-def _front_ends(text: str) -> int:
+def _front_ends(text: str) -> int | None:
+    if text == "auto":
+        return None
     if not text.isdecimal() or int(text) > MAX_FRONT_ENDS:
-        raise argparse.ArgumentTypeError(f"0 to {MAX_FRONT_ENDS}, got {text!r}")
+        raise argparse.ArgumentTypeError(f"auto, or 0 to {MAX_FRONT_ENDS}, got {text!r}")
     return int(text)
 
 
 def run(args: argparse.Namespace) -> int:
     """Load the model, serve until the end, and return the exit code."""
-    from ..auto import AutoModelVLLM  # imports torch
-    from ..config import DEFAULT_PROMPT_BYTES
+    from ..config import DEFAULT_PROMPT_BYTES, EngineConfig
     from ..server.app import create_app
-    from ..server.front_ends import FrontEnds
+    from ..server.front_ends import FrontEnds, number_of_front_ends
     from ..server.operation import OperationServer
     from ..server.process import Listener, bind, log, serve, set_up_log
     from ..server.recognizer import Recognizer
@@ -181,13 +184,12 @@ def run(args: argparse.Namespace) -> int:
     sockets = bind(address)
     operation = None if args.operation_port is None else OperationServer(args.host, args.operation_port)
     log.info("loading %s; the server listens when that is done", engine["model"])
-    if args.front_ends:
-        setup = _setup(args, settings, address)
-        with contextlib.closing(FrontEnds(setup, sockets)) as front_ends, AutoModelVLLM(**engine) as model:
-            spare_loaded_objects()
+    num_front_ends = number_of_front_ends(args.front_ends, EngineConfig.of(engine_options(args)).torch_device())
+    if num_front_ends:
+        setup = _setup(args, settings, address, num_front_ends)
+        with contextlib.closing(FrontEnds(setup, sockets)) as front_ends, _loaded(args, engine) as model:
             return front_ends.serve(model.transcriber, operation)
-    with AutoModelVLLM(**engine) as model:
-        spare_loaded_objects()
+    with _loaded(args, engine) as model:
         recognizer = Recognizer(model.transcriber, settings, vad=load_vad(args.vad), chunk_ms=args.chunk_ms)
         try:
             app = create_app(recognizer, offline=args.command == "serve", has_docs=not args.no_docs)
@@ -197,6 +199,19 @@ def run(args: argparse.Namespace) -> int:
             return serve(app, recognizer, address, sockets, beside=beside)
         finally:
             recognizer.close()
+
+
+@contextlib.contextmanager
+def _loaded(args: argparse.Namespace, engine: dict[str, Any]) -> "Iterator[AutoModelVLLM]":
+    """The model. A speaker model that was named is loaded as well, else by the first request that asks who speaks."""
+    from ..auto import AutoModelVLLM  # imports torch
+
+    with AutoModelVLLM(**engine) as model:
+        speakers = model.transcriber.speakers
+        if args.speaker_model != "auto" and speakers is not None:
+            speakers.get()
+        spare_loaded_objects()
+        yield model
 
 
 def _name_model(args: argparse.Namespace) -> None:
@@ -220,7 +235,7 @@ def _address(args: argparse.Namespace) -> "Address":
     )
 
 
-def _setup(args: argparse.Namespace, settings: "ServerSettings", address: "Address") -> "Setup":
+def _setup(args: argparse.Namespace, settings: "ServerSettings", address: "Address", num_front_ends: int) -> "Setup":
     from ..server.front_ends import Setup
 
     return Setup(
@@ -232,7 +247,7 @@ def _setup(args: argparse.Namespace, settings: "ServerSettings", address: "Addre
         has_docs=not args.no_docs,
         wyoming=args.wyoming,
         log_level=args.log_level,
-        num_front_ends=args.front_ends,
+        num_front_ends=num_front_ends,
     )
 
 
@@ -294,6 +309,7 @@ def _settings(args: argparse.Namespace, limits: dict[str, Any]) -> "ServerSettin
         cors_origins=tuple(args.cors_origin),
         url_hosts=tuple(args.allow_url_host),
         strict_fields=args.strict_fields,
+        names_speakers=args.speaker_model != "auto",
         **limits,
     )
 

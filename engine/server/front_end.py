@@ -1,6 +1,5 @@
 """One front end: a server as process.py describes it, whose engine is in the process that has started this one."""
 
-import contextlib
 import functools
 import signal
 import socket
@@ -24,7 +23,10 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # until uvicorn takes it: the engine's process tells when to leave
     sockets = [socket.socket(fileno=each) for each in setup.sockets]
     ledger = SharedLedger(setup.ledger, setup.num_front_ends + 1, setup.number)
-    card: ModelCard = receive(engine)
+    try:
+        card: ModelCard = receive(engine)
+    except (EOFError, OSError):  # there is no model: its process has ended, and its error says why
+        return
     service = RemoteService(engine, card, Arena(setup.arena), ledger)
     recognizer = Recognizer(service, setup.settings, vad=load_vad(setup.vad), chunk_ms=setup.chunk_ms, ledger=ledger)
     app = create_app(recognizer, offline=setup.offline, has_docs=setup.has_docs)
@@ -66,5 +68,4 @@ def _wyoming(setup: Setup, recognizer: Recognizer) -> list[Listener]:
 
 
 if __name__ == "__main__":
-    with contextlib.suppress(EOFError):  # the engine's process has ended before there was a model
-        main()
+    main()

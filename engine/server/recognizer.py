@@ -31,6 +31,7 @@ from .metrics import Metrics, MetricsTimeline
 from .recording import transcribe_recording
 from .remote import RemoteService
 from .settings import ServerSettings
+from .speakers import ServerSpeakers
 
 CHUNK_MS = 480.0  # of live audio between two partial texts; the text of shorter chunks is mostly wrong
 
@@ -57,8 +58,6 @@ class Recognizer:
         """
         self.settings = settings
         self.live = LiveOptions(vad=vad, chunk_ms=chunk_ms)
-        funasr_rules = self.live.rules.with_silence(STREAMING_SCHEDULE)
-        self.funasr_live = replace(self.live, rules=funasr_rules)  # for FunASR's clients
         self.metrics = Metrics()
         self.unknown_fields = UnknownFields(are_errors=settings.strict_fields)
         self.ledger = ledger or Ledger()  # of the requests and sessions under way, among others
@@ -77,6 +76,7 @@ class Recognizer:
             self.service = TranscriptionService(
                 model, max_waiting=settings.max_waiting, timeline=MetricsTimeline(self.metrics)
             )
+        self.speakers = ServerSpeakers(self.service)
         self._readers: AudioReaders = self.service.model.readers
         self._family: ModelFamily = self.service.model.family
         self._cutting = DEFAULT_SEGMENTATION.cutting(self._family.best_length_s)
@@ -86,6 +86,11 @@ class Recognizer:
         self.metrics.watch("twostage_queue_clips", "Clips not yet encoded", lambda: self.service.num_waiting)
         self.metrics.watch("twostage_clips", "Clips not yet transcribed", lambda: self.service.num_jobs)
         self.metrics.watch("twostage_ready", "1 if requests are taken", lambda: float(self.is_ready))
+
+    @property
+    def funasr_live(self) -> LiveOptions:
+        """The options of live sessions of FunASR's clients, whose segments close by FunASR's table."""
+        return replace(self.live, rules=self.live.rules.with_silence(STREAMING_SCHEDULE))
 
     @property
     def num_requests(self) -> int:
@@ -222,10 +227,12 @@ class Recognizer:
         Cancelling the wait drops the work in both stages.
 
         Raises:
-            ASRError: the recording could not be transcribed; this is the transcript's `exception()`.
+            ASRError: the recording could not be transcribed; this is the transcript's `exception()`. Or a known
+                speaker's clip could not be embedded.
         """
         started = time.perf_counter()
-        transcript = await transcribe_recording(self.service, recording, options, on_text)
+        speakers = None if options.speakers is None else await self.speakers.of(options.speakers)
+        transcript = await transcribe_recording(self.service, recording, options, on_text, speakers)
         self.metrics.count(transcript, time.perf_counter() - started)
         if error := transcript.exception():
             raise error
@@ -239,4 +246,5 @@ class Recognizer:
 
     def close(self) -> None:
         """Close the service, which drops the work that is left. The model stays open; it belongs to the caller."""
+        self.speakers.close()
         self.service.close()

@@ -37,23 +37,20 @@ from collections.abc import Generator, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from itertools import takewhile
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 from ..audio.waveform import Waveform
 from ..checks import check_fields
 from ..errors import ConfigError, QueueFullError
 from ..families.languages import is_auto
 from ..run_options import TranscribeOptions
-from ..service import TranscriptionService
+from ..service import ClipService
 from ..transcript import Transcript
 from ..vad import LIVE_RULES, SegmentRules, SpeechSegmenter, SpeechSpan, VoiceActivityModel
 from ..words.split import split_words
 from .audio import PCM, PCMReader, RecentAudio
 from .events import Event, Final, Partial
 from .text import ends_sentence, on_stream_time, split_after, token_prefix, with_text
-
-if TYPE_CHECKING:
-    from ..server.remote import RemoteService
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +88,7 @@ class StreamingSession:
 
     def __init__(
         self,
-        service: "TranscriptionService | RemoteService",
+        service: ClipService,
         options: TranscribeOptions,
         live: LiveOptions,
         *,
@@ -134,7 +131,7 @@ class AsyncStreamingSession:
 
     def __init__(
         self,
-        service: "TranscriptionService | RemoteService",
+        service: ClipService,
         options: TranscribeOptions,
         live: LiveOptions,
         *,
@@ -164,9 +161,7 @@ class _Closed:
 class _Stream:
     """The state and logic of one session. `push` and `finish` are generators that yield futures and get the results."""
 
-    def __init__(
-        self, service: "TranscriptionService | RemoteService", options: TranscribeOptions, live: LiveOptions, key: str
-    ) -> None:
+    def __init__(self, service: ClipService, options: TranscribeOptions, live: LiveOptions, key: str) -> None:
         service.model.family.prompt_text(options.request)
         self._service = service
         self._options = options

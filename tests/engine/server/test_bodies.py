@@ -8,6 +8,7 @@ import pytest
 from twostage_asr.engine.server.bodies import Body, Complexity, require_few_values
 from twostage_asr.engine.server.budget import Budget
 from twostage_asr.engine.server.failures import Refusal
+from twostage_asr.engine.server.ledger import Ledger
 from twostage_asr.engine.server.settings import ServerSettings
 
 
@@ -32,7 +33,7 @@ def test_a_form_of_files_is_not_counted() -> None:
 
 
 def test_bytes_are_counted_as_they_come_whatever_their_header_says() -> None:
-    body = Body(ServerSettings(max_json_bytes=10), Budget(100), is_form=False)
+    body = Body(ServerSettings(max_json_bytes=10), Budget("upload_bytes", 100, Ledger()), is_form=False)
     sent = {"type": "http.request", "body": b"x" * 6}
 
     async def receive() -> dict[str, object]:

@@ -102,6 +102,14 @@ def test_2pass_shows_growing_text_and_then_each_segment_with_its_times(server: R
     assert (sentence["text_seg"], sentence["ts_list"]) == (passes[1]["text"].strip(), times)
 
 
+def test_segments_close_by_funasrs_table(server: Running) -> None:
+    passes = {
+        pause: [m for m in converse(server, pcm(1.0, pause, 1.0, 2.4)) if m["mode"] == "2pass-offline" and m["text"]]
+        for pause in (1.4, 2.4)  # our own rules close a segment at both
+    }
+    assert {pause: len(texts) for pause, texts in passes.items()} == {1.4: 1, 2.4: 2}
+
+
 def test_online_texts_one_after_the_other_are_the_text(server: Running) -> None:
     said = converse(server, pcm(2.4, 4.0, 1.0), pause_s=2.0, mode="online")
     assert {message["mode"] for message in said} == {"online"}
