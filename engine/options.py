@@ -69,7 +69,8 @@ class SpeakerOptions(TypedDict, total=False):
 
     speakers (False): say who speaks: words and segments carry a speaker, and the transcript has turns.
     num_speakers (None): how many speakers there are; None estimates it.
-    min_speakers (None), max_speakers (None): bounds of that estimate; None bounds it by 1 and 20.
+    min_speakers (None): least of that estimate; None is 1.
+    max_speakers (None): most of that estimate; None is 20.
     known_speakers (None): {name: audio} of people whose voices are known. Who sounds like one gets the name. The audio
         is a path, URL, bytes, file object or samples of 16 kHz; a few seconds of speech are enough.
     """

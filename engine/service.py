@@ -16,7 +16,7 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
@@ -44,6 +44,8 @@ from .isolation import alone, caught
 from .model import LoadedModel
 from .pipeline import Pipeline
 from .run_options import TranscribeOptions
+from .speakers.model import Embeddings
+from .speakers.queue import Bounds, SpeakerQueue
 from .text import LLMTokenizer
 from .timeline import NullTimeline, Timeline
 from .transcript import Transcript
@@ -54,7 +56,6 @@ MIN_SAMPLES = 2  # the shortest clip that features can be computed of
 IDLE_CHECK_S = 1.0  # how often an idle service checks that the engine is alive
 
 logger = logging.getLogger(__name__)
-
 OnText = Callable[[str], None]
 
 
@@ -84,6 +85,8 @@ class ClipService(Protocol):
         is_speech: bool = False,
         on_text: OnText | None = None,
     ) -> Future[Transcript]: ...
+
+    def embed(self, waveform: Waveform, windows: Sequence[Bounds]) -> Future[Embeddings]: ...
 
 
 @dataclass(slots=True, eq=False)
@@ -139,6 +142,7 @@ class TranscriptionService:
         self._max_waiting = max_waiting
         self._batch_wait_s = batch_wait_s
         self._pipeline = Pipeline(model, timeline or NullTimeline(), align_wait_s=0.0)
+        self._speakers = SpeakerQueue(model.speakers, on_gpu=model.device.type != "cpu")
         self._lock = threading.Lock()  # guards the five attributes below, and `failed`
         self._jobs: dict[int, _Job] = {}  # all that are not done, by the index of their clip
         self._waiting: deque[_Waiting] = deque()  # those that are not encoded yet, the oldest first
@@ -168,6 +172,7 @@ class TranscriptionService:
 
         Args:
             options: `batch_size`, `limits` and `allow_urls` concern the offline loop, and have no effect here.
+                `speakers` must be None: see embed().
             key: the transcript's key.
             answer_prefix: text that the answer is made to begin with, and that the transcript's text includes.
             is_speech: a VAD has cut this out as speech, as it does the segments of long recordings. The check of the
@@ -183,7 +188,7 @@ class TranscriptionService:
 
         Raises:
             UnsupportedAudioError: the samples have another type or shape, or are too few.
-            ConfigError: the family does not know the language, or `answer_prefix` is not text.
+            ConfigError: the family does not know the language, `answer_prefix` is not text, or `speakers` is set.
             QueueFullError: `max_waiting` jobs are waiting already.
             ServiceClosedError, DecodeError: the service is closed, or its engine has failed.
         """
@@ -191,6 +196,8 @@ class TranscriptionService:
         _check_samples(waveform)
         self._model.family.prompt_text(options.request)
         check_text("answer_prefix", answer_prefix)
+        if options.speakers is not None:
+            raise ConfigError("a service does not say who speaks in a clip; embed() gives the voices of its windows")
         num_frames = self._model.acoustic.num_frames(len(waveform))
         future: Future[Transcript] = Future()
         with self._lock:
@@ -206,6 +213,10 @@ class TranscriptionService:
         future.add_done_callback(lambda done: self._cancel(index) if done.cancelled() else None)
         self._wake()
         return future
+
+    def embed(self, waveform: Waveform, windows: Sequence[Bounds]) -> Future[Embeddings]:
+        """Speaker embeddings of windows of a waveform, computed beside both stages; see SpeakerQueue.embed."""
+        return self._speakers.embed(waveform, windows)
 
     @property
     def model(self) -> LoadedModel:
@@ -232,6 +243,7 @@ class TranscriptionService:
                 self._closes_at = time.monotonic() + drain_s
         self._wake()
         self._thread.join()
+        self._speakers.close()
 
     def _require_open(self) -> None:
         if self.failed:

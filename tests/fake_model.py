@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tests.fake_decoder import FakeDecoder
+from tests.fake_voices import FakeVoices
 from twostage_asr.engine.audio.inputs import AudioInput
 from twostage_asr.engine.audio.readers import Audio, AudioReaders
 from twostage_asr.engine.audio.waveform import SAMPLE_RATE, Waveform
@@ -170,5 +171,6 @@ def fake_transcriber(directory: Path, **changes: Any) -> Transcriber:
         "device": torch.device("cpu"),
         "max_batch_frames": 4000,
         "lock": ModelLock(),
+        "speakers": FakeVoices(),
     }
     return Transcriber(**parts | changes)

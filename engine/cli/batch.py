@@ -107,6 +107,8 @@ def _spec(args: argparse.Namespace) -> JobSpec:
     source = EngineManifest.read(engine_dir).source
     digest = hashlib.sha256(json.dumps({name: file.sha256 for name, file in sorted(source.items())}).encode())
     model = {name: value for name, value in asked.items() if name not in _OF_THE_MACHINE}
+    if not args.speakers:
+        del model["speaker_model"]
     options: dict[str, Any] = {**file_options(args)}
     options.pop("batch_size", None)
     return JobSpec(

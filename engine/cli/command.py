@@ -24,7 +24,16 @@ _ENGINE = (
     *("device", "dtype", "encoder_dtype", "backend"),
     *("tensor_parallel_size", "decoder_processes", "stall_timeout_s", "vllm"),
 )
-_MODEL = ("model", "hub", "revision", "gpu_memory_utilization", "max_model_len", "dither", "forced_aligner")
+_MODEL = (
+    "model",
+    "hub",
+    "revision",
+    "gpu_memory_utilization",
+    "max_model_len",
+    "dither",
+    "forced_aligner",
+    "speaker_model",
+)
 
 
 def add_engine_options(parser: argparse.ArgumentParser) -> None:
@@ -59,6 +68,12 @@ def add_model_options(parser: argparse.ArgumentParser, *, is_required: bool = Tr
     group.add_argument("--max-model-len", type=int, metavar="N", help="positions of prompt and answer together")
     group.add_argument("--dither", type=float, default=0.0, help="noise added to the 16-bit samples")
     group.add_argument("--forced-aligner", metavar="MODEL", help="a Qwen3-ForcedAligner that times the words")
+    group.add_argument(
+        "--speaker-model",
+        default="auto",
+        metavar="MODEL",
+        help="directory or hub id of CAM++ or ERes2NetV2, which tells speakers apart; loaded when it is needed",
+    )
     add_engine_options(parser)
 
 

@@ -2,11 +2,12 @@
 
 import argparse
 from dataclasses import fields
+from pathlib import Path
 from typing import cast
 
 from ..audio.channels import Channels, check_channels
 from ..errors import ConfigError
-from ..options import GenerateOptions
+from ..options import GenerateOptions, SpeakerOptions
 from ..writers import WRITERS, SubtitleShape
 from .command import add_request_options, add_segment_options, given_options, request_options, segment_options
 
@@ -43,6 +44,7 @@ def add_file_options(parser: argparse.ArgumentParser) -> None:
         "--salvage", action="store_true", help="transcribe what can be decoded of truncated or damaged files"
     )
     group.add_argument("--batch-size", type=int, metavar="N", help="most clips encoded together")
+    _add_speaker_options(parser)
     group = parser.add_argument_group("subtitles (srt, vtt, ass)")
     group.add_argument(
         "--max-line-width", type=int, metavar="N", help="columns (default 42); a Chinese character takes two"
@@ -54,10 +56,53 @@ def add_file_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_speaker_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("who speaks")
+    group.add_argument(
+        "--speakers", action="store_true", help="name the speakers, in every format that has a place for them"
+    )
+    group.add_argument("--num-speakers", type=int, metavar="N", help="how many there are, if that is known")
+    group.add_argument("--min-speakers", type=int, metavar="N", help="at least so many (default 1)")
+    group.add_argument("--max-speakers", type=int, metavar="N", help="at most so many (default 20)")
+    group.add_argument(
+        "--known-speaker",
+        dest="known_speakers",
+        action="append",
+        type=_known_speaker,
+        metavar="NAME=FILE",
+        help="who sounds like the audio in FILE is called NAME; may be given several times",
+    )
+
+
+def speaker_options(args: argparse.Namespace) -> SpeakerOptions:
+    """The speaker options of `generate` that were given. Raises ConfigError for ones that contradict each other."""
+    given = given_options(args, SpeakerOptions.__annotations__)
+    known = given.pop("known_speakers", None)
+    if known is not None:
+        given["known_speakers"] = dict(known)
+        if len(given["known_speakers"]) < len(known):
+            raise ConfigError("each --known-speaker needs a name of its own")
+    if not given.pop("speakers"):
+        if given:
+            names = ", ".join(f"--{name.rstrip('s') if name == 'known_speakers' else name}" for name in given)
+            raise ConfigError(f"{names.replace('_', '-')}: give --speakers as well")
+        return {}
+    options = cast(SpeakerOptions, {"speakers": True, **given})
+    return options
+
+
+def _known_speaker(text: str) -> tuple[str, Path]:
+    name, separator, file = text.partition("=")
+    if not separator or not name.strip() or not Path(file).is_file():
+        raise argparse.ArgumentTypeError(f"needs NAME=FILE, with a file that exists, got {text!r}")
+    return name.strip(), Path(file)
+
+
 def file_options(args: argparse.Namespace) -> GenerateOptions:
     """The arguments of `generate` that were given."""
     decoding = cast(GenerateOptions, given_options(args, _DECODING))
-    options: GenerateOptions = {**request_options(args), **segment_options(args), **decoding}
+    speakers = speaker_options(args)
+    options: GenerateOptions = {**request_options(args), **segment_options(args), **decoding, **speakers}
     options["vad"] = None if args.vad == "none" else args.vad
     return options
 

@@ -4,7 +4,7 @@ import argparse
 import contextlib
 import ipaddress
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from ..text_files import read_lines
 from .command import Commands, add_model_options, engine_options, model_options
 
 if TYPE_CHECKING:
+    from ..auto import AutoModelVLLM
     from ..server.front_ends import Setup
     from ..server.process import Address
     from ..server.recognizer import Recognizer
@@ -160,7 +161,6 @@ def _front_ends(text: str) -> int | None:
 
 def run(args: argparse.Namespace) -> int:
     """Load the model, serve until the end, and return the exit code."""
-    from ..auto import AutoModelVLLM  # imports torch
     from ..config import DEFAULT_PROMPT_BYTES, EngineConfig
     from ..server.app import create_app
     from ..server.front_ends import FrontEnds, number_of_front_ends
@@ -187,11 +187,9 @@ def run(args: argparse.Namespace) -> int:
     num_front_ends = number_of_front_ends(args.front_ends, EngineConfig.of(engine_options(args)).torch_device())
     if num_front_ends:
         setup = _setup(args, settings, address, num_front_ends)
-        with contextlib.closing(FrontEnds(setup, sockets)) as front_ends, AutoModelVLLM(**engine) as model:
-            spare_loaded_objects()
+        with contextlib.closing(FrontEnds(setup, sockets)) as front_ends, _loaded(args, engine) as model:
             return front_ends.serve(model.transcriber, operation)
-    with AutoModelVLLM(**engine) as model:
-        spare_loaded_objects()
+    with _loaded(args, engine) as model:
         recognizer = Recognizer(model.transcriber, settings, vad=load_vad(args.vad), chunk_ms=args.chunk_ms)
         try:
             app = create_app(recognizer, offline=args.command == "serve", has_docs=not args.no_docs)
@@ -201,6 +199,19 @@ def run(args: argparse.Namespace) -> int:
             return serve(app, recognizer, address, sockets, beside=beside)
         finally:
             recognizer.close()
+
+
+@contextlib.contextmanager
+def _loaded(args: argparse.Namespace, engine: dict[str, Any]) -> "Iterator[AutoModelVLLM]":
+    """The model. A speaker model that was named is loaded as well, else by the first request that asks who speaks."""
+    from ..auto import AutoModelVLLM  # imports torch
+
+    with AutoModelVLLM(**engine) as model:
+        speakers = model.transcriber.speakers
+        if args.speaker_model != "auto" and speakers is not None:
+            speakers.get()
+        spare_loaded_objects()
+        yield model
 
 
 def _name_model(args: argparse.Namespace) -> None:
@@ -298,6 +309,7 @@ def _settings(args: argparse.Namespace, limits: dict[str, Any]) -> "ServerSettin
         cors_origins=tuple(args.cors_origin),
         url_hosts=tuple(args.allow_url_host),
         strict_fields=args.strict_fields,
+        names_speakers=args.speaker_model != "auto",
         **limits,
     )
 

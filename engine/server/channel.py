@@ -33,12 +33,13 @@ class Kind(IntEnum):
 
     READY = auto()  # from a front end: it answers clients
     JOB = auto()  # from a front end: transcribe this
+    EMBED = auto()  # from a front end: the speaker embeddings of this; the rest is as for JOB
     CANCEL = auto()  # from a front end: nobody waits for this job any more
     COUNT = auto()  # the number of positions that audio takes in the LLM: the question, and the answer
     SCRAPE = auto()  # to a front end: send your metrics; from a front end: send the metrics of all
     SAMPLES = auto()  # from a front end: its metrics
     METRICS = auto()  # to a front end: those of all, as text
-    DONE = auto()  # to a front end: the transcript, the last frame of its job, as the next two are
+    DONE = auto()  # to a front end: the result, the last frame of its job, as the next two are
     ERROR = auto()
     CANCELLED = auto()
     TEXT = auto()  # to a front end: the text so far

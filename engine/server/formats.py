@@ -1,8 +1,10 @@
 """Transcript -> the JSON that each protocol's clients parse."""
 
+import itertools
 import math
+import string
 import zlib
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Literal
 
 from ..transcript import Segment, Token, Transcript, TranscriptWarning, Word
@@ -53,11 +55,47 @@ def verbose(transcript: Transcript, *, with_words: bool, temperature: float) -> 
     return answer
 
 
+def diarized(transcript: Transcript, *, known: Collection[str] = ()) -> dict[str, Any]:
+    """OpenAI's `diarized_json`; see diarized_segments."""
+    return {
+        "task": "transcribe",
+        "duration": transcript.duration,
+        "text": transcript.text,
+        "segments": diarized_segments(transcript, known=known),
+        "usage": usage(transcript),
+        "warnings": warnings(transcript),
+    }
+
+
+def diarized_segments(transcript: Transcript, *, known: Collection[str]) -> list[dict[str, Any]]:
+    """The segments as OpenAI's events of streamed answers. Speakers who are not known are called A, B, ..."""
+    names = dict.fromkeys(turn.speaker for turn in transcript.turns or ())
+    letters = (letter for letter in _letters() if letter not in known)
+    labels = {name: name if name in known else next(letters) for name in names}
+    return [
+        {
+            "type": "transcript.text.segment",
+            "id": f"seg_{number}",
+            "start": segment.start,
+            "end": segment.end,
+            "text": segment.text,
+            "speaker": labels.get(segment.speaker or "", "unknown"),
+        }
+        for number, segment in enumerate(transcript.segments)
+    ]
+
+
+def _letters() -> Iterator[str]:
+    """A, B, ..., Z, AA, AB, ..."""
+    for size in itertools.count(1):
+        yield from map("".join, itertools.product(string.ascii_uppercase, repeat=size))
+
+
 def funasr(transcript: Transcript, *, with_words: bool, wall_s: float) -> dict[str, Any]:
     """The answer of FunASR's POST /asr; times in seconds."""
     segments = []
     for segment in transcript.segments:
-        entry: dict[str, Any] = {"text": segment.text, "start": segment.start, "end": segment.end, **_channel(segment)}
+        entry: dict[str, Any] = {"text": segment.text, "start": segment.start, "end": segment.end, **_source(segment)}
         if with_words:
             entry["words"] = words(segment.words)
         segments.append(entry)
@@ -73,20 +111,26 @@ def funasr(transcript: Transcript, *, with_words: bool, wall_s: float) -> dict[s
 
 
 def sentences(transcript: Transcript, *, offset_ms: int = 0) -> list[dict[str, Any]]:
-    """FunASR's WebSocket sentences; times in milliseconds."""
+    """FunASR's WebSocket sentences; times in milliseconds. `spk` is the number of the speaker, if that is known."""
+    numbers = {name: i for i, name in enumerate(dict.fromkeys(turn.speaker for turn in transcript.turns or ()))}
     return [
-        {"text": s.text, "start": offset_ms + round(s.start * 1000), "end": offset_ms + round(s.end * 1000)}
+        {
+            "text": s.text,
+            "start": offset_ms + round(s.start * 1000),
+            "end": offset_ms + round(s.end * 1000),
+            **({} if s.speaker is None else {"spk": numbers[s.speaker]}),
+        }
         for s in transcript.segments
     ]
 
 
 def words(found: tuple[Word, ...] | None) -> list[dict[str, Any]]:
-    return [{"word": word.text, "start": word.start, "end": word.end, **_channel(word)} for word in found or ()]
+    return [{"word": word.text, "start": word.start, "end": word.end, **_source(word)} for word in found or ()]
 
 
-def _channel(part: Segment | Word) -> dict[str, int]:
-    """The channel, if the request has split the channels."""
-    return {} if part.channel is None else {"channel": part.channel}
+def _source(part: Segment | Word) -> dict[str, Any]:
+    """The channel, if the request has split the channels, and the speaker, if it asked who speaks."""
+    return {name: value for name in ("channel", "speaker") if (value := part[name]) is not None}
 
 
 def _openai_segment(index: int, segment: Segment, temperature: float) -> dict[str, Any]:
@@ -103,5 +147,5 @@ def _openai_segment(index: int, segment: Segment, temperature: float) -> dict[st
         "compression_ratio": round(len(text) / max(len(zlib.compress(text)), 1), 4),
         "no_speech_prob": None,  # this engine does not compute it
         "words": words(segment.words),
-        **_channel(segment),
+        **_source(segment),
     }

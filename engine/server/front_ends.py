@@ -27,7 +27,6 @@ import torch
 from ..errors import ASRError, ConfigError, InternalError
 from ..service import TranscriptionService
 from ..transcriber import Transcriber
-from ..transcript import Transcript
 from ..worker_process import Child, send, start_child
 from .channel import READ_BYTES, Arena, Frame, FrameReader, Kind, Outbox, frame
 from .connections import MOST_FILES, file_limit, raise_file_limit
@@ -76,7 +75,7 @@ class _FrontEnd:
     arena: Arena
     outbox: Outbox
     reader: FrameReader = field(default_factory=FrameReader)
-    jobs: dict[int, Future[Transcript]] = field(default_factory=dict)
+    jobs: dict[int, Future[Any]] = field(default_factory=dict)
     samples: list[Any] | None = None  # the metrics of the last scrape; None while they are awaited
     is_ready: bool = False
 
@@ -247,7 +246,7 @@ class FrontEnds:
 
     def _take(self, front: _FrontEnd, given: Frame) -> None:
         match given.kind:
-            case Kind.JOB:
+            case Kind.JOB | Kind.EMBED:
                 self._submit(front, given)
             case Kind.CANCEL:
                 if (future := front.jobs.get(given.job)) is not None:
@@ -270,23 +269,33 @@ class FrontEnds:
         front.outbox.send(frame(Kind.METRICS, job, self.metrics_text()))
 
     def _submit(self, front: _FrontEnd, given: Frame) -> None:
-        assert self.service is not None
-        place, num_samples, packed, key, answer_prefix, is_speech, is_followed = given.content
-        number, outbox = given.job, front.outbox
+        number = given.job
+        future: Future[Any]
         try:
-            future = self.service.submit(
-                front.arena.waveform(place, num_samples),
-                self._options(packed),
-                key=key,
-                answer_prefix=answer_prefix,
-                is_speech=is_speech,
-                on_text=(lambda text: outbox.send(frame(Kind.TEXT, number, text))) if is_followed else None,
-            )
+            future = self._embed(front, given) if given.kind is Kind.EMBED else self._transcribe(front, given)
         except ASRError as error:
-            outbox.send(frame(Kind.ERROR, number, error))
+            front.outbox.send(frame(Kind.ERROR, number, error))
             return
         front.jobs[number] = future
         future.add_done_callback(partial(_send_end, front, number))
+
+    def _embed(self, front: _FrontEnd, given: Frame) -> Future[Any]:
+        assert self.service is not None
+        place, num_samples, windows = given.content
+        return self.service.embed(front.arena.waveform(place, num_samples), windows)
+
+    def _transcribe(self, front: _FrontEnd, given: Frame) -> Future[Any]:
+        assert self.service is not None
+        place, num_samples, packed, key, answer_prefix, is_speech, is_followed = given.content
+        number, outbox = given.job, front.outbox
+        return self.service.submit(
+            front.arena.waveform(place, num_samples),
+            self._options(packed),
+            key=key,
+            answer_prefix=answer_prefix,
+            is_speech=is_speech,
+            on_text=(lambda text: outbox.send(frame(Kind.TEXT, number, text))) if is_followed else None,
+        )
 
     def _lose(self, front: _FrontEnd) -> None:
         """A front end has ended: drop its work, and start another unless the server ends."""
@@ -309,7 +318,7 @@ class FrontEnds:
         self._ended = merged([self._ended, counters_of(front.samples or [])])
 
 
-def _send_end(front: _FrontEnd, number: int, future: Future[Transcript]) -> None:
+def _send_end(front: _FrontEnd, number: int, future: Future[Any]) -> None:
     """Send the last frame of a job, in the thread that ends its future."""
     front.jobs.pop(number, None)
     if future.cancelled():

@@ -1,24 +1,25 @@
 """FunASR's offline protocols: POST /asr for files, and the WebSocket /ws for whole recordings as PCM."""
 
 import time
+from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Form, Query, Request, UploadFile, WebSocket
 from pydantic import Field
 
+from ..run_options import SpeakerSettings
 from ..streaming import samples_of
 from . import formats, whisper_asr
 from .commands import CommandSession
-from .fields import AudioForm, ClientRoute
+from .fields import ClientRoute
 from .openai_audio import MAX_WORDS, hotwords_in
 from .pcm import MIN_PCM_BYTES
 from .recognizer import Recognizer
 from .sessions import Link, hold_session
+from .speakers import SpeakerForm
 
-NO_SPEAKERS = {"code": "no_speakers", "message": "spk was asked for, but this server has no speaker model"}
 
-
-class AsrForm(AudioForm):
+class AsrForm(SpeakerForm):
     """FunASR's form. With `audio_file` it is whisper-asr-webservice's, whose options are in the query."""
 
     audio_file: Annotated[UploadFile | None, Field(description="As whisper-asr-webservice takes it")] = None
@@ -26,7 +27,6 @@ class AsrForm(AudioForm):
         None
     )
     hotwords: list[str] = Field([], max_length=MAX_WORDS, description="Separated by commas")
-    spk: Annotated[bool, Field(description="Speaker labels, where the server has a speaker model")] = False
     timestamp: Annotated[bool, Field(description="Word times")] = True
 
     @classmethod
@@ -47,9 +47,9 @@ def router(recognizer: Recognizer) -> APIRouter:
         whisper-asr-webservice, whose options are in the query and whose answer is a text file.
         """
         if form.audio_file is None:
-            recognizer.unknown_fields.heed(request, form)
+            recognizer.unknown_fields.heed(request, form, others=[] if form.spk else form.counts_given)
             return await _answer(recognizer, request, form)
-        recognizer.unknown_fields.heed(request, form, query)
+        recognizer.unknown_fields.heed(request, form, query, others=[] if query.diarize else query.counts_given)
         return await whisper_asr.answer(recognizer, request, form.audio_file, query)
 
     @routes.websocket("/ws")
@@ -64,13 +64,14 @@ async def _answer(recognizer: Recognizer, request: Request, form: AsrForm) -> di
     recognizer.require_prompt(*form.hotwords)
     hotwords = hotwords_in(",".join(form.hotwords))
     options = recognizer.options(language=form.language, hotwords=hotwords, timestamps=form.timestamp)
+    if form.spk:
+        settings = form.speaker_settings()
+        await recognizer.speakers.require("spk")
+        options = replace(options, timestamps=True, speakers=settings)
     recording = await form.read(recognizer, request)
     transcript = await recognizer.transcribe(recording, options)
     wall_s = time.perf_counter() - started
-    answer = formats.funasr(transcript, with_words=form.timestamp, wall_s=wall_s)
-    if form.spk:
-        answer["warnings"].append(NO_SPEAKERS)
-    return answer
+    return formats.funasr(transcript, with_words=form.timestamp, wall_s=wall_s)
 
 
 class _OfflineSession(CommandSession):
@@ -101,6 +102,8 @@ class _OfflineSession(CommandSession):
         answer: dict[str, Any] = {"sentences": [], "is_final": True, "duration_ms": len(whole) // 32}
         if len(whole) >= MIN_PCM_BYTES:
             options = self._recognizer.options(language=self._language, hotwords=self._hotwords)
+            if self._recognizer.settings.names_speakers:
+                options = replace(options, speakers=SpeakerSettings())
             recording = await self._recognizer.read(samples_of(whole), client=self._link.client)
             transcript = await self._recognizer.transcribe(recording, options)
             answer["sentences"] = formats.sentences(transcript)

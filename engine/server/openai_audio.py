@@ -8,20 +8,22 @@ from fastapi import APIRouter, Form, Request
 from pydantic import Field
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from ..run_options import TranscribeOptions
+from ..run_options import SpeakerSettings, TranscribeOptions
 from ..writers import SubtitleShape, formatted
 from ..writers.cues import LINE_COLUMNS, LINES_PER_CUE
 from . import formats
 from .failures import Refusal
-from .fields import AudioForm, ClientRoute
+from .fields import ClientRoute, require_audio_url
 from .recognizer import Recognizer
-from .sse import TextStream, event_stream
+from .speakers import MAX_KNOWN, SpeakerForm, known_speakers, require_references
+from .sse import DiarizedStream, TextStream, event_stream
 
 Granularity = Literal["word", "segment"]
+Name = Annotated[str, Field(min_length=1, max_length=128)]
 MAX_WORDS = 10_000  # in a list of hotwords; a prompt may hold fewer
 
 
-class TranscriptionForm(AudioForm):
+class TranscriptionForm(SpeakerForm):
     """The fields of OpenAI's request; FunASR's `hotwords`, `spk` and `itn`; and vLLM's sampling parameters.
 
     If the model knows exactly one of `languages`, it is asked for that one; else it detects the language itself.
@@ -45,7 +47,11 @@ class TranscriptionForm(AudioForm):
     stream: bool = False
     chunking_strategy: Annotated[Any, Field(description='Long audio is always cut at pauses, as by "auto"')] = "auto"
     itn: Annotated[bool, Field(description="Numbers, dates and amounts in figures")] = True
-    spk: Annotated[bool, Field(description="Speaker labels; there is no speaker model yet")] = False
+    diarize: Annotated[bool, Field(description="The same as spk")] = False
+    known_speaker_names: list[Name] = Field([], max_length=MAX_KNOWN, description="Speakers to call by these names")
+    known_speaker_references: list[str] = Field(
+        [], max_length=MAX_KNOWN, description="Their voices: a data URL of 2 to 10 seconds of audio for each"
+    )
     max_line_width: Annotated[int, Field(ge=1, description="Columns of srt and vtt; an ideograph takes two")] = (
         LINE_COLUMNS
     )
@@ -67,9 +73,20 @@ class TranscriptionForm(AudioForm):
         return not self.timestamp_granularities or "word" in self.timestamp_granularities
 
     @property
+    def names_speakers(self) -> bool:
+        """Whether speakers are asked for, and the answer has a place for them."""
+        asked = self.spk or self.diarize
+        return self.response_format == "diarized_json" or (
+            asked and self.response_format in ("verbose_json", "srt", "vtt")
+        )
+
+    @property
     def without_effect(self) -> list[str]:
         """Known fields whose value has no effect here."""
-        return [] if self.chunking_strategy == "auto" else ["chunking_strategy"]
+        about_speakers = ("spk", "diarize", "known_speaker_names", "known_speaker_references")
+        given = [] if self.names_speakers else [name for name in about_speakers if getattr(self, name)]
+        counts = [] if self.names_speakers else self.counts_given
+        return [*given, *counts, *([] if self.chunking_strategy == "auto" else ["chunking_strategy"])]
 
 
 def router(recognizer: Recognizer) -> APIRouter:
@@ -125,9 +142,12 @@ async def answer(recognizer: Recognizer, request: Request, form: TranscriptionFo
     recognizer.unknown_fields.heed(request, form, others=form.without_effect)
     _refuse_what_is_missing(form)
     options = _options(recognizer, form)
+    if form.names_speakers:
+        options = replace(options, speakers=await _speakers(recognizer, request, form))
     recording = await form.read(recognizer, request)
     if form.stream:
-        return event_stream(recognizer, TextStream(), recording, options)
+        events = DiarizedStream(form.known_speaker_names) if form.names_speakers else TextStream()
+        return event_stream(recognizer, events, recording, options)
     transcript = await recognizer.transcribe(recording, options)
     match form.response_format:
         case "json":
@@ -135,25 +155,35 @@ async def answer(recognizer: Recognizer, request: Request, form: TranscriptionFo
         case "verbose_json":
             verbose = formats.verbose(transcript, with_words=form.wants_words, temperature=form.temperature)
             return JSONResponse(verbose)
+        case "diarized_json":
+            return JSONResponse(formats.diarized(transcript, known=form.known_speaker_names))
         case "text":
             return PlainTextResponse(transcript.text)
     return PlainTextResponse(formatted(transcript, form.response_format, form.subtitle_shape))
 
 
 def _refuse_what_is_missing(form: TranscriptionForm) -> None:
-    if form.response_format == "diarized_json" or form.spk:
-        raise Refusal(
-            400,
-            "this server has no speaker model: diarized_json and spk are not available",
-            code="unsupported_value",
-            param="response_format" if form.response_format == "diarized_json" else "spk",
-        )
-    if form.stream and form.response_format not in ("json", "text"):
-        message = f"stream=true sends text alone: response_format must be json or text, got {form.response_format}"
+    if form.stream and form.response_format not in ("json", "text", "diarized_json"):
+        message = f"stream=true needs response_format json, text or diarized_json, got {form.response_format}"
         raise Refusal(400, message, code="unsupported_value", param="response_format")
     if form.include and form.response_format != "json":
         message = f"include[]=logprobs needs response_format=json, got {form.response_format}"
         raise Refusal(400, message, code="unsupported_value", param="include[]")
+
+
+async def _speakers(recognizer: Recognizer, request: Request, form: TranscriptionForm) -> SpeakerSettings:
+    """What the form says about speakers. Raises AudioError, ConfigError and Refusal, before any work on the file."""
+    names, references = form.known_speaker_names, form.known_speaker_references
+    form.speaker_settings()
+    require_references(names, references)
+    for reference in references:
+        require_audio_url(reference, param="known_speaker_references")
+    await recognizer.speakers.require("response_format" if form.response_format == "diarized_json" else "spk")
+    read = [
+        await recognizer.read(reference, name=f"the reference of {name!r}", client=request.state.client)
+        for name, reference in zip(names, references, strict=True)
+    ]
+    return form.speaker_settings(known_speakers(names, read))
 
 
 def _options(recognizer: Recognizer, form: TranscriptionForm) -> TranscribeOptions:
@@ -164,7 +194,7 @@ def _options(recognizer: Recognizer, form: TranscriptionForm) -> TranscribeOptio
         hotwords=[*form.keywords, *hotwords_in(",".join(form.hotwords)), *prompted],
         itn=form.itn,
         context=form.prompt if recognizer.takes_context else "",
-        timestamps=not form.stream and form.response_format in ("verbose_json", "srt", "vtt"),
+        timestamps=form.names_speakers or (not form.stream and form.response_format in ("verbose_json", "srt", "vtt")),
         temperature=form.temperature,
         top_p=form.top_p,
         repetition_penalty=form.repetition_penalty,

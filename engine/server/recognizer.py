@@ -31,6 +31,7 @@ from .metrics import Metrics, MetricsTimeline
 from .recording import transcribe_recording
 from .remote import RemoteService
 from .settings import ServerSettings
+from .speakers import ServerSpeakers
 
 CHUNK_MS = 480.0  # of live audio between two partial texts; the text of shorter chunks is mostly wrong
 
@@ -75,6 +76,7 @@ class Recognizer:
             self.service = TranscriptionService(
                 model, max_waiting=settings.max_waiting, timeline=MetricsTimeline(self.metrics)
             )
+        self.speakers = ServerSpeakers(self.service)
         self._readers: AudioReaders = self.service.model.readers
         self._family: ModelFamily = self.service.model.family
         self._cutting = DEFAULT_SEGMENTATION.cutting(self._family.best_length_s)
@@ -225,10 +227,12 @@ class Recognizer:
         Cancelling the wait drops the work in both stages.
 
         Raises:
-            ASRError: the recording could not be transcribed; this is the transcript's `exception()`.
+            ASRError: the recording could not be transcribed; this is the transcript's `exception()`. Or a known
+                speaker's clip could not be embedded.
         """
         started = time.perf_counter()
-        transcript = await transcribe_recording(self.service, recording, options, on_text)
+        speakers = None if options.speakers is None else await self.speakers.of(options.speakers)
+        transcript = await transcribe_recording(self.service, recording, options, on_text, speakers)
         self.metrics.count(transcript, time.perf_counter() - started)
         if error := transcript.exception():
             raise error
@@ -242,4 +246,5 @@ class Recognizer:
 
     def close(self) -> None:
         """Close the service, which drops the work that is left. The model stays open; it belongs to the caller."""
+        self.speakers.close()
         self.service.close()

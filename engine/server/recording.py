@@ -7,18 +7,18 @@ transcribed, must wait without blocking the event loop, and shares the service w
 
 import asyncio
 import contextlib
+from dataclasses import replace
 from functools import partial
 
-from ..errors import QueueFullError
 from ..recordings import Recording
 from ..run_options import TranscribeOptions
 from ..segments import Part, join_texts
 from ..service import ClipService, OnText
 from ..transcript import Transcript
 from ..vad.splitting import Cut, Piece
+from .speakers import RecordingSpeakers, offered
 
 SEGMENTS_AT_ONCE = 32  # of one recording, so that others have their turn
-BUSY_WAIT_S = 0.1  # until a segment is offered again to a service that is full
 
 
 class GrowingText:
@@ -62,8 +62,11 @@ async def transcribe_recording(
     audio: Piece,
     options: TranscribeOptions,
     on_text: OnText | None = None,
+    speakers: RecordingSpeakers | None = None,
 ) -> Transcript:
     """Transcribe the piece that is all of a recording; `on_text` is called on this event loop with the text so far.
+
+    With `speakers`, the transcript says who speaks: segments are embedded while they are decoded.
 
     Cancelling the wait drops the work in both stages.
     """
@@ -71,18 +74,18 @@ async def transcribe_recording(
     recording.add(audio)
     so_far = GrowingText(len(audio.cuts), on_text)
     room = asyncio.Semaphore(SEGMENTS_AT_ONCE)
-    submit = partial(service.submit, options=options, is_speech=not audio.is_whole)
+    submit = partial(service.submit, options=replace(options, speakers=None), is_speech=not audio.is_whole)
 
     async def transcribe(number: int, cut: Cut) -> None:
         async with room:
-            while True:
-                try:
-                    transcript = await asyncio.wrap_future(submit(cut.waveform, on_text=so_far.listener(number)))
-                    break
-                except QueueFullError:
-                    if not number:  # nothing has been done yet: the client may come again
-                        raise
-                    await asyncio.sleep(BUSY_WAIT_S)
+            text = offered(
+                lambda: submit(cut.waveform, on_text=so_far.listener(number)),
+                waits=number > 0,  # before the first, nothing has been done yet: the client may come again
+            )
+            if speakers is None:
+                transcript = await text
+            else:
+                transcript, _ = await asyncio.gather(text, speakers.hear(cut))
         so_far.finish(number, transcript.text)
         recording.finish(Part(cut.start, transcript, cut.channel))
 
@@ -92,4 +95,5 @@ async def transcribe_recording(
     finally:
         for task in tasks:
             task.cancel()
-    return recording.transcript()
+    transcript = recording.transcript()
+    return transcript if speakers is None else await speakers.named(transcript)

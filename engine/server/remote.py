@@ -4,7 +4,7 @@ import itertools
 import pickle
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -17,6 +17,8 @@ from ..families.base import ModelFamily
 from ..model_lock import ModelLock
 from ..run_options import TranscribeOptions
 from ..service import OnText
+from ..speakers.model import Embeddings
+from ..speakers.queue import Bounds
 from ..text import LLMTokenizer
 from ..transcript import Transcript
 from .channel import READ_BYTES, Arena, Frame, FrameReader, Kind, frame
@@ -45,7 +47,7 @@ class RemoteModel:
 
 @dataclass(slots=True, eq=False)
 class _Job:
-    future: Future[Transcript]
+    future: Future[Any]  # of a Transcript, or of Embeddings
     on_text: OnText | None
     place: int  # of its waveform in the arena
     num_samples: int
@@ -88,12 +90,20 @@ class RemoteService:
             raise DecodeError("the engine of this service has failed; build a new one")
         if self.num_waiting >= self._max_waiting:
             raise QueueFullError(f"{self.num_waiting} clips are waiting already; try again later")
+        asked = (self._packed(options), key, answer_prefix, is_speech, on_text is not None)
+        return self._hand_over(Kind.JOB, waveform, asked, on_text)
+
+    def embed(self, waveform: Waveform, windows: Sequence[Bounds]) -> Future[Embeddings]:
+        """See TranscriptionService.embed, whose errors the future raises here. Raises DecodeError, QueueFullError."""
+        if self.failed:
+            raise DecodeError("the engine of this service has failed; build a new one")
+        return self._hand_over(Kind.EMBED, waveform, (list(windows),), None)
+
+    def _hand_over(self, kind: Kind, waveform: Waveform, asked: tuple[Any, ...], on_text: OnText | None) -> Future[Any]:
         job = _Job(Future(), on_text, self._arena.put(waveform), len(waveform))
-        where = (job.place, job.num_samples)
-        content = (*where, self._packed(options), key, answer_prefix, is_speech, on_text is not None)
         number = next(self._numbers)
         self._jobs[number] = job
-        self._send(Kind.JOB, number, content)
+        self._send(kind, number, (job.place, job.num_samples, *asked))
         job.future.add_done_callback(lambda done: self._send(Kind.CANCEL, number) if done.cancelled() else None)
         return job.future
 
@@ -169,7 +179,7 @@ class RemoteService:
         self._arena.free(job.place, job.num_samples)
         if given.kind is Kind.CANCELLED or not job.future.set_running_or_notify_cancel():
             return
-        content: Transcript | ASRError = given.content
+        content: Transcript | Embeddings | ASRError = given.content
         if isinstance(content, ASRError):
             job.future.set_exception(content)
         else:

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from typing import Any, Protocol
 
 from starlette.responses import StreamingResponse
@@ -40,6 +40,16 @@ class TextStream:
 
     def done(self, transcript: Transcript) -> list[dict[str, Any]]:
         return [{"type": "transcript.text.done", **formats.plain(transcript), "choices": []}]
+
+
+class DiarizedStream(TextStream):
+    """The same, with a transcript.text.segment for each segment before the end, when all voices have been heard."""
+
+    def __init__(self, known: Collection[str]) -> None:
+        self._known = known
+
+    def done(self, transcript: Transcript) -> list[dict[str, Any]]:
+        return [*formats.diarized_segments(transcript, known=self._known), *super().done(transcript)]
 
 
 def event_stream(

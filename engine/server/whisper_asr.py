@@ -22,6 +22,7 @@ from .failures import Refusal
 from .fields import ClientRoute, Open
 from .openai_audio import hotwords_in
 from .recognizer import Recognizer
+from .speakers import SpeakerCounts
 
 UNDETERMINED = "und"  # the ISO 639-2 code for an undetermined language, which Bazarr understands
 _CODES = KnownLanguages({code: code for code in LANGUAGES})
@@ -33,12 +34,13 @@ class RawQuery(Open):
     )
 
 
-class AsrQuery(RawQuery):
+class AsrQuery(RawQuery, SpeakerCounts):
     task: Literal["transcribe", "translate"] = "transcribe"
     language: str | None = None
     initial_prompt: str = ""
     output: Literal["txt", "vtt", "srt", "tsv", "json"] = "txt"
     word_timestamps: Annotated[bool, Field(description="Words in json; subtitles always use their times")] = False
+    diarize: Annotated[bool, Field(description="Say who speaks, in txt, vtt, srt and json")] = False
     vad_filter: Annotated[bool, Field(description="Long audio is always cut at pauses")] = False
 
 
@@ -75,8 +77,12 @@ async def answer(recognizer: Recognizer, request: Request, file: UploadFile, que
         language=query.language,
         hotwords=[] if takes_context else hotwords_in(query.initial_prompt),
         context=query.initial_prompt if takes_context else "",
-        timestamps=query.word_timestamps or query.output in ("srt", "vtt"),
+        timestamps=query.word_timestamps or query.output in ("srt", "vtt") or query.diarize,
     )
+    if query.diarize:
+        settings = query.speaker_settings()
+        await recognizer.speakers.require("diarize")
+        options = replace(options, speakers=settings)
     transcript = await recognizer.transcribe(await _read(recognizer, request, file, query), options)
     name = f"attachment; filename*=UTF-8''{quote(file.filename or 'audio', safe='')}.{query.output}"
     return PlainTextResponse(WRITERS[query.output](transcript), headers={"Content-Disposition": name})

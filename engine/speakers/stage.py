@@ -20,10 +20,11 @@ from ..errors import ASRError, ConfigError
 from ..isolation import alone, isolated
 from ..run_options import SpeakerSettings
 from ..transcript import Transcript, TranscriptWarning
+from .clustering import SpeakerCount
 from .diarize import Stretch, diarize, embedded, stretch_of
 from .enrolment import KnownSpeakers
 from .labelling import with_speakers
-from .model import SpeakerModel
+from .model import Embeddings, SpeakerModel
 
 BATCH_S = 192.0  # of speech: 256 windows
 MAX_QUEUED = 8  # batches that wait for the model; more wait in the loop, so that memory stays bounded
@@ -76,18 +77,7 @@ class SpeakerStage:
         stretches = self._stretches.pop(index, [])
         if transcript.status == "error":
             return transcript
-        named = alone("speakers", transcript.key, partial(self._named, transcript, stretches))
-        if isinstance(named, ASRError):
-            return replace(transcript, warnings=(*transcript.warnings, _warning(str(named))))
-        return named
-
-    def _named(self, transcript: Transcript, stretches: Sequence[Stretch]) -> Transcript:
-        spoken = [one for one in stretches if _has_words(one, transcript)]
-        named = with_speakers(transcript, diarize(spoken, self._settings.count, self._known))
-        failed = tuple(
-            _warning(f"{one.start:.2f} to {one.end:.2f} s: {one.error}") for one in stretches if one.error is not None
-        )
-        return replace(named, warnings=(*named.warnings, *failed))
+        return named(transcript, stretches, self._settings.count, self._known)
 
     def _flush(self) -> None:
         while len(self._queued) >= MAX_QUEUED:
@@ -103,16 +93,40 @@ class SpeakerStage:
     def _embedded(self, clips: Sequence[_Clip]) -> list[tuple[int, Stretch]]:
         """A clip that fails gives a stretch without windows, and the others go on."""
         found = isolated("speakers", clips, lambda some: embedded(self._model, [clip.waveform for clip in some]))
-        done = []
-        for clip, rows in zip(clips, found, strict=True):
-            if isinstance(rows, ASRError):
-                end = clip.start + len(clip.waveform) / SAMPLE_RATE
-                none = np.zeros((0, 2)), np.zeros((0, 0), np.float32)
-                stretch = Stretch(clip.start, end, *none, clip.channel, error=str(rows))
-            else:
-                stretch = stretch_of(clip.start, len(clip.waveform), rows, clip.channel)
-            done.append((clip.index, stretch))
-        return done
+        return [
+            (clip.index, heard(clip.start, len(clip.waveform), rows, clip.channel))
+            for clip, rows in zip(clips, found, strict=True)
+        ]
+
+
+def heard(start: float, num_samples: int, rows: Embeddings | ASRError, channel: int | None) -> Stretch:
+    """The stretch of samples whose windows have these embeddings, or could not be embedded."""
+    if isinstance(rows, ASRError):
+        none = np.zeros((0, 2)), np.zeros((0, 0), np.float32)
+        return Stretch(start, start + num_samples / SAMPLE_RATE, *none, channel, error=str(rows))
+    return stretch_of(start, num_samples, rows, channel)
+
+
+def named(
+    transcript: Transcript, stretches: Sequence[Stretch], count: SpeakerCount, known: KnownSpeakers | None
+) -> Transcript:
+    """The transcript with the speakers of its stretches, in any order. What fails in this is a warning of it."""
+    work = partial(_named, transcript, stretches, count, known)
+    done = alone("speakers", transcript.key, work)
+    if isinstance(done, ASRError):
+        return replace(transcript, warnings=(*transcript.warnings, _warning(str(done))))
+    return done
+
+
+def _named(
+    transcript: Transcript, stretches: Sequence[Stretch], count: SpeakerCount, known: KnownSpeakers | None
+) -> Transcript:
+    spoken = [one for one in stretches if _has_words(one, transcript)]
+    labelled = with_speakers(transcript, diarize(spoken, count, known))
+    failed = tuple(
+        _warning(f"{one.start:.2f} to {one.end:.2f} s: {one.error}") for one in stretches if one.error is not None
+    )
+    return replace(labelled, warnings=(*labelled.warnings, *failed))
 
 
 def enrolled(model: SpeakerModel, settings: SpeakerSettings) -> KnownSpeakers | None:

@@ -20,6 +20,7 @@ from twostage_asr.engine import (
     session_options,
     transcribe_options,
 )
+from twostage_asr.engine.options import SpeakerOptions
 from twostage_asr.engine.server.recognizer import Recognizer
 from twostage_asr.engine.vad import FIXED_SCHEDULE
 
@@ -49,7 +50,7 @@ def found(name: str, options: TranscribeOptions) -> object:
 
 def test_the_documented_defaults_are_those_that_hold() -> None:
     documented: dict[str, Any] = {}
-    for declared in (RequestOptions, SegmentOptions, GenerateOptions):
+    for declared in (RequestOptions, SegmentOptions, SpeakerOptions, GenerateOptions):
         entries = re.findall(r"^ +(\w+) \((.*)\): ", declared.__doc__ or "", re.MULTILINE)
         documented |= {name: eval(value, {"AudioLimits": AudioLimits}) for name, value in entries}
     assert documented.keys() == GenerateOptions.__annotations__.keys()
@@ -123,13 +124,19 @@ ODD: dict[
     "limits": [None, "", {}],
     "channels": [None, "", "left", -1, 0.5, True, []],
     "salvage": [None, "", "yes", 2],
+    "speakers": [None, "", "yes", 2],
+    "num_speakers": ["", 0, 1.5, True, []],
+    "min_speakers": ["", 0, 1.5, True, 21.0],
+    "max_speakers": ["", 0, 1.5, True, []],
+    "known_speakers": ["", [], ["Ana"], {"": b"x"}, {7: b"x"}],
 }
 
 
 @pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in ODD.items() for value in values])
 def test_what_an_option_cannot_be_is_an_error_that_names_it(name: str, value: Any) -> None:
+    others = {"speakers": True} if name in SpeakerOptions.__annotations__ else {}
     with pytest.raises(ConfigError, match=name.rstrip("s")):
-        transcribe_options(**{name: value})
+        transcribe_options(**others | {name: value})
 
 
 def test_the_table_of_odd_values_has_every_option() -> None:

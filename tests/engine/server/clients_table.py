@@ -156,7 +156,6 @@ ROWS = (
         },
         part="audio_file",
         reads="plain",
-        ignored=("diarize",),
     ),
     Row(
         client="clients of whisper.cpp's server",

@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +13,7 @@ import pytest
 import uvicorn
 
 from tests.fake_model import fake_transcriber
+from tests.fake_voices import FakeVoices
 from twostage_asr.engine import AutoModelVLLM
 from twostage_asr.engine.server.app import create_app
 from twostage_asr.engine.server.process import Address, Listener, server_of
@@ -69,7 +70,10 @@ def running(
 
 @pytest.fixture(scope="module")
 def server(vllm_model: AutoModelVLLM) -> Iterator[Running]:
-    with running(vllm_model) as server:
+    """Its speaker model hears one voice in everything."""
+    speakers: Any = FakeVoices(lambda waveform: 0)
+    model: Any = SimpleNamespace(transcriber=replace(vllm_model.transcriber, speakers=speakers))
+    with running(model) as server:
         yield server
 
 

@@ -60,7 +60,7 @@ def require_asr_answer(answer: dict[str, Any], clip: Clip) -> None:
 def test_curl(server: Running, file: Path, clip: Clip) -> None:
     answer = curl("-X", "POST", f"{server.http}/asr", "-F", f"file=@{file}", "-F", "language=zh_CN", "-F", "spk=true")
     require_asr_answer(answer, clip)
-    assert [warning["code"] for warning in answer["warnings"]] == ["no_speakers"]
+    assert (answer["segments"][0]["speaker"], answer["segments"][0]["words"][0]["speaker"]) == ("SPK0", "SPK0")
     url = f"{server.http}/v1/audio/transcriptions"
     answer = curl(url, "-F", f"file=@{file}", "-F", "model=fun-asr-nano", "-F", "response_format=verbose_json")
     assert (answer["task"], answer["text"]) == ("transcribe", clip["text"])

@@ -1,0 +1,125 @@
+"""SpeakerQueue: embeds the speech of all callers of a service, in batches, in a thread of its own."""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from ..audio.waveform import SAMPLE_RATE, Waveform
+from ..errors import ASRError, ConfigError, ServiceClosedError
+from ..isolation import alone, isolated
+from .model import Embeddings, SpeakerModel
+from .stage import BATCH_S
+
+RETRY_S = 60.0  # from a failure to load the model to the next attempt, which may have to ask a hub
+Bounds = tuple[int, int]  # first and last sample of a window
+
+
+class ModelSource(Protocol):
+    """A LazySpeakerModel, or another thing that loads a speaker model when it is asked for."""
+
+    def get(self) -> SpeakerModel: ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Job:
+    waveform: Waveform
+    windows: Sequence[Bounds]
+    future: Future[Embeddings] = field(default_factory=Future)
+
+    def __str__(self) -> str:
+        return f"{len(self.waveform) / SAMPLE_RATE:.1f} s of speech"
+
+
+class SpeakerQueue:
+    """Embeds first what comes first; what has come meanwhile is embedded together."""
+
+    def __init__(self, source: ModelSource | None, *, on_gpu: bool) -> None:
+        """The model is loaded for the first job. `on_gpu`: it computes on one, as acoustic/threads.py explains."""
+        self._source = source
+        self._jobs: deque[_Job] = deque()
+        self._lock = threading.Lock()  # nothing is added once the queue is closed
+        self._is_closed = False
+        self._failure: tuple[float, ASRError] | None = None  # why there is no model, and time.monotonic() of that
+        self._thread = ThreadPoolExecutor(1, "speakers", partial(torch.set_num_threads, 1) if on_gpu else None)
+
+    def embed(self, waveform: Waveform, windows: Sequence[Bounds]) -> Future[Embeddings]:
+        """Embeddings (len(windows), D), each of length 1, of windows of (N,) float32 samples at 16 kHz.
+
+        Without windows, the future says no more than that there is a model, or why there is none.
+
+        Raises:
+            ConfigError: the service's model was loaded without a speaker model.
+            ServiceClosedError: the queue is closed. The future raises it if that happens later, or another ASRError if
+                there is no model or this waveform cannot be embedded.
+        """
+        if self._source is None:
+            raise ConfigError("this model was loaded without a speaker model")
+        job = _Job(waveform, windows)
+        with self._lock:
+            if self._is_closed:
+                raise ServiceClosedError("this service is closed")
+            self._jobs.append(job)
+            self._thread.submit(self._work)
+        return job.future
+
+    def close(self) -> None:
+        """End the thread after the batch at hand, and fail the rest; idempotent."""
+        with self._lock:
+            self._is_closed = True
+        self._thread.shutdown(cancel_futures=True)
+        for job in self._take(float("inf")):
+            job.future.set_exception(ServiceClosedError("the service was closed before this was embedded"))
+
+    def _work(self) -> None:
+        """Embed the next batch, if an earlier call has not taken all that there was."""
+        batch = self._take(BATCH_S)
+        if not batch:
+            return
+        model = self._model()
+        if isinstance(model, ASRError):
+            for job in batch:
+                job.future.set_exception(type(model)(str(model)))
+            return
+        for job, rows in zip(batch, isolated("speakers", batch, partial(_embedded, model)), strict=True):
+            if isinstance(rows, ASRError):
+                job.future.set_exception(rows)
+            else:
+                job.future.set_result(rows)
+
+    def _take(self, most_s: float) -> list[_Job]:
+        """The oldest jobs whose futures nobody has cancelled, of about `most_s` seconds together."""
+        taken: list[_Job] = []
+        seconds = 0.0
+        while self._jobs and seconds < most_s:
+            job = self._jobs.popleft()
+            if job.future.set_running_or_notify_cancel():
+                taken.append(job)
+                seconds += len(job.waveform) / SAMPLE_RATE
+        return taken
+
+    def _model(self) -> SpeakerModel | ASRError:
+        if self._failure is not None and time.monotonic() < self._failure[0] + RETRY_S:
+            return self._failure[1]
+        assert self._source is not None
+        model = alone("speakers", "the speaker model", self._source.get)
+        self._failure = (time.monotonic(), model) if isinstance(model, ASRError) else None
+        return model
+
+
+def _embedded(model: SpeakerModel, jobs: Sequence[_Job]) -> list[Embeddings]:
+    windows = [job.waveform[first:last] for job in jobs for first, last in job.windows]
+    rows = model.embed(windows) if windows else np.zeros((0, 0), np.float32)
+    done: list[Embeddings] = []
+    end = 0
+    for job in jobs:
+        done.append(rows[end : end + len(job.windows)])
+        end += len(job.windows)
+    return done
