@@ -112,16 +112,20 @@ def funasr(transcript: Transcript, *, with_words: bool, wall_s: float) -> dict[s
 
 def sentences(transcript: Transcript, *, offset_ms: int = 0) -> list[dict[str, Any]]:
     """FunASR's WebSocket sentences; times in milliseconds. `spk` is the number of the speaker, if that is known."""
-    numbers = {name: i for i, name in enumerate(dict.fromkeys(turn.speaker for turn in transcript.turns or ()))}
     return [
         {
             "text": s.text,
             "start": offset_ms + round(s.start * 1000),
             "end": offset_ms + round(s.end * 1000),
-            **({} if s.speaker is None else {"spk": numbers[s.speaker]}),
+            **({} if s.speaker is None else {"spk": speaker_number(s.speaker)}),
         }
         for s in transcript.segments
     ]
+
+
+def speaker_number(name: str) -> int:
+    """The number of "SPK0", "SPK1", ... These are the only names where nobody gives known speakers."""
+    return int(name.removeprefix("SPK"))
 
 
 def words(found: tuple[Word, ...] | None) -> list[dict[str, Any]]:
