@@ -42,6 +42,7 @@ from .errors import (
 from .families.base import ModelFamily
 from .isolation import alone, caught
 from .model import LoadedModel
+from .model_lock import ModelLock
 from .pipeline import Pipeline
 from .run_options import TranscribeOptions
 from .speakers.model import Embeddings
@@ -67,6 +68,9 @@ class ServedModel(Protocol):
 
     @property
     def tokenizer(self) -> LLMTokenizer: ...
+
+    @property
+    def lock(self) -> ModelLock: ...
 
 
 class ClipService(Protocol):

@@ -2,7 +2,7 @@
 
 START, LANGUAGE:x, HOTWORDS:a,b, SPK:true and STOP are FunASR's own. PING is answered with {"event": "pong"}; it exists
 because browsers cannot send a WebSocket ping. White space around a command is ignored. A mistake is answered with an
-error event and the session goes on: clients send STOP twice, or commands of newer servers, and must not lose their text.
+error event and the session goes on: clients send STOP twice, or commands of newer servers, and must not lose text.
 """
 
 import asyncio
