@@ -36,6 +36,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--language", help="name or ISO code; left to the model by default")
     parser.add_argument("--hotwords", nargs="+", default=[])
     parser.add_argument("--no-itn", action="store_true", help="write numbers as they are spoken")
+    parser.add_argument("--speakers", action="store_true", help="say who speaks")
     parser.add_argument("--batch-size", type=int, default=128, help="most clips encoded together")
     parser.add_argument(
         "--output", type=Path, default=HERE / "out" / "transcripts.jsonl", help="SRT files go beside it"
@@ -47,6 +48,9 @@ def show(result: Transcript) -> None:
     print(f"{result.key}: {result.text if result.status == 'ok' else f'ERROR {result.error}'}")
     if result.words:
         print("    " + " ".join(f"{word.text}[{word.start:.2f}-{word.end:.2f}]" for word in result.words))
+    for segment in result.segments:
+        if segment.speaker:
+            print(f"    {segment.speaker}: {segment.text}")
     for warning in result.warnings:
         print(f"    warning: {warning.message}")
 
@@ -79,6 +83,7 @@ def main() -> int:
             itn=not args.no_itn,
             max_new_tokens=args.max_new_tokens,
             batch_size=args.batch_size,
+            speakers=args.speakers,
             progress=True,
         )
         wall = time.perf_counter() - loaded

@@ -57,6 +57,7 @@ MIN_SAMPLES = 2  # the shortest clip that features can be computed of
 IDLE_CHECK_S = 1.0  # how often an idle service checks that the engine is alive
 
 logger = logging.getLogger(__name__)
+
 OnText = Callable[[str], None]
 
 

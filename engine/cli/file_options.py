@@ -87,7 +87,10 @@ def speaker_options(args: argparse.Namespace) -> SpeakerOptions:
             names = ", ".join(f"--{name.rstrip('s') if name == 'known_speakers' else name}" for name in given)
             raise ConfigError(f"{names.replace('_', '-')}: give --speakers as well")
         return {}
+    from ..run_options import speaker_settings  # imports torch
+
     options = cast(SpeakerOptions, {"speakers": True, **given})
+    speaker_settings(options)
     return options
 
 

@@ -69,7 +69,7 @@ def diarized(transcript: Transcript, *, known: Collection[str] = ()) -> dict[str
 
 def diarized_segments(transcript: Transcript, *, known: Collection[str]) -> list[dict[str, Any]]:
     """The segments as OpenAI's events of streamed answers. Speakers who are not known are called A, B, ..."""
-    names = dict.fromkeys(turn.speaker for turn in transcript.turns or ())
+    names = _speakers(transcript)
     letters = (letter for letter in _letters() if letter not in known)
     labels = {name: name if name in known else next(letters) for name in names}
     return [
@@ -83,6 +83,11 @@ def diarized_segments(transcript: Transcript, *, known: Collection[str]) -> list
         }
         for number, segment in enumerate(transcript.segments)
     ]
+
+
+def _speakers(transcript: Transcript) -> list[str]:
+    """Those who say something, in order."""
+    return list(dict.fromkeys(segment.speaker for segment in transcript.segments if segment.speaker is not None))
 
 
 def _letters() -> Iterator[str]:
@@ -110,22 +115,23 @@ def funasr(transcript: Transcript, *, with_words: bool, wall_s: float) -> dict[s
     }
 
 
-def sentences(transcript: Transcript, *, offset_ms: int = 0) -> list[dict[str, Any]]:
-    """FunASR's WebSocket sentences; times in milliseconds. `spk` is the number of the speaker, if that is known."""
+def sentences(transcript: Transcript, *, numbers: dict[str, int] | None = None) -> list[dict[str, Any]]:
+    """FunASR's WebSocket sentences; times in milliseconds. `spk` is the number of the speaker, if that is known.
+
+    `numbers` are those of the speakers of earlier sentences, to which the new ones are added.
+    """
+    numbers = {} if numbers is None else numbers
+    for name in _speakers(transcript):
+        numbers.setdefault(name, len(numbers))
     return [
         {
             "text": s.text,
-            "start": offset_ms + round(s.start * 1000),
-            "end": offset_ms + round(s.end * 1000),
-            **({} if s.speaker is None else {"spk": speaker_number(s.speaker)}),
+            "start": round(s.start * 1000),
+            "end": round(s.end * 1000),
+            **({} if s.speaker is None else {"spk": numbers[s.speaker]}),
         }
         for s in transcript.segments
     ]
-
-
-def speaker_number(name: str) -> int:
-    """The number of "SPK0", "SPK1", ... These are the only names where nobody gives known speakers."""
-    return int(name.removeprefix("SPK"))
 
 
 def words(found: tuple[Word, ...] | None) -> list[dict[str, Any]]:

@@ -67,6 +67,7 @@ class _RealtimeSession(CommandSession):
         self._stream: AsyncStreamingSession | None = None  # while it is listening
         self._num_bytes = 0
         self._sentences: list[dict[str, Any]] = []
+        self._numbers: dict[str, int] = {}  # of the speakers
 
     @property
     def _is_listening(self) -> bool:
@@ -77,7 +78,7 @@ class _RealtimeSession(CommandSession):
         service = self._recognizer.service
         speakers = LiveSpeakers(service) if self._spk else None
         self._stream = AsyncStreamingSession(service, options, self._recognizer.funasr_live, speakers=speakers)
-        self._num_bytes, self._sentences = 0, []
+        self._num_bytes, self._sentences, self._numbers = 0, [], {}
 
     async def _hear(self, pcm: bytes) -> None:
         assert self._stream is not None
@@ -106,8 +107,8 @@ class _RealtimeSession(CommandSession):
             if isinstance(event, Final) and event.transcript.status == "error":
                 await self._link.send({"event": "error", "error": event.transcript.error, "code": "segment_failed"})
         answer = self._answer(events, is_final=is_final)
-        numbers = {formats.speaker_number(old): formats.speaker_number(new) for old, new in names.items()}
-        for sentence in self._sentences if numbers else ():
+        numbers = {number: self._numbers[names.get(name, name)] for name, number in self._numbers.items()}
+        for sentence in self._sentences:
             if "spk" in sentence:
                 sentence["spk"] = numbers[sentence["spk"]]
         await self._link.send(answer)
@@ -119,7 +120,7 @@ class _RealtimeSession(CommandSession):
         for event in events:
             if isinstance(event, Final):
                 self._recognizer.metrics.count(event.transcript)
-                self._sentences += formats.sentences(event.transcript)
+                self._sentences += formats.sentences(event.transcript, numbers=self._numbers)
                 warnings += formats.warnings(event.transcript)
             else:
                 answer |= {"partial": event.text, "partial_start_ms": round(event.start * 1000)}

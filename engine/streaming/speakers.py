@@ -71,13 +71,20 @@ class LiveSpeakers:
         if not transcript.text:  # noise is nobody's
             return transcript
         diarized = diarize([stretch_of(start, num_samples, rows)], self._count)
-        seconds = dict.fromkeys(diarized.names, 0.0)
-        for turn in diarized.turns:
-            seconds[turn.speaker] += turn.end - turn.start
-        voices = zip(diarized.names, diarized.centres, strict=True)
-        names = {name: self._tracker.assign(centre, seconds[name]) for name, centre in voices}
-        turns = tuple(replace(turn, speaker=names[turn.speaker]) for turn in diarized.turns)
-        return with_speakers(transcript, replace(diarized, turns=turns))
+        labelled = with_speakers(transcript, diarized)
+        centres = dict(zip(diarized.names, diarized.centres, strict=True))
+        names: dict[str, str] = {}
+        for speaker in _who_says_something(labelled):
+            seconds = sum(turn.end - turn.start for turn in diarized.turns if turn.speaker == speaker)
+            names[speaker] = self._tracker.assign(centres[speaker], seconds)
+        turns = tuple(turn for turn in diarized.turns if turn.speaker in names)
+        return relabelled(replace(labelled, turns=turns), names)
+
+
+def _who_says_something(transcript: Transcript) -> list[str]:
+    """The speakers in the order of their words. A voice without words, such as a laugh, is no speaker of the session."""
+    said = [part.speaker for segment in transcript.segments for part in (*(segment.words or ()), segment)]
+    return [speaker for speaker in dict.fromkeys(said) if speaker is not None]
 
 
 def relabelled(transcript: Transcript, names: dict[str, str]) -> Transcript:

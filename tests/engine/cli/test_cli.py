@@ -131,6 +131,39 @@ def test_how_audio_is_read_is_asked_of_the_engine(tmp_path: Path, monkeypatch: p
     assert not WritesKeys.asked.get("salvage")
 
 
+def test_who_speaks_is_asked_of_the_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    voice = tmp_path / "a=b.wav"
+    voice.write_bytes(b"no audio")
+    monkeypatch.setattr("twostage_asr.engine.auto.AutoModelVLLM", WritesKeys)
+    monkeypatch.setattr(WritesKeys, "asked", {})
+    arguments = ["transcribe", str(voice), "--model", "m", "--format", "rttm", "--output-dir", str(tmp_path / "out")]
+    known = ["--known-speaker", f"Ana Li={voice}", "--known-speaker", f"Ben={voice}"]
+    assert main([*arguments, "--speakers", "--max-speakers", "3", *known, "--speaker-model", "campplus"]) == 0
+    asked = {
+        name: WritesKeys.asked.get(name) for name in ("speakers", "max_speakers", "known_speakers", "speaker_model")
+    }
+    assert asked == {
+        "speakers": True,
+        "max_speakers": 3,
+        "known_speakers": {"Ana Li": voice, "Ben": voice},
+        "speaker_model": "campplus",
+    }
+    WritesKeys.asked.clear()
+    for wrong, said in (
+        (["--num-speakers", "2"], "--num-speakers: give --speakers as well"),
+        (known[:2], "--known-speaker: give --speakers as well"),
+        (["--speakers", *known[:2], *known[:2]], "each --known-speaker needs a name of its own"),
+        (["--speakers", "--num-speakers", "2", "--min-speakers", "1"], "min_speakers and max_speakers cannot be given"),
+    ):
+        assert main([*arguments, *wrong]) == 1
+        assert said in capsys.readouterr().err
+    assert not WritesKeys.asked  # no model was loaded for these
+    assert main(arguments) == 0
+    assert "speakers" not in WritesKeys.asked
+
+
 def test_what_cannot_be_written_or_shown_costs_one_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -188,6 +221,8 @@ def test_subtitles_have_the_shape_and_times_the_aligner_that_are_asked_for(
         (["--format", "srt,doc"], "'doc' is no format; allowed: txt, json"),
         (["--vllm", "[1]"], "needs a JSON object"),
         (["--silence-schedule", "5000"], "needs rows like 5000:1500, got '5000'"),
+        (["--known-speaker", "Ana"], "needs NAME=FILE, with a file that exists, got 'Ana'"),
+        (["--known-speaker", "Ana=none.wav"], "needs NAME=FILE, with a file that exists, got 'Ana=none.wav'"),
         (["--langauge", "zh"], "unknown option --langauge (did you mean --language?)"),
         (["--unheard-of=1"], "unknown option --unheard-of\n"),
     ],

@@ -22,14 +22,30 @@ class Page:
 
     async def run(self, script: str) -> Any:
         """The value of an expression, awaited. Raises RuntimeError for an exception in the page."""
-        self._number += 1
         parameters = {"expression": script, "awaitPromise": True, "returnByValue": True, "userGesture": True}
-        await self._socket.send(json.dumps({"id": self._number, "method": "Runtime.evaluate", "params": parameters}))
-        while (answer := json.loads(await asyncio.wait_for(self._socket.recv(), 30))).get("id") != self._number:
-            pass
+        answer = await self._call("Runtime.evaluate", parameters)
         if problem := answer["result"].get("exceptionDetails"):
             raise RuntimeError(problem.get("exception", {}).get("description", problem["text"]))
         return answer["result"]["result"].get("value")
+
+    async def press(self, key: str) -> None:
+        """Press and release a key, such as Enter, where the focus is."""
+        code = {"Enter": 13, "Escape": 27, "Tab": 9}[key]
+        text = {"text": "\r"} if key == "Enter" else {}  # what makes it press a button
+        for kind in ("keyDown", "keyUp"):
+            event = {"type": kind, "key": key, "code": key, "windowsVirtualKeyCode": code, **text}
+            await self._call("Input.dispatchKeyEvent", event)
+
+    async def write(self, text: str) -> None:
+        """Type a text in place of what is selected."""
+        await self._call("Input.insertText", {"text": text})
+
+    async def _call(self, method: str, parameters: dict[str, Any]) -> Any:
+        self._number += 1
+        await self._socket.send(json.dumps({"id": self._number, "method": method, "params": parameters}))
+        while (answer := json.loads(await asyncio.wait_for(self._socket.recv(), 30))).get("id") != self._number:
+            pass
+        return answer
 
     async def wait_for(self, condition: str, seconds: float = 20.0) -> None:
         """Until an expression is true."""

@@ -5,12 +5,16 @@ import base64
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
+from tests.audio_clips import encode
 from tests.engine.server.browser import Page, open_page
 from tests.engine.server.conftest import Running, running
 from tests.engine.server.requests_of_clients import wav, waveform
+from tests.fake_model import fake_transcriber, samples
 from tests.paths import ROOT
 from tests.pipeline import Clip
 from twostage_asr.engine import AutoModelVLLM
@@ -26,6 +30,14 @@ DROP = """
   document.getElementById("file").files = files.files;
   document.getElementById("file").onchange();
 }})()
+"""
+SAVED = """
+(async () => {
+  let saved;
+  URL.createObjectURL = blob => { saved = blob; return "#"; };
+  saveSrt();
+  return await saved.text();
+})()
 """
 
 
@@ -66,6 +78,37 @@ def test_a_file_on_the_page(server: Running, clip: Clip, microphone: Path, tmp_p
             assert await page.run("samples.length > 16000 && shown.words.every(w => w.end > w.start)")
 
     asyncio.run(drop())
+
+
+def test_speakers_on_the_page_can_be_renamed_with_the_keyboard(tmp_path: Path, microphone: Path) -> None:
+    """The new name stands in the text and in the file that is saved; Escape keeps the old one."""
+    talk = np.concatenate([samples(number, 4.0) for number in (5, 9)])
+    content = base64.b64encode(encode(talk, 16_000, "WAV", "PCM_16")).decode()
+    shown = "[...document.querySelectorAll('.turn')].map(turn => turn.innerText.trim().split(/\\s+/)[0])"
+    colours = "new Set([...document.querySelectorAll('.turn button')].map(each => getComputedStyle(each).color)).size"
+
+    async def rename(server: Running) -> None:
+        assert CHROMIUM is not None
+        async with open_page(CHROMIUM, f"{server.http}/", microphone, tmp_path) as page:
+            await page.run("document.getElementById('who').click()")
+            await page.run(DROP.format(content=content))
+            await page.wait_for("document.querySelectorAll('.turn').length === 2")
+            assert await page.run(shown) == ["SPK0", "SPK1"] and await page.run(colours) == 2
+            await page.run("document.querySelector('.turn button').focus()")
+            await page.press("Enter")
+            await page.write("Ana")
+            await page.press("Enter")
+            assert await page.run(shown) == ["Ana", "SPK1"]
+            assert await page.run("document.activeElement.innerText") == "Ana"
+            await page.press("Enter")
+            await page.write("Ben")
+            await page.press("Escape")
+            assert await page.run(shown) == ["Ana", "SPK1"]
+            written = await page.run(SAVED)
+            assert "\nAna: " in written and "\nSPK1: " in written and "SPK0" not in written
+
+    with running(SimpleNamespace(transcriber=fake_transcriber(tmp_path))) as server:
+        asyncio.run(rename(server))
 
 
 def test_the_microphone_on_the_page(server: Running, clip: Clip, microphone: Path, tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ def stalled_upload(url: str, key: str) -> socket.socket:
     return upload
 
 
-@pytest.mark.parametrize("shape", ["json", "verbose_json", "text", "srt", "vtt"])
+@pytest.mark.parametrize("shape", ["json", "verbose_json", "text", "srt", "vtt", "diarized_json"])
 def test_the_answers_are_those_of_a_server_without_front_ends(served: Served, faked: Running, shape: str) -> None:
     there, here = (ask(url, 9, response_format=shape) for url in (served.url, faked.http))
     assert (there.status_code, there.content) == (here.status_code, here.content)

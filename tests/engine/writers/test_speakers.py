@@ -1,5 +1,6 @@
 """Who speaks, in every format that has a place for it; nothing of it where speakers are unknown."""
 
+import html
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -102,3 +103,30 @@ def test_without_speakers_no_format_mentions_them(name: str) -> None:
     written = WRITERS[name](ANONYMOUS)
     assert not any(word in written for word in ("Ana", "speaker", "lex", "<v"))
     assert ("SPK0" in written) is (name == "rttm")  # whose field must not be empty
+
+
+@pytest.mark.parametrize(
+    "name", ["Dr. Ana Li", "a: b", "<i>x</i> & y", 'the "boss"', "two\nlines", "a\tb;c,d", "{x}\\N"]
+)
+def test_every_name_keeps_to_the_rules_of_each_format(name: str) -> None:
+    turns = (SpeakerTurn(0.0, 1.5, name),)
+    odd = replace(TALK, segments=(spoken(0.0, "Good morning.", name),), turns=turns)
+    shown = " ".join(name.split())
+    fields = "_".join(name.split())
+    assert WRITERS["rttm"](odd).split() == f"SPEAKER a_talk 1 0.000 1.500 <NA> <NA> {fields} <NA> <NA>".split()
+    assert [line.split()[4:] for line in WRITERS["ctm"](odd).splitlines()] == [
+        ["Good", "0.500", "lex", fields],
+        ["morning", "0.500", "lex", fields],
+    ]
+    assert WRITERS["txt"](odd) == f"{shown}: Good morning.\n"
+    assert WRITERS["srt"](odd).splitlines()[2:] == [f"{shown}: Good morning."]
+    cue = WRITERS["vtt"](odd).splitlines()[-1]
+    voice, text = cue.removeprefix("<v ").split(">", maxsplit=1)  # a voice span ends at the first ">"
+    assert (html.unescape(voice), text) == (shown, "Good morning.")
+    (event,) = pysubs2.SSAFile.from_string(WRITERS["ass"](odd)).events
+    assert (event.name, event.plaintext) == (shown.replace(",", ";"), "Good morning.")
+    with tempfile.TemporaryDirectory() as folder:
+        write_file(odd, path := Path(folder) / "a.TextGrid")
+        grid = textgrid.openTextgrid(str(path), includeEmptyIntervals=False, reportingMode="error")
+    assert grid.tierNames == (f"segments {shown}", f"words {shown}")
+    assert Transcript.from_json(WRITERS["json"](odd)).turns == turns

@@ -1,0 +1,97 @@
+"""SpeakerQueue: jobs of many callers share batches, a job that fails or is not wanted costs no other."""
+
+import threading
+from collections.abc import Sequence
+
+import pytest
+
+from tests.fake_model import samples
+from tests.fake_voices import BROKEN, FakeVoices
+from twostage_asr.engine.audio.waveform import Waveform
+from twostage_asr.engine.errors import ConfigError, HubError, InternalError, ServiceClosedError
+from twostage_asr.engine.speakers import queue
+from twostage_asr.engine.speakers.model import Embeddings
+from twostage_asr.engine.speakers.queue import SpeakerQueue
+
+WHOLE = [(0, 16_000)]
+
+
+class Gate(FakeVoices):
+    """Waits before each batch until it is let through."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun, self.free = threading.Event(), threading.Event()
+
+    def embed(self, waveforms: Sequence[Waveform]) -> Embeddings:
+        self.begun.set()
+        assert self.free.wait(20)
+        return super().embed(waveforms)
+
+
+def test_what_comes_meanwhile_is_embedded_together_and_what_is_cancelled_is_not() -> None:
+    gate = Gate()
+    jobs = SpeakerQueue(gate, on_gpu=False)
+    first = jobs.embed(samples(1), WHOLE)
+    assert gate.begun.wait(20)
+    others = [jobs.embed(samples(number), WHOLE) for number in (2, BROKEN, 4)]
+    assert jobs.embed(samples(3), WHOLE).cancel()
+    gate.free.set()
+    assert first.result(20).argmax() == 1
+    assert (others[0].result(20).argmax(), others[2].result(20).argmax()) == (2, 4)
+    with pytest.raises(InternalError, match="s of speech"):
+        others[1].result(20)
+    assert gate.batches[:2] == [1, 3]
+    jobs.close()
+
+
+def test_every_window_has_its_row() -> None:
+    jobs = SpeakerQueue(FakeVoices(), on_gpu=False)
+    one, two = jobs.embed(samples(5), [(0, 8_000), (8_000, 16_000)]), jobs.embed(samples(9), WHOLE)
+    assert (one.result(20).argmax(1).tolist(), two.result(20).argmax(1).tolist()) == ([5, 5], [9])
+    assert jobs.embed(samples(5), ()).result(20).shape[0] == 0
+    jobs.close()
+
+
+def test_a_closed_queue_takes_nothing_and_leaves_no_future_open() -> None:
+    gate = Gate()
+    jobs = SpeakerQueue(gate, on_gpu=False)
+    first = jobs.embed(samples(1), WHOLE)
+    assert gate.begun.wait(20)
+    left = jobs.embed(samples(2), WHOLE)
+    closing = threading.Thread(target=jobs.close)
+    closing.start()
+    gate.free.set()
+    closing.join(20)
+    assert first.result(0).argmax() == 1
+    assert left.done() and isinstance(left.exception(), ServiceClosedError | None)
+    with pytest.raises(ServiceClosedError):
+        jobs.embed(samples(3), WHOLE)
+
+
+def test_a_model_that_cannot_be_loaded_is_asked_for_again_only_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Failing:
+        asked = 0
+
+        def get(self) -> FakeVoices:
+            self.asked += 1
+            if self.asked == 1:
+                raise HubError("not there")
+            return FakeVoices()
+
+    failing = Failing()
+    jobs = SpeakerQueue(failing, on_gpu=False)
+    for _ in range(2):
+        with pytest.raises(HubError, match="not there"):
+            jobs.embed(samples(1), WHOLE).result(20)
+    assert failing.asked == 1
+    monkeypatch.setattr(queue, "RETRY_S", 0.0)
+    assert jobs.embed(samples(1), WHOLE).result(20).argmax() == 1
+    jobs.close()
+
+
+def test_a_model_without_speakers_says_so() -> None:
+    jobs = SpeakerQueue(None, on_gpu=False)
+    with pytest.raises(ConfigError, match="without a speaker model"):
+        jobs.embed(samples(1), WHOLE)
+    jobs.close()
