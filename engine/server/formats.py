@@ -115,7 +115,9 @@ def funasr(transcript: Transcript, *, with_words: bool, wall_s: float) -> dict[s
     }
 
 
-def sentences(transcript: Transcript, *, numbers: dict[str, int] | None = None) -> list[dict[str, Any]]:
+def sentences(
+    transcript: Transcript, *, offset_ms: int = 0, numbers: dict[str, int] | None = None
+) -> list[dict[str, Any]]:
     """FunASR's WebSocket sentences; times in milliseconds. `spk` is the number of the speaker, if that is known.
 
     `numbers` are those of the speakers of earlier sentences, to which the new ones are added.
@@ -126,8 +128,8 @@ def sentences(transcript: Transcript, *, numbers: dict[str, int] | None = None) 
     return [
         {
             "text": s.text,
-            "start": round(s.start * 1000),
-            "end": round(s.end * 1000),
+            "start": offset_ms + round(s.start * 1000),
+            "end": offset_ms + round(s.end * 1000),
             **({} if s.speaker is None else {"spk": numbers[s.speaker]}),
         }
         for s in transcript.segments

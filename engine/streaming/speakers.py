@@ -82,7 +82,7 @@ class LiveSpeakers:
 
 
 def _who_says_something(transcript: Transcript) -> list[str]:
-    """The speakers in the order of their words. A voice without words, such as a laugh, is no speaker of the session."""
+    """The speakers in the order of their words. Who has no words, such as a laugh, is none."""
     said = [part.speaker for segment in transcript.segments for part in (*(segment.words or ()), segment)]
     return [speaker for speaker in dict.fromkeys(said) if speaker is not None]
 
