@@ -91,6 +91,8 @@ class ClipService(Protocol):
         on_text: OnText | None = None,
     ) -> Future[Transcript]: ...
 
+    def embed(self, waveform: Waveform, windows: Sequence[Bounds]) -> Future[Embeddings]: ...
+
 
 @dataclass(slots=True, eq=False)
 class _Job:
