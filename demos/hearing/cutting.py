@@ -68,15 +68,19 @@ def conditions(clean: Talk, others: Talk) -> dict[str, Talk]:
 
 
 def cuts(clean: Talk, spans: Spans) -> str:
-    loud = is_loud(clean.waveform)
-    near = int(NEAR_S * SAMPLE_RATE)
-    inside = [end for _, end in spans if any(a + 0.2 < end < b - 0.25 for a, b in clean.turns)]
-    in_sound = sum(loud[int(end * SAMPLE_RATE) - near :][: 2 * near].any() for end in inside)
+    inside = [(end, turn) for _, end in spans for turn in clean.turns if turn[0] + 0.2 < end < turn[1] - 0.25]
     kept = [[(max(a, s), min(b, e)) for s, e in spans if s < b and e > a] for a, b in clean.turns]
     first = sum(bool(parts) and parts[0][0] - a > EDGE_S for parts, (a, _) in zip(kept, clean.turns, strict=True))
     last = sum(bool(parts) and b - parts[-1][1] > EDGE_S for parts, (_, b) in zip(kept, clean.turns, strict=True))
+    in_sound = sum(sounds_at(clean, end, turn) for end, turn in inside)
     longest = max(end - start for start, end in spans)
     return f"{len(spans)}, {longest:.1f} | {len(inside)}, {in_sound} | {first}, {last} |"
+
+
+def sounds_at(clean: Talk, time_s: float, turn: tuple[float, float]) -> bool:
+    start, end = (int(each * SAMPLE_RATE) for each in turn)
+    place, near = int(time_s * SAMPLE_RATE) - start, int(NEAR_S * SAMPLE_RATE)
+    return bool(is_loud(clean.waveform[start:end])[place - near : place + near].any())
 
 
 def errors(whisper: Whisper, talk: Talk, spans: Spans) -> str:

@@ -110,6 +110,6 @@ def _trimmed(clip: Waveform) -> Waveform:
 
 
 def is_loud(clip: Waveform) -> npt.NDArray[np.bool_]:
-    """For each sample, whether the 10 ms around it are louder than the loudest less 30 dB."""
+    """For each sample, whether the 10 ms around it are within 30 dB of the loudest and 10 dB above the quietest tenth."""
     level = np.sqrt(np.convolve(clip**2, np.ones(160) / 160, "same"))
-    return np.asarray(level > 0.03 * level.max())
+    return np.asarray(level > max(0.03 * level.max(), 3 * np.quantile(level, 0.1)))
