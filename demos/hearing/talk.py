@@ -41,19 +41,27 @@ def manifest(directory: Path) -> list[dict[str, Any]]:
 
 
 def lay_together(
-    directory: Path, *, half: int, pause_s: tuple[float, float], most: int, styles: Sequence[str] = ("read",)
+    directory: Path,
+    *,
+    half: int,
+    pause_s: tuple[float, float],
+    most: int,
+    styles: Sequence[str] = ("read",),
+    language: str | None = None,
 ) -> Talk:
     """Every second sentence of 1.5 to 15 s, in a shuffled order in which the speaker changes each time.
 
     `pause_s`: the shortest and the longest pause between two of them. `styles`: how those of a style begin.
+    `language`: of all of them; None takes any.
     """
     rows = [row for row in manifest(directory) if row.get("style", "").startswith(tuple(styles))]
+    rows = [row for row in rows if language in (None, row["language"])]
     rows = [row for row in rows if 1.5 < row["seconds"] < 15][half::2]
     rng = np.random.default_rng(half + 1)
     rows = _alternating([rows[i] for i in rng.permutation(len(rows))])[:most]
     parts, turns, place = [np.zeros(SAMPLE_RATE // 2, np.float32)], [], SAMPLE_RATE // 2
     for row in rows:
-        clip = _trimmed(read(directory / row["file"]))
+        clip = trimmed(read(directory / row["file"]))
         pause = (NOISE * rng.standard_normal(int(rng.uniform(*pause_s) * SAMPLE_RATE))).astype(np.float32)
         turns.append((place / SAMPLE_RATE, (place + len(clip)) / SAMPLE_RATE))
         parts += [clip, pause]
@@ -102,7 +110,7 @@ def _alternating(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return taken
 
 
-def _trimmed(clip: Waveform) -> Waveform:
+def trimmed(clip: Waveform) -> Waveform:
     """The clip at LEVEL, from 10 ms before its first sound to 10 ms after its last."""
     clip = clip * np.float32(LEVEL / np.sqrt(np.mean(clip**2)))
     loud = np.flatnonzero(is_loud(clip))
@@ -110,6 +118,6 @@ def _trimmed(clip: Waveform) -> Waveform:
 
 
 def is_loud(clip: Waveform) -> npt.NDArray[np.bool_]:
-    """For each sample, whether the 10 ms around it are within 30 dB of the loudest and 10 dB above the quietest tenth."""
+    """For each sample: the 10 ms around it are within 30 dB of the loudest, and 10 dB above the quietest tenth."""
     level = np.sqrt(np.convolve(clip**2, np.ones(160) / 160, "same"))
     return np.asarray(level > max(0.03 * level.max(), 3 * np.quantile(level, 0.1)))
