@@ -60,7 +60,7 @@ class KernelStep:
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _add_norm(  # type: ignore[no-untyped-def]  # noqa: PLR0913 - a kernel has no objects
+def _add_norm(  # type: ignore[no-untyped-def]
     x, residual, weight, out, width, eps, adds: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
     at = tl.arange(0, block)
@@ -79,7 +79,7 @@ def _add_norm(  # type: ignore[no-untyped-def]  # noqa: PLR0913 - a kernel has n
 
 
 @triton.jit(do_not_specialize=["stride"])  # type: ignore[untyped-decorator]
-def _rotate_and_keep(  # type: ignore[no-untyped-def]  # noqa: PLR0913 - a kernel has no objects
+def _rotate_and_keep(  # type: ignore[no-untyped-def]  # noqa: PLR0913, PLR0915 - a kernel has no objects
     qkv, queries, keys, values, q_norm, k_norm, rotations, where, stride, num_rotations,
     num_positions: tl.constexpr, eps, num_heads: tl.constexpr, num_kv_heads: tl.constexpr, dim: tl.constexpr,
     has_norm: tl.constexpr, block: tl.constexpr,

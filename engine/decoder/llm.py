@@ -7,7 +7,6 @@ cache holds rows of positions; a sequence has consecutive rows, and `where` says
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
