@@ -5,7 +5,7 @@ Times are seconds (float) from the start of the audio. Confidences lie in [0, 1]
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 from .errors import ASRError, ErrorCode, error_of
@@ -38,7 +38,7 @@ class _Record:
     __slots__ = ()
 
     def keys(self) -> tuple[str, ...]:
-        return tuple(f.name for f in fields(self))  # type: ignore[arg-type]
+        return tuple(self.__slots__)  # of a dataclass: the names of its fields
 
     def __getitem__(self, key: str) -> Any:
         if key not in self.keys():

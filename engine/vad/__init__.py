@@ -6,6 +6,7 @@ Read segmenter.py first: it turns a network's speech probabilities into segments
 
 import functools
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..checks import check_type
 from ..errors import ConfigError
@@ -20,6 +21,9 @@ from .segmenter import (
     checked_schedule,
 )
 
+if TYPE_CHECKING:
+    from .silero import SileroVAD
+
 __all__ = [
     "FIXED_SCHEDULE",
     "OFFLINE_SCHEDULE",
@@ -31,6 +35,7 @@ __all__ = [
     "VoiceActivityModel",
     "VoiceActivityStream",
     "checked_schedule",
+    "load_silero",
     "load_vad",
 ]
 
@@ -47,11 +52,17 @@ def load_vad(name: str | Path = "silero") -> VoiceActivityModel:
 
 
 @functools.cache
+def load_silero() -> "SileroVAD":
+    """Load silero-vad. Raises ConfigError if its package lacks the file."""
+    from .silero import SileroVAD
+
+    return SileroVAD()
+
+
+@functools.cache
 def _load_vad(name: str | Path) -> VoiceActivityModel:
     if name == "silero":
-        from .silero import SileroVAD
-
-        return SileroVAD()
+        return load_silero()
     if not name or not Path(name).is_dir():
         raise ConfigError(f"vad must be 'silero' or the directory of an fsmn-vad checkpoint, got {str(name)!r}")
     from .fsmn import FsmnVAD
