@@ -22,8 +22,10 @@ from .command import INTERRUPTED, Commands, add_model_options, model_options
 from .file_options import add_file_options, file_options, formats, subtitle_shape
 
 # What may differ between the processes of one job: it does not change the texts.
-_OF_THE_MACHINE = ("device", "gpu_memory_utilization", "tensor_parallel_size", "decoder_processes")
-_ALSO_OF_THE_MACHINE = ("stall_timeout_s", "vllm", "devices")
+_OF_THE_MACHINE = (
+    *("device", "gpu_memory_utilization", "tensor_parallel_size", "decoder_processes"),
+    *("stall_timeout_s", "vllm"),
+)
 _GO_ON = "what is done is kept: the same command goes on from here"
 
 
@@ -104,7 +106,7 @@ def _spec(args: argparse.Namespace) -> JobSpec:
     engine_dir = ensure_converted(resolve_model(args.model, hub=args.hub, revision=args.revision))
     source = EngineManifest.read(engine_dir).source
     digest = hashlib.sha256(json.dumps({name: file.sha256 for name, file in sorted(source.items())}).encode())
-    model = {name: value for name, value in asked.items() if name not in _OF_THE_MACHINE + _ALSO_OF_THE_MACHINE}
+    model = {name: value for name, value in asked.items() if name not in _OF_THE_MACHINE}
     options: dict[str, Any] = {**file_options(args)}
     options.pop("batch_size", None)
     return JobSpec(

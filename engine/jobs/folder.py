@@ -27,7 +27,7 @@ from typing import BinaryIO, Self
 from ..errors import ConfigError
 from ..isolation import alone
 from ..transcript import Transcript
-from ..writers import SubtitleShape, formatted
+from ..writers import SubtitleShape, formatted, replace_text
 from .journal import Record, read_journal
 from .lease import take_lease
 from .plan import JobSpec, Plan, make_plan, replace_file, shard_name
@@ -160,9 +160,7 @@ class JobFolder:
             if isinstance(text, str):
                 path = self.directory / name / f"{file_name(transcript.key)}.{name}"
                 path.parent.mkdir(parents=True, exist_ok=True)
-                part = path.with_name(f"{path.name}.part")
-                part.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
-                os.replace(part, path)
+                replace_text(path, text)
 
 
 def file_name(key: str) -> str:

@@ -13,7 +13,10 @@ from ..errors import ConfigError
 from .base import SpeechSpan, VoiceActivityModel, VoiceActivityStream
 from .segmenter import (
     FIXED_SCHEDULE,
+    LIVE_RULES,
+    LIVE_SCHEDULE,
     OFFLINE_SCHEDULE,
+    RECORDING_SCHEDULE,
     STREAMING_SCHEDULE,
     Schedule,
     SegmentRules,
@@ -26,7 +29,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FIXED_SCHEDULE",
+    "LIVE_RULES",
+    "LIVE_SCHEDULE",
     "OFFLINE_SCHEDULE",
+    "RECORDING_SCHEDULE",
     "STREAMING_SCHEDULE",
     "Schedule",
     "SegmentRules",
