@@ -3,7 +3,7 @@
 A step of few sequences takes as long as its kernels take to start, so that there should be few of them. What they
 compute is in plain_step.py. Values are rounded to the model's dtype where transformers rounds them, except inside the
 rotation and the attention. The kernels read where a sequence stands from the GPU's memory, so that a CUDA graph serves
-sequences of any length.
+sequences of any length. A prompt of another length needs no other kernel.
 """
 
 import torch
@@ -78,10 +78,10 @@ def _add_norm(  # type: ignore[no-untyped-def]
     )
 
 
-@triton.jit(do_not_specialize=["stride"])  # type: ignore[untyped-decorator]
+@triton.jit(do_not_specialize=["stride", "num_positions"])  # type: ignore[untyped-decorator]
 def _rotate_and_keep(  # type: ignore[no-untyped-def]  # noqa: PLR0913, PLR0915 - a kernel has no objects
     qkv, queries, keys, values, q_norm, k_norm, rotations, where, stride, num_rotations,
-    num_positions: tl.constexpr, eps, num_heads: tl.constexpr, num_kv_heads: tl.constexpr, dim: tl.constexpr,
+    num_positions, eps, num_heads: tl.constexpr, num_kv_heads: tl.constexpr, dim: tl.constexpr,
     has_norm: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
     """One head of one position: normalise and rotate it, and put a key or a value into the cache."""
@@ -131,9 +131,9 @@ def _rotate_and_keep(  # type: ignore[no-untyped-def]  # noqa: PLR0913, PLR0915 
             tl.store(target + half, turned_half, mask=exists & is_kept)
 
 
-@triton.jit(do_not_specialize=["stride"])  # type: ignore[untyped-decorator]
+@triton.jit(do_not_specialize=["stride", "num_positions"])  # type: ignore[untyped-decorator]
 def _attend(  # type: ignore[no-untyped-def]  # noqa: PLR0913 - a kernel has no objects
-    queries, keys, values, out, where, stride, num_positions: tl.constexpr, scale,
+    queries, keys, values, out, where, stride, num_positions, scale,
     num_kv_heads: tl.constexpr, group: tl.constexpr, dim: tl.constexpr,
     block: tl.constexpr, num_keys: tl.constexpr, dim_block: tl.constexpr,
 ):  # fmt: skip

@@ -71,7 +71,7 @@ class LLM:
         self._rotations = config.rotations(source.max_model_len, source.dtype).to(device)
         shape = config.num_layers, 2, num_rows, config.num_kv_heads, config.head_dim
         self._cache = torch.zeros(shape, dtype=source.dtype, device=device)
-        self._step: Callable[..., PlainStep] = _step_for(device)
+        self.step: Callable[..., PlainStep] = step_for(device)
 
     @torch.inference_mode()
     def run(self, ints: Tensor, embeds: Tensor | None = None) -> Passed:
@@ -94,10 +94,10 @@ class LLM:
         logits = F.linear(hidden, self._head).float()
         highest, best = logits.max(-1)
         log_probs = highest - logits.logsumexp(-1)
-        return Passed(torch.stack([best.int(), log_probs.view(torch.int32)]), logits[:, 0])
+        return Passed(torch.stack([best.int(), log_probs.view(torch.int32)]), logits[:, 0].contiguous())
 
     def _through_layers(self, residual: Tensor, where: Tensor, num_positions: int) -> Tensor:
-        step = self._step(self.config, where, num_positions, self._rotations)
+        step = self.step(self.config, where, num_positions, self._rotations)
         x: Tensor | None = None
         for layer, cache in zip(self._layers, self._cache, strict=True):
             normed = step.add_norm(x, residual, layer.input_norm)
@@ -107,7 +107,8 @@ class LLM:
         return step.add_norm(x, residual, self._norm)
 
 
-def _step_for(device: torch.device) -> Callable[..., PlainStep]:
+def step_for(device: torch.device) -> Callable[..., PlainStep]:
+    """What computes the operations between the matrix products on this device."""
     if device.type != "cuda":
         return PlainStep
     from .kernel_step import KernelStep

@@ -5,6 +5,7 @@ running them takes the GPU. A graph has a fixed shape, so that inputs are padded
 captured while the model loads, and others at their first use.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,12 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..isolation import caught
 from .llm import LLM, WHERE, Passed
+from .plain_step import PlainStep
 
 NUM_DRAFTED = 8  # drafted tokens that a step checks
 PREFILL_LENGTHS = (32, 64, 96, 128, 192, 256, 384, 512)  # positions of the graphs for prompts; longer ones need none
 FEW_SIZES, FEW_LENGTHS = (1, 2, 4, 8), (64, 96)  # captured while the model loads; 10 s of audio take 45 positions
 _WARM_UP_RUNS = 2  # before a capture: Triton compiles, and cuBLAS allocates its workspace
+
+logger = logging.getLogger(__name__)
 
 Shape = tuple[bool, int, int]  # whether it is of a prompt, sequences, positions
 
@@ -70,6 +75,9 @@ class Passes:
             np.concatenate([_ints(places, [0] * len(places)), np.array(token_ids, np.int32)], axis=1), None
         )
 
+    def warm_up(self) -> None:
+        """Prepare what would otherwise be prepared by the first passes: here nothing."""
+
     def _run(self, ints: np.ndarray, embeds: Tensor | None) -> Found:
         device = self._llm.device
         passed = self._llm.run(torch.from_numpy(ints).to(device), None if embeds is None else embeds.to(device))
@@ -82,32 +90,41 @@ class GraphPasses(Passes):
     def __init__(self, llm: LLM, max_sequences: int) -> None:
         super().__init__(llm)
         self._max_sequences = max_sequences
+        self._device, self._has_graphs = llm.device, True
         self._captured: dict[Shape, _Captured] = {}
         self._stream = torch.cuda.Stream(llm.device, priority=-1)  # type: ignore[no-untyped-call]
         self._pool = torch.cuda.graph_pool_handle()
         self._stream.wait_stream(torch.cuda.current_stream(llm.device))  # the weights are being copied
 
     def warm_up(self) -> None:
-        """Capture the usual shapes."""
+        """Compile the kernels and capture the usual shapes."""
         sizes = [size for size in FEW_SIZES if size <= self._max_sequences]
         steps = [(False, size, length) for size in sizes for length in (1, 1 + NUM_DRAFTED)]
         prompts = [(True, size, length) for size in sizes for length in FEW_LENGTHS]
         with torch.cuda.stream(self._stream):
+            failure = caught(lambda: self._llm.run(torch.zeros(1, WHERE + 1, dtype=torch.int32, device=self._device)))
+            if isinstance(failure, Exception):
+                logger.warning("the kernels of stage 2 do not run here, plain PyTorch does their work: %r", failure)
+                self._llm.step, self._has_graphs = PlainStep, False
             for shape in (*steps, *prompts):
-                self._captured[shape] = self._capture(shape)
+                self._captured_for(shape)
 
     def _run(self, ints: np.ndarray, embeds: Tensor | None) -> Found:
-        num_sequences = len(ints)
-        length = ints.shape[1] - WHERE if embeds is None else embeds.shape[1]
-        padded = length if embeds is None else next((size for size in PREFILL_LENGTHS if size >= length), None)
         with torch.cuda.stream(self._stream):
-            if padded is None:
-                passed = self._llm.run(*_to_device(self._llm.device, ints, embeds))
-                return _found(passed.best.cpu(), passed.logits, num_sequences)
-            shape = embeds is not None, 1 << (num_sequences - 1).bit_length(), padded
-            if shape not in self._captured:
-                self._captured[shape] = self._capture(shape)
-            return self._replay(self._captured[shape], ints, embeds)
+            shape = padded_shape(len(ints), ints.shape[1] - WHERE, None if embeds is None else embeds.shape[1])
+            captured = None if shape is None else self._captured_for(shape)
+            return super()._run(ints, embeds) if captured is None else self._replay(captured, ints, embeds)
+
+    def _captured_for(self, shape: Shape) -> _Captured | None:
+        """The graph of a shape; None if there is none, because a capture has failed."""
+        if shape not in self._captured and self._has_graphs:
+            captured = caught(lambda: self._capture(shape))
+            if isinstance(captured, Exception):
+                logger.warning("stage 2 goes on without CUDA graphs, because a capture failed: %r", captured)
+                self._has_graphs = False
+            else:
+                self._captured[shape] = captured
+        return self._captured.get(shape)
 
     def _replay(self, captured: _Captured, ints: np.ndarray, embeds: Tensor | None) -> Found:
         num_sequences = len(ints)
@@ -149,13 +166,24 @@ class GraphPasses(Passes):
         )
 
 
+def passes_for(llm: LLM, max_sequences: int) -> Passes:
+    """The way to run passes on the LLM's device."""
+    return GraphPasses(llm, max_sequences) if llm.device.type == "cuda" else Passes(llm)
+
+
+def padded_shape(num_sequences: int, num_tokens: int, prompt_length: int | None) -> Shape | None:
+    """The shape of the graph that serves a pass of `num_tokens` each, or of prompts; None if prompts are too long."""
+    padded = num_tokens
+    if prompt_length is not None:
+        if prompt_length > PREFILL_LENGTHS[-1]:
+            return None
+        padded = next(size for size in PREFILL_LENGTHS if size >= prompt_length)
+    return prompt_length is not None, 1 << (num_sequences - 1).bit_length(), padded
+
+
 def _ints(places: Sequence[Place], read: Sequence[int]) -> np.ndarray:
     rows = [(place.start, place.base, place.size, at) for place, at in zip(places, read, strict=True)]
     return np.array(rows, np.int32)
-
-
-def _to_device(device: torch.device, ints: np.ndarray, embeds: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    return torch.from_numpy(ints).to(device), None if embeds is None else embeds.to(device)
 
 
 def _found(best: Tensor, logits: Tensor, num_sequences: int) -> Found:

@@ -27,8 +27,10 @@ class PlainStep:
         self._rows = (base + position)[self._is_kept]
         angles = rotations[position.clamp(max=len(rotations) - 1)][:, :, None]
         self._cos, self._sin = angles.chunk(2, dim=-1)
+        last = torch.minimum(start + num_positions, size).clamp(min=1) - 1
         past = torch.arange(int(start.max()) + num_positions, device=where.device)
-        self._read = base + past  # (B, L)
+        # No row behind the sequence's last one is read: it may hold another sequence's NaN, which 0 does not cancel.
+        self._read = base + torch.minimum(past, last)  # (B, L)
         self._mask = (past <= position[:, :, None])[:, None]  # (B, 1, T, L)
 
     def add_norm(self, x: Tensor | None, residual: Tensor, weight: Tensor) -> Tensor:
@@ -49,8 +51,7 @@ class PlainStep:
             q, k = self._norm(q, q_norm), self._norm(k, k_norm)
         q, k = self._rotated(q), self._rotated(k)
         cache[0][self._rows], cache[1][self._rows] = k[self._is_kept], v[self._is_kept]
-        rows = self._read.clamp(max=cache.shape[1] - 1)
-        keys, values = (part[rows].transpose(1, 2) for part in cache)
+        keys, values = (part[self._read].transpose(1, 2) for part in cache)
         out = F.scaled_dot_product_attention(
             q.transpose(1, 2), keys, values, attn_mask=self._mask, enable_gqa=c.num_heads != c.num_kv_heads
         )
