@@ -261,7 +261,7 @@ class FrontEnds:
 
     def _submit(self, front: _FrontEnd, given: Frame) -> None:
         assert self.service is not None
-        place, num_samples, packed, key, answer_prefix, is_speech, is_followed = given.content
+        place, num_samples, packed, key, answer_prefix, is_speech, draft, is_followed = given.content
         number, outbox = given.job, front.outbox
         try:
             future = self.service.submit(
@@ -270,6 +270,7 @@ class FrontEnds:
                 key=key,
                 answer_prefix=answer_prefix,
                 is_speech=is_speech,
+                draft=draft,
                 on_text=(lambda text: outbox.send(frame(Kind.TEXT, number, text))) if is_followed else None,
             )
         except ASRError as error:

@@ -76,6 +76,7 @@ class RemoteService:
         key: str = "audio",
         answer_prefix: str = "",
         is_speech: bool = False,
+        draft: str = "",
         on_text: OnText | None = None,
     ) -> Future[Transcript]:
         """See TranscriptionService.submit, whose errors for this one clip the future raises here.
@@ -90,7 +91,7 @@ class RemoteService:
             raise QueueFullError(f"{self.num_waiting} clips are waiting already; try again later")
         job = _Job(Future(), on_text, self._arena.put(waveform), len(waveform))
         where = (job.place, job.num_samples)
-        content = (*where, self._packed(options), key, answer_prefix, is_speech, on_text is not None)
+        content = (*where, self._packed(options), key, answer_prefix, is_speech, draft, on_text is not None)
         number = next(self._numbers)
         self._jobs[number] = job
         self._send(Kind.JOB, number, content)

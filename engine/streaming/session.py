@@ -317,7 +317,8 @@ class _Stream:
         # Where the model names the language at the beginning of its answer, the prefix lacks it: ask for that language.
         if prefix and is_auto(options.request.language):
             options = replace(options, request=replace(options.request, language=self._language))
-        future = self._service.submit(audio, options, key=self._key, answer_prefix=prefix, is_speech=True)
+        last = self._hypotheses[-1] if self._hypotheses else ""  # of this segment, where it is the one to be heard
+        future = self._service.submit(audio, options, key=self._key, answer_prefix=prefix, is_speech=True, draft=last)
         self._asked = [*(asked for asked in self._asked if not asked.done()), future]
         return future
 

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import torch
 
-from tests.engine.decoder.tiny_llms import MAX_MODEL_LEN, WIDTH
 from twostage_asr.engine.decoder.base import LLMSource
 from twostage_asr.engine.decoder.kernel_step import KernelStep
 from twostage_asr.engine.decoder.llm import LLM
@@ -13,10 +12,10 @@ from twostage_asr.engine.decoder.passes import Passes, Place
 from twostage_asr.engine.decoder.plain_step import PlainStep
 from twostage_asr.engine.manifest import LLMInfo
 
-info = LLMInfo(
-    hidden_size=WIDTH, vocab_size=int(sys.argv[2]), max_position_embeddings=512, eos_token_ids=(0,), tied=True
-)
-source = LLMSource(Path(sys.argv[1]), info, torch.float32, MAX_MODEL_LEN)
+WIDTH = 64
+
+info = LLMInfo(hidden_size=WIDTH, vocab_size=320, max_position_embeddings=512, eos_token_ids=(0,), tied=True)
+source = LLMSource(Path(sys.argv[1]), info, torch.float32, 256)
 generator = torch.Generator().manual_seed(0)
 prompts = [torch.randn(length, WIDTH, generator=generator) * 0.1 for length in (70, 3, 20)]
 bases, sizes = (0, 90, 100), (80, 10, 30)

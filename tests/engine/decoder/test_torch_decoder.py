@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from tests.engine.decoder.tiny_llms import (
-    VOCAB,
     decoder_of,
     expected_answer,
     make_llm,
@@ -181,6 +180,6 @@ def test_kernels_compute_what_pytorch_computes(tmp_path: Path) -> None:
     source_of(make_llm("qwen3"), tmp_path)
     environment = os.environ | {"TRITON_INTERPRET": "1"}
     ran = subprocess.run(
-        [sys.executable, KERNELS, tmp_path, str(VOCAB)], env=environment, capture_output=True, text=True, check=False
+        [sys.executable, KERNELS, tmp_path], env=environment, capture_output=True, text=True, check=False
     )
     assert ran.returncode == 0, ran.stderr
