@@ -1,4 +1,4 @@
-"""Build the prompt of one clip and a draft of its answer, and pick from a long hotword list the words that are heard in the clip.
+"""Build the prompt of one clip, draft its answer, and pick from a long hotword list the words that are heard in it.
 
 A short list is put into the prompt as it is, and so is any list if the model has no CTC head. Which words of a long
 list are heard is known only after stage 1 (words/hotwords.py). So the first prompt leaves such a list out, which also

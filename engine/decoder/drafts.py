@@ -78,13 +78,19 @@ class Draft:
     def _rest(self) -> str:
         """The text from here on, as an answer would write it."""
         rest = self._text[self._ends[self._place - 1] :] if self._place else self._text
-        if self._before and not _letters(self._before):
-            rest = rest.lstrip("".join(sign for sign in rest if unicodedata.category(sign)[0] == "P"))
+        is_behind_mark = bool(self._before) and not _letters(self._before)
+        if is_behind_mark:
+            rest = rest.lstrip("".join(filter(_is_mark, rest)))
         if not self._before or self._before.endswith(_STOPS):
             rest = _capitalised(rest)
-        if self._place == len(self._letters) or unicodedata.category(rest[-1])[0] == "P":
+        last = rest[-1:] or ("" if is_behind_mark else self._text[-1:])
+        if not last or _is_mark(last):
             return rest
-        return rest + ("。" if ord(rest[-1]) >= _FIRST_WIDE else ".")
+        return rest + ("。" if ord(last) >= _FIRST_WIDE else ".")
+
+
+def _is_mark(sign: str) -> bool:
+    return unicodedata.category(sign)[0] == "P"
 
 
 def _letters(text: str) -> str:
