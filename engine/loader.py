@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.metadata
+import logging
 import os
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 from .audio.readers import AudioReaders
 from .config import DEFAULT_MODEL_LEN, EngineConfig
 from .decoder.base import Decoder, LLMSource
-from .errors import ConfigError
+from .errors import CheckpointError, ConfigError
 from .families import family_named
 from .families.base import StageOneOptions
 from .manifest import LLM_DIR_NAME, EngineManifest
@@ -20,9 +21,13 @@ from .speakers.loading import LazySpeakerModel
 from .text import LLMTokenizer
 from .transcriber import Transcriber
 
+logger = logging.getLogger(__name__)
+
 # Encoder frames (60 ms) of a stage 1 batch. One clip keeps a CPU busy, and padding costs time; a GPU needs more clips.
 CPU_BATCH_FRAMES, GPU_BATCH_FRAMES = 600, 40_000
 # Processes that time words while a GPU runs both stages; see words/processes.py.
+# Prompts that the fast lane decodes together.
+FAST_LANE_PROMPTS = 8
 MAX_WORD_PROCESSES, CORES_PER_WORD_PROCESS = 4, 4
 
 
@@ -75,9 +80,10 @@ def build_decoder(source: LLMSource, config: EngineConfig, device: torch.device)
     if backend == "auto":
         backend = "vllm" if vllm_device == device.type else "torch"
     if backend == "torch":
-        if config.vllm or config.tensor_parallel_size > 1 or config.decoder_processes:
+        if config.vllm or config.tensor_parallel_size > 1 or config.decoder_processes or config.fast_lane is True:
             raise ConfigError(
-                "vllm=..., tensor_parallel_size and decoder_processes have no meaning with backend='torch'"
+                "vllm=..., tensor_parallel_size, decoder_processes and fast_lane=True have no meaning with "
+                "backend='torch'"
             )
         from .decoder.torch_decoder import TorchDecoder
 
@@ -97,11 +103,59 @@ def build_decoder(source: LLMSource, config: EngineConfig, device: torch.device)
     )
     default = 0 if device.type == "cpu" and not options.is_spread else 1
     num_processes = default if config.decoder_processes is None else config.decoder_processes
+    has_fast_lane = _has_fast_lane(source, config, device, num_processes, is_spread=options.is_spread)
     if num_processes == 0:
         return VLLMDecoder(source, options)
     from .decoder.process_decoder import ProcessDecoder
 
-    return ProcessDecoder(source, options, num_processes=num_processes, stall_timeout_s=config.stall_timeout_s)
+    large = ProcessDecoder(source, options, num_processes=num_processes, stall_timeout_s=config.stall_timeout_s)
+    if not has_fast_lane:
+        return large
+    from .decoder.torch_decoder import TorchDecoder
+    from .decoder.two_lanes import TwoLaneDecoder
+
+    with contextlib.ExitStack() as on_failure:
+        on_failure.callback(large.close)
+        fast = TorchDecoder(source, device=device, max_sequences=FAST_LANE_PROMPTS)
+        on_failure.pop_all()
+    return TwoLaneDecoder(fast, large)
+
+
+def _has_fast_lane(
+    source: LLMSource, config: EngineConfig, device: torch.device, num_processes: int, *, is_spread: bool
+) -> bool:
+    """Whether vLLM gets a fast lane beside it. Raises ConfigError if it cannot have the one that was asked for."""
+    if config.fast_lane is False:
+        return False
+    from .decoder.torch_decoder import needed_bytes
+
+    num_bytes, obstacle = 0, None
+    try:
+        num_bytes = needed_bytes(source, FAST_LANE_PROMPTS)
+    except CheckpointError as error:
+        obstacle = str(error)
+    if num_processes == 0 or is_spread:
+        obstacle = "it needs a vLLM engine in one other process (decoder_processes of at least 1, and one GPU each)"
+    if obstacle is None and config.fast_lane == "auto":
+        obstacle = _too_small(device, num_bytes, config.gpu_memory_utilization)
+    if obstacle is None:
+        logger.info("the fast lane's copy of the LLM and its cache take %.1f GiB of memory", num_bytes / 2**30)
+        return True
+    if config.fast_lane is True:
+        raise ConfigError(f"fast_lane=True: {obstacle}")
+    logger.info("no fast lane: %s", obstacle)
+    return False
+
+
+def _too_small(device: torch.device, num_bytes: int, utilization: float) -> str | None:
+    """Why "auto" takes no fast lane on this device. Half of what vLLM leaves is stage 1's."""
+    if device.type != "cuda":
+        return f"{device} is no NVIDIA GPU"
+    left = (1 - utilization) * torch.cuda.get_device_properties(device).total_memory
+    if num_bytes <= left / 2:
+        return None
+    needed, found = num_bytes / 2**30, left / 2**30
+    return f"it needs {needed:.1f} GiB, more than half of the {found:.1f} GiB that gpu_memory_utilization leaves"
 
 
 def installed_vllm_device() -> str | None:

@@ -72,11 +72,14 @@ class TokenCounter:
     def __init__(self, decoder: Decoder) -> None:
         self._decoder = decoder
         self.limits = decoder.limits
-        self.max_pending = decoder.max_pending
         self.num_tokens = 0
 
     def wait_until_ready(self) -> None:
         self._decoder.wait_until_ready()
+
+    @property
+    def max_pending(self) -> int:
+        return self._decoder.max_pending
 
     @property
     def num_pending(self) -> int:

@@ -57,11 +57,32 @@ class Hypothesis:
     error: str | None = None  # why this prompt could not be decoded; the engine continues with the others
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodingCounts:
+    """What was decoded since the start. A step counts once for each sequence that takes part in it."""
+
+    steps: int = 0
+    tokens: int = 0  # that these steps have written
+    drafted: int = 0  # tokens that were checked
+    accepted: int = 0  # of the drafted ones, those that became part of the answer
+
+    @property
+    def tokens_per_step(self) -> float:
+        return self.tokens / self.steps if self.steps else 0.0
+
+    @property
+    def accepted_share(self) -> float:
+        return self.accepted / self.drafted if self.drafted else 0.0
+
+
 class Decoder(Protocol):
     """Decodes prompt embeddings with continuous batching."""
 
     limits: "PromptLimits"
-    max_pending: int  # as many prompts as keep it busy; further ones would only wait. Set once it is ready
+
+    @property
+    def max_pending(self) -> int:
+        """As many prompts as keep it busy; further ones would only wait. Known once it is ready; it may grow."""
 
     def wait_until_ready(self) -> None:
         """Wait until the model is loaded; called once, before any `submit`. Raises ConfigError or DecodeError."""

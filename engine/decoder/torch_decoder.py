@@ -15,9 +15,10 @@ from torch import Tensor
 
 from ..errors import ASRError, DecodeError
 from ..isolation import alone, isolated
-from .base import POLL_S, DecodeParams, DraftSource, Hypothesis, LLMSource
+from .base import POLL_S, DecodeParams, DecodingCounts, DraftSource, Hypothesis, LLMSource
 from .drafts import Draft
 from .llm import LLM
+from .llm_config import LLMConfig
 from .passes import NUM_DRAFTED, Found, Place, passes_for
 from .rows import Rows
 
@@ -26,24 +27,6 @@ ROWS_PER_SEQUENCE = 640  # of the cache: a prompt of 30 s of audio and an answer
 MAX_PREFILL_POSITIONS = 4096  # that prompts which are read together take, padding included
 
 Written = tuple[list[int], list[float]]  # tokens and their log-probabilities
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DecodingCounts:
-    """What was decoded since the start. A step counts once for each sequence that takes part in it."""
-
-    steps: int = 0
-    tokens: int = 0  # that these steps have written
-    drafted: int = 0  # tokens that were checked
-    accepted: int = 0  # of the drafted ones, those that became part of the answer
-
-    @property
-    def tokens_per_step(self) -> float:
-        return self.tokens / self.steps if self.steps else 0.0
-
-    @property
-    def accepted_share(self) -> float:
-        return self.accepted / self.drafted if self.drafted else 0.0
 
 
 @dataclass(slots=True, eq=False)
@@ -253,6 +236,14 @@ class TorchDecoder:
         except RuntimeError as error:
             raise DecodeError(f"the GPU of stage 2 failed: {error}") from error
         torch.cuda.empty_cache()
+
+
+def needed_bytes(source: LLMSource, max_sequences: int) -> int:
+    """Memory for weights and cache. Raises CheckpointError for an LLM that llm.py does not compute."""
+    config = LLMConfig.read(source.directory)
+    weights = sum(file.stat().st_size for file in source.directory.glob("*.safetensors"))
+    row = 2 * config.num_layers * config.num_kv_heads * config.head_dim * source.dtype.itemsize
+    return weights + row * num_cache_rows(source, max_sequences)
 
 
 def num_cache_rows(source: LLMSource, max_sequences: int) -> int:

@@ -114,6 +114,7 @@ class FrontEnds:
         num_readers = max(2, (os.cpu_count() or 1) // self._setup.num_front_ends)
         card = ModelCard(model.family, model.tokenizer, num_readers, max_waiting)
         self.service, self._card = service, card
+        self.metrics.watch_decoder(model.decoder)
         self.metrics.watch("twostage_front_ends", "Front ends that answer", lambda: len(self._ready))
         is_main = threading.current_thread() is threading.main_thread()  # others cannot handle signals
         ends = (signal.SIGTERM, signal.SIGINT) if is_main else ()
