@@ -7,6 +7,7 @@ cache holds rows of positions; a sequence has consecutive rows, and `where` says
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -55,6 +56,14 @@ class Passed:
     logits: Tensor  # (B, V) float32, of the first of the R positions that were read
 
 
+class Step(Protocol):
+    """The operations of one pass between the matrix products; see PlainStep."""
+
+    def add_norm(self, x: Tensor | None, residual: Tensor, weight: Tensor) -> Tensor: ...
+    def attend(self, qkv: Tensor, cache: Tensor, q_norm: Tensor | None, k_norm: Tensor | None) -> Tensor: ...
+    def gate(self, gate_up: Tensor) -> Tensor: ...
+
+
 class LLM:
     """The LLM of a converted model on one device."""
 
@@ -71,7 +80,7 @@ class LLM:
         self._rotations = config.rotations(source.max_model_len, source.dtype).to(device)
         shape = config.num_layers, 2, num_rows, config.num_kv_heads, config.head_dim
         self._cache = torch.zeros(shape, dtype=source.dtype, device=device)
-        self.step: Callable[..., PlainStep] = step_for(device)
+        self.step: Callable[..., Step] = step_for(device)
 
     @torch.inference_mode()
     def run(self, ints: Tensor, embeds: Tensor | None = None) -> Passed:
@@ -107,7 +116,7 @@ class LLM:
         return step.add_norm(x, residual, self._norm)
 
 
-def step_for(device: torch.device) -> Callable[..., PlainStep]:
+def step_for(device: torch.device) -> Callable[..., Step]:
     """What computes the operations between the matrix products on this device."""
     if device.type != "cuda":
         return PlainStep

@@ -102,8 +102,9 @@ def _scaled(frequencies: Tensor, rope: Mapping[str, Any]) -> Tensor:
     if rope["rope_type"] == "default":
         return frequencies
     if rope["rope_type"] == "linear":
-        return frequencies / rope["factor"]
-    low, high, before = rope["low_freq_factor"], rope["high_freq_factor"], rope["original_max_position_embeddings"]
+        return frequencies / float(rope["factor"])
+    low, high = float(rope["low_freq_factor"]), float(rope["high_freq_factor"])
+    before, factor = int(rope["original_max_position_embeddings"]), float(rope["factor"])
     num_waves = before * frequencies / (2 * math.pi)
     kept = ((num_waves - low) / (high - low)).clamp(0, 1)
-    return frequencies * (kept + (1 - kept) / rope["factor"])
+    return frequencies * (kept + (1 - kept) / factor)

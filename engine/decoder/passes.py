@@ -102,7 +102,7 @@ class GraphPasses(Passes):
         steps = [(False, size, length) for size in sizes for length in (1, 1 + NUM_DRAFTED)]
         prompts = [(True, size, length) for size in sizes for length in FEW_LENGTHS]
         with torch.cuda.stream(self._stream):
-            failure = caught(lambda: self._llm.run(torch.zeros(1, WHERE + 1, dtype=torch.int32, device=self._device)))
+            failure = caught(self._try_kernels)
             if isinstance(failure, Exception):
                 logger.warning("the kernels of stage 2 do not run here, plain PyTorch does their work: %r", failure)
                 self._llm.step, self._has_graphs = PlainStep, False
@@ -114,6 +114,22 @@ class GraphPasses(Passes):
             shape = padded_shape(len(ints), ints.shape[1] - WHERE, None if embeds is None else embeds.shape[1])
             captured = None if shape is None else self._captured_for(shape)
             return super()._run(ints, embeds) if captured is None else self._replay(captured, ints, embeds)
+
+    def _try_kernels(self) -> None:
+        """Run a step and a prompt, which compiles all kernels."""
+        for shape in ((False, 1, 1), (True, 1, FEW_LENGTHS[0])):
+            self._llm.run(*self._inputs(shape))
+        self._stream.synchronize()
+
+    def _inputs(self, shape: Shape) -> tuple[Tensor, Tensor | None]:
+        """Inputs on the device for sequences that keep nothing."""
+        is_prompt, num_sequences, length = shape
+        columns = WHERE + (0 if is_prompt else length)
+        ints = torch.zeros(num_sequences, columns, dtype=torch.int32, device=self._device)
+        if not is_prompt:
+            return ints, None
+        width = self._llm.config.hidden_size
+        return ints, torch.zeros(num_sequences, length, width, dtype=self._llm.dtype, device=self._device)
 
     def _captured_for(self, shape: Shape) -> _Captured | None:
         """The graph of a shape; None if there is none, because a capture has failed."""
@@ -141,12 +157,7 @@ class GraphPasses(Passes):
         return _found(captured.result, captured.passed.logits, num_sequences)
 
     def _capture(self, shape: Shape) -> _Captured:
-        is_prompt, num_sequences, length = shape
-        device, width = self._llm.device, self._llm.config.hidden_size
-        ints = torch.zeros(num_sequences, WHERE + (0 if is_prompt else length), dtype=torch.int32, device=device)
-        embeds = None
-        if is_prompt:
-            embeds = torch.zeros(num_sequences, length, width, dtype=self._llm.dtype, device=device)
+        ints, embeds = self._inputs(shape)
         for _ in range(_WARM_UP_RUNS):
             self._llm.run(ints, embeds)
         self._stream.synchronize()

@@ -46,7 +46,7 @@ class PlainStep:
         """
         c = self._config
         heads = qkv.view(*self._is_kept.shape, -1, c.head_dim)
-        q, k, v = heads.split([c.num_heads, c.num_kv_heads, c.num_kv_heads], dim=2)
+        q, k, v = torch.split(heads, [c.num_heads, c.num_kv_heads, c.num_kv_heads], dim=2)
         if q_norm is not None and k_norm is not None:
             q, k = self._norm(q, q_norm), self._norm(k, k_norm)
         q, k = self._rotated(q), self._rotated(k)
