@@ -2,6 +2,7 @@
 
     python demos/benchmark_small.py --random                                   # the published sizes, random weights
     python demos/benchmark_small.py --model demos/micro/checkpoint --backend torch --passes 3
+    python demos/benchmark_small.py --model demos/micro/checkpoint --random    # noise, and drafts as for random weights
 
 Each row is a load: clips at once, in memory or from MP3, without and with word times. p50 and p95 are of the time from
 the audio to the last transcript, in milliseconds. tokens/step and accepted say what the drafts have saved in the fast
@@ -14,7 +15,6 @@ checkpoint's steps do with the drafts of its CTC head. The CTC head's own draft 
 """
 
 import argparse
-import contextlib
 import os
 import random
 import subprocess
@@ -28,6 +28,7 @@ from twostage_asr.engine.console import quiet_libraries, spare_loaded_objects
 
 quiet_libraries()  # before torch and vLLM are imported
 
+import soundfile
 from torch import Tensor
 
 from twostage_asr.convert.export import ensure_converted
@@ -129,8 +130,6 @@ def one_clip(form: Form, seconds: float, folder: Path, *, is_random: bool) -> Lo
     if form == "memory":
         return Load(form=form, items=expand_inputs([(decode_audio(CLIP), SAMPLE_RATE)]))
     mp3 = folder / "clip.mp3"
-    import soundfile
-
     soundfile.write(mp3, decode_audio(CLIP), SAMPLE_RATE)
     return Load(form=form, items=expand_inputs([mp3]))
 
@@ -191,9 +190,9 @@ def measure_here(args: argparse.Namespace, folder: Path) -> None:
 
 def measure_each(args: argparse.Namespace, folder: Path) -> None:
     """Measure each way of running in a process of its own."""
-    if args.random:
+    if not args.model:
         write_checkpoint(folder / "checkpoint")
-    converted = ensure_converted(folder / "checkpoint" if args.random else Path(args.model))
+    converted = ensure_converted(Path(args.model or folder / "checkpoint"))
     lanes = ["torch"] if args.backend == "torch" else ["fast lane", "vLLM alone"]
     command = [sys.executable, __file__, "--model", str(converted), "--device", args.device, "--backend", args.backend]
     command += ["--passes", str(args.passes), "--seconds", str(args.seconds), "--agreement", str(args.agreement)]
@@ -204,14 +203,13 @@ def measure_each(args: argparse.Namespace, folder: Path) -> None:
                 caches = {name: str(Path(empty) / name.lower()) for name in CACHES}
                 print("with nothing compiled:", flush=True)
                 subprocess.run([*command, "--lane", lane, "--only-first"], env=os.environ | caches, check=False)
-        with contextlib.suppress(KeyboardInterrupt):
-            subprocess.run([*command, "--lane", lane], check=False)
+        subprocess.run([*command, "--lane", lane], check=False)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", help="checkpoint directory; the clip is one of the bundled ones")
-    parser.add_argument("--random", action="store_true", help="random weights, and clips of noise")
+    parser.add_argument("--model", help="checkpoint directory; without --random, the clip is one of the bundled")
+    parser.add_argument("--random", action="store_true", help="clips of noise, and without --model random weights")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--backend", default="auto", choices=["auto", "vllm", "torch"])
     parser.add_argument("--at-once", type=int, nargs="+", default=[1, 8])
