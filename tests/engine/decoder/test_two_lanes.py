@@ -2,16 +2,21 @@
 
 import threading
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor
 
+from tests.engine.decoder.tiny_llms import make_llm, source_of
 from tests.fake_decoder import FakeDecoder
 from tests.pipeline import decode
-from twostage_asr.engine.decoder.base import DecodeParams
+from twostage_asr.engine.config import EngineConfig, FastLane
+from twostage_asr.engine.decoder.base import DecodeParams, LLMSource
+from twostage_asr.engine.decoder.torch_decoder import needed_bytes
 from twostage_asr.engine.decoder.two_lanes import TwoLaneDecoder
-from twostage_asr.engine.errors import DecodeError, PromptTooLongError
+from twostage_asr.engine.errors import ConfigError, DecodeError, PromptTooLongError
+from twostage_asr.engine.loader import _has_fast_lane, _too_small
 
 FAST, LARGE = 1, 2  # the tokens that the lanes write
 
@@ -116,3 +121,38 @@ def test_a_bad_prompt_is_refused_at_once(decoder: TwoLaneDecoder) -> None:
     with pytest.raises(PromptTooLongError):
         decoder.submit(torch.zeros(5000, 4), DecodeParams())
     assert decoder.num_pending == 0
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> LLMSource:
+    return source_of(make_llm("qwen3"), tmp_path_factory.mktemp("qwen3"))
+
+
+@pytest.mark.parametrize(
+    ("asked", "num_processes", "is_spread", "expected"),
+    [(False, 1, False, False), ("auto", 1, False, False), (True, 1, False, True), ("auto", 0, False, False)],
+)
+def test_there_is_a_fast_lane_where_it_makes_sense(
+    source: LLMSource, asked: FastLane, num_processes: int, is_spread: bool, expected: bool
+) -> None:
+    """On a CPU, "auto" takes none."""
+    config, device = EngineConfig(fast_lane=asked), torch.device("cpu")
+    assert _has_fast_lane(source, config, device, num_processes, is_spread=is_spread) == expected
+
+
+@pytest.mark.parametrize(("num_processes", "is_spread"), [(0, False), (1, True)])
+def test_a_fast_lane_that_cannot_be_is_refused(source: LLMSource, num_processes: int, is_spread: bool) -> None:
+    config, device = EngineConfig(fast_lane=True), torch.device("cpu")
+    with pytest.raises(ConfigError, match="fast_lane=True: it needs a vLLM engine in one other process"):
+        _has_fast_lane(source, config, device, num_processes, is_spread=is_spread)
+
+
+def test_auto_leaves_half_of_the_memory_to_stage_1(source: LLMSource, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = SimpleNamespace(total_memory=10 << 30)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: size)
+    device = torch.device("cuda")
+    assert _too_small(device, 1 << 30, 0.8) is None
+    assert _too_small(device, (1 << 30) + 1, 0.8) == (
+        "it needs 1.0 GiB, more than half of the 2.0 GiB that gpu_memory_utilization leaves"
+    )
+    assert needed_bytes(source, 8) > source.directory.joinpath("model.safetensors").stat().st_size
