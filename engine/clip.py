@@ -31,6 +31,7 @@ class Clip:
     answer_ids: tuple[int, ...] = ()  # tokens that the answer is made to begin with; the prompt ends with them
     is_followed: bool = False  # its partial texts are asked for while it is decoded
     is_speech: bool = False  # a VAD has cut it out as speech
+    draft: str = ""  # a text that the answer is expected to be like
     is_second_try: bool = False  # its first text looped
     before: tuple[Part, ...] = ()  # if it is the rest of a clip: what is already transcribed of that clip
     start: float = 0.0  # s, of that rest, in the clip

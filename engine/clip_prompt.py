@@ -1,4 +1,4 @@
-"""Build the prompt of one clip, and pick from a long hotword list the words that are heard in the clip.
+"""Build the prompt of one clip, draft its answer, and pick from a long hotword list the words that are heard in it.
 
 A short list is put into the prompt as it is, and so is any list if the model has no CTC head. Which words of a long
 list are heard is known only after stage 1 (words/hotwords.py). So the first prompt leaves such a list out, which also
@@ -8,6 +8,7 @@ shows whether all else fits, and the prompt is built again once the clip is enco
 from dataclasses import replace
 
 from .clip import Clip
+from .decoder.drafts import Draft
 from .errors import PromptTooLongError
 from .families.base import Request
 from .model import LoadedModel
@@ -34,6 +35,18 @@ def pick_hotwords(model: LoadedModel, clip: Clip) -> None:
     assert aligner is not None and embeds is not None and hidden is not None
     heard = replace(clip.request, hotwords=aligner.heard_hotwords(hidden, clip.request.hotwords))
     clip.prompt = _prompt(model, heard, len(embeds), clip.answer_ids, clip.options.params.max_new_tokens)
+
+
+def draft_of(model: LoadedModel, clip: Clip) -> Draft | None:
+    """A draft of an encoded clip's answer: the text that came with it, or else the CTC head's greedy text."""
+    text = clip.draft
+    if not text and model.aligner is not None and clip.ctc_hidden is not None:
+        text = model.aligner.greedy_text(clip.ctc_hidden)
+    if not text:
+        return None
+    draft = Draft(text, model.tokenizer)
+    draft.write(clip.answer_ids)
+    return draft
 
 
 def _prompt(

@@ -12,6 +12,8 @@ from .errors import ConfigError
 
 Backend = Literal["auto", "vllm", "torch"]
 
+FastLane = Literal["auto"] | bool
+
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 _OTHER_DTYPE_NAMES = {"bfloat16": "bf16", "float32": "fp32", "float": "fp32", "float16": "fp16", "half": "fp16"}
 DEFAULT_MODEL_LEN = 4096
@@ -35,7 +37,7 @@ class EngineOptions(TypedDict, total=False):
     dtype: "bf16" or "fp32" for the LLM; PyTorch's and vLLM's names for them work as well. "auto" is bf16 if the device
         supports it, else fp32.
     encoder_dtype: the same for stage 1.
-    backend: "vllm", "torch" (transformers, on any torch device), or "auto", which is vllm where it can run.
+    backend: "vllm", "torch" (on any torch device), or "auto", which is vllm where it can run.
     tensor_parallel_size: GPUs that share the LLM, in one engine with one process for each.
     gpu_memory_utilization: share of the GPU's memory that vLLM may take.
     max_model_len: positions of prompt and answer together; None is 4096, or less if the LLM has fewer.
@@ -44,6 +46,9 @@ class EngineOptions(TypedDict, total=False):
         CPU, and 1 on a GPU or if several processes share the LLM.
     stall_timeout_s: an engine in a process of its own that has prompts but decodes no token for so many seconds is
         ended, and DecodeError is raised. It must exceed the longest step.
+    fast_lane: whether a second copy of the LLM, in PyTorch and in this process, decodes as long as few prompts wait,
+        and while vLLM is loading. "auto": on an NVIDIA GPU, if the memory that vLLM leaves is enough. True takes the
+        memory in any case. The log states how much it is.
     dither: standard deviation of the noise that is added to the 16-bit samples.
     speaker_model: directory or hub id of the model that tells speakers apart, loaded when speakers=True first asks for
         it; "auto" is the one that the extra "speakers" installs, or else CAM++ from the hub.
@@ -60,6 +65,7 @@ class EngineOptions(TypedDict, total=False):
     max_prompt_bytes: int
     decoder_processes: int | None
     stall_timeout_s: float
+    fast_lane: FastLane
     dither: float
     speaker_model: str | Path
     vllm: Mapping[str, Any] | None
@@ -79,6 +85,7 @@ class EngineConfig:
     max_prompt_bytes: int = DEFAULT_PROMPT_BYTES  # in UTF-8: the text around one clip's audio, hotwords and context
     decoder_processes: int | None = None  # vLLM engines in processes of their own; 0: one in this process
     stall_timeout_s: float = 120.0  # longest time that such a process may have prompts and decode no token
+    fast_lane: FastLane = "auto"  # a second copy of the LLM for few prompts; "auto", True or False
     dither: float = 0.0  # noise on the 16-bit samples; FunASR's default of 1.0 makes results differ between runs
     speaker_model: str | Path = "auto"  # "auto", a directory or a hub id
     vllm: Mapping[str, Any] = field(default_factory=dict)  # further EngineArgs of vLLM, by name

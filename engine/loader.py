@@ -13,7 +13,7 @@ from .audio.readers import AudioReaders
 from .config import DEFAULT_MODEL_LEN, EngineConfig, is_spread
 from .decoder import mps
 from .decoder.base import Decoder, LLMSource
-from .errors import ConfigError
+from .errors import CheckpointError, ConfigError
 from .families import family_named
 from .families.base import StageOneOptions
 from .manifest import LLM_DIR_NAME, EngineManifest
@@ -23,14 +23,16 @@ from .speakers.loading import LazySpeakerModel
 from .text import LLMTokenizer
 from .transcriber import Transcriber
 
+logger = logging.getLogger(__name__)
+
 # Encoder frames (60 ms) of a stage 1 batch. One clip keeps a CPU busy, and padding costs time; a GPU needs more clips.
 CPU_BATCH_FRAMES, GPU_BATCH_FRAMES = 600, 40_000
+# Prompts that the fast lane decodes together.
+FAST_LANE_PROMPTS = 8
 # Processes that time words while a GPU runs both stages; see words/processes.py.
 MAX_WORD_PROCESSES, CORES_PER_WORD_PROCESS = 4, 4
 # With several engines on a GPU, vLLM's Triton attention decodes more than its default: its kernels leave room.
 SHARED_GPU_ATTENTION = "TRITON_ATTN"
-
-log = logging.getLogger(__name__)
 
 
 def load_transcriber(engine_dir: Path, config: EngineConfig) -> Transcriber:
@@ -98,9 +100,10 @@ def build_decoder(
     if backend == "auto":
         backend = "vllm" if vllm_device == device.type else "torch"
     if backend == "torch":
-        if config.vllm or config.tensor_parallel_size > 1 or config.decoder_processes:
+        if config.vllm or config.tensor_parallel_size > 1 or config.decoder_processes or config.fast_lane is True:
             raise ConfigError(
-                "vllm=..., tensor_parallel_size and decoder_processes have no meaning with backend='torch'"
+                "vllm=..., tensor_parallel_size, decoder_processes and fast_lane=True have no meaning with "
+                "backend='torch'"
             )
         from .decoder.torch_decoder import TorchDecoder
 
@@ -110,6 +113,11 @@ def build_decoder(
         raise ConfigError(f'backend=\'vllm\' on {device}: {found}; pip install ".[cuda]" or uv pip install ".[cpu]"')
     if device.index:
         raise ConfigError(f"vLLM takes the first GPUs it sees, not {device}; choose them with CUDA_VISIBLE_DEVICES")
+    return _vllm_decoder(source, config, device, unshared)
+
+
+def _vllm_decoder(source: LLMSource, config: EngineConfig, device: torch.device, unshared: str) -> Decoder:
+    """vLLM in this process or in others, with a fast lane beside it where there is one."""
     from .decoder.vllm_decoder import VLLMDecoder, VLLMOptions
 
     options = VLLMOptions(
@@ -120,6 +128,7 @@ def build_decoder(
     )
     default = 0 if device.type == "cpu" and not options.is_spread else 1
     num_processes = default if config.decoder_processes is None else config.decoder_processes
+    has_fast_lane = _has_fast_lane(source, config, device, num_processes, is_spread=options.is_spread)
     if num_processes == 0:
         return VLLMDecoder(source, options)
     from .decoder.process_decoder import ProcessDecoder, engines_that_fit
@@ -131,10 +140,59 @@ def build_decoder(
         if most > 1 and not config.vllm.keys() & {"attention_backend", "attention_config"}:
             options = replace(options, engine={"attention_backend": SHARED_GPU_ATTENTION, **config.vllm})
         engines = f"{num_processes} vLLM engine(s), {most} when prompts wait"
-        log.info("%s; %d cores; %s", engines, os.cpu_count() or 1, unshared or "they share the GPU by MPS")
-    return ProcessDecoder(
+        logger.info("%s; %d cores; %s", engines, os.cpu_count() or 1, unshared or "they share the GPU by MPS")
+    large = ProcessDecoder(
         source, options, num_processes=num_processes, max_processes=most, stall_timeout_s=config.stall_timeout_s
     )
+    return _with_fast_lane(large, source, device) if has_fast_lane else large
+
+
+def _with_fast_lane(large: Decoder, source: LLMSource, device: torch.device) -> Decoder:
+    from .decoder.torch_decoder import TorchDecoder
+    from .decoder.two_lanes import TwoLaneDecoder
+
+    with contextlib.ExitStack() as on_failure:
+        on_failure.callback(large.close)
+        fast = TorchDecoder(source, device=device, max_sequences=FAST_LANE_PROMPTS)
+        on_failure.pop_all()
+    return TwoLaneDecoder(fast, large)
+
+
+def _has_fast_lane(
+    source: LLMSource, config: EngineConfig, device: torch.device, num_processes: int, *, is_spread: bool
+) -> bool:
+    """Whether vLLM gets a fast lane beside it. Raises ConfigError if it cannot have the one that was asked for."""
+    if config.fast_lane is False:
+        return False
+    from .decoder.torch_decoder import needed_bytes
+
+    num_bytes, obstacle = 0, None
+    try:
+        num_bytes = needed_bytes(source, FAST_LANE_PROMPTS)
+    except CheckpointError as error:
+        obstacle = str(error)
+    if num_processes == 0 or is_spread:
+        obstacle = "it needs a vLLM engine in one other process (decoder_processes of at least 1, and one GPU each)"
+    if obstacle is None and config.fast_lane == "auto":
+        obstacle = _too_small(device, num_bytes, config.gpu_memory_utilization)
+    if obstacle is None:
+        logger.info("the fast lane's copy of the LLM and its cache take %.1f GiB of memory", num_bytes / 2**30)
+        return True
+    if config.fast_lane is True:
+        raise ConfigError(f"fast_lane=True: {obstacle}")
+    logger.info("no fast lane: %s", obstacle)
+    return False
+
+
+def _too_small(device: torch.device, num_bytes: int, utilization: float) -> str | None:
+    """Why "auto" takes no fast lane on this device. Half of what vLLM leaves is stage 1's."""
+    if device.type != "cuda":
+        return f"{device} is no NVIDIA GPU"
+    left = (1 - utilization) * torch.cuda.get_device_properties(device).total_memory
+    if num_bytes <= left / 2:
+        return None
+    needed, found = num_bytes / 2**30, left / 2**30
+    return f"it needs {needed:.1f} GiB, more than half of the {found:.1f} GiB that gpu_memory_utilization leaves"
 
 
 def installed_vllm_device() -> str | None:

@@ -24,7 +24,7 @@ from .answers import DecodedClip, answer_of, finalize, transcript_of
 from .audio.inputs import AudioInput
 from .audio.waveform import SAMPLE_RATE, Waveform
 from .clip import Clip, Encoding, Result, request_of, with_before
-from .clip_prompt import first_prompt, pick_hotwords, picks_hotwords
+from .clip_prompt import draft_of, first_prompt, pick_hotwords, picks_hotwords
 from .decoder.base import POLL_S, DecodeParams, Hypothesis
 from .errors import ASRError, AudioError, DecodeError, InternalError
 from .families.base import EncodedBatch, EncodedUtterance
@@ -67,6 +67,7 @@ class Pipeline:
         *,
         answer_prefix: str = "",
         is_speech: bool = False,
+        draft: str = "",
         is_followed: bool = False,
     ) -> Clip | Transcript:
         """A clip ready for stage 1, or an error result if it cannot be made. Clip explains the arguments."""
@@ -75,7 +76,7 @@ class Pipeline:
         prepared = alone("prepare", item.key, partial(self._prepared, index, item, audio, options, answer_prefix))
         if not isinstance(prepared, Clip):
             return _failed(item.key, len(audio) / SAMPLE_RATE, prepared)
-        prepared.is_speech, prepared.is_followed = is_speech, is_followed
+        prepared.is_speech, prepared.draft, prepared.is_followed = is_speech, draft, is_followed
         return prepared
 
     def _prepared(
@@ -177,7 +178,8 @@ class Pipeline:
         """Hand an encoded clip to stage 2; yields an error result if the decoder refuses it."""
         decoder, embeds = self.model.decoder, clip.audio_embeds
         assert embeds is not None
-        submit = partial(decoder.submit, params=params, stream_tokens=clip.is_followed)
+        draft = partial(draft_of, self.model, clip)
+        submit = partial(decoder.submit, params=params, stream_tokens=clip.is_followed, draft=draft)
         prompt_id = alone("submit", clip, lambda: submit(clip.prompt.around(embeds)))
         if isinstance(prompt_id, ASRError):
             yield self._failure(clip, prompt_id)

@@ -88,6 +88,7 @@ class ClipService(Protocol):
         key: str = "audio",
         answer_prefix: str = "",
         is_speech: bool = False,
+        draft: str = "",
         on_text: OnText | None = None,
     ) -> Future[Transcript]: ...
 
@@ -102,6 +103,7 @@ class _Job:
     options: TranscribeOptions
     answer_prefix: str
     is_speech: bool
+    draft: str
     on_text: OnText | None
     future: Future[Transcript]
     submitted: float  # time.monotonic()
@@ -171,6 +173,7 @@ class TranscriptionService:
         key: str = "audio",
         answer_prefix: str = "",
         is_speech: bool = False,
+        draft: str = "",
         on_text: OnText | None = None,
     ) -> Future[Transcript]:
         """Transcribe (N,) float32 samples, 16 kHz; returns at once.
@@ -182,6 +185,8 @@ class TranscriptionService:
             answer_prefix: text that the answer is made to begin with, and that the transcript's text includes.
             is_speech: a VAD has cut this out as speech, as it does the segments of long recordings. The check of the
                 text then counts all of it as speech and does not run a VAD again.
+            draft: a text that the answer is expected to be like, such as that of the same speech a moment before. It
+                saves time, and changes no answer.
             on_text: called from the service's thread with the whole text so far, each time that changes. The text only
                 grows, unless a text that loops is decoded once more. The callback must return soon. If it raises, this
                 job's future gets the error.
@@ -193,7 +198,8 @@ class TranscriptionService:
 
         Raises:
             UnsupportedAudioError: the samples have another type or shape, or are too few.
-            ConfigError: the family does not know the language, `answer_prefix` is not text, or `speakers` is set.
+            ConfigError: the family does not know the language, `answer_prefix` or `draft` is not text, or `speakers` is
+                set.
             QueueFullError: `max_waiting` jobs are waiting already.
             ServiceClosedError, DecodeError: the service is closed, or its engine has failed.
         """
@@ -201,6 +207,7 @@ class TranscriptionService:
         _check_samples(waveform)
         self._model.family.prompt_text(options.request)
         check_text("answer_prefix", answer_prefix)
+        check_text("draft", draft)
         if options.speakers is not None:
             raise ConfigError("a service does not say who speaks in a clip; embed() gives the voices of its windows")
         num_frames = self._model.acoustic.num_frames(len(waveform))
@@ -213,7 +220,7 @@ class TranscriptionService:
                 )
             index = self._next_index
             self._next_index += 1
-            self._jobs[index] = _Job(key, options, answer_prefix, is_speech, on_text, future, time.monotonic())
+            self._jobs[index] = _Job(key, options, answer_prefix, is_speech, draft, on_text, future, time.monotonic())
             self._waiting.append(_Waiting(index, waveform, num_frames))
         future.add_done_callback(lambda done: self._cancel(index) if done.cancelled() else None)
         self._wake()
@@ -379,6 +386,7 @@ class TranscriptionService:
                 job.options,
                 answer_prefix=job.answer_prefix,
                 is_speech=job.is_speech,
+                draft=job.draft,
                 is_followed=job.on_text is not None,
             )
             if isinstance(clip, Transcript):

@@ -45,6 +45,8 @@ class Child:
         """End the process and its descendants, whatever they are doing, and wait until it is gone; idempotent."""
         if self.socket.fileno() < 0:
             return
+        with contextlib.suppress(OSError):  # the child has ended
+            self.socket.shutdown(socket.SHUT_RDWR)  # even while another thread waits for a message
         self.socket.close()  # the thread that connect() has started in the child notices this and ends the child
         deadline = time.monotonic() + STOP_TIMEOUT_S
         with contextlib.suppress(subprocess.TimeoutExpired):  # the child is still importing, or is suspended

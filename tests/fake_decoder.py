@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from twostage_asr.engine.decoder.base import POLL_S, DecodeParams, Hypothesis, PromptLimits
+from twostage_asr.engine.decoder.base import POLL_S, DecodeParams, DraftSource, Hypothesis, PromptLimits
 from twostage_asr.engine.errors import DecodeError
 
 LOG_PROB = -0.1  # of every token
@@ -77,7 +77,14 @@ class FakeDecoder:
     def num_pending(self) -> int:
         return len(self._pending)
 
-    def submit(self, prompt_embeds: Tensor, params: DecodeParams, *, stream_tokens: bool = False) -> int:
+    def submit(
+        self,
+        prompt_embeds: Tensor,
+        params: DecodeParams,
+        *,
+        stream_tokens: bool = False,
+        draft: DraftSource | None = None,
+    ) -> int:
         self.limits.check(prompt_embeds, params)
         prompt_id = next(self._ids)
         self._pending[prompt_id] = _Pending(self._answer(prompt_embeds, params))

@@ -19,6 +19,7 @@ from ..auto import AutoModelVLLM
 from ..cli.plot import require_matplotlib
 from ..config import EngineConfig
 from ..console import spare_loaded_objects
+from ..decoder.two_lanes import TwoLaneDecoder
 from ..errors import ConfigError
 from ..families import family_named
 from ..families.base import Request
@@ -165,6 +166,8 @@ def _measure_engine(
     with AutoModelVLLM(prepared.engine_dir, **options.engine) as model:
         spare_loaded_objects()
         transcriber = model.transcriber
+        if isinstance(transcriber.decoder, TwoLaneDecoder):
+            transcriber.decoder.wait_until_loaded()  # passes of many clips are measured with all of the engine
         report = _new_report(options, prepared, transcriber, device)
         report.load_s = time.perf_counter() - started
         for line in head(report):

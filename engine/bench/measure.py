@@ -12,7 +12,7 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from ..decoder.base import POLL_S, DecodeParams, Decoder, Hypothesis
+from ..decoder.base import POLL_S, DecodeParams, Decoder, DraftSource, Hypothesis
 from ..errors import DecodeError
 from ..timeline import Span, Stage, Timeline
 from ..transcriber import Transcriber
@@ -72,18 +72,28 @@ class TokenCounter:
     def __init__(self, decoder: Decoder) -> None:
         self._decoder = decoder
         self.limits = decoder.limits
-        self.max_pending = decoder.max_pending
         self.num_tokens = 0
 
     def wait_until_ready(self) -> None:
         self._decoder.wait_until_ready()
 
     @property
+    def max_pending(self) -> int:
+        return self._decoder.max_pending
+
+    @property
     def num_pending(self) -> int:
         return self._decoder.num_pending
 
-    def submit(self, prompt_embeds: Tensor, params: DecodeParams, *, stream_tokens: bool = False) -> int:
-        return self._decoder.submit(prompt_embeds, params, stream_tokens=stream_tokens)
+    def submit(
+        self,
+        prompt_embeds: Tensor,
+        params: DecodeParams,
+        *,
+        stream_tokens: bool = False,
+        draft: DraftSource | None = None,
+    ) -> int:
+        return self._decoder.submit(prompt_embeds, params, stream_tokens=stream_tokens, draft=draft)
 
     def poll(self, *, wait_s: float = POLL_S, wake: int | None = None) -> list[tuple[int, Hypothesis]]:
         done = self._decoder.poll(wait_s=wait_s, wake=wake)

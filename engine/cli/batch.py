@@ -24,7 +24,7 @@ from .file_options import add_file_options, file_options, formats, subtitle_shap
 # What may differ between the processes of one job: it does not change the texts.
 _OF_THE_MACHINE = (
     *("device", "gpu_memory_utilization", "tensor_parallel_size", "decoder_processes"),
-    *("stall_timeout_s", "vllm"),
+    *("stall_timeout_s", "fast_lane", "vllm"),
 )
 _GO_ON = "what is done is kept: the same command goes on from here"
 

@@ -22,7 +22,7 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 _ENGINE = (
     *("device", "dtype", "encoder_dtype", "backend"),
-    *("tensor_parallel_size", "decoder_processes", "stall_timeout_s", "vllm"),
+    *("tensor_parallel_size", "decoder_processes", "stall_timeout_s", "fast_lane", "vllm"),
 )
 _MODEL = (
     "model",
@@ -47,6 +47,9 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--decoder-processes", type=int, metavar="N", help="vLLM engines in processes of their own")
     group.add_argument(
         "--stall-timeout-s", type=float, default=120.0, metavar="S", help="that such a process may write no token"
+    )
+    group.add_argument(
+        "--fast-lane", type=_fast_lane, default="auto", metavar="auto|on|off", help="a second LLM for few prompts"
     )
     group.add_argument("--vllm", type=_json_object, default={}, metavar="JSON", help='such as {"max_num_seqs": 256}')
 
@@ -139,6 +142,13 @@ def _schedule(text: str) -> list[tuple[float, float]]:
 
 def _named(args: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
     return {name: getattr(args, name) for name in names}
+
+
+def _fast_lane(text: str) -> str | bool:
+    named: dict[str, str | bool] = {"auto": "auto", "on": True, "off": False}
+    if text not in named:
+        raise argparse.ArgumentTypeError(f"must be auto, on or off, got {text!r}")
+    return named[text]
 
 
 def _json_object(text: str) -> dict[str, object]:

@@ -6,7 +6,7 @@ others are being decoded join the running batch. Each prompt can be dropped (`ca
 NaN could become text.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -18,6 +18,9 @@ from torch import Tensor
 from ..errors import AudioError, ConfigError, DecodeError, PromptTooLongError
 from ..manifest import LLMInfo
 from ..transcript import FinishReason
+from .drafts import Draft
+
+DraftSource = Callable[[], Draft | None]  # makes a draft of an answer at the time when it is used
 
 POLL_S = 0.05  # how long a caller with nothing else to do waits for a result
 
@@ -54,11 +57,32 @@ class Hypothesis:
     error: str | None = None  # why this prompt could not be decoded; the engine continues with the others
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodingCounts:
+    """What was decoded since the start. A step counts once for each sequence that takes part in it."""
+
+    steps: int = 0
+    tokens: int = 0  # that these steps have written
+    drafted: int = 0  # tokens that were checked
+    accepted: int = 0  # of the drafted ones, those that became part of the answer
+
+    @property
+    def tokens_per_step(self) -> float:
+        return self.tokens / self.steps if self.steps else 0.0
+
+    @property
+    def accepted_share(self) -> float:
+        return self.accepted / self.drafted if self.drafted else 0.0
+
+
 class Decoder(Protocol):
     """Decodes prompt embeddings with continuous batching."""
 
     limits: "PromptLimits"
-    max_pending: int  # as many prompts as keep it busy; further ones would only wait. Set once it is ready
+
+    @property
+    def max_pending(self) -> int:
+        """As many prompts as keep it busy; further ones would only wait. Known once it is ready; it may grow."""
 
     def wait_until_ready(self) -> None:
         """Wait until the model is loaded; called once, before any `submit`. Raises ConfigError or DecodeError."""
@@ -67,11 +91,19 @@ class Decoder(Protocol):
     def num_pending(self) -> int:
         """The number of prompts that were submitted and not yet returned by `poll`."""
 
-    def submit(self, prompt_embeds: Tensor, params: DecodeParams, *, stream_tokens: bool = False) -> int:
+    def submit(
+        self,
+        prompt_embeds: Tensor,
+        params: DecodeParams,
+        *,
+        stream_tokens: bool = False,
+        draft: DraftSource | None = None,
+    ) -> int:
         """Queue (P, hidden_size) prompt embeddings on the CPU; returns the prompt's id, which `poll` returns too.
 
         `stream_tokens` keeps partial_tokens() up to date for this prompt. It costs one message between processes per
-        step.
+        step. `draft` is what the answer may be like: a decoder that checks drafts takes fewer steps, and writes the
+        same.
 
         Raises PromptTooLongError, AudioError or DecodeError for an invalid prompt; the decoder remains usable.
         """

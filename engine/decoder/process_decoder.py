@@ -25,7 +25,7 @@ from torch import Tensor
 
 from ..errors import ASRError, ConfigError, DecodeError
 from ..worker_process import Child, receive, send, start_child
-from .base import POLL_S, DecodeParams, Hypothesis, LLMSource
+from .base import POLL_S, DecodeParams, DraftSource, Hypothesis, LLMSource
 from .prompt_memory import Piece, PromptMemory
 from .vllm_decoder import VLLMOptions
 
@@ -201,7 +201,14 @@ class ProcessDecoder:
     def num_pending(self) -> int:
         return sum(len(engine.pending) for engine in self._engines)
 
-    def submit(self, prompt_embeds: Tensor, params: DecodeParams, *, stream_tokens: bool = False) -> int:
+    def submit(
+        self,
+        prompt_embeds: Tensor,
+        params: DecodeParams,
+        *,
+        stream_tokens: bool = False,
+        draft: DraftSource | None = None,
+    ) -> int:
         self.limits.check(prompt_embeds, params)
         engine = min(self._engines, key=lambda engine: len(engine.pending))
         prompt_id = next(self._ids)

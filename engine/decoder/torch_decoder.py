@@ -1,115 +1,264 @@
-"""Stage 2 with transformers: runs on any torch device (cpu, cuda, npu), without vLLM.
+"""Stage 2 in PyTorch: our own LLM blocks (llm.py), with continuous batching over a few sequences.
 
-It is used where vLLM cannot run, and it is the reference for vLLM's tokens. Prompts wait until `poll`, which decodes
-one whole batch.
+It runs on any torch device, without vLLM. On an NVIDIA GPU a step of few sequences is one CUDA graph, which takes less
+time than a step of vLLM. A draft of the answer, where there is one, makes greedy decoding take fewer steps: a step
+reads the last token and the next drafted ones, and keeps those that greedy decoding would have written.
 """
 
 import itertools
-from collections.abc import Collection, Sequence
+import math
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoModelForCausalLM
 
-from ..errors import ASRError
-from ..isolation import isolated
-from .base import POLL_S, DecodeParams, Hypothesis, LLMSource
+from ..errors import ASRError, DecodeError
+from ..isolation import alone, isolated
+from .base import POLL_S, DecodeParams, DecodingCounts, DraftSource, Hypothesis, LLMSource
+from .drafts import Draft
+from .llm import LLM
+from .llm_config import LLMConfig
+from .passes import NUM_DRAFTED, Found, Place, passes_for
+from .rows import Rows
 
-MAX_BATCH = 32  # prompts decoded together
+MAX_SEQUENCES = 32  # decoded together
+ROWS_PER_SEQUENCE = 640  # of the cache: a prompt of 30 s of audio and an answer of 512 tokens fit
+MAX_PREFILL_POSITIONS = 4096  # that prompts which are read together take, padding included
+
+Written = tuple[list[int], list[float]]  # tokens and their log-probabilities
+
+
+@dataclass(slots=True, eq=False)
+class _Sequence:
+    """A prompt, and its answer so far."""
+
+    prompt_id: int
+    prompt: Tensor
+    params: DecodeParams
+    draft_source: DraftSource | None
+    draft: Draft | None = None
+    generator: torch.Generator | None = None
+    base: int | None = None  # first row of the cache, once it has rows
+    token_ids: list[int] = field(default_factory=list)
+    log_probs: list[float] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return f"a prompt of {len(self.prompt)} positions"
+
+    @property
+    def size(self) -> int:
+        """Rows of the cache that it needs."""
+        return len(self.prompt) + self.params.max_new_tokens
+
+    @property
+    def place(self) -> Place:
+        """Where its next position is. The last token has no row yet: the step that reads it makes one."""
+        assert self.base is not None
+        start = len(self.prompt) + len(self.token_ids) - 1 if self.token_ids else 0
+        return Place(start, self.base, self.size)
+
+    @property
+    def is_greedy(self) -> bool:
+        return self.params.temperature == 0 and self.params.repetition_penalty == 1
+
+    def proposed(self, end_id: int) -> list[int]:
+        """The tokens that its draft expects next."""
+        if self.draft is None:
+            return []
+        room = self.params.max_new_tokens - len(self.token_ids) - 1  # beside the token that a step writes anyway
+        return self.draft.propose(min(NUM_DRAFTED, room), end_id)
 
 
 class TorchDecoder:
-    """Decodes batches of prompts with the plain PyTorch model."""
+    """Decodes with our own LLM blocks."""
 
-    def __init__(self, source: LLMSource, *, device: torch.device) -> None:
-        model = AutoModelForCausalLM.from_pretrained(source.directory, dtype=source.dtype, local_files_only=True)
-        self._model = model.eval().to(device)
-        self._device = device
+    def __init__(self, source: LLMSource, *, device: torch.device, max_sequences: int = MAX_SEQUENCES) -> None:
+        """Load the weights. Raises CheckpointError if they are damaged or the LLM is none that llm.py computes."""
         self.limits = source.limits
-        self._eos_token_ids = frozenset(source.info.eos_token_ids)
-        self._eos = torch.tensor(source.info.eos_token_ids, device=device)
-        self.max_pending = MAX_BATCH
-        self._pending: dict[int, tuple[Tensor, DecodeParams]] = {}
+        self.max_pending = max_sequences
+        self.counts = DecodingCounts()
+        self._end_ids = source.info.eos_token_ids
+        self._device = device
+        self._max_sequences = max_sequences
+        num_rows = num_cache_rows(source, max_sequences)
+        self._rows = Rows(num_rows)
+        self._passes = passes_for(LLM(source, device, num_rows), max_sequences)
+        self._pending: dict[int, _Sequence] = {}  # all that are not finished, the oldest first
         self._ids = itertools.count()
 
     def wait_until_ready(self) -> None:
-        """Return at once: the model was loaded by the constructor."""
+        """Compile the kernels and capture the usual CUDA graphs."""
+        self._passes.warm_up()
 
     @property
     def num_pending(self) -> int:
         return len(self._pending)
 
-    def submit(self, prompt_embeds: Tensor, params: DecodeParams, *, stream_tokens: bool = False) -> int:
+    def submit(
+        self,
+        prompt_embeds: Tensor,
+        params: DecodeParams,
+        *,
+        stream_tokens: bool = False,
+        draft: DraftSource | None = None,
+    ) -> int:
         self.limits.check(prompt_embeds, params)
         prompt_id = next(self._ids)
-        self._pending[prompt_id] = (prompt_embeds, params)
+        self._pending[prompt_id] = _Sequence(prompt_id, prompt_embeds, params, draft)
         return prompt_id
 
     def poll(self, *, wait_s: float = POLL_S, wake: int | None = None) -> list[tuple[int, Hypothesis]]:
-        if not self._pending:
-            return []
-        params = next(iter(self._pending.values()))[1]
-        alike = (prompt_id for prompt_id, (_, other) in self._pending.items() if other == params)
-        batch = list(itertools.islice(alike, MAX_BATCH))
-        prompts = [self._pending.pop(prompt_id)[0] for prompt_id in batch]
-        outcomes = isolated("decode", prompts, lambda some: self._decode(some, params), name=_name)
-        return [(i, _hypothesis(outcome)) for i, outcome in zip(batch, outcomes, strict=True)]
+        """Read the prompts that have room, and then write one step of all answers."""
+        done: list[tuple[int, Hypothesis]] = []
+        for group in _groups(self._admitted()):
+            done += self._advance(group, self._prefill)
+        running = [sequence for sequence in self._pending.values() if sequence.token_ids]
+        if running:
+            done += self._advance(running, self._step)
+        return done
 
     def partial_tokens(self, prompt_id: int) -> Sequence[int]:
-        return ()  # an answer is decoded within one poll
+        return self._pending[prompt_id].token_ids
 
     def cancel(self, prompt_ids: Collection[int] | None = None) -> None:
         for prompt_id in list(self._pending) if prompt_ids is None else prompt_ids:
-            self._pending.pop(prompt_id, None)
+            self._forget(prompt_id)
 
     def close(self) -> None:
-        self._pending.clear()
-        self._model = None
+        self.cancel()
+        vars(self).pop("_passes", None)
 
-    @torch.inference_mode()
-    def _decode(self, prompts: Sequence[Tensor], params: DecodeParams) -> list[Hypothesis]:
-        """Decode prompts, (P, hidden_size) each, as one batch, padded on the left so that answers start together."""
-        generator = None
-        if params.seed is not None:
-            generator = torch.Generator(self._device).manual_seed(params.seed)
-        embeds = pad_sequence([p.to(self._device, self.limits.dtype) for p in prompts], True, padding_side="left")
-        lens = torch.tensor([p.shape[0] for p in prompts], device=self._device)
-        columns = torch.arange(embeds.shape[1], device=self._device)
-        mask = columns >= embeds.shape[1] - lens[:, None]  # (B, P)
-        positions = (mask.cumsum(1) - 1).clamp(min=0)
-        token_ids = lens.new_empty(len(prompts), 0)  # (B, tokens so far)
-        log_probs = torch.empty(len(prompts), 0, device=self._device)
-        finished = torch.zeros_like(lens, dtype=torch.bool)
-        inputs, cache = {"inputs_embeds": embeds}, None
-        while token_ids.shape[1] < params.max_new_tokens and not finished.all():
-            output = self._model(
-                **inputs, attention_mask=mask.long(), position_ids=positions, past_key_values=cache, logits_to_keep=1
-            )
-            cache = output.past_key_values
-            logits = output.logits[:, -1].float()
-            chosen = choose_tokens(logits, token_ids, params, generator)
-            log_probs = torch.cat([log_probs, logits.log_softmax(-1).gather(1, chosen)], 1)
-            token_ids = torch.cat([token_ids, chosen], 1)
-            if not params.ignore_eos:
-                finished |= torch.isin(chosen[:, 0], self._eos)
-            inputs = {"input_ids": chosen}
-            mask = torch.cat([mask, mask.new_ones(len(prompts), 1)], 1)
-            positions = positions[:, -1:] + 1
-        return [self._answer(t, p, params) for t, p in zip(token_ids.tolist(), log_probs.tolist(), strict=True)]
+    def _forget(self, prompt_id: int) -> None:
+        sequence = self._pending.pop(prompt_id, None)
+        if sequence is not None and sequence.base is not None:
+            self._rows.give_back(sequence.base)
 
-    def _answer(self, token_ids: list[int], log_probs: list[float], params: DecodeParams) -> Hypothesis:
-        eos = frozenset() if params.ignore_eos else self._eos_token_ids
-        end = next((i for i, token in enumerate(token_ids) if token in eos), None)
-        return Hypothesis(tuple(token_ids[:end]), tuple(log_probs[:end]), "length" if end is None else "stop")
+    def _admitted(self) -> list[_Sequence]:
+        """Give rows of the cache to those that wait, in the order in which they came, as far as there is room."""
+        waiting = [sequence for sequence in self._pending.values() if sequence.base is None]
+        num_running = len(self._pending) - len(waiting)
+        admitted = waiting[: self._max_sequences - num_running]
+        for number, sequence in enumerate(admitted):
+            sequence.base = self._rows.take(sequence.size)
+            if sequence.base is None:
+                return admitted[:number]
+            if sequence.params.seed is not None:
+                sequence.generator = torch.Generator(self._device).manual_seed(sequence.params.seed)
+            if sequence.draft_source is not None and sequence.is_greedy:
+                draft = alone("draft", sequence, sequence.draft_source)
+                sequence.draft = None if isinstance(draft, ASRError) else draft  # without one it only takes longer
+        return admitted
+
+    def _advance(
+        self, sequences: Sequence[_Sequence], work: Callable[[Sequence[_Sequence]], list[Written]]
+    ) -> list[tuple[int, Hypothesis]]:
+        """Add to the answers what `work` writes, and return those that are finished, or that failed."""
+        done: list[tuple[int, Hypothesis]] = []
+        outcomes = isolated("decode", sequences, work, recover=self._recover)
+        for sequence, outcome in zip(sequences, outcomes, strict=True):
+            if isinstance(outcome, ASRError):
+                hypothesis: Hypothesis | None = Hypothesis((), (), "stop", error=str(outcome))
+            else:
+                hypothesis = self._written(sequence, *outcome)
+            if hypothesis is not None:
+                self._forget(sequence.prompt_id)
+                done.append((sequence.prompt_id, hypothesis))
+        return done
+
+    def _prefill(self, sequences: Sequence[_Sequence]) -> list[Written]:
+        places = [sequence.place for sequence in sequences]
+        found = self._passes.prefill([sequence.prompt for sequence in sequences], places)
+        return [self._chosen(sequence, found, row, []) for row, sequence in enumerate(sequences)]
+
+    def _step(self, sequences: Sequence[_Sequence]) -> list[Written]:
+        proposed = [sequence.proposed(self._end_ids[0]) for sequence in sequences]
+        length = NUM_DRAFTED if any(proposed) else 0
+        rows = [
+            [sequence.token_ids[-1], *drafted, *[0] * (length - len(drafted))]
+            for sequence, drafted in zip(sequences, proposed, strict=True)
+        ]
+        found = self._passes.step(rows, [sequence.place for sequence in sequences])
+        written = [self._chosen(sequence, found, row, proposed[row]) for row, sequence in enumerate(sequences)]
+        num_tokens, num_drafted = sum(len(tokens) for tokens, _ in written), sum(map(len, proposed))
+        self.counts = DecodingCounts(
+            steps=self.counts.steps + len(sequences),
+            tokens=self.counts.tokens + num_tokens,
+            drafted=self.counts.drafted + num_drafted,
+            accepted=self.counts.accepted + num_tokens - len(sequences),
+        )
+        return written
+
+    def _chosen(self, sequence: _Sequence, found: Found, row: int, drafted: Sequence[int]) -> Written:
+        """The tokens that one pass adds to an answer.
+
+        The token that follows a drafted one counts as long as all drafted before it are what greedy decoding writes.
+        """
+        if not sequence.is_greedy:
+            return self._sampled(sequence, found.logits[row : row + 1])
+        best, log_probs = found.token_ids[row], found.log_probs[row]
+        # The end token ends what counts, right or wrong.
+        is_last = (token != best[i] or self._ends(sequence, token) for i, token in enumerate(drafted))
+        num_written = 1 + next((i for i, last in enumerate(is_last) if last), len(drafted))
+        return best[:num_written], log_probs[:num_written]
+
+    def _sampled(self, sequence: _Sequence, logits: Tensor) -> Written:
+        token_ids = torch.tensor([sequence.token_ids], dtype=torch.int64, device=logits.device)
+        chosen = choose_tokens(logits, token_ids, sequence.params, sequence.generator)
+        log_prob = logits.log_softmax(-1).gather(1, chosen)
+        return [int(chosen)], [float(log_prob)]
+
+    def _written(self, sequence: _Sequence, token_ids: list[int], log_probs: list[float]) -> Hypothesis | None:
+        """Add tokens to an answer; returns it if they end it."""
+        if any(map(math.isnan, log_probs)):
+            return Hypothesis((), (), "stop", error=f"the LLM computed NaN for {sequence}")
+        params = sequence.params
+        for token_id, log_prob in zip(token_ids, log_probs, strict=True):
+            if self._ends(sequence, token_id):
+                return Hypothesis(tuple(sequence.token_ids), tuple(sequence.log_probs), "stop")
+            sequence.token_ids.append(token_id)
+            sequence.log_probs.append(log_prob)
+            if len(sequence.token_ids) == params.max_new_tokens:
+                return Hypothesis(tuple(sequence.token_ids), tuple(sequence.log_probs), "length")
+        if sequence.draft is not None:
+            sequence.draft.write(token_ids)
+        return None
+
+    def _ends(self, sequence: _Sequence, token_id: int) -> bool:
+        return token_id in self._end_ids and not sequence.params.ignore_eos
+
+    def _recover(self) -> None:
+        """Raises DecodeError if the GPU is broken: every later call of this process would fail as well."""
+        if self._device.type != "cuda":
+            return
+        try:
+            torch.cuda.synchronize(self._device)
+        except RuntimeError as error:
+            raise DecodeError(f"the GPU of stage 2 failed: {error}") from error
+        torch.cuda.empty_cache()
 
 
-def _name(prompt: Tensor) -> str:
-    return f"a prompt of {len(prompt)} positions"
+def needed_bytes(source: LLMSource, max_sequences: int) -> int:
+    """Memory for weights and cache. Raises CheckpointError for an LLM that llm.py does not compute."""
+    config = LLMConfig.read(source.directory)
+    weights = sum(file.stat().st_size for file in source.directory.glob("*.safetensors"))
+    row = 2 * config.num_layers * config.num_kv_heads * config.head_dim * source.dtype.itemsize
+    return weights + row * num_cache_rows(source, max_sequences)
 
 
-def _hypothesis(outcome: Hypothesis | ASRError) -> Hypothesis:
-    return outcome if isinstance(outcome, Hypothesis) else Hypothesis((), (), "stop", error=str(outcome))
+def num_cache_rows(source: LLMSource, max_sequences: int) -> int:
+    """Rows of the cache for so many sequences; one of any length always fits."""
+    return max(source.max_model_len, ROWS_PER_SEQUENCE * max_sequences)
+
+
+def _groups(sequences: Sequence[_Sequence]) -> list[list[_Sequence]]:
+    """Prompts that are read together: of similar length, because the shorter ones are padded."""
+    groups: list[list[_Sequence]] = []
+    for sequence in sorted(sequences, key=lambda sequence: len(sequence.prompt)):
+        if not groups or (len(groups[-1]) + 1) * len(sequence.prompt) > MAX_PREFILL_POSITIONS:
+            groups.append([])
+        groups[-1].append(sequence)
+    return groups
 
 
 def choose_tokens(logits: Tensor, token_ids: Tensor, params: DecodeParams, generator: torch.Generator | None) -> Tensor:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..config import is_spread
 from ..errors import ConfigError, DecodeError
-from .base import POLL_S, DecodeParams, Hypothesis, LLMSource
+from .base import POLL_S, DecodeParams, DraftSource, Hypothesis, LLMSource
 
 # vLLM's engine arguments that have their own argument here, and those that this decoder requires.
 OWN_ARGUMENTS = frozenset({"dtype", "gpu_memory_utilization", "max_model_len", "model", "tensor_parallel_size"})
@@ -104,7 +104,14 @@ class VLLMDecoder:
     def num_pending(self) -> int:
         return len(self._answers)
 
-    def submit(self, prompt_embeds: Tensor, params: DecodeParams, *, stream_tokens: bool = False) -> int:
+    def submit(
+        self,
+        prompt_embeds: Tensor,
+        params: DecodeParams,
+        *,
+        stream_tokens: bool = False,
+        draft: DraftSource | None = None,
+    ) -> int:
         self.limits.check(prompt_embeds, params)
         return self.add(prompt_embeds, params)
 

@@ -123,6 +123,7 @@ class FrontEnds:
         num_readers = max(2, (os.cpu_count() or 1) // self._setup.num_front_ends)
         card = ModelCard(model.family, model.tokenizer, num_readers, max_waiting)
         self.service, self._card = service, card
+        self.metrics.watch_decoder(model.decoder)
         self.metrics.watch("twostage_front_ends", "Front ends that answer", lambda: self.num_ready)
         is_main = threading.current_thread() is threading.main_thread()  # others cannot handle signals
         ends = (signal.SIGTERM, signal.SIGINT) if is_main else ()
@@ -291,7 +292,7 @@ class FrontEnds:
 
     def _transcribe(self, front: _FrontEnd, given: Frame) -> Future[Any]:
         assert self.service is not None
-        place, num_samples, packed, key, answer_prefix, is_speech, is_followed = given.content
+        place, num_samples, packed, key, answer_prefix, is_speech, draft, is_followed = given.content
         number, outbox = given.job, front.outbox
         return self.service.submit(
             front.arena.waveform(place, num_samples),
@@ -299,6 +300,7 @@ class FrontEnds:
             key=key,
             answer_prefix=answer_prefix,
             is_speech=is_speech,
+            draft=draft,
             on_text=(lambda text: outbox.send(frame(Kind.TEXT, number, text))) if is_followed else None,
         )
 

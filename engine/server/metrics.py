@@ -5,12 +5,17 @@ import operator
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from functools import partial
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from ..timeline import Stage, Timeline
 from ..transcript import Transcript
+
+if TYPE_CHECKING:  # front ends start sooner without torch
+    from ..decoder.base import Decoder
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
@@ -70,6 +75,15 @@ class Metrics:
     def watch(self, name: str, what: str, read: Callable[[], float]) -> None:
         """Add a gauge whose value `read` gives at each scrape."""
         Gauge(name, what, registry=self._registry).set_function(read)
+
+    def watch_decoder(self, decoder: "Decoder") -> None:
+        """Add gauges about the drafts that this decoder checks, if it does."""
+        counts = getattr(decoder, "counts", None)
+        if counts is None:
+            return
+        read = partial(getattr, decoder, "counts")
+        self.watch("twostage_tokens_per_step", "Of a sequence, drafted tokens included", lambda: read().tokens_per_step)
+        self.watch("twostage_drafts_accepted", "Share of the drafted tokens", lambda: read().accepted_share)
 
     def count(self, transcript: Transcript, wall_s: float | None = None) -> None:
         """Count one transcript. `wall_s`: seconds that it took; None for live audio."""

@@ -73,6 +73,7 @@ class Recognizer:
             self.service, self._num_audio_tokens = model, model.num_audio_tokens
         else:
             self._num_audio_tokens = model.acoustic.num_audio_tokens
+            self.metrics.watch_decoder(model.decoder)
             self.service = TranscriptionService(
                 model, max_waiting=settings.max_waiting, timeline=MetricsTimeline(self.metrics)
             )

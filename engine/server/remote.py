@@ -78,6 +78,7 @@ class RemoteService:
         key: str = "audio",
         answer_prefix: str = "",
         is_speech: bool = False,
+        draft: str = "",
         on_text: OnText | None = None,
     ) -> Future[Transcript]:
         """See TranscriptionService.submit, whose errors for this one clip the future raises here.
@@ -90,7 +91,7 @@ class RemoteService:
             raise DecodeError("the engine of this service has failed; build a new one")
         if self.num_waiting >= self._max_waiting:
             raise QueueFullError(f"{self.num_waiting} clips are waiting already; try again later")
-        asked = (self._packed(options), key, answer_prefix, is_speech, on_text is not None)
+        asked = (self._packed(options), key, answer_prefix, is_speech, draft, on_text is not None)
         return self._hand_over(Kind.JOB, waveform, asked, on_text)
 
     def embed(self, waveform: Waveform, windows: Sequence[Bounds]) -> Future[Embeddings]:

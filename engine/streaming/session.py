@@ -352,7 +352,11 @@ class _Stream:
         # Where the model names the language at the beginning of its answer, the prefix lacks it: ask for that language.
         if prefix and is_auto(options.request.language):
             options = replace(options, request=replace(options.request, language=self._language))
-        return self._note(self._service.submit(audio, options, key=self._key, answer_prefix=prefix, is_speech=True))
+        last = self._hypotheses[-1] if self._hypotheses else ""  # of this segment, where it is the one to be heard
+        service = self._service
+        return self._note(
+            service.submit(audio, options, key=self._key, answer_prefix=prefix, is_speech=True, draft=last)
+        )
 
     def _note(self, future: Future[Done]) -> Future[Done]:
         """Remember what has been asked for, so that cancel() can drop it."""

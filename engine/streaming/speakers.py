@@ -8,6 +8,7 @@ At the end of a stream, relabel() looks at all that was heard at once and says w
 Texts are never changed. What fails for a segment costs this segment its speakers, and a warning says so.
 """
 
+import itertools
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
@@ -83,7 +84,7 @@ class LiveSpeakers:
 
 def _who_says_something(transcript: Transcript) -> list[str]:
     """The speakers in the order of their words. Who has no words, such as a laugh, is none."""
-    parts: list[Word | Segment] = [p for s in transcript.segments for p in (*(s.words or ()), s)]
+    parts = itertools.chain.from_iterable((*(segment.words or ()), segment) for segment in transcript.segments)
     return [speaker for speaker in dict.fromkeys(part.speaker for part in parts) if speaker is not None]
 
 

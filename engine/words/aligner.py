@@ -39,7 +39,7 @@ from ..transcript import Word
 from .confidence import WrittenTokens
 from .hotwords import SURE_BLANK, HeardFrames, HotwordLists, most_picked
 from .processes import WordProcesses
-from .timer import CTCFrames, Emissions, TargetTokens, Texts, TimedText, WordTimer
+from .timer import CTCFrames, Emissions, TargetTokens, Texts, TimedText, WordTimer, collapse
 from .token_times import IntArray
 from .tokenizer import CTCTokenizer
 from .viterbi import BLANK, best_paths, path_log_probs
@@ -91,6 +91,7 @@ class WordAligner:
         self._head = head
         frames = CTCFrames(clock.frame_s, HALF_WINDOW_S, head.config.blank_id, head.config.vocab_size)
         self._frame_s = clock.frame_s
+        self._tokenizer = tokenizer
         self._hotwords = HotwordLists(tokenizer)
         self._timers = WordProcesses(WordTimer(tokenizer, frames), num_processes)
         # The CPU waits for these small kernels, so they must not queue behind the batch that stage 1 is encoding.
@@ -149,6 +150,17 @@ class WordAligner:
         listed = self._hotwords[hotwords]
         frames = self._heard_frames(hidden, torch.from_numpy(listed.token_ids))
         return listed.heard(frames, most_picked(len(hidden) * self._frame_s))
+
+    @torch.inference_mode()
+    def greedy_text(self, hidden: Tensor) -> str:
+        """The head's greedy text of one clip: spoken form, no punctuation. `hidden`: see `align`."""
+        if not len(hidden):
+            return ""
+        blank_id = self._head.config.blank_id
+        with torch.cuda.stream(self._stream):
+            (best,) = from_device(self._head.scores([hidden], torch.tensor([[blank_id]])).best)
+        ((token_ids, _),) = collapse(best.numpy(), [len(hidden)], blank_id)
+        return self._tokenizer.decode(token_ids)
 
     def close(self) -> None:
         """Stop the worker processes; idempotent."""

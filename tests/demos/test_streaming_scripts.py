@@ -57,3 +57,17 @@ def test_latencies_of_many_sessions_are_measured(
     sessions, *seconds, partials, finals = map(float, row.replace(",", "").split())
     assert sessions == 2 and len(seconds) == 7 and min(partials, finals) >= 1
     assert seconds[0] > 0.7 and min(seconds[2:6]) > 0
+
+
+@pytest.mark.parametrize("how", [[], ["--random", "--seconds", "1.5"]])
+def test_latencies_of_few_clips_are_measured(
+    engine_dirs: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], how: list[str]
+) -> None:
+    arguments = ["--model", str(engine_dirs["low_frame_rate"]), "--passes", "1", "--at-once", "2", "--lane", "torch"]
+    run(ROOT / "demos" / "benchmark_small.py", *arguments, *how, monkeypatch=monkeypatch)
+    first, head, *rows = capsys.readouterr().out.splitlines()
+    assert first.startswith("torch: first text after ") and head.split()[:2] == ["lane", "clips"]
+    assert [row.split()[1:4] for row in rows] == [
+        [clips, form, times] for times in ("without", "with") for clips, form in (("2", "memory"), ("1", "mp3"))
+    ]
+    assert all(float(row.split()[-2]) > 1.5 for row in rows), "the drafts save steps"

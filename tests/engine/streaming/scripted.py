@@ -66,6 +66,7 @@ class Submitted:
     answer_prefix: str
     is_partial: bool
     language: str | None
+    draft: str
     future: Future[Transcript]
 
 
@@ -87,12 +88,14 @@ class ScriptedService:
         key: str = "audio",
         answer_prefix: str = "",
         is_speech: bool = False,
+        draft: str = "",
     ) -> Future[Transcript]:
         assert is_speech
         if self.is_full:
             raise QueueFullError("full")
         duration = len(waveform) / SAMPLE_RATE
-        asked = Submitted(duration, answer_prefix, not options.timestamps, options.request.language, Future())
+        language = options.request.language
+        asked = Submitted(duration, answer_prefix, not options.timestamps, language, draft, Future())
         self.submitted.append(asked)
         text = self.answer(asked)
         if text == FAILED:

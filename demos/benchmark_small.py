@@ -1,0 +1,230 @@
+"""How soon a few clips are transcribed, and how soon a process writes its first text: with the fast lane and without.
+
+    python demos/benchmark_small.py --random                                   # the published sizes, random weights
+    python demos/benchmark_small.py --model demos/micro/checkpoint --backend torch --passes 3
+    python demos/benchmark_small.py --model demos/micro/checkpoint --random    # noise, and drafts as for random weights
+
+Each row is a load: clips at once, in memory or from MP3, without and with word times. p50 and p95 are of the time from
+the audio to the last transcript, in milliseconds. tokens/step and accepted say what the drafts have saved in the fast
+lane. Each way of running has a process of its own, whose first text is timed from the start of the process, once with
+what was compiled before and once, with --cold, without.
+
+Random weights write random words, which no other text foresees. With --random each answer's draft is therefore that
+answer, in which every token is right with the probability --agreement. At 0.65 a step writes 2.8 tokens, as the micro
+checkpoint's steps do with the drafts of its CTC head. The CTC head's own draft is made as well, and not used.
+"""
+
+import argparse
+import os
+import random
+import subprocess
+import sys
+import tempfile
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from twostage_asr.engine.console import quiet_libraries, spare_loaded_objects
+
+quiet_libraries()  # before torch and vLLM are imported
+
+import soundfile
+from torch import Tensor
+
+from twostage_asr.convert.export import ensure_converted
+from twostage_asr.engine import AutoModelVLLM
+from twostage_asr.engine.audio.decode import SAMPLE_RATE, decode_audio
+from twostage_asr.engine.audio.inputs import expand_inputs
+from twostage_asr.engine.bench.figures import percentile_s
+from twostage_asr.engine.bench.load import Form, Load, random_load
+from twostage_asr.engine.bench.machine import process_age_s
+from twostage_asr.engine.bench.measure import transcribe
+from twostage_asr.engine.bench.random_checkpoint import write_checkpoint
+from twostage_asr.engine.decoder.base import POLL_S, DecodeParams, Decoder, DecodingCounts, DraftSource, Hypothesis
+from twostage_asr.engine.decoder.drafts import Draft
+from twostage_asr.engine.decoder.two_lanes import TwoLaneDecoder
+from twostage_asr.engine.transcriber import Transcriber
+
+CLIP = Path(__file__).parent / "micro" / "clips" / "en_long.flac"
+FORMS: tuple[Form, ...] = ("memory", "mp3")
+WARM_UPS = 3
+CACHES = ("TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "VLLM_CACHE_ROOT")  # of what is compiled
+HEAD = "lane       clips  kept in  times    p50 ms   p95 ms   tokens/step  accepted"
+
+
+class AgreeingDraft(Draft):
+    """The answer itself, in which some tokens are wrong."""
+
+    def __init__(self, token_ids: Sequence[int], agreement: float) -> None:
+        rng = random.Random(0)
+        self._tokens = [token if rng.random() < agreement else token + 1 for token in token_ids]
+        self._count = 0
+
+    def propose(self, count: int, end_id: int) -> list[int]:
+        return self._tokens[self._count : self._count + count]
+
+    def write(self, token_ids: Sequence[int]) -> None:
+        self._count += len(token_ids)
+
+
+class AgreeingDecoder:
+    """Wraps a decoder, and drafts each answer after what the same prompt was answered before."""
+
+    def __init__(self, decoder: Decoder, agreement: float) -> None:
+        self._decoder, self._agreement = decoder, agreement
+        self.limits = decoder.limits
+        self._prompts: dict[int, bytes] = {}  # by the prompt's id
+        self._answers: dict[bytes, tuple[int, ...]] = {}
+
+    def wait_until_ready(self) -> None:
+        self._decoder.wait_until_ready()
+
+    @property
+    def max_pending(self) -> int:
+        return self._decoder.max_pending
+
+    @property
+    def num_pending(self) -> int:
+        return self._decoder.num_pending
+
+    def submit(
+        self,
+        prompt_embeds: Tensor,
+        params: DecodeParams,
+        *,
+        stream_tokens: bool = False,
+        draft: DraftSource | None = None,
+    ) -> int:
+        prompt = prompt_embeds[:: max(1, len(prompt_embeds) // 16)].float().numpy().tobytes()
+        answer = self._answers.get(prompt, ())
+
+        def agreeing() -> Draft | None:
+            if draft is not None:
+                draft()
+            return AgreeingDraft(answer, self._agreement)
+
+        prompt_id = self._decoder.submit(prompt_embeds, params, stream_tokens=stream_tokens, draft=agreeing)
+        self._prompts[prompt_id] = prompt
+        return prompt_id
+
+    def poll(self, *, wait_s: float = POLL_S, wake: int | None = None) -> list[tuple[int, Hypothesis]]:
+        done = self._decoder.poll(wait_s=wait_s, wake=wake)
+        for prompt_id, hypothesis in done:
+            self._answers[self._prompts.pop(prompt_id)] = hypothesis.token_ids
+        return done
+
+    def partial_tokens(self, prompt_id: int) -> Sequence[int]:
+        return self._decoder.partial_tokens(prompt_id)
+
+    def cancel(self, prompt_ids: Collection[int] | None = None) -> None:
+        self._decoder.cancel(prompt_ids)
+
+    def close(self) -> None:
+        self._decoder.close()
+
+
+def one_clip(form: Form, seconds: float, folder: Path, *, is_random: bool) -> Load:
+    """A load of one clip."""
+    if is_random:
+        return random_load([round(seconds * SAMPLE_RATE)], form, folder / form)
+    if form == "memory":
+        return Load(form=form, items=expand_inputs([(decode_audio(CLIP), SAMPLE_RATE)]))
+    mp3 = folder / "clip.mp3"
+    soundfile.write(mp3, decode_audio(CLIP), SAMPLE_RATE)
+    return Load(form=form, items=expand_inputs([mp3]))
+
+
+def counts_of(decoder: Decoder) -> DecodingCounts:
+    counts = getattr(decoder, "counts", None)
+    return counts if isinstance(counts, DecodingCounts) else DecodingCounts()
+
+
+def row(transcriber: Transcriber, load: Load, args: argparse.Namespace, *, timestamps: bool) -> str:
+    """Measure one load."""
+    decoder = transcriber.decoder
+    if args.random:
+        transcriber = replace(transcriber, decoder=AgreeingDecoder(decoder, args.agreement))
+    for _ in range(WARM_UPS):
+        transcribe(transcriber, load, timestamps=timestamps)
+    before = counts_of(decoder)
+    seconds = [transcribe(transcriber, load, timestamps=timestamps).wall_s for _ in range(args.passes)]
+    after = counts_of(decoder)
+    gained = DecodingCounts(
+        steps=after.steps - before.steps,
+        tokens=after.tokens - before.tokens,
+        drafted=after.drafted - before.drafted,
+        accepted=after.accepted - before.accepted,
+    )
+    p50, p95 = (1000 * (percentile_s(seconds, percent) or 0.0) for percent in (50, 95))
+    saved = f"{gained.tokens_per_step:11.2f}  {gained.accepted_share:8.2f}" if gained.steps else "        vLLM"
+    times = "with" if timestamps else "without"
+    return f"{args.lane:10} {len(load.items):5}  {load.form:7}  {times:7} {p50:7.1f}  {p95:7.1f}  {saved}"
+
+
+def measure_here(args: argparse.Namespace, folder: Path) -> None:
+    """Measure one way of running in this process."""
+    loads = {form: one_clip(form, args.seconds, folder, is_random=args.random) for form in FORMS}
+    prepared_s = process_age_s()
+    options = {} if args.backend == "torch" else {"fast_lane": args.lane == "fast lane", "decoder_processes": 1}
+    with AutoModelVLLM(args.model, device=args.device, backend=args.backend, **options) as model:
+        spare_loaded_objects()
+        loaded_s = process_age_s()
+        transcriber, load = model.transcriber, loads["memory"]
+        transcribe(transcriber, load, timestamps=False)
+        first_s = process_age_s()
+        print(
+            f"{args.lane}: first text after {first_s:.1f} s, loaded after {loaded_s:.1f} s, imports and clips "
+            f"{prepared_s:.1f} s of that",
+            flush=True,
+        )
+        if args.only_first:
+            return
+        if isinstance(transcriber.decoder, TwoLaneDecoder):
+            transcriber.decoder.wait_until_loaded()
+            print(f"{args.lane}: vLLM is there too after {process_age_s():.1f} s", flush=True)
+        print(HEAD)
+        for timestamps in (False, True):
+            for form, times in [("memory", n) for n in args.at_once] + [("mp3", 1)]:
+                print(row(transcriber, loads[form].first(times), args, timestamps=timestamps), flush=True)
+
+
+def measure_each(args: argparse.Namespace, folder: Path) -> None:
+    """Measure each way of running in a process of its own."""
+    if not args.model:
+        write_checkpoint(folder / "checkpoint")
+    converted = ensure_converted(Path(args.model or folder / "checkpoint"))
+    lanes = ["torch"] if args.backend == "torch" else ["fast lane", "vLLM alone"]
+    command = [sys.executable, __file__, "--model", str(converted), "--device", args.device, "--backend", args.backend]
+    command += ["--passes", str(args.passes), "--seconds", str(args.seconds), "--agreement", str(args.agreement)]
+    command += ["--at-once", *map(str, args.at_once), *(["--random"] if args.random else [])]
+    for lane in lanes:
+        if args.cold:
+            with tempfile.TemporaryDirectory() as empty:
+                caches = {name: str(Path(empty) / name.lower()) for name in CACHES}
+                print("with nothing compiled:", flush=True)
+                subprocess.run([*command, "--lane", lane, "--only-first"], env=os.environ | caches, check=False)
+        subprocess.run([*command, "--lane", lane], check=False)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", help="checkpoint directory; without --random, the clip is one of the bundled")
+    parser.add_argument("--random", action="store_true", help="clips of noise, and without --model random weights")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--backend", default="auto", choices=["auto", "vllm", "torch"])
+    parser.add_argument("--at-once", type=int, nargs="+", default=[1, 8])
+    parser.add_argument("--passes", type=int, default=20)
+    parser.add_argument("--seconds", type=float, default=10.0, help="of a random clip")
+    parser.add_argument("--agreement", type=float, default=0.65, help="of random answers with their drafts")
+    parser.add_argument("--cold", action="store_true", help="time a first text with empty caches too")
+    parser.add_argument("--lane", help="measure this way alone, in this process")
+    parser.add_argument("--only-first", action="store_true", help="the first text, and nothing else")
+    args = parser.parse_args()
+    if not args.model and not args.random:
+        parser.error("give --model or --random")
+    with tempfile.TemporaryDirectory() as folder:
+        (measure_here if args.lane else measure_each)(args, Path(folder))
+
+
+if __name__ == "__main__":
+    main()

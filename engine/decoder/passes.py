@@ -1,0 +1,202 @@
+"""Runs the passes of llm.py: copies their inputs to the device, and their results back, once for each pass.
+
+On an NVIDIA GPU a pass of a small shape is a CUDA graph, because launching its kernels takes the CPU longer than
+running them takes the GPU. A graph has a fixed shape, so that inputs are padded to a few shapes. The usual ones are
+captured while the model loads, and others at their first use.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..isolation import caught
+from .llm import LLM, WHERE, Passed
+from .plain_step import PlainStep
+
+NUM_DRAFTED = 8  # drafted tokens that a step checks
+PREFILL_LENGTHS = (32, 64, 96, 128, 192, 256, 384, 512)  # positions of the graphs for prompts; longer ones need none
+FEW_SIZES, FEW_LENGTHS = (1, 2, 4, 8), (64, 96)  # captured while the model loads; 10 s of audio take 45 positions
+_WARM_UP_RUNS = 2  # before a capture: Triton compiles, and cuBLAS allocates its workspace
+
+logger = logging.getLogger(__name__)
+
+Shape = tuple[bool, int, int]  # whether it is of a prompt, sequences, positions
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A sequence's rows of the cache, and its first new position."""
+
+    start: int
+    base: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Found:
+    """The result of a pass, on the CPU except for the logits."""
+
+    token_ids: list[list[int]]  # per sequence, the most probable token of each position that was read
+    log_probs: list[list[float]]
+    logits: Tensor  # (B, V) float32, of the first of these positions; valid until the next pass
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Captured:
+    graph: torch.cuda.CUDAGraph
+    ints: Tensor  # the inputs on the device
+    embeds: Tensor | None
+    staged_ints: Tensor  # the same, pinned
+    staged_embeds: Tensor | None
+    passed: Passed
+    result: Tensor  # pinned
+
+
+class Passes:
+    """Runs passes one after the other."""
+
+    def __init__(self, llm: LLM) -> None:
+        self._llm = llm
+
+    def prefill(self, prompts: Sequence[Tensor], places: Sequence[Place]) -> Found:
+        """Read prompts, (P, hidden_size) each; finds the first token of each answer."""
+        embeds = torch.zeros(len(prompts), max(map(len, prompts)), prompts[0].shape[1], dtype=self._llm.dtype)
+        for row, prompt in zip(embeds, prompts, strict=True):
+            row[: len(prompt)] = prompt
+        return self._run(_ints(places, [len(prompt) - 1 for prompt in prompts]), embeds)
+
+    def step(self, token_ids: Sequence[Sequence[int]], places: Sequence[Place]) -> Found:
+        """Go on behind the last tokens; each sequence has 1 or 1 + NUM_DRAFTED of them."""
+        return self._run(
+            np.concatenate([_ints(places, [0] * len(places)), np.array(token_ids, np.int32)], axis=1), None
+        )
+
+    def warm_up(self) -> None:
+        """Prepare what would otherwise be prepared by the first passes: here nothing."""
+
+    def _run(self, ints: np.ndarray, embeds: Tensor | None) -> Found:
+        device = self._llm.device
+        passed = self._llm.run(torch.from_numpy(ints).to(device), None if embeds is None else embeds.to(device))
+        return _found(passed.best.cpu(), passed.logits, len(ints))
+
+
+class GraphPasses(Passes):
+    """The same on an NVIDIA GPU, in a stream of its own, whose kernels come before those of stage 1."""
+
+    def __init__(self, llm: LLM, max_sequences: int) -> None:
+        super().__init__(llm)
+        self._max_sequences = max_sequences
+        self._device, self._has_graphs = llm.device, True
+        self._captured: dict[Shape, _Captured] = {}
+        self._stream = torch.cuda.Stream(llm.device, priority=-1)  # type: ignore[no-untyped-call]
+        self._pool = torch.cuda.graph_pool_handle()
+        self._stream.wait_stream(torch.cuda.current_stream(llm.device))  # the weights are being copied
+
+    def warm_up(self) -> None:
+        """Compile the kernels and capture the usual shapes."""
+        sizes = [size for size in FEW_SIZES if size <= self._max_sequences]
+        steps = [(False, size, length) for size in sizes for length in (1, 1 + NUM_DRAFTED)]
+        prompts = [(True, size, length) for size in sizes for length in FEW_LENGTHS]
+        with torch.cuda.stream(self._stream):
+            failure = caught(self._try_kernels)
+            if isinstance(failure, Exception):
+                logger.warning("the kernels of stage 2 do not run here, plain PyTorch does their work: %r", failure)
+                self._llm.step, self._has_graphs = PlainStep, False
+            for shape in (*steps, *prompts):
+                self._captured_for(shape)
+
+    def _run(self, ints: np.ndarray, embeds: Tensor | None) -> Found:
+        with torch.cuda.stream(self._stream):
+            shape = padded_shape(len(ints), ints.shape[1] - WHERE, None if embeds is None else embeds.shape[1])
+            captured = None if shape is None else self._captured_for(shape)
+            return super()._run(ints, embeds) if captured is None else self._replay(captured, ints, embeds)
+
+    def _try_kernels(self) -> None:
+        """Run a step and a prompt, which compiles all kernels."""
+        for shape in ((False, 1, 1), (True, 1, FEW_LENGTHS[0])):
+            self._llm.run(*self._inputs(shape))
+        self._stream.synchronize()
+
+    def _inputs(self, shape: Shape) -> tuple[Tensor, Tensor | None]:
+        """Inputs on the device for sequences that keep nothing."""
+        is_prompt, num_sequences, length = shape
+        columns = WHERE + (0 if is_prompt else length)
+        ints = torch.zeros(num_sequences, columns, dtype=torch.int32, device=self._device)
+        if not is_prompt:
+            return ints, None
+        width = self._llm.config.hidden_size
+        return ints, torch.zeros(num_sequences, length, width, dtype=self._llm.dtype, device=self._device)
+
+    def _captured_for(self, shape: Shape) -> _Captured | None:
+        """The graph of a shape; None if there is none, because a capture has failed."""
+        if shape not in self._captured and self._has_graphs:
+            captured = caught(lambda: self._capture(shape))
+            if isinstance(captured, Exception):
+                logger.warning("stage 2 goes on without CUDA graphs, because a capture failed: %r", captured)
+                self._has_graphs = False
+            else:
+                self._captured[shape] = captured
+        return self._captured.get(shape)
+
+    def _replay(self, captured: _Captured, ints: np.ndarray, embeds: Tensor | None) -> Found:
+        num_sequences = len(ints)
+        captured.staged_ints.zero_()  # sequences that only pad the shape keep no rows
+        captured.staged_ints[:num_sequences] = torch.from_numpy(ints)
+        captured.ints.copy_(captured.staged_ints, non_blocking=True)
+        if embeds is not None:
+            assert captured.embeds is not None and captured.staged_embeds is not None
+            captured.staged_embeds[:num_sequences, : embeds.shape[1]] = embeds
+            captured.embeds.copy_(captured.staged_embeds, non_blocking=True)
+        captured.graph.replay()
+        captured.result.copy_(captured.passed.best, non_blocking=True)
+        self._stream.synchronize()
+        return _found(captured.result, captured.passed.logits, num_sequences)
+
+    def _capture(self, shape: Shape) -> _Captured:
+        ints, embeds = self._inputs(shape)
+        for _ in range(_WARM_UP_RUNS):
+            self._llm.run(ints, embeds)
+        self._stream.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        # In the default mode, an allocation by any other thread would fail and invalidate the capture.
+        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+            passed = self._llm.run(ints, embeds)
+        staged = None if embeds is None else torch.zeros_like(embeds, device="cpu").pin_memory()
+        return _Captured(
+            graph=graph,
+            ints=ints,
+            embeds=embeds,
+            staged_ints=torch.zeros_like(ints, device="cpu").pin_memory(),
+            staged_embeds=staged,
+            passed=passed,
+            result=torch.empty_like(passed.best, device="cpu").pin_memory(),
+        )
+
+
+def passes_for(llm: LLM, max_sequences: int) -> Passes:
+    """The way to run passes on the LLM's device."""
+    return GraphPasses(llm, max_sequences) if llm.device.type == "cuda" else Passes(llm)
+
+
+def padded_shape(num_sequences: int, num_tokens: int, prompt_length: int | None) -> Shape | None:
+    """The shape of the graph that serves a pass of `num_tokens` each, or of prompts; None if prompts are too long."""
+    padded = num_tokens
+    if prompt_length is not None:
+        if prompt_length > PREFILL_LENGTHS[-1]:
+            return None
+        padded = next(size for size in PREFILL_LENGTHS if size >= prompt_length)
+    return prompt_length is not None, 1 << (num_sequences - 1).bit_length(), padded
+
+
+def _ints(places: Sequence[Place], read: Sequence[int]) -> np.ndarray:
+    rows = [(place.start, place.base, place.size, at) for place, at in zip(places, read, strict=True)]
+    return np.array(rows, np.int32)
+
+
+def _found(best: Tensor, logits: Tensor, num_sequences: int) -> Found:
+    token_ids, log_probs = best[0, :num_sequences], best[1, :num_sequences].contiguous().view(torch.float32)
+    return Found(token_ids.tolist(), log_probs.tolist(), logits)

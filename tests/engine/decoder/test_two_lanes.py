@@ -1,0 +1,158 @@
+"""A few prompts take the fast lane, many the large one; if that is loading, or cannot, nothing is lost or hidden."""
+
+import threading
+from collections.abc import Iterator
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.engine.decoder.tiny_llms import make_llm, source_of
+from tests.fake_decoder import FakeDecoder
+from tests.pipeline import decode
+from twostage_asr.engine.config import EngineConfig, FastLane
+from twostage_asr.engine.decoder.base import DecodeParams, LLMSource
+from twostage_asr.engine.decoder.torch_decoder import needed_bytes
+from twostage_asr.engine.decoder.two_lanes import TwoLaneDecoder
+from twostage_asr.engine.errors import ConfigError, DecodeError, PromptTooLongError
+from twostage_asr.engine.loader import _has_fast_lane, _too_small
+
+FAST, LARGE = 1, 2  # the tokens that the lanes write
+
+
+class Slow(FakeDecoder):
+    """It loads until it is told to end, or to fail."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda prompt: [LARGE] * 6)
+        self.may_end, self.error = threading.Event(), ""
+
+    def wait_until_ready(self) -> None:
+        assert self.may_end.wait(60)
+        if self.error:
+            raise DecodeError(self.error)
+
+    def close(self) -> None:
+        self.may_end.set()
+        super().close()
+
+
+@pytest.fixture
+def large() -> Slow:
+    return Slow()
+
+
+@pytest.fixture
+def fast() -> FakeDecoder:
+    return FakeDecoder(lambda prompt: [FAST] * 6, max_pending=3)
+
+
+@pytest.fixture
+def decoder(fast: FakeDecoder, large: Slow) -> Iterator[TwoLaneDecoder]:
+    decoder = TwoLaneDecoder(fast, large)  # type: ignore[arg-type]
+    decoder.wait_until_ready()
+    yield decoder
+    decoder.close()
+    assert fast.is_closed and large.is_closed
+
+
+def prompts(count: int) -> list[Tensor]:
+    return [torch.zeros(2, 4) for _ in range(count)]
+
+
+def lanes(decoder: TwoLaneDecoder, count: int) -> list[int]:
+    return [answer.token_ids[0] for answer in decode(decoder, prompts(count))]
+
+
+def loaded(decoder: TwoLaneDecoder, large: Slow) -> None:
+    large.may_end.set()
+    decoder.wait_until_loaded()
+
+
+def test_the_fast_lane_answers_while_the_other_loads(decoder: TwoLaneDecoder, large: Slow) -> None:
+    assert decoder.max_pending == 3
+    assert lanes(decoder, 7) == [FAST] * 7
+    loaded(decoder, large)
+    assert decoder.max_pending == large.max_pending
+
+
+def test_the_number_of_prompts_chooses_the_lane(decoder: TwoLaneDecoder, large: Slow) -> None:
+    loaded(decoder, large)
+    assert lanes(decoder, 3) == [FAST] * 3
+    assert lanes(decoder, 4) == [LARGE] * 4
+    assert lanes(decoder, 1) == [FAST]
+
+
+def test_prompts_go_where_others_are(decoder: TwoLaneDecoder, large: Slow, fast: FakeDecoder) -> None:
+    """A large lane with prompts takes the next ones, and a full fast lane keeps its own."""
+    loaded(decoder, large)
+    for count in (2, 2, 1):
+        for prompt in prompts(count):
+            decoder.submit(prompt, DecodeParams())
+        decoder._give_out()
+    assert (fast.num_pending, large.num_pending, decoder.num_pending) == (2, 3, 5)
+
+
+def test_prompts_can_be_followed_and_dropped_in_any_lane(decoder: TwoLaneDecoder, large: Slow) -> None:
+    first = [decoder.submit(prompt, DecodeParams(), stream_tokens=True) for prompt in prompts(4)]
+    assert decoder.partial_tokens(first[0]) == ()
+    decoder.poll()
+    assert decoder.partial_tokens(first[0]) == (FAST,) * 4
+    decoder.cancel(first[1:])
+    loaded(decoder, large)
+    second = [decoder.submit(prompt, DecodeParams()) for prompt in prompts(4)]
+    decoder.cancel(second[:1])
+    done = [i for _ in range(3) for i, _ in decoder.poll()]
+    assert sorted(done) == [first[0], *second[1:]] and decoder.num_pending == 0
+    decoder.submit(prompts(1)[0], DecodeParams())
+    decoder.cancel()
+    assert decoder.num_pending == 0 and decoder.poll() == []
+
+
+def test_an_engine_that_cannot_load_is_an_error(decoder: TwoLaneDecoder, large: Slow) -> None:
+    large.error = "no memory"
+    loaded(decoder, large)
+    with pytest.raises(DecodeError, match="no memory"):
+        decoder.poll()
+
+
+def test_a_bad_prompt_is_refused_at_once(decoder: TwoLaneDecoder) -> None:
+    with pytest.raises(PromptTooLongError):
+        decoder.submit(torch.zeros(5000, 4), DecodeParams())
+    assert decoder.num_pending == 0
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> LLMSource:
+    return source_of(make_llm("qwen3"), tmp_path_factory.mktemp("qwen3"))
+
+
+@pytest.mark.parametrize(
+    ("asked", "num_processes", "is_spread", "expected"),
+    [(False, 1, False, False), ("auto", 1, False, False), (True, 1, False, True), ("auto", 0, False, False)],
+)
+def test_there_is_a_fast_lane_where_it_makes_sense(
+    source: LLMSource, asked: FastLane, num_processes: int, is_spread: bool, expected: bool
+) -> None:
+    """On a CPU, "auto" takes none."""
+    config, device = EngineConfig(fast_lane=asked), torch.device("cpu")
+    assert _has_fast_lane(source, config, device, num_processes, is_spread=is_spread) == expected
+
+
+@pytest.mark.parametrize(("num_processes", "is_spread"), [(0, False), (1, True)])
+def test_a_fast_lane_that_cannot_be_is_refused(source: LLMSource, num_processes: int, is_spread: bool) -> None:
+    config, device = EngineConfig(fast_lane=True), torch.device("cpu")
+    with pytest.raises(ConfigError, match="fast_lane=True: it needs a vLLM engine in one other process"):
+        _has_fast_lane(source, config, device, num_processes, is_spread=is_spread)
+
+
+def test_auto_leaves_half_of_the_memory_to_stage_1(source: LLMSource, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = SimpleNamespace(total_memory=10 << 30)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: size)
+    device = torch.device("cuda")
+    assert _too_small(device, 1 << 30, 0.8) is None
+    assert _too_small(device, (1 << 30) + 1, 0.8) == (
+        "it needs 1.0 GiB, more than half of the 2.0 GiB that gpu_memory_utilization leaves"
+    )
+    assert needed_bytes(source, 8) > source.directory.joinpath("model.safetensors").stat().st_size
