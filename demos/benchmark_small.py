@@ -57,7 +57,7 @@ class AgreeingDraft(Draft):
 
     def __init__(self, token_ids: Sequence[int], agreement: float) -> None:
         rng = random.Random(0)
-        self._tokens = [token if rng.random() < agreement else token + 1 for token in token_ids]
+        self._tokens = [token if rng.random() < agreement else token ^ 1 for token in token_ids]
         self._count = 0
 
     def propose(self, count: int, end_id: int) -> list[int]:

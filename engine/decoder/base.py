@@ -111,14 +111,14 @@ class Decoder(Protocol):
     def poll(self, *, wait_s: float = POLL_S, wake: int | None = None) -> list[tuple[int, Hypothesis]]:
         """Continue decoding and return the finished prompts as (id, hypothesis). With nothing pending, return at once.
 
-        A decoder in this process decodes one step (vLLM) or one batch (transformers). A decoder in other processes runs
+        A decoder in this process decodes one step. A decoder in other processes runs
         by itself: this waits for its next message, at most `wait_s`, or until the file descriptor `wake` is readable.
 
         Raises DecodeError if the engine has failed, even while it was idle; a new decoder must be built then.
         """
 
     def partial_tokens(self, prompt_id: int) -> Sequence[int]:
-        """The tokens so far of a pending prompt submitted with `stream_tokens`; () if answers are decoded whole."""
+        """The tokens so far of a pending prompt submitted with `stream_tokens`."""
 
     def cancel(self, prompt_ids: Collection[int] | None = None) -> None:
         """Drop these prompts, or all pending ones. Ids that are not pending are ignored."""

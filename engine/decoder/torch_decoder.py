@@ -62,12 +62,13 @@ class _Sequence:
     def is_greedy(self) -> bool:
         return self.params.temperature == 0 and self.params.repetition_penalty == 1
 
-    def proposed(self, end_id: int) -> list[int]:
-        """The tokens that its draft expects next."""
+    def proposed(self, end_id: int, vocab_size: int) -> list[int]:
+        """The tokens that its draft expects next. A token that the LLM lacks, and those behind it, are left out."""
         if self.draft is None:
             return []
         room = self.params.max_new_tokens - len(self.token_ids) - 1  # beside the token that a step writes anyway
-        return self.draft.propose(min(NUM_DRAFTED, room), end_id)
+        tokens = self.draft.propose(min(NUM_DRAFTED, room), end_id)
+        return list(itertools.takewhile(lambda token: token < vocab_size, tokens))
 
 
 class TorchDecoder:
@@ -78,7 +79,7 @@ class TorchDecoder:
         self.limits = source.limits
         self.max_pending = max_sequences
         self.counts = DecodingCounts()
-        self._end_ids = source.info.eos_token_ids
+        self._end_ids, self._vocab_size = source.info.eos_token_ids, source.info.vocab_size
         self._device = device
         self._max_sequences = max_sequences
         num_rows = num_cache_rows(source, max_sequences)
@@ -172,7 +173,7 @@ class TorchDecoder:
         return [self._chosen(sequence, found, row, []) for row, sequence in enumerate(sequences)]
 
     def _step(self, sequences: Sequence[_Sequence]) -> list[Written]:
-        proposed = [sequence.proposed(self._end_ids[0]) for sequence in sequences]
+        proposed = [sequence.proposed(self._end_ids[0], self._vocab_size) for sequence in sequences]
         length = NUM_DRAFTED if any(proposed) else 0
         rows = [
             [sequence.token_ids[-1], *drafted, *[0] * (length - len(drafted))]

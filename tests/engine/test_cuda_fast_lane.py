@@ -57,7 +57,7 @@ def test_steps_without_graphs_write_the_same(on_gpu: TorchDecoder, expected: lis
 
 def test_drafts_change_no_token(on_gpu: TorchDecoder) -> None:
     plain, before = decode(on_gpu, some_prompts(5), PARAMS), on_gpu.counts
-    texts = [[t + (i % 4 == 1) for i, t in enumerate(answer.token_ids)] for answer in plain]
+    texts = [[t ^ (i % 4 == 1) for i, t in enumerate(answer.token_ids)] for answer in plain]
     check(drafted(on_gpu, [Listed(text) for text in texts]), plain)
     assert on_gpu.counts.accepted > before.accepted
 

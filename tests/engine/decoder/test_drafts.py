@@ -96,7 +96,7 @@ def test_drafts_change_no_token(decoder: TorchDecoder, wrong: int) -> None:
     """Of the drafted tokens every so many is wrong: none, all, every fourth; and the last has no draft."""
     plain = decode(decoder, PROMPTS, PARAMS)
     before = decoder.counts
-    texts = [[t + (wrong > 0 and i % wrong == 0) for i, t in enumerate(answer.token_ids)] for answer in plain[:-1]]
+    texts = [[t ^ (wrong > 0 and i % wrong == 0) for i, t in enumerate(answer.token_ids)] for answer in plain[:-1]]
     answers = drafted(decoder, [*map(Listed, texts), None])
     for answer, expected in zip(answers, plain, strict=True):
         assert answer.token_ids == expected.token_ids

@@ -148,11 +148,11 @@ def test_a_fast_lane_that_cannot_be_is_refused(source: LLMSource, num_processes:
 
 
 def test_auto_leaves_half_of_the_memory_to_stage_1(source: LLMSource, monkeypatch: pytest.MonkeyPatch) -> None:
-    size = SimpleNamespace(total_memory=10 << 30)
+    size = SimpleNamespace(total_memory=8 << 30)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: size)
     device = torch.device("cuda")
-    assert _too_small(device, 1 << 30, 0.8) is None
-    assert _too_small(device, (1 << 30) + 1, 0.8) == (
-        "it needs 1.0 GiB, more than half of the 2.0 GiB that gpu_memory_utilization leaves"
+    assert _too_small(device, 2 << 30, 0.5) is None
+    assert _too_small(device, (2 << 30) + 1, 0.5) == (
+        "it needs 2.0 GiB, more than half of the 4.0 GiB that gpu_memory_utilization leaves"
     )
     assert needed_bytes(source, 8) > source.directory.joinpath("model.safetensors").stat().st_size
