@@ -23,10 +23,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 MICRO = Path(__file__).parent / "micro"
-CACHES = ("XDG_CACHE_HOME", "VLLM_CACHE_ROOT", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "CUDA_CACHE_PATH")
+CACHES = ("VLLM_CACHE_ROOT", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "CUDA_CACHE_PATH")
 POLL_S = 0.1
 LIMIT_S = 900.0
-PROGRAM = (sys.executable, "-m", "twostage_asr.engine.program")
+PROGRAM = (sys.executable, "-m", "twostage_asr")
 BOUNDARY = "first-text"
 
 
@@ -99,7 +99,7 @@ def main() -> None:
     args, more = parser.parse_known_args()
     options = ["--model", args.model, *more]  # others are options of both commands
     found = []
-    subprocess.run([*PROGRAM, "convert", args.model], check=False, capture_output=True)
+    subprocess.run([*PROGRAM, "convert", "--model", args.model], check=True, stdout=subprocess.DEVNULL)
     for way in args.ways:
         with tempfile.TemporaryDirectory() as folder:
             environment = os.environ | {name: f"{folder}/{name.lower()}" for name in CACHES}

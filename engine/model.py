@@ -1,16 +1,24 @@
 """LoadedModel: both stages of one model, which transcriber.py, service.py and pipeline.py run."""
 
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
 from .audio.readers import AudioReaders
+from .audio.waveform import Waveform
 from .decoder.base import Decoder
 from .families.base import AcousticModel, ModelFamily
 from .model_lock import ModelLock
 from .prompt import PromptEmbedder
+from .run_options import TranscribeOptions
 from .speakers.loading import LazySpeakerModel
+from .speakers.model import Embeddings
+from .speakers.queue import Bounds
 from .text import LLMTokenizer
+from .transcript import Transcript
 from .words.aligner import TextAligner, WordAligner
 
 
@@ -40,3 +48,37 @@ class LoadedModel:
         self.decoder.close()
         if self.aligner is not None:
             self.aligner.close()
+
+
+class ServedModel(Protocol):
+    """What live sessions and protocols know of a model."""
+
+    @property
+    def family(self) -> ModelFamily: ...
+
+    @property
+    def tokenizer(self) -> LLMTokenizer: ...
+
+    @property
+    def lock(self) -> ModelLock: ...
+
+
+class ClipService(Protocol):
+    """Transcribes clips: a TranscriptionService, or one that hands them to that of another process."""
+
+    @property
+    def model(self) -> ServedModel: ...
+
+    def submit(
+        self,
+        waveform: Waveform,
+        options: TranscribeOptions,
+        *,
+        key: str = "audio",
+        answer_prefix: str = "",
+        is_speech: bool = False,
+        draft: str = "",
+        on_text: Callable[[str], None] | None = None,
+    ) -> Future[Transcript]: ...
+
+    def embed(self, waveform: Waveform, windows: Sequence[Bounds]) -> Future[Embeddings]: ...

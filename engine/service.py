@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
 
 import numpy as np
 
@@ -39,15 +38,12 @@ from .errors import (
     ServiceClosedError,
     UnsupportedAudioError,
 )
-from .families.base import ModelFamily
 from .isolation import alone, caught
 from .model import LoadedModel
-from .model_lock import ModelLock
 from .pipeline import Pipeline
 from .run_options import TranscribeOptions
 from .speakers.model import Embeddings
 from .speakers.queue import Bounds, SpeakerQueue
-from .text import LLMTokenizer
 from .timeline import NullTimeline, Timeline
 from .transcript import Transcript
 
@@ -59,40 +55,6 @@ IDLE_CHECK_S = 1.0  # how often an idle service checks that the engine is alive
 logger = logging.getLogger(__name__)
 
 OnText = Callable[[str], None]
-
-
-class ServedModel(Protocol):
-    """What live sessions and protocols know of a model."""
-
-    @property
-    def family(self) -> ModelFamily: ...
-
-    @property
-    def tokenizer(self) -> LLMTokenizer: ...
-
-    @property
-    def lock(self) -> ModelLock: ...
-
-
-class ClipService(Protocol):
-    """Transcribes clips: a TranscriptionService, or one that hands them to that of another process."""
-
-    @property
-    def model(self) -> ServedModel: ...
-
-    def submit(
-        self,
-        waveform: Waveform,
-        options: TranscribeOptions,
-        *,
-        key: str = "audio",
-        answer_prefix: str = "",
-        is_speech: bool = False,
-        draft: str = "",
-        on_text: OnText | None = None,
-    ) -> Future[Transcript]: ...
-
-    def embed(self, waveform: Waveform, windows: Sequence[Bounds]) -> Future[Embeddings]: ...
 
 
 @dataclass(slots=True, eq=False)

@@ -10,10 +10,11 @@ import contextlib
 from dataclasses import replace
 from functools import partial
 
+from ..model import ClipService
 from ..recordings import Recording
 from ..run_options import TranscribeOptions
 from ..segments import Part, join_texts
-from ..service import ClipService, OnText
+from ..service import OnText
 from ..transcript import Transcript
 from ..vad.splitting import Cut, Piece
 from .speakers import RecordingSpeakers, offered

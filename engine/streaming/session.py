@@ -45,8 +45,8 @@ from ..audio.waveform import Waveform
 from ..checks import check_fields
 from ..errors import ConfigError, QueueFullError
 from ..families.languages import is_auto
+from ..model import ClipService
 from ..run_options import TranscribeOptions
-from ..service import ClipService
 from ..speakers.model import Embeddings
 from ..transcript import Transcript
 from ..vad import LIVE_RULES, SegmentRules, SpeechSegmenter, SpeechSpan, VoiceActivityModel

@@ -8,7 +8,6 @@ At the end of a stream, relabel() looks at all that was heard at once and says w
 Texts are never changed. What fails for a segment costs this segment its speakers, and a warning says so.
 """
 
-import itertools
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
@@ -25,7 +24,7 @@ from ..speakers.enrolment import KnownSpeakers
 from ..speakers.labelling import with_speakers
 from ..speakers.model import Embeddings
 from ..speakers.tracker import SpeakerTracker
-from ..transcript import Segment, Transcript, TranscriptWarning, Word
+from ..transcript import Transcript, TranscriptWarning
 
 
 class LiveSpeakers:
@@ -84,8 +83,10 @@ class LiveSpeakers:
 
 def _who_says_something(transcript: Transcript) -> list[str]:
     """The speakers in the order of their words. Who has no words, such as a laugh, is none."""
-    parts = itertools.chain.from_iterable((*(segment.words or ()), segment) for segment in transcript.segments)
-    return [speaker for speaker in dict.fromkeys(part.speaker for part in parts) if speaker is not None]
+    names: list[str | None] = []
+    for segment in transcript.segments:
+        names += [*(word.speaker for word in segment.words or ()), segment.speaker]
+    return [name for name in dict.fromkeys(names) if name is not None]
 
 
 def relabelled(transcript: Transcript, names: dict[str, str]) -> Transcript:
