@@ -66,6 +66,7 @@ def main() -> None:
     parser.add_argument("--pause", type=float, nargs="+", default=[0.8, 1.5, 2.5], help="s between two speakers")
     parser.add_argument("--schedule", choices=SCHEDULES, nargs="+", default=[*SCHEDULES])
     parser.add_argument("--half", type=int, choices=(0, 1), default=0, help="which half of the clips")
+    parser.add_argument("--language", help="of the clips, en or zh; default: any")
     parser.add_argument("--most", type=int, default=30, help="clips")
     parser.add_argument("--babble", type=float, metavar="DB", help="signal-to-noise ratio of six other voices")
     parser.add_argument("--vad", default="silero", help="silero, or the directory of an fsmn-vad")
@@ -76,7 +77,8 @@ def main() -> None:
     print("| pause | schedule | two speakers | sentences cut | wait median, longest s | longest s |")
     print("|---" * 6 + "|")
     for pause_s in args.pause:
-        talk = lay_together(args.clips, half=args.half, pause_s=(pause_s, pause_s), most=args.most)
+        pauses_s = (pause_s, pause_s)
+        talk = lay_together(args.clips, half=args.half, pause_s=pauses_s, most=args.most, language=args.language)
         if args.babble is not None:
             others = lay_together(args.clips, half=1 - args.half, pause_s=(0.1, 0.1), most=60)
             talk = with_noise(talk, babble(others, len(talk.waveform)), args.babble)

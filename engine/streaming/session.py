@@ -12,8 +12,9 @@ as a whole. Its Final is what offline transcription of the same audio gives. Sil
 the open segment is dropped, so the cost grows linearly with the length of the stream.
 
 Sentences: a segment whose text stops within a sentence waits SegmentRules.mid_sentence_ms longer for more speech. To
-know the text in time, it is also decoded when speech has paused for _PAUSE_S. Until a text of the stream has ended with
-a mark that ends sentences, the model may be one that writes no marks, and nothing is concluded from their absence.
+know the text in time, it is also decoded when speech has paused for _PAUSE_S. Unless the last final or a later partial
+has ended with a mark that ends sentences, the model may be one that writes none, at least not in this language. Nothing
+is concluded from their absence then, so that such a model makes one segment wait at most.
 
 Confirmed text: the text that three partials in a row agree on is confirmed, without its last rollback_chars characters,
 and cut where a token of the LLM ends. Two partials are not enough, because the second may repeat a mistake that the
@@ -209,7 +210,7 @@ class _Stream:
         self._language: str | None = None  # of its last partial
         self._num_partials = 0
         self._heard_s = 0.0  # end (s) of the audio that the last partial covers
-        self._writes_sentences = False  # whether a text has ended with a mark that ends sentences
+        self._writes_sentences = False  # whether the last final, or a partial since, has ended with a mark
 
     def push(self, samples: Waveform) -> Steps:
         self._service.model.lock.require_open()
@@ -271,7 +272,8 @@ class _Stream:
                 transcript = self._speakers.named(transcript, start, len(closed.audio), voices)
             events.append(Final(self._segment, start, end, transcript))
             self._segment += 1
-            self._writes_sentences |= ends_sentence(transcript.text)
+            if transcript.text:
+                self._writes_sentences = ends_sentence(transcript.text)
             self._confirmed = rest
             self._hypotheses.clear()
             self._num_partials = 0

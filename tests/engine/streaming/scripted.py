@@ -22,8 +22,6 @@ FAILED = "\0"  # in place of an answer
 class LoudIsSpeech:
     """A frame is speech if its last sample is not zero."""
 
-    frame_s = FRAME_S
-
     def new_stream(self) -> VoiceActivityStream:
         return _LoudIsSpeechStream()
 
