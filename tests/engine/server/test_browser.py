@@ -84,7 +84,7 @@ def test_speakers_on_the_page_can_be_renamed_with_the_keyboard(tmp_path: Path, m
     """The new name stands in the text and in the file that is saved; Escape keeps the old one."""
     talk = np.concatenate([samples(number, 4.0) for number in (5, 9)])
     content = base64.b64encode(encode(talk, 16_000, "WAV", "PCM_16")).decode()
-    shown = "[...document.querySelectorAll('.turn')].map(turn => turn.innerText.trim().split(/\\s+/)[0])"
+    shown = "[...document.querySelectorAll('.turn button')].map(button => button.innerText)"
     colours = "new Set([...document.querySelectorAll('.turn button')].map(each => getComputedStyle(each).color)).size"
 
     async def rename(server: Running) -> None:
