@@ -2,7 +2,8 @@
 
     python demos/benchmark_streaming.py --model demos/micro/checkpoint --sessions 1 4 16
     python demos/benchmark_streaming.py --random --sessions 1 16 64        # the published sizes, random weights
-    python demos/benchmark_streaming.py --model demos/micro/checkpoint --minutes 60
+    python demos/benchmark_streaming.py --model demos/micro/checkpoint --minutes 60 --speakers
+    python demos/benchmark_streaming.py --minutes 240 --speakers           # the session alone, no models
 
 Every session hears the bundled clips, with pauses between them, as slowly as they were spoken, in blocks of 100 ms; the
 sessions begin at different times. Printed in seconds, p50 and p95:
@@ -14,16 +15,25 @@ sessions begin at different times. Printed in seconds, p50 and p95:
 
 Random weights never end a text: each answer then takes TOKENS tokens, partial or final, and is not checked, because
 random texts contradict random CTC heads.
---minutes hears that much in one session, as fast as it goes, and prints what each tenth of it took.
+--minutes hears that much in one session, as fast as it goes, and prints what each tenth of it took and how much memory
+Python's objects take after it. Without a model, a stub answers each clip at once, with embeddings of six voices that are
+scattered as CAM++ scatters them, so that what grows is the session's.
 """
 
 import argparse
 import asyncio
+import gc
+import itertools
+import resource
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+import tracemalloc
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 
@@ -34,15 +44,23 @@ quiet_libraries()  # before torch and vLLM are imported
 from twostage_asr.engine import (
     AsyncStreamingSession,
     FunASRNanoStreamingVLLM,
+    LiveOptions,
+    LiveSpeakers,
     Partial,
     StreamingSession,
+    Transcript,
     transcribe_options,
 )
 from twostage_asr.engine.audio.decode import SAMPLE_RATE, Waveform, decode_audio
 from twostage_asr.engine.bench.random_checkpoint import write_checkpoint
 from twostage_asr.engine.decoder.base import DecodeParams
+from twostage_asr.engine.model_lock import ModelLock
 from twostage_asr.engine.run_options import TranscribeOptions
+from twostage_asr.engine.service import ClipService
+from twostage_asr.engine.speakers.model import Embeddings
 from twostage_asr.engine.streaming import Event
+from twostage_asr.engine.transcript import Segment, Word
+from twostage_asr.engine.vad import load_vad
 
 CLIPS = Path(__file__).parent / "micro" / "clips"
 BLOCK = SAMPLE_RATE // 10
@@ -82,6 +100,35 @@ class Latencies:
         return [self.first, self.partial, self.final]
 
 
+class Stub:
+    """A service that answers each clip at once, and whose speaker model hears one of six voices in each."""
+
+    def __init__(self) -> None:
+        family = SimpleNamespace(prompt_text=lambda request: None)
+        tokenizer = SimpleNamespace(encode=lambda text: list(text.encode()), decode=lambda ids: bytes(ids).decode())
+        self.model: Any = SimpleNamespace(family=family, tokenizer=tokenizer, lock=ModelLock())
+        self._random = np.random.default_rng(0)
+        self._voices = _unit(self._random.standard_normal((6, 192)))
+
+    def submit(self, waveform: Waveform, options: TranscribeOptions, *, key: str = "", **_: Any) -> Future[Transcript]:
+        duration = len(waveform) / SAMPLE_RATE
+        words = tuple(Word(f"word{n}", n / 2, n / 2 + 0.4, 0.9) for n in range(int(2 * duration)))
+        text = " ".join(word.text for word in words) + "."
+        future: Future[Transcript] = Future()
+        future.set_result(Transcript(key, text, "en", words, (Segment(0.0, duration, text, words, 0.9),), duration))
+        return future
+
+    def embed(self, waveform: Waveform, windows: Sequence[tuple[int, int]]) -> Future[Embeddings]:
+        voice = self._voices[self._random.integers(len(self._voices))]
+        future: Future[Embeddings] = Future()
+        future.set_result(_unit(voice + 0.8 * _unit(self._random.standard_normal((len(windows), 192)))))
+        return future
+
+
+def _unit(rows: Any) -> Embeddings:
+    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), np.float32)
+
+
 def talk(seconds: float) -> Waveform:
     """The bundled clips with pauses, again and again."""
     pause = np.zeros(round(PAUSE_S * SAMPLE_RATE), np.float32)
@@ -105,10 +152,20 @@ async def listen(session: AsyncStreamingSession, pcm: Waveform, delay_s: float, 
 
 
 async def measure(
-    engine: FunASRNanoStreamingVLLM, options: TranscribeOptions, num_sessions: int, pcm: Waveform
+    engine: FunASRNanoStreamingVLLM,
+    options: TranscribeOptions,
+    num_sessions: int,
+    pcm: Waveform,
+    *,
+    with_speakers: bool,
 ) -> Latencies:
     latencies = Latencies()
-    sessions = [AsyncStreamingSession(engine.service, options, engine.live) for _ in range(num_sessions)]
+    sessions = [
+        AsyncStreamingSession(
+            engine.service, options, engine.live, speakers=LiveSpeakers(engine.service) if with_speakers else None
+        )
+        for _ in range(num_sessions)
+    ]
     # Spread over the time between two partials, and each at another place of the talk.
     listening = (
         listen(session, np.roll(pcm, -index * len(pcm) // num_sessions), 0.72 * index / num_sessions, latencies)
@@ -118,19 +175,47 @@ async def measure(
     return latencies
 
 
-def tenths(engine: FunASRNanoStreamingVLLM, options: TranscribeOptions, pcm: Waveform) -> Iterator[tuple[float, float]]:
-    """Seconds that each tenth of the audio took: on the clock, and of this process on the CPU."""
-    session = StreamingSession(engine.service, options, engine.live)
-    for part in np.array_split(pcm, 10):
-        started, cpu_started = time.perf_counter(), time.process_time()
-        for start in range(0, len(part), BLOCK):
-            session.push(part[start : start + BLOCK])
-        yield time.perf_counter() - started, time.process_time() - cpu_started
+def tenths(
+    service: ClipService, options: TranscribeOptions, live: LiveOptions, seconds: float, speakers: LiveSpeakers | None
+) -> Iterator[tuple[float, float, int]]:
+    """Of each tenth of the audio: its seconds on the clock, its seconds of CPU, and how many finals it gave."""
+    session = StreamingSession(service, options, live, speakers=speakers)
+    once = talk(seconds / 10)  # memory holds no more of it
+    for _ in range(10):
+        started, cpu_started, num_finals = time.perf_counter(), time.process_time(), 0
+        for start in range(0, len(once), BLOCK):
+            events = session.push(once[start : start + BLOCK])
+            num_finals += sum(not isinstance(event, Partial) for event in events)
+        yield time.perf_counter() - started, time.process_time() - cpu_started, num_finals
+    started = time.perf_counter()
+    names = session.relabel()
+    if names:
+        print(
+            f"relabelled in {time.perf_counter() - started:.2f} s: {len(names)} names, {len(set(names.values()))} left"
+        )
+
+
+def show_tenths(
+    service: ClipService, options: TranscribeOptions, live: LiveOptions, minutes: float, *, with_speakers: bool
+) -> None:
+    speakers = LiveSpeakers(service) if with_speakers else None
+    tracemalloc.start()
+    for index, (wall, cpu, num_finals) in zip(
+        itertools.count(1), tenths(service, options, live, 60 * minutes, speakers), strict=False
+    ):
+        gc.collect()
+        kib = tracemalloc.get_traced_memory()[0] // 1024
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+        print(
+            f"tenth {index:2}: {wall:7.2f} s, RTFx {6 * minutes / wall:.1f}; {cpu:7.2f} s of CPU; {num_finals} finals; "
+            f"{kib:,} KiB of Python's, at most {most:,} MiB in all",
+            flush=True,
+        )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    source = parser.add_mutually_exclusive_group(required=True)
+    source = parser.add_mutually_exclusive_group()
     source.add_argument("--model", help="checkpoint directory or hub id")
     source.add_argument("--random", action="store_true")
     parser.add_argument("--device", default="auto")
@@ -138,26 +223,33 @@ def main() -> None:
     parser.add_argument("--sessions", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--seconds", type=float, default=60.0, help="that every session hears")
     parser.add_argument("--minutes", type=float, help="one session, as fast as it goes")
+    parser.add_argument("--speakers", action="store_true", help="say who speaks")
+    parser.add_argument("--speaker-model", default="auto", help="directory or hub id")
     args = parser.parse_args()
     options = transcribe_options()
+    if args.model is None and not args.random:
+        if args.minutes is None:
+            parser.error("without --model or --random, --minutes is needed")
+        show_tenths(Stub(), options, LiveOptions(vad=load_vad()), args.minutes, with_speakers=args.speakers)
+        return
     with tempfile.TemporaryDirectory() as folder:
         if args.random:
             write_checkpoint(Path(folder))
             options = replace(options, params=DecodeParams(max_new_tokens=TOKENS, ignore_eos=True), check=False)
         with FunASRNanoStreamingVLLM.from_pretrained(
-            args.model or folder, device=args.device, backend=args.backend
+            args.model or folder, device=args.device, backend=args.backend, speaker_model=args.speaker_model
         ) as engine:
+            warm_s = min(WARM_UP_S, args.seconds)
             num_warm = 1 if args.minutes else max(args.sessions)
-            asyncio.run(measure(engine, options, num_warm, talk(min(WARM_UP_S, args.seconds))))
+            asyncio.run(measure(engine, options, num_warm, talk(warm_s), with_speakers=args.speakers))
             if args.minutes:
-                for index, (wall, cpu) in enumerate(tenths(engine, options, talk(60 * args.minutes)), start=1):
-                    rtfx = 6 * args.minutes / wall
-                    print(f"tenth {index:2}: {wall:7.2f} s, RTFx {rtfx:.1f}; {cpu:7.2f} s of CPU", flush=True)
+                show_tenths(engine.service, options, engine.live, args.minutes, with_speakers=args.speakers)
                 return
             print("sessions  first           partial         final           lag    partials, finals")
             for num_sessions in args.sessions:
                 pcm = talk(args.seconds)
-                print(f"{num_sessions:8}  {asyncio.run(measure(engine, options, num_sessions, pcm))}", flush=True)
+                latencies = asyncio.run(measure(engine, options, num_sessions, pcm, with_speakers=args.speakers))
+                print(f"{num_sessions:8}  {latencies}", flush=True)
 
 
 if __name__ == "__main__":

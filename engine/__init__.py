@@ -30,10 +30,19 @@ if TYPE_CHECKING:
         UnsupportedAudioError,
     )
     from .families.qwen3_asr import parse_asr_output
-    from .options import GenerateOptions, RequestOptions, SegmentOptions
+    from .options import GenerateOptions, RequestOptions, SegmentOptions, SessionOptions
     from .run_options import TranscribeOptions, transcribe_options
     from .service import TranscriptionService
-    from .streaming import AsyncStreamingSession, Event, Final, LiveOptions, Partial, StreamingSession
+    from .streaming import (
+        AsyncStreamingSession,
+        Event,
+        Final,
+        LiveOptions,
+        LiveSpeakers,
+        Partial,
+        StreamingSession,
+        relabelled,
+    )
     from .streaming.qwen import ASRStreamingState
     from .streaming.sdk import StreamingResult, session_options
     from .transcript import Segment, Token, Transcript, TranscriptWarning, Word
@@ -64,9 +73,18 @@ _NAMES = {
     "families.qwen3_asr": ("parse_asr_output",),
     "words.forced_aligner": ("ForcedAlignItem", "ForcedAlignResult", "Qwen3ForcedAligner"),
     "audio.inputs": ("AudioInput", "Input", "Inputs"),
-    "options": ("GenerateOptions", "RequestOptions", "SegmentOptions"),
+    "options": ("GenerateOptions", "RequestOptions", "SegmentOptions", "SessionOptions"),
     "service": ("TranscriptionService",),
-    "streaming": ("AsyncStreamingSession", "Event", "Final", "LiveOptions", "Partial", "StreamingSession"),
+    "streaming": (
+        "AsyncStreamingSession",
+        "Event",
+        "Final",
+        "LiveOptions",
+        "LiveSpeakers",
+        "Partial",
+        "StreamingSession",
+        "relabelled",
+    ),
     "streaming.qwen": ("ASRStreamingState",),
     "streaming.sdk": ("StreamingResult", "session_options"),
     "run_options": ("TranscribeOptions", "transcribe_options"),
@@ -102,6 +120,7 @@ __all__ = [
     "Inputs",
     "InternalError",
     "LiveOptions",
+    "LiveSpeakers",
     "OutOfMemoryError",
     "Partial",
     "PromptTooLongError",
@@ -113,6 +132,7 @@ __all__ = [
     "SegmentOptions",
     "SegmentRules",
     "ServiceClosedError",
+    "SessionOptions",
     "StreamingResult",
     "StreamingSession",
     "Token",
@@ -124,6 +144,7 @@ __all__ = [
     "Word",
     "load_vad",
     "parse_asr_output",
+    "relabelled",
     "session_options",
     "transcribe_options",
 ]

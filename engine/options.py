@@ -82,6 +82,10 @@ class SpeakerOptions(TypedDict, total=False):
     known_speakers: Mapping[str, Source] | None
 
 
+class SessionOptions(RequestOptions, SpeakerOptions, total=False):
+    """The options of a live session."""
+
+
 class GenerateOptions(RequestOptions, SegmentOptions, SpeakerOptions, total=False):
     """The options of the three above, and those for files; defaults are in brackets.
 

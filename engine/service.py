@@ -42,6 +42,7 @@ from .errors import (
 from .families.base import ModelFamily
 from .isolation import alone, caught
 from .model import LoadedModel
+from .model_lock import ModelLock
 from .pipeline import Pipeline
 from .run_options import TranscribeOptions
 from .speakers.model import Embeddings
@@ -69,6 +70,9 @@ class ServedModel(Protocol):
     @property
     def tokenizer(self) -> LLMTokenizer: ...
 
+    @property
+    def lock(self) -> ModelLock: ...
+
 
 class ClipService(Protocol):
     """Transcribes clips: a TranscriptionService, or one that hands them to that of another process."""
@@ -86,6 +90,8 @@ class ClipService(Protocol):
         is_speech: bool = False,
         on_text: OnText | None = None,
     ) -> Future[Transcript]: ...
+
+    def embed(self, waveform: Waveform, windows: Sequence[Bounds]) -> Future[Embeddings]: ...
 
 
 @dataclass(slots=True, eq=False)

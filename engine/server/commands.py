@@ -1,8 +1,8 @@
 """FunASR's text commands, which its two WebSocket protocols, `funasr.py` and `realtime.py`, share.
 
-START, LANGUAGE:x, HOTWORDS:a,b and STOP are FunASR's own. PING is answered with {"event": "pong"}; it exists because
-browsers cannot send a WebSocket ping. White space around a command is ignored. A mistake is answered with an error
-event and the session goes on: clients send STOP twice, or commands of newer servers, and must not lose their text.
+START, LANGUAGE:x, HOTWORDS:a,b, SPK:true and STOP are FunASR's own. PING is answered with {"event": "pong"}; it exists
+because browsers cannot send a WebSocket ping. White space around a command is ignored. A mistake is answered with an
+error event and the session goes on: clients send STOP twice, or commands of newer servers, and must not lose text.
 """
 
 import asyncio
@@ -11,11 +11,12 @@ from abc import ABC, abstractmethod
 from ..audio.waveform import SAMPLE_RATE
 from ..errors import ASRError, ConfigError, PromptTooLongError, QueueFullError
 from ..streaming import AsyncStreamingSession, Event
+from .failures import Refusal
 from .openai_audio import hotwords_in
 from .recognizer import Recognizer
 from .sessions import Link, SessionEnd
 
-KNOWN = "START, LANGUAGE:x, HOTWORDS:a,b, PING or STOP"
+KNOWN = "START, LANGUAGE:x, HOTWORDS:a,b, SPK:true, SPK:false, PING or STOP"
 BUSY_WAIT_S = 0.5  # before the last sentences are submitted again to a service that is full
 
 
@@ -36,6 +37,7 @@ class CommandSession(ABC):
         self._recognizer = recognizer
         self._language: str | None = None
         self._hotwords: list[str] = []
+        self._spk = recognizer.settings.names_speakers
         self._has_started = False  # START came at least once
         self._has_heard = False  # audio of the current recording has come
         self._is_told = False  # the client knows that audio before START is dropped
@@ -69,8 +71,10 @@ class CommandSession(ABC):
                     await self._hear(message)
                 else:
                     await self._refuse_audio()
-            except (ConfigError, PromptTooLongError) as error:  # an unknown command or language, or too many words
+            except (ConfigError, PromptTooLongError, QueueFullError) as error:  # an unknown command, or many words
                 await self._link.fail(error)
+            except Refusal as refusal:  # there is no speaker model
+                await self._link.send(self._link.describe(refusal))
             message = await self._link.receive(joined=True)
         if self._is_listening:  # the server is shutting down: transcribe what has been heard
             await self._stop_listening()
@@ -84,6 +88,7 @@ class CommandSession(ABC):
         command, _, value = message.strip().partition(":")
         match command.strip().upper():
             case "START":
+                await self._require_speakers(self._spk)
                 self._start()
                 self._has_started, self._has_heard, self._is_told = True, False, False
                 await self._link.send({"event": "started"})
@@ -97,6 +102,12 @@ class CommandSession(ABC):
                 self._hotwords = hotwords_in(value)
                 self._restart_before_audio()
                 await self._link.send({"event": "hotwords_set", "hotwords": self._hotwords})
+            case "SPK":
+                wanted = _is_true(value)
+                await self._require_speakers(wanted)
+                self._spk = wanted
+                self._restart_before_audio()
+                await self._link.send({"event": "spk_set", "spk": wanted})
             case "PING":
                 await self._link.send({"event": "pong"})
             case "STOP" if self._is_listening:
@@ -108,8 +119,13 @@ class CommandSession(ABC):
             case _:
                 raise ConfigError(f"unknown command {message.strip()[:50]!r}; allowed: {KNOWN}")
 
+    async def _require_speakers(self, wanted: bool) -> None:
+        """Raises Refusal if speakers are wanted and there is no speaker model."""
+        if wanted:
+            await self._recognizer.speakers.require("SPK")
+
     def _restart_before_audio(self) -> None:
-        """LANGUAGE and HOTWORDS apply to later recordings, and to the current one if none of its audio has come."""
+        """Commands apply to later recordings, and to the current one if none of its audio has come."""
         if self._is_listening and not self._has_heard:
             self._start()
 
@@ -125,3 +141,13 @@ class CommandSession(ABC):
         if not self._has_started and not self._is_told:
             self._is_told = True
             raise ConfigError("audio outside a recording is not heard: send START first")
+
+
+def _is_true(value: str) -> bool:
+    """Raises ConfigError for anything but true and false."""
+    match value.strip().lower():
+        case "true":
+            return True
+        case "false":
+            return False
+    raise ConfigError(f"SPK takes true or false, got {value.strip()[:50]!r}")

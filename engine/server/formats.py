@@ -115,9 +115,16 @@ def funasr(transcript: Transcript, *, with_words: bool, wall_s: float) -> dict[s
     }
 
 
-def sentences(transcript: Transcript, *, offset_ms: int = 0) -> list[dict[str, Any]]:
-    """FunASR's WebSocket sentences; times in milliseconds. `spk` is the number of the speaker, if that is known."""
-    numbers = {name: i for i, name in enumerate(_speakers(transcript))}
+def sentences(
+    transcript: Transcript, *, offset_ms: int = 0, numbers: dict[str, int] | None = None
+) -> list[dict[str, Any]]:
+    """FunASR's WebSocket sentences; times in milliseconds. `spk` is the number of the speaker, if that is known.
+
+    `numbers` are those of the speakers of earlier sentences, to which the new ones are added.
+    """
+    numbers = {} if numbers is None else numbers
+    for name in _speakers(transcript):
+        numbers.setdefault(name, len(numbers))
     return [
         {
             "text": s.text,

@@ -102,7 +102,7 @@ class _OfflineSession(CommandSession):
         answer: dict[str, Any] = {"sentences": [], "is_final": True, "duration_ms": len(whole) // 32}
         if len(whole) >= MIN_PCM_BYTES:
             options = self._recognizer.options(language=self._language, hotwords=self._hotwords)
-            if self._recognizer.settings.names_speakers:
+            if self._spk:
                 options = replace(options, speakers=SpeakerSettings())
             recording = await self._recognizer.read(samples_of(whole), client=self._link.client)
             transcript = await self._recognizer.transcribe(recording, options)

@@ -3,9 +3,13 @@
     OpenAI's client: session.update or transcription_session.update (realtime_config.py),
                 input_audio_buffer.append / commit / clear
         server: session.created / updated, input_audio_buffer.speech_started / speech_stopped / committed,
-                conversation.item.input_audio_transcription.delta / completed, error
+                conversation.item.input_audio_transcription.delta / segment / completed, error
     vLLM's client: session.update with a model, input_audio_buffer.commit (begin), append, commit with final: true
         server: session.created, transcription.delta / done, error
+
+With "spk": true in audio.input.transcription, a segment event for each part of an item in which one speaker talks comes
+before the item's `completed`. A commit of the client may be followed by conversation.speakers.relabelled, whose
+`speakers` maps names to the names in place of them: they have turned out to be one speaker's.
 
 A delta holds text that will not change. A session.update without a `session` switches to vLLM's events; OpenAI's are
 the default. Mistakes are answered with an error event, and the session goes on.
@@ -25,7 +29,9 @@ from fastapi import APIRouter, WebSocket
 from ..audio.urls import decode_base64
 from ..audio.waveform import SAMPLE_RATE, Waveform
 from ..errors import ASRError, ConfigError, UnsupportedAudioError
-from ..streaming import AsyncStreamingSession, Event, Final, TextSoFar
+from ..speakers.model import Embeddings
+from ..streaming import AsyncStreamingSession, Event, Final, LiveSpeakers, TextSoFar
+from ..transcript import Transcript
 from . import formats
 from .bodies import require_few_values
 from .failures import Refusal, error_body, refusal_of
@@ -73,6 +79,7 @@ class OpenAIDialect:
                 yield self._transcription("delta", delta=fixed[len(self._sent) :])
                 self._sent = fixed
             if isinstance(event, Final) and self._item is not None:
+                yield from self._segments(event)
                 yield self._buffer("speech_stopped", audio_end_ms=round(event.end * 1000))
                 yield from self._commit(*(("failed", {"error": error}) if error else ("completed", _said(event))))
 
@@ -88,6 +95,13 @@ class OpenAIDialect:
 
     def forget(self) -> None:
         self._item = None
+
+    def _segments(self, final: Final) -> Iterable[dict[str, Any]]:
+        """OpenAI's events for segments of which a speaker is known."""
+        for segment in final.transcript.segments:
+            if segment.speaker is not None:
+                said = {"text": segment.text, "speaker": segment.speaker, "start": segment.start, "end": segment.end}
+                yield self._transcription("segment", id=f"seg_{uuid.uuid4().hex}", **said)
 
     def _commit(self, outcome: Literal["completed", "failed"], fields: dict[str, Any]) -> Iterable[dict[str, Any]]:
         yield self._buffer("committed", previous_item_id=self._last_item)
@@ -148,6 +162,7 @@ class _EventSession:
         self._id = f"sess_{uuid.uuid4().hex}"
         self._config = SessionConfig()
         self._dialect: Dialect = OpenAIDialect()
+        self._speakers: LiveSpeakers | None = None  # from the first stream on that asks for them
         self._begin()
 
     async def run(self) -> None:
@@ -180,9 +195,15 @@ class _EventSession:
         if asked.language:
             self._recognizer.require_language(asked.language)
         self._cuts = audio.turn_detection is not None
+        if not asked.spk:
+            self._speakers = None
+        elif self._speakers is None:
+            self._speakers = LiveSpeakers(self._recognizer.service)
         rules = audio.turn_detection.rules(live.rules) if audio.turn_detection is not None else live.rules
         self._options = replace(options, token_log_probs=self._config.wants_logprobs)
-        self._stream = AsyncStreamingSession(self._recognizer.service, self._options, replace(live, rules=rules))
+        self._stream = AsyncStreamingSession(
+            self._recognizer.service, self._options, replace(live, rules=rules), speakers=self._speakers
+        )
         self._decoder = PCMDecoder(audio.format.type)
         self._resampler = Resampler(audio.format.sample_rate)
         self._held: list[Waveform] = []  # audio up to the commit, if the server does not detect turns
@@ -218,6 +239,8 @@ class _EventSession:
         self._begin()
 
     async def _update(self, asked: SessionConfig, answer: str) -> None:
+        if asked.transcription.spk:
+            await self._recognizer.speakers.require("session.audio.input.transcription.spk")
         if self._num_samples:
             await self._commit()
         before, self._config = self._config, asked
@@ -267,11 +290,30 @@ class _EventSession:
             self._count(events)
         elif self._num_samples > 1:
             recording = await self._recognizer.read(np.concatenate(self._held), client=self._link.client)
-            transcript = await self._recognizer.transcribe(recording, self._options)
+            transcript = await self._named(await self._recognizer.transcribe(recording, self._options))
             events = [Final(0, 0.0, seconds, transcript)]
         for said in self._dialect.ended(events, seconds):
             await self._send(said)
+        await self._relabel()
         self._begin()
+
+    async def _named(self, transcript: Transcript) -> Transcript:
+        """The transcript of the held audio with its speakers, if the client asks for them."""
+        if self._speakers is None:
+            return transcript
+        audio = np.concatenate(self._held)
+        try:
+            voices: Embeddings | ASRError = await asyncio.wrap_future(self._speakers.hear(audio))
+        except ASRError as error:
+            voices = error
+        return self._speakers.named(transcript, 0.0, len(audio), voices)
+
+    async def _relabel(self) -> None:
+        """Tell which names of speakers have turned out to be one speaker's."""
+        names = await self._stream.relabel()
+        changed = {old: new for old, new in names.items() if old != new}
+        if changed:
+            await self._send({"type": "conversation.speakers.relabelled", "speakers": changed})
 
     async def _say(self, events: Sequence[Event]) -> None:
         self._count(events)
@@ -315,6 +357,8 @@ def _said(final: Final) -> dict[str, Any]:
     """The fields of OpenAI's `completed` event."""
     transcript = final.transcript
     said: dict[str, Any] = {"transcript": transcript.text, "usage": formats.usage(transcript)}
+    if transcript.warnings:
+        said["warnings"] = formats.warnings(transcript)
     if transcript.tokens is not None:
         said["logprobs"] = formats.logprobs(transcript.tokens)
     return said

@@ -1,14 +1,20 @@
 """FunASR's realtime WebSocket, at `/`: sentences are sent while they are spoken.
 
-    client: START, LANGUAGE:x, HOTWORDS:a,b, PING, binary PCM16 (little-endian, 16 kHz, mono, any size), STOP
+    client: START, LANGUAGE:x, HOTWORDS:a,b, SPK:true, PING, binary PCM16 (little-endian, 16 kHz, mono, any size), STOP
     server: {"event": "started"}, {"event": "language_set", ...}, {"event": "hotwords_set", ...}
-            {"sentences": [{"text", "start", "end"}], "partial", "partial_start_ms", "duration_ms", "is_final": false}
+            {"event": "spk_set", ...}
+            {"sentences": [{"text", "start", "end", "spk"}], "partial", "partial_start_ms", "duration_ms",
+             "is_final": false}
             after STOP the same with is_final true, then {"event": "stopped"}; START begins anew
 
 Sentences never change once they are sent. `partial` is the text of the sentence being spoken, which may change. Times
-are in milliseconds from START. LANGUAGE and HOTWORDS apply to later recordings, and to the current one if none of its
-audio has come. If a segment cannot be transcribed, {"event": "error", "error": why, "code": "segment_failed"} is sent
-before the answer that lacks it.
+are in milliseconds from START. LANGUAGE, HOTWORDS and SPK apply to later recordings, and to the current one if none of
+its audio has come. If a segment cannot be transcribed, {"event": "error", "error": why, "code": "segment_failed"} is
+sent before the answer that lacks it.
+
+After SPK:true, a sentence has `spk`, the number of its speaker. The last answer has all sentences with the numbers that
+a look at the whole recording gives; they differ where two numbers turn out to be one speaker. What is to be known of
+the sentences of an answer, such as that their speakers could not be told apart, is in its `warnings`.
 
 Every answer holds all sentences since START, because FunASR's clients show only the last answer. Three hours of speech
 without a pause give 22,000 answers of 2.2 GB together, the last of which has 200 KB.
@@ -16,19 +22,22 @@ without a pause give 22,000 answers of 2.2 GB together, the last of which has 20
 A client whose first message is JSON uses FunASR's other protocol for the same address: see funasr_websocket.py.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from fastapi import APIRouter, WebSocket
 
 from ..audio.waveform import SAMPLE_RATE
 from ..errors import QueueFullError
-from ..streaming import AsyncStreamingSession, Event, Final
+from ..streaming import AsyncStreamingSession, Event, Final, LiveSpeakers
 from . import formats
 from .commands import CommandSession, finish_stream
 from .funasr_websocket import ClassicSession, is_classic
 from .recognizer import Recognizer
 from .sessions import Link, hold_session
+
+NO_NAMES: Mapping[str, str] = MappingProxyType({})
 
 
 def router(recognizer: Recognizer) -> APIRouter:
@@ -58,6 +67,7 @@ class _RealtimeSession(CommandSession):
         self._stream: AsyncStreamingSession | None = None  # while it is listening
         self._num_bytes = 0
         self._sentences: list[dict[str, Any]] = []
+        self._numbers: dict[str, int] = {}  # of the speakers
 
     @property
     def _is_listening(self) -> bool:
@@ -65,8 +75,10 @@ class _RealtimeSession(CommandSession):
 
     def _start(self) -> None:
         options = self._recognizer.options(language=self._language, hotwords=self._hotwords)
-        self._stream = AsyncStreamingSession(self._recognizer.service, options, self._recognizer.funasr_live)
-        self._num_bytes, self._sentences = 0, []
+        service = self._recognizer.service
+        speakers = LiveSpeakers(service) if self._spk else None
+        self._stream = AsyncStreamingSession(service, options, self._recognizer.funasr_live, speakers=speakers)
+        self._num_bytes, self._sentences, self._numbers = 0, [], {}
 
     async def _hear(self, pcm: bytes) -> None:
         assert self._stream is not None
@@ -83,22 +95,35 @@ class _RealtimeSession(CommandSession):
     async def _stop(self) -> None:
         assert self._stream is not None
         stream, self._stream = self._stream, None
-        await self._tell(await finish_stream(stream), is_final=True)
+        events = await finish_stream(stream)
+        await self._tell(events, is_final=True, names=await stream.relabel())
 
-    async def _tell(self, events: Sequence[Event], *, is_final: bool) -> None:
-        """Send the state after these events, preceded by an error event for each segment that failed."""
+    async def _tell(self, events: Sequence[Event], *, is_final: bool, names: Mapping[str, str] = NO_NAMES) -> None:
+        """Send the state after these events, preceded by an error event for each segment that failed.
+
+        `names`: of speakers, and the names in place of them from now on.
+        """
         for event in events:
             if isinstance(event, Final) and event.transcript.status == "error":
                 await self._link.send({"event": "error", "error": event.transcript.error, "code": "segment_failed"})
-        await self._link.send(self._answer(events, is_final=is_final))
+        answer = self._answer(events, is_final=is_final)
+        numbers = {number: self._numbers[names.get(name, name)] for name, number in self._numbers.items()}
+        for sentence in self._sentences:
+            if "spk" in sentence:
+                sentence["spk"] = numbers[sentence["spk"]]
+        await self._link.send(answer)
 
     def _answer(self, events: Sequence[Event], *, is_final: bool) -> dict[str, Any]:
         """The state after these events."""
         answer: dict[str, Any] = {"sentences": self._sentences, "partial": ""}
+        warnings: list[dict[str, str]] = []
         for event in events:
             if isinstance(event, Final):
                 self._recognizer.metrics.count(event.transcript)
-                self._sentences += formats.sentences(event.transcript)
+                self._sentences += formats.sentences(event.transcript, numbers=self._numbers)
+                warnings += formats.warnings(event.transcript)
             else:
                 answer |= {"partial": event.text, "partial_start_ms": round(event.start * 1000)}
+        if warnings:
+            answer["warnings"] = warnings
         return answer | {"duration_ms": self._num_bytes // 2 * 1000 // SAMPLE_RATE, "is_final": is_final}

@@ -64,6 +64,7 @@ class Transcription(_Open):
     language: str | None = None
     prompt: str | None = None
     keywords: list[str] | None = None
+    spk: bool | None = None  # ours: say who speaks
 
 
 class TurnDetection(_Open):

@@ -41,7 +41,7 @@ class ServerSettings:
     allowed_hosts: tuple[str, ...] = ()  # host names of this server, besides localhost and IP addresses; "*": any
     cors_origins: tuple[str, ...] = ()  # origins of web pages that may call it; "*": any; "null": pages from a disk
     url_hosts: tuple[str, ...] = ()  # hosts from which audio may be fetched on a client's behalf
-    names_speakers: bool = False  # /ws says who speaks, which its clients have no way to ask for
+    names_speakers: bool = False  # FunASR's WebSockets say who speaks, unless a client says SPK:false
     strict_fields: bool = False  # unknown fields of a request are errors instead of being ignored
 
     max_connections: int = 2048  # open at a time; at the limit, a new one replaces an idle one

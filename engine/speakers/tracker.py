@@ -8,82 +8,102 @@ from .clustering import MAX_SPEAKERS, SpeakerCount, cluster
 from .enrolment import KNOWN_SIMILARITY, KnownSpeakers, centres_of
 from .model import Embeddings
 
-SAME_VOICE = 0.45  # cosine similarity to a running centre from which on a stretch is of that speaker
+SAME_VOICE = 0.40  # cosine similarity to a running centre from which on a stretch is of that speaker
+MAX_KEPT = 2000  # stretches that relabel() groups; beyond, neighbours in time that share a name are joined
 _SURE_S = 1.0  # a shorter stretch founds no speaker if there is one already
-_MAX_KEPT = 4000  # stretches that relabel() groups; beyond, neighbours in time that share a label are joined
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Stretch:
+    name: str
+    embedding: Embeddings  # (D,), of length 1
+    seconds: float
 
 
 @dataclass(slots=True, eq=False)
 class SpeakerTracker:
-    """Running centres of a session's speakers. Memory is bounded, however long the session is."""
+    """Running centres of a session's speakers.
+
+    A name, once given, means the same voice for the session, so a speaker who returns after an hour has it again.
+    Memory is bounded, however long the session is: MAX_KEPT stretches of 1 kB each, and as many centres as names.
+    """
 
     known: KnownSpeakers | None = None
     count: SpeakerCount = field(default_factory=SpeakerCount)
-    _names: list[str] = field(default_factory=list)
-    _sums: list[Embeddings] = field(default_factory=list)
-    _kept: list[tuple[int, Embeddings, float]] = field(default_factory=list)  # label, direction, seconds
+    _sums: dict[str, Embeddings] = field(default_factory=dict)  # name -> sum of its embeddings, each times its seconds
+    _kept: list[_Stretch] = field(default_factory=list)
+    _num_named: int = 0  # names "SPK0", "SPK1", ... that were given
 
     def assign(self, embedding: Embeddings, duration: float) -> str:
         """The speaker of a stretch: its embedding (D,) of length 1, and its length in seconds."""
-        label = self._label(embedding, duration)
-        self._sums[label] = self._sums[label] + embedding * np.float32(max(duration, 0.1))
-        self._kept.append((label, embedding, duration))
-        if len(self._kept) > _MAX_KEPT:
-            self._join_kept()
-        return self._names[label]
+        seconds = max(duration, 0.1)
+        name, is_alike = self._name(embedding, duration)
+        if is_alike:  # what is only nearest would blur the centre
+            before = self._sums.get(name, np.zeros_like(embedding))
+            self._sums[name] = before + embedding * np.float32(seconds)
+        self._kept.append(_Stretch(name, embedding, seconds))
+        if len(self._kept) > MAX_KEPT:
+            self._kept = _halved(self._kept)
+        return name
 
     def relabel(self) -> dict[str, str]:
         """The names to use in place of those given so far, after grouping all that was heard: old -> new.
 
-        Speakers that turn out to be one get the name of the one heard first. No speaker is split.
+        Names that turn out to be one speaker become the one that was given first, which alone is given from now on.
+        No name becomes several, and no known speaker's becomes another.
         """
-        if len(self._sums) < 2:
-            return {name: name for name in self._names}
-        embeddings = np.stack([embedding for _, embedding, _ in self._kept])
-        groups = cluster(embeddings, [duration for _, _, duration in self._kept], self.count)
-        votes = np.zeros((len(self._names), int(groups.max()) + 1))
-        for (label, _, duration), group in zip(self._kept, groups, strict=True):
-            votes[label, group] += duration
-        leader: dict[int, str] = {}
-        mapping: dict[str, str] = {}
-        for label, name in enumerate(self._names):
-            group = int(np.argmax(votes[label]))
-            is_known = self.known is not None and name in self.known.names
-            mapping[name] = name if is_known else leader.setdefault(group, name)
-            leader.setdefault(group, name)
-        return mapping
+        names = list(self._sums)
+        new = {name: name for name in names}
+        if len(names) < 2:
+            return new
+        embeddings = np.stack([stretch.embedding for stretch in self._kept])
+        groups = cluster(embeddings, [stretch.seconds for stretch in self._kept], self.count)
+        votes = {name: np.zeros(int(groups.max()) + 1) for name in names}
+        for stretch, group in zip(self._kept, groups, strict=True):
+            votes[stretch.name][group] += stretch.seconds
+        known = () if self.known is None else self.known.names
+        leaders: dict[int, str] = {}
+        for name in sorted(names, key=lambda name: name not in known):  # a known speaker's name stands for its group
+            leader = leaders.setdefault(int(np.argmax(votes[name])), name)
+            new[name] = name if name in known else leader
+        self._join(new)
+        return new
 
-    def _label(self, embedding: Embeddings, duration: float) -> int:
+    def _name(self, embedding: Embeddings, duration: float) -> tuple[str, bool]:
+        """The name for a stretch, and whether it sounds like that speaker."""
         if self.known is not None and self.known.names:
             similarities = self.known.embeddings @ embedding
             best = int(np.argmax(similarities))
             if similarities[best] >= KNOWN_SIMILARITY:
-                return self._labelled(self.known.names[best], embedding)
+                return self.known.names[best], True
         if self._sums:
-            centres = np.stack(self._sums)
+            centres = np.stack(list(self._sums.values()))
             similarities = centres @ embedding / np.maximum(np.linalg.norm(centres, axis=1), 1e-9)
             best = int(np.argmax(similarities))
             most = min(self.count.exact or self.count.most, MAX_SPEAKERS)
-            if similarities[best] >= SAME_VOICE or duration < _SURE_S or len(self._sums) >= most:
-                return best
-        unnamed = sum(name.startswith("SPK") for name in self._names)
-        return self._labelled(f"SPK{unnamed}", embedding)
+            is_alike = bool(similarities[best] >= SAME_VOICE)
+            if is_alike or duration < _SURE_S or len(self._sums) >= most:
+                return list(self._sums)[best], is_alike
+        self._num_named += 1
+        return f"SPK{self._num_named - 1}", True
 
-    def _labelled(self, name: str, embedding: Embeddings) -> int:
-        if name not in self._names:
-            self._names.append(name)
-            self._sums.append(np.zeros_like(embedding))
-        return self._names.index(name)
+    def _join(self, new: dict[str, str]) -> None:
+        sums: dict[str, Embeddings] = {}
+        for name, total in self._sums.items():
+            sums[new[name]] = sums[new[name]] + total if new[name] in sums else total
+        self._sums = sums
+        self._kept = [_Stretch(new[each.name], each.embedding, each.seconds) for each in self._kept]
 
-    def _join_kept(self) -> None:
-        """Halve what is kept: each two neighbours in time of one label become one."""
-        joined: dict[int, tuple[int, Embeddings, float]] = {}
-        kept: list[tuple[int, Embeddings, float]] = []
-        for label, embedding, duration in self._kept:
-            if label not in joined:
-                joined[label] = (label, embedding, duration)
-                continue
-            _, before, before_s = joined.pop(label)
-            mean = before * np.float32(before_s) + embedding * np.float32(duration)
-            kept.append((label, centres_of(mean[None], [0])[0], before_s + duration))
-        self._kept = [*kept, *joined.values()]
+
+def _halved(kept: list[_Stretch]) -> list[_Stretch]:
+    """Each two neighbours in time of one name joined to one."""
+    waiting: dict[str, _Stretch] = {}
+    joined: list[_Stretch] = []
+    for stretch in kept:
+        first = waiting.pop(stretch.name, None)
+        if first is None:
+            waiting[stretch.name] = stretch
+            continue
+        total = first.embedding * np.float32(first.seconds) + stretch.embedding * np.float32(stretch.seconds)
+        joined.append(_Stretch(stretch.name, centres_of(total[None], [0])[0], first.seconds + stretch.seconds))
+    return [*joined, *waiting.values()]

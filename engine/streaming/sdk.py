@@ -12,12 +12,14 @@ from ..auto import AutoModelVLLM
 from ..checks import check_arguments, check_options
 from ..closing import Closing
 from ..errors import ConfigError
-from ..options import RequestOptions
+from ..options import RequestOptions, SessionOptions
 from ..run_options import TranscribeOptions, transcribe_options
 from ..service import TranscriptionService
-from ..vad import LIVE_RULES, LIVE_SCHEDULE, checked_schedule, load_vad
+from ..speakers.stage import enrolled
+from ..vad import LIVE_RULES, checked_schedule, load_vad
 from .events import TextSoFar
 from .session import AsyncStreamingSession, LiveOptions, StreamingSession
+from .speakers import LiveSpeakers
 
 
 class StreamingResult(TypedDict):
@@ -73,15 +75,8 @@ class FunASRNanoStreamingVLLM(Closing):
         )
         rules = replace(LIVE_RULES, max_segment_s=max_segment_s)
         if silence_schedule is not None or not dynamic_silence:
-            rules = rules.with_silence(
-                checked_schedule(silence_schedule, dynamic=dynamic_silence, default=LIVE_SCHEDULE)
-            )
-        self.live = LiveOptions(
-            vad=load_vad(vad),
-            chunk_ms=chunk_ms,
-            rollback_chars=rollback_chars,
-            rules=rules,
-        )
+            rules = rules.with_silence(checked_schedule(silence_schedule, dynamic=dynamic_silence, default=()))
+        self.live = LiveOptions(vad=load_vad(vad), chunk_ms=chunk_ms, rollback_chars=rollback_chars, rules=rules)
         self._model = AutoModelVLLM(model, **options)
         self.service = TranscriptionService(self._model.transcriber)
 
@@ -90,13 +85,33 @@ class FunASRNanoStreamingVLLM(Closing):
         """The same as FunASRNanoStreamingVLLM(model, ...), by FunASR's name."""
         return cls(model, **options)
 
-    def session(self, *, key: str = "live", **options: Unpack[RequestOptions]) -> StreamingSession:
-        """Open a stream of audio. Raises ConfigError for an unknown option or an invalid value."""
-        return StreamingSession(self.service, session_options(**options), self.live, key=key)
+    def session(self, *, key: str = "live", **options: Unpack[SessionOptions]) -> StreamingSession:
+        """Open a stream of audio.
 
-    def async_session(self, *, key: str = "live", **options: Unpack[RequestOptions]) -> AsyncStreamingSession:
-        """Open a stream of audio for use on an event loop."""
-        return AsyncStreamingSession(self.service, session_options(**options), self.live, key=key)
+        With `speakers`, the words and segments of finals carry a speaker, and relabel() of the session says at the end
+        which names are one speaker's. The first such session loads the speaker model.
+
+        Raises:
+            ConfigError: an unknown option or an invalid value, or a known speaker's clip that is too short.
+            HubError, CheckpointError, AudioError: there is no speaker model, or a known speaker's clip cannot be read.
+        """
+        asked = session_options(**options)
+        plain = replace(asked, speakers=None)
+        return StreamingSession(self.service, plain, self.live, key=key, speakers=self._speakers(asked))
+
+    def async_session(self, *, key: str = "live", **options: Unpack[SessionOptions]) -> AsyncStreamingSession:
+        """The same for use on an event loop, which waits here until a speaker model is loaded and clips are read."""
+        asked = session_options(**options)
+        plain = replace(asked, speakers=None)
+        return AsyncStreamingSession(self.service, plain, self.live, key=key, speakers=self._speakers(asked))
+
+    def _speakers(self, options: TranscribeOptions) -> LiveSpeakers | None:
+        settings, source = options.speakers, self._model.transcriber.speakers
+        if settings is None:
+            return None
+        if source is None:
+            raise ConfigError("this model was loaded without a speaker model")
+        return LiveSpeakers(self.service, count=settings.count, known=enrolled(source.get(), settings))
 
     def streaming_generate(
         self,
@@ -120,6 +135,7 @@ class FunASRNanoStreamingVLLM(Closing):
         items = [] if audio is None else expand_inputs(audio)
         if len(items) != 1:
             raise ConfigError(f"streaming_generate takes one input, got {len(items)}")
+        check_options(options, RequestOptions, others=("audio", "chunk_ms", "rollback_chars"))
         live = self.live if chunk_ms is None else replace(self.live, chunk_ms=chunk_ms)
         live = live if rollback_chars is None else replace(live, rollback_chars=rollback_chars)
         session = StreamingSession(self.service, session_options(**options), live, key=items[0].key)
@@ -146,11 +162,11 @@ class FunASRNanoStreamingVLLM(Closing):
         self._model.close()
 
 
-def session_options(**options: Unpack[RequestOptions]) -> TranscribeOptions:
+def session_options(**options: Unpack[SessionOptions]) -> TranscribeOptions:
     """The options of `generate` that apply to live audio, checked.
 
     Raises:
         ConfigError: an option is unknown or invalid.
     """
-    check_options(options, RequestOptions, others=("key",))
+    check_options(options, SessionOptions, others=("key",))
     return transcribe_options(**options)

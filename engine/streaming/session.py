@@ -24,8 +24,10 @@ Speech without a pause: a segment that reaches max_segment_s is cut in two, at a
 the last partial covers. The first half keeps as many confirmed words as its own text has. The rest of them are
 confirmed for the second half.
 
-The logic is a generator that yields futures and never waits itself. StreamingSession waits for them in the caller's
-thread, AsyncStreamingSession on the event loop. Any number of sessions share a TranscriptionService.
+Speakers, if somebody asks for them: the voices of a closed segment are embedded while it is decoded (speakers.py).
+
+The logic is a generator that yields futures and never waits itself (steps.py). StreamingSession waits for them in the
+caller's thread, AsyncStreamingSession on the event loop. Any number of sessions share a TranscriptionService.
 """
 
 import asyncio
@@ -37,7 +39,7 @@ from collections.abc import Generator, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from itertools import takewhile
-from typing import TypeAlias
+from typing import Any
 
 from ..audio.waveform import Waveform
 from ..checks import check_fields
@@ -45,11 +47,14 @@ from ..errors import ConfigError, QueueFullError
 from ..families.languages import is_auto
 from ..run_options import TranscribeOptions
 from ..service import ClipService
+from ..speakers.model import Embeddings
 from ..transcript import Transcript
 from ..vad import LIVE_RULES, SegmentRules, SpeechSegmenter, SpeechSpan, VoiceActivityModel
 from ..words.split import split_words
 from .audio import PCM, PCMReader, RecentAudio
 from .events import Event, Final, Partial
+from .speakers import LiveSpeakers
+from .steps import Done, Steps, outcome_of, wait, wait_on_loop
 from .text import ends_sentence, on_stream_time, split_after, token_prefix, with_text
 
 logger = logging.getLogger(__name__)
@@ -80,9 +85,6 @@ class LiveOptions:
                 raise ConfigError(f"{name} must be 0 or more, got {getattr(self, name)}")
 
 
-_Steps: TypeAlias = Generator[Future[Transcript], Transcript, list[Event]]
-
-
 class StreamingSession:
     """One stream of audio, for one caller at a time. A push returns once the events that it makes due are decoded."""
 
@@ -93,9 +95,14 @@ class StreamingSession:
         live: LiveOptions,
         *,
         key: str = "live",
+        speakers: LiveSpeakers | None = None,
     ) -> None:
-        """Raises ConfigError for a language that the model does not know."""
-        self._stream = _Stream(service, options, live, key)
+        """`speakers`: name the speakers of the finals; None does not.
+
+        Raises ConfigError for a language that the model does not know, or if `options` ask for speakers in place of
+        the argument.
+        """
+        self._stream = _Stream(service, options, live, key, speakers)
 
     def push(self, pcm: PCM) -> list[Event]:
         """Take more audio: any number of samples, 16 kHz mono, as int16, little-endian bytes, or float32 in [-1, 1].
@@ -111,14 +118,22 @@ class StreamingSession:
                 events that are missing.
             DecodeError, ServiceClosedError: the service has ended.
         """
-        return _wait(self._stream.push(self._stream.reader.samples(pcm)))
+        return wait(self._stream.push(self._stream.reader.samples(pcm)))
 
     def finish(self) -> list[Event]:
         """End the stream and return the finals of all segments that are left. Nothing may be pushed afterwards.
 
         Raises QueueFullError if the service is too busy; finish() may then be called again.
         """
-        return _wait(self._stream.finish())
+        return wait(self._stream.finish())
+
+    def relabel(self) -> dict[str, str]:
+        """The names to use in place of those of the speakers so far, after a look at all that was heard.
+
+        Names that turn out to be one speaker become the name that was given first; the others stay. relabelled()
+        applies the result to a transcript, whose text does not change. It is empty without `speakers`.
+        """
+        return self._stream.relabel()
 
 
 class AsyncStreamingSession:
@@ -136,17 +151,22 @@ class AsyncStreamingSession:
         live: LiveOptions,
         *,
         key: str = "live",
+        speakers: LiveSpeakers | None = None,
     ) -> None:
         """See StreamingSession."""
-        self._stream = _Stream(service, options, live, key)
+        self._stream = _Stream(service, options, live, key, speakers)
 
     async def push(self, pcm: PCM) -> list[Event]:
         """See StreamingSession.push."""
-        return await _wait_on_loop(self._stream, self._stream.push(self._stream.reader.samples(pcm)))
+        return await wait_on_loop(self._stream.cancel, self._stream.push(self._stream.reader.samples(pcm)))
 
     async def finish(self) -> list[Event]:
         """See StreamingSession.finish."""
-        return await _wait_on_loop(self._stream, self._stream.finish())
+        return await wait_on_loop(self._stream.cancel, self._stream.finish())
+
+    async def relabel(self) -> dict[str, str]:
+        """See StreamingSession.relabel."""
+        return await asyncio.to_thread(self._stream.relabel)
 
 
 @dataclass(slots=True, eq=False)
@@ -156,22 +176,33 @@ class _Closed:
     span: SpeechSpan
     audio: Waveform
     future: Future[Transcript] | None = None  # None until the service has taken it
+    voices: Future[Embeddings] | None = None  # None unless somebody asks for speakers
 
 
 class _Stream:
     """The state and logic of one session. `push` and `finish` are generators that yield futures and get the results."""
 
-    def __init__(self, service: ClipService, options: TranscribeOptions, live: LiveOptions, key: str) -> None:
+    def __init__(
+        self,
+        service: ClipService,
+        options: TranscribeOptions,
+        live: LiveOptions,
+        key: str,
+        speakers: LiveSpeakers | None,
+    ) -> None:
         service.model.family.prompt_text(options.request)
+        if options.speakers is not None:
+            raise ConfigError("a live session gets its speakers as an argument: speakers=LiveSpeakers(service)")
         self._service = service
         self._options = options
         self._live = live
         self._key = key
+        self._speakers = speakers
         self.reader = PCMReader()
         self._segmenter = SpeechSegmenter(live.vad.new_stream(), live.rules)
         self._recent = RecentAudio()
         self._closed: deque[_Closed] = deque()
-        self._asked: list[Future[Transcript]] = []  # that the service has not finished
+        self._asked: list[Future[Any]] = []  # that the service has not finished
         self._segment = 0  # number of the oldest segment without a final; the next four are about this segment
         self._confirmed = ""
         self._hypotheses = deque[str](maxlen=live.agreeing_partials)  # whole texts of its last partials
@@ -180,14 +211,14 @@ class _Stream:
         self._heard_s = 0.0  # end (s) of the audio that the last partial covers
         self._writes_sentences = False  # whether a text has ended with a mark that ends sentences
 
-    def push(self, samples: Waveform) -> _Steps:
+    def push(self, samples: Waveform) -> Steps:
         self._service.model.lock.require_open()
         self._recent.push(samples)
         self._close(self._segmenter.push(samples))
         events = yield from self._finals()
         return events + (yield from self._partial())
 
-    def finish(self) -> _Steps:
+    def finish(self) -> Steps:
         self._close(self._segmenter.finish())
         events = yield from self._finals()
         return self._with_stray_byte(events)
@@ -204,6 +235,9 @@ class _Stream:
         told = replace(transcript, warnings=(*transcript.warnings, warning))
         return [*events[:-1], replace(events[-1], transcript=told)]
 
+    def relabel(self) -> dict[str, str]:
+        return {} if self._speakers is None else self._speakers.relabel()
+
     def cancel(self) -> None:
         """Drop what is being decoded. Nothing may be pushed afterwards."""
         for future in self._asked:
@@ -213,10 +247,12 @@ class _Stream:
         self._closed += (_Closed(span, self._recent.cut(span)) for span in spans)
         self._recent.forget(self._segmenter.settled_s)
 
-    def _finals(self) -> _Steps:
+    def _finals(self) -> Steps:
         for closed in self._closed:
             if closed.future is None:
                 closed.future = self._submit(closed.audio, self._options)
+            if closed.voices is None and self._speakers is not None:
+                closed.voices = self._note(self._speakers.hear(closed.audio))
         events: list[Event] = []
         while self._closed:
             closed = self._closed[0]
@@ -229,7 +265,11 @@ class _Stream:
             self._closed.popleft()
             transcript, rest = yield from self._reconciled(closed, transcript)
             start, end = closed.span.start, closed.span.end
-            events.append(Final(self._segment, start, end, on_stream_time(transcript, start)))
+            transcript = on_stream_time(transcript, start)
+            if self._speakers is not None and closed.voices is not None:
+                voices = yield from outcome_of(closed.voices)
+                transcript = self._speakers.named(transcript, start, len(closed.audio), voices)
+            events.append(Final(self._segment, start, end, transcript))
             self._segment += 1
             self._writes_sentences |= ends_sentence(transcript.text)
             self._confirmed = rest
@@ -262,7 +302,7 @@ class _Stream:
         following = self._closed[0].span if self._closed else self._segmenter.open
         return math.inf if following is None else following.start
 
-    def _partial(self) -> _Steps:
+    def _partial(self) -> Steps:
         """A partial of the open segment, if one is due."""
         opened, now = self._segmenter.open, self._recent.end_s
         if opened is None or not self._is_due(opened.start, now):
@@ -312,50 +352,9 @@ class _Stream:
         # Where the model names the language at the beginning of its answer, the prefix lacks it: ask for that language.
         if prefix and is_auto(options.request.language):
             options = replace(options, request=replace(options.request, language=self._language))
-        future = self._service.submit(audio, options, key=self._key, answer_prefix=prefix, is_speech=True)
+        return self._note(self._service.submit(audio, options, key=self._key, answer_prefix=prefix, is_speech=True))
+
+    def _note(self, future: Future[Done]) -> Future[Done]:
+        """Remember what has been asked for, so that cancel() can drop it."""
         self._asked = [*(asked for asked in self._asked if not asked.done()), future]
         return future
-
-
-def _resume(steps: _Steps, transcript: Transcript | None = None) -> Future[Transcript] | list[Event]:
-    """Run the steps up to their next future, or to their end, which gives the events."""
-    try:
-        return steps.send(transcript)  # type: ignore[arg-type]  # None starts it
-    except StopIteration as end:
-        events: list[Event] = end.value
-        return events
-
-
-def _raise_in(steps: _Steps, error: BaseException) -> Future[Transcript] | list[Event]:
-    """Go on with the steps where their future has this error in place of a result."""
-    try:
-        return steps.throw(error)
-    except StopIteration as end:
-        events: list[Event] = end.value
-        return events
-
-
-def _wait(steps: _Steps) -> list[Event]:
-    outcome = _resume(steps)
-    while isinstance(outcome, Future):
-        error = outcome.exception()
-        outcome = _resume(steps, outcome.result()) if error is None else _raise_in(steps, error)
-    return outcome
-
-
-async def _wait_on_loop(stream: _Stream, steps: _Steps) -> list[Event]:
-    first = asyncio.create_task(asyncio.to_thread(_resume, steps))  # the VAD takes long if much audio was pushed
-    try:
-        outcome = await asyncio.shield(first)
-        while isinstance(outcome, Future):
-            try:
-                transcript: Transcript = await asyncio.wrap_future(outcome)
-            except QueueFullError as error:
-                outcome = _raise_in(steps, error)
-            else:
-                outcome = _resume(steps, transcript)
-    except asyncio.CancelledError:
-        await asyncio.wait([first])  # a thread cannot be stopped
-        stream.cancel()
-        raise
-    return outcome

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.fake_voices import FakeVoices
 from tests.pipeline import Clip
 from twostage_asr.engine import AudioError, ConfigError, Final, FunASRNanoStreamingVLLM
 from twostage_asr.engine.audio.decode import decode_audio
@@ -54,6 +55,22 @@ def test_what_cannot_be_heard_is_an_error(engine: FunASRNanoStreamingVLLM) -> No
         next(engine.streaming_generate("nowhere.wav", langauge="en"))
     with pytest.raises(ConfigError, match="'Klingon' is unknown"):
         engine.session(language="Klingon")
+    with pytest.raises(ConfigError, match="num_speakers need speakers=True"):
+        engine.session(num_speakers=2)
+    with pytest.raises(ConfigError, match="unknown argument 'speakers'"):
+        next(engine.streaming_generate("nowhere.wav", speakers=True))
+
+
+def test_finals_say_who_speaks_and_known_speakers_have_their_names(
+    engine: FunASRNanoStreamingVLLM, clips: list[Clip], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waveform = decode_audio(Path(next(clip for clip in clips if clip["text"])["source"]))
+    monkeypatch.setattr(engine._model.transcriber.speakers, "_model", FakeVoices(lambda waveform: 3))
+    for known, name in (({}, "SPK0"), ({"Ana": waveform}, "Ana")):
+        session = engine.session(speakers=True, known_speakers=known)
+        (final,) = [event for event in [*session.push(waveform), *session.finish()] if isinstance(event, Final)]
+        assert {segment.speaker for segment in final.transcript.segments} == {name}
+        assert session.relabel() == {name: name}
 
 
 @pytest.mark.parametrize(

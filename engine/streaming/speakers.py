@@ -1,0 +1,115 @@
+"""LiveSpeakers: who speaks in the finals of a session, which are split where the speaker changes.
+
+    audio of a closed segment -> embeddings of its windows, beside its decoding (TranscriptionService.embed)
+    embeddings                -> turns within the segment, as for a recording (speakers/diarize.py)
+    the voice of each turn    -> a name that it keeps for the session (speakers/tracker.py)
+
+At the end of a stream, relabel() looks at all that was heard at once and says which names turned out to be one speaker.
+Texts are never changed. What fails for a segment costs this segment its speakers, and a warning says so.
+"""
+
+from concurrent.futures import Future
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+
+from ..audio.waveform import Waveform
+from ..errors import ASRError, InternalError
+from ..isolation import alone
+from ..service import ClipService
+from ..speakers.clustering import SpeakerCount
+from ..speakers.diarize import diarize, stretch_of, windows_of
+from ..speakers.enrolment import KnownSpeakers
+from ..speakers.labelling import with_speakers
+from ..speakers.model import Embeddings
+from ..speakers.tracker import SpeakerTracker
+from ..transcript import Segment, Transcript, TranscriptWarning, Word
+
+
+class LiveSpeakers:
+    """The speakers of one session. It may serve several streams of the session, one after the other."""
+
+    def __init__(
+        self, service: ClipService, *, count: SpeakerCount | None = None, known: KnownSpeakers | None = None
+    ) -> None:
+        """`service`: that of the streams, whose model has a speaker model. `count`: how many speakers there are."""
+        count = count or SpeakerCount()
+        self._service = service
+        self._tracker = SpeakerTracker(known=known, count=count)
+        self._count = SpeakerCount(most=count.exact or count.most)  # a segment need not have all of the speakers
+
+    def hear(self, audio: Waveform) -> Future[Embeddings]:
+        """Embed the windows of a segment, (N,) float32 at 16 kHz; returns at once. The future raises any error."""
+        try:
+            return self._service.embed(audio, windows_of(len(audio)))
+        except ASRError as error:
+            failed: Future[Embeddings] = Future()
+            failed.set_exception(error)
+            return failed
+
+    def named(
+        self, transcript: Transcript, start: float, num_samples: int, voices: Embeddings | ASRError
+    ) -> Transcript:
+        """The transcript with speakers: of a segment that begins at `start` (s) in the stream.
+
+        `voices` is what came of hear(). The times of the transcript are from the start of the stream, as well.
+        """
+        if isinstance(voices, ASRError):
+            return _unnamed(transcript, voices)
+        done = alone("speakers", transcript.key, partial(self._named, transcript, start, num_samples, voices))
+        return _unnamed(transcript, done) if isinstance(done, ASRError) else done
+
+    def relabel(self) -> dict[str, str]:
+        """What each name that was given is to be replaced with: see SpeakerTracker.relabel."""
+        names = alone("speakers", "all that was heard", self._tracker.relabel)
+        return {} if isinstance(names, ASRError) else names
+
+    def _named(self, transcript: Transcript, start: float, num_samples: int, rows: Embeddings) -> Transcript:
+        if not np.isfinite(rows).all():
+            raise InternalError("the speaker model's embeddings are not finite")
+        if not transcript.text:  # noise is nobody's
+            return transcript
+        diarized = diarize([stretch_of(start, num_samples, rows)], self._count)
+        labelled = with_speakers(transcript, diarized)
+        centres = dict(zip(diarized.names, diarized.centres, strict=True))
+        names: dict[str, str] = {}
+        for speaker in _who_says_something(labelled):
+            seconds = sum(turn.end - turn.start for turn in diarized.turns if turn.speaker == speaker)
+            names[speaker] = self._tracker.assign(centres[speaker], seconds)
+        turns = tuple(turn for turn in diarized.turns if turn.speaker in names)
+        return relabelled(replace(labelled, turns=turns), names)
+
+
+def _who_says_something(transcript: Transcript) -> list[str]:
+    """The speakers in the order of their words. Who has no words, such as a laugh, is none."""
+    parts: list[Word | Segment] = [p for s in transcript.segments for p in (*(s.words or ()), s)]
+    return [speaker for speaker in dict.fromkeys(part.speaker for part in parts) if speaker is not None]
+
+
+def relabelled(transcript: Transcript, names: dict[str, str]) -> Transcript:
+    """The transcript with other names in the places of its speakers'; names that are not a key stay."""
+    if transcript.turns is None:
+        return transcript
+    return replace(
+        transcript,
+        words=transcript.words and tuple(replace(w, speaker=_name(names, w.speaker)) for w in transcript.words),
+        segments=tuple(
+            replace(
+                segment,
+                speaker=_name(names, segment.speaker),
+                words=segment.words and tuple(replace(w, speaker=_name(names, w.speaker)) for w in segment.words),
+            )
+            for segment in transcript.segments
+        ),
+        turns=tuple(replace(turn, speaker=names.get(turn.speaker, turn.speaker)) for turn in transcript.turns),
+    )
+
+
+def _name(names: dict[str, str], speaker: str | None) -> str | None:
+    return None if speaker is None else names.get(speaker, speaker)
+
+
+def _unnamed(transcript: Transcript, error: ASRError) -> Transcript:
+    warning = TranscriptWarning("no_speakers", f"the speakers are not known: {error}")
+    return replace(transcript, warnings=(*transcript.warnings, warning))
