@@ -126,7 +126,8 @@ class ClientRoute(APIRoute):
         answer = super().get_route_handler()
 
         async def handler(request: Request) -> Response:
-            if request.headers.get("content-type", "").startswith("multipart/form-data"):
+            is_form = request.headers.get("content-type", "").startswith("multipart/form-data")
+            if is_form and self.body_field is not None:
                 await request.form(max_part_size=MAX_PART_BYTES)  # which FastAPI finds read
             response = await answer(request)
             if ignored := getattr(request.state, "ignored", ""):
