@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from scipy.cluster.hierarchy import fcluster, linkage
-from scipy.spatial.distance import pdist
+from scipy.spatial.distance import squareform
 
 from ..errors import ConfigError
 from .model import Embeddings
@@ -100,7 +100,8 @@ def _block_groups(points: Embeddings) -> Labels:
 def _tree(points: Embeddings) -> Tree:
     if len(points) == 1:
         return np.zeros((0, 4))
-    tree: Tree = linkage(np.maximum(pdist(points, "cosine"), 0.0), "average")
+    distances = squareform(np.maximum(1.0 - points @ points.T, 0.0), checks=False)
+    tree: Tree = linkage(distances, "average")
     return tree
 
 

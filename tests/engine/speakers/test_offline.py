@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 
 from tests.fake_model import ReadAlready, fake_transcriber, number_of, samples
-from twostage_asr.engine import ConfigError, Transcript, transcribe_options
+from twostage_asr.engine import AudioError, ConfigError, Transcript, transcribe_options
 from twostage_asr.engine.audio.inputs import expand_inputs
 from twostage_asr.engine.audio.waveform import Waveform
+from twostage_asr.engine.run_options import SpeakerSettings
 from twostage_asr.engine.speakers.model import Embeddings
+from twostage_asr.engine.speakers.stage import SpeakerStage
 from twostage_asr.engine.vad.splitting import Cut, Piece
 
 BROKEN = 99  # the clip that the model fails on
@@ -140,3 +142,28 @@ def test_contradictions_are_refused(options: dict[str, Any]) -> None:
 def test_a_reference_without_speech_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="Ana"):
         run(tmp_path, [meeting([5])], Lazy(), speakers=True, known_speakers={"Ana": samples(9, 0.1)})
+
+
+def test_a_long_reference_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(AudioError, match=r"known speaker 'Ana'.* 60"):
+        run(tmp_path, [meeting([5])], Lazy(), speakers=True, known_speakers={"Ana": samples(9, 61.0)})
+
+
+def test_a_reference_at_a_url_is_refused_where_urls_are(tmp_path: Path) -> None:
+    settings = SpeakerSettings(known={"Ana": "https://example.org/ana.wav"})
+    with pytest.raises(AudioError, match=r"known speaker 'Ana'"):
+        SpeakerStage(Voices(), settings, allow_urls=False)
+
+
+def test_a_transcript_without_speakers_does_not_mention_turns(tmp_path: Path) -> None:
+    (transcript,) = run(tmp_path, [meeting([5])], Lazy())
+    assert "turns" not in transcript.to_dict()
+
+
+def test_an_input_is_done_before_the_inputs_after_it_are_read(tmp_path: Path) -> None:
+    lazy = Lazy()
+    transcriber = fake_transcriber(tmp_path, readers=ReadAlready([meeting([5])] * 40), speakers=lazy)
+    run_ = transcriber.run(expand_inputs([samples(1)] * 40), transcribe_options(check=False, speakers=True))
+    next(iter(run_))
+    assert sum(lazy.model.calls) < 40 * 5
+    run_.close()
