@@ -1,5 +1,6 @@
 """generate(speakers=True), with a speaker model whose voices are the loudness of the clips."""
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -160,10 +161,25 @@ def test_a_transcript_without_speakers_does_not_mention_turns(tmp_path: Path) ->
     assert "turns" not in transcript.to_dict()
 
 
-def test_an_input_is_done_before_the_inputs_after_it_are_read(tmp_path: Path) -> None:
-    lazy = Lazy()
-    transcriber = fake_transcriber(tmp_path, readers=ReadAlready([meeting([5])] * 40), speakers=lazy)
-    run_ = transcriber.run(expand_inputs([samples(1)] * 40), transcribe_options(check=False, speakers=True))
-    next(iter(run_))
-    assert sum(lazy.model.calls) < 40 * 5
-    run_.close()
+class Held(Voices):
+    """Waits until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.let_go = threading.Event()
+
+    def embed(self, waveforms: Sequence[Waveform]) -> Embeddings:
+        assert self.let_go.wait(60)
+        return super().embed(waveforms)
+
+
+def test_inputs_that_finish_while_the_model_is_busy_share_its_next_batch() -> None:
+    model = Held()
+    with SpeakerStage(model, SpeakerSettings()) as stage:
+        for index in range(4):
+            stage.add(index, 0.0, samples(5), None)
+            stage.finish(index, Transcript(str(index), duration=1.0))
+            assert not list(stage.done())  # it waits for nothing
+        model.let_go.set()
+        assert [index for index, _ in stage.rest()] == [0, 1, 2, 3]
+    assert model.calls == [1, 3]
