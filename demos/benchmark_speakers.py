@@ -101,9 +101,10 @@ def main() -> None:
                 without, _ = timed(model, path, speakers=False)
                 before = peak_mb()
                 seconds, found = timed(model, path, speakers=True)
+                growth = peak_mb() - before
                 print(
-                    f"{hours:g} h: {without:.1f} s without, {seconds:.1f} s with speakers, {seconds / without - 1:+.1%}; "
-                    f"RTFx {hours * 3600 / seconds:.0f}; {found} speakers; memory +{peak_mb() - before:.0f} MB",
+                    f"{hours:g} h: {without:.1f} s without, {seconds:.1f} s with speakers, {seconds / without - 1:+.1%};"
+                    f" RTFx {hours * 3600 / seconds:.0f}; {found} speakers; memory +{growth:.0f} MB",
                     flush=True,
                 )
 
