@@ -103,8 +103,8 @@ def main() -> None:
                 seconds, found = timed(model, path, speakers=True)
                 growth = peak_mb() - before
                 print(
-                    f"{hours:g} h: {without:.1f} s without, {seconds:.1f} s with speakers, {seconds / without - 1:+.1%};"
-                    f" RTFx {hours * 3600 / seconds:.0f}; {found} speakers; memory +{growth:.0f} MB",
+                    f"{hours:g} h: {without:.1f} s without, {seconds:.1f} s with speakers, {seconds / without - 1:+.1%}"
+                    f"; RTFx {hours * 3600 / seconds:.0f}; {found} speakers; memory +{growth:.0f} MB",
                     flush=True,
                 )
 

@@ -68,7 +68,7 @@ def test_two_speakers_meet_between_their_windows() -> None:
 
 def test_one_doubtful_window_does_not_interrupt_a_turn() -> None:
     rows = voices([0] * 6 + [1] * 6)
-    rows[2] = normalised((0.5 * rows[2] + 0.55 * rows[8])[None])[0]
+    rows[2] = normalised((0.5 * rows[2] + 0.5 * rows[8])[None])[0]
     found = diarize([spoken(0.0, 9.75, rows)], ANY)
     assert [name for name, _ in itertools.groupby(names(found))] == ["SPK0", "SPK1"]
 
