@@ -19,6 +19,7 @@ from .wording import enumerate_names
 
 WRAPPERS = ("state_dict", "model_state_dict", "model")  # keys under which training programs save the weights
 DDP_PREFIX = "module."  # what torch's DistributedDataParallel puts before every name
+COUNTER_SUFFIX = ".num_batches_tracked"  # of BatchNorm: how long it was trained, which only further training reads
 WEIGHT_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _ZIP = b"PK\x03\x04"  # the first bytes of a file of torch.save
 
@@ -34,10 +35,12 @@ _UNREADABLE = (
 def read_state_dict(path: Path) -> dict[str, Tensor]:
     """The tensors in `path`, at the top level or under one of WRAPPERS. A DDP_PREFIX of all names is removed.
 
+    The counters of BatchNorm are left out; a module loads strictly without them.
+
     Raises CheckpointError if the file is no checkpoint, contains code, or holds anything but dense floating point
     tensors among its weights.
     """
-    weights = _unwrap(_load(path))
+    weights = {name: value for name, value in _unwrap(_load(path)).items() if not name.endswith(COUNTER_SUFFIX)}
     if not weights:
         raise CheckpointError(f"{path} holds no weights")
     strangers = [f"{name} ({_describe(value)})" for name, value in weights.items() if not _is_weight(value)]

@@ -103,11 +103,10 @@ class _ContextMask(nn.Module):
         self.linear2 = nn.Conv1d(_BOTTLENECK // 2, _GROWTH, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        num_frames = x.shape[-1]
-        local = F.avg_pool1d(x, _CONTEXT_FRAMES, _CONTEXT_FRAMES, ceil_mode=True)
-        local = local.repeat_interleave(_CONTEXT_FRAMES, dim=-1)[..., :num_frames]
-        context = F.relu(self.linear1(x.mean(-1, keepdim=True) + local))
-        masked: Tensor = self.linear_local(x) * self.linear2(context).sigmoid()
+        seconds = F.avg_pool1d(x, _CONTEXT_FRAMES, _CONTEXT_FRAMES, ceil_mode=True)
+        # The mask is the same within a second, so it is computed once for each.
+        mask = self.linear2(F.relu(self.linear1(x.mean(-1, keepdim=True) + seconds))).sigmoid()
+        masked: Tensor = self.linear_local(x) * mask.repeat_interleave(_CONTEXT_FRAMES, -1)[..., : x.shape[-1]]
         return masked
 
 

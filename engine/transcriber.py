@@ -59,7 +59,7 @@ class Transcriber(LoadedModel):
             return None
         if self.speakers is None:
             raise ConfigError("this model was loaded without a speaker model")
-        return SpeakerStage(self.speakers.get(), options.speakers)
+        return SpeakerStage(self.speakers.get(), options.speakers, allow_urls=options.allow_urls)
 
     def _run(
         self,
@@ -86,13 +86,19 @@ def _transcribed_inputs(
     recordings = Recordings(options.request.language)
 
     def done() -> Iterator[Result]:
+        if speakers is None:
+            yield from recordings.take()
+            return
         for index, transcript in recordings.take():
-            yield index, transcript if speakers is None else speakers.finish(index, transcript)
+            speakers.finish(index, transcript)
+        yield from speakers.done()
 
     for number, transcript in _transcribed_clips(pipeline, recordings, inputs, options, speakers):
         recordings.finish(number, transcript)
         yield from done()
     yield from done()
+    if speakers is not None:
+        yield from speakers.rest()
 
 
 def _transcribed_clips(

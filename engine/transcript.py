@@ -170,7 +170,8 @@ class Transcript(_Record):
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dicts, lists, strings and numbers."""
-        return {key: _plain(self[key]) for key in self}
+        plain: dict[str, Any] = _plain(self)
+        return plain
 
     def to_json(self) -> str:
         """One line of JSON; non-ASCII text is not escaped."""

@@ -3,10 +3,10 @@
 import torch
 from torch import nn
 
-from twostage_asr.encoders.campplus import CAMPlusPlus
+from twostage_asr.encoders.campplus import CAMPPlus
 from twostage_asr.encoders.eres2netv2 import ERes2NetV2
 
-NETWORKS: dict[str, type[CAMPlusPlus | ERes2NetV2]] = {"campplus": CAMPlusPlus, "eres2netv2": ERes2NetV2}
+NETWORKS: dict[str, type[CAMPPlus | ERes2NetV2]] = {"campplus": CAMPPlus, "eres2netv2": ERes2NetV2}
 
 
 def random_network(name: str) -> nn.Module:

@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from twostage_asr.engine.audio.decode import decode_audio
-from twostage_asr.engine.speakers import load_speaker_model
+from twostage_asr.engine.speakers.loading import load_speaker_model
 
 Mask = npt.NDArray[np.bool_]
 
@@ -55,7 +56,7 @@ def main() -> None:
     named = [row for row in rows if row["speaker"] is not None]
     waveforms = [decode_audio(args.directory / row["file"]) for row in named]
     long_enough = [i for i, waveform in enumerate(waveforms) if len(waveform) >= args.min_seconds * 16_000]
-    embeddings = load_speaker_model(args.model, args.device).embed([waveforms[i] for i in long_enough])
+    embeddings = load_speaker_model(args.model, torch.device(args.device)).embed([waveforms[i] for i in long_enough])
     speakers = np.array([named[i]["speaker"] for i in long_enough])
     languages = np.array([named[i]["language"] for i in long_enough])
     print(

@@ -13,15 +13,15 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from scipy.cluster.hierarchy import fcluster, linkage
-from scipy.spatial.distance import pdist
+from scipy.spatial.distance import squareform
 
 from ..errors import ConfigError
 from .model import Embeddings
 
 MAX_POINTS = 2000  # points of one linkage, whose distances take 16 MB: 25 minutes of speech
 MAX_SPEAKERS = 20
-SAME_VOICE = 0.40  # average cosine similarity of two clusters' windows, from which on they are one voice
-SAME_SPEAKER = 0.60  # cosine similarity of two speakers' centres, from which on they are one
+SAME_VOICE = 0.35  # average cosine similarity of two clusters' windows, from which on they are one voice
+SAME_SPEAKER = 0.55  # cosine similarity of two speakers' centres, from which on they are one
 LEAST_SPEECH_S, LEAST_SHARE = 2.0, 0.05  # a cluster with less speech, or less of all, is no speaker of its own,
 ENOUGH_SPEECH_S = 8.0  # but one with so much speech is, whatever its share
 _GROUP_SIMILARITY, _MAX_GROUPS = 0.62, 64  # of the groups of one block: their least similarity, unless they are more
@@ -100,7 +100,8 @@ def _block_groups(points: Embeddings) -> Labels:
 def _tree(points: Embeddings) -> Tree:
     if len(points) == 1:
         return np.zeros((0, 4))
-    tree: Tree = linkage(np.maximum(pdist(points, "cosine"), 0.0), "average")
+    distances = squareform(np.maximum(1.0 - points @ points.T, 0.0), checks=False)
+    tree: Tree = linkage(distances, "average")
     return tree
 
 

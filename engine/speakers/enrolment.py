@@ -7,12 +7,13 @@ from typing import Self
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from ..audio.waveform import SAMPLE_RATE, Waveform
-from ..errors import ConfigError
+from ..audio.waveform import SAMPLE_RATE, AudioLimits, Waveform
+from ..errors import AudioTooLongError, ConfigError
 from .model import Embeddings, SpeakerModel
 
 KNOWN_SIMILARITY = 0.45  # cosine similarity to a reference from which on a voice gets its name
-_MIN_S, _MAX_S = 0.5, 60.0  # of a reference clip; what lies beyond is not used
+MIN_REFERENCE_S = 0.5
+REFERENCE_LIMITS = AudioLimits(max_duration_s=60.0, max_bytes=64 << 20, max_cpu_s=30.0)  # more tells no more of a voice
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -24,15 +25,25 @@ class KnownSpeakers:
 
     @classmethod
     def enrol(cls, model: SpeakerModel, references: Mapping[str, Waveform]) -> Self:
-        """Embed the reference clips, (N,) float32 at 16 kHz each. Raises ConfigError for one that is too short."""
+        """Embed the reference clips, (N,) float32 at 16 kHz each.
+
+        Raises:
+            ConfigError: one is too short.
+            AudioTooLongError: one is longer than REFERENCE_LIMITS allow.
+        """
         for name, waveform in references.items():
-            if len(waveform) < _MIN_S * SAMPLE_RATE:
+            seconds = len(waveform) / SAMPLE_RATE
+            if seconds < MIN_REFERENCE_S:
                 raise ConfigError(
-                    f"known speaker {name!r}: the clip has {len(waveform) / SAMPLE_RATE:.2f} s; at least {_MIN_S} s of "
-                    "speech is needed, and 5 s or more are better"
+                    f"known speaker {name!r}: the clip has {seconds:.2f} s; at least {MIN_REFERENCE_S} s of speech is "
+                    "needed, and 5 s or more are better"
                 )
-        clips = [waveform[: round(_MAX_S * SAMPLE_RATE)] for waveform in references.values()]
-        return cls(tuple(references), model.embed(clips))
+            if seconds > REFERENCE_LIMITS.max_duration_s:
+                raise AudioTooLongError(
+                    f"known speaker {name!r}: the clip has {seconds:.0f} s; at most "
+                    f"{REFERENCE_LIMITS.max_duration_s:.0f} s are allowed"
+                )
+        return cls(tuple(references), model.embed(list(references.values())))
 
     def names_of(self, centres: Embeddings) -> list[str | None]:
         """The name of each of these voices, (K, D) of length 1; each name is given at most once."""

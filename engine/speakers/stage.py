@@ -1,10 +1,13 @@
 """SpeakerStage: embeds the clips of one offline run beside its two stages, and names the speakers of what is done.
 
-Clips are embedded in batches, in a thread of their own. Only embeddings are kept of a recording: 50 MB for ten hours.
+Clips are embedded in batches in one thread, and finished recordings get their speakers in another. Only embeddings are
+kept of a recording: 50 MB for ten hours.
 """
 
-from collections import deque
-from collections.abc import Sequence
+import bisect
+import math
+from collections import Counter, deque
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,13 +19,13 @@ import numpy as np
 from ..audio.inputs import iterate_inputs
 from ..audio.loading import load
 from ..audio.waveform import SAMPLE_RATE, Waveform
-from ..errors import ASRError, ConfigError
+from ..errors import ASRError, AudioError, ConfigError
 from ..isolation import alone, isolated
 from ..run_options import SpeakerSettings
 from ..transcript import Transcript, TranscriptWarning
 from .clustering import SpeakerCount
 from .diarize import Stretch, diarize, embedded, stretch_of
-from .enrolment import KnownSpeakers
+from .enrolment import REFERENCE_LIMITS, KnownSpeakers
 from .labelling import with_speakers
 from .model import Embeddings, SpeakerModel
 
@@ -42,53 +45,90 @@ class _Clip:
 
 
 class SpeakerStage:
-    """The speakers of the inputs of one run. Used as a context manager, which ends its thread."""
+    """The speakers of the inputs of one run. Used as a context manager, which ends its threads.
 
-    def __init__(self, model: SpeakerModel, settings: SpeakerSettings) -> None:
-        """Raises ConfigError or AudioError if a known speaker's clip cannot be used."""
+    Clips are embedded in batches of BATCH_S, and sooner if the model would be idle while a finished input waits for it.
+    """
+
+    def __init__(
+        self, model: SpeakerModel, settings: SpeakerSettings, *, allow_urls: bool | Collection[str] = True
+    ) -> None:
+        """Raises ConfigError or AudioError if a known speaker's clip cannot be used. `allow_urls`: see load()."""
         self._model = model
         self._settings = settings
-        self._known = enrolled(model, settings)
+        self._known = enrolled(model, settings, allow_urls=allow_urls)
         self._batch: list[_Clip] = []
         self._batch_s = 0.0
         self._queued: deque[Future[list[tuple[int, Stretch]]]] = deque()
+        self._num_waiting: Counter[int] = Counter()  # clips of each input that are not embedded yet
         self._stretches: dict[int, list[Stretch]] = {}
+        self._finished: dict[int, Transcript] = {}  # that wait for their clips
+        self._named: deque[tuple[int, Future[Transcript]]] = deque()
         self._thread = ThreadPoolExecutor(1, "speakers")
+        self._naming_thread = ThreadPoolExecutor(1, "speakers-naming")
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._thread.shutdown(cancel_futures=True)
+        for thread in (self._thread, self._naming_thread):
+            thread.shutdown(cancel_futures=True)
 
     def add(self, index: int, start: float, waveform: Waveform, channel: int | None) -> None:
         """A clip of the input at this place; it is embedded with others, soon."""
         self._batch.append(_Clip(index, start, waveform, channel))
         self._batch_s += len(waveform) / SAMPLE_RATE
+        self._num_waiting[index] += 1
         if self._batch_s >= BATCH_S:
             self._flush()
 
-    def finish(self, index: int, transcript: Transcript) -> Transcript:
-        """The transcript of an input, all of whose clips were added, with its speakers."""
-        if any(clip.index == index for clip in self._batch):
-            self._flush()
-        while self._queued:  # in order, and so that the input's last clip is among them
+    def finish(self, index: int, transcript: Transcript) -> None:
+        """The transcript of an input, all of whose clips were added; done() or rest() gives it with its speakers."""
+        self._finished[index] = transcript
+        self._name(index)
+
+    def done(self) -> Iterator[tuple[int, Transcript]]:
+        """The finished inputs whose speakers are known by now. It waits for nothing."""
+        while self._queued and self._queued[0].done():
             self._take()
-        stretches = self._stretches.pop(index, [])
-        if transcript.status == "error":
-            return transcript
-        return named(transcript, stretches, self._settings.count, self._known)
+        if not self._queued and any(clip.index in self._finished for clip in self._batch):
+            self._flush()
+        while self._named and self._named[0][1].done():
+            yield self._take_named()
+
+    def rest(self) -> Iterator[tuple[int, Transcript]]:
+        """All other finished inputs. It waits for their speakers."""
+        if self._batch:
+            self._flush()
+        while self._queued:
+            self._take()
+        while self._named:
+            yield self._take_named()
 
     def _flush(self) -> None:
         while len(self._queued) >= MAX_QUEUED:
             self._take()
         batch, self._batch, self._batch_s = self._batch, [], 0.0
-        future = self._thread.submit(self._embedded, batch)
-        self._queued.append(future)
+        self._queued.append(self._thread.submit(self._embedded, batch))
 
     def _take(self) -> None:
         for index, stretch in self._queued.popleft().result():
             self._stretches.setdefault(index, []).append(stretch)
+            self._num_waiting[index] -= 1
+            self._name(index)
+
+    def _name(self, index: int) -> None:
+        """Let the speakers of an input be named if it is finished and all of its clips are embedded."""
+        if index not in self._finished or self._num_waiting[index]:
+            return
+        del self._num_waiting[index]
+        transcript, stretches = self._finished.pop(index), self._stretches.pop(index, [])
+        future = self._naming_thread.submit(named, transcript, stretches, self._settings.count, self._known)
+        self._named.append((index, future))
+
+    def _take_named(self) -> tuple[int, Transcript]:
+        index, future = self._named.popleft()
+        return index, future.result()
 
     def _embedded(self, clips: Sequence[_Clip]) -> list[tuple[int, Stretch]]:
         """A clip that fails gives a stretch without windows, and the others go on."""
@@ -110,7 +150,12 @@ def heard(start: float, num_samples: int, rows: Embeddings | ASRError, channel: 
 def named(
     transcript: Transcript, stretches: Sequence[Stretch], count: SpeakerCount, known: KnownSpeakers | None
 ) -> Transcript:
-    """The transcript with the speakers of its stretches, in any order. What fails in this is a warning of it."""
+    """The transcript with the speakers of its stretches, in any order. What fails in this is a warning of it.
+
+    A transcript of status "error" stays as it is.
+    """
+    if transcript.status == "error":
+        return transcript
     work = partial(_named, transcript, stretches, count, known)
     done = alone("speakers", transcript.key, work)
     if isinstance(done, ASRError):
@@ -121,7 +166,7 @@ def named(
 def _named(
     transcript: Transcript, stretches: Sequence[Stretch], count: SpeakerCount, known: KnownSpeakers | None
 ) -> Transcript:
-    spoken = [one for one in stretches if _has_words(one, transcript)]
+    spoken = _with_words(stretches, transcript)
     labelled = with_speakers(transcript, diarize(spoken, count, known))
     failed = tuple(
         _warning(f"{one.start:.2f} to {one.end:.2f} s: {one.error}") for one in stretches if one.error is not None
@@ -129,7 +174,9 @@ def _named(
     return replace(labelled, warnings=(*labelled.warnings, *failed))
 
 
-def enrolled(model: SpeakerModel, settings: SpeakerSettings) -> KnownSpeakers | None:
+def enrolled(
+    model: SpeakerModel, settings: SpeakerSettings, *, allow_urls: bool | Collection[str] = True
+) -> KnownSpeakers | None:
     """The known speakers of these settings. Raises ConfigError or AudioError if a clip cannot be used."""
     if not settings.known:
         return None
@@ -138,17 +185,26 @@ def enrolled(model: SpeakerModel, settings: SpeakerSettings) -> KnownSpeakers | 
         items = list(iterate_inputs(source))
         if len(items) != 1:
             raise ConfigError(f"known speaker {name!r} needs one audio input, got {len(items)}")
-        references[name] = load(items[0])
+        try:
+            references[name] = load(items[0], limits=REFERENCE_LIMITS, allow_urls=allow_urls)
+        except AudioError as error:
+            raise type(error)(f"known speaker {name!r}: {error}") from error
     return KnownSpeakers.enrol(model, references)
 
 
-def _has_words(stretch: Stretch, transcript: Transcript) -> bool:
-    """Whether anything is said in a stretch; noise and music that gave no text are nobody's."""
-    return stretch.error is None and any(
-        segment.text and segment.start < stretch.end and stretch.start < segment.end
-        for segment in transcript.segments
-        if segment.channel == stretch.channel
-    )
+def _with_words(stretches: Sequence[Stretch], transcript: Transcript) -> list[Stretch]:
+    """The stretches in which something is said; noise and music that gave no text are nobody's."""
+    spoken: dict[int | None, list[tuple[float, float]]] = {}  # the segments of each channel, which do not overlap
+    for segment in sorted(transcript.segments, key=lambda segment: segment.start):
+        if segment.text:
+            spoken.setdefault(segment.channel, []).append((segment.end, segment.start))
+    found = []
+    for one in stretches:
+        segments = spoken.get(one.channel, [])
+        following = bisect.bisect_right(segments, (one.start, math.inf))  # the first that ends after its start
+        if one.error is None and following < len(segments) and segments[following][1] < one.end:
+            found.append(one)
+    return found
 
 
 def _warning(message: str) -> TranscriptWarning:

@@ -2,9 +2,9 @@
 
     python tests/peers/funasr_speakers.py DIR
 
-DIR/campplus.pt and DIR/eres2netv2.pt: dicts of tensors, loaded strictly. DIR/clips.npz: arrays (samples,) float32 at
-16 kHz. Writes DIR/<network>.npz with, for each clip, `<name>`, the embedding, and `<name>_features`, (T, 80). Runs in a
-process of its own and imports nothing of twostage_asr.
+DIR/<name>.pt: dicts of tensors, loaded strictly; eres2netv2.pt is of that network, and all others are of CAM++.
+DIR/clips.npz: arrays (samples,) float32 at 16 kHz. Writes DIR/<name>.npz with, for each clip, `<name>`, the embedding,
+and `<name>_features`, (T, 80). Runs in a process of its own and imports nothing of twostage_asr.
 """
 
 import sys
@@ -18,12 +18,13 @@ from funasr.models.eres2net.eres2netv2 import ERes2NetV2
 
 directory = Path(sys.argv[1])
 torch.set_num_threads(1)
-for network, model in {"campplus": CAMPPlus().eval(), "eres2netv2": ERes2NetV2().eval()}.items():
-    model.load_state_dict(torch.load(directory / f"{network}.pt", weights_only=True), strict=True)
+for path in directory.glob("*.pt"):
+    model = (ERes2NetV2() if path.stem == "eres2netv2" else CAMPPlus()).eval()
+    model.load_state_dict(torch.load(path, weights_only=True), strict=True)
     found = {}
     with torch.inference_mode():
         for name, clip in np.load(directory / "clips.npz").items():
             features, _, _ = extract_feature([torch.from_numpy(clip)])
             found[f"{name}_features"] = features[0].numpy().copy()
             found[name] = model(features)[0].numpy()
-    np.savez(directory / f"{network}.npz", **found)
+    np.savez(directory / f"{path.stem}.npz", **found)

