@@ -24,7 +24,7 @@ from ..speakers.enrolment import KnownSpeakers
 from ..speakers.labelling import with_speakers
 from ..speakers.model import Embeddings
 from ..speakers.tracker import SpeakerTracker
-from ..transcript import Segment, Transcript, TranscriptWarning, Word
+from ..transcript import Transcript, TranscriptWarning
 
 
 class LiveSpeakers:
@@ -83,8 +83,11 @@ class LiveSpeakers:
 
 def _who_says_something(transcript: Transcript) -> list[str]:
     """The speakers in the order of their words. Who has no words, such as a laugh, is none."""
-    parts: list[Word | Segment] = [p for s in transcript.segments for p in (*(s.words or ()), s)]
-    return [speaker for speaker in dict.fromkeys(part.speaker for part in parts) if speaker is not None]
+    said: dict[str | None, None] = {}
+    for segment in transcript.segments:
+        said |= dict.fromkeys(word.speaker for word in segment.words or ())
+        said[segment.speaker] = None
+    return [speaker for speaker in said if speaker is not None]
 
 
 def relabelled(transcript: Transcript, names: dict[str, str]) -> Transcript:
