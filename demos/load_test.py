@@ -8,7 +8,8 @@ Every clip is first transcribed alone; under load the same text must come. `outc
 the answers 429 and 503. Rates and latencies are of what ends between the warm-up and the end of --seconds: clients
 begin one after another during the warm-up, so that they do not walk in step. Latency is from the first byte to the
 text; of a live session, `first` is from the start of speech (as it is sent) to the first partial text, and `final` from
-STOP to the final text. /health is asked ten times a second beside it all. With --processes the clients are spread over
+STOP to the final text. `slowest_ms` counts the warm-up in: it shows what stands still when a new size of
+batch comes. /health is asked ten times a second beside it all. With --processes the clients are spread over
 several, for servers that answer faster than one can ask. With --hostile, a share of them sends what hostile_clients.py
 holds, and the others must not notice.
 """
@@ -25,17 +26,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 import soundfile
 import websockets
 from hostile_clients import HostileClient
+from kept_connections import Connections
 
 from twostage_asr.engine.audio.decode import SAMPLE_RATE, decode_audio
 
 HEALTH_INTERVAL_S = 0.1
-TIMEOUT_S = 120.0
 MICRO_CLIPS = Path(__file__).parent / "micro" / "clips" / "manifest.jsonl"
 BOUNDARY = "load-test-boundary"
 
@@ -64,6 +64,7 @@ class Tally:
     num_texts: int = 0  # in time
     audio_s: float = 0.0  # of these
     examples: dict[str, str] = field(default_factory=dict)
+    slowest_s: float = 0.0  # of everything, the warm-up included
     memory: list[tuple[float, float]] = field(default_factory=list)  # time, resident MiB of the server
 
     @property
@@ -76,14 +77,18 @@ class Tally:
 
     def time(self, name: str, started: float) -> None:
         """Something has taken from then until now."""
+        seconds = time.perf_counter() - started
+        if name == "all":
+            self.slowest_s = max(self.slowest_s, seconds)
         if self.counts_now:
-            self.latencies[name].append(time.perf_counter() - started)
+            self.latencies[name].append(seconds)
 
     def join(self, other: "Tally") -> None:
         """Count in what another process has seen."""
         self.outcomes += other.outcomes
         for name, seconds in other.latencies.items():
             self.latencies[name] += seconds
+        self.slowest_s = max(self.slowest_s, other.slowest_s)
         self.num_texts += other.num_texts
         self.audio_s += other.audio_s
         self.examples = other.examples | self.examples
@@ -104,53 +109,6 @@ def read_clips(source: Path) -> list[Clip]:
         soundfile.write(file, samples, SAMPLE_RATE, format="WAV", subtype="PCM_16")
         clips.append(Clip(path.stem, file.getvalue(), samples.tobytes(), len(samples) / SAMPLE_RATE))
     return clips
-
-
-@dataclass(slots=True)
-class Answer:
-    """Of the server, to one request."""
-
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-
-class Connections:
-    """HTTP over connections that are kept. A client library would cost more than the server's own part of a request."""
-
-    def __init__(self, server: str, api_key: str | None) -> None:
-        where = urlsplit(server)
-        self._host, self._port, self._tls = where.hostname, where.port, where.scheme in ("https", "wss")
-        key = f"Authorization: Bearer {api_key}\r\n" if api_key else ""
-        self._head = f"Host: {where.netloc}\r\n{key}"
-        self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
-
-    async def ask(self, what: str, headers: str = "", body: bytes = b"") -> Answer:
-        """`what`: method and path. Raises OSError, EOFError, TimeoutError."""
-        async with asyncio.timeout(TIMEOUT_S):
-            reader, writer = await self._connection()
-            try:
-                writer.write(f"{what} HTTP/1.1\r\n{self._head}{headers}\r\n".encode() + body)
-                first, *lines = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
-                pairs = (line.partition(":") for line in lines)
-                found = {name.lower(): value.strip() for name, _, value in pairs}
-                answer = Answer(int(first.split()[1]), found, await reader.readexactly(int(found["content-length"])))
-            except BaseException:
-                writer.close()
-                raise
-        if answer.headers.get("connection", "").lower() == "close":
-            writer.close()
-        else:
-            self._idle.append((reader, writer))
-        return answer
-
-    async def _connection(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        while self._idle:
-            reader, writer = self._idle.pop()
-            if not reader.at_eof():
-                return reader, writer
-            writer.close()  # the server has had enough of waiting
-        return await asyncio.open_connection(self._host, self._port or (443 if self._tls else 80), ssl=self._tls)
 
 
 class HttpLoad:
@@ -276,7 +234,7 @@ class Share:
     args: argparse.Namespace
     clips: list[Clip]
     number: int
-    clients: range  # of all clients' numbers; or of all arrivals' where there is a rate
+    clients: range  # of all clients' numbers; or of all arrivals' where there is a rate; none: it only watches
     num_clients: int
     tally: Tally
 
@@ -290,6 +248,8 @@ class Share:
             if args.pid:
                 watchers.append(asyncio.create_task(watch_memory(args.pid, self.tally)))
         load = load_of(args)
+        if not self.clients:
+            await asyncio.sleep(self.tally.ends_at - time.perf_counter())
         await asyncio.gather(*(self._client(load, client) for client in self.clients))
         for watcher in watchers:
             if watcher.done():  # it has failed
@@ -325,14 +285,18 @@ def run_level(args: argparse.Namespace, clips: list[Clip], concurrency: int) -> 
     """One level of load; returns its report."""
     num = round(args.rate * (args.warm_up_s + args.seconds)) if args.rate else concurrency
     num_processes = min(args.processes, num)
+    # Clients at work would delay what watches /health, so that it has a process of its own if there are several.
+    clients = [range(number, num, num_processes) for number in range(num_processes)]
+    if num_processes > 1:
+        clients.insert(0, range(0))
     begins_at = time.perf_counter() + args.warm_up_s
     shares = [
-        Share(args, clips, number, range(number, num, num_processes), num, Tally(begins_at, begins_at + args.seconds))
-        for number in range(num_processes)
+        Share(args, clips, number, own, num, Tally(begins_at, begins_at + args.seconds))
+        for number, own in enumerate(clients)
     ]
     if num_processes == 1:
         return report(args, concurrency, shares[0].run())
-    with multiprocessing.get_context("fork").Pool(num_processes) as pool:
+    with multiprocessing.get_context("fork").Pool(len(shares)) as pool:
         first, *others = pool.map(Share.run, shares, chunksize=1)
     for other in others:
         first.join(other)
@@ -347,6 +311,7 @@ def report(args: argparse.Namespace, concurrency: int, tally: Tally) -> dict[str
         "outcomes": dict(tally.outcomes),
         "rtfx": round(tally.audio_s / args.seconds, 2),
         "per_second": round(tally.num_texts / args.seconds, 2),
+        "slowest_ms": round(tally.slowest_s * 1000, 1),
         "examples": {name: text for name, text in tally.examples.items() if name != "ok"},
     }
     for name, seconds in tally.latencies.items():

@@ -2,13 +2,16 @@
 
 import contextlib
 import importlib.metadata
+import logging
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from .audio.readers import AudioReaders
-from .config import DEFAULT_MODEL_LEN, EngineConfig
+from .config import DEFAULT_MODEL_LEN, EngineConfig, is_spread
+from .decoder import mps
 from .decoder.base import Decoder, LLMSource
 from .errors import ConfigError
 from .families import family_named
@@ -24,12 +27,17 @@ from .transcriber import Transcriber
 CPU_BATCH_FRAMES, GPU_BATCH_FRAMES = 600, 40_000
 # Processes that time words while a GPU runs both stages; see words/processes.py.
 MAX_WORD_PROCESSES, CORES_PER_WORD_PROCESS = 4, 4
+# With several engines on a GPU, vLLM's Triton attention decodes more than its default: its kernels leave room.
+SHARED_GPU_ATTENTION = "TRITON_ATTN"
+
+log = logging.getLogger(__name__)
 
 
 def load_transcriber(engine_dir: Path, config: EngineConfig) -> Transcriber:
     """Load both stages of a converted model."""
     manifest = EngineManifest.read(engine_dir)
     family = family_named(manifest.family)
+    unshared = _why_unshared(config)  # before the device is used
     device = config.torch_device()
     num_cores = os.cpu_count() or 1
     llm_dtype = config.torch_dtype(config.dtype, device)
@@ -42,7 +50,7 @@ def load_transcriber(engine_dir: Path, config: EngineConfig) -> Transcriber:
         dither=config.dither,
         word_processes=0 if device.type == "cpu" else min(MAX_WORD_PROCESSES, num_cores // CORES_PER_WORD_PROCESS),
     )
-    decoder = build_decoder(source, config, device)
+    decoder = build_decoder(source, config, device, unshared=unshared)
     with contextlib.ExitStack() as on_failure:
         on_failure.callback(decoder.close)
         # The processes of stage 2 are starting while stage 1 loads.
@@ -68,8 +76,23 @@ def load_transcriber(engine_dir: Path, config: EngineConfig) -> Transcriber:
     )
 
 
-def build_decoder(source: LLMSource, config: EngineConfig, device: torch.device) -> Decoder:
-    """Start the decoder of the configured backend. Raises ConfigError if that cannot run here."""
+def _why_unshared(config: EngineConfig) -> str:
+    """Why several engines cannot share the GPU; "" once they can. It comes before the first use of CUDA (mps.py)."""
+    runs_elsewhere = config.device.startswith(("cpu", "npu")) or config.backend == "torch"
+    if runs_elsewhere or config.decoder_processes in (0, 1) or installed_vllm_device() != "cuda":
+        return "one engine was asked for"
+    if is_spread(config.tensor_parallel_size, config.vllm):
+        return "one engine is spread over processes"
+    return mps.share_gpus()
+
+
+def build_decoder(
+    source: LLMSource, config: EngineConfig, device: torch.device, *, unshared: str = "one engine was asked for"
+) -> Decoder:
+    """Start the decoder of the configured backend. Raises ConfigError if that cannot run here.
+
+    `unshared` says why several engines cannot share the GPU, or is empty.
+    """
     vllm_device = installed_vllm_device()
     backend = config.backend
     if backend == "auto":
@@ -99,9 +122,19 @@ def build_decoder(source: LLMSource, config: EngineConfig, device: torch.device)
     num_processes = default if config.decoder_processes is None else config.decoder_processes
     if num_processes == 0:
         return VLLMDecoder(source, options)
-    from .decoder.process_decoder import ProcessDecoder
+    from .decoder.process_decoder import ProcessDecoder, engines_that_fit
 
-    return ProcessDecoder(source, options, num_processes=num_processes, stall_timeout_s=config.stall_timeout_s)
+    most = num_processes
+    if config.decoder_processes is None and not unshared:
+        most = engines_that_fit(source, options)
+    if device.type == "cuda":
+        if most > 1 and not config.vllm.keys() & {"attention_backend", "attention_config"}:
+            options = replace(options, engine={"attention_backend": SHARED_GPU_ATTENTION, **config.vllm})
+        engines = f"{num_processes} vLLM engine(s), {most} when prompts wait"
+        log.info("%s; %d cores; %s", engines, os.cpu_count() or 1, unshared or "they share the GPU by MPS")
+    return ProcessDecoder(
+        source, options, num_processes=num_processes, max_processes=most, stall_timeout_s=config.stall_timeout_s
+    )
 
 
 def installed_vllm_device() -> str | None:

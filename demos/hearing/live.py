@@ -1,7 +1,8 @@
 """How live sessions cut talk between different speakers: python demos/hearing/live.py CLIPS --pause 0.8
 
 CLIPS holds manifest.jsonl and the clips that it names. The session is the product's own, but its model writes nothing,
-so that silence alone closes segments.
+so that silence alone closes segments. With `--whisper` and the directory of a Whisper checkpoint, that model writes the
+texts, and a segment that stops within a sentence waits longer. A decoding takes no time here: waits are of the rules.
 """
 
 import argparse
@@ -11,7 +12,8 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from talk import Talk, lay_together, with_babble
+from talk import Talk, babble, lay_together, with_noise
+from whisper import Whisper
 
 from twostage_asr.engine import (
     Final,
@@ -27,6 +29,7 @@ from twostage_asr.engine.model_lock import ModelLock
 from twostage_asr.engine.vad import FIXED_SCHEDULE, LIVE_RULES, STREAMING_SCHEDULE, load_vad
 
 PUSH_SAMPLES = SAMPLE_RATE // 10
+NEVER = 1 << 30  # partials that would have to agree on a text: confirmed texts are not measured here
 SCHEDULES = {
     "ours": LIVE_RULES,
     "fixed": LIVE_RULES.with_silence(FIXED_SCHEDULE),
@@ -44,14 +47,16 @@ class Model:
 
 
 class Service:
-    """Answers at once, with no text."""
+    """Answers at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, whisper: Whisper | None) -> None:
         self.model = Model(FunASRNano(), None, ModelLock())
+        self._whisper = whisper
 
     def submit(self, waveform: Waveform, options: Any, *, key: str, **_: Any) -> Future[Transcript]:
+        text = "" if self._whisper is None else self._whisper(waveform)
         future: Future[Transcript] = Future()
-        future.set_result(Transcript(key=key, text="", duration=len(waveform) / SAMPLE_RATE))
+        future.set_result(Transcript(key=key, text=text, duration=len(waveform) / SAMPLE_RATE))
         return future
 
 
@@ -64,17 +69,21 @@ def main() -> None:
     parser.add_argument("--most", type=int, default=30, help="clips")
     parser.add_argument("--babble", type=float, metavar="DB", help="signal-to-noise ratio of six other voices")
     parser.add_argument("--vad", default="silero", help="silero, or the directory of an fsmn-vad")
+    parser.add_argument("--whisper", type=Path, help="directory of a Whisper checkpoint that writes the texts")
+    parser.add_argument("--chunk-ms", type=float, default=720.0, help="new audio between two partial texts")
     args = parser.parse_args()
-    service = cast(TranscriptionService, Service())
+    service = cast(TranscriptionService, Service(None if args.whisper is None else Whisper(args.whisper)))
     print("| pause | schedule | two speakers | sentences cut | wait median, longest s | longest s |")
     print("|---" * 6 + "|")
     for pause_s in args.pause:
-        talk = lay_together(args.clips, half=args.half, pause_s=pause_s, most=args.most)
+        talk = lay_together(args.clips, half=args.half, pause_s=(pause_s, pause_s), most=args.most)
         if args.babble is not None:
-            others = lay_together(args.clips, half=1 - args.half, pause_s=0.1, most=60)
-            talk = with_babble(talk, others, args.babble)
+            others = lay_together(args.clips, half=1 - args.half, pause_s=(0.1, 0.1), most=60)
+            talk = with_noise(talk, babble(others, len(talk.waveform)), args.babble)
         for name in args.schedule:
-            live = LiveOptions(vad=load_vad(args.vad), rules=SCHEDULES[name])
+            live = LiveOptions(
+                vad=load_vad(args.vad), chunk_ms=args.chunk_ms, agreeing_partials=NEVER, rules=SCHEDULES[name]
+            )
             found = listen(StreamingSession(service, transcribe_options(), live), talk)
             print(f"| {pause_s} s | {name} | {summary(found, talk)}", flush=True)
 

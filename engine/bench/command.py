@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,14 +33,15 @@ from .measure import FEW_PASSES, FEW_WARM_UPS, measure, measure_latency
 from .peer import PeerJob, PeerName, PeerTask, run_peer
 from .plot import plot
 from .random_checkpoint import write_checkpoint
-from .random_tower_families import write_glm_asr, write_qwen3_asr
+from .random_tower_families import QWEN3_ASR_1_7B, write_glm_asr, write_qwen3_asr
 from .report import Kind, PeerLatency, PeerPass, PeerReport, Report, head, row, side_by_side, tail
 
 Say = Callable[[str], None]
-RandomFamily = Literal["fun_asr_nano", "qwen3_asr", "glm_asr"]
+RandomFamily = Literal["fun_asr_nano", "qwen3_asr", "qwen3_asr_1_7b", "glm_asr"]
 WRITERS: dict[RandomFamily, Callable[[Path], None]] = {
     "fun_asr_nano": write_checkpoint,
     "qwen3_asr": write_qwen3_asr,
+    "qwen3_asr_1_7b": partial(write_qwen3_asr, sizes=QWEN3_ASR_1_7B),
     "glm_asr": write_glm_asr,
 }
 SCOPE = (

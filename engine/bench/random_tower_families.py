@@ -1,4 +1,4 @@
-"""Write Qwen3-ASR-0.6B and GLM-ASR-Nano at their published sizes with random weights, laid out as on a hub.
+"""Write Qwen3-ASR (0.6B, 1.7B) and GLM-ASR-Nano at their published sizes with random weights, laid out as on a hub.
 
 Their texts are random. The tokenizers are stand-ins: 256 byte symbols, filler up to the real vocabulary size, and the
 special tokens at their published ids. A few ids of GLM-ASR-Nano are not known; those tokens are placed near the others.
@@ -42,7 +42,7 @@ class Sizes:
     """The sizes of one model."""
 
     tower: Qwen3ASRTowerConfig | GLMASRTowerConfig
-    llm: Mapping[str, int]  # by the names of config.json
+    llm: dict[str, int]  # by the names of config.json
     first_special: int  # id of the first special token
 
 
@@ -59,6 +59,13 @@ QWEN3_ASR_0_6B = Sizes(
         "head_dim": 128,
         "vocab_size": 151_936,
     },
+    first_special=151_643,
+)
+QWEN3_ASR_1_7B = Sizes(
+    tower=Qwen3ASRTowerConfig(
+        d_model=1024, encoder_layers=24, encoder_attention_heads=16, encoder_ffn_dim=4096, output_dim=2048
+    ),
+    llm=QWEN3_ASR_0_6B.llm | {"hidden_size": 2048, "intermediate_size": 6144},
     first_special=151_643,
 )
 GLM_ASR_NANO = Sizes(

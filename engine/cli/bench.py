@@ -6,7 +6,7 @@ from pathlib import Path
 from ..hub.resolve import HUBS
 from .command import Commands, add_engine_options, engine_options
 
-_FAMILIES = ("fun_asr_nano", "qwen3_asr", "glm_asr")
+_FAMILIES = ("fun_asr_nano", "qwen3_asr", "qwen3_asr_1_7b", "glm_asr")
 _FORMS = ("memory", "wav", "mp3")
 _TIMESTAMPS = {"off": (False,), "on": (True,), "both": (False, True)}
 

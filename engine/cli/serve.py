@@ -184,7 +184,7 @@ def run(args: argparse.Namespace) -> int:
     sockets = bind(address)
     operation = None if args.operation_port is None else OperationServer(args.host, args.operation_port)
     log.info("loading %s; the server listens when that is done", engine["model"])
-    num_front_ends = number_of_front_ends(args.front_ends, EngineConfig.of(engine_options(args)).torch_device())
+    num_front_ends = number_of_front_ends(args.front_ends, EngineConfig(**engine_options(args)).torch_device())
     if num_front_ends:
         setup = _setup(args, settings, address, num_front_ends)
         with contextlib.closing(FrontEnds(setup, sockets)) as front_ends, _loaded(args, engine) as model:

@@ -10,6 +10,8 @@ step of vLLM cannot be interrupted, so a stalled engine's process is terminated.
 
 import contextlib
 import itertools
+import logging
+import os
 import select
 import socket
 import struct
@@ -31,7 +33,15 @@ WORKER = f"{__package__}.worker"
 # GPU memory of an engine besides weights and KV cache: activations of a full batch, logits, CUDA graphs.
 WORKSPACE_BYTES = 3 << 30
 PROMPT_BYTES = 512 << 20  # shared memory for the prompts of one engine; prompts that do not fit go through the socket
+# An engine keeps a core busy, and reading audio, stage 1 and word times need the others. Four reach an H200's limit.
+MOST_ENGINES, CORES_PER_ENGINE = 4, 4
+MIN_KV_CACHE_BYTES = 4 << 30  # of one of several engines, for 512 prompts of 80 tokens with 100 KB each
+# Further engines start when more prompts than one decodes at once have been waiting so long. They take about 40 s of
+# all cores to load, which a shorter job never gets back.
+BACKLOG_S = 5.0
 LOAD_TIMEOUT_S = 1800.0  # for loading an engine; compilation takes minutes, and so can weights on a slow disk
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, eq=False)
@@ -156,17 +166,33 @@ class _Engine:
 
 
 class ProcessDecoder:
-    """Decodes with vLLM in `num_processes` processes."""
+    """Decodes with vLLM in `num_processes` processes, and up to `max_processes` when prompts have to wait."""
 
-    def __init__(self, source: LLMSource, options: VLLMOptions, *, num_processes: int, stall_timeout_s: float) -> None:
-        """Start all processes; `wait_until_ready` waits for them. See EngineConfig for `stall_timeout_s`."""
+    def __init__(
+        self,
+        source: LLMSource,
+        options: VLLMOptions,
+        *,
+        num_processes: int,
+        stall_timeout_s: float,
+        max_processes: int | None = None,
+    ) -> None:
+        """Start `num_processes`; `wait_until_ready` waits for them. See EngineConfig for `stall_timeout_s`."""
         self.limits = source.limits
         self.max_pending = 0
         self._ids = itertools.count()
-        share = share_of_gpu(source, options, num_processes)
-        self._engines = [_Engine.start(stall_timeout_s) for _ in range(num_processes)]
-        for engine in self._engines:
-            engine.send((source, share, engine.memory.file_descriptor))
+        self._source = source
+        self._stall_timeout_s = stall_timeout_s
+        self._num_spare = (max_processes or num_processes) - num_processes
+        self._share = share_of_gpu(source, options, num_processes + self._num_spare)
+        self._backlog_since: float | None = None
+        self._loading: list[_Engine] = []  # further engines; prompts go to those that are ready
+        self._engines = [self._start() for _ in range(num_processes)]
+
+    def _start(self) -> _Engine:
+        engine = _Engine.start(self._stall_timeout_s)
+        engine.send((self._source, self._share, engine.memory.file_descriptor))
+        return engine
 
     def wait_until_ready(self) -> None:
         self.max_pending = sum(engine.wait_until_ready() for engine in self._engines)
@@ -186,10 +212,14 @@ class ProcessDecoder:
     def poll(self, *, wait_s: float = POLL_S, wake: int | None = None) -> list[tuple[int, Hypothesis]]:
         for engine in self._engines:
             engine.flush()
+        self._grow()
         # Idle engines are polled too, because they may have died.
         engine_of = {engine.fileno(): engine for engine in self._engines}
+        loading = {engine.fileno(): engine for engine in self._loading}
         wakers = [] if wake is None else [wake]
-        readable = wait_readable([*engine_of, *wakers], wait_s if self.num_pending else 0)
+        readable = wait_readable([*engine_of, *loading, *wakers], wait_s if self.num_pending else 0)
+        for number in readable & loading.keys():
+            self._admit(loading[number])
         done: list[tuple[int, Hypothesis]] = []
         for number, engine in engine_of.items():
             if number not in readable:
@@ -202,6 +232,30 @@ class ProcessDecoder:
                     engine.pending[prompt_id].written += token_ids
             done += [(i, hypothesis) for i, hypothesis in finished if engine.forget(i)]
         return done
+
+    def _grow(self) -> None:
+        """Start the further engines once prompts have been waiting for BACKLOG_S."""
+        if not self._num_spare:
+            return
+        now = time.monotonic()
+        if 2 * self.num_pending <= self.max_pending:  # all of them are being decoded
+            self._backlog_since = None
+        elif self._backlog_since is None:
+            self._backlog_since = now
+        elif now > self._backlog_since + BACKLOG_S:
+            log.info("%d prompts wait; %d more vLLM engines are loading", self.num_pending, self._num_spare)
+            self._loading = [self._start() for _ in range(self._num_spare)]
+            self._num_spare = 0
+
+    def _admit(self, engine: _Engine) -> None:
+        """Give prompts to an engine that has loaded. One that cannot is done without: the others decode."""
+        self._loading.remove(engine)
+        try:
+            self.max_pending += engine.receive()
+            self._engines.append(engine)
+        except ASRError as error:
+            log.warning("a further vLLM engine did not load, %d go on: %s", len(self._engines), error)
+            engine.close()
 
     def partial_tokens(self, prompt_id: int) -> Sequence[int]:
         return next(engine.pending[prompt_id].written for engine in self._engines if prompt_id in engine.pending)
@@ -217,9 +271,10 @@ class ProcessDecoder:
                     engine.send(dropped)
 
     def close(self) -> None:
-        for engine in self._engines:
+        for engine in (*self._engines, *self._loading):
             engine.close()
         self._engines.clear()
+        self._loading.clear()
 
 
 def wait_readable(file_descriptors: Iterable[int], wait_s: float) -> set[int]:
@@ -231,6 +286,19 @@ def wait_readable(file_descriptors: Iterable[int], wait_s: float) -> set[int]:
     for number in file_descriptors:
         poll.register(number, select.POLLIN)
     return {number for number, _ in poll.poll(1000 * wait_s)}
+
+
+def engines_that_fit(source: LLMSource, options: VLLMOptions) -> int:
+    """How many engines repay themselves on this GPU and these cores; at least 1."""
+    total = torch.cuda.get_device_properties(options.device).total_memory
+    each = _weight_bytes(source, options) + WORKSPACE_BYTES + MIN_KV_CACHE_BYTES
+    by_memory = int(total * options.gpu_memory_utilization) // each
+    return max(1, min(MOST_ENGINES, (os.cpu_count() or 1) // CORES_PER_ENGINE, by_memory))
+
+
+def _weight_bytes(source: LLMSource, options: VLLMOptions) -> int:
+    files = source.directory.glob("*.safetensors")
+    return sum(file.stat().st_size for file in files) // options.tensor_parallel_size
 
 
 def share_of_gpu(source: LLMSource, options: VLLMOptions, num_processes: int) -> VLLMOptions:
@@ -246,8 +314,7 @@ def share_of_gpu(source: LLMSource, options: VLLMOptions, num_processes: int) ->
         return options
     utilization = options.gpu_memory_utilization / num_processes
     total = torch.cuda.get_device_properties(options.device).total_memory
-    weights = sum(file.stat().st_size for file in source.directory.glob("*.safetensors"))
-    weights //= options.tensor_parallel_size
+    weights = _weight_bytes(source, options)
     kv_cache = int(total * utilization) - weights - WORKSPACE_BYTES
     if kv_cache <= 0:
         raise ConfigError(

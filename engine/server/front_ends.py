@@ -123,14 +123,14 @@ class FrontEnds:
         num_readers = max(2, (os.cpu_count() or 1) // self._setup.num_front_ends)
         card = ModelCard(model.family, model.tokenizer, num_readers, max_waiting)
         self.service, self._card = service, card
-        self.metrics.watch("twostage_front_ends", "Front ends that answer", lambda: len(self._ready))
+        self.metrics.watch("twostage_front_ends", "Front ends that answer", lambda: self.num_ready)
         is_main = threading.current_thread() is threading.main_thread()  # others cannot handle signals
         ends = (signal.SIGTERM, signal.SIGINT) if is_main else ()
         previous = {each: signal.signal(each, self.leave) for each in ends}
         try:
             for front in self._fronts.values():
                 send(front.child.socket, card)
-            self._loop(lambda: len(self._ready) < self._setup.num_front_ends)
+            self._loop(lambda: self.num_ready < self._setup.num_front_ends)
             if not self._num_signals and not service.failed:
                 log_addresses(self._sockets, is_tls=self._setup.address.tls_certificate is not None)
                 self._is_serving = True
@@ -151,6 +151,11 @@ class FrontEnds:
         for front in self._fronts.values():
             front.child.close()
         self._fronts.clear()
+
+    @property
+    def num_ready(self) -> int:
+        """Front ends that answer."""
+        return len(self._ready)
 
     @property
     def readiness(self) -> str:

@@ -1,8 +1,10 @@
 """Speaker embeddings -> one label each: agglomerative clustering by average cosine similarity.
 
-Memory does not grow with the square of the recording. Beyond MAX_POINTS embeddings, neighbours in time that sound alike
-are first joined to one point, and what remains is clustered block by block; the clusters of all blocks, as weighted
-means, are then clustered once more.
+    windows -> average linkage -> clusters with too little speech dissolve -> alike centres are one -> nearest centres
+
+Average linkage joins the two clusters whose windows are most alike on average, so it needs no number of speakers. It
+compares all pairs, so a recording of more than MAX_POINTS windows is first reduced to small groups, block by block, and
+the groups are linked instead. Memory is that of one block, and time grows linearly with the duration.
 """
 
 from collections.abc import Sequence
@@ -16,13 +18,17 @@ from scipy.spatial.distance import pdist
 from ..errors import ConfigError
 from .model import Embeddings
 
-MAX_POINTS = 2000  # embeddings of one linkage, whose distances take 16 MB
+MAX_POINTS = 2000  # points of one linkage, whose distances take 16 MB: 25 minutes of speech
 MAX_SPEAKERS = 20
-SAME_SPEAKER = 0.30  # average cosine similarity of two clusters above which they are one speaker
-MIN_SHARE_S = 2.5  # a speaker with less speech is merged into the nearest other one, if there is one
-_FINE_SIMILARITY = 0.62  # above which the points of one block are joined before the blocks are
+SAME_VOICE = 0.40  # average cosine similarity of two clusters' windows, from which on they are one voice
+SAME_SPEAKER = 0.60  # cosine similarity of two speakers' centres, from which on they are one
+LEAST_SPEECH_S, LEAST_SHARE = 2.0, 0.05  # a cluster with less speech, or less of all, is no speaker of its own,
+ENOUGH_SPEECH_S = 8.0  # but one with so much speech is, whatever its share
+_GROUP_SIMILARITY, _MAX_GROUPS = 0.62, 64  # of the groups of one block: their least similarity, unless they are more
+_REFINEMENTS = 5
 Labels = npt.NDArray[np.int64]
 Weights = npt.NDArray[np.float32]
+Tree = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +38,11 @@ class SpeakerCount:
     exact: int | None = None
     least: int = 1
     most: int = MAX_SPEAKERS
+
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """The fewest and the most speakers."""
+        return (self.least, self.most) if self.exact is None else (self.exact, self.exact)
 
     def __post_init__(self) -> None:
         """Raises ConfigError."""
@@ -46,92 +57,111 @@ def cluster(embeddings: Embeddings, weights: Sequence[float] | Weights | None, c
 
     Args:
         embeddings: (N, D), each row of length 1, in order of time.
-        weights: (N,) seconds of speech in each; None counts each as one second.
+        weights: (N,) seconds of speech that each stands for; None counts each as one second.
     """
     if not len(embeddings):
         return np.zeros(0, np.int64)
-    shares = np.ones(len(embeddings), np.float32) if weights is None else np.asarray(weights, np.float32)
-    fine = _fine_labels(embeddings, shares)
-    centres, sizes = _centres(embeddings, shares, fine)
-    labels = _joined(centres, sizes, count)[fine]
-    return in_order(_refined(embeddings, shares, labels))
+    seconds = np.ones(len(embeddings), np.float32) if weights is None else np.asarray(weights, np.float32)
+    groups = _groups(embeddings, seconds)
+    labels = _speakers(*_centres(embeddings, seconds, groups), count)[groups]
+    return in_order(_refined(embeddings, seconds, labels))
 
 
 def in_order(labels: Labels) -> Labels:
     """The same groups, numbered from 0 in the order of their first members."""
     _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
-    rank = np.empty(len(first), np.int64)
-    rank[np.argsort(first)] = np.arange(len(first))
-    ranked: Labels = rank[inverse]
-    return ranked
+    rank: Labels = np.argsort(np.argsort(first))
+    return rank[inverse]
 
 
-def _fine_labels(embeddings: Embeddings, weights: Weights) -> Labels:
-    """Labels of at most MAX_POINTS small groups."""
+def _groups(embeddings: Embeddings, seconds: Weights) -> Labels:
+    """(N,) labels of at most MAX_POINTS groups of alike neighbours in time; of each embedding if they are few."""
     labels: Labels = np.arange(len(embeddings))
-    similarity = _FINE_SIMILARITY
-    while True:
-        centres, _ = _centres(embeddings, weights, labels)
-        if len(centres) <= MAX_POINTS:
-            return labels
-        joined, offset = np.empty(len(centres), np.int64), 0
-        for start in range(0, len(centres), MAX_POINTS):
+    points, sizes = embeddings, seconds
+    while len(points) > MAX_POINTS:
+        joined, offset = np.empty(len(points), np.int64), 0
+        for start in range(0, len(points), MAX_POINTS):
             block = slice(start, start + MAX_POINTS)
-            tree = _tree(centres[block])
-            inner = fcluster(tree, 1.0 - similarity, "distance") if tree is not None else np.ones(1, np.int64)
-            joined[block] = inner + offset
-            offset += int(inner.max())
-        labels = in_order(joined)[labels]
-        similarity -= 0.1  # so that a further pass, if one is needed, joins more
-
-
-def _tree(points: Embeddings) -> npt.NDArray[np.float64] | None:
-    return linkage(np.maximum(pdist(points, "cosine"), 0.0), "average") if len(points) > 1 else None
-
-
-def _centres(embeddings: Embeddings, weights: Weights, labels: Labels) -> tuple[Embeddings, Weights]:
-    """The weighted mean of each group, of length 1, and its weight."""
-    sums = np.zeros((int(labels.max()) + 1, embeddings.shape[1]), np.float32)
-    np.add.at(sums, labels, embeddings * weights[:, None])
-    sizes = np.bincount(labels, weights, len(sums)).astype(np.float32)
-    return sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-9), sizes
-
-
-def _joined(points: Embeddings, weights: Weights, count: SpeakerCount) -> Labels:
-    """The speakers of at most MAX_POINTS points."""
-    tree = _tree(points)
-    if tree is None:
-        return np.zeros(len(points), np.int64)
-    if count.exact is not None:
-        return _cut(tree, points, weights, count.exact)
-    labels: Labels = fcluster(tree, 1.0 - SAME_SPEAKER, "distance") - 1
-    _, sizes = _centres(points, weights, labels)
-    found = max(1, int((sizes >= min(MIN_SHARE_S, 0.2 * float(weights.sum()))).sum()))
-    return _cut(tree, points, weights, min(max(found, count.least), count.most))
-
-
-def _cut(tree: npt.NDArray[np.float64], points: Embeddings, weights: Weights, wanted: int) -> Labels:
-    """Cut the tree where it has `wanted` clusters that are large enough; the others join the nearest of these."""
-    wanted = min(wanted, len(points))
-    for total in range(wanted, len(points) + 1):
-        labels: Labels = fcluster(tree, total, "maxclust").astype(np.int64) - 1
-        centres, sizes = _centres(points, weights, labels)
-        large = np.flatnonzero(sizes >= min(MIN_SHARE_S, 0.2 * float(weights.sum())))
-        if len(large) >= wanted or total == min(len(points), wanted + 60):
-            kept = np.argsort(-sizes, kind="stable")[:wanted]
-            nearest = np.argmax(centres @ centres[kept].T, axis=1)
-            return np.asarray(nearest[labels], np.int64)
+            joined[block] = offset + _block_groups(points[block])
+            offset = int(joined[block].max()) + 1
+        labels = joined[labels]
+        points, sizes = _centres(points, sizes, joined)
     return labels
 
 
-def _refined(embeddings: Embeddings, weights: Weights, labels: Labels) -> Labels:
-    """Give each embedding to the nearest centre, twice, as k-means does."""
-    for _ in range(2):
-        centres, sizes = _centres(embeddings, weights, labels)
-        similarities = embeddings @ centres.T
-        similarities[:, sizes == 0] = -np.inf
-        updated = np.argmax(similarities, axis=1)
-        if len(np.unique(updated)) < len(np.unique(labels)):
+def _block_groups(points: Embeddings) -> Labels:
+    tree = _tree(points)
+    labels: Labels = fcluster(tree, 1.0 - _GROUP_SIMILARITY, "distance").astype(np.int64)
+    if labels.max() > _MAX_GROUPS:
+        labels = fcluster(tree, _MAX_GROUPS, "maxclust").astype(np.int64)
+    return labels - 1
+
+
+def _tree(points: Embeddings) -> Tree:
+    if len(points) == 1:
+        return np.zeros((0, 4))
+    tree: Tree = linkage(np.maximum(pdist(points, "cosine"), 0.0), "average")
+    return tree
+
+
+def _cut(tree: Tree, num: int) -> Labels:
+    """The clusters of each point, from 0 on, when `num` are left, or fewer where points are equal."""
+    return fcluster(tree, num, "maxclust").astype(np.int64) - 1 if len(tree) else np.zeros(1, np.int64)
+
+
+def _centres(embeddings: Embeddings, seconds: Weights, labels: Labels) -> tuple[Embeddings, Weights]:
+    """The weighted mean of each group, of length 1, and its seconds."""
+    sums = np.zeros((int(labels.max()) + 1, embeddings.shape[1]), np.float32)
+    np.add.at(sums, labels, embeddings * seconds[:, None])
+    sizes = np.bincount(labels, seconds, len(sums)).astype(np.float32)
+    return sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-9), sizes
+
+
+def _speakers(points: Embeddings, seconds: Weights, count: SpeakerCount) -> Labels:
+    """The speakers of at most MAX_POINTS points."""
+    least, most = count.bounds
+    least = min(least, len(points))
+    tree = _tree(points)
+    voices = 1 + int((tree[:, 2] > 1.0 - SAME_VOICE).sum())
+    for num in range(max(voices, least), len(points) + 1):  # finer, until there are enough speakers
+        labels = _cut(tree, num)
+        large = _large(labels, seconds)
+        if len(large) >= least:
             break
-        labels = updated
+    else:  # there is too little speech for this number, so each cluster is a speaker
+        labels = _cut(tree, least)
+        large = np.arange(int(labels.max()) + 1)
+    centres, _ = _centres(points, seconds, labels)
+    return _joined(points, seconds, np.argmax(centres @ centres[large].T, axis=1)[labels], (least, most))
+
+
+def _large(labels: Labels, seconds: Weights) -> Labels:
+    """The clusters with enough speech to be a speaker, at least the largest one."""
+    sizes = np.bincount(labels, seconds)
+    least = min(max(LEAST_SPEECH_S, LEAST_SHARE * sizes.sum()), ENOUGH_SPEECH_S, sizes.max())
+    return np.flatnonzero(sizes >= least - 1e-3)
+
+
+def _joined(points: Embeddings, seconds: Weights, labels: Labels, bounds: tuple[int, int]) -> Labels:
+    """Join the two speakers that are most alike, as long as they are one or there are too many."""
+    least, most = bounds
+    while (num := int(labels.max()) + 1) > least:
+        centres, _ = _centres(points, seconds, labels)
+        alike = centres @ centres.T
+        np.fill_diagonal(alike, -np.inf)
+        kept, joined = sorted(divmod(int(np.argmax(alike)), num))
+        if num <= most and alike[kept, joined] < SAME_SPEAKER:
+            break
+        labels = np.where(labels == joined, kept, labels - (labels > joined))
+    return labels
+
+
+def _refined(embeddings: Embeddings, seconds: Weights, labels: Labels) -> Labels:
+    """Give each embedding to the nearest centre, a few times. No speaker is lost by it."""
+    num = int(labels.max()) + 1
+    for _ in range(_REFINEMENTS):
+        nearest = np.argmax(embeddings @ _centres(embeddings, seconds, labels)[0].T, axis=1)
+        if len(np.unique(nearest)) < num or np.array_equal(nearest, labels):
+            break
+        labels = nearest
     return labels

@@ -9,12 +9,12 @@ import numpy.typing as npt
 
 from ..audio.waveform import SAMPLE_RATE, Waveform
 from ..transcript import SpeakerTurn
-from .clustering import Labels, SpeakerCount, cluster
+from .clustering import Labels, SpeakerCount, cluster, in_order
 from .enrolment import KnownSpeakers, centres_of, label_names
 from .model import Embeddings, SpeakerModel
 
 WINDOW_S, SHIFT_S = 1.5, 0.75  # as the published models were tuned for
-MERGE_S = 0.5  # turns of one speaker with a shorter pause between them are one
+CHANGE_COST = 0.1  # of cosine similarity: a speaker who seems to be heard for a moment must be this much more alike
 _OVERLAP_SIMILARITY, _OVERLAP_MARGIN = 0.4, 0.08  # to the second speaker, and to the first less the second
 Spans = npt.NDArray[np.float64]  # (N, 2): start and end in seconds
 
@@ -32,7 +32,8 @@ class Stretch:
 
     @property
     def weights(self) -> list[float]:
-        return [float(end - start) for start, end in self.windows]
+        """The seconds of speech that each window stands for, since windows share most of theirs with others."""
+        return [(self.end - self.start) / len(self.windows)] * len(self.windows)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,6 +77,7 @@ def diarize(stretches: Sequence[Stretch], count: SpeakerCount, known: KnownSpeak
         return Diarized((), (), (), np.zeros((0, 0), np.float32))
     embeddings = np.concatenate([one.embeddings for one in stretches])
     labels = cluster(embeddings, list(itertools.chain(*(one.weights for one in stretches))), count)
+    labels = _smoothed(stretches, embeddings, labels)
     centres = centres_of(embeddings, labels)
     names = label_names(len(centres), known.names_of(centres) if known is not None else ())
     turns: list[tuple[SpeakerTurn, int | None]] = []
@@ -83,10 +85,34 @@ def diarize(stretches: Sequence[Stretch], count: SpeakerCount, known: KnownSpeak
     for one in stretches:
         part = slice(done, done + len(one.windows))
         done = part.stop
-        doubtful = _is_doubtful(embeddings[part], centres)
+        doubtful = _is_doubtful(one.embeddings, centres)
         turns += [(turn, one.channel) for turn in _turns(one, labels[part], doubtful, names)]
-    turns = _merged(sorted(turns, key=lambda pair: pair[0].start))
+    turns.sort(key=lambda pair: pair[0].start)
     return Diarized(tuple(turn for turn, _ in turns), tuple(channel for _, channel in turns), tuple(names), centres)
+
+
+def _smoothed(stretches: Sequence[Stretch], embeddings: Embeddings, labels: Labels) -> Labels:
+    """The labels of all windows without doubtful changes, unless a speaker would be lost."""
+    centres = centres_of(embeddings, labels)
+    smoothed = in_order(np.concatenate([most_alike(one.embeddings @ centres.T) for one in stretches]))
+    return smoothed if smoothed.max() == labels.max() else labels
+
+
+def most_alike(similarities: npt.NDArray[np.float32]) -> Labels:
+    """The most similar path through the speakers: (T, K) similarities of a stretch's windows -> (T,), by Viterbi.
+
+    Each change of the speaker costs CHANGE_COST, so that one doubtful window does not interrupt a turn.
+    """
+    total, before = similarities[0], []
+    for row in similarities[1:]:
+        best = int(np.argmax(total))
+        changed = total[best] - CHANGE_COST
+        before.append(np.where(total >= changed, np.arange(len(total)), best))
+        total = np.maximum(total, changed) + row
+    path = [int(np.argmax(total))]
+    for choices in reversed(before):
+        path.append(int(choices[path[-1]]))
+    return np.array(path[::-1])
 
 
 def _is_doubtful(embeddings: Embeddings, centres: Embeddings) -> npt.NDArray[np.bool_]:
@@ -112,17 +138,3 @@ def _turns(
             end = float(stretch.windows[run[-1]][1] + stretch.windows[following[0]][0]) / 2
         yield SpeakerTurn(round(start, 3), round(end, 3), names[labels[run[0]]], bool(doubtful[run[0]]))
         start = end
-
-
-def _merged(turns: Sequence[tuple[SpeakerTurn, int | None]]) -> list[tuple[SpeakerTurn, int | None]]:
-    """Join turns of one speaker that follow each other closely."""
-    merged: list[tuple[SpeakerTurn, int | None]] = []
-    for turn, channel in turns:
-        if merged:
-            last, last_channel = merged[-1]
-            is_same = (last.speaker, last.overlap, last_channel) == (turn.speaker, turn.overlap, channel)
-            if is_same and turn.start - last.end < MERGE_S:
-                merged[-1] = (SpeakerTurn(last.start, max(last.end, turn.end), last.speaker, last.overlap), channel)
-                continue
-        merged.append((turn, channel))
-    return merged

@@ -16,7 +16,7 @@ from ..options import RequestOptions, SessionOptions
 from ..run_options import TranscribeOptions, transcribe_options
 from ..service import TranscriptionService
 from ..speakers.stage import enrolled
-from ..vad import LIVE_RULES, LIVE_SCHEDULE, checked_schedule, load_vad
+from ..vad import LIVE_RULES, checked_schedule, load_vad
 from .events import TextSoFar
 from .session import AsyncStreamingSession, LiveOptions, StreamingSession
 from .speakers import LiveSpeakers
@@ -75,15 +75,8 @@ class FunASRNanoStreamingVLLM(Closing):
         )
         rules = replace(LIVE_RULES, max_segment_s=max_segment_s)
         if silence_schedule is not None or not dynamic_silence:
-            rules = rules.with_silence(
-                checked_schedule(silence_schedule, dynamic=dynamic_silence, default=LIVE_SCHEDULE)
-            )
-        self.live = LiveOptions(
-            vad=load_vad(vad),
-            chunk_ms=chunk_ms,
-            rollback_chars=rollback_chars,
-            rules=rules,
-        )
+            rules = rules.with_silence(checked_schedule(silence_schedule, dynamic=dynamic_silence, default=()))
+        self.live = LiveOptions(vad=load_vad(vad), chunk_ms=chunk_ms, rollback_chars=rollback_chars, rules=rules)
         self._model = AutoModelVLLM(model, **options)
         self.service = TranscriptionService(self._model.transcriber)
 

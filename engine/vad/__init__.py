@@ -14,7 +14,6 @@ from .base import SpeechSpan, VoiceActivityModel, VoiceActivityStream
 from .segmenter import (
     FIXED_SCHEDULE,
     LIVE_RULES,
-    LIVE_SCHEDULE,
     OFFLINE_SCHEDULE,
     RECORDING_SCHEDULE,
     STREAMING_SCHEDULE,
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
 __all__ = [
     "FIXED_SCHEDULE",
     "LIVE_RULES",
-    "LIVE_SCHEDULE",
     "OFFLINE_SCHEDULE",
     "RECORDING_SCHEDULE",
     "STREAMING_SCHEDULE",

@@ -34,7 +34,5 @@ class VoiceActivityStream(Protocol):
 class VoiceActivityModel(Protocol):
     """A loaded model. Different streams may run in different threads; one stream may not."""
 
-    frame_s: float
-
     def new_stream(self) -> VoiceActivityStream:
         """A stream in its initial state."""

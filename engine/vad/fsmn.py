@@ -36,8 +36,6 @@ _FRONTEND = {"fs": SAMPLE_RATE, "window": "hamming", "n_mels": NUM_MELS, "frame_
 class FsmnVAD:
     """A loaded checkpoint; its streams share it."""
 
-    frame_s = HOP_SAMPLES / SAMPLE_RATE
-
     def __init__(self, network: "FsmnVADEncoder | OnnxNetwork", cmvn: Tensor, silence_ids: list[int]) -> None:
         """`cmvn` (2, input_dim): row 0 is added to the features, then they are multiplied by row 1."""
         self.network = network
@@ -83,7 +81,7 @@ class FsmnVAD:
 class FsmnStream:
     """Computes the speech probabilities of one stream of samples."""
 
-    frame_s = FsmnVAD.frame_s
+    frame_s = HOP_SAMPLES / SAMPLE_RATE
     threshold = THRESHOLD
 
     def __init__(self, model: FsmnVAD) -> None:

@@ -29,8 +29,6 @@ Schedule = tuple[tuple[float, float], ...]  # rows of (greatest age of the segme
 
 # Our own. FunASR's offline table takes 22 % of what nobody speaks in for speech, and this 11 % (AMI, demos/hearing.md).
 RECORDING_SCHEDULE: Schedule = ((math.inf, 1000),)
-# Two speakers 0.8 s apart get segments of their own. Pauses within a sentence are often as long; see mid_sentence_ms.
-LIVE_SCHEDULE: Schedule = ((math.inf, 700),)
 # FunASR's tables. The offline one keeps segments long, because words are lost at their edges. The streaming one closes
 # segments earlier, to keep the latency low.
 OFFLINE_SCHEDULE: Schedule = (
@@ -105,8 +103,9 @@ def _rows(schedule: Iterable[tuple[float, float]]) -> Schedule:
         raise ConfigError(f"silence_schedule must be [(up to ms, silence ms), ...], got {schedule!r}") from error
 
 
+# Two speakers 0.8 s apart get segments of their own. Pauses within a sentence are often as long; see mid_sentence_ms.
 # Among many voices nothing ends in silence: the limit alone closes segments, so that the text is not too late.
-LIVE_RULES = SegmentRules(max_segment_s=20.0, silence_schedule=LIVE_SCHEDULE, mid_sentence_ms=500.0)
+LIVE_RULES = SegmentRules(max_segment_s=20.0, silence_schedule=((math.inf, 700),), mid_sentence_ms=500.0)
 
 
 class SpeechSegmenter:

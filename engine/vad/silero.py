@@ -39,8 +39,6 @@ _WARM_UP_WINDOWS = 16  # of zeros, before a stream: 0.5 s
 class SileroVAD:
     """The network; its streams share it."""
 
-    frame_s = WINDOW_SAMPLES / SAMPLE_RATE
-
     def __init__(self) -> None:
         """Raises ConfigError if the package silero-vad lacks the file."""
         import onnxruntime
@@ -61,7 +59,7 @@ class SileroVAD:
 class SileroStream:
     """Computes the speech probabilities of one stream of samples."""
 
-    frame_s = SileroVAD.frame_s
+    frame_s = WINDOW_SAMPLES / SAMPLE_RATE
     threshold = 0.25  # at the network's own 0.5, 9 % of distant speech (AMI) is missed; below, noise becomes speech
 
     def __init__(self, session: Any, state: tuple[FloatArray, FloatArray], *, with_gain: bool) -> None:

@@ -35,9 +35,7 @@ class Cutting:
 class Segmentation:
     """Which recordings are cut, and how: the options that users set."""
 
-    vad: str | None = (
-        "auto"  # "auto": silero, on long recordings only; "silero" or a directory: on all; None: cut nothing
-    )
+    vad: str | None = "auto"  # silero, on long recordings; "silero" or a directory: on all; None: cut nothing
     max_segment_s: float | None = None  # None: the longest audio that the model transcribes well in one pass
     silence_schedule: Schedule = RECORDING_SCHEDULE
 

@@ -1,12 +1,14 @@
-"""What FunASR 1.4.16's speaker models make of audio: the numbers that ours are compared with.
+"""What FunASR 1.4.16's CAM++ and ERes2NetV2 make of clips: the numbers that ours are compared with.
 
-    python tests/peers/funasr_speakers.py CAMPPLUS.pt ERES2NETV2.pt AUDIO.npy OUT.npz
+    python tests/peers/funasr_speakers.py DIR
 
-AUDIO.npy: (B, N) float32 at 16 kHz. OUT.npz: campplus and eres2netv2, (B, 192) float32. Runs in a process of its own
-and imports nothing of twostage_asr.
+DIR/campplus.pt and DIR/eres2netv2.pt: dicts of tensors, loaded strictly. DIR/clips.npz: arrays (samples,) float32 at
+16 kHz. Writes DIR/<network>.npz with, for each clip, `<name>`, the embedding, and `<name>_features`, (T, 80). Runs in a
+process of its own and imports nothing of twostage_asr.
 """
 
 import sys
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,11 +16,14 @@ from funasr.models.campplus.model import CAMPPlus
 from funasr.models.campplus.utils import extract_feature
 from funasr.models.eres2net.eres2netv2 import ERes2NetV2
 
-campplus, eres2netv2, audio, out = sys.argv[1:]
-features, _, _ = extract_feature(list(torch.from_numpy(np.load(audio))))
-embeddings = {}
-for name, model, path in (("campplus", CAMPPlus(), campplus), ("eres2netv2", ERes2NetV2(), eres2netv2)):
-    model.load_state_dict(torch.load(path, weights_only=True), strict=True)
+directory = Path(sys.argv[1])
+torch.set_num_threads(1)
+for network, model in {"campplus": CAMPPlus().eval(), "eres2netv2": ERes2NetV2().eval()}.items():
+    model.load_state_dict(torch.load(directory / f"{network}.pt", weights_only=True), strict=True)
+    found = {}
     with torch.inference_mode():
-        embeddings[name] = model.eval()(features.clone()).numpy()
-np.savez(out, **embeddings)
+        for name, clip in np.load(directory / "clips.npz").items():
+            features, _, _ = extract_feature([torch.from_numpy(clip)])
+            found[f"{name}_features"] = features[0].numpy().copy()
+            found[name] = model(features)[0].numpy()
+    np.savez(directory / f"{network}.npz", **found)

@@ -30,7 +30,12 @@ from twostage_asr.engine import (
 from twostage_asr.engine.audio.decode import decode_audio
 from twostage_asr.engine.decoder import process_decoder
 from twostage_asr.engine.decoder.base import DecodeParams, LLMSource
-from twostage_asr.engine.decoder.process_decoder import WORKSPACE_BYTES, ProcessDecoder, share_of_gpu
+from twostage_asr.engine.decoder.process_decoder import (
+    WORKSPACE_BYTES,
+    ProcessDecoder,
+    engines_that_fit,
+    share_of_gpu,
+)
 from twostage_asr.engine.decoder.prompt_memory import PromptMemory
 from twostage_asr.engine.decoder.vllm_decoder import VLLMOptions
 from twostage_asr.engine.manifest import LLMInfo
@@ -208,10 +213,12 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandI
     info = LLMInfo(hidden_size=8, vocab_size=8, max_position_embeddings=1 << 20, eos_token_ids=(0,), tied=True)
     started: list[ProcessDecoder] = []
 
-    def start(lines: str, *, stall_timeout_s: float) -> ProcessDecoder:
+    def start(lines: str, *, stall_timeout_s: float, max_processes: int | None = None) -> ProcessDecoder:
         (tmp_path / "stand_in_engine.py").write_text(STAND_IN + lines)
         source, options = LLMSource(tmp_path, info, torch.float32, 1 << 20), VLLMOptions(device=torch.device("cpu"))
-        decoder = ProcessDecoder(source, options, num_processes=1, stall_timeout_s=stall_timeout_s)
+        decoder = ProcessDecoder(
+            source, options, num_processes=1, max_processes=max_processes, stall_timeout_s=stall_timeout_s
+        )
         started.append(decoder)
         decoder.wait_until_ready()
         return decoder
@@ -290,3 +297,69 @@ def test_file_descriptors_above_1023_are_waited_for(stand_in: StandIn) -> None:
         for number in files:
             os.close(number)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+ANSWERS = """
+from twostage_asr.engine.decoder.base import Hypothesis
+from twostage_asr.engine.worker_process import receive
+while True:
+  message = receive(parent)
+  time.sleep(0.05)
+  send(parent, ([(i, Hypothesis((0,), (0.0,), "stop")) for i in message[0]], []))
+"""
+
+
+def answered(decoder: ProcessDecoder, *, num_prompts: int) -> None:
+    """Submit prompts, and poll until all of them are answered."""
+    left = {decoder.submit(PROMPT, GREEDY) for _ in range(num_prompts)}
+    deadline = time.monotonic() + 20
+    while left and time.monotonic() < deadline:
+        left -= {i for i, _ in decoder.poll()}
+    assert not left
+
+
+def test_further_engines_start_when_prompts_have_to_wait(stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process_decoder, "BACKLOG_S", 0.0)
+    decoder = stand_in(ANSWERS, stall_timeout_s=10.0, max_processes=3)
+    first, decoder.max_pending = decoder.max_pending, 8
+    answered(decoder, num_prompts=4)  # as many as one engine decodes at once
+    assert (len(decoder._engines), len(decoder._loading)) == (1, 0)
+    deadline = time.monotonic() + 20
+    while len(decoder._engines) < 3 and time.monotonic() < deadline:
+        answered(decoder, num_prompts=5)
+    assert len(decoder._engines) == 3
+    assert decoder.max_pending > 8
+    answered(decoder, num_prompts=3)
+    decoder.max_pending = first  # the fixture of a failure looks for this process
+
+
+def test_an_engine_that_cannot_be_added_is_done_without(
+    stand_in: StandIn, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(process_decoder, "BACKLOG_S", 0.0)
+    decoder = stand_in(ANSWERS, stall_timeout_s=10.0, max_processes=2)
+    decoder.max_pending = 1
+    monkeypatch.setattr(process_decoder, "WORKER", "no_such_engine")
+    deadline = time.monotonic() + 20
+    while "did not load" not in caplog.text and time.monotonic() < deadline:
+        answered(decoder, num_prompts=3)
+    assert "a further vLLM engine did not load, 1 go on" in caplog.text
+    answered(decoder, num_prompts=3)
+
+
+@pytest.mark.parametrize(("gigabytes", "cores", "expected"), [(141, 16, 4), (141, 8, 2), (24, 16, 2), (8, 64, 1)])
+def test_as_many_engines_as_memory_and_cores_allow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gigabytes: int, cores: int, expected: int
+) -> None:
+    class Properties:
+        total_memory = gigabytes << 30
+
+    class Source:
+        directory = tmp_path
+
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: Properties)
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    with (tmp_path / "model.safetensors").open("wb") as file:
+        file.truncate(1_200_000_000)
+    options = VLLMOptions(device=torch.device("cuda"), gpu_memory_utilization=0.8)
+    assert engines_that_fit(Source, options) == expected  # type: ignore[arg-type]

@@ -1,58 +1,116 @@
 """Front ends: the same answers as without them, limits over all of them, and what a death or SIGTERM does."""
 
+import asyncio
+import contextlib
+import json
 import os
 import signal
 import socket
+import ssl
 import threading
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import requests
+import torch
+import websockets
+from wyoming.client import AsyncUnixClient
+from wyoming.info import Describe, Info
 
 from tests.audio_clips import encode
+from tests.engine.server.certificates import write_certificate
 from tests.engine.server.conftest import Running
+from tests.engine.server.requests_of_clients import CHUNK, pcm16, plain
 from tests.fake_model import fake_transcriber, samples, text_of
-from tests.processes import wait_until
+from tests.pipeline import Clip
+from tests.processes import is_running, wait_until
+from twostage_asr.engine.server import front_ends
 from twostage_asr.engine.server.channel import Arena
-from twostage_asr.engine.server.front_ends import FrontEnds, Setup
+from twostage_asr.engine.server.front_ends import FrontEnds, Setup, number_of_front_ends
 from twostage_asr.engine.server.ledger import SharedLedger
-from twostage_asr.engine.server.process import Address, bind
+from twostage_asr.engine.server.operation import OperationServer
+from twostage_asr.engine.server.process import ENGINE_FAILED, Address, bind
 from twostage_asr.engine.server.settings import ServerSettings
 
 PATH = "/v1/audio/transcriptions"
 KEYS = ("first", "second")
+HERE = Address(port=0)
 
 
 class Served:
-    """A server with two front ends, whose engine's loop runs in a thread of the tests."""
+    """A server with front ends, whose engine's loop runs in a thread of the tests."""
 
-    def __init__(self, directory: Path) -> None:
-        (taken,) = bind(Address(port=0))
+    def __init__(self, directory: Path, num_front_ends: int, address: Address = HERE, **setup: Any) -> None:
+        (taken,) = bind(address)
         settings = ServerSettings(api_keys=KEYS, max_requests_per_client=2, drain_s=5.0)
-        self.url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        self.port = taken.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
         self.front_ends = FrontEnds(
-            Setup(settings=settings, address=Address(), chunk_ms=480, num_front_ends=2), [taken]
+            Setup(settings=settings, address=address, chunk_ms=480, num_front_ends=num_front_ends, **setup), [taken]
         )
+        self.operation = OperationServer("127.0.0.1", 0)
         self.model = fake_transcriber(directory)
         self.codes: list[int] = []
         self.thread = threading.Thread(target=self._run, daemon=True)
         self.thread.start()
-        wait_until(lambda: self.front_ends.readiness == "ok" and len(self.front_ends._ready) == 2, 60)
+        wait_until(lambda: self.front_ends.readiness == "ok", 60)
+        wait_until(lambda: self.front_ends.num_ready == num_front_ends, 60)
 
     def _run(self) -> None:
-        self.codes.append(self.front_ends.serve(self.model))
+        self.codes.append(self.front_ends.serve(self.model, self.operation))
+
+    @property
+    def pids(self) -> list[int]:
+        return [front.child.process.pid for front in self.front_ends._fronts.values()]
+
+    def close(self) -> None:
+        self.front_ends.close()
+        self.thread.join(20)
+        self.model.close()
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    served = Served(tmp_path_factory.mktemp("front_ends"))
+    served = Served(tmp_path_factory.mktemp("front_ends"), 2)
     yield served
-    served.front_ends.close()
-    served.model.close()
+    served.close()
+
+
+@pytest.fixture(scope="module")
+def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """One front end, with TLS and the Wyoming protocol."""
+    directory = tmp_path_factory.mktemp("secure")
+    certificate, key = write_certificate(directory)
+    address = Address(port=0, tls_certificate=certificate, tls_key=key)
+    served = Served(directory, 1, address, wyoming=f"unix://{directory}/wyoming")
+    yield served
+    served.close()
+
+
+async def speak(url: str, clip: Clip, meanwhile: Callable[[], None] = lambda: None, **how: Any) -> tuple[str, int]:
+    """One recording over a WebSocket, as fast as the server takes it; the final text, and the close code."""
+    said, pcm = [], pcm16(clip)
+    async with websockets.connect(url, additional_headers={"Authorization": "Bearer first"}, **how) as ws:
+        await ws.send("START")
+        for first in range(0, len(pcm), 2 * CHUNK):
+            await ws.send(pcm[first : first + 2 * CHUNK])
+        while True:  # until some of it has been heard
+            said.append(json.loads(await asyncio.wait_for(ws.recv(), 20)))
+            if said[-1].get("partial"):
+                break
+        meanwhile()
+        with contextlib.suppress(websockets.ConnectionClosed):
+            await ws.send("STOP")
+            while not said[-1].get("is_final"):
+                said.append(json.loads(await asyncio.wait_for(ws.recv(), 20)))
+            await ws.close()
+    final = next(event for event in said if event.get("is_final"))
+    assert ws.close_code is not None
+    return " ".join(sentence["text"] for sentence in final["sentences"]), ws.close_code
 
 
 def ask(url: str, number: int = 7, key: str = "first", **fields: Any) -> requests.Response:
@@ -111,6 +169,21 @@ def test_metrics_count_the_requests_of_all_front_ends(served: Served) -> None:
     wait_until(lambda: num_answers() == before + 6)
 
 
+def test_every_process_answers_for_the_health_of_all(served: Served) -> None:
+    operation = f"http://127.0.0.1:{served.operation.port}"
+    for url, headers in ((served.url, {"Authorization": "Bearer first"}), (operation, {})):
+        health, ready, metrics = (
+            requests.get(f"{url}/{path}", headers=headers, timeout=20) for path in ("health", "ready", "metrics")
+        )
+        assert (health.json(), ready.json()) == ({"status": "ok"}, {"status": "ok"})
+        assert "twostage_front_ends 2.0" in metrics.text.splitlines()
+
+
+def test_live_audio_is_transcribed(served: Served, clips: list[Clip]) -> None:
+    text, code = asyncio.run(speak(served.url.replace("http", "ws"), plain(clips)[0]))
+    assert text.startswith("clip ") and code == 1000
+
+
 def test_a_killed_front_end_is_replaced_and_its_quota_is_given_back(served: Served) -> None:
     fronts = list(served.front_ends._fronts.values())
     upload = stalled_upload(served.url, "second")
@@ -119,23 +192,81 @@ def test_a_killed_front_end_is_replaced_and_its_quota_is_given_back(served: Serv
     os.kill(holder.child.process.pid, signal.SIGKILL)
     wait_until(lambda: not served.front_ends._ledger.total("requests"))
     assert {ask(served.url).status_code for _ in range(4)} == {200}  # the other one answers meanwhile
-    wait_until(lambda: len(served.front_ends._ready) == 2, 60)
+    wait_until(lambda: served.front_ends.num_ready == 2, 60)
     assert ask(served.url, key="second").status_code == 200
+    assert upload.recv(100) == b""  # its own request has failed
     upload.close()
 
 
-def test_what_is_under_way_is_finished_when_the_server_leaves(served: Served) -> None:
+def test_what_is_under_way_is_finished_when_the_server_leaves(served: Served, clips: list[Clip]) -> None:
     decoder: Any = served.model.decoder
-    decoder.hold()
-    with ThreadPoolExecutor(2) as callers:
-        asked = [callers.submit(ask, served.url, number) for number in (3, 4)]
-        wait_until(lambda: decoder.num_pending == 2)
+    pids = served.pids
+
+    def leave() -> None:
+        decoder.hold()
+        asked.extend(callers.submit(ask, served.url, number) for number in (3, 4))
+        wait_until(lambda: decoder.num_pending >= 2)
         served.front_ends.leave()
         assert served.front_ends.readiness == "shutting down"
         decoder.release()
+
+    asked: list[Future[requests.Response]] = []
+    with ThreadPoolExecutor(2) as callers:
+        text, _ = asyncio.run(speak(served.url.replace("http", "ws"), plain(clips)[0], leave))
+        assert text.startswith("clip ")
         assert [each.result().json()["text"] for each in asked] == [text_of(3), text_of(4)]
     served.thread.join(20)
     assert served.codes == [0]
+    assert not any(map(is_running, pids))
+
+
+def test_tls_ends_in_the_front_end(secure: Served, clips: list[Clip]) -> None:
+    certificate = str(secure.front_ends._setup.address.tls_certificate)
+    headers = {"Authorization": "Bearer first"}
+    ready = requests.get(f"https://127.0.0.1:{secure.port}/ready", verify=certificate, headers=headers, timeout=20)
+    assert ready.json() == {"status": "ok"}
+    trusted = ssl.create_default_context(cafile=certificate)
+    text, code = asyncio.run(speak(f"wss://127.0.0.1:{secure.port}", plain(clips)[0], ssl=trusted))
+    assert text.startswith("clip ") and code == 1000
+
+
+def test_the_first_front_end_speaks_wyoming(secure: Served) -> None:
+    async def describe() -> str:
+        async with AsyncUnixClient(str(secure.front_ends._setup.wyoming).removeprefix("unix://")) as client:
+            await client.write_event(Describe().event())
+            event = await client.read_event()
+            assert event is not None
+            return str(Info.from_event(event).asr[0].models[0].languages)
+
+    assert asyncio.run(describe()) == str(["en", "zh"])
+
+
+def test_an_engine_that_dies_ends_all_and_answers_before(secure: Served) -> None:
+    decoder: Any = secure.model.decoder
+    pids = secure.pids
+    url, certificate = f"https://127.0.0.1:{secure.port}", str(secure.front_ends._setup.address.tls_certificate)
+    file = {"file": ("a.wav", encode(samples(5), 16_000, "WAV", "PCM_16"))}
+    how: dict[str, Any] = {"headers": {"Authorization": "Bearer first"}, "verify": certificate, "timeout": 20}
+    decoder.hold()
+    with ThreadPoolExecutor(1) as callers:
+        under_way = callers.submit(requests.post, url + PATH, files=file, **how)
+        wait_until(lambda: decoder.num_pending == 1)
+        decoder.fail("the engine has died")
+        decoder.release()
+        assert under_way.result().status_code == 503
+    wait_until(lambda: requests.get(f"{url}/ready", **how).status_code == 503)
+    secure.thread.join(20)
+    assert secure.codes == [ENGINE_FAILED]
+    assert not any(map(is_running, pids))
+
+
+def test_front_ends_are_started_where_they_pay(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu, cpu = torch.device("cuda"), torch.device("cpu")
+    for num_cores, found in ((8, 4), (7, 0)):
+        monkeypatch.setattr(front_ends.os, "sched_getaffinity", lambda _, num=num_cores: set(range(num)))
+        assert number_of_front_ends(None, gpu) == found
+        assert number_of_front_ends(None, cpu) == 0
+    assert [number_of_front_ends(asked, gpu) for asked in (0, 2)] == [0, 2]
 
 
 def test_places_in_the_arena_are_used_again() -> None:

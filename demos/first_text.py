@@ -1,0 +1,115 @@
+"""The time from the start of a process to its first text, with cold and with warm caches.
+
+    python demos/first_text.py --json first.json                                    # the bundled micro checkpoint
+    python demos/first_text.py --model FunAudioLLM/Fun-ASR-Nano-2512 --input one.wav
+
+`transcribe` is timed to the line with its text, `serve` to its first answer, asked ten times a second from the start
+on. Cold means that nothing has been compiled: all caches of vLLM, torch, Triton and CUDA are in a new folder. The runs
+after the first use what it has left there. The files themselves stay in the system's memory in all runs, and the model
+is converted before the first.
+"""
+
+import argparse
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+MICRO = Path(__file__).parent / "micro"
+CACHES = ("XDG_CACHE_HOME", "VLLM_CACHE_ROOT", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "CUDA_CACHE_PATH")
+POLL_S = 0.1
+LIMIT_S = 900.0
+PROGRAM = (sys.executable, "-m", "twostage_asr.engine.program")
+BOUNDARY = "first-text"
+
+
+def time_transcribe(options: Sequence[str], clip: Path, environment: dict[str, str]) -> float:
+    """Seconds to the first line of output, which is the text."""
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.perf_counter()
+        command = [*PROGRAM, "transcribe", str(clip), "--output-dir", folder, *options]
+        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as running:
+            assert running.stdout is not None
+            line = running.stdout.readline()
+            seconds = time.perf_counter() - started
+            running.communicate()
+    assert line.startswith(f"{clip.stem}: "), f"no text, but {line!r}"
+    return seconds
+
+
+def time_server(options: Sequence[str], clip: Path, environment: dict[str, str]) -> float:
+    """Seconds to the first answer."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    started = time.perf_counter()
+    command = [*PROGRAM, "serve", "--port", str(port), "--log-level", "warning", *options]
+    with subprocess.Popen(command, env=environment) as running:
+        try:
+            while (answer := ask(port, clip)) is None:
+                assert running.poll() is None, "the server has ended"
+                assert time.perf_counter() < started + LIMIT_S, "the server does not answer"
+                time.sleep(POLL_S)
+            seconds = time.perf_counter() - started
+        finally:
+            running.terminate()
+    assert "text" in json.loads(answer)
+    return seconds
+
+
+def ask(port: int, clip: Path) -> bytes | None:
+    """The server's answer; None as long as nobody listens, or it is not ready."""
+    head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="file"; filename="{clip.name}"\r\n\r\n'
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/v1/audio/transcriptions",
+        data=head.encode() + clip.read_bytes() + f"\r\n--{BOUNDARY}--\r\n".encode(),
+        headers={"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"},
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=LIMIT_S) as response:
+            content: bytes = response.read()
+            return content
+    except urllib.error.HTTPError as error:
+        if error.code != 503:
+            raise
+    except OSError:
+        pass
+    return None
+
+
+WAYS: dict[str, Callable[[Sequence[str], Path, dict[str, str]], float]] = {
+    "transcribe": time_transcribe,
+    "serve": time_server,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default=str(MICRO / "checkpoint"))
+    parser.add_argument("--input", type=Path, default=MICRO / "clips" / "en_volume.flac")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--warm", type=int, default=2, metavar="N", help="runs with warm caches (default 2)")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    args, more = parser.parse_known_args()
+    options = ["--model", args.model, *more]  # others are options of both commands
+    found = []
+    subprocess.run([*PROGRAM, "convert", args.model], check=False, capture_output=True)
+    for way in args.ways:
+        with tempfile.TemporaryDirectory() as folder:
+            environment = os.environ | {name: f"{folder}/{name.lower()}" for name in CACHES}
+            for number in range(1 + args.warm):
+                seconds = round(WAYS[way](options, args.input, environment), 2)
+                found.append({"way": way, "caches": "warm" if number else "cold", "first_text_s": seconds})
+                print(json.dumps(found[-1]), flush=True)
+    if args.json:
+        args.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""Compare this project's speakers with those of FunASR's clustering, on the same embeddings of the same windows.
+
+    python demos/speakers/compare.py FOLDER... [--model auto] [--spans oracle silero] [--cache DIR]
+
+Each FOLDER holds recordings (FLAC or WAV, 16 kHz) with an RTTM file of the same name, and perhaps an STM file with what
+is said. "oracle" takes the speech spans from the reference, "silero" from the voice activity detection. Needs funasr,
+of the group "dev".
+"""
+
+import argparse
+import copy
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import soundfile
+import torch
+from error_rate import Turn, error_rate, read_rttm, read_stm, word_error_rate
+
+from twostage_asr.engine.speakers.clustering import SpeakerCount
+from twostage_asr.engine.speakers.diarize import Stretch, diarize, embedded, stretch_of
+from twostage_asr.engine.speakers.loading import load_speaker_model
+from twostage_asr.engine.speakers.model import SpeakerModel
+from twostage_asr.engine.vad import SegmentRules, SpeechSegmenter, load_vad
+
+RATE = 16_000
+Samples = npt.NDArray[np.float32]
+Interval = tuple[float, float]
+
+
+def spans_of(kind: str, samples: Samples, reference: Sequence[Turn]) -> list[Interval]:
+    """The speech spans: the union of the reference's turns, or what silero finds with pauses of 0.3 s."""
+    if kind == "silero":
+        rules = SegmentRules(silence_schedule=((float("inf"), 300.0),), padding_s=0.05)
+        segmenter = SpeechSegmenter(load_vad().new_stream(), rules)
+        return [(span.start, span.end) for span in [*segmenter.push(samples), *segmenter.finish()]]
+    spans: list[Interval] = []
+    for start, end, _ in sorted(reference):
+        if spans and start <= spans[-1][1]:
+            start, end = spans[-1][0], max(spans.pop()[1], end)
+        spans.append((start, end))
+    return spans
+
+
+def stretches_of(model: SpeakerModel, audio: Path, kind: str, cache: Path) -> list[Stretch]:
+    """The speech of a recording with its embeddings, from the cache if they are there."""
+    stored = cache / f"{audio.parent.name}.{audio.stem}.{kind}.npz"
+    if not stored.is_file():
+        samples, rate = soundfile.read(audio, dtype="float32")
+        if rate != RATE or samples.ndim != 1:
+            raise SystemExit(f"{audio} must be mono at {RATE} Hz")
+        spans = spans_of(kind, samples, read_rttm(audio.with_suffix(".rttm")))
+        bounds = [(round(start * RATE), min(round(end * RATE), len(samples))) for start, end in spans]
+        bounds = [(first, stop) for first, stop in bounds if first < stop]
+        rows = embedded(model, [samples[first:stop] for first, stop in bounds])
+        cache.mkdir(parents=True, exist_ok=True)
+        np.savez(stored, bounds=np.array(bounds), counts=[len(some) for some in rows], rows=np.concatenate(rows))
+    data = np.load(stored)
+    ends = list(itertools.accumulate(data["counts"].tolist(), initial=0))
+    rows = [data["rows"][a:b] for a, b in itertools.pairwise(ends)]
+    bounds = data["bounds"].tolist()
+    return [stretch_of(a / RATE, b - a, some) for (a, b), some in zip(bounds, rows, strict=True)]
+
+
+def ours(stretches: Sequence[Stretch]) -> list[Turn]:
+    return [Turn(turn.start, turn.end, turn.speaker) for turn in diarize(stretches, SpeakerCount()).turns]
+
+
+def funasr(stretches: Sequence[Stretch]) -> list[Turn]:
+    from funasr.models.campplus.cluster_backend import ClusterBackend
+    from funasr.models.campplus.utils import postprocess
+
+    np.random.seed(0)
+    rows = np.concatenate([stretch.embeddings for stretch in stretches])
+    windows = np.concatenate([stretch.windows for stretch in stretches]).tolist()
+    labels = ClusterBackend()(copy.deepcopy(rows))
+    return [Turn(start, end, str(label)) for start, end, label in postprocess(windows, None, labels, rows)]
+
+
+def line_of(path: Path, kind: str, stretches: Sequence[Stretch]) -> str:
+    """A row of the table; each pair of figures is ours and FunASR's."""
+    reference, stm = read_rttm(path), path.with_suffix(".stm")
+    found = [method(stretches) for method in (ours, funasr)]
+    strict, loose = ([error_rate(reference, turns, collar) for turns in found] for collar in (0.0, 0.25))
+    cells = [path.stem, kind, str(strict[0].speakers), *(str(result.speakers_found) for result in strict)]
+    cells += [f"{result.rate:.1%}" for result in [*strict, *loose]]
+    words = read_stm(stm) if stm.is_file() else []
+    cells += [f"{word_error_rate(words, turns):.1%}" if words else "" for turns in found]
+    return f"| {' | '.join(cells)} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", type=Path, nargs="+")
+    parser.add_argument("--model", default="auto", help="CAM++ or ERes2NetV2: a directory, or owner/name on ModelScope")
+    parser.add_argument("--spans", nargs="+", default=["oracle", "silero"], choices=["oracle", "silero"])
+    parser.add_argument("--cache", type=Path, default=Path("embeddings"))
+    args = parser.parse_args()
+    model = load_speaker_model(args.model, torch.device("cpu"))
+    print("| recording | spans | speakers | found | FunASR | DER | FunASR | collar 0.25 | FunASR | words | FunASR |")
+    print("|---|---|---|---|---|---|---|---|---|---|---|")
+    for path in (path for folder in args.folders for path in sorted(folder.glob("*.rttm"))):
+        audio = next(file for file in (path.with_suffix(".wav"), path.with_suffix(".flac")) if file.is_file())
+        for kind in args.spans:
+            print(line_of(path, kind, stretches_of(model, audio, kind, args.cache)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+"""The diarization error rate (DER) of hypotheses against references, both RTTM files of the same names.
+
+    python demos/speakers/error_rate.py REFERENCES HYPOTHESES [--collar 0.25]
+
+DER = (missed + false alarm + confused speech) / reference speech, as NIST's md-eval and pyannote.metrics define it. It
+counts frames of 10 ms. Overlapped speech counts once per speaker. Speakers are matched one to one so that the matched
+time is greatest. A collar leaves out the time that is nearer than it to any start or end in the reference.
+"""
+
+import argparse
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import linear_sum_assignment
+
+FRAME_S = 0.01
+
+
+class Turn(NamedTuple):
+    """What one speaker says from `start` to `end`, in seconds."""
+
+    start: float
+    end: float
+    speaker: str
+
+
+@dataclass(frozen=True)
+class ErrorRate:
+    """Seconds of each kind of error, and the number of speakers."""
+
+    speech_s: float
+    missed_s: float
+    false_alarm_s: float
+    confused_s: float
+    speakers: int
+    speakers_found: int
+
+    @property
+    def rate(self) -> float:
+        """0 is perfect; it exceeds 1 if more is wrong than there is speech."""
+        return (self.missed_s + self.false_alarm_s + self.confused_s) / max(self.speech_s, FRAME_S)
+
+
+def read_rttm(path: Path) -> list[Turn]:
+    """The turns of an RTTM file, whose lines are: SPEAKER file channel start duration <NA> <NA> name <NA> <NA>."""
+    rows = [line.split() for line in path.read_text("utf-8").splitlines() if line.startswith("SPEAKER")]
+    return [Turn(float(row[3]), float(row[3]) + float(row[4]), row[7]) for row in rows]
+
+
+def write_rttm(path: Path, turns: Iterable[Turn]) -> None:
+    """Write turns as RTTM. The name of the recording is that of the file."""
+    lines = [
+        f"SPEAKER {path.stem} 1 {turn.start:.3f} {turn.end - turn.start:.3f} <NA> <NA> {turn.speaker} <NA> <NA>\n"
+        for turn in turns
+    ]
+    path.write_text("".join(lines), "utf-8")
+
+
+def read_stm(path: Path) -> list[Turn]:
+    """The words of an STM file, whose lines are: file channel speaker start end word word ...
+
+    A line's time is shared out among its words by their letters.
+    """
+    words: list[Turn] = []
+    for line in path.read_text("utf-8").splitlines():
+        _, _, speaker, start, end, *spoken = line.split()
+        edges = float(start) + (float(end) - float(start)) * np.cumsum([0, *map(len, spoken)]) / len("".join(spoken))
+        words += [Turn(float(a), float(b), speaker) for a, b in itertools.pairwise(edges)]
+    return words
+
+
+def word_error_rate(words: Sequence[Turn], found: Sequence[Turn]) -> float:
+    """The share of the reference's words that get a wrong speaker, or none.
+
+    A word gets the speaker of the largest part of it, as in a transcript whose words and times are all right. Speakers
+    are matched one to one so that most words are right.
+    """
+    heard = [_speaker_of(word, found) for word in words]
+    spoken, named = sorted({word.speaker for word in words}), sorted({name for name in heard if name is not None})
+    counts = np.zeros((len(spoken), len(named)))
+    for word, name in zip(words, heard, strict=True):
+        if name is not None:
+            counts[spoken.index(word.speaker), named.index(name)] += 1
+    matched = counts[linear_sum_assignment(counts, maximize=True)].sum()
+    return float(1.0 - matched / len(words))
+
+
+def _speaker_of(word: Turn, found: Sequence[Turn]) -> str | None:
+    shares: dict[str, float] = {}
+    for turn in found:
+        shared = min(word.end, turn.end) - max(word.start, turn.start)
+        if shared > 0:
+            shares[turn.speaker] = shares.get(turn.speaker, 0.0) + shared
+    return max(shares, key=shares.__getitem__, default=None)
+
+
+def error_rate(reference: Sequence[Turn], found: Sequence[Turn], collar: float = 0.0) -> ErrorRate:
+    """Compare two sets of turns of one recording."""
+    num_frames = round(max((turn.end for turn in [*reference, *found]), default=0.0) / FRAME_S)
+    scored = _scored(reference, num_frames, collar)
+    spoken, heard = _frames(reference, num_frames)[:, scored], _frames(found, num_frames)[:, scored]
+    shared = spoken.astype(np.float32) @ heard.astype(np.float32).T
+    pairs = zip(*linear_sum_assignment(shared, maximize=True), strict=True)
+    matched = sum((shared[pair] for pair in pairs), 0.0)
+    num_spoken, num_heard = spoken.sum(axis=0), heard.sum(axis=0)
+    seconds = FRAME_S * np.array(
+        [
+            num_spoken.sum(),
+            np.maximum(num_spoken - num_heard, 0).sum(),
+            np.maximum(num_heard - num_spoken, 0).sum(),
+            np.minimum(num_spoken, num_heard).sum() - matched,
+        ]
+    )
+    return ErrorRate(*map(float, seconds), len({t.speaker for t in reference}), len({t.speaker for t in found}))
+
+
+def _frames(turns: Sequence[Turn], num_frames: int) -> npt.NDArray[np.bool_]:
+    """(speakers, frames): who speaks when."""
+    names = sorted({turn.speaker for turn in turns})
+    frames = np.zeros((len(names), num_frames), bool)
+    for turn in turns:
+        frames[names.index(turn.speaker), round(turn.start / FRAME_S) : round(turn.end / FRAME_S)] = True
+    return frames
+
+
+def _scored(reference: Sequence[Turn], num_frames: int, collar: float) -> npt.NDArray[np.bool_]:
+    """(frames,): those outside of every collar."""
+    scored = np.ones(num_frames, bool)
+    for edge in (time for turn in reference for time in turn[:2]):
+        scored[max(round((edge - collar) / FRAME_S), 0) : round((edge + collar) / FRAME_S)] = False
+    return scored
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("references", type=Path)
+    parser.add_argument("hypotheses", type=Path)
+    parser.add_argument("--collar", type=float, default=0.0, help="seconds on each side of a boundary")
+    args = parser.parse_args()
+    for path in sorted(args.references.glob("*.rttm")):
+        result = error_rate(read_rttm(path), read_rttm(args.hypotheses / path.name), args.collar)
+        print(f"{path.stem}\tDER {result.rate:.1%}\tspeakers {result.speakers}, found {result.speakers_found}")
+
+
+if __name__ == "__main__":
+    main()

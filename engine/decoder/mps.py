@@ -1,0 +1,82 @@
+"""NVIDIA's Multi-Process Service (MPS), which lets several processes compute on one GPU at the same time.
+
+Without it the GPU gives each process a slice of time, and engines in processes of their own wait for each other. A
+process decides when it first uses CUDA, so `share_gpus` comes before that. The service is private: its pipe lies in a
+folder of its own, and a shell that waits for the end of this process stops it, however this process ends.
+https://docs.nvidia.com/deploy/mps/
+"""
+
+import functools
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+CONTROL = "nvidia-cuda-mps-control"
+PIPE, LOG = "CUDA_MPS_PIPE_DIRECTORY", "CUDA_MPS_LOG_DIRECTORY"
+COMMON_PIPE = Path("/tmp/nvidia-mps")  # where the driver looks if PIPE is not set
+START_TIMEOUT_S = 20.0
+
+# Standard input ends when the last process that holds it has ended. A server leaves when its clients have.
+_KEEPER = f'{CONTROL} -d >&2 || exit 1; echo started; read _; echo "quit -t 10" | {CONTROL}; rm -rf "$1"'
+# The driver speaks to the service when a context is made. A process that meets an error there cannot use CUDA any more.
+_PROBE = (
+    "import ctypes, sys; cuda = ctypes.CDLL('libcuda.so.1'); context = ctypes.c_void_p(); "
+    "sys.exit(cuda.cuInit(0) or cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), 0))"
+)
+
+
+@functools.cache
+def share_gpus() -> str:
+    """Let this process and its children compute on a GPU together, from now to the end of this process.
+
+    Returns why that is not possible, or "". A service that an administrator runs is used as it is.
+    """
+    if PIPE in os.environ or (COMMON_PIPE / "control").exists():
+        return ""
+    if shutil.which(CONTROL) is None:
+        return f"{CONTROL} is not installed"
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        return "this process has used CUDA before"
+    return _start()
+
+
+def _start() -> str:
+    folder = tempfile.mkdtemp(prefix="twostage-mps-")
+    names = {PIPE: folder, LOG: folder}
+    keeper = subprocess.Popen(
+        ["sh", "-c", _KEEPER, "sh", folder],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=os.environ | names,
+        start_new_session=True,  # the terminal's Ctrl-C is this process's affair
+    )
+    assert keeper.stdin is not None and keeper.stdout is not None
+    if not keeper.stdout.readline():
+        shutil.rmtree(folder, ignore_errors=True)
+        return f"{CONTROL} did not start"
+    try:
+        probe = subprocess.run(
+            [sys.executable, "-c", _PROBE],
+            env=os.environ | names,
+            timeout=START_TIMEOUT_S,
+            stderr=subprocess.DEVNULL,
+            check=False,
+        )
+        failure = f"CUDA answers {probe.returncode} under it" if probe.returncode else ""
+    except subprocess.TimeoutExpired:
+        failure = f"CUDA did not answer within {START_TIMEOUT_S:.0f} s under it"
+    if failure:
+        keeper.stdin.close()
+    else:
+        os.environ.update(names)
+        _keepers.append(keeper)
+    return failure
+
+
+_keepers: list["subprocess.Popen[bytes]"] = []  # an object that is collected would close the pipe

@@ -1,0 +1,79 @@
+"""The diarization scorer agrees with cases worked by hand, and meetings are laid together as asked."""
+
+import json
+import random
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+sys.path.append(str(Path(__file__).parents[2] / "demos" / "speakers"))
+
+from error_rate import Turn, error_rate, read_rttm, write_rttm
+from meetings import lay, speech_of
+
+REFERENCE = [Turn(0.0, 5.0, "a"), Turn(5.0, 10.0, "b")]
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        ([Turn(0.0, 5.0, "x"), Turn(5.0, 10.0, "y")], 0.0),
+        ([], 1.0),  # all missed
+        ([Turn(0.0, 10.0, "x")], 0.5),  # one of two confused
+        ([Turn(0.0, 5.0, "x"), Turn(5.0, 12.0, "y")], 0.2),  # 2 s of false alarm
+        ([Turn(0.0, 6.0, "x"), Turn(6.0, 10.0, "y")], 0.1),  # 1 s confused
+        ([Turn(0.0, 5.0, "x"), Turn(4.0, 10.0, "y")], 0.1),  # 1 s of a second voice that is none
+    ],
+)
+def test_rates_worked_by_hand(found: list[Turn], expected: float) -> None:
+    assert error_rate(REFERENCE, found).rate == pytest.approx(expected)
+
+
+def test_overlap_counts_once_per_speaker() -> None:
+    reference = [Turn(0.0, 6.0, "a"), Turn(4.0, 10.0, "b")]
+    result = error_rate(reference, [Turn(0.0, 5.0, "x"), Turn(5.0, 10.0, "y")])
+    assert (result.speech_s, result.missed_s, result.confused_s) == pytest.approx((12.0, 2.0, 0.0))
+
+
+def test_a_collar_leaves_out_boundaries_only() -> None:
+    found = [Turn(0.0, 5.2, "x"), Turn(5.2, 10.0, "y")]
+    result = error_rate(REFERENCE, found, collar=0.25)
+    assert (result.rate, result.speech_s) == pytest.approx((0.0, 9.0))
+
+
+def test_speakers_are_matched_for_the_greatest_time() -> None:
+    found = [Turn(0.0, 3.0, "b"), Turn(3.0, 5.0, "a"), Turn(5.0, 10.0, "a")]
+    assert error_rate(REFERENCE, found).rate == pytest.approx(0.2)
+
+
+def test_two_turns_of_one_speaker_at_once_count_once() -> None:
+    assert error_rate([Turn(0.0, 5.0, "a"), Turn(4.0, 6.0, "a")], [Turn(0.0, 6.0, "x")]).speech_s == pytest.approx(6.0)
+
+
+def test_rttm_is_read_as_it_was_written(tmp_path: Path) -> None:
+    write_rttm(tmp_path / "m.rttm", REFERENCE)
+    assert read_rttm(tmp_path / "m.rttm") == REFERENCE
+
+
+def test_the_reference_of_a_clip_leaves_out_its_silence() -> None:
+    tone = np.sin(np.arange(16_000, dtype=np.float32))
+    clip = np.concatenate([np.zeros(8000, np.float32), tone, np.zeros(16_000, np.float32), tone])
+    assert speech_of(clip) == [(0.5, 1.5), (2.5, 3.5)]
+
+
+@pytest.mark.parametrize("overlap", [0.0, 0.2])
+def test_a_meeting_has_its_length_its_speakers_and_its_overlap(tmp_path: Path, overlap: float) -> None:
+    chance = np.random.default_rng(0)
+    clips = {}
+    for name in ("anna", "ben", "carl"):
+        soundfile.write(tmp_path / f"{name}.wav", 0.1 * chance.standard_normal(20 * 16_000), 16_000)
+        clips[name] = [tmp_path / f"{name}.wav"]
+    meeting = lay(clips, 120.0, overlap, random.Random(1))
+    assert 120.0 <= meeting.end <= 140.0
+    assert len(meeting.samples) == round(meeting.end * 16_000)
+    assert {turn.speaker for turn in meeting.turns} == set(clips)
+    assert meeting.overlapped / meeting.speech == pytest.approx(overlap, abs=0.06)
+    assert json.loads(json.dumps(meeting.turns))  # plain numbers and names

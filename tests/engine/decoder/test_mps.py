@@ -1,0 +1,85 @@
+"""The service that lets processes share a GPU: private, and gone with the process that began it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.processes import wait_until
+from twostage_asr.engine.decoder import mps
+
+CONTROL = """#!/bin/sh
+case "$1" in
+  -d) echo started >> "$FOLLOWED"; exit {status} ;;
+  *) cat >> "$FOLLOWED" ;;
+esac
+"""
+SHARE = """
+import os, sys
+from twostage_asr.engine.decoder import mps
+mps._PROBE = "import sys; sys.exit({probe})"
+print(mps.share_gpus() or os.environ["CUDA_MPS_PIPE_DIRECTORY"], flush=True)
+sys.stdin.readline()
+os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.fixture
+def followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What the service is told; its control program is a stand-in that is first in PATH."""
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("FOLLOWED", str(tmp_path / "followed"))
+    monkeypatch.delenv(mps.PIPE, raising=False)
+    return tmp_path / "followed"
+
+
+def control(followed: Path, *, status: int = 0) -> None:
+    program = followed.parent / mps.CONTROL
+    program.write_text(CONTROL.format(status=status))
+    program.chmod(0o755)
+
+
+def share(probe: int = 0) -> "subprocess.Popen[str]":
+    """A process that shares GPUs, says what came of it, and is killed once it reads a line."""
+    return subprocess.Popen(
+        [sys.executable, "-c", SHARE.format(probe=probe)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+
+
+def test_the_service_ends_with_the_process_however_that_ends(followed: Path) -> None:
+    control(followed)
+    with share() as process:
+        assert process.stdout is not None
+        folder = Path(process.stdout.readline().strip())
+        assert folder.is_dir()
+        assert followed.read_text() == "started\n"
+        process.communicate("\n")
+        assert process.returncode == -9
+    wait_until(lambda: followed.read_text() == "started\nquit -t 10\n" and not folder.exists())
+
+
+def test_a_gpu_that_does_not_answer_under_the_service_is_not_shared(followed: Path) -> None:
+    control(followed)
+    with share(probe=37) as process:
+        assert process.communicate("\n")[0] == "CUDA answers 37 under it\n"
+    wait_until(lambda: "quit" in followed.read_text())
+
+
+def test_a_service_that_does_not_start_is_said(followed: Path) -> None:
+    control(followed, status=1)
+    with share() as process:
+        assert process.communicate("\n")[0] == "nvidia-cuda-mps-control did not start\n"
+
+
+def test_an_administrators_service_is_used_as_it_is(followed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    control(followed)
+    monkeypatch.setenv(mps.PIPE, "/somewhere")
+    with share() as process:
+        assert process.communicate("\n")[0] == "/somewhere\n"
+    assert not followed.exists()
