@@ -17,7 +17,7 @@ import numpy as np
 from ..audio.waveform import Waveform
 from ..errors import ASRError, InternalError
 from ..isolation import alone
-from ..service import ClipService
+from ..model import ClipService
 from ..speakers.clustering import SpeakerCount
 from ..speakers.diarize import diarize, stretch_of, windows_of
 from ..speakers.enrolment import KnownSpeakers
