@@ -46,8 +46,12 @@ def test_what_comes_meanwhile_is_embedded_together_and_what_is_cancelled_is_not(
 
 
 def test_every_window_has_its_row() -> None:
-    jobs = SpeakerQueue(FakeVoices(), on_gpu=False)
-    one, two = jobs.embed(samples(5), [(0, 8_000), (8_000, 16_000)]), jobs.embed(samples(9), WHOLE)
+    gate = Gate()
+    jobs = SpeakerQueue(gate, on_gpu=False)
+    jobs.embed(samples(1), WHOLE)
+    assert gate.begun.wait(20)
+    one, two = jobs.embed(samples(5), [(0, 8_000), (8_000, 16_000)]), jobs.embed(samples(9), WHOLE)  # of one batch
+    gate.free.set()
     assert (one.result(20).argmax(1).tolist(), two.result(20).argmax(1).tolist()) == ([5, 5], [9])
     assert jobs.embed(samples(5), ()).result(20).shape[0] == 0
     jobs.close()

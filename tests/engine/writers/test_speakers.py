@@ -122,6 +122,7 @@ def test_every_name_keeps_to_the_rules_of_each_format(name: str) -> None:
     assert WRITERS["srt"](odd).splitlines()[2:] == [f"{shown}: Good morning."]
     cue = WRITERS["vtt"](odd).splitlines()[-1]
     voice, text = cue.removeprefix("<v ").split(">", maxsplit=1)  # a voice span ends at the first ">"
+    assert "<" not in voice
     assert (html.unescape(voice), text) == (shown, "Good morning.")
     (event,) = pysubs2.SSAFile.from_string(WRITERS["ass"](odd)).events
     assert (event.name, event.plaintext) == (shown.replace(",", ";"), "Good morning.")
