@@ -8,7 +8,7 @@ from .clustering import MAX_SPEAKERS, SpeakerCount, cluster
 from .enrolment import KNOWN_SIMILARITY, KnownSpeakers, centres_of
 from .model import Embeddings
 
-SAME_VOICE = 0.40  # cosine similarity to a running centre from which on a stretch is of that speaker
+SAME_VOICE = 0.50  # cosine similarity to a running centre from which on a stretch is of that speaker
 MAX_KEPT = 2000  # stretches that relabel() groups; beyond, neighbours in time that share a name are joined
 _SURE_S = 1.0  # a shorter stretch founds no speaker if there is one already
 
