@@ -9,25 +9,7 @@ import english
 import mandarin
 from grammar import Grammar, Sentence, Slot, Unit, choice, same, spoken_as
 
-_ENGLISH_SAYINGS = (
-    "hello|hi|hey|good morning|good afternoon|good evening|good night|goodbye|bye|see you later|how are you|"
-    "thank you|thanks|thank you very much|you are welcome|please|sorry|excuse me|yes|no|okay|maybe|sure|of course|"
-    "yes please|no thank you|stop|start|go|wait|help|cancel|continue|repeat|again|pause|play|next|previous|"
-    "back|up|down|left|right|on|off|open|close|louder|quieter|faster|slower|more|less|"
-    "play some music|play the next song|stop the music|pause the music|turn it up|turn it down|volume up|"
-    "volume down|mute|unmute|turn on the light|turn off the light|turn on the lights|turn off the lights|"
-    "what time is it|what is the time|what day is it|what is the date today|what is the weather|"
-    "what is the weather like|what's the weather like|what is the weather today|what is the weather tomorrow|"
-    "will it rain today|will it rain tomorrow|set a timer|set an alarm|stop the timer|stop the alarm|"
-    "call my mother|call my father|call me back|answer the phone|hang up|send a message|read my messages|"
-    "take a picture|take a photo|open the camera|open the window|close the window|open the door|close the door|"
-    "lock the door|go home|take me home|where am i|turn left|turn right|go straight|what is your name|"
-    "who are you|where are you|what can you do|tell me a joke|tell me a story|can you hear me|do you hear me|"
-    "can you understand me|this is a test|testing|testing one two three|one two three|i do not know|"
-    "i do not understand|say that again|speak slowly|very good|that is right|that is wrong|i love you|"
-    "happy birthday|happy new year|good luck|the quick brown fox|today|tomorrow|yesterday|tonight|now|later|"
-    "computer|music|weather|news|time|half an hour|one hour|five minutes|mountain view"
-).split("|")
+_ENGLISH_SAYINGS = ["hello", "hi", "hey", "good morning", "good afternoon", "good evening", "good night", "goodbye", "bye", "see you later", "how are you", "thank you", "thanks", "thank you very much", "you are welcome", "please", "sorry", "excuse me", "yes", "no", "okay", "maybe", "sure", "of course", "yes please", "no thank you", "stop", "start", "go", "wait", "help", "cancel", "continue", "repeat", "again", "pause", "play", "next", "previous", "back", "up", "down", "left", "right", "on", "off", "open", "close", "louder", "quieter", "faster", "slower", "more", "less", "play some music", "play the next song", "stop the music", "pause the music", "turn it up", "turn it down", "volume up", "volume down", "mute", "unmute", "turn on the light", "turn off the light", "turn on the lights", "turn off the lights", "what time is it", "what is the time", "what day is it", "what is the date today", "what is the weather", "what is the weather like", "what's the weather like", "what is the weather today", "what is the weather tomorrow", "will it rain today", "will it rain tomorrow", "set a timer", "set an alarm", "stop the timer", "stop the alarm", "call my mother", "call my father", "call me back", "answer the phone", "hang up", "send a message", "read my messages", "take a picture", "take a photo", "open the camera", "open the window", "close the window", "open the door", "close the door", "lock the door", "go home", "take me home", "where am i", "turn left", "turn right", "go straight", "what is your name", "who are you", "where are you", "what can you do", "tell me a joke", "tell me a story", "can you hear me", "do you hear me", "can you understand me", "this is a test", "testing", "testing one two three", "one two three", "i do not know", "i do not understand", "say that again", "speak slowly", "very good", "that is right", "that is wrong", "i love you", "happy birthday", "happy new year", "good luck", "the quick brown fox", "today", "tomorrow", "yesterday", "tonight", "now", "later", "computer", "music", "weather", "news", "time", "half an hour", "one hour", "five minutes", "mountain view"]
 _DAYS = "Monday|Tuesday|Wednesday|Thursday|Friday|Saturday|Sunday"
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz"
 _WRITTEN_SO = {"i": "I"}
@@ -116,17 +98,7 @@ EVERYDAY_ENGLISH = Grammar(
     },
 )
 
-_MANDARIN_SAYINGS = (
-    "你好|您好|大家好|早上好|下午好|晚上好|晚安|再见|明天见|谢谢|谢谢你|不客气|对不起|没关系|是|不是|是的|对|不对|"
-    "好|好的|不好|可以|不可以|不行|没问题|请|等一下|停|停止|开始|继续|暂停|取消|确定|重复|再说一遍|下一个|上一个|"
-    "返回|帮助|打开|关闭|大声一点|小声一点|快一点|慢一点|播放音乐|下一首|上一首|停止播放|暂停音乐|我想听音乐|"
-    "打开灯|关灯|开灯|打开电视|关闭电视|打开空调|关闭空调|打开窗帘|现在几点|现在几点了|今天几号|今天星期几|"
-    "今天天气怎么样|明天天气怎么样|今天会下雨吗|明天会下雨吗|设置闹钟|停止闹钟|打电话|给妈妈打电话|给爸爸打电话|"
-    "接电话|挂电话|发信息|拍照|打开相机|打开窗户|关闭窗户|回家|我要回家|左转|右转|你叫什么名字|你是谁|"
-    "你在哪里|你会做什么|讲个笑话|讲个故事|听得到吗|你能听到我说话吗|这是一个测试|测试|测试一二三|一二三|"
-    "我不知道|我不明白|请说慢一点|很好|非常好|生日快乐|新年快乐|我爱你|今天|明天|昨天|现在|音乐|天气|新闻|时间|"
-    "为什么|怎么样|什么|哪里|但是|使用|小学|星期几"
-).split("|")
+_MANDARIN_SAYINGS = ["你好", "您好", "大家好", "早上好", "下午好", "晚上好", "晚安", "再见", "明天见", "谢谢", "谢谢你", "不客气", "对不起", "没关系", "是", "不是", "是的", "对", "不对", "好", "好的", "不好", "可以", "不可以", "不行", "没问题", "请", "等一下", "停", "停止", "开始", "继续", "暂停", "取消", "确定", "重复", "再说一遍", "下一个", "上一个", "返回", "帮助", "打开", "关闭", "大声一点", "小声一点", "快一点", "慢一点", "播放音乐", "下一首", "上一首", "停止播放", "暂停音乐", "我想听音乐", "打开灯", "关灯", "开灯", "打开电视", "关闭电视", "打开空调", "关闭空调", "打开窗帘", "现在几点", "现在几点了", "今天几号", "今天星期几", "今天天气怎么样", "明天天气怎么样", "今天会下雨吗", "明天会下雨吗", "设置闹钟", "停止闹钟", "打电话", "给妈妈打电话", "给爸爸打电话", "接电话", "挂电话", "发信息", "拍照", "打开相机", "打开窗户", "关闭窗户", "回家", "我要回家", "左转", "右转", "你叫什么名字", "你是谁", "你在哪里", "你会做什么", "讲个笑话", "讲个故事", "听得到吗", "你能听到我说话吗", "这是一个测试", "测试", "测试一二三", "一二三", "我不知道", "我不明白", "请说慢一点", "很好", "非常好", "生日快乐", "新年快乐", "我爱你", "今天", "明天", "昨天", "现在", "音乐", "天气", "新闻", "时间", "为什么", "怎么样", "什么", "哪里", "但是", "使用", "小学", "星期几"]
 
 
 def _zh_digit(rng: random.Random) -> Unit:

@@ -81,12 +81,11 @@ def plan(count: int, out: Path, *, held_out: bool, seed: int) -> None:
 
 def _draw(rng: random.Random, *, held_out: bool) -> Sentence:
     while True:
-        everyday, usual = rng.choice(
-            ((EVERYDAY_ENGLISH, ENGLISH), (EVERYDAY_MANDARIN, MANDARIN))
-        )
+        everyday, usual = rng.choice(((EVERYDAY_ENGLISH, ENGLISH), (EVERYDAY_MANDARIN, MANDARIN)))
         grammar: Grammar = everyday if rng.random() < _EVERYDAY_SHARE else usual
         sentence = grammar.draw(rng)
-        if held_out == is_reserved(sentence) or (held_out and len(sentence.words) <= 3 and rng.random() < 0.3):
+        is_kept_back = is_reserved(sentence) if grammar is everyday else sentence.is_held_out
+        if held_out == is_kept_back or (held_out and len(sentence.words) <= 3 and rng.random() < 0.3):
             return sentence
 
 

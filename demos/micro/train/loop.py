@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -16,6 +16,7 @@ from .model import LossWeights, MicroModel, losses
 from .muon import Muon
 
 _LR, _MUON_LR = 2.5e-3, 4e-3
+_RATE_GOING_ON = 0.6  # of the learning rates
 _WEIGHT_DECAY = 0.02
 _WARM_UP = 0.03  # of the training
 _CLIP_NORM = 1.0
@@ -27,7 +28,7 @@ _EXAMINED_CLIPS = 48  # of each condition, while training
 # While training; all conditions follow at the end.
 _EXAMINED = (
     "en_clean", "zh_clean", "en_snr10", "en_long", "zh_long", "en_hotword", "zh_hotword", "zh_distractors", "mixed",
-    "music",
+    "music", "en_kokoro", "zh_kokoro",
 )  # fmt: skip
 
 
@@ -38,6 +39,7 @@ class TrainingOptions:
     seconds: float
     steps: int
     examinations: int = 6
+    goes_on: bool = False  # from trained weights: a lower rate, and every kind of clip from the start
     report_steps: int = _REPORT_STEPS
 
 
@@ -45,10 +47,17 @@ class Trainer:
     """One run."""
 
     def __init__(
-        self, model: MicroModel, composer: Composer, planners: Planners, examiner: Examiner, options: TrainingOptions
+        self,
+        model: MicroModel,
+        composer: Composer,
+        planners: Planners,
+        examiner: Examiner,
+        options: TrainingOptions,
+        keep: Callable[[], None],
     ) -> None:
+        """`keep` writes the model as it is, after each examination."""
         self._model, self._composer, self._planners = model, composer, planners
-        self._examiner, self._options = examiner, options
+        self._examiner, self._options, self._keep = examiner, options, keep
         self._device = model.chunk_head.weight.device
         self._adamw, self._muon = _optimizers(model)
         self._started = time.perf_counter()
@@ -88,11 +97,13 @@ class Trainer:
                 examined += 1
                 paused = time.perf_counter()
                 self.show(self._examiner.examine(self._model, names=_EXAMINED, most=_EXAMINED_CLIPS))
+                self._keep()
                 window.since += time.perf_counter() - paused
 
     def _warm_up(self, batches: Iterator[Batch]) -> None:
-        """Routing of the adaptor, then a few slow steps: each with its times, so that a slow part shows."""
-        self._prepare(next(batches))
+        """Routing of a new adaptor, then a few slow steps: each with its times, so that a slow part shows."""
+        if not self._options.goes_on:
+            self._prepare(next(batches))
         for number in range(_WARM_UP_STEPS):
             asked = time.perf_counter()
             batch = next(batches)
@@ -128,8 +139,8 @@ class Trainer:
             route_adaptor(self._model.acoustic.audio_adaptor, encoder_out, lens)
 
     def _train_step(self, batch: Batch, progress: float) -> dict[str, Tensor]:
-        self._planners.set_progress(progress)
-        scale = _schedule(progress)
+        self._planners.set_progress(max(progress, 0.55) if self._options.goes_on else progress)
+        scale = _schedule(progress) * (_RATE_GOING_ON if self._options.goes_on else 1.0)
         for group in self._adamw.param_groups:
             group["lr"] = _LR * scale
         tensors = to_device(batch, self._device)
