@@ -80,7 +80,7 @@ def make(arguments: argparse.Namespace, scale: Scale) -> None:
     torch.set_num_threads(1)  # planners use the other cores; threads that wait for each other cost more than they do
     print(f"seed {arguments.seed}, {num_workers} worker processes, {scale}", flush=True)
     vocabulary = learn_vocabulary(seed=arguments.seed)
-    clips = list(draw_all(dict.fromkeys(CONDITIONS, scale.num_held_out), num_workers=num_workers))
+    clips = list(draw_all(dict.fromkeys(CONDITIONS, arguments.held_out_clips or scale.num_held_out), num_workers=num_workers))
     if arguments.kokoro_held_out:
         clips += natural_clips(arguments.kokoro_held_out)
     print(f"held out {time.perf_counter() - started:.1f} s: {len(clips)} clips", flush=True)
@@ -151,6 +151,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--workers", type=int, help="processes that speak and plan; by default one per CPU core")
     parser.add_argument("--minutes", type=float, help="of training at most")
+    parser.add_argument("--held-out-clips", type=int, help="of each condition, to examine")
     parser.add_argument("--sentences", type=int, help="that espeak-ng speaks")
     parser.add_argument("--head-steps", type=int, help="of the CTC head alone, at the end")
     parser.add_argument("--start", type=Path, help="checkpoint to go on from; its vocabulary may be smaller")
