@@ -7,7 +7,7 @@ own size. A clip's features depend neither on its padding nor on the other clips
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 
 import torch
@@ -83,6 +83,24 @@ def log_mel_fbank(waveforms: Tensor, sample_lens: Tensor, *, dither: float = 0.0
     return _zero_padding(fbank, fbank_lens), fbank_lens
 
 
+def speaker_fbank(waveforms: Tensor) -> Tensor:
+    """Features for speaker embeddings: Kaldi's defaults on samples in [-1, 1], less each clip's mean over time.
+
+    They differ from log_mel_fbank in the window (Povey's) and in the scale, which decides where the floor lies.
+
+    Args:
+        waveforms: (B, N) float32 in [-1, 1], 16 kHz, N at least WINDOW_SAMPLES.
+
+    Returns:
+        (B, num_fbank_frames(N), 80) float32.
+    """
+    windows = waveforms.unfold(1, WINDOW_SAMPLES, HOP_SAMPLES)
+    fbank = waveforms.new_empty(*windows.shape[:2], NUM_MELS)
+    for part in _parts(len(waveforms), _MAX_FRAMES_AT_ONCE // windows.shape[1]):
+        fbank[part] = _log_mel(windows[part], 0.0, scale=1.0, shape=_povey)
+    return fbank.sub_(fbank.mean(1, keepdim=True))
+
+
 def stack_frames(fbank: Tensor, fbank_lens: Tensor, *, lfr_m: int = LFR_M, lfr_n: int = LFR_N) -> tuple[Tensor, Tensor]:
     """Low frame rate: row t joins lfr_m frames from lfr_n * t - (lfr_m - 1) // 2 on; a clip's edge frames are repeated.
 
@@ -118,16 +136,22 @@ def _parts(total: int, size: int) -> Iterator[slice]:
     return (slice(start, start + size) for start in range(0, total, size))
 
 
-def _log_mel(windows: Tensor, dither: float) -> Tensor:
+def _log_mel(
+    windows: Tensor,
+    dither: float,
+    *,
+    scale: float = _INT16_SCALE,
+    shape: Callable[[int, torch.device], Tensor] | None = None,
+) -> Tensor:
     """(..., W) samples in [-1, 1] -> (..., 80) log-mel energies. W determines the window and the size of the FFT."""
     num_samples = windows.shape[-1]
     fft_size = 1 << (num_samples - 1).bit_length()
-    samples = windows * _INT16_SCALE
+    samples = windows * scale
     if dither:
         samples.add_(torch.randn_like(samples), alpha=dither)
     samples.sub_(samples.mean(-1, keepdim=True))
     previous = torch.cat([samples[..., :1], samples[..., :-1]], -1)
-    samples.sub_(previous, alpha=_PREEMPHASIS).mul_(_hamming(num_samples, windows.device))
+    samples.sub_(previous, alpha=_PREEMPHASIS).mul_((shape or _hamming)(num_samples, windows.device))
     power = torch.fft.rfft(samples, n=fft_size).abs().square_()
     energies: Tensor = power @ _mel_filters(fft_size, windows.device)
     return energies.clamp_(min=_POWER_FLOOR).log_()
@@ -143,6 +167,13 @@ def _zero_padding(rows: Tensor, lens: Tensor) -> Tensor:
 @torch.inference_mode(False)  # cached, so it must be usable in every mode
 def _hamming(size: int, device: torch.device) -> Tensor:
     return torch.hamming_window(size, periodic=False, dtype=torch.float32).to(device)
+
+
+@lru_cache(maxsize=64)
+@torch.inference_mode(False)
+def _povey(size: int, device: torch.device) -> Tensor:
+    """A Hann window to the power of 0.85."""
+    return torch.hann_window(size, periodic=False, dtype=torch.float32).pow(0.85).to(device)
 
 
 @lru_cache(maxsize=64)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, Self, TypedDict
 
 import torch
@@ -44,6 +45,8 @@ class EngineOptions(TypedDict, total=False):
     stall_timeout_s: an engine in a process of its own that has prompts but decodes no token for so many seconds is
         ended, and DecodeError is raised. It must exceed the longest step.
     dither: standard deviation of the noise that is added to the 16-bit samples.
+    speaker_model: directory or hub id of the model that tells speakers apart, loaded when speakers=True first asks for
+        it; "auto" is the one that the extra "speakers" installs, or else CAM++ from the hub.
     vllm: further vLLM EngineArgs by name.
     """
 
@@ -58,6 +61,7 @@ class EngineOptions(TypedDict, total=False):
     decoder_processes: int | None
     stall_timeout_s: float
     dither: float
+    speaker_model: str | Path
     vllm: Mapping[str, Any] | None
 
 
@@ -76,6 +80,7 @@ class EngineConfig:
     decoder_processes: int | None = None  # vLLM engines in processes of their own; 0: one in this process
     stall_timeout_s: float = 120.0  # longest time that such a process may have prompts and decode no token
     dither: float = 0.0  # noise on the 16-bit samples; FunASR's default of 1.0 makes results differ between runs
+    speaker_model: str | Path = "auto"  # "auto", a directory or a hub id
     vllm: Mapping[str, Any] = field(default_factory=dict)  # further EngineArgs of vLLM, by name
 
     @classmethod

@@ -16,6 +16,7 @@ from .families.base import StageOneOptions
 from .manifest import LLM_DIR_NAME, EngineManifest
 from .model_lock import ModelLock
 from .prompt import PromptEmbedder
+from .speakers.loading import LazySpeakerModel
 from .text import LLMTokenizer
 from .transcriber import Transcriber
 
@@ -63,6 +64,7 @@ def load_transcriber(engine_dir: Path, config: EngineConfig) -> Transcriber:
         device=device,
         max_batch_frames=CPU_BATCH_FRAMES if device.type == "cpu" else GPU_BATCH_FRAMES,
         lock=ModelLock(),
+        speakers=LazySpeakerModel(config.speaker_model, device),
     )
 
 

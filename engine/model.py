@@ -9,6 +9,7 @@ from .decoder.base import Decoder
 from .families.base import AcousticModel, ModelFamily
 from .model_lock import ModelLock
 from .prompt import PromptEmbedder
+from .speakers.loading import LazySpeakerModel
 from .text import LLMTokenizer
 from .words.aligner import TextAligner, WordAligner
 
@@ -29,6 +30,7 @@ class LoadedModel:
     max_batch_frames: int  # encoder frames of a stage 1 batch, padding included
     lock: ModelLock
     forced_aligner: TextAligner | None = None  # times words in place of `aligner`
+    speakers: LazySpeakerModel | None = None  # None: it cannot tell speakers apart
 
     def close(self) -> None:
         """End the processes and free the models; idempotent. A forked child does nothing: its parent owns them."""

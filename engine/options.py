@@ -6,11 +6,12 @@ transcribe_options() in run_options.py checks the keywords and converts them to 
 defaults.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal, TypedDict
 
 from .audio.channels import Channels
+from .audio.inputs import Source
 from .audio.waveform import AudioLimits
 
 
@@ -53,7 +54,7 @@ class SegmentOptions(TypedDict, total=False):
         or the directory of an fsmn-vad checkpoint, cuts the speech out of every recording; None cuts none.
     max_segment_s (None): longest segment in seconds; None is the longest that the model hears well in one pass.
     silence_schedule (None): [(age, silence), ...] in ms: a segment of up to this age is ended by this much silence.
-        None is FunASR's schedule.
+        None is 1000 ms at any age. FunASR's table is `twostage_asr.engine.vad.OFFLINE_SCHEDULE`.
     dynamic_silence (True): False: 800 ms of silence end a segment of any age.
     """
 
@@ -63,8 +64,25 @@ class SegmentOptions(TypedDict, total=False):
     dynamic_silence: bool
 
 
-class GenerateOptions(RequestOptions, SegmentOptions, total=False):
-    """The options of RequestOptions and SegmentOptions, and those for files; defaults are in brackets.
+class SpeakerOptions(TypedDict, total=False):
+    """Who speaks; defaults are in brackets.
+
+    speakers (False): say who speaks: words and segments carry a speaker, and the transcript has turns.
+    num_speakers (None): how many speakers there are; None estimates it.
+    min_speakers (None), max_speakers (None): bounds of that estimate; None bounds it by 1 and 20.
+    known_speakers (None): {name: audio} of people whose voices are known. Who sounds like one gets the name. The audio
+        is a path, URL, bytes, file object or samples of 16 kHz; a few seconds of speech are enough.
+    """
+
+    speakers: bool
+    num_speakers: int | None
+    min_speakers: int | None
+    max_speakers: int | None
+    known_speakers: Mapping[str, Source] | None
+
+
+class GenerateOptions(RequestOptions, SegmentOptions, SpeakerOptions, total=False):
+    """The options of the three above, and those for files; defaults are in brackets.
 
     batch_size (256): most clips that are encoded together.
     limits (AudioLimits()): limits on the length and size of an input, and on the cost of decoding it.

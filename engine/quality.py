@@ -22,7 +22,7 @@ from kaldialign import edit_distance
 
 from .audio.waveform import Waveform
 from .transcript import TranscriptWarning
-from .vad import load_vad
+from .vad import load_silero
 from .words.split import WrittenWord, spoken_word
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 DISAGREEMENT = 0.5  # least disagreement that gives a warning; hotwords that change the spelling of names give far less
 MOST_BYTES_PER_S = 40.0  # of text in UTF-8, per second of speech; the fastest held-out speech stays below 30
+_SPEECH_LEVEL = 0.05  # root mean square of the samples that the VAD gets, where full scale is 1
+_SURE_SPEECH = 0.7  # least probability; segments open at a lower one, because they must not miss anything
 _LOOP_SUPPORT = 0.3  # up to this disagreement, the head has heard the repetition as well
 _LOOP_TOKENS = 8  # least number of tokens in a row that repeat what stands before them
 _LOOP_TIMES = 3  # repeats that make a loop, if the head does not confirm them
@@ -131,9 +133,14 @@ def loop_times(token_ids: Sequence[int]) -> int:
 
 
 def seconds_of_speech(waveform: Waveform) -> float:
-    """Seconds that silero-vad takes for speech in (N,) float32 samples at 16 kHz."""
-    stream = load_vad().new_stream()
-    return float((stream.push(waveform) >= stream.threshold).sum()) * stream.frame_s
+    """Seconds that silero-vad takes for speech in (N,) float32 samples at 16 kHz.
+
+    The network misses quiet speech, so the samples are first brought to the level of a speaker close to a microphone.
+    """
+    level = float(np.sqrt(np.mean(np.square(waveform, dtype=np.float64)))) if len(waveform) else 0.0
+    stream = load_silero().new_stream(with_gain=False)
+    probabilities = stream.push(waveform * np.float32(_SPEECH_LEVEL / level) if level else waveform)
+    return float((probabilities >= _SURE_SPEECH).sum()) * stream.frame_s
 
 
 def _num_common(a: str, b: str) -> int:

@@ -112,6 +112,11 @@ class Recordings:
             for cut in audio.cuts
         ]
 
+    def place(self, number: int) -> tuple[int, float, int | None]:
+        """Of a clip that is not done: the place of its input, its start in that (s), and its channel."""
+        index, _, start, channel = self._places[number]
+        return index, start, channel
+
     def finish(self, number: int, transcript: Transcript) -> None:
         """A clip is done."""
         index, recording, start, channel = self._places.pop(number)

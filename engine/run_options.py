@@ -1,7 +1,7 @@
 """TranscribeOptions: the options of one run, checked; and the conversion of the keywords of options.py to them."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Unpack
 
 from .audio.channels import Channels, check_channels
@@ -11,9 +11,25 @@ from .checks import check_choice, check_options
 from .decoder.base import DecodeParams
 from .errors import ConfigError
 from .families.base import Request
-from .options import GenerateOptions
-from .vad import OFFLINE_SCHEDULE, checked_schedule
+from .options import GenerateOptions, SpeakerOptions
+from .speakers.clustering import MAX_SPEAKERS, SpeakerCount
+from .vad import RECORDING_SCHEDULE, checked_schedule
 from .vad.splitting import DEFAULT_SEGMENTATION, Segmentation
+
+SPEAKER_DETAILS: tuple[Literal["num_speakers", "min_speakers", "max_speakers", "known_speakers"], ...] = (
+    "num_speakers",
+    "min_speakers",
+    "max_speakers",
+    "known_speakers",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpeakerSettings:
+    """How many speakers there are, and the audio of those that are known."""
+
+    count: SpeakerCount = field(default_factory=SpeakerCount)
+    known: Mapping[str, Any] = field(default_factory=dict)  # name -> an input, see audio/inputs.py
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +48,7 @@ class TranscribeOptions:
     token_log_probs: bool = False  # put the tokens, with their log probabilities, into the transcript
     channels: Channels = "mix"  # for inputs that do not set it themselves
     salvage: bool = False  # transcribe what can be decoded of a truncated or damaged file
+    speakers: SpeakerSettings | None = None  # None: nobody asks who speaks
 
     def __post_init__(self) -> None:
         check_choice("fallback", self.fallback, (None, "ctc"))
@@ -60,7 +77,7 @@ def transcribe_options(**options: Unpack[GenerateOptions]) -> TranscribeOptions:
         return {name: value for name, value in options.items() if name in names}
 
     schedule = checked_schedule(
-        options.get("silence_schedule"), dynamic=options.get("dynamic_silence", True), default=OFFLINE_SCHEDULE
+        options.get("silence_schedule"), dynamic=options.get("dynamic_silence", True), default=RECORDING_SCHEDULE
     )
     request = Request(
         language=options.get("language") or None,
@@ -76,8 +93,28 @@ def transcribe_options(**options: Unpack[GenerateOptions]) -> TranscribeOptions:
         segmentation=Segmentation(
             vad=None if vad is None else str(vad), silence_schedule=schedule, **given("max_segment_s")
         ),
+        speakers=speaker_settings(options),
         **given("timestamps", "check", "fallback", "batch_size", "limits", "channels", "salvage"),
     )
+
+
+def speaker_settings(options: SpeakerOptions) -> SpeakerSettings | None:
+    """The settings for these options; None unless they ask for speakers. Raises ConfigError."""
+    given = [name for name in SPEAKER_DETAILS if options.get(name) is not None]
+    if not options.get("speakers", False):
+        if given:
+            raise ConfigError(f"{', '.join(given)} need speakers=True")
+        return None
+    exact, least, most = options.get("num_speakers"), options.get("min_speakers"), options.get("max_speakers")
+    if exact is not None and (least is not None or most is not None):
+        raise ConfigError("num_speakers says how many there are; min_speakers and max_speakers cannot be given as well")
+    least = 1 if least is None else least
+    count = SpeakerCount(exact, least, max(MAX_SPEAKERS, least) if most is None else most)
+    known = options.get("known_speakers") or {}
+    for name in known:
+        if not isinstance(name, str) or not name.strip():
+            raise ConfigError(f"each name of known_speakers must be a non-empty string, got {name!r}")
+    return SpeakerSettings(count=count, known=known)
 
 
 def checked_hotwords(hotwords: Iterable[str] | None) -> tuple[str, ...]:

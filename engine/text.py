@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Self
 
 from tokenizers import Tokenizer
 
@@ -30,8 +31,13 @@ class LLMTokenizer:
 
     def __init__(self, llm_dir: Path) -> None:
         """Raises CheckpointError."""
+        self._directory = llm_dir
         self._tokenizer = read_tokenizer(llm_dir / TOKENIZER_NAME)
         self._piece = lru_cache(maxsize=None)(self._decode_one)  # grows to the vocabulary's size at most
+
+    def __reduce__(self) -> tuple[type[Self], tuple[Path]]:
+        """Another process reads the file again."""
+        return type(self), (self._directory,)
 
     def encode(self, text: str, *, begins_text: bool = False) -> list[int]:
         """Token ids of `text`. Special tokens such as <s> are added only if `begins_text`."""

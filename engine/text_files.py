@@ -17,6 +17,11 @@ _MARKS = (
 _LINE_END = re.compile(r"\r\n|\n|\r")  # str.splitlines() also splits at characters that may stand in a JSON string
 
 
+def encoding_of(content: bytes) -> tuple[bytes, str]:
+    """The byte order mark that a text begins with, or b"", and its encoding."""
+    return next((each for each in _MARKS if content.startswith(each[0])), (b"", "utf-8"))
+
+
 def read_text(path: Path) -> str:
     """Read a text file in UTF-8, or in UTF-16 or UTF-32 with a byte order mark.
 
@@ -25,7 +30,7 @@ def read_text(path: Path) -> str:
         OSError: the file cannot be read.
     """
     content = path.read_bytes()
-    mark, encoding = next((each for each in _MARKS if content.startswith(each[0])), (b"", "utf-8"))
+    mark, encoding = encoding_of(content)
     try:
         return content[len(mark) :].decode(encoding)
     except UnicodeDecodeError as error:

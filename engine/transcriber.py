@@ -17,10 +17,12 @@ from .acoustic.threads import each_in_one_thread
 from .audio.inputs import AudioInput
 from .batching import BatchPool
 from .clip import Clip, Result
+from .errors import AudioError, ConfigError
 from .model import LoadedModel
 from .pipeline import Pipeline
 from .recordings import Recordings
 from .run_options import TranscribeOptions
+from .speakers.stage import SpeakerStage
 from .timeline import NullTimeline, Timeline
 
 READ_WAIT_S = 0.01  # longest wait for audio before the loop looks at what both stages have finished
@@ -40,18 +42,35 @@ class Transcriber(LoadedModel):
         An input that cannot be transcribed yields a transcript of status "error". `timeline` records the run.
 
         Raises:
-            ConfigError: at once, if the family does not know the language, or the model is closed or was loaded by
-                another process. While iterating, if this thread already uses the model, or the model was closed.
+            ConfigError: at once, if the family does not know the language, the model is closed or was loaded by
+                another process, or a known speaker's clip cannot be used. While iterating, if this thread already uses
+                the model, or the model was closed.
+            AudioError, CheckpointError, HubError: at once, if a known speaker's clip cannot be read, or speakers are
+                asked for and there is no speaker model.
             DecodeError: while iterating, if the LLM's engine failed; it must be built anew.
         """
         self.lock.require_open()
         self.family.prompt_text(options.request)
-        return self._run(inputs, options, Pipeline(self, timeline or NullTimeline()))
+        return self._run(inputs, options, Pipeline(self, timeline or NullTimeline()), self._speaker_stage(options))
 
-    def _run(self, inputs: Iterable[AudioInput], options: TranscribeOptions, pipeline: Pipeline) -> Results:
-        with self.lock.running():
+    def _speaker_stage(self, options: TranscribeOptions) -> SpeakerStage | None:
+        """Loads the speaker model the first time that a run asks for speakers."""
+        if options.speakers is None:
+            return None
+        if self.speakers is None:
+            raise ConfigError("this model was loaded without a speaker model")
+        return SpeakerStage(self.speakers.get(), options.speakers)
+
+    def _run(
+        self,
+        inputs: Iterable[AudioInput],
+        options: TranscribeOptions,
+        pipeline: Pipeline,
+        speakers: SpeakerStage | None,
+    ) -> Results:
+        with self.lock.running(), speakers or contextlib.nullcontext():
             try:
-                with contextlib.closing(_transcribed_inputs(pipeline, inputs, options)) as results:
+                with contextlib.closing(_transcribed_inputs(pipeline, inputs, options, speakers)) as results:
                     for result in each_in_one_thread(results, active=self.device.type != "cpu"):
                         with self.lock.suspended():
                             yield result
@@ -60,17 +79,28 @@ class Transcriber(LoadedModel):
                     pipeline.cancel()
 
 
-def _transcribed_inputs(pipeline: Pipeline, inputs: Iterable[AudioInput], options: TranscribeOptions) -> Results:
+def _transcribed_inputs(
+    pipeline: Pipeline, inputs: Iterable[AudioInput], options: TranscribeOptions, speakers: SpeakerStage | None
+) -> Results:
     """Each input's index and transcript, once all of its clips are transcribed."""
     recordings = Recordings(options.request.language)
-    for number, transcript in _transcribed_clips(pipeline, recordings, inputs, options):
+
+    def done() -> Iterator[Result]:
+        for index, transcript in recordings.take():
+            yield index, transcript if speakers is None else speakers.finish(index, transcript)
+
+    for number, transcript in _transcribed_clips(pipeline, recordings, inputs, options, speakers):
         recordings.finish(number, transcript)
-        yield from recordings.take()
-    yield from recordings.take()
+        yield from done()
+    yield from done()
 
 
 def _transcribed_clips(
-    pipeline: Pipeline, recordings: Recordings, inputs: Iterable[AudioInput], options: TranscribeOptions
+    pipeline: Pipeline,
+    recordings: Recordings,
+    inputs: Iterable[AudioInput],
+    options: TranscribeOptions,
+    speakers: SpeakerStage | None,
 ) -> Iterator[Result]:
     """The loop over both stages."""
     model = pipeline.model
@@ -89,6 +119,9 @@ def _transcribed_clips(
                 continue
             for number, item, audio, is_speech in recordings.add(*read):
                 clip = pipeline.prepare(number, item, audio, options, is_speech=is_speech)
+                if speakers is not None and not isinstance(audio, AudioError):
+                    index, start, channel = recordings.place(number)
+                    speakers.add(index, start, audio, channel)
                 if isinstance(clip, Clip):
                     pool.add(clip.num_frames, clip)
                 else:

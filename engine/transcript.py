@@ -5,7 +5,7 @@ Times are seconds (float) from the start of the audio. Confidences lie in [0, 1]
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 from .errors import ASRError, ErrorCode, error_of
@@ -28,7 +28,9 @@ WarningCode = Literal[
     "missing_audio",
     "louder_channel",
     "stray_byte",
+    "no_speakers",
 ]
+_ONLY_IF_KNOWN = ("channel", "speaker", "turns")  # left out of plain dicts while they are None
 _SHOWN_CHARS = 60  # longest text in repr()
 
 
@@ -38,7 +40,7 @@ class _Record:
     __slots__ = ()
 
     def keys(self) -> tuple[str, ...]:
-        return tuple(f.name for f in fields(self))  # type: ignore[arg-type]
+        return tuple(self.__slots__)  # of a dataclass: the names of its fields
 
     def __getitem__(self, key: str) -> Any:
         if key not in self.keys():
@@ -61,6 +63,17 @@ class Word(_Record):
     end: float
     confidence: float
     channel: int | None = None  # from 0 on; None unless channels="split"
+    speaker: str | None = None  # "SPK0", "SPK1", ... or the name of a known speaker; None unless speakers=True
+
+
+@dataclass(frozen=True, slots=True)
+class SpeakerTurn(_Record):
+    """A stretch in which one speaker talks."""
+
+    start: float
+    end: float
+    speaker: str  # "SPK0", "SPK1", ... in the order in which they are first heard, or the name of a known speaker
+    overlap: bool = False  # more than one voice may be heard in it; the label is that of the larger share
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +88,7 @@ class TranscriptWarning(_Record):
     - "disagreement": the text differs much from the CTC head's text.
     - "ctc_text": such a text was replaced by the CTC head's, because `fallback` asks for that.
     - "segment_failed": a segment of a recording could not be transcribed.
+    - "no_speakers": the speakers of the input, or of a part of it, could not be told apart; the message says why.
 
     About the audio itself:
     - "filled_gap": the file lacks audio for a time (it begins late, or packets are missing), which became silence.
@@ -92,7 +106,7 @@ class TranscriptWarning(_Record):
 
 @dataclass(frozen=True, slots=True)
 class Segment(_Record):
-    """A stretch of speech that was decoded in one pass."""
+    """A stretch of speech that was decoded in one pass, or the part of it in which one speaker talks."""
 
     start: float
     end: float
@@ -101,6 +115,7 @@ class Segment(_Record):
     confidence: float | None
     warnings: tuple[TranscriptWarning, ...] = ()
     channel: int | None = None  # from 0 on; None unless channels="split"
+    speaker: str | None = None  # who says most of it; None unless speakers=True
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +150,7 @@ class Transcript(_Record):
     error: str | None = None
     error_code: ErrorCode | None = None
     tokens: tuple[Token, ...] | None = None  # None unless asked for
+    turns: tuple[SpeakerTurn, ...] | None = None  # in order of time; None unless speakers=True
 
     def __repr__(self) -> str:
         """One short line; to_json() gives everything."""
@@ -169,6 +185,7 @@ class Transcript(_Record):
                 "segments": tuple(_segment(s) for s in data.get("segments", ())),
                 "warnings": _warnings(data),
                 "tokens": None if data.get("tokens") is None else tuple(Token(**t) for t in data["tokens"]),
+                "turns": None if data.get("turns") is None else tuple(SpeakerTurn(**t) for t in data["turns"]),
             }
         )
 
@@ -183,7 +200,7 @@ def _shortened(text: str) -> str:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, _Record):
-        return {key: _plain(value[key]) for key in value if key != "channel" or value[key] is not None}
+        return {key: _plain(value[key]) for key in value if key not in _ONLY_IF_KNOWN or value[key] is not None}
     return [_plain(v) for v in value] if isinstance(value, tuple) else value
 
 

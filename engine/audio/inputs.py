@@ -27,8 +27,9 @@ import json
 import numbers
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, TypeGuard
 from urllib.parse import unquote
@@ -68,6 +69,7 @@ class Refused:
 
 
 Source: TypeAlias = Path | str | bytes | BinaryIO | Samples | Refused  # a str is a URL
+SourceOf: TypeAlias = Callable[[str], Source]  # what a path or URL in a list names
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -126,13 +128,13 @@ def iterate_inputs(inputs: Inputs | None) -> list[AudioInput] | Iterator[AudioIn
         raise ConfigError(f"there are no inputs, got None; allowed are {_ALLOWED}, or an iterable of these")
     if isinstance(inputs, list | tuple | set | frozenset) or _is_one_input(inputs):
         return expand_inputs(inputs)
-    return _with_unique_keys(_expanded(inputs, one_by_one=True), reserved=())
+    return with_unique_keys(_expanded(inputs, one_by_one=True), reserved=())
 
 
 def expand_inputs(inputs: Inputs) -> list[AudioInput]:
     """`iterate_inputs`, all at once. A key that an input brings itself is never taken by another's suffixed key."""
     items = list(_expanded(as_list(inputs), one_by_one=False))
-    return list(_with_unique_keys(items, reserved={item.key for item in items}))
+    return list(with_unique_keys(items, reserved={item.key for item in items}))
 
 
 def as_list(inputs: Inputs) -> list[Any]:
@@ -188,7 +190,7 @@ def audio_files(folder: Path) -> Folder:
     if not found:
         raise ConfigError(f"{folder}: holds no audio; looked for {', '.join(sorted(AUDIO_SUFFIXES))}")
     items = [AudioInput(key=path.relative_to(folder).with_suffix("").as_posix(), source=path) for path in found]
-    return Folder(list(_with_unique_keys(items, reserved={item.key for item in items})), passed_over)
+    return Folder(list(with_unique_keys(items, reserved={item.key for item in items})), passed_over)
 
 
 def is_samples(value: object) -> "TypeIs[Samples]":
@@ -199,7 +201,7 @@ def _is_file_object(value: object) -> "TypeIs[BinaryIO]":
     return callable(getattr(value, "read", None))
 
 
-def file_name(file: BinaryIO) -> str | None:
+def file_name(file: object) -> str | None:
     """The name of a file object. None if it has none, or a file descriptor's number in its place."""
     name = getattr(file, "name", None)
     return name if isinstance(name, str) else None
@@ -217,7 +219,7 @@ def _one_input(item: Any, *, default_key: str) -> AudioInput:
             return _refused(default_key, "'' is not an input: a path has at least one character")
         case str() | Path():
             source = item if isinstance(item, str) and is_url(item) else Path(item)
-            return AudioInput(key=_key_of(source) or default_key, source=source)
+            return AudioInput(key=key_of(source) or default_key, source=source)
         case bytes() | bytearray() | memoryview():
             return AudioInput(key=default_key, source=bytes(item))
         case Mapping():
@@ -250,17 +252,17 @@ def _from_mapping(item: Mapping[str, Any], default_key: str) -> AudioInput:
     return _refused(default_key, f"{{{kinds}}} is not an input")
 
 
-def _key_of(source: Path | str) -> str:
-    """The stem of a path or URL; empty if there is none."""
-    if isinstance(source, Path):
-        return source.stem
+def key_of(source: Source) -> str:
+    """The stem of a path, URL or named file; empty if there is none."""
+    if not isinstance(source, str):
+        return source.stem if isinstance(source, Path) else Path(file_name(source) or "").stem
     if is_data_url(source):
         return ""
     _, _, path = shown_url(source).partition("://")[2].partition("/")
     return PurePosixPath(unquote(path)).stem
 
 
-def _with_unique_keys(items: Iterable[AudioInput], *, reserved: Collection[str]) -> Iterator[AudioInput]:
+def with_unique_keys(items: Iterable[AudioInput], *, reserved: Collection[str]) -> Iterator[AudioInput]:
     """Give each item a unique key.
 
     A suffixed key is never one of `reserved`: the first item that brings such a key itself keeps it.
@@ -284,40 +286,45 @@ def _with_unique_keys(items: Iterable[AudioInput], *, reserved: Collection[str])
 def _read_list_file(path: Path) -> list[AudioInput]:
     if not path.is_file():
         raise ConfigError(f"{path}: no such list file")
-    parse = _scp_line if path.suffix.lower() == ".scp" else _jsonl_line
+    parse = scp_line if path.suffix.lower() == ".scp" else jsonl_line
     items = []
     for number, line in enumerate(read_lines(path), start=1):
         try:
             if line:
-                items.append(parse(line, path))
+                items.append(parse(line, partial(_from_list_file, list_file=path)))
         except ValueError as error:
             raise ConfigError(f"{path}, line {number}: {error}") from error
     return items
 
 
-def _scp_line(line: str, path: Path) -> AudioInput:
-    """`key path`. Raises ValueError."""
+def scp_line(line: str, source_of: SourceOf) -> AudioInput:
+    """`key path`; `source_of` finds what the path names. Raises ValueError."""
     try:
         key, target = re.split(r"[ \t]+", line, maxsplit=1)
     except ValueError:
         raise ValueError(f"needs a key and a path, got {line!r}") from None
     if target.startswith("|") or target.endswith("|"):
         raise ValueError(f"pipes are not run, a path is needed, got {target!r}")
-    return AudioInput(key=key, source=_from_list_file(target, path))
+    return AudioInput(key=key, source=source_of(target))
 
 
-def _jsonl_line(line: str, path: Path) -> AudioInput:
-    """One JSON object. Raises ValueError."""
+def jsonl_line(line: str, source_of: SourceOf) -> AudioInput:
+    """One JSON object; `source_of` finds what its source names. Raises ValueError."""
     try:
         data = json.loads(line)
     except RecursionError as error:
         raise ValueError("JSON nested too deeply") from error
+    return listed_input(data, source_of)
+
+
+def listed_input(data: object, source_of: SourceOf) -> AudioInput:
+    """The object of one row of a list. Raises ValueError."""
     if not isinstance(data, dict):
         raise ValueError(f"needs a JSON object, got {type(data).__name__}")
     target = data.get("source")
     if not isinstance(target, str) or not target:
         raise ValueError(f'"source" must be a path or URL, got {target!r}')
-    source = _from_list_file(target, path)
+    source = source_of(target)
     key, language, hotwords = data.get("key"), data.get("language"), data.get("hotwords")
     context = data.get("context")
     for name, value in (("key", key), ("language", language), ("context", context)):
@@ -329,7 +336,7 @@ def _jsonl_line(line: str, path: Path) -> AudioInput:
     if itn is not None and not isinstance(itn, bool):
         raise ValueError(f'"itn" must be true or false, got {itn!r}')
     return AudioInput(
-        key=key or _key_of(source) or "audio",
+        key=key or key_of(source) or "audio",
         source=source,
         language=language,
         hotwords=None if hotwords is None else tuple(hotwords),

@@ -13,10 +13,10 @@ from collections.abc import Iterable
 from .. import __version__
 from ..console import quiet_libraries
 from ..errors import ASRError
-from . import align, bench, convert, evaluate, serve, stream, transcribe, verify
+from . import align, batch, bench, convert, evaluate, serve, stream, transcribe, verify
 from .command import INTERRUPTED, WRONG_USAGE
 
-COMMANDS = (transcribe, stream, serve, align, evaluate, verify, bench, convert)
+COMMANDS = (transcribe, batch, stream, serve, align, evaluate, verify, bench, convert)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -98,7 +98,7 @@ def add_segment_options(parser: argparse.ArgumentParser, *, vad: str, vad_help: 
         "--silence-schedule",
         type=_schedule,
         metavar="MS:MS,...",
-        help="age of a segment up to : silence that ends it, such as 5000:1500,20000:800,inf:300 (default: FunASR's)",
+        help="age of a segment up to : silence that ends it, such as 5000:1500,20000:800,inf:300",
     )
     group.add_argument(
         "--no-dynamic-silence", dest="dynamic_silence", action="store_false", help="800 ms of silence, at any age"

@@ -1,6 +1,7 @@
 """`twostage-asr serve` and `serve-realtime`: run the HTTP and WebSocket server."""
 
 import argparse
+import contextlib
 import ipaddress
 import os
 from collections.abc import Callable
@@ -13,11 +14,14 @@ from ..text_files import read_lines
 from .command import Commands, add_model_options, model_options
 
 if TYPE_CHECKING:
+    from ..server.front_ends import Setup
+    from ..server.process import Address
     from ..server.recognizer import Recognizer
     from ..server.settings import ServerSettings
     from ..server.wyoming import WyomingServer
 
 MAX_PORT = 65_535
+MAX_FRONT_ENDS = 64
 KEY_VARIABLE = "TWOSTAGE_ASR_API_KEYS"
 PROMPT_BYTES_PER_BYTE = 4  # most bytes of a prompt per byte from a client: short hotwords are joined by separators
 PROMPT_ROOM = 4096  # LLM positions beside the longest answer for a config file's model: 5 minutes of Qwen3-ASR's audio
@@ -75,6 +79,13 @@ def _add(commands: Commands, name: str, port: int, what: str) -> None:
     )
     where.add_argument(
         "--operation-port", type=_port, metavar="PORT", help="of a second server for /health, /ready and /metrics alone"
+    )
+    where.add_argument(
+        "--front-ends",
+        type=_front_ends,
+        default=0,
+        metavar="N",
+        help="processes that parse requests and read audio (default 0: the engine's own does)",
     )
     where.add_argument("--no-docs", action="store_true", help="serve neither /docs nor /openapi.json")
     where.add_argument("--config", type=Path, metavar="YAML", help="host, port and model, in place of the options")
@@ -138,20 +149,24 @@ def _port(text: str) -> int:
     return int(text)
 
 
+def _front_ends(text: str) -> int:
+    if not text.isdecimal() or int(text) > MAX_FRONT_ENDS:
+        raise argparse.ArgumentTypeError(f"0 to {MAX_FRONT_ENDS}, got {text!r}")
+    return int(text)
+
+
 def run(args: argparse.Namespace) -> int:
     """Load the model, serve until the end, and return the exit code."""
     from ..auto import AutoModelVLLM  # imports torch
     from ..config import DEFAULT_PROMPT_BYTES
     from ..server.app import create_app
+    from ..server.front_ends import FrontEnds
     from ..server.operation import OperationServer
-    from ..server.process import Address, Listener, bind, log, serve, set_up_log
+    from ..server.process import Listener, bind, log, serve, set_up_log
     from ..server.recognizer import Recognizer
     from ..vad import load_vad
 
-    if args.served_model is not None:
-        if args.model is not None:
-            raise ConfigError(f"the model is named twice: {args.served_model} and --model {args.model}")
-        args.model = args.served_model
+    _name_model(args)
     limits = {name: value for name, *_ in _LIMITS if (value := getattr(args, name)) is not None}
     if args.config is not None:
         limits = _read_config(args) | limits
@@ -160,18 +175,17 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("which model? --model, or a --config that names it")
     settings = _settings(args, limits)
     engine["max_prompt_bytes"] = max(DEFAULT_PROMPT_BYTES, PROMPT_BYTES_PER_BYTE * settings.max_prompt_bytes)
-    address = Address(
-        host=args.host,
-        port=args.port,
-        tls_certificate=args.tls_certificate,
-        tls_key=args.tls_key,
-        trusted_proxies=tuple(args.trusted_proxy),
-    )
+    address = _address(args)
     wyoming = None if args.wyoming is None else _wyoming(args.wyoming, no_auth=args.no_auth)
     set_up_log(args.log_level)
     sockets = bind(address)
     operation = None if args.operation_port is None else OperationServer(args.host, args.operation_port)
     log.info("loading %s; the server listens when that is done", engine["model"])
+    if args.front_ends:
+        setup = _setup(args, settings, address)
+        with contextlib.closing(FrontEnds(setup, sockets)) as front_ends, AutoModelVLLM(**engine) as model:
+            spare_loaded_objects()
+            return front_ends.serve(model.transcriber, operation)
     with AutoModelVLLM(**engine) as model:
         spare_loaded_objects()
         recognizer = Recognizer(model.transcriber, settings, vad=load_vad(args.vad), chunk_ms=args.chunk_ms)
@@ -183,6 +197,43 @@ def run(args: argparse.Namespace) -> int:
             return serve(app, recognizer, address, sockets, beside=beside)
         finally:
             recognizer.close()
+
+
+def _name_model(args: argparse.Namespace) -> None:
+    """Take the model that is named without an option. Raises ConfigError if it is named twice."""
+    if args.served_model is None:
+        return
+    if args.model is not None:
+        raise ConfigError(f"the model is named twice: {args.served_model} and --model {args.model}")
+    args.model = args.served_model
+
+
+def _address(args: argparse.Namespace) -> "Address":
+    from ..server.process import Address
+
+    return Address(
+        host=args.host,
+        port=args.port,
+        tls_certificate=args.tls_certificate,
+        tls_key=args.tls_key,
+        trusted_proxies=tuple(args.trusted_proxy),
+    )
+
+
+def _setup(args: argparse.Namespace, settings: "ServerSettings", address: "Address") -> "Setup":
+    from ..server.front_ends import Setup
+
+    return Setup(
+        settings=settings,
+        address=address,
+        vad=args.vad,
+        chunk_ms=args.chunk_ms,
+        offline=args.command == "serve",
+        has_docs=not args.no_docs,
+        wyoming=args.wyoming,
+        log_level=args.log_level,
+        num_front_ends=args.front_ends,
+    )
 
 
 def _wyoming(uri: str, *, no_auth: bool) -> "Callable[[Recognizer], WyomingServer]":

@@ -5,35 +5,29 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import cast
 
 from tqdm import tqdm
 
-from ..audio.channels import Channels, check_channels
+from ..audio.channels import Channels
 from ..audio.inputs import AudioInput, Input, audio_files, expand_inputs
 from ..audio.loading import load
 from ..console import spare_loaded_objects
 from ..errors import ASRError, ConfigError
 from ..isolation import alone
-from ..options import GenerateOptions
 from ..transcript import Transcript
 from ..vad import VoiceActivityModel, load_vad
-from ..writers import WRITERS, SubtitleShape
+from ..writers import WRITERS
 from .batch_job import OutputFolder
 from .command import (
     INTERRUPTED,
     Commands,
     add_model_options,
-    add_request_options,
-    add_segment_options,
-    given_options,
     model_options,
-    request_options,
-    segment_options,
 )
+from .file_options import add_file_options, file_options, formats, subtitle_shape
 
 MOST_NAMED = 10  # most passed-over files that are named
 
@@ -47,7 +41,7 @@ def add_parser(commands: Commands) -> None:
         help="audio or video file, URL, wav.scp or .jsonl list, or a folder, which is searched to its depths",
     )
     parser.add_argument(
-        "--format", type=_formats, default=["txt"], metavar="NAMES", help=f"such as srt,json; of {', '.join(WRITERS)}"
+        "--format", type=formats, default=["txt"], metavar="NAMES", help=f"such as srt,json; of {', '.join(WRITERS)}"
     )
     parser.add_argument("--output-dir", type=Path, default=Path(), metavar="DIR", help="default: this folder")
     parser.add_argument("-v", "--verbose", action="store_true", help="name the files of folders that are passed over")
@@ -56,40 +50,7 @@ def add_parser(commands: Commands) -> None:
         "--plot", action="store_true", help="a picture (PNG) of each: waveform, speech, segments and words"
     )
     add_model_options(parser)
-    add_request_options(parser)
-    add_segment_options(
-        parser,
-        vad="auto",
-        vad_help='"auto" (default) cuts what is too long for the model; "silero", or the directory of an fsmn-vad '
-        'checkpoint, looks for speech in everything; "none" cuts nothing',
-    )
-    group = parser.add_argument_group("decoding")
-    group.add_argument("--no-timestamps", dest="timestamps", action="store_false", help="do not look for word times")
-    group.add_argument(
-        "--no-check", dest="check", action="store_false", help="do not weigh texts against what the CTC head hears"
-    )
-    group.add_argument("--fallback", choices=["ctc"], help="what replaces a text that the CTC head contradicts")
-    group.add_argument("--max-new-tokens", type=int, metavar="N", help="longest answer (default 512)")
-    group.add_argument("--temperature", type=float, help="0, the default, is greedy")
-    group.add_argument(
-        "--channels",
-        type=_channels,
-        metavar="mix|split|N",
-        help="the mean of all channels (default), each by itself, or one, counted from 0",
-    )
-    group.add_argument(
-        "--salvage", action="store_true", help="transcribe what can be decoded of truncated or damaged files"
-    )
-    group.add_argument("--batch-size", type=int, metavar="N", help="most clips encoded together")
-    group = parser.add_argument_group("subtitles (srt, vtt, ass)")
-    group.add_argument(
-        "--max-line-width", type=int, metavar="N", help="columns (default 42); a Chinese character takes two"
-    )
-    group.add_argument("--max-lines", type=int, metavar="N", help="of one cue (default 2)")
-    group.add_argument("--max-words-per-cue", type=int, metavar="N", help="default: as many as fit")
-    group.add_argument(
-        "--highlight-words", action="store_true", default=None, help="mark each word while it is spoken (karaoke)"
-    )
+    add_file_options(parser)
     parser.set_defaults(run=run)
 
 
@@ -134,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
     items, passed_over = _items(args.inputs)
     if args.verbose:
         _name_passed_over(passed_over)
-    shape = _shape(args)
+    shape = subtitle_shape(args)
     with OutputFolder(args.output_dir, args.format, items, resume=args.resume, shape=shape) as folder:
         todo = [item for key, item in items.items() if not folder.is_done(key)]
         if len(todo) < len(items):
@@ -153,12 +114,6 @@ def run(args: argparse.Namespace) -> int:
         print("interrupted; the same command with --resume goes on from here", file=sys.stderr)
         return INTERRUPTED
     return 1 if summary.failed else 0
-
-
-def _shape(args: argparse.Namespace) -> SubtitleShape | None:
-    """The shape of subtitles; None if no option sets it. Raises ConfigError for a number out of range."""
-    given = given_options(args, [field.name for field in fields(SubtitleShape)])
-    return SubtitleShape(**given) if given else None
 
 
 def _items(inputs: Sequence[str]) -> tuple[dict[str, AudioInput], list[Path]]:
@@ -189,13 +144,7 @@ def _transcribe(args: argparse.Namespace, todo: Sequence[AudioInput], folder: Ou
     """Load the model and write each transcript as soon as it is finished."""
     from ..auto import AutoModelVLLM
 
-    names = (
-        *("timestamps", "check", "fallback", "max_new_tokens", "temperature", "batch_size"),
-        *("channels", "salvage"),
-    )
-    decoding = cast(GenerateOptions, given_options(args, names))
-    options: GenerateOptions = {**request_options(args), **segment_options(args), **decoding}
-    options["vad"] = None if args.vad == "none" else args.vad
+    options = file_options(args)
     items = {item.key: item for item in todo}
     vad = load_vad("silero" if args.vad in ("auto", "none") else args.vad) if args.plot else None
     with (
@@ -227,22 +176,3 @@ def _drawn(item: AudioInput, args: argparse.Namespace) -> AudioInput:
     """The input as its plot shows it: as it was transcribed, but with split channels mixed into one curve."""
     channels: Channels = "mix" if args.channels in (None, "split") else args.channels
     return replace(item, channels=channels, salvage=args.salvage)
-
-
-def _channels(text: str) -> Channels:
-    try:
-        return check_channels(int(text) if text.isdecimal() else text)
-    except ConfigError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-
-
-def _formats(text: str) -> list[str]:
-    """`srt,json` -> names in WRITERS; upper and lower case are the same."""
-    names = {name.casefold(): name for name in WRITERS}
-    found = []
-    for part in text.split(","):
-        name = names.get(part.strip().casefold())
-        if name is None:
-            raise argparse.ArgumentTypeError(f"{part!r} is no format; allowed: {', '.join(WRITERS)}")
-        found.append(name)
-    return found

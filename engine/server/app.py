@@ -1,5 +1,6 @@
 """The ASGI application: all protocols share one Recognizer, behind the RequestGuard; CORS is answered before it."""
 
+import asyncio
 from importlib.resources import files
 from typing import Any
 
@@ -80,6 +81,7 @@ def _operation(recognizer: Recognizer) -> APIRouter:
     @router.get("/metrics", response_class=Response)
     async def prometheus() -> Response:
         """Counters, in Prometheus' text format."""
-        return Response(recognizer.metrics.text(), media_type=metrics.CONTENT_TYPE)
+        text = await asyncio.to_thread(recognizer.metrics_text)
+        return Response(text, media_type=metrics.CONTENT_TYPE)
 
     return router

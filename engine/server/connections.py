@@ -5,6 +5,7 @@
 - There are at most max_connections, and max_connections_per_address for one address. At a limit, a new connection
   replaces an idle one: the oldest that has never sent a request, else the one that has been idle longest since its
   answer. So idle sockets cannot keep probes or clients out. If no connection is idle, the new one is answered 503.
+  The limits hold for all front ends together; each drops idle connections of its own only.
 - A connection that is being closed, but whose peer does not read the rest of its answer, is dropped after LINGER_S.
 
 Refused and dropped connections are counted by reason, and logged at most once in LOG_EVERY_S.
@@ -24,6 +25,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.frames import Frame
 
 from .budget import Budget
+from .ledger import Ledger
 from .metrics import Metrics
 from .settings import ServerSettings
 
@@ -70,12 +72,13 @@ class _Group:
 class Connections:
     """All open connections; decides which ones are refused or dropped."""
 
-    def __init__(self, settings: ServerSettings, metrics: Metrics, session_bytes: Budget) -> None:
+    def __init__(self, settings: ServerSettings, metrics: Metrics, session_bytes: Budget, ledger: Ledger) -> None:
         """`session_bytes`: the memory that WebSockets may hold, incomplete messages included."""
         self.settings = settings
         self.session_bytes = session_bytes
         self.max_open = max(1, min(settings.max_connections, file_limit() - SPARE_FILES))
         self._metrics = metrics
+        self._ledger = ledger
         self._peers: dict[Transport, _Peer] = {}
         self._all = _Group()
         self._of_address: dict[str, _Group] = {}
@@ -87,13 +90,15 @@ class Connections:
     def admit(self, transport: Transport, address: str, now: float) -> bool:
         """Whether this new connection may stay, possibly in place of another."""
         group = self._of_address.setdefault(address, _Group())
-        for full, of, most in (
-            ("address_full", group, self.settings.max_connections_per_address),
-            ("full", self._all, self.max_open),
+        for full, name, of, most in (
+            ("address_full", ("address", address), group, self.settings.max_connections_per_address),
+            ("full", "connections", self._all, self.max_open),
         ):
-            if of.num_open >= most:
+            while not self._ledger.take(name, most):
                 self.count(full)
                 if (idle := of.idlest()) is None:
+                    if of is self._all:
+                        self._ledger.add(("address", address), -1)
                     return False
                 self._drop(idle)
         # If the dropped connection was the last one of this address, its group is gone.
@@ -107,6 +112,8 @@ class Connections:
     def forget(self, transport: Transport) -> None:
         if (peer := self._peers.pop(transport, None)) is None:
             return
+        self._ledger.add("connections", -1)
+        self._ledger.add(("address", peer.address), -1)
         for group in (self._all, self._of_address[peer.address]):
             group.num_open -= 1
             group.wake(peer)

@@ -248,7 +248,7 @@ class _Live:
     def __init__(self, recognizer: Recognizer, settings: Settings) -> None:
         self._recognizer = recognizer
         self._is_2pass = settings.mode == "2pass"
-        self._stream = AsyncStreamingSession(recognizer.service, _options(recognizer, settings), recognizer.live)
+        self._stream = AsyncStreamingSession(recognizer.service, _options(recognizer, settings), recognizer.funasr_live)
         self._reader = PCMReader()
         self._resampler = Resampler(settings.audio_fs)
         self._so_far = TextSoFar()

@@ -1,10 +1,12 @@
 """The metrics that Prometheus reads at /metrics."""
 
+import itertools
+import operator
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from ..timeline import Stage, Timeline
@@ -13,6 +15,8 @@ from ..transcript import Transcript
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 LAGS = 150  # event loop lags that are kept: ten a second for 15 s, the usual time between two scrapes
+LARGEST = {"twostage_loop_lag_seconds", "twostage_queue_clips"}  # of several processes
+LEAST = {"twostage_ready"}
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 _CLIPS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _RTFX = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
@@ -84,6 +88,57 @@ class Metrics:
     def text(self) -> bytes:
         """Everything, in Prometheus' text format."""
         return generate_latest(self._registry)
+
+    def families(self) -> list[Metric]:
+        """Everything, as objects that merged() joins with those of other processes."""
+        return list(self._registry.collect())
+
+
+class _Families:
+    """What generate_latest() writes of a registry."""
+
+    def __init__(self, families: Iterable[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterable[Metric]:
+        return self._families
+
+
+def merged(processes: Iterable[Iterable[Metric]]) -> list[Metric]:
+    """The metrics of several processes as those of one server: sums, except for what LARGEST and LEAST name."""
+    families: dict[str, Metric] = {}
+    values: dict[str, dict[tuple[str, tuple[tuple[str, str], ...]], float]] = {}
+    for metric in itertools.chain.from_iterable(processes):
+        families.setdefault(metric.name, metric)
+        found = values.setdefault(metric.name, {})
+        for sample in metric.samples:
+            place = (sample.name, tuple(sorted(sample.labels.items())))
+            if place in found:
+                found[place] = _joined(sample.name)(found[place], sample.value)
+            else:
+                found[place] = sample.value
+    result = []
+    for name, first in families.items():
+        result.append(metric := Metric(name, first.documentation, first.type, first.unit))
+        for (sample_name, labels), value in values[name].items():
+            metric.add_sample(sample_name, dict(labels), value)
+    return result
+
+
+def merged_text(processes: Iterable[Iterable[Metric]]) -> bytes:
+    """`merged`, in Prometheus' text format."""
+    return generate_latest(_Families(merged(processes)))
+
+
+def counters_of(metrics: Iterable[Metric]) -> list[Metric]:
+    """What only grows, and must not shrink when a process ends."""
+    return [metric for metric in metrics if metric.type in ("counter", "histogram")]
+
+
+def _joined(name: str) -> Callable[[float, float], float]:
+    if name in LARGEST:
+        return max
+    return min if name in LEAST or name.endswith("_created") else operator.add
 
 
 class MetricsTimeline(Timeline):

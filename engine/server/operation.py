@@ -8,14 +8,24 @@ import json
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Self
+from typing import Protocol, Self
 
 from ..errors import ConfigError
-from .metrics import CONTENT_TYPE
-from .recognizer import Recognizer
+from .metrics import CONTENT_TYPE, Metrics
 
 LOOP_LIMIT_S = 30.0  # without a turn of the event loop, after which the process is taken for dead
 ANSWER_S = 5.0  # that a client may take to ask and to read
+
+
+class Watched(Protocol):
+    """What it answers for: a Recognizer, or the FrontEnds of a server."""
+
+    metrics: Metrics  # of the event loop that must turn
+
+    @property
+    def readiness(self) -> str: ...
+
+    def metrics_text(self) -> bytes: ...
 
 
 class OperationServer:
@@ -34,9 +44,9 @@ class OperationServer:
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, name="operation", daemon=True)
 
-    def watching(self, recognizer: Recognizer) -> Self:
-        """The same server, which answers for `recognizer`."""
-        self._server.RequestHandlerClass = type("Handler", (_Handler,), {"recognizer": recognizer})
+    def watching(self, watched: Watched) -> Self:
+        """The same server, which answers for `watched`."""
+        self._server.RequestHandlerClass = type("Handler", (_Handler,), {"watched": watched})
         return self
 
     @property
@@ -44,6 +54,9 @@ class OperationServer:
         return int(self._server.server_address[1])
 
     async def start(self) -> None:
+        self.run_thread()
+
+    def run_thread(self) -> None:
         self._thread.start()
 
     def close(self) -> None:
@@ -54,11 +67,11 @@ class OperationServer:
 class _Handler(BaseHTTPRequestHandler):
     """One connection."""
 
-    recognizer: Recognizer
+    watched: Watched
     timeout = ANSWER_S
 
     def do_GET(self) -> None:
-        status, content_type, body = _answer(self.recognizer, self.path)
+        status, content_type, body = _answer(self.watched, self.path)
         self.send_response(status)
         self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(body)))
@@ -69,18 +82,18 @@ class _Handler(BaseHTTPRequestHandler):
         """Probes every few seconds are not worth a line each."""
 
 
-def _answer(recognizer: Recognizer, path: str) -> tuple[int, str, bytes]:
+def _answer(watched: Watched, path: str) -> tuple[int, str, bytes]:
     """Status, content type and body."""
     match path.partition("?")[0]:
         case "/health":
-            still_s = time.monotonic() - recognizer.metrics.last_tick
+            still_s = time.monotonic() - watched.metrics.last_tick
             is_alive = still_s < LOOP_LIMIT_S
             return _json(200 if is_alive else 503, "ok" if is_alive else f"the event loop stands since {still_s:.0f} s")
         case "/ready":
-            readiness = recognizer.readiness  # asked once, so that status and text agree
+            readiness = watched.readiness  # asked once, so that status and text agree
             return _json(200 if readiness == "ok" else 503, readiness)
         case "/metrics":
-            return 200, CONTENT_TYPE, recognizer.metrics.text()
+            return 200, CONTENT_TYPE, watched.metrics_text()
     return _json(404, "this port has /health, /ready and /metrics")
 
 

@@ -26,6 +26,7 @@ from fastapi import FastAPI
 from ..errors import ConfigError
 from .connections import LOG_EVERY_S, Connections, protocols, raise_file_limit
 from .recognizer import Recognizer
+from .remote import RemoteService
 
 ENGINE_FAILED = 70  # EX_SOFTWARE of sysexits.h
 FAILED_GRACE_S = 1.0  # from the engine's death to the end of the process, to send answers and let probes see /ready
@@ -78,6 +79,13 @@ def bind(address: Address) -> list[socket.socket]:
     return sockets
 
 
+def log_addresses(sockets: Sequence[socket.socket], *, is_tls: bool) -> None:
+    for taken in sockets:
+        host, port = taken.getsockname()[:2]
+        scheme = "https" if is_tls else "http"
+        log.info("serving at %s://%s:%d", scheme, f"[{host}]" if ":" in host else host, port)
+
+
 def serve(
     app: FastAPI,
     recognizer: Recognizer,
@@ -96,7 +104,7 @@ def server_of(
     app: FastAPI, recognizer: Recognizer, address: Address, *, beside: Sequence[Listener] = ()
 ) -> uvicorn.Server:
     """uvicorn's server, configured with this server's limits and its way to end."""
-    connections = Connections(recognizer.settings, recognizer.metrics, recognizer.session_bytes)
+    connections = Connections(recognizer.settings, recognizer.metrics, recognizer.session_bytes, recognizer.ledger)
     config = uvicorn.Config(
         app,
         host=address.host,
@@ -126,6 +134,7 @@ class _Server(uvicorn.Server):
         self._recognizer = recognizer
         self._connections = connections
         self._beside = beside
+        self._announces = not isinstance(recognizer.service, RemoteService)
         self._is_asked_to_stop = False
         self._drains_at = 0.0  # time.monotonic(), as the others
         self._ends_at: float | None = None
@@ -134,10 +143,8 @@ class _Server(uvicorn.Server):
         for listener in self._beside:
             await listener.start()
         await super().startup(sockets)
-        for taken in sockets or ():  # uvicorn does not log these
-            host, port = taken.getsockname()[:2]
-            scheme = "https" if self.config.is_ssl else "http"
-            log.info("serving at %s://%s:%d", scheme, f"[{host}]" if ":" in host else host, port)
+        if self._announces:
+            log_addresses(sockets or (), is_tls=self.config.is_ssl)  # uvicorn does not log these
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         for listener in self._beside:
@@ -154,8 +161,10 @@ class _Server(uvicorn.Server):
         now = time.monotonic()
         self._recognizer.metrics.tick(TICK_S)
         self._connections.sweep(asyncio.get_running_loop().time())
+        self._recognizer.session_bytes.tick()
         if self._ends_at is None and self._recognizer.service.failed:
-            log.error("the engine has failed; the process ends with exit code %d", ENGINE_FAILED)
+            if self._announces:
+                log.error("the engine has failed; the process ends with exit code %d", ENGINE_FAILED)
             self._ends_at = now + FAILED_GRACE_S
         if self._ends_at is None and self._is_asked_to_stop:
             self._leave(now)

@@ -2,10 +2,10 @@
 
 import contextlib
 import ipaddress
-from collections import Counter
 from collections.abc import Iterator
 
 from .failures import Refusal
+from .ledger import Ledger
 
 DEFAULT_SHARE = 4  # one client may have a quarter of the total
 IPV6_CLIENT_BITS = 64  # the part of an address that tells clients apart: one subscriber owns all addresses below it
@@ -35,11 +35,11 @@ def client_of(key_name: str | None, address: str | None) -> str | None:
 class Quota:
     """Limits how many requests, or sessions, each client has at a time."""
 
-    def __init__(self, what: str, most: int | None, *, total: int) -> None:
+    def __init__(self, what: str, most: int | None, ledger: Ledger, *, total: int) -> None:
         """`most`: the limit for each client; None is total / DEFAULT_SHARE."""
         self._what = what
         self._most = max(1, total // DEFAULT_SHARE) if most is None else most
-        self._held: Counter[str] = Counter()
+        self._ledger = ledger
 
     @contextlib.contextmanager
     def held(self, client: str | None) -> Iterator[None]:
@@ -47,13 +47,10 @@ class Quota:
         if client is None:
             yield
             return
-        if self._held[client] >= self._most:
+        if not self._ledger.take((self._what, client), self._most):
             message = f"you have {self._most} {self._what} under way, one client may have no more; end one first"
             raise Refusal(429, message, code="client_busy")
-        self._held[client] += 1
         try:
             yield
         finally:
-            self._held[client] -= 1
-            if not self._held[client]:
-                del self._held[client]  # or the counter would grow with every new client
+            self._ledger.add((self._what, client), -1)

@@ -65,7 +65,7 @@ class _RealtimeSession(CommandSession):
 
     def _start(self) -> None:
         options = self._recognizer.options(language=self._language, hotwords=self._hotwords)
-        self._stream = AsyncStreamingSession(self._recognizer.service, options, self._recognizer.live)
+        self._stream = AsyncStreamingSession(self._recognizer.service, options, self._recognizer.funasr_live)
         self._num_bytes, self._sentences = 0, []
 
     async def _hear(self, pcm: bytes) -> None:

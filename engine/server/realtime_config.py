@@ -79,7 +79,7 @@ class TurnDetection(_Open):
         """The `usual` rules, changed by what the client asks for. Padding is limited to the rules' maximum."""
         silence_ms = self.silence_duration_ms or EAGERNESS_MS[self.eagerness]
         if silence_ms is not None:
-            usual = replace(usual, silence_schedule=((inf, silence_ms),))
+            usual = usual.with_silence(((inf, silence_ms),))
         if self.prefix_padding_ms is not None:
             usual = replace(usual, padding_s=min(self.prefix_padding_ms / 1000, SegmentRules.MAX_PADDING_S))
         return usual if self.threshold is None else replace(usual, threshold=self.threshold)

@@ -12,21 +12,24 @@ from starlette.datastructures import UploadFile
 
 from ..audio.channels import Channels
 from ..audio.inputs import AudioInput, Samples
+from ..audio.readers import AudioReaders
 from ..errors import AudioError, ConfigError, PromptTooLongError
-from ..families.base import Request
+from ..families.base import ModelFamily, Request
 from ..options import RequestOptions
 from ..run_options import TranscribeOptions, transcribe_options
 from ..service import OnText, TranscriptionService
 from ..streaming import LiveOptions
 from ..transcriber import Transcriber
 from ..transcript import Transcript
-from ..vad import VoiceActivityModel
+from ..vad import STREAMING_SCHEDULE, VoiceActivityModel
 from ..vad.splitting import DEFAULT_SEGMENTATION, Piece
 from .bodies import content_of
 from .budget import Budget
 from .fields import UnknownFields
+from .ledger import Ledger
 from .metrics import Metrics, MetricsTimeline
 from .recording import transcribe_recording
+from .remote import RemoteService
 from .settings import ServerSettings
 
 CHUNK_MS = 480.0  # of live audio between two partial texts; the text of shorter chunks is mostly wrong
@@ -36,26 +39,46 @@ class Recognizer:
     """One model, its service and its counters, shared by all protocols."""
 
     def __init__(
-        self, transcriber: Transcriber, settings: ServerSettings, *, vad: VoiceActivityModel, chunk_ms: float = CHUNK_MS
+        self,
+        model: Transcriber | RemoteService,
+        settings: ServerSettings,
+        *,
+        vad: VoiceActivityModel,
+        chunk_ms: float = CHUNK_MS,
+        ledger: Ledger | None = None,
     ) -> None:
-        """A live session decodes a partial text after each `chunk_ms` of new audio. Raises ConfigError."""
+        """A live session decodes a partial text after each `chunk_ms` of new audio. Raises ConfigError.
+
+        Args:
+            model: a loaded one, for which a service is started; or the service of an engine in another process.
+            settings, vad: of this server.
+            chunk_ms: see above.
+            ledger: the one that other front ends share; by default, this process is the whole server.
+        """
         self.settings = settings
         self.live = LiveOptions(vad=vad, chunk_ms=chunk_ms)
+        funasr_rules = self.live.rules.with_silence(STREAMING_SCHEDULE)
+        self.funasr_live = replace(self.live, rules=funasr_rules)  # for FunASR's clients
         self.metrics = Metrics()
         self.unknown_fields = UnknownFields(are_errors=settings.strict_fields)
-        self.uploads = Budget(settings.max_upload_bytes)  # bodies of the requests under way
-        self.session_bytes = Budget(settings.max_session_bytes)  # audio and messages that WebSocket sessions keep
-        self.num_requests = 0  # under way; request_guard.py counts them
-        self.num_sessions = 0
+        self.ledger = ledger or Ledger()  # of the requests and sessions under way, among others
+        self.uploads = Budget("upload_bytes", settings.max_upload_bytes, self.ledger)  # bodies of requests under way
+        self.session_bytes = Budget(  # audio and messages that WebSocket sessions keep
+            "session_bytes", settings.max_session_bytes, self.ledger, largest="largest_session"
+        )
         self.created = int(time.time())
         self.is_leaving = False  # /ready tells load balancers to stop, but requests are still taken
         self.is_draining = asyncio.Event()  # set when no new requests are taken and sessions must end
-        self.service = TranscriptionService(
-            transcriber, max_waiting=settings.max_waiting, timeline=MetricsTimeline(self.metrics)
-        )
-        self._readers = transcriber.readers
-        self._family = transcriber.family
-        self._num_audio_tokens = transcriber.acoustic.num_audio_tokens
+        self.service: TranscriptionService | RemoteService
+        if isinstance(model, RemoteService):
+            self.service, self._num_audio_tokens = model, model.num_audio_tokens
+        else:
+            self._num_audio_tokens = model.acoustic.num_audio_tokens
+            self.service = TranscriptionService(
+                model, max_waiting=settings.max_waiting, timeline=MetricsTimeline(self.metrics)
+            )
+        self._readers: AudioReaders = self.service.model.readers
+        self._family: ModelFamily = self.service.model.family
         self._cutting = DEFAULT_SEGMENTATION.cutting(self._family.best_length_s)
         self.metrics.watch("twostage_active_requests", "Requests under way", lambda: self.num_requests)
         self.metrics.watch("twostage_upload_bytes", "Of bodies under way", lambda: self.uploads.num_bytes)
@@ -63,6 +86,16 @@ class Recognizer:
         self.metrics.watch("twostage_queue_clips", "Clips not yet encoded", lambda: self.service.num_waiting)
         self.metrics.watch("twostage_clips", "Clips not yet transcribed", lambda: self.service.num_jobs)
         self.metrics.watch("twostage_ready", "1 if requests are taken", lambda: float(self.is_ready))
+
+    @property
+    def num_requests(self) -> int:
+        """Requests under way in this process; request_guard.py counts them."""
+        return self.ledger.own("requests")
+
+    @property
+    def num_sessions(self) -> int:
+        """Sessions open in this process."""
+        return self.ledger.own("sessions")
 
     @property
     def family(self) -> str:
@@ -85,7 +118,8 @@ class Recognizer:
         if self.is_leaving or self.is_draining.is_set():
             return "shutting down"
         settings = self.settings
-        is_full = self.service.num_waiting >= settings.max_waiting or self.num_requests >= settings.max_requests
+        num_requests = self.ledger.total("requests")
+        is_full = self.service.num_waiting >= settings.max_waiting or num_requests >= settings.max_requests
         return "saturated" if is_full else "ok"
 
     @property
@@ -196,6 +230,12 @@ class Recognizer:
         if error := transcript.exception():
             raise error
         return transcript
+
+    def metrics_text(self) -> bytes:
+        """The metrics of the whole server, in Prometheus' text format. Waits for other processes, if there are any."""
+        if isinstance(self.service, RemoteService):
+            return self.service.metrics_text().result()
+        return self.metrics.text()
 
     def close(self) -> None:
         """Close the service, which drops the work that is left. The model stays open; it belongs to the caller."""

@@ -16,6 +16,7 @@ from ..segments import Part, join_texts
 from ..service import OnText, TranscriptionService
 from ..transcript import Transcript
 from ..vad.splitting import Cut, Piece
+from .remote import RemoteService
 
 SEGMENTS_AT_ONCE = 32  # of one recording, so that others have their turn
 BUSY_WAIT_S = 0.1  # until a segment is offered again to a service that is full
@@ -58,7 +59,10 @@ class GrowingText:
 
 
 async def transcribe_recording(
-    service: TranscriptionService, audio: Piece, options: TranscribeOptions, on_text: OnText | None = None
+    service: TranscriptionService | RemoteService,
+    audio: Piece,
+    options: TranscribeOptions,
+    on_text: OnText | None = None,
 ) -> Transcript:
     """Transcribe the piece that is all of a recording; `on_text` is called on this event loop with the text so far.
 
@@ -74,13 +78,12 @@ async def transcribe_recording(
         async with room:
             while True:
                 try:
-                    future = submit(cut.waveform, on_text=so_far.listener(number))
+                    transcript = await asyncio.wrap_future(submit(cut.waveform, on_text=so_far.listener(number)))
                     break
                 except QueueFullError:
                     if not number:  # nothing has been done yet: the client may come again
                         raise
                     await asyncio.sleep(BUSY_WAIT_S)
-            transcript = await asyncio.wrap_future(future)
         so_far.finish(number, transcript.text)
         recording.finish(Part(cut.start, transcript, cut.channel))
 

@@ -9,6 +9,7 @@ import contextlib
 import logging
 import re
 import secrets
+import sys
 import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
@@ -112,8 +113,9 @@ class RequestGuard:
         self._settings = settings = recognizer.settings
         self._keys = ApiKeys(settings.api_keys, settings.api_key_file)
         self._origins = Origins(settings.cors_origins, settings.allowed_hosts, needs_key=self._keys.are_needed)
-        self._requests = Quota("requests", settings.max_requests_per_client, total=settings.max_requests)
-        self._sessions = Quota("sessions", settings.max_sessions_per_client, total=settings.max_sessions)
+        ledger = recognizer.ledger
+        self._requests = Quota("requests", settings.max_requests_per_client, ledger, total=settings.max_requests)
+        self._sessions = Quota("sessions", settings.max_sessions_per_client, ledger, total=settings.max_sessions)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -161,12 +163,19 @@ class RequestGuard:
 
     @contextlib.contextmanager
     def _counted(self, scope: Scope) -> Iterator[None]:
-        num = int(scope["path"] not in OPEN_PATHS)
-        self._recognizer.num_requests += num
+        """Count this request. Raises Refusal if there are too many."""
+        if scope["path"] in OPEN_PATHS:
+            yield
+            return
+        ledger, most = self._recognizer.ledger, self._settings.max_requests
+        is_limited = scope["method"] not in ("GET", "OPTIONS")
+        if not ledger.take("requests", most if is_limited else sys.maxsize):
+            message = f"{most} requests are under way, no more are taken; try again later"
+            raise Refusal(429, message, code="server_busy", headers=self._retry)
         try:
             yield
         finally:
-            self._recognizer.num_requests -= num
+            ledger.add("requests", -1)
 
     def _admit(self, scope: Scope, headers: Headers, exchange: Exchange) -> None:
         """Check what the head alone tells, before any of the body is read. Raises Refusal."""
@@ -174,12 +183,8 @@ class RequestGuard:
         if scope["path"] in OPEN_PATHS or scope["method"] == "OPTIONS":
             return
         self._identify(scope, _bearer(headers))
-        retry = {"Retry-After": str(self._settings.retry_after_s)}
         if scope["method"] != "GET":
-            self._require_open(retry)
-            if self._recognizer.num_requests >= self._settings.max_requests:
-                message = f"{self._settings.max_requests} requests are under way, no more are taken; try again later"
-                raise Refusal(429, message, code="server_busy", headers=retry)
+            self._require_open()
         length = headers.get("content-length", "")
         exchange.body.require_size(int(length) if length.isdecimal() else 0)
 
@@ -196,11 +201,17 @@ class RequestGuard:
         address = scope["client"][0] if scope.get("client") else None
         scope["state"] |= {"key": name, "client": client_of(name, address)}
 
-    def _require_open(self, retry: dict[str, str]) -> None:
+    @property
+    def _retry(self) -> dict[str, str]:
+        return {"Retry-After": str(self._settings.retry_after_s)}
+
+    def _require_open(self) -> None:
         if self._recognizer.service.failed:
-            raise Refusal(503, "the engine has failed and is being restarted", code="engine_failed", headers=retry)
+            raise Refusal(
+                503, "the engine has failed and is being restarted", code="engine_failed", headers=self._retry
+            )
         if self._recognizer.is_draining.is_set():
-            raise Refusal(503, "this server is shutting down", code="shutting_down", headers=retry)
+            raise Refusal(503, "this server is shutting down", code="shutting_down", headers=self._retry)
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
@@ -211,7 +222,7 @@ class RequestGuard:
                 offered = [name for name in scope.get("subprotocols", ()) if name.startswith(KEY_SUBPROTOCOL)]
                 key = _bearer(headers) or (offered[0].removeprefix(KEY_SUBPROTOCOL) if offered else None)
                 self._identify(scope, key)
-                self._require_open({"Retry-After": str(self._settings.retry_after_s)})
+                self._require_open()
                 held.enter_context(self._sessions.held(scope["state"]["client"]))
             except Refusal as refusal:
                 await WebSocket(scope, receive, send).send_denial_response(error_response(refusal))

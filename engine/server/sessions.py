@@ -166,19 +166,18 @@ Talk = Callable[[Link], Coroutine[Any, Any, None]]
 async def hold_session(socket: WebSocket, recognizer: Recognizer, protocol: str, talk: Talk) -> None:
     """Accept a WebSocket, run `talk` on it, and close it with a code and a reason, whatever happens meanwhile."""
     settings = recognizer.settings
-    if recognizer.num_sessions >= settings.max_sessions:
+    if not recognizer.ledger.take("sessions", settings.max_sessions):
         message = f"{settings.max_sessions} sessions are open, no more are taken; try again later"
         headers = {"Retry-After": str(settings.retry_after_s)}
         await socket.send_denial_response(error_response(Refusal(429, message, code="server_busy", headers=headers)))
         return
     started = time.perf_counter()
-    recognizer.num_sessions += 1
     recognizer.metrics.active_sessions.labels(protocol).inc()
     try:
         await socket.accept(subprotocol=_chosen(socket))
         end = await _talk_until_end(Link(socket, recognizer), recognizer, talk)
     finally:
-        recognizer.num_sessions -= 1
+        recognizer.ledger.add("sessions", -1)
         recognizer.metrics.active_sessions.labels(protocol).dec()
     if socket.client_state is WebSocketState.CONNECTED and socket.application_state is WebSocketState.CONNECTED:
         with contextlib.suppress(RuntimeError, WebSocketDisconnect):  # the client disconnects at this moment

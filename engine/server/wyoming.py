@@ -86,7 +86,9 @@ class WyomingServer:
         self._address = address
         self._server: asyncio.Server | None = None
         settings = recognizer.settings
-        self._sessions = Quota("sessions", settings.max_sessions_per_client, total=settings.max_sessions)
+        self._sessions = Quota(
+            "sessions", settings.max_sessions_per_client, recognizer.ledger, total=settings.max_sessions
+        )
 
     async def start(self) -> None:
         """Begin to listen. Raises ConfigError if the address cannot be used."""
@@ -134,16 +136,17 @@ class WyomingServer:
     def _counted(self, writer: asyncio.StreamWriter) -> Iterator[None]:
         """One more session of this client's, meanwhile. Raises Refusal if there may be no more."""
         recognizer, peer = self._recognizer, writer.get_extra_info("peername")
-        if not recognizer.is_ready or recognizer.num_sessions >= recognizer.settings.max_sessions:
+        ledger, most = recognizer.ledger, recognizer.settings.max_sessions
+        if not recognizer.is_ready or ledger.total("sessions") >= most:
             raise Refusal(503, "the server is busy or shutting down; try again later", code="server_busy")
         address = peer[0] if isinstance(peer, tuple) else None  # a Unix socket has none
         with self._sessions.held(client_of(None, address)):
-            recognizer.num_sessions += 1
+            ledger.add("sessions", 1)
             recognizer.metrics.active_sessions.labels(PROTOCOL).inc()
             try:
                 yield
             finally:
-                recognizer.num_sessions -= 1
+                ledger.add("sessions", -1)
                 recognizer.metrics.active_sessions.labels(PROTOCOL).dec()
 
 

@@ -15,7 +15,7 @@ from ..errors import ConfigError
 from ..options import RequestOptions
 from ..run_options import TranscribeOptions, transcribe_options
 from ..service import TranscriptionService
-from ..vad import STREAMING_SCHEDULE, SegmentRules, checked_schedule, load_vad
+from ..vad import LIVE_RULES, LIVE_SCHEDULE, checked_schedule, load_vad
 from .events import TextSoFar
 from .session import AsyncStreamingSession, LiveOptions, StreamingSession
 
@@ -43,7 +43,7 @@ class FunASRNanoStreamingVLLM(Closing):
         chunk_ms: float = 720.0,
         rollback_chars: int = 8,
         vad: str | Path = "silero",
-        max_segment_s: float = 30.0,
+        max_segment_s: float = LIVE_RULES.max_segment_s,
         silence_schedule: Iterable[tuple[float, float]] | None = None,
         dynamic_silence: bool = True,
         **options: Any,
@@ -57,7 +57,8 @@ class FunASRNanoStreamingVLLM(Closing):
             vad: "silero", or the directory of an fsmn-vad checkpoint.
             max_segment_s: speech without a pause is cut after so many seconds.
             silence_schedule: [(age, silence), ...] in ms: a segment of up to this age is closed by this much silence.
-                None is FunASR's table for live audio.
+                None is 700 ms, or 1200 ms where the text stops within a sentence. FunASR's table is
+                `twostage_asr.engine.vad.STREAMING_SCHEDULE`.
             dynamic_silence: False closes every segment after 800 ms of silence.
 
         Raises:
@@ -70,12 +71,16 @@ class FunASRNanoStreamingVLLM(Closing):
             silence_schedule=silence_schedule,
             dynamic_silence=dynamic_silence,
         )
-        schedule = checked_schedule(silence_schedule, dynamic=dynamic_silence, default=STREAMING_SCHEDULE)
+        rules = replace(LIVE_RULES, max_segment_s=max_segment_s)
+        if silence_schedule is not None or not dynamic_silence:
+            rules = rules.with_silence(
+                checked_schedule(silence_schedule, dynamic=dynamic_silence, default=LIVE_SCHEDULE)
+            )
         self.live = LiveOptions(
             vad=load_vad(vad),
             chunk_ms=chunk_ms,
             rollback_chars=rollback_chars,
-            rules=SegmentRules(max_segment_s=max_segment_s, silence_schedule=schedule),
+            rules=rules,
         )
         self._model = AutoModelVLLM(model, **options)
         self.service = TranscriptionService(self._model.transcriber)

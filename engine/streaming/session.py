@@ -11,6 +11,10 @@ segment is decoded again after each chunk_ms of new audio, which gives a Partial
 as a whole. Its Final is what offline transcription of the same audio gives. Silence is not decoded, and audio before
 the open segment is dropped, so the cost grows linearly with the length of the stream.
 
+Sentences: a segment whose text stops within a sentence waits SegmentRules.mid_sentence_ms longer for more speech. To
+know the text in time, it is also decoded when speech has paused for _PAUSE_S. Until a text of the stream has ended with
+a mark that ends sentences, the model may be one that writes no marks, and nothing is concluded from their absence.
+
 Confirmed text: the text that three partials in a row agree on is confirmed, without its last rollback_chars characters,
 and cut where a token of the LLM ends. Two partials are not enough, because the second may repeat a mistake that the
 final does not make. Later partials get the confirmed text as the beginning of their answer, so that they decode only
@@ -31,9 +35,9 @@ import math
 from collections import deque
 from collections.abc import Generator, Iterable
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import takewhile
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from ..audio.waveform import Waveform
 from ..checks import check_fields
@@ -42,13 +46,18 @@ from ..families.languages import is_auto
 from ..run_options import TranscribeOptions
 from ..service import TranscriptionService
 from ..transcript import Transcript
-from ..vad import STREAMING_SCHEDULE, SegmentRules, SpeechSegmenter, SpeechSpan, VoiceActivityModel
+from ..vad import LIVE_RULES, SegmentRules, SpeechSegmenter, SpeechSpan, VoiceActivityModel
 from ..words.split import split_words
 from .audio import PCM, PCMReader, RecentAudio
 from .events import Event, Final, Partial
-from .text import on_stream_time, split_after, token_prefix, with_text
+from .text import ends_sentence, on_stream_time, split_after, token_prefix, with_text
+
+if TYPE_CHECKING:
+    from ..server.remote import RemoteService
 
 logger = logging.getLogger(__name__)
+
+_PAUSE_S = 0.3  # less than the silence that closes a segment by the time that a partial takes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,9 +70,7 @@ class LiveOptions:
     rollback_tokens: int = 0  # the same in tokens of the LLM
     agreeing_partials: int = 3  # number of partials in a row that must agree on confirmed text
     unfixed_partials: int = 0  # number of partials of a segment before any of its text is confirmed
-    rules: SegmentRules = field(
-        default_factory=lambda: SegmentRules(max_segment_s=30.0, silence_schedule=STREAMING_SCHEDULE)
-    )
+    rules: SegmentRules = LIVE_RULES
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -83,7 +90,12 @@ class StreamingSession:
     """One stream of audio, for one caller at a time. A push returns once the events that it makes due are decoded."""
 
     def __init__(
-        self, service: TranscriptionService, options: TranscribeOptions, live: LiveOptions, *, key: str = "live"
+        self,
+        service: "TranscriptionService | RemoteService",
+        options: TranscribeOptions,
+        live: LiveOptions,
+        *,
+        key: str = "live",
     ) -> None:
         """Raises ConfigError for a language that the model does not know."""
         self._stream = _Stream(service, options, live, key)
@@ -121,7 +133,12 @@ class AsyncStreamingSession:
     """
 
     def __init__(
-        self, service: TranscriptionService, options: TranscribeOptions, live: LiveOptions, *, key: str = "live"
+        self,
+        service: "TranscriptionService | RemoteService",
+        options: TranscribeOptions,
+        live: LiveOptions,
+        *,
+        key: str = "live",
     ) -> None:
         """See StreamingSession."""
         self._stream = _Stream(service, options, live, key)
@@ -147,7 +164,9 @@ class _Closed:
 class _Stream:
     """The state and logic of one session. `push` and `finish` are generators that yield futures and get the results."""
 
-    def __init__(self, service: TranscriptionService, options: TranscribeOptions, live: LiveOptions, key: str) -> None:
+    def __init__(
+        self, service: "TranscriptionService | RemoteService", options: TranscribeOptions, live: LiveOptions, key: str
+    ) -> None:
         service.model.family.prompt_text(options.request)
         self._service = service
         self._options = options
@@ -164,6 +183,7 @@ class _Stream:
         self._language: str | None = None  # of its last partial
         self._num_partials = 0
         self._heard_s = 0.0  # end (s) of the audio that the last partial covers
+        self._writes_sentences = False  # whether a text has ended with a mark that ends sentences
 
     def push(self, samples: Waveform) -> _Steps:
         self._service.model.lock.require_open()
@@ -206,12 +226,17 @@ class _Stream:
         while self._closed:
             closed = self._closed[0]
             assert closed.future is not None
-            transcript = yield closed.future
+            try:
+                transcript = yield closed.future
+            except QueueFullError:  # a service in another process says so late; a later call submits it again
+                closed.future = None
+                raise
             self._closed.popleft()
             transcript, rest = yield from self._reconciled(closed, transcript)
             start, end = closed.span.start, closed.span.end
             events.append(Final(self._segment, start, end, on_stream_time(transcript, start)))
             self._segment += 1
+            self._writes_sentences |= ends_sentence(transcript.text)
             self._confirmed = rest
             self._hypotheses.clear()
             self._num_partials = 0
@@ -243,18 +268,20 @@ class _Stream:
         return math.inf if following is None else following.start
 
     def _partial(self) -> _Steps:
-        """A partial of the open segment, if chunk_ms of new audio have come."""
+        """A partial of the open segment, if one is due."""
         opened, now = self._segmenter.open, self._recent.end_s
-        if opened is None or now - max(self._heard_s, opened.start) < self._live.chunk_ms / 1000:
+        if opened is None or not self._is_due(opened.start, now):
             return []
         span = SpeechSpan(opened.start, now)
         try:
-            future = self._submit(self._recent.cut(span), replace(self._options, timestamps=False), self._confirmed)
+            transcript = yield self._submit(
+                self._recent.cut(span), replace(self._options, timestamps=False), self._confirmed
+            )
         except QueueFullError:  # skip this partial; the next one covers its audio
             return []
-        transcript = yield future
         self._heard_s = span.end
         text = transcript.text
+        self._note_sentence(text)
         if not text.startswith(self._confirmed) or not (text or self._num_partials):
             return []
         self._num_partials += 1
@@ -262,6 +289,19 @@ class _Stream:
         confirmed = self._confirmed = self._confirmable(text)
         self._language = transcript.language
         return [Partial(self._segment, span.start, span.end, confirmed, text.removeprefix(confirmed), self._language)]
+
+    def _is_due(self, start: float, now: float) -> bool:
+        """Whether chunk_ms of new audio have come, or a pause after speech that the last partial does not cover."""
+        is_waiting = self._writes_sentences and self._live.rules.mid_sentence_ms > 0
+        has_paused = self._heard_s < self._segmenter.speech_end_s <= now - _PAUSE_S
+        return (is_waiting and has_paused) or now - max(self._heard_s, start) >= self._live.chunk_ms / 1000
+
+    def _note_sentence(self, text: str) -> None:
+        """Tell the segmenter how far the text goes, if it stops within a sentence."""
+        is_whole = ends_sentence(text)
+        self._writes_sentences |= is_whole
+        is_mid_sentence = bool(text) and not is_whole and self._writes_sentences
+        self._segmenter.mid_sentence_to_s = self._heard_s if is_mid_sentence else 0.0
 
     def _confirmable(self, text: str) -> str:
         """The part of a hypothesis that can be confirmed; it begins with the text confirmed before."""
@@ -291,10 +331,20 @@ def _resume(steps: _Steps, transcript: Transcript | None = None) -> Future[Trans
         return events
 
 
+def _raise_in(steps: _Steps, error: BaseException) -> Future[Transcript] | list[Event]:
+    """Go on with the steps where their future has this error in place of a result."""
+    try:
+        return steps.throw(error)
+    except StopIteration as end:
+        events: list[Event] = end.value
+        return events
+
+
 def _wait(steps: _Steps) -> list[Event]:
     outcome = _resume(steps)
     while isinstance(outcome, Future):
-        outcome = _resume(steps, outcome.result())
+        error = outcome.exception()
+        outcome = _resume(steps, outcome.result()) if error is None else _raise_in(steps, error)
     return outcome
 
 
@@ -303,8 +353,12 @@ async def _wait_on_loop(stream: _Stream, steps: _Steps) -> list[Event]:
     try:
         outcome = await asyncio.shield(first)
         while isinstance(outcome, Future):
-            transcript: Transcript = await asyncio.wrap_future(outcome)
-            outcome = _resume(steps, transcript)
+            try:
+                transcript: Transcript = await asyncio.wrap_future(outcome)
+            except QueueFullError as error:
+                outcome = _raise_in(steps, error)
+            else:
+                outcome = _resume(steps, transcript)
     except asyncio.CancelledError:
         await asyncio.wait([first])  # a thread cannot be stopped
         stream.cancel()

@@ -10,6 +10,9 @@ from ..text import LLMTokenizer
 from ..transcript import Segment, Transcript, TranscriptWarning
 from ..words.split import split_words
 
+_SENTENCE_ENDS = (".", "?", "!", "。", "？", "！", "؟", "।")
+_AFTER_A_SENTENCE = " \n\"'”’»)）」』"  # space, closing quotation marks and brackets
+
 
 def token_prefix(tokenizer: LLMTokenizer, text: str, max_chars: int, *, drop_tokens: int = 0) -> str:
     """The longest prefix of `text` that an LLM can continue as if it had written the prefix itself.
@@ -24,6 +27,12 @@ def token_prefix(tokenizer: LLMTokenizer, text: str, max_chars: int, *, drop_tok
         if is_beginning and tokenizer.encode(prefix) == token_ids[:count]:
             return prefix
     return ""
+
+
+def ends_sentence(text: str) -> bool:
+    """Whether the text ends with a mark that ends sentences. Dots of omission are none: the speech goes on."""
+    text = text.rstrip(_AFTER_A_SENTENCE)
+    return text.endswith(_SENTENCE_ENDS) and not text.endswith("..")
 
 
 def split_after(text: str, num_words: int) -> tuple[str, str]:

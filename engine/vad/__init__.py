@@ -6,13 +6,17 @@ Read segmenter.py first: it turns a network's speech probabilities into segments
 
 import functools
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..checks import check_type
 from ..errors import ConfigError
 from .base import SpeechSpan, VoiceActivityModel, VoiceActivityStream
 from .segmenter import (
     FIXED_SCHEDULE,
+    LIVE_RULES,
+    LIVE_SCHEDULE,
     OFFLINE_SCHEDULE,
+    RECORDING_SCHEDULE,
     STREAMING_SCHEDULE,
     Schedule,
     SegmentRules,
@@ -20,9 +24,15 @@ from .segmenter import (
     checked_schedule,
 )
 
+if TYPE_CHECKING:
+    from .silero import SileroVAD
+
 __all__ = [
     "FIXED_SCHEDULE",
+    "LIVE_RULES",
+    "LIVE_SCHEDULE",
     "OFFLINE_SCHEDULE",
+    "RECORDING_SCHEDULE",
     "STREAMING_SCHEDULE",
     "Schedule",
     "SegmentRules",
@@ -31,6 +41,7 @@ __all__ = [
     "VoiceActivityModel",
     "VoiceActivityStream",
     "checked_schedule",
+    "load_silero",
     "load_vad",
 ]
 
@@ -47,11 +58,17 @@ def load_vad(name: str | Path = "silero") -> VoiceActivityModel:
 
 
 @functools.cache
+def load_silero() -> "SileroVAD":
+    """Load silero-vad. Raises ConfigError if its package lacks the file."""
+    from .silero import SileroVAD
+
+    return SileroVAD()
+
+
+@functools.cache
 def _load_vad(name: str | Path) -> VoiceActivityModel:
     if name == "silero":
-        from .silero import SileroVAD
-
-        return SileroVAD()
+        return load_silero()
     if not name or not Path(name).is_dir():
         raise ConfigError(f"vad must be 'silero' or the directory of an fsmn-vad checkpoint, got {str(name)!r}")
     from .fsmn import FsmnVAD

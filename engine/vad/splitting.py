@@ -16,7 +16,7 @@ import numpy as np
 from ..audio.notes import Notes
 from ..audio.waveform import SAMPLE_RATE, Waveform
 from ..transcript import TranscriptWarning
-from . import OFFLINE_SCHEDULE, Schedule, SegmentRules, SpeechSegmenter, SpeechSpan, VoiceActivityStream, load_vad
+from . import RECORDING_SCHEDULE, Schedule, SegmentRules, SpeechSegmenter, SpeechSpan, VoiceActivityStream, load_vad
 
 _BLOCK_SAMPLES = 1 << 20  # samples that the VAD processes at a time: about a minute
 
@@ -39,7 +39,7 @@ class Segmentation:
         "auto"  # "auto": silero, on long recordings only; "silero" or a directory: on all; None: cut nothing
     )
     max_segment_s: float | None = None  # None: the longest audio that the model transcribes well in one pass
-    silence_schedule: Schedule = OFFLINE_SCHEDULE
+    silence_schedule: Schedule = RECORDING_SCHEDULE
 
     def __post_init__(self) -> None:
         """Raises ConfigError or CheckpointError for invalid options."""

@@ -8,12 +8,12 @@
 
 | format | content | warnings and errors |
 |---|---|---|
-| txt | one line per segment | left out |
+| txt | one line per segment, after its speaker | left out |
 | json, jsonl | everything, indented or on one line | included |
 | srt, vtt, ass | cues that a viewer can read (cues.py) | vtt: NOTE; ass: comments; srt: left out |
 | tsv | start, end (ms) and text of each segment | left out |
-| ctm, rttm | words or speech segments, in NIST's formats | lines that begin with ;; |
-| TextGrid | segments and words, for Praat | a tier of their own |
+| ctm, rttm | words or speakers' turns, in NIST's formats | lines that begin with ;; |
+| TextGrid | segments and words of each speaker, for Praat | a tier of their own |
 
 The formats that leave warnings out have no place for them.
 """
@@ -41,6 +41,7 @@ __all__ = [
     "ass_text",
     "cues",
     "formatted",
+    "replace_text",
     "srt_text",
     "vtt_text",
     "write_file",
@@ -79,9 +80,6 @@ def formatted(transcript: Transcript, name: str, shape: SubtitleShape | None = N
 def write_file(transcript: Transcript, path: Path, shape: SubtitleShape | None = None) -> None:
     """Write one transcript, in UTF-8, in the format that the path's suffix names.
 
-    An existing file is replaced once the new one is complete. A key from a file name that is not UTF-8 has lone
-    surrogates, which are written as \\udcxx.
-
     Raises:
         ConfigError: WRITERS has no such format.
         OSError: the file cannot be written.
@@ -89,6 +87,14 @@ def write_file(transcript: Transcript, path: Path, shape: SubtitleShape | None =
     name = path.suffix.removeprefix(".")
     if name not in WRITERS:
         raise ConfigError(f"{path}: the suffix names no format; allowed: {', '.join(WRITERS)}")
+    replace_text(path, formatted(transcript, name, shape))
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a text in UTF-8; an existing file is replaced once the new one is complete. Raises OSError.
+
+    A key from a file name that is not UTF-8 has lone surrogates, which are written as \\udcxx.
+    """
     part = path.with_name(f"{path.name}.part")
-    part.write_text(formatted(transcript, name, shape), encoding="utf-8", errors="backslashreplace", newline="\n")
+    part.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
     os.replace(part, path)

@@ -6,31 +6,38 @@ from ..transcript import Segment, Transcript, Word
 from .cues import one_line
 from .records import remarks
 
-SPEAKER = "SPK0"  # the speaker of all segments, because speakers are not told apart
+SPEAKER = "SPK0"  # of segments whose speaker is unknown, because speakers are not told apart
 _LEAST_S = 0.001  # shortest interval of a TextGrid
 
 
 def ctm_text(transcript: Transcript) -> str:
     """One line per word: `key channel start duration word confidence`. Segments without word times have no lines.
 
-    Channels are counted from 1. If channels were split, all words of one channel stand before those of the next.
+    Channels are counted from 1. If channels were split, all words of one channel stand before those of the next. If
+    speakers are known, the last two fields of NIST's 2009 form follow: `lex speaker`.
     """
     key = _one_field(transcript.key)
     words = [word for segment in transcript.segments for word in segment.words or ()]
     words.sort(key=lambda word: word.channel or 0)
     lines = (
-        f"{key} {(w.channel or 0) + 1} {w.start:.3f} {w.end - w.start:.3f} {_one_field(w.text)} {w.confidence:.3f}\n"
+        f"{key} {(w.channel or 0) + 1} {w.start:.3f} {w.end - w.start:.3f} {_one_field(w.text)} {w.confidence:.3f}"
+        + (f" lex {_one_field(w.speaker)}\n" if w.speaker else "\n")
         for w in words
     )
     return _comments(transcript) + "".join(lines)
 
 
 def rttm_text(transcript: Transcript) -> str:
-    """One line per segment: `SPEAKER key channel start duration <NA> <NA> speaker <NA> <NA>`."""
+    """One line per turn: `SPEAKER key channel start duration <NA> <NA> speaker <NA> <NA>`.
+
+    If speakers were not told apart, each segment is a turn.
+    """
     key = _one_field(transcript.key)
+    spoken = transcript.segments if transcript.turns is None else transcript.turns
     lines = (
-        f"SPEAKER {key} 1 {s.start:.3f} {s.end - s.start:.3f} <NA> <NA> {SPEAKER} <NA> <NA>\n"
-        for s in transcript.segments
+        f"SPEAKER {key} 1 {each.start:.3f} {each.end - each.start:.3f} <NA> <NA> "
+        f"{_one_field(each.speaker or SPEAKER)} <NA> <NA>\n"
+        for each in spoken
     )
     return _comments(transcript) + "".join(lines)
 
@@ -38,17 +45,16 @@ def rttm_text(transcript: Transcript) -> str:
 def textgrid_text(transcript: Transcript) -> str:
     """Praat's long text format, with the tiers "segments" and "words", and "warnings" if there are any.
 
-    If channels were split, each channel has tiers of its own: "segments 1" and so on.
+    If channels were split, each channel has tiers of its own: "segments 1" and so on. So has each known speaker:
+    "segments SPK0".
     """
     words = [word for segment in transcript.segments for word in segment.words or ()]
     ends = [segment.end for segment in transcript.segments] + [word.end for word in words]
     duration = max([transcript.duration, *ends, _LEAST_S])
     tiers: dict[str, list[_Interval]] = {}
-    for channel in sorted({segment.channel or 0 for segment in transcript.segments}) or [0]:
-        is_split = any(segment.channel is not None for segment in transcript.segments)
-        suffix = f" {channel + 1}" if is_split else ""
-        for name, spoken in (("segments", transcript.segments), ("words", words)):
-            tiers[name + suffix] = _intervals(each for each in spoken if (each.channel or 0) == channel)
+    for suffix, segments in _tier_groups(transcript.segments).items():
+        tiers["segments" + suffix] = _intervals(segments)
+        tiers["words" + suffix] = _intervals(word for segment in segments for word in segment.words or ())
     if said := "; ".join(remarks(transcript)):
         tiers["warnings"] = [(0.0, duration, said)]
     duration = max([duration, *(end for intervals in tiers.values() for _, end, _ in intervals)])
@@ -63,6 +69,16 @@ def textgrid_text(transcript: Transcript) -> str:
 
 
 _Interval = tuple[float, float, str]
+
+
+def _tier_groups(segments: Iterable[Segment]) -> dict[str, list[Segment]]:
+    """The segments of each channel and speaker, by what their tiers' names end with; without any, one empty group."""
+    groups: dict[str, list[Segment]] = {}
+    for segment in sorted(segments, key=lambda segment: segment.channel or 0):
+        channel = "" if segment.channel is None else f" {segment.channel + 1}"
+        speaker = f" {one_line(segment.speaker)}" if segment.speaker else ""
+        groups.setdefault(channel + speaker, []).append(segment)
+    return groups or {"": []}
 
 
 def _intervals(spoken: Iterable[Segment | Word]) -> list[_Interval]:
@@ -92,20 +108,23 @@ def _tier(number: int, name: str, intervals: list[_Interval], duration: float) -
     lines = [
         f"    item [{number}]:",
         '        class = "IntervalTier"',
-        f'        name = "{name}"',
+        f'        name = "{_quoted(name)}"',
         "        xmin = 0",
         f"        xmax = {duration:.6f}",
         f"        intervals: size = {len(intervals)}",
     ]
     for index, (start, end, text) in enumerate(intervals, start=1):
-        quoted = text.replace('"', '""')
         lines += [
             f"        intervals [{index}]:",
             f"            xmin = {start:.6f}",
             f"            xmax = {end:.6f}",
-            f'            text = "{quoted}"',
+            f'            text = "{_quoted(text)}"',
         ]
     return "\n".join(lines) + "\n"
+
+
+def _quoted(text: str) -> str:
+    return text.replace('"', '""')
 
 
 def _comments(transcript: Transcript) -> str:

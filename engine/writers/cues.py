@@ -71,6 +71,7 @@ class Cue:
     end: float  # s
     rows: tuple[tuple[CueWord, ...], ...]  # its lines, as words
     is_timed: bool = True  # False: word times are unknown, and all words have the times of the cue
+    speaker: str | None = None  # on one line; None if it is unknown who speaks
 
     @property
     def words(self) -> list[CueWord]:
@@ -87,20 +88,29 @@ class Cue:
         return _joined(self.words).rstrip()
 
 
-def cues(transcript: Transcript, shape: SubtitleShape = DEFAULT_SHAPE) -> list[Cue]:
+def cues(transcript: Transcript, shape: SubtitleShape = DEFAULT_SHAPE, *, names_shown: bool = False) -> list[Cue]:
     """Subtitles in order, without overlap. Their texts, joined, are the segments' texts, up to white space.
 
-    If channels were split, cues of different channels may overlap, as their speech does.
+    If channels were split, cues of different channels may overlap, as their speech does. With `names_shown`, the first
+    line of each cue leaves room for its name_label().
     """
     found: list[Cue] = []
     clocks: dict[int | None, float] = {}  # end (s) of the last cue of each channel
     for segment in transcript.segments:
         words, is_timed = _words_of(segment)
-        for group in _groups(words, shape) if is_timed else filter(None, [words]):
+        speaker = segment.speaker and one_line(segment.speaker)
+        indent = _columns(name_label(speaker)) if names_shown else 0
+        for group in _groups(words, shape, indent) if is_timed else filter(None, [words]):
             start = max(group[0].start, clocks.get(segment.channel, 0.0))
             clocks[segment.channel] = end = max(group[-1].end, start + 0.001)  # players skip a cue of zero length
-            found.append(Cue(start=start, end=end, rows=_wrap(group, shape.max_line_width), is_timed=is_timed))
+            rows = _wrap(group, shape.max_line_width, indent)
+            found.append(Cue(start=start, end=end, rows=rows, is_timed=is_timed, speaker=speaker))
     return sorted(found, key=lambda cue: cue.start)
+
+
+def name_label(speaker: str | None) -> str:
+    """What stands before a text to say who speaks; empty if that is unknown."""
+    return f"{one_line(speaker)}: " if speaker else ""
 
 
 def shape_warning(found: Sequence[Cue], shape: SubtitleShape) -> TranscriptWarning | None:
@@ -151,12 +161,12 @@ def _timed_words(text: str, units: Sequence[int], words: Sequence[Word]) -> list
     ]
 
 
-def _groups(words: Sequence[CueWord], shape: SubtitleShape) -> list[list[CueWord]]:
-    """Group words into cues."""
+def _groups(words: Sequence[CueWord], shape: SubtitleShape, indent: int) -> list[list[CueWord]]:
+    """Group words into cues, whose first lines begin after `indent` columns."""
     groups: list[list[CueWord]] = []
     current: list[CueWord] = []
     for word in words:
-        while current and not _fits([*current, word], shape):
+        while current and not _fits([*current, word], shape, indent):
             cut = _cut(current)
             groups.append(current[:cut])
             current = current[cut:]
@@ -167,10 +177,10 @@ def _groups(words: Sequence[CueWord], shape: SubtitleShape) -> list[list[CueWord
     return [*groups, current] if current else groups
 
 
-def _fits(words: Sequence[CueWord], shape: SubtitleShape) -> bool:
+def _fits(words: Sequence[CueWord], shape: SubtitleShape, indent: int) -> bool:
     if words[-1].end - words[0].start > CUE_MAX_S or len(words) > (shape.max_words_per_cue or len(words)):
         return False
-    return len(_wrap(words, shape.max_line_width)) <= shape.max_lines
+    return len(_wrap(words, shape.max_line_width, indent)) <= shape.max_lines
 
 
 def _cut(words: Sequence[CueWord]) -> int:
@@ -185,12 +195,12 @@ def _ends(word: CueWord, marks: tuple[str, ...]) -> bool:
     return word.text.rstrip().rstrip(_CLOSING).endswith(marks)
 
 
-def _wrap(words: Sequence[CueWord], width: int) -> tuple[tuple[CueWord, ...], ...]:
+def _wrap(words: Sequence[CueWord], width: int, indent: int) -> tuple[tuple[CueWord, ...], ...]:
     """Break words into lines of at most `width` columns; a longer word gets a line of its own."""
-    rows: list[list[CueWord]] = []
-    used = 0  # columns of the last line
+    rows: list[list[CueWord]] = [[]]
+    used = indent  # columns of the last line
     for word in words:
-        if not rows or used + _columns(word.text.rstrip()) > width:
+        if rows[-1] and used + _columns(word.text.rstrip()) > width:
             rows.append([])
             used = 0
         rows[-1].append(word)

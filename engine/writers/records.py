@@ -7,12 +7,12 @@ from typing import TextIO
 
 from ..closing import Closing
 from ..transcript import Transcript, TranscriptWarning
-from .cues import one_line
+from .cues import name_label, one_line
 
 
 def txt_text(transcript: Transcript) -> str:
-    """One line per segment."""
-    return "".join(f"{one_line(segment.text)}\n" for segment in transcript.segments)
+    """One line per segment, which begins with the speaker's name if that is known."""
+    return "".join(f"{name_label(segment.speaker)}{one_line(segment.text)}\n" for segment in transcript.segments)
 
 
 def json_text(transcript: Transcript) -> str:

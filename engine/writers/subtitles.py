@@ -7,6 +7,9 @@ With `highlight_words`, each word is marked while it is spoken:
 - ASS has karaoke tags: {\\k} with hundredths of a second.
 
 A segment without word times cannot be marked. This is logged, and noted in the file if the format has notes.
+
+Where speakers are known, SRT has the name before the text, WebVTT a voice span (<v Name>), and ASS the name in its
+field and a colour for each speaker after the first.
 """
 
 import logging
@@ -15,7 +18,7 @@ from functools import partial
 from itertools import count
 
 from ..transcript import Transcript
-from .cues import DEFAULT_SHAPE, Cue, SubtitleShape, cues, shape_warning
+from .cues import DEFAULT_SHAPE, Cue, SubtitleShape, cues, name_label, shape_warning
 from .records import remarks, warning_line
 
 _ASS_HEAD = """\
@@ -36,6 +39,7 @@ Format: Layer, Start, End, Style, Name, MarginL, MarginR, MarginV, Effect, Text
 """
 # In ASS, braces enclose commands, and no escape for them works in all players: full-width braces replace them. A
 # backslash begins a command unless a word joiner follows it.
+_ASS_COLOURS = ("", "00FFFF", "FFFF00", "80FF80", "FF80FF", "60A0FF")  # BBGGRR; the first speaker has the style's white
 _ASS_TEXT = str.maketrans({"{": "｛", "}": "｝", "\\": "\\\u2060"})
 
 logger = logging.getLogger(__name__)
@@ -44,11 +48,10 @@ logger = logging.getLogger(__name__)
 def srt_text(transcript: Transcript, shape: SubtitleShape = DEFAULT_SHAPE) -> str:
     """SRT: cues numbered from 1, times as HH:MM:SS,mmm; empty if the transcript has no text."""
     shown: list[tuple[int, int, str]] = []
-    for cue in _cues_and_notes(transcript, shape)[0]:
-        if shape.highlight_words and cue.is_timed:
-            shown += _underlined(cue)
-        else:
-            shown.append((_ms(cue.start), _ms(cue.end), "\n".join(cue.lines)))
+    for cue in _cues_and_notes(transcript, shape, names_shown=True)[0]:
+        is_karaoke = shape.highlight_words and cue.is_timed
+        copies = _underlined(cue) if is_karaoke else [(_ms(cue.start), _ms(cue.end), "\n".join(cue.lines))]
+        shown += ((start, end, name_label(cue.speaker) + text) for start, end, text in copies)
     return "\n".join(
         f"{number}\n{_clock(start, ',')} --> {_clock(end, ',')}\n{text}\n"
         for number, (start, end, text) in enumerate(shown, start=1)
@@ -62,7 +65,8 @@ def vtt_text(transcript: Transcript, shape: SubtitleShape = DEFAULT_SHAPE) -> st
     for cue in found:
         is_karaoke = shape.highlight_words and cue.is_timed
         text = _stamped(cue) if is_karaoke else "\n".join(map(_escaped, cue.lines))
-        blocks.append(f"{_clock(_ms(cue.start), '.')} --> {_clock(_ms(cue.end), '.')}\n{text}\n")
+        voice = f"<v {_escaped(cue.speaker)}>" if cue.speaker else ""
+        blocks.append(f"{_clock(_ms(cue.start), '.')} --> {_clock(_ms(cue.end), '.')}\n{voice}{text}\n")
     return "\n".join(blocks)
 
 
@@ -70,19 +74,26 @@ def ass_text(transcript: Transcript, shape: SubtitleShape = DEFAULT_SHAPE) -> st
     """Advanced SubStation Alpha, for libass and VSFilter, with the error and warnings as comments."""
     found, notes = _cues_and_notes(transcript, shape)
     spoken = []
+    colours: dict[str | None, str] = {}
     for cue in found:
+        if cue.speaker and cue.speaker not in colours:
+            colour = _ASS_COLOURS[len(colours) % len(_ASS_COLOURS)]
+            colours[cue.speaker] = f"{{\\c&H{colour}&}}" if colour else ""
+        name = (cue.speaker or "").replace(",", ";")  # commas separate the fields
         is_karaoke = shape.highlight_words and cue.is_timed
         text = _karaoke(cue) if is_karaoke else r"\N".join(line.translate(_ASS_TEXT) for line in cue.lines)
         style = "Karaoke" if is_karaoke else "Default"
         times = f"{_ass_clock(_cs(cue.start))},{_ass_clock(_cs(cue.end))}"
-        spoken.append(f"Dialogue: 0,{times},{style},,0,0,0,,{text}")
+        spoken.append(f"Dialogue: 0,{times},{style},{name},0,0,0,,{colours.get(cue.speaker, '')}{text}")
     head, rest = _ASS_HEAD.split("\n", maxsplit=1)
     return "\n".join([head, *(f"; {note}" for note in notes), rest + "\n".join([*spoken, ""])])
 
 
-def _cues_and_notes(transcript: Transcript, shape: SubtitleShape) -> tuple[list[Cue], list[str]]:
+def _cues_and_notes(
+    transcript: Transcript, shape: SubtitleShape, *, names_shown: bool = False
+) -> tuple[list[Cue], list[str]]:
     """The cues, and notes: the transcript's error and warnings, and one about cues that break the shape."""
-    found, notes = cues(transcript, shape), list(remarks(transcript))
+    found, notes = cues(transcript, shape, names_shown=names_shown), list(remarks(transcript))
     warning = shape_warning(found, shape)
     if warning is not None:
         logger.warning("%s: %s", transcript.key, warning.message)

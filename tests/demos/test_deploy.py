@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from demos.deploy import healthcheck
+from twostage_asr.engine.cli import batch
 from twostage_asr.engine.cli.serve import add_parser
 
 DEPLOY = Path(healthcheck.__file__).parent
@@ -50,6 +51,24 @@ def test_the_pod_may_do_nothing_but_serve(resources: dict[str, dict[str, Any]]) 
     assert writable - sized == {"models"}
     drain = next(int(argument.partition("=")[2]) for argument in server["args"] if argument.startswith("--drain-s="))
     assert pod["terminationGracePeriodSeconds"] > drain + server["lifecycle"]["preStop"]["sleep"]["seconds"]
+
+
+@pytest.mark.parametrize("version", KUBERNETES)
+def test_kubernetes_knows_every_field_of_rays_pods(version: str) -> None:
+    """KubeRay's own fields are checked against its CRDs by hand: no package has them."""
+    job, service = yaml.safe_load_all((DEPLOY / "kuberay.yaml").read_text())
+    for cluster in (job["spec"]["rayClusterSpec"], service["spec"]["rayClusterConfig"]):
+        for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+            pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "ray"}, "spec": group["template"]["spec"]}
+            kubernetes_validate.validate(pod, version, strict=True)
+            assert pod["spec"]["securityContext"]["runAsNonRoot"]
+
+
+def test_the_ray_job_has_options_that_there_are() -> None:
+    job, _ = yaml.safe_load_all((DEPLOY / "kuberay.yaml").read_text())
+    parser = argparse.ArgumentParser()
+    batch.add_parser(parser.add_subparsers())
+    parser.parse_args(job["spec"]["entrypoint"].split()[1:])
 
 
 def test_the_parts_of_the_deployment_belong_together(resources: dict[str, dict[str, Any]]) -> None:

@@ -178,6 +178,15 @@ def test_silero_tells_speech_from_noise(clips: list[Clip]) -> None:
     noise = np.random.default_rng(0).standard_normal(48_000).astype(np.float32)
     assert seconds_of_speech(0.1 * noise) == 0
     assert seconds_of_speech(np.zeros(2, np.float32)) == 0
+    assert seconds_of_speech(np.zeros(0, np.float32)) == 0
+
+
+@pytest.mark.parametrize("decibels", [0, -15, -30, -45])
+def test_speech_is_heard_at_every_level(clips: list[Clip], decibels: int) -> None:
+    (item,) = expand_inputs(next(clip for clip in clips if clip["text"])["source"])
+    speech = load(item)
+    quiet = (speech * 10 ** (decibels / 20)).astype(np.float32)
+    assert seconds_of_speech(quiet) == pytest.approx(seconds_of_speech(speech), abs=0.033)
 
 
 # --- with the model

@@ -24,6 +24,7 @@ from twostage_asr.engine.errors import ConfigError
 from twostage_asr.engine.server import api_keys, process
 from twostage_asr.engine.server.api_keys import ApiKeys
 from twostage_asr.engine.server.failures import Refusal
+from twostage_asr.engine.server.ledger import Ledger
 from twostage_asr.engine.server.process import Address
 from twostage_asr.engine.server.quotas import Quota, client_of
 from twostage_asr.engine.server.settings import ServerSettings
@@ -275,7 +276,7 @@ def test_clients_without_keys_are_told_apart_by_their_addresses() -> None:
 
 @pytest.mark.parametrize(("most", "total", "allowed"), [(None, 16, 4), (None, 3, 1), (2, 16, 2)])
 def test_a_client_has_a_quarter_and_at_least_one(most: int | None, total: int, allowed: int) -> None:
-    quota = Quota("sessions", most, total=total)
+    quota = Quota("sessions", most, Ledger(), total=total)
     with contextlib.ExitStack() as held:
         for _ in range(allowed):
             held.enter_context(quota.held("lab"))

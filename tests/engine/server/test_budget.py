@@ -1,10 +1,11 @@
 """Memory that many hold together: who gives way when it is too much, and who does not."""
 
 from twostage_asr.engine.server.budget import Budget
+from twostage_asr.engine.server.ledger import Ledger
 
 
 def test_who_holds_most_gives_way_until_the_rest_fits() -> None:
-    budget = Budget(100)
+    budget = Budget("session_bytes", 100, Ledger(), largest="largest_session")
     ended: list[str] = []
     shares = {name: budget.share(lambda name=name: ended.append(name)) for name in ("small", "large", "larger")}
     for name, num_bytes in (("small", 10), ("large", 60), ("larger", 70)):
@@ -16,7 +17,7 @@ def test_who_holds_most_gives_way_until_the_rest_fits() -> None:
 
 
 def test_a_budget_may_be_used_to_the_last_byte() -> None:
-    budget = Budget(100)
+    budget = Budget("session_bytes", 100, Ledger(), largest="largest_session")
     ended: list[str] = []
     share = budget.share(lambda: ended.append("one"))
     share.hold(100)
@@ -29,7 +30,7 @@ def test_a_budget_may_be_used_to_the_last_byte() -> None:
 
 
 def test_who_has_given_all_back_is_not_asked_again() -> None:
-    budget = Budget(10)
+    budget = Budget("session_bytes", 10, Ledger(), largest="largest_session")
     ended: list[str] = []
     first = budget.share(lambda: ended.append("first"))
     first.hold(10)

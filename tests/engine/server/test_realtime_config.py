@@ -1,5 +1,6 @@
 """What a session of the Realtime API asks for, in both of its forms, and what comes of it."""
 
+from dataclasses import replace
 from math import inf
 from typing import Any
 
@@ -7,9 +8,9 @@ import pytest
 
 from twostage_asr.engine.server.failures import Refusal
 from twostage_asr.engine.server.realtime_config import SessionConfig
-from twostage_asr.engine.vad import SegmentRules
+from twostage_asr.engine.vad import LIVE_RULES, SegmentRules
 
-USUAL = SegmentRules(padding_s=0.3, silence_schedule=((5_000.0, 900.0), (inf, 300.0)), threshold=0.4)
+USUAL = replace(LIVE_RULES, padding_s=0.3, silence_schedule=((5_000.0, 900.0), (inf, 300.0)), threshold=0.4)
 
 
 def rules(**turn_detection: Any) -> SegmentRules:
@@ -29,6 +30,7 @@ def rules(**turn_detection: Any) -> SegmentRules:
 )
 def test_a_turn_ends_after_the_silence_that_is_asked_for(asked: dict[str, Any], silence_ms: float) -> None:
     assert rules(**asked).silence_schedule == ((inf, silence_ms),)
+    assert rules(**asked).mid_sentence_ms == 0.0
 
 
 @pytest.mark.parametrize("asked", [{}, {"eagerness": "auto"}, {"type": "semantic_vad", "eagerness": "medium"}])

@@ -27,6 +27,7 @@ from twostage_asr.engine import ConfigError
 from twostage_asr.engine.cli import main
 from twostage_asr.engine.cli.serve import _wyoming
 from twostage_asr.engine.server import wyoming
+from twostage_asr.engine.server.ledger import Ledger
 from twostage_asr.engine.server.settings import ServerSettings
 from twostage_asr.engine.server.utterance import PCMFormat, Utterance, decode_pcm
 from twostage_asr.engine.server.wyoming import WyomingAddress, WyomingServer
@@ -240,7 +241,7 @@ def test_sessions_have_a_limit_and_end_when_they_are_idle(tmp_path: Path) -> Non
 
 def test_one_client_has_its_share_of_the_sessions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wyoming, "client_of", lambda key, address: address)  # as if this machine were another
-    with wyoming_running(tmp_path, max_sessions_per_client=1) as (_, port):
+    with wyoming_running(tmp_path, max_sessions_per_client=1) as (server, port):
 
         async def ask(client: AsyncTcpClient) -> Error:
             await client.write_event(Ping().event())
@@ -249,7 +250,13 @@ def test_one_client_has_its_share_of_the_sessions(tmp_path: Path, monkeypatch: p
                 return Error.from_event((await said_until(other, Error))[-1])
 
         assert with_client(port, ask).text.startswith("you have 1 sessions under way")
-        with_client(port, lambda client: client.write_event(Ping().event()))  # that one has ended
+        wait_until(lambda: not server.recognizer.num_sessions, "the session is still counted")
+
+        async def ping(client: AsyncTcpClient) -> None:
+            await client.write_event(Ping().event())
+            await said_until(client, Pong)
+
+        with_client(port, ping)
 
 
 def test_what_has_come_of_an_event_counts_among_what_sessions_keep(tmp_path: Path) -> None:
@@ -315,7 +322,7 @@ def test_a_server_with_keys_says_that_wyoming_has_none(
 ) -> None:
     (tmp_path / "keys").write_text("secret")
     settings = ServerSettings(api_key_file=tmp_path / "keys") if in_file else ServerSettings(api_keys=("secret",))
-    recognizer: Any = SimpleNamespace(settings=settings)
+    recognizer: Any = SimpleNamespace(settings=settings, ledger=Ledger())
     listener = WyomingServer(recognizer, WyomingAddress.of(f"unix://{tmp_path / 'socket'}"))
     asyncio.run(listener.start())
     listener.close()
@@ -324,7 +331,7 @@ def test_a_server_with_keys_says_that_wyoming_has_none(
 
 def test_a_unix_socket_is_served_and_removed(tmp_path: Path) -> None:
     path = tmp_path / "wyoming.sock"
-    recognizer: Any = SimpleNamespace(settings=ServerSettings())
+    recognizer: Any = SimpleNamespace(settings=ServerSettings(), ledger=Ledger())
     listener = WyomingServer(recognizer, WyomingAddress.of(f"unix://{path}"))
 
     async def one() -> bool:

@@ -126,6 +126,29 @@ def test_a_partial_is_made_once_a_chunk(model: Model) -> None:
     assert ends == pytest.approx([0.5 * i for i in range(1, 11)])
 
 
+@pytest.mark.parametrize(
+    ("first", "later", "pause_s", "num_finals"),
+    [
+        ("One.", "Two three.", 0.9, 3),
+        ("One.", "Two three", 0.9, 2),
+        ("One.", "Two three...", 0.9, 2),
+        ("One.", "Two three", 1.4, 3),
+        ("one", "two three", 0.9, 3),  # this model may write no marks at all
+        ("One.", "", 0.9, 3),
+    ],
+)
+@pytest.mark.parametrize("chunk_ms", [500, 60_000])  # with the second, only a pause makes a partial due
+def test_a_pause_within_a_sentence_ends_no_segment(
+    model: Model, first: str, later: str, pause_s: float, num_finals: int, chunk_ms: float
+) -> None:
+    def answer(asked: Submitted) -> str:
+        return first if all(each.is_partial for each in service.submitted[:-1]) else later
+
+    service = ScriptedService(model, answer)
+    session = StreamingSession(service, OPTIONS, LiveOptions(vad=LoudIsSpeech(), chunk_ms=chunk_ms))  # type: ignore[arg-type]
+    assert len(finals(hear(session, speech(1.0, 2.0, 1.0, pause_s, 1.0, 2.0), 1600))) == num_finals
+
+
 def test_words_beyond_a_cut_are_kept_for_the_next_segment(model: Model) -> None:
     def answer(asked: Submitted) -> str:
         if asked.is_partial:

@@ -3,7 +3,7 @@
 import pytest
 
 from twostage_asr.engine.errors import UnsupportedAudioError
-from twostage_asr.engine.streaming.text import on_stream_time, split_after, with_text
+from twostage_asr.engine.streaming.text import ends_sentence, on_stream_time, split_after, with_text
 from twostage_asr.engine.transcript import Segment, Transcript, Word
 
 WORDS = (Word("one", 0.1, 0.4, 0.9), Word("two", 0.5, 0.8, 0.7))
@@ -24,6 +24,16 @@ HEARD = Transcript(
 )
 def test_a_text_is_split_behind_a_word_and_its_marks(num_words: int, parts: tuple[str, str]) -> None:
     assert split_after("one, two. 三", num_words) == parts
+
+
+@pytest.mark.parametrize("text", ["One.", "One? ", "一。", "一！", 'He said "one."', "（一。）"])
+def test_a_sentence_ends_with_a_mark_that_quotation_marks_may_follow(text: str) -> None:
+    assert ends_sentence(text)
+
+
+@pytest.mark.parametrize("text", ["", "One", "One, two,", "One...", "One…", "一，", "1.5"])
+def test_a_text_without_such_a_mark_stops_within_a_sentence(text: str) -> None:
+    assert not ends_sentence(text)
 
 
 def test_a_text_of_the_same_words_keeps_their_times() -> None:

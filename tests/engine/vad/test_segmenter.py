@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from twostage_asr.engine import ConfigError
 from twostage_asr.engine.vad import (
     FIXED_SCHEDULE,
+    LIVE_RULES,
     OFFLINE_SCHEDULE,
     STREAMING_SCHEDULE,
     Schedule,
@@ -123,6 +124,23 @@ def test_the_silence_asked_for_falls_while_it_lasts() -> None:
     assert segmenter.push(samples((0.01, 0.0))) == [SpeechSpan(0.0, 8.2)]
 
 
+@pytest.mark.parametrize(("heard_s", "closes_after_s"), [(0.0, 0.4), (0.99, 0.4), (1.0, 0.7), (1.2, 0.7)])
+def test_a_segment_waits_longer_if_the_text_of_all_its_speech_stops_within_a_sentence(
+    heard_s: float, closes_after_s: float
+) -> None:
+    rules = SegmentRules(padding_s=0.0, silence_schedule=((math.inf, 400),), mid_sentence_ms=300)
+    segmenter = SpeechSegmenter(Scripted(), rules)
+    segmenter.push(samples((1.0, 1.0)))
+    segmenter.mid_sentence_to_s = heard_s
+    assert segmenter.push(samples((closes_after_s - 0.01, 0.0))) == []
+    assert segmenter.push(samples((0.01, 0.0))) == [SpeechSpan(0.0, 1.0)]
+
+
+def test_a_schedule_that_is_asked_for_holds_whatever_the_text_says() -> None:
+    rules = LIVE_RULES.with_silence(STREAMING_SCHEDULE)
+    assert rules.end_silence_ms(1000, is_mid_sentence=True) == 2000
+
+
 def test_a_segment_keeps_padding_but_never_shares_it() -> None:
     rules = SegmentRules(padding_s=0.3, min_speech_s=0.1, silence_schedule=((math.inf, 400),))
     assert spans(rules, (1, 0), (1, 1), (0.4, 0), (1, 1), (1, 0)) == [(0.7, 2.3), (2.3, 3.7)]
@@ -183,7 +201,9 @@ def test_a_schedule_is_the_default_the_fixed_one_or_the_users() -> None:
         checked_schedule("never", dynamic=True, default=())  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("change", [{"max_segment_s": 1.9}, {"padding_s": -0.1}, {"min_speech_s": 0.6}])
+@pytest.mark.parametrize(
+    "change", [{"max_segment_s": 1.9}, {"padding_s": -0.1}, {"min_speech_s": 0.6}, {"mid_sentence_ms": -1.0}]
+)
 def test_rules_that_cannot_work_are_refused(change: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=next(iter(change))):
         SegmentRules(**change)  # type: ignore[arg-type]

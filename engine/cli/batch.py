@@ -1,0 +1,144 @@
+"""`twostage-asr batch`: a job of any size, which survives kill -9 and is shared by processes and machines."""
+
+import argparse
+import errno
+import hashlib
+import json
+import sys
+import time
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from ..console import spare_loaded_objects
+from ..errors import ConfigError
+from ..jobs import JobFolder, JobRun, JobSpec, job_status
+from ..jobs.plan import SHARD_SIZE
+from ..manifest import EngineManifest
+from .command import INTERRUPTED, Commands, add_model_options, model_options
+from .file_options import add_file_options, file_options, formats, subtitle_shape
+
+# What may differ between the processes of one job: it does not change the texts.
+_OF_THE_MACHINE = (
+    *("device", "gpu_memory_utilization", "tensor_parallel_size", "decoder_processes"),
+    *("stall_timeout_s", "vllm"),
+)
+_GO_ON = "what is done is kept: the same command goes on from here"
+
+
+def add_parser(commands: Commands) -> None:
+    parser = commands.add_parser("batch", help="transcribe millions of files, resumably, on any number of machines")
+    parser.add_argument(
+        "inputs",
+        nargs="*",
+        metavar="INPUT",
+        help="folder, file, pattern such as 'a/**/*.mp3', wav.scp, .jsonl or .parquet list; also s3://, gs://, hdfs://",
+    )
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="the job's folder; machines share it")
+    parser.add_argument(
+        "--format", type=formats, default=[], metavar="NAMES", help="such as srt,vtt, besides the shards of JSON lines"
+    )
+    parser.add_argument("--shard-size", type=int, default=SHARD_SIZE, metavar="N", help="inputs (default 1000)")
+    parser.add_argument("--retry-failed", action="store_true", help="try again what complete shards hold as errors")
+    parser.add_argument("--status", action="store_true", help="say how far the job is, and end")
+    parser.add_argument("--engine", choices=["local", "ray"], default="local", help="this process, or a Ray cluster")
+    parser.add_argument("--address", metavar="ADDRESS", help="of the Ray cluster (default: the one of this machine)")
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="replicas of the model on the Ray cluster")
+    parser.add_argument("--gpus-per-worker", type=float, default=1.0, metavar="N", help="on the Ray cluster")
+    add_model_options(parser, is_required=False)
+    add_file_options(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.status:
+        print(job_status(args.output))
+        return 0
+    if args.model is None or not args.inputs:
+        raise ConfigError("batch needs INPUTS and --model, or --status")
+    try:
+        num_failed = _run(args)
+    except KeyboardInterrupt:
+        print(f"twostage-asr: interrupted; {_GO_ON}", file=sys.stderr)
+        return INTERRUPTED
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(f"twostage-asr: {error.filename or args.output}: {error.strerror}; {_GO_ON}", file=sys.stderr)
+        return 1
+    return 1 if num_failed else 0
+
+
+def _run(args: argparse.Namespace) -> int:
+    """Do this process's part, and return how many inputs of the job are errors."""
+    folder = open_folder(args.output, _spec(args))
+    plan, begun = folder.plan, job_status(args.output)
+    if plan.num_passed_over:
+        print(f"{plan.num_passed_over} files of the folders are not audio and were passed over", file=sys.stderr)
+    if begun.left or (args.retry_failed and begun.failed):
+        if args.engine == "ray":
+            from ..cluster import run_job
+
+            run_job(
+                folder.directory,
+                model_options(args),
+                file_options(args),
+                address=args.address,
+                num_workers=args.workers,
+                num_gpus=args.gpus_per_worker,
+                retry_failed=args.retry_failed,
+            )
+        else:
+            _work(args, folder, begun.left)
+    ended = job_status(args.output)
+    print(f"{ended.done} done, {ended.failed} failed, {ended.left} left: {folder.directory}", file=sys.stderr)
+    return ended.failed
+
+
+def _spec(args: argparse.Namespace) -> JobSpec:
+    from ...convert.export import ensure_converted
+    from ..hub.resolve import resolve_model
+
+    asked = model_options(args)
+    engine_dir = ensure_converted(resolve_model(args.model, hub=args.hub, revision=args.revision))
+    source = EngineManifest.read(engine_dir).source
+    digest = hashlib.sha256(json.dumps({name: file.sha256 for name, file in sorted(source.items())}).encode())
+    model = {name: value for name, value in asked.items() if name not in _OF_THE_MACHINE}
+    options: dict[str, Any] = {**file_options(args)}
+    options.pop("batch_size", None)
+    return JobSpec(
+        inputs=tuple(args.inputs),
+        model={**model, "files": digest.hexdigest()[:16]},
+        options=options,
+        formats=tuple(args.format),
+        shape=subtitle_shape(args),
+        shard_size=args.shard_size,
+    )
+
+
+def open_folder(directory: Path, spec: JobSpec) -> JobFolder:
+    """The job's folder; waits while another process lists the inputs."""
+    while (folder := JobFolder.open(directory, spec)) is None:
+        time.sleep(1.0)
+    return folder
+
+
+def _work(args: argparse.Namespace, folder: JobFolder, num_left: int) -> None:
+    from ..auto import AutoModelVLLM
+    from ..run_options import transcribe_options
+
+    with (
+        AutoModelVLLM(**model_options(args)) as model,
+        JobRun(folder, retry_failed=args.retry_failed) as job,
+        tqdm(total=num_left, desc="files", unit="file", disable=None) as files,
+    ):
+        spare_loaded_objects()
+        transcribe = partial(model.transcriber.run, options=transcribe_options(**file_options(args)))
+        with closing(job.run(transcribe)) as results:
+            for transcript in results:
+                files.update()
+                if transcript.status == "error":
+                    tqdm.write(f"FAILED {transcript.key}: {transcript.error}", file=sys.stderr)

@@ -1,0 +1,70 @@
+"""One front end: a server as process.py describes it, whose engine is in the process that has started this one."""
+
+import contextlib
+import functools
+import signal
+import socket
+from collections.abc import Callable
+
+from ..vad import load_vad
+from ..worker_process import connect, receive
+from .app import create_app
+from .channel import Arena, Kind
+from .front_ends import Setup
+from .ledger import SharedLedger
+from .process import Listener, server_of, set_up_log
+from .recognizer import Recognizer
+from .remote import ModelCard, RemoteService
+
+
+def main() -> None:
+    engine = connect()
+    setup: Setup = receive(engine)
+    set_up_log(setup.log_level)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # until uvicorn takes it: the engine's process tells when to leave
+    sockets = [socket.socket(fileno=each) for each in setup.sockets]
+    ledger = SharedLedger(setup.ledger, setup.num_front_ends + 1, setup.number)
+    card: ModelCard = receive(engine)
+    service = RemoteService(engine, card, Arena(setup.arena), ledger)
+    recognizer = Recognizer(service, setup.settings, vad=load_vad(setup.vad), chunk_ms=setup.chunk_ms, ledger=ledger)
+    app = create_app(recognizer, offline=setup.offline, has_docs=setup.has_docs)
+    server = server_of(app, recognizer, setup.address, beside=[_Ready(service), *_wyoming(setup, recognizer)])
+    service.listen(functools.partial(_obey, service, recognizer, lambda: server.handle_exit(signal.SIGTERM, None)))
+    try:
+        server.run(sockets)
+    finally:
+        recognizer.close()
+
+
+class _Ready(Listener):
+    """Tells the engine's process that this one is about to answer; the sockets hold those who connect before."""
+
+    def __init__(self, service: RemoteService) -> None:
+        self._service = service
+
+    async def start(self) -> None:
+        self._service.say_ready()
+
+    def close(self) -> None:
+        pass
+
+
+def _obey(service: RemoteService, recognizer: Recognizer, leave: Callable[[], None], kind: Kind) -> None:
+    """Do what the engine's process asks for. A failed engine is noticed by the server itself (process.py)."""
+    if kind is Kind.LEAVE:
+        leave()
+    elif kind is Kind.SCRAPE:
+        service.send_samples(recognizer.metrics.families())
+
+
+def _wyoming(setup: Setup, recognizer: Recognizer) -> list[Listener]:
+    if setup.wyoming is None or setup.number:
+        return []
+    from .wyoming import WyomingAddress, WyomingServer  # an extra that need not be installed
+
+    return [WyomingServer(recognizer, WyomingAddress.of(setup.wyoming))]
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(EOFError):  # the engine's process has ended before there was a model
+        main()

@@ -1,0 +1,128 @@
+"""Windows of a recording's speech -> turns of its speakers."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ..audio.waveform import SAMPLE_RATE, Waveform
+from ..transcript import SpeakerTurn
+from .clustering import Labels, SpeakerCount, cluster
+from .enrolment import KnownSpeakers, centres_of, label_names
+from .model import Embeddings, SpeakerModel
+
+WINDOW_S, SHIFT_S = 1.5, 0.75  # as the published models were tuned for
+MERGE_S = 0.5  # turns of one speaker with a shorter pause between them are one
+_OVERLAP_SIMILARITY, _OVERLAP_MARGIN = 0.4, 0.08  # to the second speaker, and to the first less the second
+Spans = npt.NDArray[np.float64]  # (N, 2): start and end in seconds
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stretch:
+    """Speech without a long pause: its windows and their embeddings."""
+
+    start: float  # s, in the recording
+    end: float
+    windows: Spans  # from the start of the recording
+    embeddings: Embeddings
+    channel: int | None = None
+    error: str | None = None  # why it could not be embedded; it has no windows then
+
+    @property
+    def weights(self) -> list[float]:
+        return [float(end - start) for start, end in self.windows]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Diarized:
+    """Who speaks when."""
+
+    turns: tuple[SpeakerTurn, ...]  # in order of time
+    channels: tuple[int | None, ...]  # of each turn
+    names: tuple[str, ...]  # of the speakers, in the order in which they are first heard
+    centres: Embeddings  # (len(names), D), the voice of each
+
+
+def windows_of(num_samples: int) -> list[tuple[int, int]]:
+    """First and last samples of windows of WINDOW_S each SHIFT_S; the last one ends where the samples end."""
+    size, shift = round(WINDOW_S * SAMPLE_RATE), round(SHIFT_S * SAMPLE_RATE)
+    if num_samples <= size:
+        return [(0, num_samples)]
+    starts = [*range(0, num_samples - size, shift), num_samples - size]
+    return [(start, start + size) for start in starts]
+
+
+def embedded(model: SpeakerModel, waveforms: Sequence[Waveform]) -> list[Embeddings]:
+    """The embeddings of each waveform's windows, all in one call of the model."""
+    places = [windows_of(len(waveform)) for waveform in waveforms]
+    windows = [waveform[a:b] for waveform, spans in zip(waveforms, places, strict=True) for a, b in spans]
+    rows = model.embed(windows)
+    ends = list(itertools.accumulate(len(spans) for spans in places))
+    return [rows[end - len(spans) : end] for end, spans in zip(ends, places, strict=True)]
+
+
+def stretch_of(start: float, num_samples: int, embeddings: Embeddings, channel: int | None = None) -> Stretch:
+    """The stretch of samples whose windows have these embeddings."""
+    windows = start + np.asarray(windows_of(num_samples), np.float64) / SAMPLE_RATE
+    return Stretch(start, start + num_samples / SAMPLE_RATE, windows, embeddings, channel)
+
+
+def diarize(stretches: Sequence[Stretch], count: SpeakerCount, known: KnownSpeakers | None = None) -> Diarized:
+    """Group all windows into speakers, and make turns of each stretch's windows."""
+    stretches = sorted((one for one in stretches if len(one.windows)), key=lambda one: one.start)
+    if not stretches:
+        return Diarized((), (), (), np.zeros((0, 0), np.float32))
+    embeddings = np.concatenate([one.embeddings for one in stretches])
+    labels = cluster(embeddings, list(itertools.chain(*(one.weights for one in stretches))), count)
+    centres = centres_of(embeddings, labels)
+    names = label_names(len(centres), known.names_of(centres) if known is not None else ())
+    turns: list[tuple[SpeakerTurn, int | None]] = []
+    done = 0
+    for one in stretches:
+        part = slice(done, done + len(one.windows))
+        done = part.stop
+        doubtful = _is_doubtful(embeddings[part], centres)
+        turns += [(turn, one.channel) for turn in _turns(one, labels[part], doubtful, names)]
+    turns = _merged(sorted(turns, key=lambda pair: pair[0].start))
+    return Diarized(tuple(turn for turn, _ in turns), tuple(channel for _, channel in turns), tuple(names), centres)
+
+
+def _is_doubtful(embeddings: Embeddings, centres: Embeddings) -> npt.NDArray[np.bool_]:
+    """Whether two voices may be heard in each window: it sounds like two speakers about as much."""
+    if len(centres) < 2:
+        return np.zeros(len(embeddings), np.bool_)
+    ranked = np.sort(embeddings @ centres.T, axis=1)
+    doubtful: npt.NDArray[np.bool_] = (ranked[:, -2] > _OVERLAP_SIMILARITY) & (
+        ranked[:, -1] - ranked[:, -2] < _OVERLAP_MARGIN
+    )
+    return doubtful
+
+
+def _turns(
+    stretch: Stretch, labels: Labels, doubtful: npt.NDArray[np.bool_], names: Sequence[str]
+) -> Iterator[SpeakerTurn]:
+    """Runs of windows of one speaker. Two runs meet in the middle of what the windows between them share."""
+    runs = [list(run) for _, run in itertools.groupby(range(len(labels)), key=lambda i: (labels[i], doubtful[i]))]
+    start = stretch.start
+    for run, following in itertools.zip_longest(runs, runs[1:]):
+        end = stretch.end
+        if following is not None:
+            end = float(stretch.windows[run[-1]][1] + stretch.windows[following[0]][0]) / 2
+        yield SpeakerTurn(round(start, 3), round(end, 3), names[labels[run[0]]], bool(doubtful[run[0]]))
+        start = end
+
+
+def _merged(turns: Sequence[tuple[SpeakerTurn, int | None]]) -> list[tuple[SpeakerTurn, int | None]]:
+    """Join turns of one speaker that follow each other closely."""
+    merged: list[tuple[SpeakerTurn, int | None]] = []
+    for turn, channel in turns:
+        if merged:
+            last, last_channel = merged[-1]
+            is_same = (last.speaker, last.overlap, last_channel) == (turn.speaker, turn.overlap, channel)
+            if is_same and turn.start - last.end < MERGE_S:
+                merged[-1] = (SpeakerTurn(last.start, max(last.end, turn.end), last.speaker, last.overlap), channel)
+                continue
+        merged.append((turn, channel))
+    return merged

@@ -1,0 +1,142 @@
+"""generate(speakers=True), with a speaker model whose voices are the loudness of the clips."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.fake_model import ReadAlready, fake_transcriber, number_of, samples
+from twostage_asr.engine import ConfigError, Transcript, transcribe_options
+from twostage_asr.engine.audio.inputs import expand_inputs
+from twostage_asr.engine.audio.waveform import Waveform
+from twostage_asr.engine.speakers.model import Embeddings
+from twostage_asr.engine.vad.splitting import Cut, Piece
+
+BROKEN = 99  # the clip that the model fails on
+
+
+class Voices:
+    """The voice of a window is its number."""
+
+    def __init__(self) -> None:
+        self.calls: list[int] = []
+
+    def embed(self, waveforms: Sequence[Waveform]) -> Embeddings:
+        self.calls.append(len(waveforms))
+        numbers = [number_of(waveform) for waveform in waveforms]
+        if BROKEN in numbers:
+            raise RuntimeError("broken")
+        return np.eye(64, dtype=np.float32)[[number % 64 for number in numbers]]
+
+
+@dataclass
+class Lazy:
+    model: Voices = field(default_factory=Voices)
+    asked: int = 0
+
+    def get(self) -> Voices:
+        self.asked += 1
+        return self.model
+
+
+def meeting(numbers: Sequence[int], seconds: float = 4.0) -> Piece:
+    cuts = [Cut(10.0 * place, samples(number, seconds)) for place, number in enumerate(numbers)]
+    return Piece(cuts, 10.0 * len(numbers), is_last=True)
+
+
+def run(directory: Path, audio: list[Any], lazy: Lazy, **options: Any) -> list[Transcript]:
+    transcriber = fake_transcriber(directory, readers=ReadAlready(audio), speakers=lazy)
+    inputs = expand_inputs([samples(1)] * len(audio))
+    results = dict(transcriber.run(inputs, transcribe_options(check=False, **options)))
+    return [results[index] for index in range(len(audio))]
+
+
+def test_words_segments_and_turns_have_speakers(tmp_path: Path) -> None:
+    (transcript,) = run(tmp_path, [meeting([5, 9, 5])], Lazy(), speakers=True)
+    assert [segment.speaker for segment in transcript.segments] == ["SPK0", "SPK1", "SPK0"]
+    assert [word.speaker for word in transcript.words or ()] == ["SPK0"] * 2 + ["SPK1"] * 2 + ["SPK0"] * 2
+    assert [(turn.start, turn.end, turn.speaker) for turn in transcript.turns or ()] == [
+        (0.0, 4.0, "SPK0"),
+        (10.0, 14.0, "SPK1"),
+        (20.0, 24.0, "SPK0"),
+    ]
+
+
+def test_speakers_change_no_text(tmp_path: Path) -> None:
+    audio = [meeting([5, 9, 5]), np.concatenate([samples(5, 3.0), samples(9, 3.0)])]
+    with_speakers = run(tmp_path, audio, Lazy(), speakers=True)
+    assert [each.text for each in with_speakers] == [each.text for each in run(tmp_path, audio, Lazy())]
+
+
+def test_a_segment_is_split_where_the_speaker_changes(tmp_path: Path) -> None:
+    (transcript,) = run(tmp_path, [np.concatenate([samples(5, 4.0), samples(9, 4.0)])], Lazy(), speakers=True)
+    parts = [(segment.text, segment.speaker, segment.start, segment.end) for segment in transcript.segments]
+    assert parts == [("clip", "SPK0", 0.0, 4.0), ("9.", "SPK1", 4.0, 8.0)]
+
+
+def test_who_does_not_ask_for_speakers_loads_no_model(tmp_path: Path) -> None:
+    lazy = Lazy()
+    (transcript,) = run(tmp_path, [meeting([5])], lazy)
+    assert (lazy.asked, transcript.turns, transcript.segments[0].speaker) == (0, None, None)
+
+
+def test_clips_of_many_inputs_share_batches(tmp_path: Path) -> None:
+    lazy = Lazy()
+    run(tmp_path, [meeting([5, 9]) for _ in range(10)], lazy, speakers=True)
+    assert len(lazy.model.calls) < 10
+
+
+def test_a_known_voice_has_its_name(tmp_path: Path) -> None:
+    known = {"Ana": samples(9), "Ben": samples(7)}
+    (transcript,) = run(tmp_path, [meeting([5, 9])], Lazy(), speakers=True, known_speakers=known)
+    assert [segment.speaker for segment in transcript.segments] == ["SPK0", "Ana"]
+
+
+def test_a_clip_that_cannot_be_embedded_is_a_warning(tmp_path: Path) -> None:
+    broken, whole = run(tmp_path, [meeting([5, BROKEN]), meeting([5])], Lazy(), speakers=True)
+    assert [warning.code for warning in broken.warnings] == ["no_speakers"]
+    assert (broken.status, broken.segments[0].speaker, whole.warnings) == ("ok", "SPK0", ())
+
+
+@pytest.mark.parametrize("seconds", [0.05, 0.3, 2.0])
+def test_short_audio_has_one_speaker(tmp_path: Path, seconds: float) -> None:
+    (transcript,) = run(tmp_path, [samples(5, seconds)], Lazy(), speakers=True)
+    assert {word.speaker for word in transcript.words or ()} == {"SPK0"}
+
+
+def test_nobody_speaks_in_a_recording_without_speech(tmp_path: Path) -> None:
+    (transcript,) = run(tmp_path, [Piece([], 60.0, is_last=True)], Lazy(), speakers=True)
+    assert (transcript.status, transcript.turns) == ("ok", ())
+
+
+def test_speakers_without_word_times(tmp_path: Path) -> None:
+    (transcript,) = run(tmp_path, [meeting([5, 9])], Lazy(), speakers=True, timestamps=False)
+    assert [segment.speaker for segment in transcript.segments] == ["SPK0", "SPK1"]
+
+
+def test_a_transcript_with_speakers_survives_json(tmp_path: Path) -> None:
+    (transcript,) = run(tmp_path, [meeting([5, 9])], Lazy(), speakers=True)
+    assert Transcript.from_json(transcript.to_json()) == transcript
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"num_speakers": 2},
+        {"speakers": True, "num_speakers": 2, "max_speakers": 3},
+        {"speakers": True, "min_speakers": 3, "max_speakers": 2},
+        {"speakers": True, "num_speakers": 0},
+        {"speakers": True, "known_speakers": {" ": samples(1)}},
+    ],
+)
+def test_contradictions_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        transcribe_options(**options)
+
+
+def test_a_reference_without_speech_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="Ana"):
+        run(tmp_path, [meeting([5])], Lazy(), speakers=True, known_speakers={"Ana": samples(9, 0.1)})
