@@ -1,12 +1,14 @@
 """Natural voices: sentences spoken by Kokoro-82M (Apache-2.0), with the times of their words.
 
-    python demos/micro/kokoro.py export --real REAL --out DIR         # model with durations, voices; needs onnx
+    python demos/micro/kokoro.py export --real REAL --out DIR         # the model and its voices; needs onnx
     python demos/micro/kokoro.py plan --count 20000 --out DIR         # phonemes; needs kokoro-onnx and misaki[zh]
     python demos/micro/kokoro.py plan --count 200 --held-out --out DIR
-    python demos/micro/kokoro.py speak --model DIR --plan DIR/plan.jsonl --out SHARDS --seconds 150   # onnxruntime
+    python demos/micro/kokoro.py plan --count 2000 --unknown --out DIR
+    python demos/micro/kokoro.py speak --model DIR --plan DIR/plan.jsonl --out SHARDS --seconds 150   # a GPU helps
 
 REAL holds kokoro/kokoro-v1.0.int8.onnx and kokoro/package/voices. A plan is text: each sentence's units and the ids of
-its words' phonemes, so that `speak` can run on a machine without the phonemisers. Shards are written as they are done
+its words' phonemes, so that `speak` can run on a machine without the phonemisers. Unknown speech has no units: the
+recogniser learns to write nothing for it. Shards are written as they are done
 and skipped when `speak` runs again.
 """
 
@@ -16,21 +18,24 @@ import multiprocessing
 import os
 import random
 import time
-from collections.abc import Iterator
-from dataclasses import astuple
-from functools import cache
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import soxr
+import torch
 from english import ENGLISH
 from everyday import EVERYDAY_ENGLISH, EVERYDAY_MANDARIN, is_reserved
 from grammar import Grammar, Language, Sentence, Unit
+from graph import Graph, export_graph
 from mandarin import MANDARIN
+from phonemes import SPACE, phonemes, unknown_phonemes
 
 SAMPLE_RATE = 16_000
+LANGUAGES: tuple[Language, ...] = ("英文", "中文")
 HELD_OUT_VOICES = ("af_nova", "am_eric", "bm_lewis", "zf_xiaoni", "zm_yunyang", "zm_yunxi")
 
 _KOKORO_RATE = 24_000
@@ -39,43 +44,38 @@ _DURATIONS = "/encoder/Clip_output_0"
 _SHARD = 10  # sentences
 _EVERYDAY_SHARE = 0.6
 _SPEEDS = (0.75, 1.3)
+_PEAK = 32_000
+_PLAIN_SHARE = 0.4  # of sentences that one voice speaks as it is
 _TIMBRE = 128  # the first half of a style; the second half is how it is said
-_SPACE = 16  # Kokoro's id of " "
 _KEPT_S = 0.04  # of the silence around a sentence
-_LETTER_A = "ˈeɪ"
 
 Floats = npt.NDArray[np.float32]
 
 
 def export(real: Path, out: Path) -> None:
-    """Write the model with a second output, the durations, in two parts, and all voices as one array."""
-    import onnx
-    from onnx import helper
-
+    """Write the model as graph.py reads it, with a second output, the durations, and all voices as one file."""
     out.mkdir(parents=True, exist_ok=True)
-    model = onnx.load(str(real / "kokoro" / "kokoro-v1.0.int8.onnx"))
-    model.graph.output.append(helper.make_empty_tensor_value_info(_DURATIONS))
-    data = model.SerializeToString()
-    half = len(data) // 2
-    (out / "kokoro.onnx.0").write_bytes(data[:half])
-    (out / "kokoro.onnx.1").write_bytes(data[half:])
+    export_graph(real / "kokoro" / "kokoro-v1.0.int8.onnx", out, also=_DURATIONS)
     files = sorted((real / "kokoro" / "package" / "voices").glob("*.bin"))
     voices = {file.stem: np.fromfile(file, np.float32).reshape(-1, 256)[:128].astype(np.float16) for file in files}
     np.savez(out / "voices.npz", **voices)
 
 
-def plan(count: int, out: Path, *, held_out: bool, seed: int) -> None:
-    """Write `count` sentences with their phonemes, half of each language."""
+def plan(count: int, out: Path, *, held_out: bool, unknown: bool, seed: int) -> None:
+    """Write `count` sentences with their phonemes, half of each language; `unknown` ones are random words."""
     out.mkdir(parents=True, exist_ok=True)
-    rng = random.Random(f"kokoro {seed} {held_out}")
-    lines = []
+    rng = random.Random(f"kokoro {seed} {held_out}{' unknown' * unknown}")
+    lines: list[str] = []
     while len(lines) < count:
-        sentence = _draw(rng, held_out=held_out)
-        words = _phonemes(sentence)
-        if words is not None:
+        if unknown:
+            language = rng.choice(LANGUAGES)
+            units, words = [], unknown_phonemes(language, rng)
+        else:
+            sentence = _draw(rng, held_out=held_out)
+            language, words = sentence.language, phonemes(sentence)
             units = [astuple(unit) for unit in sentence.units]
-            line = {"language": sentence.language, "units": units, "words": words}
-            lines.append(json.dumps(line, ensure_ascii=False))
+        if words is not None:
+            lines.append(json.dumps({"language": language, "units": units, "words": words}, ensure_ascii=False))
     (out / "plan.jsonl").write_text("\n".join(lines) + "\n", "utf-8")
 
 
@@ -89,103 +89,79 @@ def _draw(rng: random.Random, *, held_out: bool) -> Sentence:
             return sentence
 
 
-def _phonemes(sentence: Sentence) -> list[list[int]] | None:
-    """Ids of each word's phonemes, the space before it included; None where a word has none."""
-    words = _english_phonemes(sentence.words) if sentence.language == "英文" else _mandarin_phonemes(sentence.spoken)
-    return words if all(words) and sum(map(len, words)) <= 120 else None
+def draw_style(voices: Mapping[str, Floats], language: Language, rng: random.Random) -> tuple[str, Floats]:
+    """A name, and styles by number of phonemes (128, 256): a voice, or a blend of timbres with one's manner."""
+    natives = _natives(voices, language)
+    manner = rng.choice(natives)
+    if rng.random() < _PLAIN_SHARE:
+        return manner, voices[manner]
+    first, second = rng.choice(natives), rng.choice(natives if rng.random() < 0.5 else list(voices))
+    share = np.float32(rng.uniform(0.0, 1.0))
+    style = voices[manner].copy()
+    blend = share * voices[first] + (1 - share) * voices[second]
+    style[:, :_TIMBRE] = blend[:, :_TIMBRE]
+    return f"{manner}/{first}*{share:.2f}+{second}", style
 
 
-def _english_phonemes(words: tuple[str, ...]) -> list[list[int]]:
-    tokenizer, _, _ = _phonemisers()
-    is_spelled = all(len(word) == 1 for word in words)
-    groups = [] if is_spelled else _say(" ".join(words)).split()
-    if len(groups) != len(words):  # run together, "in the", or letters, of which each is said alone
-        groups = [_LETTER_A if is_spelled and word == "a" else _say(word).replace(" ", "") for word in words]
-    return [
-        ([_SPACE] if place else []) + [int(token) for token in tokenizer.tokenize(group)]
-        for place, group in enumerate(groups)
-    ]
+def _natives(voices: Mapping[str, Floats], language: Language) -> list[str]:
+    return [name for name in voices if name[0] in ("ab" if language == "英文" else "z")]
 
 
-def _mandarin_phonemes(text: str) -> list[list[int]]:
-    tokenizer, jieba, zh = _phonemisers()
-    from pypinyin import Style, lazy_pinyin
-
-    words: list[list[int]] = []
-    for word in jieba.lcut(text):
-        readings = lazy_pinyin(word, style=Style.TONE3, neutral_tone_with_five=True)
-        for place, reading in enumerate(readings):
-            sound = zh.ZHG2P.py2ipa(reading).replace(chr(815), "")
-            gap = [_SPACE] if words and place == 0 else []
-            words.append(gap + [int(token) for token in tokenizer.tokenize(sound)])
-    assert len(words) == len(text), text
-    return words
-
-
-@cache
-def _phonemisers() -> tuple[Any, Any, Any]:
-    import jieba
-    from kokoro_onnx.tokenizer import Tokenizer
-    from misaki import zh
-
-    return Tokenizer(), jieba, zh
-
-
-@cache
-def _say(text: str) -> str:
-    return str(_phonemisers()[0].phonemize(text, "en-us"))
+def read_voices(path: Path, *, held_out: bool) -> dict[str, Floats]:
+    """The styles of the held-out voices, or of all others."""
+    with np.load(path) as voices:
+        wanted = [name for name in voices.files if (name in HELD_OUT_VOICES) == held_out]
+        return {name: voices[name].astype(np.float32) for name in wanted}
 
 
 class Speaker:
-    """Kokoro's model and voices, on one core."""
+    """Kokoro's model and voices, on a GPU if there is one."""
 
     def __init__(self, model: Path, *, held_out: bool) -> None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        data = (model / "kokoro.onnx.0").read_bytes() + (model / "kokoro.onnx.1").read_bytes()
-        self._session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-        with np.load(model / "voices.npz") as voices:
-            wanted = [name for name in voices.files if (name in HELD_OUT_VOICES) == held_out]
-            self._voices = {name: voices[name].astype(np.float32) for name in wanted}
+        torch.set_num_threads(1)
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._graph = Graph(model, self._device)
+        self._voices = read_voices(model / "voices.npz", held_out=held_out)
         self._held_out = held_out
 
     def draw_style(self, language: Language, rng: random.Random) -> tuple[str, Floats]:
-        """A name, and styles by number of phonemes (128, 256): a voice, or a blend of timbres with one's manner."""
-        natives = [name for name in self._voices if name[0] in ("ab" if language == "英文" else "z")]
-        manner = rng.choice(natives)
-        if self._held_out or rng.random() < 0.4:
-            return manner, self._voices[manner]
-        first, second = rng.choice(natives), rng.choice(natives if rng.random() < 0.5 else list(self._voices))
-        share = np.float32(rng.uniform(0.0, 1.0))
-        style = self._voices[manner].copy()
-        blend = share * self._voices[first] + (1 - share) * self._voices[second]
-        style[:, :_TIMBRE] = blend[:, :_TIMBRE]
-        return f"{manner}/{first}*{share:.2f}+{second}", style
+        """See draw_style; held-out voices are not blended."""
+        if self._held_out:
+            name = rng.choice(_natives(self._voices, language))
+            return name, self._voices[name]
+        return draw_style(self._voices, language, rng)
 
     def speak(self, words: list[list[int]], style: Floats, speed: float) -> tuple[Floats, Floats]:
         """Waveform at 16 kHz, and start and end of each word (W, 2) in seconds."""
         tokens = [0, *(token for word in words for token in word), 0]
-        feed = {
-            "tokens": np.array([tokens], np.int64),
-            "style": style[min(len(tokens) - 2, len(style) - 1)][None],
-            "speed": np.array([speed], np.float32),
+        feeds = {
+            "tokens": torch.tensor([tokens]),
+            "style": torch.from_numpy(style[min(len(tokens) - 2, len(style) - 1)][None]),
+            "speed": torch.tensor([speed]),
         }
-        waveform, durations = self._session.run(None, feed)
-        ends = np.cumsum(durations.reshape(-1)) * _FRAME / _KOKORO_RATE
-        edges, place = [], 1
-        for word in words:
-            gap = 1 if word[0] == _SPACE else 0
-            edges.append((ends[place + gap - 1], ends[place + len(word) - 1]))
-            place += len(word)
-        samples = soxr.resample(waveform.reshape(-1), _KOKORO_RATE, SAMPLE_RATE).astype(np.float32)
-        loud = np.flatnonzero(np.abs(samples) > 0.01 * np.abs(samples).max())
-        kept = round(_KEPT_S * SAMPLE_RATE)
-        first, last = max(int(loud[0]) - kept, 0), int(loud[-1]) + kept
-        samples = samples[first:last]
-        times = np.array(edges, np.float32) - first / SAMPLE_RATE
-        return samples, times.clip(0, len(samples) / SAMPLE_RATE)
+        found = self._graph.run({name: tensor.to(self._device) for name, tensor in feeds.items()})
+        waveform, durations = (each.float().cpu().numpy().reshape(-1) for each in found)
+        return _trim(waveform, _edges(words, np.cumsum(durations) * _FRAME / _KOKORO_RATE))
+
+
+def _edges(words: list[list[int]], ends: Floats) -> Floats:
+    """Start and end of each word in seconds, from the ends of all phonemes; the space before a word is not its own."""
+    edges, place = [], 1
+    for word in words:
+        gap = 1 if word[0] == SPACE else 0
+        edges.append((ends[place + gap - 1], ends[place + len(word) - 1]))
+        place += len(word)
+    return np.array(edges, np.float32)
+
+
+def _trim(waveform: Floats, edges: Floats) -> tuple[Floats, Floats]:
+    """At 16 kHz, without most of the silence around it."""
+    samples = soxr.resample(waveform, _KOKORO_RATE, SAMPLE_RATE).astype(np.float32)
+    loud = np.flatnonzero(np.abs(samples) > 0.01 * np.abs(samples).max())
+    kept = round(_KEPT_S * SAMPLE_RATE)
+    first, last = max(int(loud[0]) - kept, 0), int(loud[-1]) + kept
+    samples = samples[first:last]
+    return samples, (edges - first / SAMPLE_RATE).clip(0, len(samples) / SAMPLE_RATE)
 
 
 def speak(model: Path, plan_file: Path, out: Path, *, seconds: float, workers: int, held_out: bool) -> None:
@@ -204,6 +180,16 @@ def speak(model: Path, plan_file: Path, out: Path, *, seconds: float, workers: i
     print(f"Kokoro: {len(shards)} shards, {samples / SAMPLE_RATE / 3600:.2f} h", flush=True)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Spoken:
+    """A line of a plan, spoken."""
+
+    row: dict[str, Any]
+    voice: str
+    samples: Floats  # at 16 kHz
+    edges: Floats  # (W, 2) start and end of each word in seconds
+
+
 def _speak_some(
     model: Path, plan_file: Path, out: Path, deadline: float, held_out: bool, index: int, count: int
 ) -> None:
@@ -214,46 +200,57 @@ def _speak_some(
         if path.exists():
             continue
         rng = random.Random(f"kokoro voices {number}")
-        texts, voices, pieces, edges = [], [], [], []
+        spoken: list[Spoken] = []
         for text in lines[number * _SHARD : (number + 1) * _SHARD]:
             row = json.loads(text)
             name, style = speaker.draw_style(row["language"], rng)
-            samples, times = speaker.speak(row["words"], style, rng.uniform(*_SPEEDS))
-            texts.append(json.dumps({"language": row["language"], "units": row["units"]}, ensure_ascii=False))
-            voices.append(name)
-            pieces.append(np.round(samples * (32_000 / max(float(np.abs(samples).max()), 1e-6))).astype(np.int16))
-            edges.append(times)
+            samples, edges = speaker.speak(row["words"], style, rng.uniform(*_SPEEDS))
+            spoken.append(Spoken(row, name, samples, edges))
             if time.time() > deadline:
                 break
-        part = path.with_suffix(".part")
-        with part.open("wb") as file:
-            np.savez(
-                file,
-                texts=np.array(texts),
-                voices=np.array(voices),
-                lengths=np.array([len(piece) for piece in pieces]),
-                words=np.array([len(times) for times in edges]),
-                audio=np.concatenate(pieces),
-                edges=np.concatenate(edges),
-            )
-        part.rename(path)
+        write_shard(path, spoken)
         if time.time() > deadline:
             return
 
 
-def read_shards(folder: Path) -> Iterator[tuple[Sentence, Floats, npt.NDArray[np.int16], str]]:
-    """(sentence, edges (W, 2), samples, voice) of everything spoken."""
+def write_shard(path: Path, spoken: Sequence[Spoken]) -> None:
+    """Sentences, voices, samples scaled to one peak, and times of words, as `read_shards` reads them."""
+    peaks = [max(float(np.abs(each.samples).max()), 1e-6) for each in spoken]
+    pieces = [
+        np.round(each.samples * (_PEAK / peak)).astype(np.int16) for each, peak in zip(spoken, peaks, strict=True)
+    ]
+    texts = [{"language": each.row["language"], "units": each.row["units"]} for each in spoken]
+    part = path.with_suffix(".part")
+    with part.open("wb") as file:
+        np.savez(
+            file,
+            texts=np.array([json.dumps(text, ensure_ascii=False) for text in texts]),
+            voices=np.array([each.voice for each in spoken]),
+            lengths=np.array([len(piece) for piece in pieces]),
+            words=np.array([len(each.edges) for each in spoken]),
+            audio=np.concatenate(pieces),
+            edges=np.concatenate([each.edges for each in spoken]),
+        )
+    part.rename(path)
+
+
+def read_shards(folder: Path) -> Iterator[tuple[Sentence | None, Floats, npt.NDArray[np.int16], str]]:
+    """(sentence, edges (W, 2), samples, voice) of everything spoken; no sentence and no edges for unknown speech."""
     for path in sorted(folder.glob("*.npz")):
         with np.load(path) as shard:
             audio, edges = shard["audio"], shard["edges"]
             ends, word_ends = np.cumsum(shard["lengths"]), np.cumsum(shard["words"])
             rows = zip(shard["texts"], shard["voices"], shard["lengths"], shard["words"], ends, word_ends, strict=True)
             for text, voice, length, words, end, word_end in rows:
-                row = json.loads(str(text))
-                fields = ("spoken", "written", "plain", "alternative", "is_name")
-                units = tuple(Unit(**dict(zip(fields, unit, strict=True))) for unit in row["units"])
-                sentence = Sentence(language=row["language"], units=units)
-                yield sentence, edges[word_end - words : word_end], audio[end - length : end], str(voice)
+                sentence = _read_sentence(json.loads(str(text)))
+                own = edges[word_end - words : word_end] if sentence else edges[:0]
+                yield sentence, own, audio[end - length : end], str(voice)
+
+
+def _read_sentence(row: dict[str, Any]) -> Sentence | None:
+    fields = ("spoken", "written", "plain", "alternative", "is_name")
+    units = tuple(Unit(**dict(zip(fields, unit, strict=True))) for unit in row["units"])
+    return Sentence(language=row["language"], units=units) if units else None
 
 
 def main() -> None:
@@ -265,6 +262,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--count", type=int, default=20_000, help="sentences of a plan")
     parser.add_argument("--held-out", action="store_true", help="the sentences, or voices, that training never has")
+    parser.add_argument("--unknown", action="store_true", help="words that the recogniser does not know")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=3600.0, help="of speaking at most")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
@@ -272,7 +270,13 @@ def main() -> None:
     if arguments.what == "export":
         export(arguments.real, arguments.out)
     elif arguments.what == "plan":
-        plan(arguments.count, arguments.out, held_out=arguments.held_out, seed=arguments.seed)
+        plan(
+            arguments.count,
+            arguments.out,
+            held_out=arguments.held_out,
+            unknown=arguments.unknown,
+            seed=arguments.seed,
+        )
     else:
         speak(
             arguments.model,

@@ -17,6 +17,8 @@ def natural_clips(folder: Path) -> list[HeldOutClip]:
     """What kokoro.py spoke into `folder` with --held-out, 0.3 s of silence around each."""
     clips = []
     for number, (sentence, edges, samples, voice) in enumerate(read_shards(folder)):
+        if sentence is None:
+            continue
         rng = random.Random(f"natural {number}")
         name = _NAMES[sentence.language]
         recipe = Recipe(

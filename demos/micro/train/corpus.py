@@ -95,17 +95,29 @@ def build_corpus(*, num_sentences: int, num_sounds: int, seed: int, num_workers:
 
 
 def add_natural(corpus: Corpus, folder: Path, *, share: float) -> Corpus:
-    """The corpus with what Kokoro spoke into `folder`, listed as often as makes it that share of all sentences."""
-    natural: list[Utterance] = []
+    """The corpus with what Kokoro spoke into `folder`, listed as often as makes it that share of all there is.
+
+    Sentences join the speech; speech of unknown words joins the sounds, for which nothing is to be written.
+    """
+    speech: list[Utterance] = []
+    unknown: list[Utterance] = []
     pieces, offset = [corpus.audio], len(corpus.audio)
     for number, (sentence, edges, samples, _) in enumerate(read_shards(folder)):
-        natural.append(Utterance(sentence, edges, -2 - number, offset, len(samples)))
+        (unknown if sentence is None else speech).append(Utterance(sentence, edges, -2 - number, offset, len(samples)))
         pieces.append(samples)
         offset += len(samples)
-    times = max(1, round(share / (1 - share) * len(corpus.speech) / max(len(natural), 1)))
     hours = (offset - len(corpus.audio)) / SAMPLE_RATE / 3600
-    print(f"natural voices: {len(natural)} sentences, {hours:.2f} h, each {times} times", flush=True)
-    return Corpus(corpus.speech + natural * times, corpus.sounds, np.concatenate(pieces))
+    print(f"natural voices: {len(speech)} sentences and {len(unknown)} of unknown words, {hours:.2f} h", flush=True)
+    return Corpus(
+        corpus.speech + _repeat(speech, share, len(corpus.speech)),
+        corpus.sounds + _repeat(unknown, share, len(corpus.sounds)),
+        np.concatenate(pieces),
+    )
+
+
+def _repeat(utterances: list[Utterance], share: float, others: int) -> list[Utterance]:
+    """The list as often as makes it `share` beside `others` utterances."""
+    return utterances * max(1, round(share / (1 - share) * others / max(len(utterances), 1)))
 
 
 def _report(num_sentences: int, num_samples: int, started: float) -> None:
