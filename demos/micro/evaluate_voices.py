@@ -1,8 +1,9 @@
 """One table by kind of voice: espeak-ng, Kokoro's voices, people.
 
-    python demos/micro/evaluate_voices.py --model DIR [--heldout MANIFEST] [--kokoro SHARDS] [--kokoro-held-out SHARDS] [--human DIR]
+    python demos/micro/evaluate_voices.py --model DIR [--heldout MANIFEST] [--kokoro SHARDS]
+        [--kokoro-held-out SHARDS] [--human HUMAN]
 
-DIR of --human holds manifest.jsonl (file, text, language, source, style) and nonspeech/. Digits, and whatever else is made of
+HUMAN holds manifest.jsonl (file, text, language, source, style) and nonspeech/. Digits, and whatever else is made of
 words that the grammars have, count as known: right when the words are, whatever their case, marks and figures. Other
 speech is unknown: right when nothing is written or the text is marked. No sound in nonspeech/ may have a text.
 """

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -21,34 +20,8 @@ Attributes = dict[str, Any]
 Operator = Callable[[list[Any], Attributes], Any]
 
 _DTYPES = {1: torch.float32, 7: torch.int64, 9: torch.bool}
+_WHOLE = {"MatMulInteger": "MatMul", "ConvInteger": "Conv"}  # of whole numbers -> the same of real ones
 _INT32 = 6  # only biases become such numbers, and here they stay as they are
-_NUM_PARTS = 2
-
-
-def export_graph(model: Path, out: Path, *, also: str) -> None:
-    """Write the nodes of an ONNX file as graph.json, and its weights in two files. `also` becomes an output."""
-    import onnx
-    from onnx import helper, numpy_helper
-
-    graph = onnx.load(str(model)).graph
-
-    def value(attribute: Any) -> Any:
-        found = helper.get_attribute_value(attribute)
-        if isinstance(found, onnx.TensorProto):
-            return numpy_helper.to_array(found).tolist()
-        return found.decode() if isinstance(found, bytes) else list(found) if hasattr(found, "__len__") else found
-
-    nodes = [[n.op_type, list(n.input), list(n.output), {a.name: value(a) for a in n.attribute}] for n in graph.node]
-    names = {"outputs": [graph.output[0].name, also], "nodes": nodes}
-    (out / "graph.json").write_text(json.dumps(names), "utf-8")
-    parts: list[dict[str, npt.NDArray[Any]]] = [{} for _ in range(_NUM_PARTS)]
-    sizes = [0] * _NUM_PARTS
-    for each in graph.initializer:
-        part = sizes.index(min(sizes))
-        parts[part][each.name] = numpy_helper.to_array(each)
-        sizes[part] += parts[part][each.name].nbytes
-    for number, part_weights in enumerate(parts):
-        np.savez_compressed(out / f"weights.{number}.npz", **part_weights)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +34,7 @@ class _Node:
 
 
 class Graph:
-    """What `export_graph` wrote, ready to run."""
+    """What kokoro.py exported, ready to run."""
 
     def __init__(self, folder: Path, device: torch.device) -> None:
         described = json.loads((folder / "graph.json").read_text("utf-8"))
@@ -95,12 +68,20 @@ class Graph:
                 self._constants |= zip(outputs[1:], torch.tensor([1.0, 0.0], device=device), strict=True)
             if operator == "Floor" and "quant_rounded" in outputs[0]:
                 operator = "Identity"
+            if operator in _WHOLE and inputs[1] in self._constants:
+                operator, inputs = _WHOLE[operator], [inputs[0], self._as_real(inputs[1], inputs[3])]
             if all(name in self._constants for name in inputs):
                 found = _compute(operator, [self._constants[name] for name in inputs], attributes, device)
                 self._constants |= zip(outputs, found, strict=False)
             else:
                 left.append([operator, inputs, outputs, attributes])
         return left
+
+    def _as_real(self, weight: str, zero: str) -> str:
+        """The name of the weight's numbers without their zero point, as real ones."""
+        name = f"{weight} as real"
+        self._constants[name] = self._constants[weight].float() - self._constants[zero].float()
+        return name
 
 
 def _with_last_uses(nodes: list[list[Any]], outputs: Sequence[str]) -> list[_Node]:
@@ -193,10 +174,6 @@ def _gelu(i: list[Any], _a: Attributes) -> Tensor:
     return F.gelu(i[0] + i[1], approximate="tanh")
 
 
-def _matmul_whole(i: list[Any], _a: Attributes) -> Tensor:
-    return i[0] @ (i[1].float() - i[3].float())
-
-
 def _dequantise(i: list[Any], _a: Attributes) -> Tensor:
     return (i[0].float() - i[2].float()) * i[1]
 
@@ -212,10 +189,6 @@ def _convolve(i: list[Any], a: Attributes) -> Tensor:
     first, last = a["pads"]
     assert first == last
     return F.conv1d(i[0], i[1], bias, a["strides"], first, a["dilations"], a["group"])
-
-
-def _convolve_whole(i: list[Any], a: Attributes) -> Tensor:
-    return _convolve([i[0], i[1].float() - i[3].float().reshape(-1, *[1] * (i[3].dim() and 2))], a)
 
 
 def _convolve_transposed(i: list[Any], a: Attributes) -> Tensor:
@@ -291,7 +264,6 @@ _OPERATORS: dict[str, Operator] = {
     "Concat": _concat,
     "ConstantOfShape": _constant,
     "Conv": _convolve,
-    "ConvInteger": _convolve_whole,
     "ConvTranspose": _convolve_transposed,
     "Cos": lambda i, _: i[0].cos(),
     "CumSum": lambda i, _: i[0].cumsum(int(i[1])),
@@ -313,7 +285,6 @@ _OPERATORS: dict[str, Operator] = {
     "LeakyRelu": lambda i, a: F.leaky_relu(i[0], a["alpha"]),
     "Less": lambda i, _: i[0] < i[1],
     "MatMul": lambda i, _: i[0] @ i[1],
-    "MatMulInteger": _matmul_whole,
     "Mul": lambda i, _: i[0] * i[1],
     "NonZero": lambda i, _: i[0].nonzero().T,
     "Pad": _pad,

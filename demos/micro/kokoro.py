@@ -1,23 +1,18 @@
-"""Natural voices: sentences spoken by Kokoro-82M (Apache-2.0), with the times of their words.
+"""Natural voices: sentences for Kokoro-82M (Apache-2.0) to speak, its voices, and the shards that speak.py writes.
 
     python demos/micro/kokoro.py export --real REAL --out DIR         # the model and its voices; needs onnx
     python demos/micro/kokoro.py plan --count 20000 --out DIR         # phonemes; needs kokoro-onnx and misaki[zh]
     python demos/micro/kokoro.py plan --count 200 --held-out --out DIR
     python demos/micro/kokoro.py plan --count 2000 --unknown --out DIR
-    python demos/micro/kokoro.py speak --model DIR --plan DIR/plan.jsonl --out SHARDS --seconds 150   # a GPU helps
 
 REAL holds kokoro/kokoro-v1.0.int8.onnx and kokoro/package/voices. A plan is text: each sentence's units and the ids of
-its words' phonemes, so that `speak` can run on a machine without the phonemisers. Unknown speech has no units: the
-recogniser learns to write nothing for it. Shards are written as they are done
-and skipped when `speak` runs again.
+its words' phonemes, so that speak.py needs no phonemisers. Unknown speech has no units: the recogniser learns to write
+nothing for it. Imports no torch.
 """
 
 import argparse
 import json
-import multiprocessing
-import os
 import random
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -25,29 +20,22 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import soxr
-import torch
 from english import ENGLISH
 from everyday import EVERYDAY_ENGLISH, EVERYDAY_MANDARIN, is_reserved
 from grammar import Grammar, Language, Sentence, Unit
-from graph import Graph, export_graph
 from mandarin import MANDARIN
-from phonemes import SPACE, phonemes, unknown_phonemes
+from phonemes import phonemes, unknown_phonemes
 
 SAMPLE_RATE = 16_000
 LANGUAGES: tuple[Language, ...] = ("英文", "中文")
 HELD_OUT_VOICES = ("af_nova", "am_eric", "bm_lewis", "zf_xiaoni", "zm_yunyang", "zm_yunxi")
 
-_KOKORO_RATE = 24_000
-_FRAME = 600  # Kokoro's samples per unit of duration
 _DURATIONS = "/encoder/Clip_output_0"
-_SHARD = 10  # sentences
 _EVERYDAY_SHARE = 0.6
-_SPEEDS = (0.75, 1.3)
+_NUM_PARTS = 2  # of the weights
 _PEAK = 32_000
 _PLAIN_SHARE = 0.4  # of sentences that one voice speaks as it is
 _TIMBRE = 128  # the first half of a style; the second half is how it is said
-_KEPT_S = 0.04  # of the silence around a sentence
 
 Floats = npt.NDArray[np.float32]
 
@@ -55,10 +43,36 @@ Floats = npt.NDArray[np.float32]
 def export(real: Path, out: Path) -> None:
     """Write the model as graph.py reads it, with a second output, the durations, and all voices as one file."""
     out.mkdir(parents=True, exist_ok=True)
-    export_graph(real / "kokoro" / "kokoro-v1.0.int8.onnx", out, also=_DURATIONS)
+    _export_graph(real / "kokoro" / "kokoro-v1.0.int8.onnx", out, also=_DURATIONS)
     files = sorted((real / "kokoro" / "package" / "voices").glob("*.bin"))
     voices = {file.stem: np.fromfile(file, np.float32).reshape(-1, 256)[:128].astype(np.float16) for file in files}
     np.savez(out / "voices.npz", **voices)
+
+
+def _export_graph(model: Path, out: Path, *, also: str) -> None:
+    """Write the nodes of an ONNX file as graph.json, and its weights in two files. `also` becomes an output."""
+    import onnx
+    from onnx import helper, numpy_helper
+
+    graph = onnx.load(str(model)).graph
+
+    def value(attribute: Any) -> Any:
+        found = helper.get_attribute_value(attribute)
+        if isinstance(found, onnx.TensorProto):
+            return numpy_helper.to_array(found).tolist()
+        return found.decode() if isinstance(found, bytes) else list(found) if hasattr(found, "__len__") else found
+
+    nodes = [[n.op_type, list(n.input), list(n.output), {a.name: value(a) for a in n.attribute}] for n in graph.node]
+    names = {"outputs": [graph.output[0].name, also], "nodes": nodes}
+    (out / "graph.json").write_text(json.dumps(names), "utf-8")
+    parts: list[dict[str, npt.NDArray[Any]]] = [{} for _ in range(_NUM_PARTS)]
+    sizes = [0] * _NUM_PARTS
+    for each in graph.initializer:
+        part = sizes.index(min(sizes))
+        parts[part][each.name] = numpy_helper.to_array(each)
+        sizes[part] += parts[part][each.name].nbytes
+    for number, part_weights in enumerate(parts):
+        np.savez_compressed(out / f"weights.{number}.npz", **part_weights)
 
 
 def plan(count: int, out: Path, *, held_out: bool, unknown: bool, seed: int) -> None:
@@ -91,7 +105,7 @@ def _draw(rng: random.Random, *, held_out: bool) -> Sentence:
 
 def draw_style(voices: Mapping[str, Floats], language: Language, rng: random.Random) -> tuple[str, Floats]:
     """A name, and styles by number of phonemes (128, 256): a voice, or a blend of timbres with one's manner."""
-    natives = _natives(voices, language)
+    natives = natives(voices, language)
     manner = rng.choice(natives)
     if rng.random() < _PLAIN_SHARE:
         return manner, voices[manner]
@@ -103,7 +117,8 @@ def draw_style(voices: Mapping[str, Floats], language: Language, rng: random.Ran
     return f"{manner}/{first}*{share:.2f}+{second}", style
 
 
-def _natives(voices: Mapping[str, Floats], language: Language) -> list[str]:
+def natives(voices: Mapping[str, Floats], language: Language) -> list[str]:
+    """Voices that speak the language as their own."""
     return [name for name in voices if name[0] in ("ab" if language == "英文" else "z")]
 
 
@@ -114,72 +129,6 @@ def read_voices(path: Path, *, held_out: bool) -> dict[str, Floats]:
         return {name: voices[name].astype(np.float32) for name in wanted}
 
 
-class Speaker:
-    """Kokoro's model and voices, on a GPU if there is one."""
-
-    def __init__(self, model: Path, *, held_out: bool) -> None:
-        torch.set_num_threads(1)
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._graph = Graph(model, self._device)
-        self._voices = read_voices(model / "voices.npz", held_out=held_out)
-        self._held_out = held_out
-
-    def draw_style(self, language: Language, rng: random.Random) -> tuple[str, Floats]:
-        """See draw_style; held-out voices are not blended."""
-        if self._held_out:
-            name = rng.choice(_natives(self._voices, language))
-            return name, self._voices[name]
-        return draw_style(self._voices, language, rng)
-
-    def speak(self, words: list[list[int]], style: Floats, speed: float) -> tuple[Floats, Floats]:
-        """Waveform at 16 kHz, and start and end of each word (W, 2) in seconds."""
-        tokens = [0, *(token for word in words for token in word), 0]
-        feeds = {
-            "tokens": torch.tensor([tokens]),
-            "style": torch.from_numpy(style[min(len(tokens) - 2, len(style) - 1)][None]),
-            "speed": torch.tensor([speed]),
-        }
-        found = self._graph.run({name: tensor.to(self._device) for name, tensor in feeds.items()})
-        waveform, durations = (each.float().cpu().numpy().reshape(-1) for each in found)
-        return _trim(waveform, _edges(words, np.cumsum(durations) * _FRAME / _KOKORO_RATE))
-
-
-def _edges(words: list[list[int]], ends: Floats) -> Floats:
-    """Start and end of each word in seconds, from the ends of all phonemes; the space before a word is not its own."""
-    edges, place = [], 1
-    for word in words:
-        gap = 1 if word[0] == SPACE else 0
-        edges.append((ends[place + gap - 1], ends[place + len(word) - 1]))
-        place += len(word)
-    return np.array(edges, np.float32)
-
-
-def _trim(waveform: Floats, edges: Floats) -> tuple[Floats, Floats]:
-    """At 16 kHz, without most of the silence around it."""
-    samples = soxr.resample(waveform, _KOKORO_RATE, SAMPLE_RATE).astype(np.float32)
-    loud = np.flatnonzero(np.abs(samples) > 0.01 * np.abs(samples).max())
-    kept = round(_KEPT_S * SAMPLE_RATE)
-    first, last = max(int(loud[0]) - kept, 0), int(loud[-1]) + kept
-    samples = samples[first:last]
-    return samples, (edges - first / SAMPLE_RATE).clip(0, len(samples) / SAMPLE_RATE)
-
-
-def speak(model: Path, plan_file: Path, out: Path, *, seconds: float, workers: int, held_out: bool) -> None:
-    """Speak the plan in `workers` processes, shard by shard, for at most `seconds`."""
-    out.mkdir(parents=True, exist_ok=True)
-    deadline = time.time() + seconds
-    context = multiprocessing.get_context("fork")
-    arguments = [(model, plan_file, out, deadline, held_out, index, workers) for index in range(workers)]
-    processes = [context.Process(target=_speak_some, args=each) for each in arguments]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    shards = sorted(out.glob("*.npz"))
-    samples = sum(int(np.load(shard)["lengths"].sum()) for shard in shards)
-    print(f"Kokoro: {len(shards)} shards, {samples / SAMPLE_RATE / 3600:.2f} h", flush=True)
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Spoken:
     """A line of a plan, spoken."""
@@ -188,29 +137,6 @@ class Spoken:
     voice: str
     samples: Floats  # at 16 kHz
     edges: Floats  # (W, 2) start and end of each word in seconds
-
-
-def _speak_some(
-    model: Path, plan_file: Path, out: Path, deadline: float, held_out: bool, index: int, count: int
-) -> None:
-    speaker = Speaker(model, held_out=held_out)
-    lines = plan_file.read_text("utf-8").splitlines()
-    for number in range(index, -(-len(lines) // _SHARD), count):
-        path = out / f"{number:05d}.npz"
-        if path.exists():
-            continue
-        rng = random.Random(f"kokoro voices {number}")
-        spoken: list[Spoken] = []
-        for text in lines[number * _SHARD : (number + 1) * _SHARD]:
-            row = json.loads(text)
-            name, style = speaker.draw_style(row["language"], rng)
-            samples, edges = speaker.speak(row["words"], style, rng.uniform(*_SPEEDS))
-            spoken.append(Spoken(row, name, samples, edges))
-            if time.time() > deadline:
-                break
-        write_shard(path, spoken)
-        if time.time() > deadline:
-            return
 
 
 def write_shard(path: Path, spoken: Sequence[Spoken]) -> None:
@@ -255,36 +181,23 @@ def _read_sentence(row: dict[str, Any]) -> Sentence | None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["export", "plan", "speak"])
+    parser.add_argument("what", choices=["export", "plan"])
     parser.add_argument("--real", type=Path, help="what was fetched")
-    parser.add_argument("--model", type=Path, help="folder that export wrote")
-    parser.add_argument("--plan", type=Path, help="file that plan wrote")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--count", type=int, default=20_000, help="sentences of a plan")
-    parser.add_argument("--held-out", action="store_true", help="the sentences, or voices, that training never has")
+    parser.add_argument("--held-out", action="store_true", help="sentences that training never has")
     parser.add_argument("--unknown", action="store_true", help="words that the recogniser does not know")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--seconds", type=float, default=3600.0, help="of speaking at most")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     arguments = parser.parse_args()
     if arguments.what == "export":
         export(arguments.real, arguments.out)
-    elif arguments.what == "plan":
+    else:
         plan(
             arguments.count,
             arguments.out,
             held_out=arguments.held_out,
             unknown=arguments.unknown,
             seed=arguments.seed,
-        )
-    else:
-        speak(
-            arguments.model,
-            arguments.plan,
-            arguments.out,
-            seconds=arguments.seconds,
-            workers=arguments.workers,
-            held_out=arguments.held_out,
         )
 
 
