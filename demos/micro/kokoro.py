@@ -105,11 +105,11 @@ def _draw(rng: random.Random, *, held_out: bool) -> Sentence:
 
 def draw_style(voices: Mapping[str, Floats], language: Language, rng: random.Random) -> tuple[str, Floats]:
     """A name, and styles by number of phonemes (128, 256): a voice, or a blend of timbres with one's manner."""
-    natives = natives(voices, language)
-    manner = rng.choice(natives)
+    own = natives(voices, language)
+    manner = rng.choice(own)
     if rng.random() < _PLAIN_SHARE:
         return manner, voices[manner]
-    first, second = rng.choice(natives), rng.choice(natives if rng.random() < 0.5 else list(voices))
+    first, second = rng.choice(own), rng.choice(own if rng.random() < 0.5 else list(voices))
     share = np.float32(rng.uniform(0.0, 1.0))
     style = voices[manner].copy()
     blend = share * voices[first] + (1 - share) * voices[second]
