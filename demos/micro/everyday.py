@@ -202,9 +202,9 @@ EVERYDAY_MANDARIN = Grammar(
 )
 
 EVERYDAY = (EVERYDAY_ENGLISH, EVERYDAY_MANDARIN)
-_BY_HEART = frozenset((*ENGLISH_SAYINGS, *MANDARIN_SAYINGS))
+_BY_HEART = frozenset((*ENGLISH_SAYINGS, *MANDARIN_SAYINGS, *mandarin.WORDS))
 
 
 def is_reserved(sentence: Sentence) -> bool:
-    """Held out by its words; of sayings, and sentences of up to three words, only voices are ever new."""
-    return sentence.is_held_out and len(sentence.words) > 3 and sentence.spoken not in _BY_HEART
+    """Held out by its words; of sayings and single words only voices are ever new."""
+    return sentence.is_held_out and len(sentence.words) > 1 and sentence.spoken not in _BY_HEART

@@ -103,6 +103,8 @@ def add_natural(corpus: Corpus, folder: Path, *, share: float) -> Corpus:
     unknown: list[Utterance] = []
     pieces, offset = [corpus.audio], len(corpus.audio)
     for number, (sentence, edges, samples, _) in enumerate(read_shards(folder)):
+        if sentence is not None and is_reserved(sentence):
+            continue
         (unknown if sentence is None else speech).append(Utterance(sentence, edges, -2 - number, offset, len(samples)))
         pieces.append(samples)
         offset += len(samples)
