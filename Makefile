@@ -1,7 +1,9 @@
 # make demo    install everything and transcribe the bundled clips
 # make test    install everything and run the tests
 # make check   ruff and mypy
-# make micro   train the micro checkpoint from nothing into demos/out/micro (one GPU, under 20 minutes; espeak-ng)
+# make micro   train the micro checkpoint from nothing into demos/out/micro (one GPU, under 20 minutes; espeak-ng). With
+#              REAL=DIR, which holds kokoro/ (demos/micro/train/README.md), also from natural voices; without, from
+#              espeak-ng alone, and the checkpoint knows no other voice
 
 EXTRA := $(if $(shell command -v nvidia-smi),cuda,cpu)
 PYTHON ?= python3
@@ -21,10 +23,28 @@ check: .venv/.installed
 	$(RUN)ruff format --check .
 	$(RUN)mypy
 
-micro: .venv/.installed
-	$(RUN)python demos/micro/make_checkpoint.py --out demos/out/micro
+NATURAL := demos/out/kokoro
+KOKORO := demos/micro/kokoro.py
+
+micro: .venv/.installed $(if $(REAL),$(NATURAL)/.spoken)
+	$(RUN)python demos/micro/make_checkpoint.py --out demos/out/micro \
+	    $(if $(REAL),--kokoro $(NATURAL)/shards --kokoro-held-out $(NATURAL)/heldout)
 	$(RUN)python demos/micro/synthesize.py --set heldout --clips 320 --out demos/out/heldout
 	$(RUN)python demos/micro/evaluate.py demos/out/heldout/manifest.jsonl --model demos/out/micro
+
+# The phonemisers have an environment of their own; to speak takes torch alone.
+$(NATURAL)/.spoken: .venv/.installed
+	$(PYTHON) -m venv $(NATURAL)/venv
+	$(RUN)uv pip install --quiet --python $(NATURAL)/venv kokoro-onnx "misaki[zh]" onnx soxr numpy
+	$(NATURAL)/venv/bin/python $(KOKORO) export --real $(REAL) --out $(NATURAL)/model
+	$(NATURAL)/venv/bin/python $(KOKORO) plan --count 14000 --out $(NATURAL)/plan
+	$(NATURAL)/venv/bin/python $(KOKORO) plan --count 2000 --unknown --out $(NATURAL)/unknown
+	$(NATURAL)/venv/bin/python $(KOKORO) plan --count 400 --held-out --out $(NATURAL)/heldplan
+	cat $(NATURAL)/unknown/plan.jsonl >> $(NATURAL)/plan/plan.jsonl
+	$(RUN)python demos/micro/speak.py --held-out --model $(NATURAL)/model --plan $(NATURAL)/heldplan/plan.jsonl \
+	    --out $(NATURAL)/heldout
+	$(RUN)python demos/micro/speak.py --model $(NATURAL)/model --plan $(NATURAL)/plan/plan.jsonl --out $(NATURAL)/shards
+	touch $@
 
 format: .venv/.installed
 	$(RUN)ruff check --fix .

@@ -1,6 +1,7 @@
 """Make the micro checkpoint from nothing: speak, train, export, examine.
 
     python demos/micro/make_checkpoint.py --out DIR            # one GPU, under 20 minutes
+    python demos/micro/make_checkpoint.py --out DIR --kokoro SHARDS --kokoro-held-out SHARDS   # with natural voices
     python demos/micro/make_checkpoint.py --out DIR --smoke    # two CPU cores, under 3 minutes; does not transcribe
 
 Needs the library of espeak-ng (espeak.py). Writes DIR in the layout of the model hubs. Interrupted (Ctrl-C), it writes
@@ -16,16 +17,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from heldout import CONDITIONS, draw_all
+from heldout import CONDITIONS, HeldOutClip, draw_all
+from natural import natural_clips
 from train.align import align_head
 from train.batches import BatchLimits, PlannerOptions, Planners
 from train.compose import Composer
-from train.corpus import build_corpus
+from train.corpus import Corpus, add_natural, build_corpus
 from train.examine import FULL_RATE, MAX_NEW_TOKENS, Examiner
 from train.export import write_checkpoint
 from train.loop import Trainer, TrainingOptions
 from train.model import MicroConfig, MicroModel
-from train.vocabulary import learn_vocabulary
+from train.start import start_from
+from train.vocabulary import Vocabulary, learn_vocabulary
+
+NATURAL_SHARE = 0.5  # of all sentences that are heard in training
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +56,7 @@ FULL = Scale(
     steps=10_000,
     seconds=900.0,
     head_steps=1_000,
-    examinations=5,
+    examinations=4,
     max_new_tokens=MAX_NEW_TOKENS,
 )
 SMOKE = Scale(
@@ -76,11 +81,9 @@ def make(arguments: argparse.Namespace, scale: Scale) -> None:
     torch.set_num_threads(1)  # planners use the other cores; threads that wait for each other cost more than they do
     print(f"seed {arguments.seed}, {num_workers} worker processes, {scale}", flush=True)
     vocabulary = learn_vocabulary(seed=arguments.seed)
-    clips = list(draw_all(dict.fromkeys(CONDITIONS, scale.num_held_out), num_workers=num_workers))
+    clips = _held_out(arguments, scale, num_workers)
     print(f"held out {time.perf_counter() - started:.1f} s: {len(clips)} clips", flush=True)
-    corpus = build_corpus(
-        num_sentences=scale.num_sentences, num_sounds=scale.num_sounds, seed=arguments.seed, num_workers=num_workers
-    )
+    corpus = _corpus(arguments, scale, num_workers)
     options = PlannerOptions(
         limits=scale.batch,
         seed=arguments.seed,
@@ -91,13 +94,7 @@ def make(arguments: argparse.Namespace, scale: Scale) -> None:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
         torch.backends.cuda.enable_cudnn_sdp(False)  # cuDNN plans attention anew for each shape, and all batches differ
-        config = MicroConfig(
-            num_tokens=vocabulary.num_tokens,
-            llm_rows=vocabulary.llm_size,
-            end_id=vocabulary.end_id,
-            pad_id=vocabulary.special_id("<|endoftext|>"),
-        )
-        model = MicroModel(config).to(device)
+        model = _model(arguments, vocabulary).to(device)
         examiner = Examiner(clips, vocabulary, max_new_tokens=scale.max_new_tokens)
         composer = Composer(torch.from_numpy(corpus.audio).to(device), seed=arguments.seed)
         print(f"ready {time.perf_counter() - started:.1f} s, training on {device}", flush=True)
@@ -107,16 +104,18 @@ def make(arguments: argparse.Namespace, scale: Scale) -> None:
             planners,
             examiner,
             TrainingOptions(
-                seconds=arguments.seconds or scale.seconds,
+                seconds=60 * arguments.minutes if arguments.minutes else scale.seconds,
                 steps=scale.steps,
                 examinations=scale.examinations,
                 report_steps=min(100, max(scale.steps // 4, 1)),
+                goes_on=arguments.start is not None,
             ),
+            lambda: write_checkpoint(model, vocabulary, arguments.out),
         )
         trainer.run()
         write_checkpoint(model, vocabulary, arguments.out)  # whatever becomes of the last step
         planners.set_progress(1.0)
-        align_head(model.acoustic, composer, iter(planners), steps=scale.head_steps)
+        align_head(model.acoustic, composer, iter(planners), steps=arguments.head_steps or scale.head_steps)
         write_checkpoint(model, vocabulary, arguments.out)
         size = sum(file.stat().st_size for file in arguments.out.rglob("*") if file.is_file())
         print(f"written {time.perf_counter() - started:.1f} s: {arguments.out}, {size} bytes", flush=True)
@@ -126,13 +125,51 @@ def make(arguments: argparse.Namespace, scale: Scale) -> None:
     print(f"done {time.perf_counter() - started:.1f} s", flush=True)
 
 
+def _held_out(arguments: argparse.Namespace, scale: Scale, num_workers: int) -> list[HeldOutClip]:
+    counts = dict.fromkeys(CONDITIONS, arguments.held_out_clips or scale.num_held_out)
+    natural = natural_clips(arguments.kokoro_held_out) if arguments.kokoro_held_out else []
+    return [*draw_all(counts, num_workers=num_workers), *natural]
+
+
+def _corpus(arguments: argparse.Namespace, scale: Scale, num_workers: int) -> Corpus:
+    corpus = build_corpus(
+        num_sentences=arguments.sentences or scale.num_sentences,
+        num_sounds=scale.num_sounds,
+        seed=arguments.seed,
+        num_workers=num_workers,
+    )
+    if arguments.kokoro:
+        return add_natural(corpus, arguments.kokoro, share=NATURAL_SHARE)
+    print("no natural voices (--kokoro): the checkpoint will know espeak-ng alone", flush=True)
+    return corpus
+
+
+def _model(arguments: argparse.Namespace, vocabulary: Vocabulary) -> MicroModel:
+    config = MicroConfig(
+        num_tokens=vocabulary.num_tokens,
+        llm_rows=vocabulary.llm_size,
+        end_id=vocabulary.end_id,
+        pad_id=vocabulary.special_id("<|endoftext|>"),
+    )
+    model = MicroModel(config)
+    if arguments.start:
+        start_from(model, vocabulary, arguments.start)
+    return model
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder to write the checkpoint to")
     parser.add_argument("--smoke", action="store_true", help="a few steps on little data")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--workers", type=int, help="processes that speak and plan; by default one per CPU core")
-    parser.add_argument("--seconds", type=float, help="of training at most")
+    parser.add_argument("--minutes", type=float, help="of training at most")
+    parser.add_argument("--held-out-clips", type=int, help="of each condition, to examine")
+    parser.add_argument("--sentences", type=int, help="that espeak-ng speaks")
+    parser.add_argument("--head-steps", type=int, help="of the CTC head alone, at the end")
+    parser.add_argument("--start", type=Path, help="checkpoint to go on from; its vocabulary may be smaller")
+    parser.add_argument("--kokoro", type=Path, help="what kokoro.py spoke, to train on as well")
+    parser.add_argument("--kokoro-held-out", type=Path, help="what kokoro.py spoke, to examine")
     arguments = parser.parse_args()
     for number in (signal.SIGINT, signal.SIGTERM):  # a shell's background job begins with the first one ignored
         signal.signal(number, signal.default_int_handler)

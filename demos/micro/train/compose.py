@@ -20,6 +20,7 @@ from .batches import Batch
 _SIZE_STEP = 4_800  # samples; padded lengths are multiples of it, for which FFTs are fast
 _INT16_SCALE = 32_768.0
 _EQ_POINTS = 10
+_ECHO_SAMPLES = 9_600
 _NYQUIST_HZ = 8_000.0
 
 
@@ -31,12 +32,13 @@ class Augmentation:
     babble: float = 0.08
     equaliser: float = 0.45
     telephone: float = 0.15
+    rooms: float = 0.35
     mel_warp: float = 0.5
     masks: float = 0.5
     dither: float = 0.5
 
 
-NO_AUGMENTATION = Augmentation(noise=0, babble=0, equaliser=0, telephone=0, mel_warp=0, masks=0, dither=0)
+NO_AUGMENTATION = Augmentation(noise=0, babble=0, equaliser=0, telephone=0, rooms=0, mel_warp=0, masks=0, dither=0)
 
 
 def to_device(batch: Batch, device: torch.device) -> Mapping[str, Tensor]:
@@ -105,6 +107,7 @@ class Composer:
         spectrum = torch.fft.rfft(self._add_babble(clean, power, augmentation.babble))
         bands = spectrum.shape[1]
         spectrum *= self._equaliser(num_clips, bands, augmentation.equaliser)
+        spectrum *= self._rooms(num_clips, size, augmentation.rooms)
         noise = self._noise(num_clips, bands)
         level = 2 * noise.abs().square().sum(1) / size**2  # Parseval: power in time
         snr_db = self._uniform(num_clips, low=2.0, high=36.0)
@@ -143,6 +146,19 @@ class Composer:
         band = torch.exp(-((hz.clamp(min=1.0) / centre).log() / width).square())
         shape = torch.where(self._uniform(num_clips, 1) < 0.25, band + 1e-3, tilted)
         return torch.complex(self._normal(num_clips, bands) * shape, self._normal(num_clips, bands) * shape)
+
+    def _rooms(self, num_clips: int, size: int, share: float) -> Tensor:
+        """(B, bands) complex: of some clips, a room's response: the direct sound, then noise that dies away."""
+        length = min(size, _ECHO_SAMPLES)
+        time_s = torch.arange(length, device=self._audio.device) / 16_000
+        reverberation_s = self._uniform(num_clips, 1, low=0.1, high=0.6)  # until it is 60 dB weaker
+        echo = self._normal(num_clips, length) * torch.pow(10.0, -3 * time_s / reverberation_s)
+        echo = torch.where(time_s >= self._uniform(num_clips, 1, low=0.001, high=0.02), echo, 0.0)
+        ratio_db = self._uniform(num_clips, 1, low=-3.0, high=15.0)  # of the direct sound to the rest
+        power = echo.square().sum(1, keepdim=True).clamp(min=1e-9)
+        echo = echo * (10 ** (-ratio_db / 10) / power).sqrt() * (self._uniform(num_clips, 1) < share)
+        echo[:, 0] += 1.0
+        return torch.fft.rfft(echo, n=size)
 
     def _telephone(self, num_clips: int, bands: int, share: float) -> Tensor:
         """(B, bands) gains: about 300 to 3400 Hz for some clips."""

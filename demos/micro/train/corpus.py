@@ -9,12 +9,15 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from english import ENGLISH
 from espeak import SAMPLE_RATE, EspeakError, Synthesizer
+from everyday import EVERYDAY, is_reserved
 from grammar import Grammar, Sentence, Unit
+from kokoro import read_shards
 from mandarin import MANDARIN, PLACEHOLDERS
 from mixed import MIXED
 from render import speak_sentence
@@ -28,6 +31,7 @@ LONGEST_S = 12.0
 _NAME_SHARE = 0.35  # of sentences, at least
 _PLACEHOLDER_SHARE = 0.08  # of Mandarin sentences with a name
 _MIXED_SHARE = 0.10
+_EVERYDAY_SHARE = 0.3
 _USUAL_SAMPLES = 3 * SAMPLE_RATE  # more than an average sentence has
 _REPORT_S = 5.0  # between progress lines
 _PEAK = 32_000  # of every sentence, in 16-bit steps
@@ -90,6 +94,34 @@ def build_corpus(*, num_sentences: int, num_sounds: int, seed: int, num_workers:
     return Corpus(speech, sounds, audio[:offset])
 
 
+def add_natural(corpus: Corpus, folder: Path, *, share: float) -> Corpus:
+    """The corpus with what Kokoro spoke into `folder`, listed as often as makes it that share of all there is.
+
+    Sentences join the speech; speech of unknown words joins the sounds, for which nothing is to be written.
+    """
+    speech: list[Utterance] = []
+    unknown: list[Utterance] = []
+    pieces, offset = [corpus.audio], len(corpus.audio)
+    for number, (sentence, edges, samples, _) in enumerate(read_shards(folder)):
+        if sentence is not None and is_reserved(sentence):
+            continue
+        (unknown if sentence is None else speech).append(Utterance(sentence, edges, -2 - number, offset, len(samples)))
+        pieces.append(samples)
+        offset += len(samples)
+    hours = (offset - len(corpus.audio)) / SAMPLE_RATE / 3600
+    print(f"natural voices: {len(speech)} sentences and {len(unknown)} of unknown words, {hours:.2f} h", flush=True)
+    return Corpus(
+        corpus.speech + _repeat(speech, share, len(corpus.speech)),
+        corpus.sounds + _repeat(unknown, share, len(corpus.sounds)),
+        np.concatenate(pieces),
+    )
+
+
+def _repeat(utterances: list[Utterance], share: float, others: int) -> list[Utterance]:
+    """The list as often as makes it `share` beside `others` utterances."""
+    return utterances * max(1, round(share / (1 - share) * others / max(len(utterances), 1)))
+
+
 def _report(num_sentences: int, num_samples: int, started: float) -> None:
     seconds, hours = time.perf_counter() - started, num_samples / SAMPLE_RATE / 3600
     print(f"synthesis {seconds:6.1f} s: {num_sentences} sentences, {hours:.1f} h", flush=True)
@@ -120,6 +152,8 @@ _Spoken = tuple[Sentence | None, npt.NDArray[np.float32], int, npt.NDArray[np.in
 def _speak(rng: random.Random, job: _Job) -> Iterator[_Spoken]:
     for number in range(0, job.num_speech, BLOCK_SIZE):
         grammar = MIXED if rng.random() < _MIXED_SHARE else rng.choice((ENGLISH, MANDARIN))
+        if rng.random() < _EVERYDAY_SHARE:
+            grammar = rng.choice(EVERYDAY)
         voice, english_file = draw_training_voice(grammar.language, rng), rng.choice(ENGLISH_FILES)
         block = job.index * SHARD_SIZE + number
         for _ in range(min(BLOCK_SIZE, job.num_speech - number)):
@@ -136,7 +170,8 @@ def _speak(rng: random.Random, job: _Job) -> Iterator[_Spoken]:
 def _draw(grammar: Grammar, rng: random.Random) -> Sentence:
     while True:
         sentence = (_names_only(grammar, rng) if rng.random() < _NAME_SHARE else grammar).draw(rng)
-        if not sentence.is_held_out:
+        is_kept_back = is_reserved(sentence) if grammar in EVERYDAY else sentence.is_held_out
+        if not is_kept_back:
             return sentence
 
 

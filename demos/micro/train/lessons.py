@@ -62,7 +62,7 @@ class Lesson:
 class Mixture:
     """How often each kind of clip occurs; the rest are single sentences."""
 
-    empty: float = 0.05
+    empty: float = 0.10
     few: float = 0.10  # two to four sentences
     long: float = 0.13  # 8 to 30 s
     turns: float = 0.18  # speakers who take turns, in both languages, with long pauses
@@ -191,20 +191,23 @@ class Teacher:
         return part
 
     def _draw_empty(self, mixture: Mixture) -> Lesson:
-        """Silence, noise (which every clip may get later), or a sound."""
+        """Silence, noise (which every clip may get later), or sounds in a row, speech of unknown words among them."""
         rng = self._rng
-        segments: tuple[Segment, ...] = ()
-        if rng.random() < 0.6:
-            sound = self._draw_sound(LONGEST_SAMPLES)
-            total = max(SHORTEST_SAMPLES, min(sound.length + rng.randrange(8000), LONGEST_SAMPLES))
-            segments = (replace(sound, start=rng.randrange(total - sound.length + 1)),)
-        else:
-            total = rng.choice((rng.randrange(SHORTEST_SAMPLES, 8 * SAMPLE_RATE), rng.randrange(1, LONGEST_SAMPLES)))
-            total = max(total, SHORTEST_SAMPLES)
+        segments: list[Segment] = []
+        total = rng.choice((rng.randrange(8 * SAMPLE_RATE), rng.randrange(LONGEST_SAMPLES)))
+        if rng.random() < 0.7:
+            total = rng.randrange(8000)
+            for _ in range(rng.choice((1, 1, 1, 2, 4))):
+                sound = self._draw_sound(LONGEST_SAMPLES - min(total, LONGEST_SAMPLES))
+                segments.append(replace(sound, start=total))
+                total += sound.length + rng.randrange(8000)
+                if total >= LONGEST_SAMPLES:
+                    break
+        total = min(max(total, SHORTEST_SAMPLES), LONGEST_SAMPLES)
         language: Language = rng.choice(("英文", "中文"))
         hotwords = self._distractors(language, (), self._list_size(mixture), mixture) if rng.random() < 0.5 else []
         request = Request(language=self._hint(language), hotwords=tuple(hotwords), itn=rng.random() < 0.5)
-        return Lesson(segments, total, (Question(request, ""),), "", ())
+        return Lesson(tuple(segments), total, (Question(request, ""),), "", ())
 
     def _teach(self, parts: Sequence[_Part], mixture: Mixture, delivery: _Delivery) -> Lesson:
         layout = self._lay_out(parts, delivery)

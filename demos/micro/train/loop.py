@@ -2,8 +2,9 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from statistics import mean
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from .model import LossWeights, MicroModel, losses
 from .muon import Muon
 
 _LR, _MUON_LR = 2.5e-3, 4e-3
+_RATE_GOING_ON = 0.6  # of the learning rates
 _WEIGHT_DECAY = 0.02
 _WARM_UP = 0.03  # of the training
 _CLIP_NORM = 1.0
@@ -25,9 +27,10 @@ _REPORT_STEPS = 100
 _REPORT_S = 8.0  # at most between progress lines
 _EXAMINED_CLIPS = 48  # of each condition, while training
 # While training; all conditions follow at the end.
+NATURAL = ("en_kokoro", "zh_kokoro")
 _EXAMINED = (
     "en_clean", "zh_clean", "en_snr10", "en_long", "zh_long", "en_hotword", "zh_hotword", "zh_distractors", "mixed",
-    "music",
+    "music", *NATURAL,
 )  # fmt: skip
 
 
@@ -38,21 +41,39 @@ class TrainingOptions:
     seconds: float
     steps: int
     examinations: int = 6
+    goes_on: bool = False  # from trained weights: a lower rate, and every kind of clip from the start
     report_steps: int = _REPORT_STEPS
 
 
+def score(tallies: Mapping[str, Tally]) -> float:
+    """Mean CER in percent; natural voices, where they are examined, count as much as everything else together."""
+    rates = {name: 100 * tally.errors / tally.characters for name, tally in tallies.items() if tally.characters}
+    natural = [rate for name, rate in rates.items() if name in NATURAL]
+    others = [rate for name, rate in rates.items() if name not in NATURAL]
+    return mean(mean(group) for group in (natural, others) if group) if rates else 0.0
+
+
 class Trainer:
-    """One run."""
+    """One run, which ends with the best of the models examined."""
 
     def __init__(
-        self, model: MicroModel, composer: Composer, planners: Planners, examiner: Examiner, options: TrainingOptions
+        self,
+        model: MicroModel,
+        composer: Composer,
+        planners: Planners,
+        examiner: Examiner,
+        options: TrainingOptions,
+        keep: Callable[[], None],
     ) -> None:
+        """`keep` writes the model as it is, whenever an examination finds it better than before."""
         self._model, self._composer, self._planners = model, composer, planners
-        self._examiner, self._options = examiner, options
+        self._examiner, self._options, self._keep = examiner, options, keep
         self._device = model.chunk_head.weight.device
         self._adamw, self._muon = _optimizers(model)
         self._started = time.perf_counter()
         self._step = 0
+        self._best_score = math.inf
+        self._best: dict[str, Tensor] = {}
 
     @property
     def progress(self) -> float:
@@ -67,10 +88,13 @@ class Trainer:
             self._warm_up(batches)
             self._started = time.perf_counter()
             self._train(batches)
+            self._examine()
             if self._step < self._options.steps:
                 print(f"out of time after {self._step} of {self._options.steps} steps", flush=True)
         except KeyboardInterrupt:
             print(f"interrupted at step {self._step}; the model is written as it is", flush=True)
+            return
+        self._model.load_state_dict(self._best)
 
     def _train(self, batches: Iterator[Batch]) -> None:
         examined = 0
@@ -87,12 +111,23 @@ class Trainer:
             if progress > (examined + 1) / (self._options.examinations + 1):
                 examined += 1
                 paused = time.perf_counter()
-                self.show(self._examiner.examine(self._model, names=_EXAMINED, most=_EXAMINED_CLIPS))
+                self._examine()
                 window.since += time.perf_counter() - paused
 
+    def _examine(self) -> None:
+        """Score the model, and keep it if none was better."""
+        tallies = self._examiner.examine(self._model, names=_EXAMINED, most=_EXAMINED_CLIPS)
+        self.show(tallies)
+        if (found := score(tallies)) <= self._best_score:
+            print(f"   the best so far: {found:.2f} after {self._best_score:.2f}", flush=True)
+            self._best_score = found
+            self._best = {name: tensor.detach().clone() for name, tensor in self._model.state_dict().items()}
+            self._keep()
+
     def _warm_up(self, batches: Iterator[Batch]) -> None:
-        """Routing of the adaptor, then a few slow steps: each with its times, so that a slow part shows."""
-        self._prepare(next(batches))
+        """Routing of a new adaptor, then a few slow steps: each with its times, so that a slow part shows."""
+        if not self._options.goes_on:
+            self._prepare(next(batches))
         for number in range(_WARM_UP_STEPS):
             asked = time.perf_counter()
             batch = next(batches)
@@ -128,8 +163,8 @@ class Trainer:
             route_adaptor(self._model.acoustic.audio_adaptor, encoder_out, lens)
 
     def _train_step(self, batch: Batch, progress: float) -> dict[str, Tensor]:
-        self._planners.set_progress(progress)
-        scale = _schedule(progress)
+        self._planners.set_progress(max(progress, 0.55) if self._options.goes_on else progress)
+        scale = _schedule(progress) * (_RATE_GOING_ON if self._options.goes_on else 1.0)
         for group in self._adamw.param_groups:
             group["lr"] = _LR * scale
         tensors = to_device(batch, self._device)

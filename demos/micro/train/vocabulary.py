@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from english import ENGLISH, WORDS
+from everyday import ENGLISH_SAYINGS, EVERYDAY_ENGLISH, EVERYDAY_MANDARIN
 from mandarin import CHARACTERS, MANDARIN
 from mixed import MIXED
 from names import draw_name
@@ -22,9 +23,10 @@ from twostage_asr.engine.families.base import Request
 from twostage_asr.engine.families.fun_asr_nano import FunASRNano
 from twostage_asr.engine.words.tokenizer import CTCTokenizer
 
-MAX_TOKENS = 1853  # with the special tokens 29 * 64
+MAX_TOKENS = 2365  # with the special tokens 37 * 64
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
-_NUM_SENTENCES = 24_000
+_GRAMMARS = (ENGLISH, ENGLISH, MANDARIN, MIXED, EVERYDAY_ENGLISH, EVERYDAY_MANDARIN)
+_NUM_SENTENCES = 32_000
 # Qwen3's split into pieces that merges never cross.
 _SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
@@ -43,6 +45,11 @@ class Vocabulary:
     def num_tokens(self) -> int:
         """Ordinary tokens; the CTC blank is the next id."""
         return len(self.ctc)
+
+    @property
+    def pieces(self) -> list[bytes]:
+        """The bytes of each ordinary token in the order of the ids."""
+        return _pieces(self.tokenizer)[: self.num_tokens]
 
     @property
     def end_id(self) -> int:
@@ -104,6 +111,12 @@ def learn_vocabulary(*, seed: int) -> Vocabulary:
     return Vocabulary(tokenizer, CTCTokenizer(pieces))
 
 
+def read_vocabulary(path: Path) -> Vocabulary:
+    """The vocabulary of a checkpoint's tokenizer.json."""
+    tokenizer = Tokenizer.from_file(str(path))
+    return Vocabulary(tokenizer, CTCTokenizer(_pieces(tokenizer)))
+
+
 def write_llm_tokenizer(vocabulary: Vocabulary, folder: Path) -> None:
     """tokenizer.json, tokenizer_config.json, vocab.json and merges.txt."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -132,12 +145,12 @@ def _texts(rng: random.Random) -> Iterator[str]:
         prompt = FunASRNano().prompt_text(Request(language=language, hotwords=names, itn=itn))
         yield from [prompt.prefix.replace("<|im_start|>", "").replace("<|im_end|>", "")] * 500
     for _ in range(_NUM_SENTENCES):
-        sentence = rng.choice((ENGLISH, ENGLISH, MANDARIN, MIXED)).draw(rng)
+        sentence = rng.choice(_GRAMMARS).draw(rng)
         yield sentence.text(itn=rng.random() < 0.5)
         yield f" {sentence.spoken} {draw_name('英文', rng)}, {draw_name('中文', rng)}"
     for _ in range(200):
         yield "".join(CHARACTERS)
-    for word in WORDS * 10:
+    for word in (*WORDS, *" ".join(ENGLISH_SAYINGS).split()) * 10:
         yield f"{word.capitalize()} {word}"
 
 

@@ -1,0 +1,159 @@
+"""One table by kind of voice: espeak-ng, Kokoro's voices, people.
+
+    python demos/micro/evaluate_voices.py --model DIR [--heldout MANIFEST] [--kokoro SHARDS]
+        [--kokoro-held-out SHARDS] [--human HUMAN]
+
+HUMAN holds manifest.jsonl (file, text, language, source, style) and nonspeech/. Digits, and whatever else is made of
+words that the grammars have, count as known: right when the words are, whatever their case, marks and figures. Other
+speech is unknown: right when nothing is written or the text is marked. No sound in nonspeech/ may have a text.
+"""
+
+import argparse
+import json
+import re
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import english
+import mandarin
+import soundfile
+from evaluate import edit_distance, without_punctuation
+from everyday import ENGLISH_SAYINGS, MANDARIN_SAYINGS
+from natural import natural_clips
+
+SAMPLE_RATE = 16_000
+_MOST_CLIPS = 150  # of Kokoro, of each kind and language
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heard:
+    """A recording, its words as they are said, and the table's line that counts it."""
+
+    source: Path
+    words: str
+    kind: str
+    is_known: bool = True
+
+
+def human_clips(folder: Path) -> Iterator[Heard]:
+    """English, Mandarin and other people, and the sounds of nonspeech/."""
+    known = _known_words()
+    for line in (folder / "manifest.jsonl").read_text("utf-8").splitlines():
+        row = json.loads(line)
+        words = spoken_words(row["text"])
+        if row["file"].startswith("en_fsdd"):
+            yield Heard(source=folder / row["file"], words=words, kind="people, digits (FSDD)")
+            continue
+        tokens = words.split() if row["language"] == "en" else list(words.replace(" ", ""))
+        is_known = row["language"] in ("en", "zh") and is_made_of(words, tokens, known)
+        kind = f"people, {'known' if is_known else 'unknown'} words, {row['language']}"
+        yield Heard(source=folder / row["file"], words=words, kind=kind, is_known=is_known)
+    for file in sorted((folder / "nonspeech").glob("*.flac")):
+        yield Heard(source=file, words="", kind="music, noise, silence")
+
+
+def _kokoro_clips(folder: Path, kind: str, out: Path) -> list[Heard]:
+    """Each language's first clips, as files in `out`."""
+    found: list[Heard] = []
+    counts: dict[str, int] = defaultdict(int)
+    for clip in natural_clips(folder):
+        counts[clip.condition] += 1
+        if counts[clip.condition] <= _MOST_CLIPS:
+            source = out / f"{kind} {clip.recipe.key}.wav"
+            soundfile.write(source, clip.waveform, SAMPLE_RATE, subtype="PCM_16")
+            found.append(Heard(source=source, words=clip.recipe.spoken, kind=f"Kokoro, {kind}, {clip.condition[:2]}"))
+    return found
+
+
+def is_made_of(words: str, tokens: list[str], known: frozenset[str]) -> bool:
+    """Whether the model may be expected to write it: a saying, or a run of single words and letters."""
+    return words in known or (words.isascii() and all(token in known for token in tokens))
+
+
+def spoken_words(text: str) -> str:
+    """Case folded, without marks, figures below 10,000 as words."""
+    text = without_punctuation(text.replace("'", "\x00")).replace("\x00", "'")
+    chinese = re.search(r"[\u4e00-\u9fff]", text) is not None
+    say = mandarin.number_characters if chinese else english.number_words
+    return re.sub(r"\d+", lambda found: _say_number(found.group(), say), text)
+
+
+def _say_number(figures: str, say: Callable[[int], str]) -> str:
+    if figures == "0" or (len(figures) < 5 and not figures.startswith("0")):
+        return say(int(figures))
+    return " ".join(say(int(figure)) for figure in figures)
+
+
+def _known_words() -> frozenset[str]:
+    words = {word.lower() for word in english.WORDS} | set(" ".join(ENGLISH_SAYINGS).split())
+    numbers = {word for value in range(100) for word in english.number_words(value).split()}
+    whole = (*ENGLISH_SAYINGS, *MANDARIN_SAYINGS, *mandarin.WORDS)
+    return frozenset({*words, *numbers, *"abcdefghijklmnopqrstuvwxyz", *whole})
+
+
+def table(heard: list[Heard], written: list[tuple[str, bool]]) -> str:
+    """Markdown; `written` holds each text and whether it is marked."""
+    groups: dict[str, list[tuple[Heard, str, bool]]] = defaultdict(list)
+    for clip, (text, is_marked) in zip(heard, written, strict=True):
+        groups[clip.kind].append((clip, text, is_marked))
+    lines = ["| voices | clips | CER % | right % |", "|---|---|---|---|"]
+    for kind, rows in groups.items():
+        pairs = [(clip.words.replace(" ", ""), spoken_words(text).replace(" ", "")) for clip, text, _ in rows]
+        characters = sum(len(right) for right, _ in pairs)
+        errors = sum(edit_distance(right, text) for right, text in pairs)
+        right = sum(is_right(*row) for row in rows)
+        cer = f"{100 * errors / characters:.2f}" if characters and all(clip.is_known for clip, _, _ in rows) else "-"
+        lines.append(f"| {kind} | {len(rows)} | {cer} | {100 * right / len(rows):.1f} |")
+    return "\n".join(lines)
+
+
+def is_right(clip: Heard, text: str, is_marked: bool) -> bool:
+    """Known speech: all words right. Unknown speech: no text, or a marked one."""
+    if not clip.is_known:
+        return not text or is_marked
+    return clip.words.replace(" ", "") == spoken_words(text).replace(" ", "")
+
+
+def transcribe(model_dir: str, sources: list[Path]) -> list[tuple[str, bool]]:
+    """Each file's text, and whether the engine marks it."""
+    from twostage_asr.engine import AutoModelVLLM
+
+    with AutoModelVLLM(model=model_dir, dtype="fp32", encoder_dtype="fp32", backend="torch") as model:
+        return [(result.text, bool(result.warnings)) for result in model.generate([str(each) for each in sources])]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--heldout", type=Path, help="manifest of espeak-ng's held-out clips")
+    parser.add_argument("--kokoro", type=Path, help="what kokoro.py spoke for the training")
+    parser.add_argument("--kokoro-held-out", type=Path, help="what kokoro.py spoke with --held-out")
+    parser.add_argument("--human", type=Path)
+    parser.add_argument("--show-errors", action="store_true")
+    arguments = parser.parse_args()
+    heard: list[Heard] = []
+    with tempfile.TemporaryDirectory() as folder:
+        if arguments.heldout:
+            for line in arguments.heldout.read_text("utf-8").splitlines():
+                row = json.loads(line)
+                if not row["hotwords"]:
+                    kind = f"espeak-ng, held out, {row['condition']}"
+                    source = arguments.heldout.parent / row["source"]
+                    heard.append(Heard(source=source, words=row["spoken"], kind=kind))
+        if arguments.kokoro:
+            heard += _kokoro_clips(arguments.kokoro, "voices of the training", Path(folder))
+        if arguments.kokoro_held_out:
+            heard += _kokoro_clips(arguments.kokoro_held_out, "held-out voices", Path(folder))
+        heard += human_clips(arguments.human) if arguments.human else []
+        written = transcribe(arguments.model, [clip.source for clip in heard])
+    if arguments.show_errors:
+        for clip, (text, is_marked) in zip(heard, written, strict=True):
+            print(f"{clip.kind} | {clip.words} | {text}{' (marked)' if is_marked else ''}")
+    print(table(heard, written))
+
+
+if __name__ == "__main__":
+    main()

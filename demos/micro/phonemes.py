@@ -1,0 +1,105 @@
+"""Sentences -> the ids of Kokoro's phonemes. Needs kokoro-onnx for English and misaki[zh] for Mandarin.
+
+Speech that the recogniser does not know is made here too: random words of the phonemisers' dictionaries.
+"""
+
+import json
+import random
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from english import WORDS
+from everyday import ENGLISH_SAYINGS
+from grammar import Language, Sentence
+from mandarin import CHARACTERS
+
+SPACE = 16  # Kokoro's id of " "
+_LETTER_A = "ˈeɪ"
+_MOST_PHONEMES = 120
+_KNOWN_SHARE = 0.3  # of the English words in speech that is unknown as a whole
+
+
+def phonemes(sentence: Sentence) -> list[list[int]] | None:
+    """Ids of each word's phonemes, the space before it included; None where a word has none."""
+    words = _english_phonemes(sentence.words) if sentence.language == "英文" else _mandarin_phonemes(sentence.spoken)
+    return _checked(words)
+
+
+def _checked(words: list[list[int]]) -> list[list[int]] | None:
+    return words if all(words) and sum(map(len, words)) <= _MOST_PHONEMES else None
+
+
+def _english_phonemes(words: tuple[str, ...]) -> list[list[int]]:
+    tokenizer, _, _ = _phonemisers()
+    is_spelled = all(len(word) == 1 for word in words)
+    groups = [] if is_spelled else _say(" ".join(words)).split()
+    if len(groups) != len(words):  # run together, "in the", or letters, of which each is said alone
+        groups = [_LETTER_A if is_spelled and word == "a" else _say(word).replace(" ", "") for word in words]
+    return [
+        ([SPACE] if place else []) + [int(token) for token in tokenizer.tokenize(group)]
+        for place, group in enumerate(groups)
+    ]
+
+
+def _mandarin_phonemes(text: str) -> list[list[int]]:
+    tokenizer, jieba, zh = _phonemisers()
+    from pypinyin import Style, lazy_pinyin
+
+    words: list[list[int]] = []
+    for word in jieba.lcut(text):
+        readings = lazy_pinyin(word, style=Style.TONE3, neutral_tone_with_five=True)
+        for place, reading in enumerate(readings):
+            sound = zh.ZHG2P.py2ipa(reading).replace(chr(815), "")
+            gap = [SPACE] if words and place == 0 else []
+            words.append(gap + [int(token) for token in tokenizer.tokenize(sound)])
+    assert len(words) == len(text), text
+    return words
+
+
+def unknown_phonemes(language: Language, rng: random.Random) -> list[list[int]] | None:
+    """One to eight words, most of them in no sentence of the grammars, as `phonemes` gives them."""
+    count = rng.randrange(1, 9)
+    if language == "英文":
+        known, strange = _english_words()
+        words = [rng.choice(known if count > 1 and rng.random() < _KNOWN_SHARE else strange) for _ in range(count)]
+        return _checked(_english_phonemes(tuple(words)))
+    words, weights = _mandarin_words()
+    text = "".join(rng.choices(words, weights, k=count))
+    if 2 * sum(character in CHARACTERS for character in text) > len(text):
+        return None
+    return _checked(_mandarin_phonemes(text))
+
+
+@cache
+def _english_words() -> tuple[list[str], list[str]]:
+    """Words that the grammars have, and others."""
+    known = {word.lower() for word in WORDS} | set(" ".join(ENGLISH_SAYINGS).split())
+    dictionary = json.loads(resources.files("misaki.data").joinpath("us_gold.json").read_text("utf-8"))
+    strange = [word for word in dictionary if word.isascii() and word.isalpha() and word.islower() and len(word) > 2]
+    return sorted(known), sorted(set(strange) - known)
+
+
+@cache
+def _mandarin_words() -> tuple[list[str], list[float]]:
+    """Words of the dictionary, and how often to draw each: the square root of how often it is used."""
+    _, jieba, _ = _phonemisers()
+    jieba.initialize()
+    counts = {
+        word: count for word, count in jieba.dt.FREQ.items() if count and all("一" <= each <= "鿿" for each in word)
+    }
+    return list(counts), [count**0.5 for count in counts.values()]
+
+
+@cache
+def _phonemisers() -> tuple[Any, Any, Any]:
+    import jieba
+    from kokoro_onnx.tokenizer import Tokenizer
+    from misaki import zh
+
+    return Tokenizer(), jieba, zh
+
+
+@cache
+def _say(text: str) -> str:
+    return str(_phonemisers()[0].phonemize(text, "en-us"))

@@ -1,0 +1,225 @@
+"""Natural voices in training: sentences of everyday, Kokoro's graph, shards, going on from a checkpoint, the table."""
+
+import json
+import random
+from dataclasses import astuple
+from pathlib import Path
+
+import kokoro
+import numpy as np
+import pytest
+import torch
+from evaluate_voices import Heard, is_made_of, is_right, spoken_words, table
+from everyday import ENGLISH_SAYINGS, EVERYDAY, MANDARIN_SAYINGS, is_reserved
+from grammar import Grammar, Sentence, same
+from graph import Graph
+from mandarin import read_characters
+from natural import natural_clips
+from train.compose import NO_AUGMENTATION, Augmentation, Composer
+from train.corpus import Corpus, Utterance, add_natural
+from train.examine import Tally
+from train.loop import score
+from train.model import MicroConfig, MicroModel
+from train.start import start_from
+from train.vocabulary import Vocabulary, learn_vocabulary, read_vocabulary
+
+CHECKPOINT = Path(__file__).parents[2] / "demos" / "micro" / "checkpoint"
+HELLO = Sentence(
+    language="英文",
+    units=(
+        same("Hello"),
+        same(" there."),
+    ),
+)
+
+
+def spoken(sentence: Sentence | None, seconds: float = 0.5) -> kokoro.Spoken:
+    units = [astuple(unit) for unit in sentence.units] if sentence else []
+    count = len(sentence.words) if sentence else 3
+    samples = np.sin(np.arange(round(seconds * kokoro.SAMPLE_RATE)) / 5).astype(np.float32)
+    edges = np.linspace(0, seconds, 2 * count, dtype=np.float32).reshape(count, 2)
+    return kokoro.Spoken({"language": "英文", "units": units}, "af_sky", samples, edges)
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("shards")
+    kokoro.write_shard(folder / "00000.npz", [spoken(HELLO), spoken(None)])
+    kokoro.write_shard(folder / "00001.npz", [spoken(HELLO, 0.75)])
+    return folder
+
+
+@pytest.mark.parametrize("grammar", EVERYDAY, ids=["english", "mandarin"])
+def test_every_template_of_everyday_can_be_drawn_and_said(grammar: Grammar) -> None:
+    for template in grammar.templates:
+        one = Grammar(language=grammar.language, templates=(template,), slots=grammar.slots)
+        sentence = one.draw(random.Random(template))
+        assert sentence.words
+        if grammar.language == "中文":
+            assert len(read_characters(sentence.spoken)) == len(sentence.words)
+
+
+def test_sayings_are_distinct_and_never_reserved() -> None:
+    for sayings in (ENGLISH_SAYINGS, MANDARIN_SAYINGS):
+        assert len(sayings) == len(set(sayings)) > 50
+    assert not any(is_reserved(Sentence(language="英文", units=(same(each),))) for each in ENGLISH_SAYINGS)
+    assert not any(is_reserved(Sentence(language="中文", units=(same(each),))) for each in MANDARIN_SAYINGS)
+
+
+def test_longer_sentences_are_reserved_as_in_the_other_grammars() -> None:
+    drawn = [grammar.draw(random.Random(number)) for grammar in EVERYDAY for number in range(200)]
+    reserved = [sentence for sentence in drawn if is_reserved(sentence)]
+    assert reserved
+    assert all(sentence.is_held_out and len(sentence.words) > 1 for sentence in reserved)
+
+
+def test_a_shard_gives_back_what_was_spoken(shards: Path) -> None:
+    found = list(kokoro.read_shards(shards))
+    assert [sentence for sentence, _, _, _ in found] == [HELLO, None, HELLO]
+    assert [len(edges) for _, edges, _, _ in found] == [2, 0, 2]
+    assert [len(samples) for _, _, samples, _ in found] == [8000, 8000, 12000]
+    assert np.abs(found[2][2]).max() == 32_000
+
+
+def test_natural_sentences_get_their_share_and_unknown_speech_joins_the_sounds(shards: Path) -> None:
+    others = [Utterance(HELLO, np.zeros((2, 2), np.float32), 0, 0, 10) for _ in range(12)]
+    sounds = [Utterance(None, np.zeros((0, 2), np.float32), -1, 0, 10) for _ in range(4)]
+    corpus = add_natural(Corpus(others, sounds, np.zeros(10, np.int16)), shards, share=0.5)
+    assert len(corpus.speech) == 24
+    assert len(corpus.sounds) == 8
+    assert all(each.sentence is None for each in corpus.sounds)
+    last = corpus.speech[-1]
+    assert (last.offset, last.num_samples, len(corpus.audio)) == (10 + 16_000, 12_000, 10 + 28_000)
+
+
+def test_held_out_clips_are_sentences_between_silences(shards: Path) -> None:
+    clips = natural_clips(shards)
+    assert [clip.condition for clip in clips] == ["en_kokoro", "en_kokoro"]
+    assert len(clips[0].waveform) == 8000 + 2 * 4800
+    assert not clips[0].waveform[:4800].any()
+    assert clips[0].words[0][1] == pytest.approx(0.3)
+
+
+def test_no_style_of_the_training_holds_a_held_out_voice(tmp_path: Path) -> None:
+    names = (*kokoro.HELD_OUT_VOICES, "af_sky", "bm_fable", "zf_xiaobei", "zm_yunjian")
+    np.savez(tmp_path / "voices.npz", **{name: np.full((128, 256), n) for n, name in enumerate(names)})
+    voices = kokoro.read_voices(tmp_path / "voices.npz", held_out=False)
+    assert not set(voices) & set(kokoro.HELD_OUT_VOICES)
+    assert set(kokoro.read_voices(tmp_path / "voices.npz", held_out=True)) == set(kokoro.HELD_OUT_VOICES)
+    for language in kokoro.LANGUAGES:
+        assert sum(name[0] in ("ab" if language == "英文" else "z") for name in kokoro.HELD_OUT_VOICES) == 3
+    drawn = [kokoro.draw_style(voices, "中文", random.Random(number)) for number in range(40)]
+    assert all(name[0] == "z" for name, _ in drawn)  # the manner is a native's
+    assert len({style[0, 0] for _, style in drawn}) > 10  # blends
+
+
+def test_the_graph_folds_whole_numbers_and_runs(tmp_path: Path) -> None:
+    nodes = [
+        ["DynamicQuantizeLinear", ["x"], ["xq", "xs", "xz"], {}],
+        ["MatMulInteger", ["xq", "w", "xz", "wz"], ["y"], {}],
+        ["Mul", ["xs", "ws"], ["s"], {}],
+        ["Mul", ["y", "s"], ["scaled"], {}],
+        ["Shape", ["scaled"], ["shape"], {"start": 0}],
+        ["Reshape", ["scaled", "shape"], ["z"], {}],
+        ["Atan", ["z"], ["angle"], {}],
+    ]
+    (tmp_path / "graph.json").write_text(json.dumps({"outputs": ["z", "angle"], "nodes": nodes}), "utf-8")
+    weight = np.random.default_rng(0).integers(-128, 127, (3, 4)).astype(np.int8)
+    np.savez(tmp_path / "weights.0.npz", w=weight, wz=np.int8(3), ws=np.float32(0.25))
+    x = torch.tensor([[0.5, -1.0, 2.0]])
+    scaled, angle = Graph(tmp_path, torch.device("cpu")).run({"x": x})
+    torch.testing.assert_close(scaled, x @ (torch.from_numpy(weight).float() - 3) * 0.25)
+    torch.testing.assert_close(angle, scaled.atan())
+
+
+def test_the_graph_has_the_gates_of_an_lstm_in_onnx_order(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    own = torch.nn.LSTM(3, 2, bidirectional=True)
+
+    def onnx_order(tensor: torch.Tensor) -> torch.Tensor:
+        entry, forget, cell, exit_ = tensor.split(2)
+        return torch.cat([entry, exit_, forget, cell])
+
+    inner = torch.stack([onnx_order(own.weight_ih_l0).T, onnx_order(own.weight_ih_l0_reverse).T])
+    outer = torch.stack([onnx_order(own.weight_hh_l0).T, onnx_order(own.weight_hh_l0_reverse).T])
+    sides = ((own.bias_ih_l0, own.bias_hh_l0), (own.bias_ih_l0_reverse, own.bias_hh_l0_reverse))
+    bias = torch.stack([torch.cat([onnx_order(each) for each in side]) for side in sides])
+    ones, zeros = np.ones(2, np.float32), np.zeros((2, 1, 2), np.float32)
+    arrays = {"inner": inner, "outer": outer, "bias": bias}
+    np.savez(tmp_path / "weights.0.npz", one=ones, zero=zeros, **{n: t.detach().numpy() for n, t in arrays.items()})
+    inputs = ["x", "inner", "outer", "bias", "", "zero", "zero", "", "one", "one", "one", "one"]
+    described = {"outputs": ["y"], "nodes": [["DynamicQuantizeLSTM", inputs, ["y", "h", "c"], {}]]}
+    (tmp_path / "graph.json").write_text(json.dumps(described), "utf-8")
+    x = torch.randn(5, 1, 3)
+    (found,) = Graph(tmp_path, torch.device("cpu")).run({"x": x})
+    torch.testing.assert_close(found.transpose(1, 2).reshape(5, 1, 4), own(x)[0].detach())
+
+
+def test_going_on_from_a_checkpoint_keeps_its_weights_and_makes_new_tokens_of_known_ones() -> None:
+    old = read_vocabulary(CHECKPOINT / "Qwen3-0.6B" / "tokenizer.json")
+    new = learn_vocabulary(seed=1)
+    model = _model(new)
+    start_from(model, new, CHECKPOINT)
+    weights = torch.load(CHECKPOINT / "model.pt", weights_only=True)["state_dict"]
+    table_, own = weights["llm.model.embed_tokens.weight"].float(), model.llm.state_dict()["model.embed_tokens.weight"]
+    shared = next(piece for piece in new.pieces if len(piece) > 4 and piece in old.pieces)
+    torch.testing.assert_close(own[new.pieces.index(shared)], table_[old.pieces.index(shared)])
+    torch.testing.assert_close(own[new.end_id], table_[old.end_id])
+    name = "llm.model.layers.0.mlp.up_proj.weight"
+    torch.testing.assert_close(model.state_dict()[name], weights[name].float())
+
+
+def _model(vocabulary: Vocabulary) -> MicroModel:
+    config = MicroConfig(
+        num_tokens=vocabulary.num_tokens,
+        llm_rows=vocabulary.llm_size,
+        end_id=vocabulary.end_id,
+        pad_id=vocabulary.special_id("<|endoftext|>"),
+    )
+    return MicroModel(config)
+
+
+def test_natural_voices_count_as_much_as_all_others_when_models_are_compared() -> None:
+    tallies = {
+        "en_clean": Tally(errors=1, characters=100),
+        "zh_clean": Tally(errors=3, characters=100),
+        "en_kokoro": Tally(errors=10, characters=100),
+        "music": Tally(),
+    }
+    assert score(tallies) == pytest.approx((2 + 10) / 2)
+    assert score({"en_clean": Tally(errors=1, characters=100)}) == pytest.approx(1)
+
+
+def test_a_room_rings_on_after_a_sound() -> None:
+    composer = Composer(torch.zeros(1, dtype=torch.int16), seed=0)
+    response = torch.fft.irfft(composer._rooms(4, 16_000, 1.0), n=16_000)
+    assert torch.allclose(response[:, 0], torch.ones(4), atol=1e-4)
+    assert bool((response[:, 320:1600].square().sum(1) > 1e-4).all())
+    dry = torch.fft.irfft(composer._rooms(4, 16_000, NO_AUGMENTATION.rooms), n=16_000)
+    assert float(dry[:, 1:].abs().max()) < 1e-5
+    assert Augmentation().rooms > 0
+
+
+def test_words_are_compared_as_they_are_said() -> None:
+    assert spoken_words("It's 25.") == "it's twenty five"
+    assert spoken_words("007") == "zero zero seven"
+    assert spoken_words("调到25。") == "调到二十五"
+
+
+def test_known_is_a_saying_or_made_of_known_words() -> None:
+    known = frozenset(("hello", "five", "thank you", "苹果"))
+    assert is_made_of("five hello", ["five", "hello"], known)
+    assert is_made_of("苹果", ["苹", "果"], known)
+    assert not is_made_of("five elephants", ["five", "elephants"], known)
+
+
+def test_unknown_speech_is_right_when_empty_or_marked_only() -> None:
+    known = Heard(source=Path("a"), words="five", kind="known")
+    unknown = Heard(source=Path("b"), words="elephants", kind="unknown", is_known=False)
+    assert is_right(known, "5.", False)
+    assert not is_right(known, "", False)
+    assert is_right(unknown, "", False)
+    assert is_right(unknown, "Five.", True)
+    assert not is_right(unknown, "Five.", False)
+    lines = table([known, unknown], [("5.", False), ("Five.", False)]).splitlines()
+    assert lines[2:] == ["| known | 1 | 0.00 | 100.0 |", "| unknown | 1 | - | 0.0 |"]
