@@ -54,9 +54,9 @@ from twostage_asr.engine import (
 from twostage_asr.engine.audio.decode import SAMPLE_RATE, Waveform, decode_audio
 from twostage_asr.engine.bench.random_checkpoint import write_checkpoint
 from twostage_asr.engine.decoder.base import DecodeParams
+from twostage_asr.engine.model import ClipService
 from twostage_asr.engine.model_lock import ModelLock
 from twostage_asr.engine.run_options import TranscribeOptions
-from twostage_asr.engine.service import ClipService
 from twostage_asr.engine.speakers.model import Embeddings
 from twostage_asr.engine.streaming import Event
 from twostage_asr.engine.transcript import Segment, Word

@@ -180,7 +180,8 @@ def _has_fast_lane(
         return True
     if config.fast_lane is True:
         raise ConfigError(f"fast_lane=True: {obstacle}")
-    logger.info("no fast lane: %s", obstacle)
+    if device.type == "cuda":
+        logger.info("no fast lane: %s", obstacle)
     return False
 
 

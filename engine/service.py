@@ -21,12 +21,10 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
-
 from .acoustic.cuda_graphs import MAX_CLIPS
 from .acoustic.threads import one_thread
-from .audio.decode import Waveform
 from .audio.inputs import AudioInput
+from .audio.waveform import Waveform, check_samples
 from .checks import check_arguments, check_text
 from .clip import Clip, Result
 from .decoder.base import POLL_S
@@ -36,7 +34,6 @@ from .errors import (
     DecodeError,
     QueueFullError,
     ServiceClosedError,
-    UnsupportedAudioError,
 )
 from .isolation import alone, caught
 from .model import LoadedModel
@@ -49,7 +46,6 @@ from .transcript import Transcript
 
 MAX_WAITING = 512  # jobs that are not encoded yet; so many clips of 30 s take 1 GB
 BATCH_WAIT_S = 0.003  # a job waits so long for others to share its batch; a GPU encodes one clip in little more
-MIN_SAMPLES = 2  # the shortest clip that features can be computed of
 IDLE_CHECK_S = 1.0  # how often an idle service checks that the engine is alive
 
 logger = logging.getLogger(__name__)
@@ -166,7 +162,7 @@ class TranscriptionService:
             ServiceClosedError, DecodeError: the service is closed, or its engine has failed.
         """
         self._model.lock.require_open()
-        _check_samples(waveform)
+        check_samples(waveform)
         self._model.family.prompt_text(options.request)
         check_text("answer_prefix", answer_prefix)
         check_text("draft", draft)
@@ -385,17 +381,6 @@ class TranscriptionService:
         job.num_emitted = len(token_ids)  # fewer than before if the clip is being decoded a second time
         # The last token may end in the middle of a character.
         return self._pipeline.text_so_far(clip, token_ids).removesuffix("\N{REPLACEMENT CHARACTER}")
-
-
-def _check_samples(waveform: object) -> None:
-    """Raises UnsupportedAudioError for anything but (N,) float32 of at least MIN_SAMPLES samples."""
-    if not isinstance(waveform, np.ndarray):
-        raise UnsupportedAudioError(f"samples must be an array of (N,) float32, got {type(waveform).__name__}")
-    if waveform.ndim != 1 or waveform.dtype != np.float32:
-        found = f"{waveform.dtype} of shape {waveform.shape}"
-        raise UnsupportedAudioError(f"samples must be an array of (N,) float32, got {found}")
-    if len(waveform) < MIN_SAMPLES:
-        raise UnsupportedAudioError(f"audio must have at least {MIN_SAMPLES} samples, got {len(waveform)}")
 
 
 def _end_of(job: _Job, end: Callable[[], None]) -> None:

@@ -19,6 +19,8 @@ MAX_CHANNELS = 64  # of a file; sixth-order ambisonics has 49
 # this short.
 LOSS_TOLERANCE_S = 0.25
 
+MIN_SAMPLES = 2  # the shortest clip that features can be computed of
+
 Waveform: TypeAlias = npt.NDArray[np.float32]
 
 _BLOCK_SAMPLES = 1 << 20  # samples per channel that are checked and resampled at a time
@@ -222,3 +224,14 @@ class Joiner:
             )
         if self._was_resampled and not all(np.isfinite(block).all() for block in blocks):
             raise UnsupportedAudioError(f"{self.name}: samples too large for resampling to 16 kHz")
+
+
+def check_samples(waveform: object) -> None:
+    """Raises UnsupportedAudioError for anything but (N,) float32 of at least MIN_SAMPLES samples."""
+    if not isinstance(waveform, np.ndarray):
+        raise UnsupportedAudioError(f"samples must be an array of (N,) float32, got {type(waveform).__name__}")
+    if waveform.ndim != 1 or waveform.dtype != np.float32:
+        found = f"{waveform.dtype} of shape {waveform.shape}"
+        raise UnsupportedAudioError(f"samples must be an array of (N,) float32, got {found}")
+    if len(waveform) < MIN_SAMPLES:
+        raise UnsupportedAudioError(f"audio must have at least {MIN_SAMPLES} samples, got {len(waveform)}")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from fastapi import UploadFile
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -128,7 +129,10 @@ class ClientRoute(APIRoute):
         async def handler(request: Request) -> Response:
             is_form = request.headers.get("content-type", "").startswith("multipart/form-data")
             if is_form and self.body_field is not None:
-                await request.form(max_part_size=MAX_PART_BYTES)  # which FastAPI finds read
+                try:
+                    await request.form(max_part_size=MAX_PART_BYTES)  # which FastAPI finds read
+                except OSError as error:
+                    raise HTTPException(400, "the form could not be read") from error
             response = await answer(request)
             if ignored := getattr(request.state, "ignored", ""):
                 response.headers[HEADER] = ignored

@@ -89,9 +89,9 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def without_vllm() -> Iterator[None]:
     """Models that choose a backend choose as on a machine without vLLM: no test needs a second engine."""
 
-    def build(source: LLMSource, config: EngineConfig, device: torch.device) -> Decoder:
+    def build(source: LLMSource, config: EngineConfig, device: torch.device, *, unshared: str) -> Decoder:
         backend: Backend = "torch" if config.backend == "auto" else config.backend
-        return build_decoder(source, replace(config, backend=backend), device)
+        return build_decoder(source, replace(config, backend=backend), device, unshared=unshared)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loader, "build_decoder", build)

@@ -188,11 +188,14 @@ class Missing:
 def test_without_a_model_the_answer_says_what_to_do(tmp_path: Path) -> None:
     missing = Missing()
     with start(tmp_path, missing) as server:
-        for fields, param in (({"response_format": "diarized_json"}, "response_format"), ({"spk": "1"}, "spk")):
-            answer = post(server, PATH if param == "response_format" else "/asr", **fields)
-            error = answer.json()["error"]
-            assert (answer.status_code, error["code"], error["param"]) == (400, "unsupported_value", param)
-            assert "--speaker-model" in error["message"] and "pip install something" in error["message"]
+        refused = post(server, PATH, response_format="diarized_json")
+        error = refused.json()["error"]
+        assert (refused.status_code, error["code"], error["param"]) == (400, "unsupported_value", "response_format")
+        answer = post(server, "/asr", spk="1").json()
+        (warning,) = answer["warnings"]
+        assert (answer["text"], warning["code"]) == (text_of(9), "no_speakers")
+        for message in (error["message"], warning["message"]):
+            assert "--speaker-model" in message and "pip install something" in message
         assert post(server).json()["text"] == text_of(9)
     assert missing.asked == 1  # the hub is not asked again for each request
 
