@@ -41,7 +41,6 @@ class Diarized:
     """Who speaks when."""
 
     turns: tuple[SpeakerTurn, ...]  # in order of time
-    channels: tuple[int | None, ...]  # of each turn
     names: tuple[str, ...]  # of the speakers, in the order in which they are first heard
     centres: Embeddings  # (len(names), D), the voice of each
 
@@ -74,21 +73,20 @@ def diarize(stretches: Sequence[Stretch], count: SpeakerCount, known: KnownSpeak
     """Group all windows into speakers, and make turns of each stretch's windows."""
     stretches = sorted((one for one in stretches if len(one.windows)), key=lambda one: one.start)
     if not stretches:
-        return Diarized((), (), (), np.zeros((0, 0), np.float32))
+        return Diarized((), (), np.zeros((0, 0), np.float32))
     embeddings = np.concatenate([one.embeddings for one in stretches])
     labels = cluster(embeddings, list(itertools.chain(*(one.weights for one in stretches))), count)
     labels = _smoothed(stretches, embeddings, labels)
     centres = centres_of(embeddings, labels)
     names = label_names(len(centres), known.names_of(centres) if known is not None else ())
-    turns: list[tuple[SpeakerTurn, int | None]] = []
+    turns: list[SpeakerTurn] = []
     done = 0
     for one in stretches:
         part = slice(done, done + len(one.windows))
         done = part.stop
         doubtful = _is_doubtful(one.embeddings, centres)
-        turns += [(turn, one.channel) for turn in _turns(one, labels[part], doubtful, names)]
-    turns.sort(key=lambda pair: pair[0].start)
-    return Diarized(tuple(turn for turn, _ in turns), tuple(channel for _, channel in turns), tuple(names), centres)
+        turns += _turns(one, labels[part], doubtful, names)
+    return Diarized(tuple(sorted(turns, key=lambda turn: turn.start)), tuple(names), centres)
 
 
 def _smoothed(stretches: Sequence[Stretch], embeddings: Embeddings, labels: Labels) -> Labels:
@@ -136,5 +134,6 @@ def _turns(
         end = stretch.end
         if following is not None:
             end = float(stretch.windows[run[-1]][1] + stretch.windows[following[0]][0]) / 2
-        yield SpeakerTurn(round(start, 3), round(end, 3), names[labels[run[0]]], bool(doubtful[run[0]]))
+        first = run[0]
+        yield SpeakerTurn(round(start, 3), round(end, 3), names[labels[first]], bool(doubtful[first]), stretch.channel)
         start = end

@@ -23,8 +23,8 @@ class _Finder:
 
     def __init__(self, diarized: Diarized) -> None:
         self._turns: dict[int | None, list[SpeakerTurn]] = {}
-        for turn, channel in zip(diarized.turns, diarized.channels, strict=True):
-            self._turns.setdefault(channel, []).append(turn)
+        for turn in diarized.turns:
+            self._turns.setdefault(turn.channel, []).append(turn)
         self._ends = {channel: [turn.end for turn in turns] for channel, turns in self._turns.items()}
 
     def speaker(self, start: float, end: float, channel: int | None) -> str | None:

@@ -30,12 +30,12 @@ def ctm_text(transcript: Transcript) -> str:
 def rttm_text(transcript: Transcript) -> str:
     """One line per turn: `SPEAKER key channel start duration <NA> <NA> speaker <NA> <NA>`.
 
-    If speakers were not told apart, each segment is a turn.
+    Channels are counted from 1. If speakers were not told apart, each segment is a turn.
     """
     key = _one_field(transcript.key)
     spoken = transcript.segments if transcript.turns is None else transcript.turns
     lines = (
-        f"SPEAKER {key} 1 {each.start:.3f} {each.end - each.start:.3f} <NA> <NA> "
+        f"SPEAKER {key} {(each.channel or 0) + 1} {each.start:.3f} {each.end - each.start:.3f} <NA> <NA> "
         f"{_one_field(each.speaker or SPEAKER)} <NA> <NA>\n"
         for each in spoken
     )

@@ -110,6 +110,16 @@ def test_short_audio_has_one_speaker(tmp_path: Path, seconds: float) -> None:
     assert {word.speaker for word in transcript.words or ()} == {"SPK0"}
 
 
+def test_turns_say_their_channel(tmp_path: Path) -> None:
+    call = Piece([Cut(0.0, samples(5, 4.0), 0), Cut(2.0, samples(9, 4.0), 1)], 6.0, is_last=True)
+    (transcript,) = run(tmp_path, [call], Lazy(), speakers=True)
+    assert [(turn.start, turn.speaker, turn.channel) for turn in transcript.turns or ()] == [
+        (0.0, "SPK0", 0),
+        (2.0, "SPK1", 1),
+    ]
+    assert Transcript.from_json(transcript.to_json()) == transcript
+
+
 def test_nobody_speaks_in_a_recording_without_speech(tmp_path: Path) -> None:
     (transcript,) = run(tmp_path, [Piece([], 60.0, is_last=True)], Lazy(), speakers=True)
     assert (transcript.status, transcript.turns) == ("ok", ())

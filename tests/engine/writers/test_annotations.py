@@ -1,6 +1,7 @@
 """CTM, RTTM and TextGrid: praatio and the columns of NIST's formats give the words and segments back."""
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from praatio import textgrid
 
 from tests.engine.writers.transcripts import transcripts
 from twostage_asr.engine import Segment, Transcript, TranscriptWarning, Word
+from twostage_asr.engine.transcript import SpeakerTurn
 from twostage_asr.engine.writers import WRITERS, write_file
 
 
@@ -17,6 +19,10 @@ def read_textgrid(transcript: Transcript) -> textgrid.Textgrid:
         path = Path(folder) / "a.TextGrid"
         write_file(transcript, path)
         return textgrid.openTextgrid(str(path), includeEmptyIntervals=False, reportingMode="error")
+
+
+def rttm_columns(transcript: Transcript) -> list[list[str]]:
+    return [line.split()[2:4] for line in WRITERS["rttm"](transcript).splitlines()]
 
 
 def entries(grid: textgrid.Textgrid, tier: str) -> list[tuple[float, float, str]]:
@@ -73,6 +79,9 @@ def test_channels_have_their_own_columns_and_tiers() -> None:
     assert [line.split()[1:5] for line in lines] == [
         ["1", "0.000", "1.000", "a"], ["1", "2.000", "1.000", "c"], ["2", "0.500", "1.000", "b"]
     ]  # fmt: skip
+    assert rttm_columns(call) == [["1", "0.000"], ["2", "0.500"], ["1", "2.000"]]
+    turns = (SpeakerTurn(0.0, 1.0, "SPK0", channel=0), SpeakerTurn(0.5, 1.5, "SPK1", channel=1))
+    assert rttm_columns(replace(call, turns=turns)) == [["1", "0.000"], ["2", "0.500"]]
     grid = read_textgrid(call)
     assert grid.tierNames == ("segments 1", "words 1", "segments 2", "words 2")
     assert entries(grid, "words 1") == [(0.0, 1.0, "a"), (2.0, 3.0, "c")]
