@@ -72,7 +72,7 @@ class SpeakerTurn(_Record):
 
     start: float
     end: float
-    speaker: str  # "SPK0", "SPK1", ... in the order in which they are first heard, or the name of a known speaker
+    speaker: str  # "SPK0", "SPK1", ... in the order of their first words, or the name of a known speaker
     overlap: bool = False  # more than one voice may be heard in it; the label is that of the larger share
     channel: int | None = None  # from 0 on; None unless channels="split"
 

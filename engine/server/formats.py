@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Literal
 
+from ..speakers.labelling import speakers_of
 from ..transcript import Segment, Token, Transcript, TranscriptWarning, Word
 
 ResponseFormat = Literal["json", "text", "verbose_json", "srt", "vtt", "diarized_json"]
@@ -69,9 +70,8 @@ def diarized(transcript: Transcript, *, known: Collection[str] = ()) -> dict[str
 
 def diarized_segments(transcript: Transcript, *, known: Collection[str]) -> list[dict[str, Any]]:
     """The segments as OpenAI's events of streamed answers. Speakers who are not known are called A, B, ..."""
-    names = _speakers(transcript)
     letters = (letter for letter in _letters() if letter not in known)
-    labels = {name: name if name in known else next(letters) for name in names}
+    labels = {name: name if name in known else next(letters) for name in speakers_of(transcript)}
     return [
         {
             "type": "transcript.text.segment",
@@ -83,11 +83,6 @@ def diarized_segments(transcript: Transcript, *, known: Collection[str]) -> list
         }
         for number, segment in enumerate(transcript.segments)
     ]
-
-
-def _speakers(transcript: Transcript) -> list[str]:
-    """Those who say something, in order."""
-    return list(dict.fromkeys(segment.speaker for segment in transcript.segments if segment.speaker is not None))
 
 
 def _letters() -> Iterator[str]:
@@ -123,7 +118,7 @@ def sentences(
     `numbers` are those of the speakers of earlier sentences, to which the new ones are added.
     """
     numbers = {} if numbers is None else numbers
-    for name in _speakers(transcript):
+    for name in speakers_of(transcript):
         numbers.setdefault(name, len(numbers))
     return [
         {

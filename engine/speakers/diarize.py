@@ -1,7 +1,7 @@
 """Windows of a recording's speech -> turns of its speakers."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy.typing as npt
 from ..audio.waveform import SAMPLE_RATE, Waveform
 from ..transcript import SpeakerTurn
 from .clustering import Labels, SpeakerCount, cluster, in_order
-from .enrolment import KnownSpeakers, centres_of, label_names
+from .enrolment import centres_of
 from .model import Embeddings, SpeakerModel
 
 WINDOW_S, SHIFT_S = 1.5, 0.75  # as the published models were tuned for
@@ -41,8 +41,7 @@ class Diarized:
     """Who speaks when."""
 
     turns: tuple[SpeakerTurn, ...]  # in order of time
-    names: tuple[str, ...]  # of the speakers, in the order in which they are first heard
-    centres: Embeddings  # (len(names), D), the voice of each
+    voices: Mapping[str, Embeddings]  # of each speaker: (D,), of length 1
 
 
 def windows_of(num_samples: int) -> list[tuple[int, int]]:
@@ -69,16 +68,19 @@ def stretch_of(start: float, num_samples: int, embeddings: Embeddings, channel: 
     return Stretch(start, start + num_samples / SAMPLE_RATE, windows, embeddings, channel)
 
 
-def diarize(stretches: Sequence[Stretch], count: SpeakerCount, known: KnownSpeakers | None = None) -> Diarized:
-    """Group all windows into speakers, and make turns of each stretch's windows."""
+def diarize(stretches: Sequence[Stretch], count: SpeakerCount) -> Diarized:
+    """Group all windows into speakers "SPK0", "SPK1", ..., and make turns of each stretch's windows.
+
+    A turn may be a laugh or a cough; labelling.py knows who says something.
+    """
     stretches = sorted((one for one in stretches if len(one.windows)), key=lambda one: one.start)
     if not stretches:
-        return Diarized((), (), np.zeros((0, 0), np.float32))
+        return Diarized((), {})
     embeddings = np.concatenate([one.embeddings for one in stretches])
     labels = cluster(embeddings, list(itertools.chain(*(one.weights for one in stretches))), count)
     labels = _smoothed(stretches, embeddings, labels)
     centres = centres_of(embeddings, labels)
-    names = label_names(len(centres), known.names_of(centres) if known is not None else ())
+    names = [f"SPK{number}" for number in range(len(centres))]
     turns: list[SpeakerTurn] = []
     done = 0
     for one in stretches:
@@ -86,7 +88,7 @@ def diarize(stretches: Sequence[Stretch], count: SpeakerCount, known: KnownSpeak
         done = part.stop
         doubtful = _is_doubtful(one.embeddings, centres)
         turns += _turns(one, labels[part], doubtful, names)
-    return Diarized(tuple(sorted(turns, key=lambda turn: turn.start)), tuple(names), centres)
+    return Diarized(tuple(sorted(turns, key=lambda turn: turn.start)), dict(zip(names, centres, strict=True)))
 
 
 def _smoothed(stretches: Sequence[Stretch], embeddings: Embeddings, labels: Labels) -> Labels:

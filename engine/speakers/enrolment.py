@@ -1,5 +1,6 @@
 """Known speakers: the embeddings of people's reference clips, and which of them a voice is."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -45,23 +46,22 @@ class KnownSpeakers:
                 )
         return cls(tuple(references), model.embed(list(references.values())))
 
-    def names_of(self, centres: Embeddings) -> list[str | None]:
-        """The name of each of these voices, (K, D) of length 1; each name is given at most once."""
-        found: list[str | None] = [None] * len(centres)
-        if not len(centres) or not self.names:
+    def names_of(self, voices: Sequence[Embeddings]) -> list[str | None]:
+        """The name of each of these voices, (D,) of length 1; each name is given at most once."""
+        found: list[str | None] = [None] * len(voices)
+        if not voices or not self.names:
             return found
-        similarities = centres @ self.embeddings.T
+        similarities = np.stack(voices) @ self.embeddings.T
         for voice, known in zip(*linear_sum_assignment(-similarities), strict=True):
             if similarities[voice, known] >= KNOWN_SIMILARITY:
                 found[voice] = self.names[known]
         return found
 
 
-def label_names(num_speakers: int, known: Sequence[str | None] = ()) -> list[str]:
-    """ "SPK0", "SPK1", ... for each speaker in order, except those that have a name."""
-    names = [*known, *[None] * (num_speakers - len(known))]
-    unnamed = iter(range(num_speakers))
-    return [f"SPK{next(unnamed)}" if name is None else name for name in names]
+def label_names(names: Sequence[str | None]) -> list[str]:
+    """The names, and "SPK0", "SPK1", ... in order for those who have none, unless somebody has that very name."""
+    labels = (label for number in itertools.count() if (label := f"SPK{number}") not in names)
+    return [next(labels) if name is None else name for name in names]
 
 
 def centres_of(embeddings: Embeddings, labels: Sequence[int] | np.ndarray) -> Embeddings:

@@ -2,54 +2,103 @@
 
 import bisect
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from ..transcript import Segment, SpeakerTurn, Transcript, Word
-from .diarize import Diarized
 
 
-def with_speakers(transcript: Transcript, diarized: Diarized) -> Transcript:
-    """The transcript with turns, a speaker for each word and segment, and segments split where the speaker changes."""
-    finder = _Finder(diarized)
+def with_speakers(transcript: Transcript, turns: Sequence[SpeakerTurn]) -> Transcript:
+    """The transcript with turns, a speaker for each word and segment, and segments split where the speaker changes.
+
+    Turns without a word, such as those of a laugh, are left out. In a segment without word times, each turn may have
+    words.
+    """
+    finder = _Finder(turns)
     segments = tuple(itertools.chain(*(_split(segment, finder) for segment in transcript.segments)))
     timed = [segment.words for segment in segments if segment.words is not None]
     words = transcript.words and tuple(itertools.chain(*timed))
-    return replace(transcript, segments=segments, words=words, turns=diarized.turns)
+    return replace(
+        transcript, segments=segments, words=words, turns=tuple(turn for turn in turns if turn in finder.spoken)
+    )
+
+
+def speakers_of(transcript: Transcript) -> list[str]:
+    """The speakers in the order of their first words. Who only has turns, for want of word times, comes last."""
+    names: list[str | None] = []
+    for segment in transcript.segments:
+        names += [*(word.speaker for word in segment.words or ()), segment.speaker]
+    names += [turn.speaker for turn in transcript.turns or ()]
+    return [name for name in dict.fromkeys(names) if name is not None]
+
+
+def relabelled(transcript: Transcript, names: Mapping[str, str]) -> Transcript:
+    """The transcript with other names in the places of its speakers'; names that are not a key stay."""
+    if transcript.turns is None:
+        return transcript
+
+    def name(speaker: str | None) -> str | None:
+        return None if speaker is None else names.get(speaker, speaker)
+
+    def words(some: tuple[Word, ...] | None) -> tuple[Word, ...] | None:
+        return some and tuple(replace(word, speaker=name(word.speaker)) for word in some)
+
+    return replace(
+        transcript,
+        words=words(transcript.words),
+        segments=tuple(
+            replace(segment, speaker=name(segment.speaker), words=words(segment.words))
+            for segment in transcript.segments
+        ),
+        turns=tuple(replace(turn, speaker=names.get(turn.speaker, turn.speaker)) for turn in transcript.turns),
+    )
 
 
 class _Finder:
-    """Finds who speaks in a span."""
+    """Finds who speaks in a span, and remembers which turns have words."""
 
-    def __init__(self, diarized: Diarized) -> None:
+    def __init__(self, turns: Sequence[SpeakerTurn]) -> None:
+        self.spoken: set[SpeakerTurn] = set()
         self._turns: dict[int | None, list[SpeakerTurn]] = {}
-        for turn in diarized.turns:
+        for turn in turns:
             self._turns.setdefault(turn.channel, []).append(turn)
         self._ends = {channel: [turn.end for turn in turns] for channel, turns in self._turns.items()}
 
-    def speaker(self, start: float, end: float, channel: int | None) -> str | None:
-        """Who has the largest share of a span, or speaks nearest to it; None if nobody speaks at all."""
-        turns = self._turns.get(channel, [])
-        if not turns:
-            return None
+    def speaker_of(self, part: Word | Segment) -> str | None:
+        """Who has the largest share of a part, or speaks nearest to it; None if nobody speaks at all."""
+        turns = self._turns_of(part)
         shares: dict[str, float] = {}
-        first = min(bisect.bisect_right(self._ends[channel], start), len(turns) - 1)
-        for turn in itertools.islice(turns, first, None):
-            if turn.start >= end:
-                break
-            shared = min(end, turn.end) - max(start, turn.start)
-            shares[turn.speaker] = shares.get(turn.speaker, 0.0) + max(0.0, shared)
-        if shares and max(shares.values()) > 0:
-            return max(shares, key=shares.__getitem__)
+        for turn in turns:
+            shares[turn.speaker] = shares.get(turn.speaker, 0.0) + _shared(turn, part)
+        speaker = max(shares, key=shares.__getitem__, default=None)
+        self.spoken.update(turn for turn in turns if turn.speaker == speaker or isinstance(part, Segment))
+        return speaker
+
+    def _turns_of(self, part: Word | Segment) -> list[SpeakerTurn]:
+        """The turns that share time with a part, or the nearest one if none does."""
+        turns = self._turns.get(part.channel, [])
+        if not turns:
+            return []
+        first = min(bisect.bisect_right(self._ends[part.channel], part.start), len(turns) - 1)
+        following = itertools.takewhile(lambda turn: turn.start < part.end, itertools.islice(turns, first, None))
+        if within := [turn for turn in following if _shared(turn, part) > 0]:
+            return within
         near = turns[max(first - 1, 0) : first + 1]
-        return min(near, key=lambda turn: max(turn.start - end, start - turn.end)).speaker
+        return [max(near, key=lambda turn: _shared(turn, part))]
+
+
+def _shared(turn: SpeakerTurn, part: Word | Segment) -> float:
+    """The seconds that both have in common; below zero, those that are between them."""
+    return min(part.end, turn.end) - max(part.start, turn.start)
 
 
 def _split(segment: Segment, finder: _Finder) -> list[Segment]:
     """The segment as one for each run of words of one speaker."""
+    if not segment.text:  # noise is nobody's
+        return [segment]
     if not segment.words:
-        return [replace(segment, speaker=finder.speaker(segment.start, segment.end, segment.channel))]
-    words = tuple(replace(word, speaker=finder.speaker(word.start, word.end, word.channel)) for word in segment.words)
+        return [replace(segment, speaker=finder.speaker_of(segment))]
+    words = tuple(replace(word, speaker=finder.speaker_of(word)) for word in segment.words)
     runs = [tuple(run) for _, run in itertools.groupby(words, key=lambda word: word.speaker)]
     texts = _texts(segment.text, runs)
     if len(runs) == 1 or texts is None:

@@ -25,8 +25,8 @@ from ..run_options import SpeakerSettings
 from ..transcript import Transcript, TranscriptWarning
 from .clustering import SpeakerCount
 from .diarize import Stretch, diarize, embedded, stretch_of
-from .enrolment import REFERENCE_LIMITS, KnownSpeakers
-from .labelling import with_speakers
+from .enrolment import REFERENCE_LIMITS, KnownSpeakers, label_names
+from .labelling import relabelled, speakers_of, with_speakers
 from .model import Embeddings, SpeakerModel
 
 BATCH_S = 192.0  # of speech: 256 windows
@@ -167,7 +167,11 @@ def _named(
     transcript: Transcript, stretches: Sequence[Stretch], count: SpeakerCount, known: KnownSpeakers | None
 ) -> Transcript:
     spoken = _with_words(stretches, transcript)
-    labelled = with_speakers(transcript, diarize(spoken, count, known))
+    diarized = diarize(spoken, count)
+    labelled = with_speakers(transcript, diarized.turns)
+    speakers = speakers_of(labelled)
+    names = [None] * len(speakers) if known is None else known.names_of([diarized.voices[one] for one in speakers])
+    labelled = relabelled(labelled, dict(zip(speakers, label_names(names), strict=True)))
     failed = tuple(
         _warning(f"{one.start:.2f} to {one.end:.2f} s: {one.error}") for one in stretches if one.error is not None
     )

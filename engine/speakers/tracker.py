@@ -84,8 +84,10 @@ class SpeakerTracker:
             is_alike = bool(similarities[best] >= SAME_VOICE)
             if is_alike or duration < _SURE_S or len(self._sums) >= most:
                 return list(self._sums)[best], is_alike
+        while (name := f"SPK{self._num_named}") in (() if self.known is None else self.known.names):
+            self._num_named += 1
         self._num_named += 1
-        return f"SPK{self._num_named - 1}", True
+        return name, True
 
     def _join(self, new: dict[str, str]) -> None:
         sums: dict[str, Embeddings] = {}

@@ -5,10 +5,11 @@ defines the events, audio.py the input, text.py where a text may be cut, and spe
 streaming SDK over the sessions, and qwen.py is qwen-asr's streaming interface.
 """
 
+from ..speakers.labelling import relabelled
 from .audio import PCM, PCMReader, samples_of
 from .events import Event, Final, Partial, TextSoFar
 from .session import AsyncStreamingSession, LiveOptions, StreamingSession
-from .speakers import LiveSpeakers, relabelled
+from .speakers import LiveSpeakers
 
 __all__ = [
     "PCM",

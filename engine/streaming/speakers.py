@@ -21,7 +21,7 @@ from ..model import ClipService
 from ..speakers.clustering import SpeakerCount
 from ..speakers.diarize import diarize, stretch_of, windows_of
 from ..speakers.enrolment import KnownSpeakers
-from ..speakers.labelling import with_speakers
+from ..speakers.labelling import relabelled, speakers_of, with_speakers
 from ..speakers.model import Embeddings
 from ..speakers.tracker import SpeakerTracker
 from ..transcript import Transcript, TranscriptWarning
@@ -71,45 +71,12 @@ class LiveSpeakers:
         if not transcript.text:  # noise is nobody's
             return transcript
         diarized = diarize([stretch_of(start, num_samples, rows)], self._count)
-        labelled = with_speakers(transcript, diarized)
-        centres = dict(zip(diarized.names, diarized.centres, strict=True))
+        labelled = with_speakers(transcript, diarized.turns)
         names: dict[str, str] = {}
-        for speaker in _who_says_something(labelled):
-            seconds = sum(turn.end - turn.start for turn in diarized.turns if turn.speaker == speaker)
-            names[speaker] = self._tracker.assign(centres[speaker], seconds)
-        turns = tuple(turn for turn in diarized.turns if turn.speaker in names)
-        return relabelled(replace(labelled, turns=turns), names)
-
-
-def _who_says_something(transcript: Transcript) -> list[str]:
-    """The speakers in the order of their words. Who has no words, such as a laugh, is none."""
-    names: list[str | None] = []
-    for segment in transcript.segments:
-        names += [*(word.speaker for word in segment.words or ()), segment.speaker]
-    return [name for name in dict.fromkeys(names) if name is not None]
-
-
-def relabelled(transcript: Transcript, names: dict[str, str]) -> Transcript:
-    """The transcript with other names in the places of its speakers'; names that are not a key stay."""
-    if transcript.turns is None:
-        return transcript
-    return replace(
-        transcript,
-        words=transcript.words and tuple(replace(w, speaker=_name(names, w.speaker)) for w in transcript.words),
-        segments=tuple(
-            replace(
-                segment,
-                speaker=_name(names, segment.speaker),
-                words=segment.words and tuple(replace(w, speaker=_name(names, w.speaker)) for w in segment.words),
-            )
-            for segment in transcript.segments
-        ),
-        turns=tuple(replace(turn, speaker=names.get(turn.speaker, turn.speaker)) for turn in transcript.turns),
-    )
-
-
-def _name(names: dict[str, str], speaker: str | None) -> str | None:
-    return None if speaker is None else names.get(speaker, speaker)
+        for speaker in speakers_of(labelled):
+            seconds = sum(turn.end - turn.start for turn in labelled.turns or () if turn.speaker == speaker)
+            names[speaker] = self._tracker.assign(diarized.voices[speaker], seconds)
+        return relabelled(labelled, names)
 
 
 def _unnamed(transcript: Transcript, error: ASRError) -> Transcript:

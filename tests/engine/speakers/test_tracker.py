@@ -39,6 +39,11 @@ def test_a_known_speaker_is_named() -> None:
     assert tracker.relabel() == {"Ana": "Ana", "SPK0": "SPK0"}
 
 
+def test_a_number_that_is_somebodys_name_is_not_given_again() -> None:
+    tracker = SpeakerTracker(known=KnownSpeakers(("SPK0",), VOICES[:1]))
+    assert [tracker.assign(VOICES[voice], 2.0) for voice in (1, 0)] == ["SPK1", "SPK0"]
+
+
 def test_a_short_sound_founds_no_speaker() -> None:
     tracker = SpeakerTracker()
     lengths = ((0, 0.4), (1, 0.4), (1, 3.0))
