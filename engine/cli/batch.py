@@ -131,7 +131,10 @@ def open_folder(directory: Path, spec: JobSpec) -> JobFolder:
 def _work(args: argparse.Namespace, folder: JobFolder, num_left: int) -> None:
     from ..auto import AutoModelVLLM
     from ..run_options import transcribe_options
+    from ..speakers.loading import find_weights
 
+    if args.speakers:
+        find_weights(args.speaker_model)  # fail before the LLM loads, which takes minutes
     with (
         AutoModelVLLM(**model_options(args)) as model,
         JobRun(folder, retry_failed=args.retry_failed) as job,

@@ -205,10 +205,14 @@ def run(args: argparse.Namespace) -> int:
 def _loaded(args: argparse.Namespace, engine: dict[str, Any]) -> "Iterator[AutoModelVLLM]":
     """The model. A speaker model that was named is loaded as well, else by the first request that asks who speaks."""
     from ..auto import AutoModelVLLM  # imports torch
+    from ..speakers.loading import find_weights
 
+    is_named = args.speaker_model != "auto"
+    if is_named:
+        find_weights(args.speaker_model)  # fail before the LLM loads, which takes minutes
     with AutoModelVLLM(**engine) as model:
         speakers = model.transcriber.speakers
-        if args.speaker_model != "auto" and speakers is not None:
+        if is_named and speakers is not None:
             speakers.get()
         spare_loaded_objects()
         yield model

@@ -143,8 +143,11 @@ def _name_passed_over(paths: Sequence[Path]) -> None:
 def _transcribe(args: argparse.Namespace, todo: Sequence[AudioInput], folder: OutputFolder, summary: Summary) -> None:
     """Load the model and write each transcript as soon as it is finished."""
     from ..auto import AutoModelVLLM
+    from ..speakers.loading import find_weights
 
     options = file_options(args)
+    if args.speakers:
+        find_weights(args.speaker_model)  # fail before the LLM loads, which takes minutes
     items = {item.key: item for item in todo}
     vad = load_vad("silero" if args.vad in ("auto", "none") else args.vad) if args.plot else None
     with (

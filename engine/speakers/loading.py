@@ -52,13 +52,13 @@ def load_speaker_model(name: str | Path, device: torch.device, *, hub: HubName =
     """Load CAM++ or ERes2NetV2, whichever the weights are of.
 
     Args:
-        name: a directory, a hub id, or "auto": the installed package's CAM++, or else DEFAULT_MODEL from ModelScope.
+        name: see find_weights.
 
     Raises:
         ConfigError, HubError: the model is not to be had.
         CheckpointError: its file is damaged or holds another model.
     """
-    path = _default_weights() if name == "auto" else _weights_in(resolve_model(name, hub=hub, files=_FILES))
+    path = find_weights(name, hub=hub)
     tensors = _read(path)
     found = next(((network, batch_s) for sign, network, batch_s in _NETWORKS if sign in tensors), None)
     if found is None:
@@ -73,6 +73,19 @@ def load_speaker_model(name: str | Path, device: torch.device, *, hub: HubName =
     if device.type == "cuda":
         stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
     return TorchSpeakerModel(module.eval().requires_grad_(False).to(device), device, EMBEDDING_SIZE, batch_s, stream)
+
+
+def find_weights(name: str | Path, *, hub: HubName = "ms") -> Path:
+    """The file of a speaker model's weights, which is fetched from the hub if need be, and not read.
+
+    Args:
+        name: a directory, a hub id, or "auto": the installed package's CAM++, or else DEFAULT_MODEL from ModelScope.
+
+    Raises:
+        ConfigError, HubError: the model is not to be had.
+        CheckpointError: the directory has no weights, or more than one file of them.
+    """
+    return _default_weights() if name == "auto" else _weights_in(resolve_model(name, hub=hub, files=_FILES))
 
 
 def _default_weights() -> Path:

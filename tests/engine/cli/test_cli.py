@@ -140,7 +140,10 @@ def test_who_speaks_is_asked_of_the_engine(
     monkeypatch.setattr(WritesKeys, "asked", {})
     arguments = ["transcribe", str(voice), "--model", "m", "--format", "rttm", "--output-dir", str(tmp_path / "out")]
     known = ["--known-speaker", f"Ana Li={voice}", "--known-speaker", f"Ben={voice}"]
-    assert main([*arguments, "--speakers", "--max-speakers", "3", *known, "--speaker-model", "campplus"]) == 0
+    campplus = tmp_path / "campplus"
+    campplus.mkdir()
+    (campplus / "campplus.pt").touch()  # which is found, and not read before the model asks for it
+    assert main([*arguments, "--speakers", "--max-speakers", "3", *known, "--speaker-model", str(campplus)]) == 0
     asked = {
         name: WritesKeys.asked.get(name) for name in ("speakers", "max_speakers", "known_speakers", "speaker_model")
     }
@@ -148,7 +151,7 @@ def test_who_speaks_is_asked_of_the_engine(
         "speakers": True,
         "max_speakers": 3,
         "known_speakers": {"Ana Li": voice, "Ben": voice},
-        "speaker_model": "campplus",
+        "speaker_model": str(campplus),
     }
     WritesKeys.asked.clear()
     for wrong, said in (
@@ -156,6 +159,7 @@ def test_who_speaks_is_asked_of_the_engine(
         (known[:2], "--known-speaker: give --speakers as well"),
         (["--speakers", *known[:2], *known[:2]], "each --known-speaker needs a name of its own"),
         (["--speakers", "--num-speakers", "2", "--min-speakers", "1"], "min_speakers and max_speakers cannot be given"),
+        (["--speakers", "--speaker-model", str(tmp_path)], f"{tmp_path} has no weights"),
     ):
         assert main([*arguments, *wrong]) == 1
         assert said in capsys.readouterr().err
