@@ -203,6 +203,7 @@ class _Stream:
         self._segmenter = SpeechSegmenter(live.vad.new_stream(), live.rules)
         self._recent = RecentAudio()
         self._closed: deque[_Closed] = deque()
+        self._finished: list[Event] = []  # of closed segments; they outlive a push that the service is too busy for
         self._asked: list[Future[Any]] = []  # that the service has not finished
         self._segment = 0  # number of the oldest segment without a final; the next four are about this segment
         self._confirmed = ""
@@ -254,7 +255,6 @@ class _Stream:
                 closed.future = self._submit(closed.audio, self._options)
             if closed.voices is None and self._speakers is not None:
                 closed.voices = self._note(self._speakers.hear(closed.audio))
-        events: list[Event] = []
         while self._closed:
             closed = self._closed[0]
             assert closed.future is not None
@@ -270,7 +270,7 @@ class _Stream:
             if self._speakers is not None and closed.voices is not None:
                 voices = yield from outcome_of(closed.voices)
                 transcript = self._speakers.named(transcript, start, len(closed.audio), voices)
-            events.append(Final(self._segment, start, end, transcript))
+            self._finished.append(Final(self._segment, start, end, transcript))
             self._segment += 1
             if transcript.text:
                 self._writes_sentences = ends_sentence(transcript.text)
@@ -279,7 +279,9 @@ class _Stream:
             self._num_partials = 0
             if rest:
                 start = self._next_start_s()
-                events.append(Partial(self._segment, start, max(start, self._heard_s), rest, "", self._language))
+                end = max(start, self._heard_s)
+                self._finished.append(Partial(self._segment, start, end, rest, "", self._language))
+        events, self._finished = self._finished, []
         return events
 
     def _reconciled(

@@ -219,6 +219,22 @@ def test_a_full_service_costs_partials_but_no_final(model: Model) -> None:
     assert [event.text for event in session.finish()] == ["words"]
 
 
+def test_a_service_that_is_full_for_one_final_costs_none_of_the_others(model: Model) -> None:
+    """A service in another process says that it is full only in the future."""
+
+    def answer(asked: Submitted) -> str | None:
+        if len(service.submitted) == 2:
+            asked.future.set_exception(QueueFullError("full"))
+            return None
+        return f"text {len(service.submitted)}"
+
+    service = ScriptedService(model, answer)
+    session = scripted(service)
+    with pytest.raises(QueueFullError):
+        session.push(speech(2.0, 2.0, 2.0, 2.0, 2.0, 2.0))  # three segments
+    assert [event.text for event in session.finish()] == ["text 1", "text 4", "text 3"]
+
+
 def test_the_loop_is_free_while_a_session_waits(model: Model) -> None:
     service = ScriptedService(model, lambda asked: None)
     live = LiveOptions(vad=LoudIsSpeech())
