@@ -10,13 +10,13 @@ import torch
 from .audio.readers import AudioReaders
 from .audio.waveform import Waveform
 from .decoder.base import Decoder
+from .errors import ConfigError
 from .families.base import AcousticModel, ModelFamily
 from .model_lock import ModelLock
 from .prompt import PromptEmbedder
 from .run_options import TranscribeOptions
 from .speakers.loading import LazySpeakerModel
-from .speakers.model import Embeddings
-from .speakers.queue import Bounds
+from .speakers.model import Bounds, Embeddings, SpeakerModel
 from .text import LLMTokenizer
 from .transcript import Transcript
 from .words.aligner import TextAligner, WordAligner
@@ -39,6 +39,16 @@ class LoadedModel:
     lock: ModelLock
     forced_aligner: TextAligner | None = None  # times words in place of `aligner`
     speakers: LazySpeakerModel | None = None  # None: it cannot tell speakers apart
+
+    def speaker_model(self) -> SpeakerModel:
+        """The model that tells speakers apart, which is loaded when it is first asked for.
+
+        Raises:
+            ConfigError, CheckpointError, HubError: there is none, or it cannot be loaded.
+        """
+        if self.speakers is None:
+            raise ConfigError("this model was loaded without a speaker model")
+        return self.speakers.get()
 
     def close(self) -> None:
         """End the processes and free the models; idempotent. A forked child does nothing: its parent owns them."""

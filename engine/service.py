@@ -39,8 +39,8 @@ from .isolation import alone, caught
 from .model import LoadedModel
 from .pipeline import Pipeline
 from .run_options import TranscribeOptions
-from .speakers.model import Embeddings
-from .speakers.queue import Bounds, SpeakerQueue
+from .speakers.model import Bounds, Embeddings
+from .speakers.queue import SpeakerQueue
 from .timeline import NullTimeline, Timeline
 from .transcript import Transcript
 

@@ -17,7 +17,7 @@ from .acoustic.threads import each_in_one_thread
 from .audio.inputs import AudioInput
 from .batching import BatchPool
 from .clip import Clip, Result
-from .errors import AudioError, ConfigError
+from .errors import AudioError
 from .model import LoadedModel
 from .pipeline import Pipeline
 from .recordings import Recordings
@@ -57,9 +57,7 @@ class Transcriber(LoadedModel):
         """Loads the speaker model the first time that a run asks for speakers."""
         if options.speakers is None:
             return None
-        if self.speakers is None:
-            raise ConfigError("this model was loaded without a speaker model")
-        return SpeakerStage(self.speakers.get(), options.speakers, allow_urls=options.allow_urls)
+        return SpeakerStage(self.speaker_model(), options.speakers, allow_urls=options.allow_urls)
 
     def _run(
         self,

@@ -211,9 +211,8 @@ def _loaded(args: argparse.Namespace, engine: dict[str, Any]) -> "Iterator[AutoM
     if is_named:
         find_weights(args.speaker_model)  # fail before the LLM loads, which takes minutes
     with AutoModelVLLM(**engine) as model:
-        speakers = model.transcriber.speakers
-        if is_named and speakers is not None:
-            speakers.get()
+        if is_named:
+            model.transcriber.speaker_model()
         spare_loaded_objects()
         yield model
 

@@ -17,8 +17,7 @@ from ..families.base import ModelFamily
 from ..model_lock import ModelLock
 from ..run_options import TranscribeOptions
 from ..service import OnText
-from ..speakers.model import Embeddings
-from ..speakers.queue import Bounds
+from ..speakers.model import Bounds, Embeddings
 from ..text import LLMTokenizer
 from ..transcript import Transcript
 from .channel import READ_BYTES, Arena, Frame, FrameReader, Kind, frame

@@ -22,7 +22,7 @@ from ..service import TranscriptionService
 from ..speakers.diarize import Stretch, windows_of
 from ..speakers.enrolment import KnownSpeakers
 from ..speakers.model import Embeddings
-from ..speakers.stage import heard, named
+from ..speakers.stage import enrolled, heard, named
 from ..transcript import Transcript
 from ..vad.splitting import Cut, Piece
 from .failures import Refusal
@@ -85,7 +85,8 @@ class RecordingSpeakers:
 
     async def named(self, transcript: Transcript) -> Transcript:
         """The transcript of the recording, all of whose clips were heard, with its speakers."""
-        return await self._speakers.named(transcript, self._stretches, self._settings, self._known)
+        loop, thread = asyncio.get_running_loop(), self._speakers.naming_thread
+        return await loop.run_in_executor(thread, named, transcript, self._stretches, self._settings.count, self._known)
 
 
 class ServerSpeakers:
@@ -93,7 +94,7 @@ class ServerSpeakers:
 
     def __init__(self, service: TranscriptionService | RemoteService) -> None:
         self._service = service
-        self._thread = ThreadPoolExecutor(1, "speaker-names")
+        self.naming_thread = ThreadPoolExecutor(1, "speaker-names")
 
     async def require(self, param: str) -> None:
         """Wait until the speaker model is loaded. Raises Refusal, which names this parameter, if there is none."""
@@ -108,28 +109,14 @@ class ServerSpeakers:
 
     async def of(self, settings: SpeakerSettings) -> RecordingSpeakers:
         """For a recording whose known speakers, (N,) float32 each, are enrolled here. Raises ASRError."""
-        known = None
-        if settings.known:
-            known = await asyncio.to_thread(KnownSpeakers.enrol, _Embedder(self._service), settings.known)
+        known = await asyncio.to_thread(enrolled, _Embedder(self._service), settings, allow_urls=False)
         return RecordingSpeakers(self, settings, known)
 
     async def embed(self, waveform: Waveform, windows: Sequence[tuple[int, int]]) -> Embeddings:
         return await offered(lambda: self._service.embed(waveform, windows))
 
-    async def named(
-        self,
-        transcript: Transcript,
-        stretches: Sequence[Stretch],
-        settings: SpeakerSettings,
-        known: KnownSpeakers | None,
-    ) -> Transcript:
-        if transcript.status == "error":
-            return transcript
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, named, transcript, stretches, settings.count, known)
-
     def close(self) -> None:
-        self._thread.shutdown(cancel_futures=True)
+        self.naming_thread.shutdown(cancel_futures=True)
 
 
 class _Embedder:

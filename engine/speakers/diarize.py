@@ -11,7 +11,7 @@ from ..audio.waveform import SAMPLE_RATE, Waveform
 from ..transcript import SpeakerTurn
 from .clustering import Labels, SpeakerCount, cluster, in_order
 from .enrolment import centres_of
-from .model import Embeddings, SpeakerModel
+from .model import Bounds, Embeddings, SpeakerModel, embed_windows
 
 WINDOW_S, SHIFT_S = 1.5, 0.75  # as the published models were tuned for
 CHANGE_COST = 0.1  # of cosine similarity: a speaker who seems to be heard for a moment must be this much more alike
@@ -44,7 +44,7 @@ class Diarized:
     voices: Mapping[str, Embeddings]  # of each speaker: (D,), of length 1
 
 
-def windows_of(num_samples: int) -> list[tuple[int, int]]:
+def windows_of(num_samples: int) -> list[Bounds]:
     """First and last samples of windows of WINDOW_S each SHIFT_S; the last one ends where the samples end."""
     size, shift = round(WINDOW_S * SAMPLE_RATE), round(SHIFT_S * SAMPLE_RATE)
     if num_samples <= size:
@@ -54,12 +54,8 @@ def windows_of(num_samples: int) -> list[tuple[int, int]]:
 
 
 def embedded(model: SpeakerModel, waveforms: Sequence[Waveform]) -> list[Embeddings]:
-    """The embeddings of each waveform's windows, all in one call of the model."""
-    places = [windows_of(len(waveform)) for waveform in waveforms]
-    windows = [waveform[a:b] for waveform, spans in zip(waveforms, places, strict=True) for a, b in spans]
-    rows = model.embed(windows)
-    ends = list(itertools.accumulate(len(spans) for spans in places))
-    return [rows[end - len(spans) : end] for end, spans in zip(ends, places, strict=True)]
+    """The embeddings of each waveform's windows_of(), all in one call of the model."""
+    return embed_windows(model, [(waveform, windows_of(len(waveform))) for waveform in waveforms])
 
 
 def stretch_of(start: float, num_samples: int, embeddings: Embeddings, channel: int | None = None) -> Stretch:

@@ -5,7 +5,7 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from ..transcript import Segment, SpeakerTurn, Transcript, Word
+from ..transcript import Segment, SpeakerTurn, Transcript, TranscriptWarning, Word
 
 
 def with_speakers(transcript: Transcript, turns: Sequence[SpeakerTurn]) -> Transcript:
@@ -52,6 +52,12 @@ def relabelled(transcript: Transcript, names: Mapping[str, str]) -> Transcript:
         ),
         turns=tuple(replace(turn, speaker=names.get(turn.speaker, turn.speaker)) for turn in transcript.turns),
     )
+
+
+def unnamed(transcript: Transcript, *reasons: str) -> Transcript:
+    """The transcript with a warning for each reason why speakers of it, or of a part of it, are not known."""
+    told = (TranscriptWarning("no_speakers", f"the speakers are not known: {reason}") for reason in reasons)
+    return replace(transcript, warnings=(*transcript.warnings, *told))
 
 
 class _Finder:

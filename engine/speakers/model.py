@@ -1,6 +1,7 @@
 """SpeakerModel: samples -> speaker embeddings, in batches on the model's device."""
 
 import contextlib
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -16,6 +17,9 @@ from ..audio.waveform import SAMPLE_RATE, Waveform
 
 MIN_SAMPLES = 4000  # 250 ms; a shorter waveform is repeated up to this length
 Embeddings = npt.NDArray[np.float32]  # (N, D), each row of length 1
+
+
+Bounds = tuple[int, int]  # first and last sample of a window
 
 
 class SpeakerModel(Protocol):
@@ -58,6 +62,13 @@ class TorchSpeakerModel:
     def _embed(self, samples: npt.NDArray[np.float32]) -> Tensor:
         fbank = speaker_fbank(to_device(torch.from_numpy(samples), self.device))
         return nn.functional.normalize(self.network(fbank), dim=-1)
+
+
+def embed_windows(model: SpeakerModel, parts: Sequence[tuple[Waveform, Sequence[Bounds]]]) -> list[Embeddings]:
+    """The embeddings of the windows of each waveform, all in one call of the model."""
+    rows = model.embed([waveform[first:last] for waveform, windows in parts for first, last in windows])
+    ends = itertools.accumulate(len(windows) for _, windows in parts)
+    return [rows[end - len(windows) : end] for end, (_, windows) in zip(ends, parts, strict=True)]
 
 
 def _long_enough(waveform: Waveform) -> Waveform:

@@ -9,17 +9,15 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
-import numpy as np
 import torch
 
 from ..audio.waveform import SAMPLE_RATE, Waveform
 from ..errors import ASRError, ConfigError, ServiceClosedError
 from ..isolation import alone, isolated
-from .model import Embeddings, SpeakerModel
+from .model import Bounds, Embeddings, SpeakerModel, embed_windows
 from .stage import BATCH_S
 
 RETRY_S = 60.0  # from a failure to load the model to the next attempt, which may have to ask a hub
-Bounds = tuple[int, int]  # first and last sample of a window
 
 
 class ModelSource(Protocol):
@@ -88,7 +86,10 @@ class SpeakerQueue:
             for job in batch:
                 job.future.set_exception(type(model)(str(model)))
             return
-        for job, rows in zip(batch, isolated("speakers", batch, partial(_embedded, model)), strict=True):
+        found = isolated(
+            "speakers", batch, lambda jobs: embed_windows(model, [(job.waveform, job.windows) for job in jobs])
+        )
+        for job, rows in zip(batch, found, strict=True):
             if isinstance(rows, ASRError):
                 job.future.set_exception(rows)
             else:
@@ -112,14 +113,3 @@ class SpeakerQueue:
         model = alone("speakers", "the speaker model", self._source.get)
         self._failure = (time.monotonic(), model) if isinstance(model, ASRError) else None
         return model
-
-
-def _embedded(model: SpeakerModel, jobs: Sequence[_Job]) -> list[Embeddings]:
-    windows = [job.waveform[first:last] for job in jobs for first, last in job.windows]
-    rows = model.embed(windows) if windows else np.zeros((0, 0), np.float32)
-    done: list[Embeddings] = []
-    end = 0
-    for job in jobs:
-        done.append(rows[end : end + len(job.windows)])
-        end += len(job.windows)
-    return done

@@ -9,7 +9,7 @@ import math
 from collections import Counter, deque
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
 from typing import Self
@@ -22,11 +22,11 @@ from ..audio.waveform import SAMPLE_RATE, Waveform
 from ..errors import ASRError, AudioError, ConfigError
 from ..isolation import alone, isolated
 from ..run_options import SpeakerSettings
-from ..transcript import Transcript, TranscriptWarning
+from ..transcript import Transcript
 from .clustering import SpeakerCount
 from .diarize import Stretch, diarize, embedded, stretch_of
 from .enrolment import REFERENCE_LIMITS, KnownSpeakers, label_names
-from .labelling import relabelled, speakers_of, with_speakers
+from .labelling import relabelled, speakers_of, unnamed, with_speakers
 from .model import Embeddings, SpeakerModel
 
 BATCH_S = 192.0  # of speech: 256 windows
@@ -156,11 +156,8 @@ def named(
     """
     if transcript.status == "error":
         return transcript
-    work = partial(_named, transcript, stretches, count, known)
-    done = alone("speakers", transcript.key, work)
-    if isinstance(done, ASRError):
-        return replace(transcript, warnings=(*transcript.warnings, _warning(str(done))))
-    return done
+    done = alone("speakers", transcript.key, partial(_named, transcript, stretches, count, known))
+    return unnamed(transcript, str(done)) if isinstance(done, ASRError) else done
 
 
 def _named(
@@ -172,10 +169,8 @@ def _named(
     speakers = speakers_of(labelled)
     names = [None] * len(speakers) if known is None else known.names_of([diarized.voices[one] for one in speakers])
     labelled = relabelled(labelled, dict(zip(speakers, label_names(names), strict=True)))
-    failed = tuple(
-        _warning(f"{one.start:.2f} to {one.end:.2f} s: {one.error}") for one in stretches if one.error is not None
-    )
-    return replace(labelled, warnings=(*labelled.warnings, *failed))
+    failed = (one for one in stretches if one.error is not None)
+    return unnamed(labelled, *(f"{one.start:.2f} to {one.end:.2f} s: {one.error}" for one in failed))
 
 
 def enrolled(
@@ -209,7 +204,3 @@ def _with_words(stretches: Sequence[Stretch], transcript: Transcript) -> list[St
         if one.error is None and following < len(segments) and segments[following][1] < one.end:
             found.append(one)
     return found
-
-
-def _warning(message: str) -> TranscriptWarning:
-    return TranscriptWarning("no_speakers", f"the speakers are not known: {message}")

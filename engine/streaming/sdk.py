@@ -106,12 +106,11 @@ class FunASRNanoStreamingVLLM(Closing):
         return AsyncStreamingSession(self.service, plain, self.live, key=key, speakers=self._speakers(asked))
 
     def _speakers(self, options: TranscribeOptions) -> LiveSpeakers | None:
-        settings, source = options.speakers, self._model.transcriber.speakers
+        settings = options.speakers
         if settings is None:
             return None
-        if source is None:
-            raise ConfigError("this model was loaded without a speaker model")
-        return LiveSpeakers(self.service, count=settings.count, known=enrolled(source.get(), settings))
+        known = enrolled(self._model.transcriber.speaker_model(), settings)
+        return LiveSpeakers(self.service, count=settings.count, known=known)
 
     def streaming_generate(
         self,

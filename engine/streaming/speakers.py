@@ -9,7 +9,6 @@ Texts are never changed. What fails for a segment costs this segment its speaker
 """
 
 from concurrent.futures import Future
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -21,10 +20,10 @@ from ..model import ClipService
 from ..speakers.clustering import SpeakerCount
 from ..speakers.diarize import diarize, stretch_of, windows_of
 from ..speakers.enrolment import KnownSpeakers
-from ..speakers.labelling import relabelled, speakers_of, with_speakers
+from ..speakers.labelling import relabelled, speakers_of, unnamed, with_speakers
 from ..speakers.model import Embeddings
 from ..speakers.tracker import SpeakerTracker
-from ..transcript import Transcript, TranscriptWarning
+from ..transcript import Transcript
 
 
 class LiveSpeakers:
@@ -56,9 +55,9 @@ class LiveSpeakers:
         `voices` is what came of hear(). The times of the transcript are from the start of the stream, as well.
         """
         if isinstance(voices, ASRError):
-            return _unnamed(transcript, voices)
+            return unnamed(transcript, str(voices))
         done = alone("speakers", transcript.key, partial(self._named, transcript, start, num_samples, voices))
-        return _unnamed(transcript, done) if isinstance(done, ASRError) else done
+        return unnamed(transcript, str(done)) if isinstance(done, ASRError) else done
 
     def relabel(self) -> dict[str, str]:
         """What each name that was given is to be replaced with: see SpeakerTracker.relabel."""
@@ -77,8 +76,3 @@ class LiveSpeakers:
             seconds = sum(turn.end - turn.start for turn in labelled.turns or () if turn.speaker == speaker)
             names[speaker] = self._tracker.assign(diarized.voices[speaker], seconds)
         return relabelled(labelled, names)
-
-
-def _unnamed(transcript: Transcript, error: ASRError) -> Transcript:
-    warning = TranscriptWarning("no_speakers", f"the speakers are not known: {error}")
-    return replace(transcript, warnings=(*transcript.warnings, warning))
