@@ -1,6 +1,10 @@
 """The diarization error rate (DER) of hypotheses against references, both RTTM files of the same names.
 
+    twostage-asr transcribe MEETINGS --speakers --format rttm,ctm --output-dir HYPOTHESES --model MODEL
     python demos/speakers/error_rate.py REFERENCES HYPOTHESES [--collar 0.25]
+
+Where both folders also have an STM file of that name, or a CTM file whose words have speakers, cpWER says how much of
+who said what is wrong.
 
 DER = (missed + false alarm + confused speech) / reference speech, as NIST's md-eval and pyannote.metrics define it. It
 counts frames of 10 ms. Overlapped speech counts once per speaker. Speakers are matched one to one so that the matched
@@ -9,7 +13,8 @@ time is greatest. A collar leaves out the time that is nearer than it to any sta
 
 import argparse
 import itertools
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +22,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
+
+from twostage_asr.engine.cli.error_rates import compare, mixed_units, normalise
 
 FRAME_S = 0.01
 
@@ -72,6 +79,48 @@ def read_stm(path: Path) -> list[Turn]:
         edges = float(start) + (float(end) - float(start)) * np.cumsum([0, *map(len, spoken)]) / len("".join(spoken))
         words += [Turn(float(a), float(b), speaker) for a, b in itertools.pairwise(edges)]
     return words
+
+
+def read_words(path: Path) -> dict[str, str]:
+    """What each speaker says, in order of time, by an STM or a CTM file.
+
+    A line of CTM is: file channel start duration word confidence lex speaker. Words without the last two are those of
+    one more speaker, "". A word of STM in angle brackets is a label, and not said.
+    """
+    said: list[tuple[float, str, str]] = []
+    for line in path.read_text("utf-8").splitlines():
+        if line.startswith(";;"):
+            continue
+        if path.suffix == ".stm":
+            _, _, speaker, start, _, *spoken = line.split()
+            text = " ".join(word for word in spoken if not (word[0] == "<" and word[-1] == ">"))
+        else:
+            _, _, start, _, text, _, *tags = line.split()
+            speaker = tags[1] if tags else ""
+        said.append((float(start), speaker, text))
+    texts: dict[str, list[str]] = defaultdict(list)
+    for _, speaker, text in sorted(said, key=lambda one: one[0]):
+        texts[speaker].append(text)
+    return {speaker: " ".join(parts) for speaker, parts in texts.items()}
+
+
+def concatenated_error_rate(reference: Mapping[str, str], found: Mapping[str, str]) -> float:
+    """cpWER, the concatenated minimum-permutation word error rate of what each speaker says.
+
+    All that a speaker says is one text. Each speaker of the reference is compared with another one that was found, so
+    that the insertions, deletions and substitutions of all pairs are fewest; who is left over on either side is
+    compared with an empty text. The rate is their sum by the number of words in the reference. It was defined for the
+    CHiME-6 challenge (Watanabe et al., 2020, arXiv:2004.09249). The errors of pairs add up, so that an assignment finds
+    the least of all permutations.
+
+    Texts are normalised and split as by `twostage-asr evaluate` for MER: in scripts without spaces, each character is a
+    word.
+    """
+    spoken, heard = ([mixed_units(normalise(text)) for text in texts.values()] for texts in (reference, found))
+    size = max(len(spoken), len(heard))
+    spoken, heard = (texts + [[]] * (size - len(texts)) for texts in (spoken, heard))
+    errors = np.array([[compare(one, other).errors for other in heard] for one in spoken]).reshape(size, size)
+    return float(errors[linear_sum_assignment(errors)].sum() / max(sum(map(len, spoken)), 1))
 
 
 def word_error_rate(words: Sequence[Turn], found: Sequence[Turn]) -> float:
@@ -136,6 +185,11 @@ def _scored(reference: Sequence[Turn], num_frames: int, collar: float) -> npt.ND
     return scored
 
 
+def _words_of(stem: Path) -> dict[str, str] | None:
+    files = (stem.with_name(stem.name + suffix) for suffix in (".stm", ".ctm"))
+    return next((read_words(file) for file in files if file.is_file()), None)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("references", type=Path)
@@ -144,7 +198,11 @@ def main() -> None:
     args = parser.parse_args()
     for path in sorted(args.references.glob("*.rttm")):
         result = error_rate(read_rttm(path), read_rttm(args.hypotheses / path.name), args.collar)
-        print(f"{path.stem}\tDER {result.rate:.1%}\tspeakers {result.speakers}, found {result.speakers_found}")
+        line = f"{path.stem}\tDER {result.rate:.1%}\tspeakers {result.speakers}, found {result.speakers_found}"
+        spoken, heard = (_words_of(folder / path.stem) for folder in (args.references, args.hypotheses))
+        if spoken is not None and heard is not None:
+            line += f"\tcpWER {concatenated_error_rate(spoken, heard):.1%}"
+        print(line)
 
 
 if __name__ == "__main__":

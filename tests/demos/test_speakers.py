@@ -11,7 +11,7 @@ import soundfile
 
 sys.path.append(str(Path(__file__).parents[2] / "demos" / "speakers"))
 
-from error_rate import Turn, error_rate, read_rttm, write_rttm
+from error_rate import Turn, concatenated_error_rate, error_rate, main, read_rttm, read_words, write_rttm
 from meetings import lay, speech_of
 
 REFERENCE = [Turn(0.0, 5.0, "a"), Turn(5.0, 10.0, "b")]
@@ -56,6 +56,46 @@ def test_two_turns_of_one_speaker_at_once_count_once() -> None:
 def test_rttm_is_read_as_it_was_written(tmp_path: Path) -> None:
     write_rttm(tmp_path / "m.rttm", REFERENCE)
     assert read_rttm(tmp_path / "m.rttm") == REFERENCE
+
+
+SAID = {"a": "one two three", "b": "four five"}
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        ({"x": "Four, five.", "y": "one two three"}, 0.0),  # names and punctuation do not count
+        ({}, 1.0),
+        ({"x": "one two three four five"}, 0.8),  # two words inserted for "a", two missed of "b"
+        ({"x": "four six", "y": "one three", "z": "two"}, 0.6),  # one substituted, one deleted, one inserted
+        ({"x": "four two three", "y": "one five"}, 0.4),  # the first words of both have the other's name
+    ],
+)
+def test_concatenated_error_rates_worked_by_hand(found: dict[str, str], expected: float) -> None:
+    assert concatenated_error_rate(SAID, found) == pytest.approx(expected)
+
+
+def test_stm_and_ctm_say_who_says_what_in_order_of_time(tmp_path: Path) -> None:
+    (tmp_path / "m.stm").write_text(
+        "m 1 b 3.0 4.0 four five\nm 1 a 2.0 3.0 three\nm 1 a 0.0 2.0 <o,f0,female> one two\n"
+    )
+    words = (("one", 0.0, "a"), ("two", 1.0, "a"), ("four", 3.0, "b"), ("three", 2.0, "a"), ("five", 3.5, "b"))
+    lines = [f"m 1 {start:.3f} 0.500 {word} 0.900 lex {name}\n" for word, start, name in words]
+    (tmp_path / "m.ctm").write_text(";; warning: a remark\n" + "".join(lines))
+    assert read_words(tmp_path / "m.stm") == read_words(tmp_path / "m.ctm") == SAID
+
+
+def test_the_command_prints_both_rates(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("reference", "found"):
+        (tmp_path / name).mkdir()
+        write_rttm(tmp_path / name / "m.1.rttm", REFERENCE)
+    (tmp_path / "reference/m.1.stm").write_text("m 1 a 0.0 5.0 one two\n")
+    (tmp_path / "found/m.1.ctm").write_text("m 1 0.0 1.0 one 0.9 lex SPK0\n")
+    monkeypatch.setattr(sys, "argv", ["error_rate.py", str(tmp_path / "reference"), str(tmp_path / "found")])
+    main()
+    assert capsys.readouterr().out == "m.1\tDER 0.0%\tspeakers 2, found 2\tcpWER 50.0%\n"
 
 
 def test_the_reference_of_a_clip_leaves_out_its_silence() -> None:
