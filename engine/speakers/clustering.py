@@ -12,8 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.cluster.hierarchy import fcluster, linkage
-from scipy.spatial.distance import squareform
 
 from ..errors import ConfigError
 from .model import Embeddings
@@ -91,15 +89,18 @@ def _groups(embeddings: Embeddings, seconds: Weights) -> Labels:
 
 def _block_groups(points: Embeddings) -> Labels:
     tree = _tree(points)
-    labels: Labels = fcluster(tree, 1.0 - _GROUP_SIMILARITY, "distance").astype(np.int64)
+    labels = _flat(tree, 1.0 - _GROUP_SIMILARITY, "distance")
     if labels.max() > _MAX_GROUPS:
-        labels = fcluster(tree, _MAX_GROUPS, "maxclust").astype(np.int64)
+        labels = _flat(tree, _MAX_GROUPS, "maxclust")
     return labels - 1
 
 
 def _tree(points: Embeddings) -> Tree:
     if len(points) == 1:
         return np.zeros((0, 4))
+    from scipy.cluster.hierarchy import linkage  # half a second, which a run without speakers does not need
+    from scipy.spatial.distance import squareform
+
     distances = squareform(np.maximum(1.0 - points @ points.T, 0.0), checks=False)
     tree: Tree = linkage(distances, "average")
     return tree
@@ -107,7 +108,15 @@ def _tree(points: Embeddings) -> Tree:
 
 def _cut(tree: Tree, num: int) -> Labels:
     """The clusters of each point, from 0 on, when `num` are left, or fewer where points are equal."""
-    return fcluster(tree, num, "maxclust").astype(np.int64) - 1 if len(tree) else np.zeros(1, np.int64)
+    return _flat(tree, num, "maxclust") - 1 if len(tree) else np.zeros(1, np.int64)
+
+
+def _flat(tree: Tree, bound: float, criterion: str) -> Labels:
+    """The clusters of a tree, counted from 1."""
+    from scipy.cluster.hierarchy import fcluster
+
+    labels: Labels = fcluster(tree, bound, criterion).astype(np.int64)
+    return labels
 
 
 def _centres(embeddings: Embeddings, seconds: Weights, labels: Labels) -> tuple[Embeddings, Weights]:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from ..audio.waveform import SAMPLE_RATE, AudioLimits, Waveform
 from ..errors import AudioTooLongError, ConfigError
@@ -51,6 +50,8 @@ class KnownSpeakers:
         found: list[str | None] = [None] * len(voices)
         if not voices or not self.names:
             return found
+        from scipy.optimize import linear_sum_assignment  # half a second, which a run without speakers does not need
+
         similarities = np.stack(voices) @ self.embeddings.T
         for voice, known in zip(*linear_sum_assignment(-similarities), strict=True):
             if similarities[voice, known] >= KNOWN_SIMILARITY:
