@@ -202,8 +202,8 @@ def measure_each(args: argparse.Namespace, folder: Path) -> None:
             with tempfile.TemporaryDirectory() as empty:
                 caches = {name: str(Path(empty) / name.lower()) for name in CACHES}
                 print("with nothing compiled:", flush=True)
-                subprocess.run([*command, "--lane", lane, "--only-first"], env=os.environ | caches, check=False)
-        subprocess.run([*command, "--lane", lane], check=False)
+                subprocess.run([*command, "--lane", lane, "--only-first"], env=os.environ | caches, check=True)
+        subprocess.run([*command, "--lane", lane], check=True)
 
 
 def main() -> None:

@@ -162,33 +162,38 @@ def _has_fast_lane(
     source: LLMSource, config: EngineConfig, device: torch.device, num_processes: int, *, is_spread: bool
 ) -> bool:
     """Whether vLLM gets a fast lane beside it. Raises ConfigError if it cannot have the one that was asked for."""
-    if config.fast_lane is False:
+    if config.fast_lane is False or (config.fast_lane == "auto" and device.type != "cuda"):
         return False
-    from .decoder.torch_decoder import needed_bytes
-
-    num_bytes, obstacle = 0, None
-    try:
-        num_bytes = needed_bytes(source, FAST_LANE_PROMPTS)
-    except CheckpointError as error:
-        obstacle = str(error)
     if num_processes == 0 or is_spread:
-        obstacle = "it needs a vLLM engine in one other process (decoder_processes of at least 1, and one GPU each)"
-    if obstacle is None and config.fast_lane == "auto":
-        obstacle = _too_small(device, num_bytes, config.gpu_memory_utilization)
+        obstacle: str | None = (
+            "it needs a vLLM engine in one other process (decoder_processes of at least 1, and one GPU each)"
+        )
+    else:
+        obstacle = _fast_lane_obstacle(source, config, device)
     if obstacle is None:
-        logger.info("the fast lane's copy of the LLM and its cache take %.1f GiB of memory", num_bytes / 2**30)
         return True
     if config.fast_lane is True:
         raise ConfigError(f"fast_lane=True: {obstacle}")
-    if device.type == "cuda":
-        logger.info("no fast lane: %s", obstacle)
+    logger.info("no fast lane: %s", obstacle)
     return False
 
 
+def _fast_lane_obstacle(source: LLMSource, config: EngineConfig, device: torch.device) -> str | None:
+    """Why this LLM cannot have a second copy on this device; None if it can."""
+    from .decoder.torch_decoder import needed_bytes
+
+    try:
+        num_bytes = needed_bytes(source, FAST_LANE_PROMPTS)
+    except CheckpointError as error:
+        return str(error)
+    obstacle = _too_small(device, num_bytes, config.gpu_memory_utilization) if config.fast_lane == "auto" else None
+    if obstacle is None:
+        logger.info("the fast lane's copy of the LLM and its cache take %.1f GiB of memory", num_bytes / 2**30)
+    return obstacle
+
+
 def _too_small(device: torch.device, num_bytes: int, utilization: float) -> str | None:
-    """Why "auto" takes no fast lane on this device. Half of what vLLM leaves is stage 1's."""
-    if device.type != "cuda":
-        return f"{device} is no NVIDIA GPU"
+    """Why "auto" takes no fast lane on this GPU. Half of what vLLM leaves is stage 1's."""
     left = (1 - utilization) * torch.cuda.get_device_properties(device).total_memory
     if num_bytes <= left / 2:
         return None

@@ -41,13 +41,17 @@ class Child:
     process: subprocess.Popen[bytes]
     socket: socket.socket
 
+    def hang_up(self) -> None:
+        """Let the process end, without waiting for it: the thread that connect() has started there notices this."""
+        with contextlib.suppress(OSError):  # the child has ended
+            self.socket.shutdown(socket.SHUT_RDWR)  # even while another thread waits for a message
+
     def close(self) -> None:
         """End the process and its descendants, whatever they are doing, and wait until it is gone; idempotent."""
         if self.socket.fileno() < 0:
             return
-        with contextlib.suppress(OSError):  # the child has ended
-            self.socket.shutdown(socket.SHUT_RDWR)  # even while another thread waits for a message
-        self.socket.close()  # the thread that connect() has started in the child notices this and ends the child
+        self.hang_up()
+        self.socket.close()
         deadline = time.monotonic() + STOP_TIMEOUT_S
         with contextlib.suppress(subprocess.TimeoutExpired):  # the child is still importing, or is suspended
             self.process.wait(STOP_TIMEOUT_S)

@@ -45,6 +45,8 @@ class DecodeParams:
             raise ConfigError(f"top_p must be in (0, 1], got {self.top_p}")
         if self.repetition_penalty <= 0:
             raise ConfigError(f"repetition_penalty must be positive (1 is off), got {self.repetition_penalty}")
+        if self.seed is not None and not -(2**63) <= self.seed < 2**63:  # a generator that refuses it stops the engine
+            raise ConfigError(f"seed must be in [-2^63, 2^63), got {self.seed}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,11 +25,9 @@ class LLMConfig:
 
     num_layers: int
     hidden_size: int
-    intermediate_size: int
     num_heads: int
     num_kv_heads: int
     head_dim: int
-    vocab_size: int
     eps: float  # of the RMS norms
     rope: Mapping[str, Any]  # "rope_theta", "rope_type" and, where it is scaled, how
     has_qk_norm: bool  # queries and keys are normalised per head
@@ -62,11 +60,9 @@ class LLMConfig:
         return cls(
             num_layers=config["num_hidden_layers"],
             hidden_size=config["hidden_size"],
-            intermediate_size=config["intermediate_size"],
             num_heads=num_heads,
             num_kv_heads=config["num_key_value_heads"],
             head_dim=head_dim,
-            vocab_size=config["vocab_size"],
             eps=config.get("rms_norm_eps", _DEFAULT_EPS),
             rope=rope,
             has_qk_norm=kind == "qwen3",

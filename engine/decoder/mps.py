@@ -25,8 +25,8 @@ START_TIMEOUT_S = 20.0
 _KEEPER = f'{CONTROL} -d >&2 || exit 1; echo started; read _; echo "quit -t 10" | {CONTROL}; rm -rf "$1"'
 # The driver speaks to the service when a context is made. A process that meets an error there cannot use CUDA any more.
 _PROBE = (
-    "import ctypes, sys; cuda = ctypes.CDLL('libcuda.so.1'); context = ctypes.c_void_p(); "
-    "sys.exit(cuda.cuInit(0) or cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), 0))"
+    "import ctypes; cuda = ctypes.CDLL('libcuda.so.1'); context = ctypes.c_void_p(); "
+    "print(cuda.cuInit(0) or cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), 0))"
 )
 
 
@@ -65,10 +65,13 @@ def _start() -> str:
             [sys.executable, "-c", _PROBE],
             env=os.environ | names,
             timeout=START_TIMEOUT_S,
+            stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
+            text=True,
             check=False,
         )
-        failure = f"CUDA answers {probe.returncode} under it" if probe.returncode else ""
+        answer = probe.stdout.strip()
+        failure = "" if answer == "0" else f"CUDA answers {answer or 'nothing'} under it"
     except subprocess.TimeoutExpired:
         failure = f"CUDA did not answer within {START_TIMEOUT_S:.0f} s under it"
     if failure:

@@ -105,7 +105,7 @@ class _Engine:
         return prompt is not None
 
     def close(self) -> None:
-        """Stop the process; idempotent."""
+        """Stop the process."""
         self.child.close()
         self.memory.close()
 
@@ -251,8 +251,12 @@ class ProcessDecoder:
             self._backlog_since = now
         elif now > self._backlog_since + BACKLOG_S:
             log.info("%d prompts wait; %d more vLLM engines are loading", self.num_pending, self._num_spare)
-            self._loading = [self._start() for _ in range(self._num_spare)]
-            self._num_spare = 0
+            num_spare, self._num_spare = self._num_spare, 0
+            for _ in range(num_spare):
+                try:
+                    self._loading.append(self._start())
+                except (ASRError, OSError) as error:
+                    log.warning("a further vLLM engine did not start, %d go on: %s", len(self._engines), error)
 
     def _admit(self, engine: _Engine) -> None:
         """Give prompts to an engine that has loaded. One that cannot is done without: the others decode."""
@@ -278,10 +282,13 @@ class ProcessDecoder:
                     engine.send(dropped)
 
     def close(self) -> None:
-        for engine in (*self._engines, *self._loading):
-            engine.close()
+        engines = [*self._engines, *self._loading]
         self._engines.clear()
         self._loading.clear()
+        for engine in engines:
+            engine.child.hang_up()  # all of them end at the same time
+        for engine in engines:
+            engine.close()
 
 
 def wait_readable(file_descriptors: Iterable[int], wait_s: float) -> set[int]:

@@ -5,10 +5,13 @@ time than a step of vLLM. A draft of the answer, where there is one, makes greed
 reads the last token and the next drafted ones, and keeps those that greedy decoding would have written.
 """
 
+import copy
 import itertools
 import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -25,7 +28,9 @@ from .rows import Rows
 MAX_SEQUENCES = 32  # decoded together
 ROWS_PER_SEQUENCE = 640  # of the cache: a prompt of 30 s of audio and an answer of 512 tokens fit
 MAX_PREFILL_POSITIONS = 4096  # that prompts which are read together take, padding included
+LEAST_TEMPERATURE = 0.01  # that is computed with, as in vLLM: logits divided by less overflow
 
+Answer = TypeVar("Answer")
 Written = tuple[list[int], list[float]]  # tokens and their log-probabilities
 
 
@@ -49,7 +54,7 @@ class _Sequence:
     @property
     def size(self) -> int:
         """Rows of the cache that it needs."""
-        return len(self.prompt) + self.params.max_new_tokens
+        return rows_for(self.prompt, self.params)
 
     @property
     def place(self) -> Place:
@@ -67,8 +72,25 @@ class _Sequence:
         if self.draft is None:
             return []
         room = self.params.max_new_tokens - len(self.token_ids) - 1  # beside the token that a step writes anyway
-        tokens = self.draft.propose(min(NUM_DRAFTED, room), end_id)
+        tokens = self._asked(partial(self.draft.propose, min(NUM_DRAFTED, room), end_id)) or []
         return list(itertools.takewhile(lambda token: token < vocab_size, tokens))
+
+    def follow(self, token_ids: Sequence[int]) -> None:
+        """Tell the draft how the answer goes on."""
+        if self.draft is not None:
+            self._asked(partial(self.draft.write, token_ids))
+
+    def make_draft(self) -> None:
+        if self.draft_source is not None and self.is_greedy:
+            self.draft = self._asked(self.draft_source)
+
+    def _asked(self, work: Callable[[], Answer]) -> Answer | None:
+        """What the draft answers. One that fails is done without: the prompt only takes longer."""
+        outcome = alone("draft", self, work)
+        if isinstance(outcome, ASRError):
+            self.draft = None
+            return None
+        return outcome
 
 
 class TorchDecoder:
@@ -95,6 +117,12 @@ class TorchDecoder:
     @property
     def num_pending(self) -> int:
         return len(self._pending)
+
+    def num_fitting(self, sizes: Sequence[int]) -> int:
+        """How many of these prompts, from the first on, need not wait for others; `sizes` are those of rows_for."""
+        rows = copy.deepcopy(self._rows)
+        room = self._max_sequences - len(self._pending)
+        return sum(1 for _ in itertools.takewhile(lambda size: rows.take(size) is not None, sizes[:room]))
 
     def submit(
         self,
@@ -129,6 +157,8 @@ class TorchDecoder:
     def close(self) -> None:
         self.cancel()
         vars(self).pop("_passes", None)
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()  # else the memory would stay this process's own
 
     def _forget(self, prompt_id: int) -> None:
         sequence = self._pending.pop(prompt_id, None)
@@ -146,9 +176,7 @@ class TorchDecoder:
                 return admitted[:number]
             if sequence.params.seed is not None:
                 sequence.generator = torch.Generator(self._device).manual_seed(sequence.params.seed)
-            if sequence.draft_source is not None and sequence.is_greedy:
-                draft = alone("draft", sequence, sequence.draft_source)
-                sequence.draft = None if isinstance(draft, ASRError) else draft  # without one it only takes longer
+            sequence.make_draft()
         return admitted
 
     def _advance(
@@ -221,8 +249,7 @@ class TorchDecoder:
             sequence.log_probs.append(log_prob)
             if len(sequence.token_ids) == params.max_new_tokens:
                 return Hypothesis(tuple(sequence.token_ids), tuple(sequence.log_probs), "length")
-        if sequence.draft is not None:
-            sequence.draft.write(token_ids)
+        sequence.follow(token_ids)
         return None
 
     def _ends(self, sequence: _Sequence, token_id: int) -> bool:
@@ -247,6 +274,11 @@ def needed_bytes(source: LLMSource, max_sequences: int) -> int:
     return weights + row * num_cache_rows(source, max_sequences)
 
 
+def rows_for(prompt: Tensor, params: DecodeParams) -> int:
+    """Rows of the cache for a prompt and its answer."""
+    return len(prompt) + params.max_new_tokens
+
+
 def num_cache_rows(source: LLMSource, max_sequences: int) -> int:
     """Rows of the cache for so many sequences; one of any length always fits."""
     return max(source.max_model_len, ROWS_PER_SEQUENCE * max_sequences)
@@ -263,14 +295,19 @@ def _groups(sequences: Sequence[_Sequence]) -> list[list[_Sequence]]:
 
 
 def choose_tokens(logits: Tensor, token_ids: Tensor, params: DecodeParams, generator: torch.Generator | None) -> Tensor:
-    """The next tokens (B, 1), from logits (B, V) float32 and the tokens so far (B, n)."""
+    """The next tokens (B, 1), from logits (B, V) float32 and the tokens so far (B, n).
+
+    Of probabilities p and exponentially distributed e, the largest p / e is a sample of p. torch.multinomial would do
+    the same, but ends all work on the GPU, that of other prompts too, if a probability is NaN.
+    """
     if params.repetition_penalty != 1 and token_ids.shape[1]:
         seen = logits.gather(1, token_ids)
         penalised = torch.where(seen > 0, seen / params.repetition_penalty, seen * params.repetition_penalty)
         logits = logits.scatter(1, token_ids, penalised)
     if params.temperature == 0:
         return logits.argmax(-1, keepdim=True)
-    probs, order = (logits / params.temperature).softmax(-1).sort(-1, descending=True)
+    scaled = logits / max(params.temperature, LEAST_TEMPERATURE)
+    probs, order = scaled.softmax(-1).sort(-1, descending=True)
     outside = probs.cumsum(-1) - probs >= params.top_p  # the nucleus keeps the token that crosses top_p
-    rank = torch.multinomial(probs.masked_fill(outside, 0), 1, generator=generator)
-    return order.gather(1, rank)
+    weights = probs.masked_fill(outside, 0) / torch.empty_like(probs).exponential_(generator=generator)
+    return order.gather(1, weights.argmax(-1, keepdim=True))

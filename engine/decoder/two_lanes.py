@@ -6,7 +6,6 @@ room for all that wait and vLLM has none. While vLLM is loading, the fast lane t
 """
 
 import itertools
-import logging
 import threading
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
@@ -15,11 +14,9 @@ from torch import Tensor
 
 from ..isolation import caught
 from .base import POLL_S, DecodeParams, Decoder, DecodingCounts, DraftSource, Hypothesis
-from .torch_decoder import TorchDecoder
+from .torch_decoder import TorchDecoder, rows_for
 
 CLOSE_TIMEOUT_S = 10.0  # for the thread that waits for vLLM
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,9 +36,6 @@ class _Lane:
     decoder: Decoder
     ours: dict[int, int] = field(default_factory=dict)
 
-    def poll(self, wait_s: float, wake: int | None) -> list[tuple[int, Hypothesis]]:
-        return [(self.ours.pop(i), hypothesis) for i, hypothesis in self.decoder.poll(wait_s=wait_s, wake=wake)]
-
 
 class TwoLaneDecoder:
     """Decodes a few prompts in the fast lane, and many in the large one."""
@@ -51,6 +45,7 @@ class TwoLaneDecoder:
         self._fast_decoder = fast
         self._fast, self._large = _Lane(fast), _Lane(large)
         self._waiting: dict[int, _Waiting] = {}
+        self._given: dict[int, tuple[_Lane, int]] = {}  # of each prompt that a lane has, the lane and its id there
         self._ids = itertools.count()
         self._loading = threading.Thread(target=self._load, name="vllm-loading", daemon=True)
         self._failure: Exception | None = None  # why the large lane could not be loaded
@@ -83,7 +78,7 @@ class TwoLaneDecoder:
 
     @property
     def num_pending(self) -> int:
-        return len(self._waiting) + len(self._fast.ours) + len(self._large.ours)
+        return len(self._waiting) + len(self._given)
 
     def submit(
         self,
@@ -102,28 +97,28 @@ class TwoLaneDecoder:
         if self._failure is not None:
             raise self._failure
         self._give_out()
-        done = self._fast.poll(wait_s, wake)
+        done = self._poll(self._fast, wait_s, wake)
         if self._is_loaded:
             is_busy = bool(done or self._fast.ours)
-            done += self._large.poll(0 if is_busy else wait_s, wake)
+            done += self._poll(self._large, 0 if is_busy else wait_s, wake)
         return done
 
     def partial_tokens(self, prompt_id: int) -> Sequence[int]:
-        for lane in (self._fast, self._large):
-            for theirs, ours in lane.ours.items():
-                if ours == prompt_id:
-                    return lane.decoder.partial_tokens(theirs)
-        return ()
+        if prompt_id in self._waiting:
+            return ()
+        lane, theirs = self._given[prompt_id]
+        return lane.decoder.partial_tokens(theirs)
 
     def cancel(self, prompt_ids: Collection[int] | None = None) -> None:
-        for lane in (self._fast, self._large):
-            dropped = [theirs for theirs, ours in lane.ours.items() if prompt_ids is None or ours in prompt_ids]
-            if dropped:
-                lane.decoder.cancel(dropped)
-            for theirs in dropped:
-                del lane.ours[theirs]
         for prompt_id in list(self._waiting) if prompt_ids is None else prompt_ids:
             self._waiting.pop(prompt_id, None)
+        dropped = [i for i in (self._given if prompt_ids is None else prompt_ids) if i in self._given]
+        places = [self._given.pop(prompt_id) for prompt_id in dropped]
+        for lane in (self._fast, self._large):
+            if theirs := [number for its, number in places if its is lane]:
+                for number in theirs:
+                    del lane.ours[number]
+                lane.decoder.cancel(theirs)
 
     def close(self) -> None:
         self._waiting.clear()
@@ -133,16 +128,24 @@ class TwoLaneDecoder:
         self._fast.decoder.close()
 
     def _give_out(self) -> None:
-        """Hand the prompts that wait to a lane."""
-        room = self._fast_decoder.max_pending - len(self._fast.ours)
-        lane, given = self._fast, list(self._waiting.items())
-        if not self._is_loaded:
-            given = given[:room]
-        elif self._large.ours or len(given) > room:
-            lane = self._large
-        for prompt_id, waiting in given:
+        """Hand the prompts that wait to a lane. None is left to wait within the fast lane."""
+        waiting = list(self._waiting.items())
+        if not waiting:
+            return
+        num_fitting = self._fast_decoder.num_fitting([rows_for(each.prompt_embeds, each.params) for _, each in waiting])
+        lane, given = self._fast, waiting[:num_fitting]
+        if self._is_loaded and (self._large.ours or num_fitting < len(waiting)):
+            lane, given = self._large, waiting
+        for prompt_id, each in given:
             del self._waiting[prompt_id]
             theirs = lane.decoder.submit(
-                waiting.prompt_embeds, waiting.params, stream_tokens=waiting.stream_tokens, draft=waiting.draft
+                each.prompt_embeds, each.params, stream_tokens=each.stream_tokens, draft=each.draft
             )
             lane.ours[theirs] = prompt_id
+            self._given[prompt_id] = lane, theirs
+
+    def _poll(self, lane: _Lane, wait_s: float, wake: int | None) -> list[tuple[int, Hypothesis]]:
+        done = [(lane.ours.pop(i), hypothesis) for i, hypothesis in lane.decoder.poll(wait_s=wait_s, wake=wake)]
+        for prompt_id, _ in done:
+            del self._given[prompt_id]
+        return done

@@ -22,15 +22,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..console import quiet_libraries
+from ..worker_process import connect, end_with_any, receive, send
 
 quiet_libraries()  # before torch and vLLM are imported
+if __name__ == "__main__":
+    parent = connect()  # as well: from here on this process ends with its parent, and those imports take seconds
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import ASRError, DecodeError
-from ..worker_process import connect, end_with_any, receive, send
 from .base import DecodeParams
 from .prompt_memory import map_rows
 from .vllm_decoder import VLLMDecoder
@@ -62,9 +64,8 @@ class Outbox:
             send(self._parent, message)
 
 
-def main() -> None:
+def main(parent: socket.socket) -> None:
     """Decode until the parent process ends."""
-    parent = connect()
     outbox = Outbox(parent)
     source, options, memory = receive(parent)
     if options.device.type != "cpu":
@@ -152,4 +153,4 @@ class _Prompts:
 
 if __name__ == "__main__":
     with contextlib.suppress(EOFError, ConnectionError):
-        main()
+        main(parent)

@@ -74,7 +74,10 @@ def test_npu_without_torch_npu_says_what_is_missing() -> None:
 
 @pytest.mark.parametrize(
     "params",
-    [{"max_new_tokens": 0}, {"temperature": -0.1}, {"top_p": 0.0}, {"top_p": 1.1}, {"repetition_penalty": 0.0}],
+    [
+        *({"max_new_tokens": 0}, {"temperature": -0.1}, {"top_p": 0.0}, {"top_p": 1.1}, {"repetition_penalty": 0.0}),
+        *({"seed": 2**63}, {"seed": -(2**63) - 1}),
+    ],
 )
 def test_wrong_decode_params_are_refused(params: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=next(iter(params))):

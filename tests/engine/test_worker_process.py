@@ -75,6 +75,19 @@ def test_a_child_finds_what_this_process_would_import_and_ends_with_its_socket(
     assert child.process.returncode in (0, -signal.SIGKILL) and time.monotonic() - started < 2.0
 
 
+def test_a_child_ends_before_it_is_closed_once_it_is_hung_up_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "waits.py").write_text(
+        "import time\nfrom twostage_asr.engine.worker_process import connect\nparent = connect()\ntime.sleep(60)\n"
+    )
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    child = start_child("waits")
+    child.hang_up()
+    assert child.process.wait(30) == -signal.SIGKILL
+    child.close()
+
+
 def test_shared_memory_that_a_child_leaves_behind_is_removed_without_a_word(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -138,6 +138,20 @@ def test_a_draft_that_cannot_be_made_costs_nothing_but_time(decoder: TorchDecode
     assert done[prompt_id].token_ids == decode(decoder, PROMPTS[:1], PARAMS)[0].token_ids
 
 
+@pytest.mark.parametrize("method", ["propose", "write"])
+def test_a_draft_that_breaks_is_done_without(
+    decoder: TorchDecoder, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    plain = decode(decoder, PROMPTS, PARAMS)
+    drafts = [Listed(answer.token_ids) for answer in plain]
+
+    def breaks(*_: object) -> list[int]:
+        raise RuntimeError
+
+    monkeypatch.setattr(drafts[1], method, breaks)
+    assert [answer.token_ids for answer in drafted(decoder, drafts)] == [answer.token_ids for answer in plain]
+
+
 def test_the_ctc_heads_text_saves_steps(torch_models: dict[str, AutoModelVLLM], clips: list[dict[str, str]]) -> None:
     """On the bundled clips of the micro checkpoint."""
     model = torch_models["low_frame_rate"]

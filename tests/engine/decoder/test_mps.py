@@ -19,7 +19,7 @@ esac
 SHARE = """
 import os, sys
 from twostage_asr.engine.decoder import mps
-mps._PROBE = "import sys; sys.exit({probe})"
+mps._PROBE = "print({probe})"
 print(mps.share_gpus() or os.environ["CUDA_MPS_PIPE_DIRECTORY"], flush=True)
 sys.stdin.readline()
 os.kill(os.getpid(), 9)
@@ -66,8 +66,8 @@ def test_the_service_ends_with_the_process_however_that_ends(followed: Path) -> 
 
 def test_a_gpu_that_does_not_answer_under_the_service_is_not_shared(followed: Path) -> None:
     control(followed)
-    with share(probe=37) as process:
-        assert process.communicate("\n")[0] == "CUDA answers 37 under it\n"
+    with share(probe=805) as process:
+        assert process.communicate("\n")[0] == "CUDA answers 805 under it\n"
     wait_until(lambda: "quit" in followed.read_text())
 
 

@@ -347,6 +347,34 @@ def test_an_engine_that_cannot_be_added_is_done_without(
     answered(decoder, num_prompts=3)
 
 
+def test_an_engine_that_cannot_be_started_is_done_without(
+    stand_in: StandIn, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def no_memory(*_: object, **__: object) -> None:
+        raise OSError("no memory for a process")
+
+    monkeypatch.setattr(process_decoder, "BACKLOG_S", 0.0)
+    decoder = stand_in(ANSWERS, stall_timeout_s=10.0, max_processes=3)
+    decoder.max_pending = 1
+    monkeypatch.setattr(process_decoder, "start_child", no_memory)
+    answered(decoder, num_prompts=3)
+    answered(decoder, num_prompts=3)
+    assert caplog.text.count("did not start, 1 go on: no memory for a process") == 2
+    assert not decoder._loading
+
+
+def test_an_engine_ends_at_once_while_it_imports_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch is a module here whose import takes a minute."""
+    (tmp_path / "torch.py").write_text(f"open({str(tmp_path / 'begun')!r}, 'w')\nimport time\ntime.sleep(60)")
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    monkeypatch.setattr(worker_process, "STOP_TIMEOUT_S", 30.0)
+    child = worker_process.start_child(process_decoder.WORKER)
+    wait_until((tmp_path / "begun").exists, 30.0)
+    started = time.monotonic()
+    child.close()
+    assert time.monotonic() - started < 15.0
+
+
 @pytest.mark.parametrize(("gigabytes", "cores", "expected"), [(141, 16, 4), (141, 8, 2), (24, 16, 2), (8, 64, 1)])
 def test_as_many_engines_as_memory_and_cores_allow(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gigabytes: int, cores: int, expected: int

@@ -26,7 +26,7 @@ from twostage_asr.engine.decoder import torch_decoder
 from twostage_asr.engine.decoder.base import DecodeParams, LLMSource
 from twostage_asr.engine.decoder.passes import Found, padded_shape
 from twostage_asr.engine.decoder.rows import Rows
-from twostage_asr.engine.decoder.torch_decoder import TorchDecoder
+from twostage_asr.engine.decoder.torch_decoder import TorchDecoder, choose_tokens
 from twostage_asr.engine.errors import CheckpointError
 
 KERNELS = Path(__file__).parent / "interpreted_steps.py"
@@ -88,6 +88,28 @@ def test_a_prompt_that_is_sampled_leaves_the_others_greedy(decoder: TorchDecoder
     assert alone[1].token_ids != decode(decoder, [PROMPTS[1]], PARAMS)[0].token_ids
 
 
+def test_samples_are_as_frequent_as_they_are_probable() -> None:
+    probs = torch.tensor([0.5, 0.3, 0.15, 0.05])
+    params, generator = DecodeParams(temperature=1.0, top_p=0.9), torch.Generator().manual_seed(0)
+    chosen = choose_tokens(probs.log().expand(20_000, 4), torch.zeros(20_000, 0).long(), params, generator)
+    shares = torch.bincount(chosen.flatten(), minlength=4) / len(chosen)
+    torch.testing.assert_close(shares, torch.tensor([0.5, 0.3, 0.15, 0.0]) / 0.95, rtol=0, atol=0.02)
+
+
+def test_the_least_temperature_is_as_good_as_greedy() -> None:
+    """The logits that it divides must not become infinite."""
+    logits = torch.tensor([[1.0, 30.0, -20.0]])
+    for temperature in (1e-3, 1e-40):
+        chosen = choose_tokens(logits, torch.zeros(1, 0).long(), DecodeParams(temperature=temperature), None)
+        assert chosen.tolist() == [[1]]
+
+
+def test_nan_is_sampled_without_an_exception() -> None:
+    """torch.multinomial raises one, which on a GPU ends the work of all prompts; its log-probability shows the NaN."""
+    logits = torch.full((1, 8), torch.nan)
+    assert choose_tokens(logits, torch.zeros(1, 0).long(), DecodeParams(temperature=1.0), None).shape == (1, 1)
+
+
 def test_followed_prompts_show_their_tokens(decoder: TorchDecoder) -> None:
     prompt_id = decoder.submit(PROMPTS[2], PARAMS, stream_tokens=True)
     decoder.poll()
@@ -126,9 +148,11 @@ def test_prompts_wait_for_rows_of_the_cache(source: LLMSource, monkeypatch: pyte
     monkeypatch.setattr(torch_decoder, "ROWS_PER_SEQUENCE", 1)
     decoder = decoder_of(source)  # 256 rows
     params = DecodeParams(max_new_tokens=140)
+    assert decoder.num_fitting([100, 150, 7]) == 2
     ids = [decoder.submit(prompt, params) for prompt in PROMPTS[:3]]
     decoder.poll()
     assert [len(decoder.partial_tokens(i)) for i in ids] == [2, 0, 0]
+    assert decoder.num_fitting([200]) == 0
     decoder.cancel(ids[:1])
     decoder.poll()
     assert [len(decoder.partial_tokens(i)) for i in ids[1:]] == [2, 0]

@@ -1,7 +1,9 @@
 """A few prompts take the fast lane, many the large one; if that is loading, or cannot, nothing is lost or hidden."""
 
+import itertools
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
 
 import pytest
@@ -13,12 +15,13 @@ from tests.fake_decoder import FakeDecoder
 from tests.pipeline import decode
 from twostage_asr.engine.config import EngineConfig, FastLane
 from twostage_asr.engine.decoder.base import DecodeParams, LLMSource
-from twostage_asr.engine.decoder.torch_decoder import needed_bytes
+from twostage_asr.engine.decoder.torch_decoder import TorchDecoder, needed_bytes
 from twostage_asr.engine.decoder.two_lanes import TwoLaneDecoder
 from twostage_asr.engine.errors import ConfigError, DecodeError, PromptTooLongError
 from twostage_asr.engine.loader import _has_fast_lane, _too_small
 
 FAST, LARGE = 1, 2  # the tokens that the lanes write
+NUM_ROWS = 2000  # of the fast lane's cache
 
 
 class Slow(FakeDecoder):
@@ -38,18 +41,30 @@ class Slow(FakeDecoder):
         super().close()
 
 
+class Fast(FakeDecoder):
+    """It decodes three prompts at once, if its cache has rows for them."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda prompt: [FAST] * 6, max_pending=3)
+
+    def num_fitting(self, sizes: Sequence[int]) -> int:
+        taken = sum(params.max_new_tokens for params in self.submitted[len(self.submitted) - self.num_pending :])
+        sums = itertools.accumulate(sizes[: self.max_pending - self.num_pending])
+        return sum(1 for rows in sums if taken + rows <= NUM_ROWS)
+
+
 @pytest.fixture
 def large() -> Slow:
     return Slow()
 
 
 @pytest.fixture
-def fast() -> FakeDecoder:
-    return FakeDecoder(lambda prompt: [FAST] * 6, max_pending=3)
+def fast() -> Fast:
+    return Fast()
 
 
 @pytest.fixture
-def decoder(fast: FakeDecoder, large: Slow) -> Iterator[TwoLaneDecoder]:
+def decoder(fast: Fast, large: Slow) -> Iterator[TwoLaneDecoder]:
     decoder = TwoLaneDecoder(fast, large)  # type: ignore[arg-type]
     decoder.wait_until_ready()
     yield decoder
@@ -92,6 +107,24 @@ def test_prompts_go_where_others_are(decoder: TwoLaneDecoder, large: Slow, fast:
             decoder.submit(prompt, DecodeParams())
         decoder._give_out()
     assert (fast.num_pending, large.num_pending, decoder.num_pending) == (2, 3, 5)
+
+
+def test_prompts_that_wait_take_the_large_lane_as_soon_as_it_is_there(
+    decoder: TwoLaneDecoder, large: Slow, fast: Fast
+) -> None:
+    """None waits within the fast lane, neither for its turn nor for rows of the cache."""
+    for count, max_new_tokens, num_fast in ((5, 10, 3), (3, 900, 2)):
+        fast.hold()
+        ids = [decoder.submit(prompt, DecodeParams(max_new_tokens=max_new_tokens)) for prompt in prompts(count)]
+        decoder._give_out()
+        assert (fast.num_pending, large.num_pending) == (num_fast, 0)
+        decoder._is_loaded = True
+        decoder._give_out()
+        assert (fast.num_pending, large.num_pending, decoder.num_pending) == (num_fast, count - num_fast, count)
+        fast.release()
+        done = [i for _ in range(3) for i, _ in decoder.poll()]
+        assert sorted(done) == ids
+        decoder._is_loaded = False
 
 
 def test_prompts_can_be_followed_and_dropped_in_any_lane(decoder: TwoLaneDecoder, large: Slow) -> None:
@@ -138,6 +171,15 @@ def test_there_is_a_fast_lane_where_it_makes_sense(
     """On a CPU, "auto" takes none."""
     config, device = EngineConfig(fast_lane=asked), torch.device("cpu")
     assert _has_fast_lane(source, config, device, num_processes, is_spread=is_spread) == expected
+
+
+@pytest.mark.parametrize(("asked", "num_processes"), [("auto", 0), ("auto", 1), (False, 1)])
+def test_where_there_is_none_its_decoder_is_not_imported(
+    source: LLMSource, monkeypatch: pytest.MonkeyPatch, asked: FastLane, num_processes: int
+) -> None:
+    monkeypatch.setitem(sys.modules, TorchDecoder.__module__, None)  # an import raises ImportError
+    config = EngineConfig(fast_lane=asked)
+    assert not _has_fast_lane(source, config, torch.device("cpu"), num_processes, is_spread=False)
 
 
 @pytest.mark.parametrize(("num_processes", "is_spread"), [(0, False), (1, True)])
