@@ -186,8 +186,16 @@ def test_natural_voices_count_as_much_as_all_others_when_models_are_compared() -
         "en_kokoro": Tally(errors=10, characters=100),
         "music": Tally(),
     }
-    assert score(tallies) == pytest.approx((2 + 10) / 2)
-    assert score({"en_clean": Tally(errors=1, characters=100)}) == pytest.approx(1)
+    assert score(tallies, {}) == pytest.approx((2 + 10) / 2)
+    assert score({"en_clean": Tally(errors=1, characters=100)}, {}) == pytest.approx(1)
+
+
+def test_a_model_that_unlearns_what_it_knew_is_not_the_better_one() -> None:
+    bars = {"en_clean": 1.0, "zh_clean": 1.0}
+    before = {"en_clean": Tally(errors=10, characters=1000), "en_kokoro": Tally(errors=12, characters=100)}
+    within = {"en_clean": Tally(errors=13, characters=1000), "en_kokoro": Tally(errors=10, characters=100)}
+    beyond = {"en_clean": Tally(errors=20, characters=1000), "en_kokoro": Tally(errors=10, characters=100)}
+    assert score(within, bars) < score(before, bars) < score(beyond, bars)
 
 
 def test_a_room_rings_on_after_a_sound() -> None:
