@@ -21,6 +21,7 @@ Operator = Callable[[list[Any], Attributes], Any]
 
 _DTYPES = {1: torch.float32, 7: torch.int64, 9: torch.bool}
 _WHOLE = {"MatMulInteger": "MatMul", "ConvInteger": "Conv"}  # of whole numbers -> the same of real ones
+_LEAST = 1e-30
 _INT32 = 6  # only biases become such numbers, and here they stay as they are
 
 
@@ -238,9 +239,18 @@ def _pad(i: list[Any], a: Attributes) -> Tensor:
 
 
 def _stft(i: list[Any], _a: Attributes) -> Tensor:
+    """The imaginary part of the first and the last bin is zero; below zero it is the least above zero.
+
+    For the graph computes angles by comparing it with zero, and makes -pi of zero. Kokoro was trained with torch.angle,
+    which makes pi of it, as onnxruntime does, by rounding, in nearly all frames. The network hears the difference: with
+    -pi it speaks a fifth too quietly.
+    """
     signal, step, window, _ = i
     signal = signal.reshape(signal.shape[0], -1)
-    return torch.view_as_real(torch.fft.rfft(signal.unfold(-1, len(window), int(step)) * window))
+    spectrum = torch.view_as_real(torch.fft.rfft(signal.unfold(-1, len(window), int(step)) * window))
+    for place in (0, -1):
+        spectrum[..., place, 1] = _LEAST * (spectrum[..., place, 0] < 0)
+    return spectrum
 
 
 def _scatter(i: list[Any], _a: Attributes) -> Tensor:

@@ -155,6 +155,16 @@ def test_the_graph_has_the_gates_of_an_lstm_in_onnx_order(tmp_path: Path) -> Non
     torch.testing.assert_close(found.transpose(1, 2).reshape(5, 1, 4), own(x)[0].detach())
 
 
+def test_the_graph_has_a_positive_angle_for_negative_numbers_in_a_spectrum(tmp_path: Path) -> None:
+    described = {"outputs": ["y"], "nodes": [["STFT", ["x", "step", "window", ""], ["y"], {"onesided": 1}]]}
+    (tmp_path / "graph.json").write_text(json.dumps(described), "utf-8")
+    np.savez(tmp_path / "weights.0.npz", step=np.int64(4), window=np.ones(4, np.float32))
+    (found,) = Graph(tmp_path, torch.device("cpu")).run({"x": torch.tensor([[-3.0, 1.0, -2.0, 1.0]])})
+    torch.testing.assert_close(found[0, 0, :, 0], torch.tensor([-3.0, -1.0, -7.0]))
+    assert found[0, 0, 0, 1] > 0
+    assert found[0, 0, 2, 1] > 0
+
+
 def test_going_on_from_a_checkpoint_keeps_its_weights_and_makes_new_tokens_of_known_ones() -> None:
     old = read_vocabulary(CHECKPOINT / "Qwen3-0.6B" / "tokenizer.json")
     new = learn_vocabulary(seed=1)
