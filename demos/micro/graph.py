@@ -21,6 +21,7 @@ Operator = Callable[[list[Any], Attributes], Any]
 
 _DTYPES = {1: torch.float32, 7: torch.int64, 9: torch.bool}
 _WHOLE = {"MatMulInteger": "MatMul", "ConvInteger": "Conv"}  # of whole numbers -> the same of real ones
+_LEAST = 1e-30
 _INT32 = 6  # only biases become such numbers, and here they stay as they are
 
 
@@ -68,6 +69,8 @@ class Graph:
                 self._constants |= zip(outputs[1:], torch.tensor([1.0, 0.0], device=device), strict=True)
             if operator == "Floor" and "quant_rounded" in outputs[0]:
                 operator = "Identity"
+            if operator == "DynamicQuantizeLSTM":
+                operator, inputs = "LSTM", [inputs[0], inputs[5], inputs[6], self._as_gates(inputs)]
             if operator in _WHOLE and inputs[1] in self._constants:
                 operator, inputs = _WHOLE[operator], [inputs[0], self._as_real(inputs[1], inputs[3])]
             if all(name in self._constants for name in inputs):
@@ -81,6 +84,20 @@ class Graph:
         """The name of the weight's numbers without their zero point, as real ones."""
         name = f"{weight} as real"
         self._constants[name] = self._constants[weight].float() - self._constants[zero].float()
+        return name
+
+    def _as_gates(self, inputs: list[str]) -> str:
+        """The name of an LSTM's weights and biases as torch.lstm has them, so that they are computed once."""
+        inner, outer, bias = (self._constants[name] for name in inputs[1:4])
+        inner_scale, outer_scale = self._constants[inputs[8]], self._constants[inputs[10]]
+        size = outer.shape[1]
+        parameters: list[Tensor] = []
+        for side in range(len(inner)):
+            for weight, scale in ((inner[side], inner_scale[side]), (outer[side], outer_scale[side])):
+                parameters.append(_gates((weight.float() * scale).T, size))
+            parameters += [_gates(each, size) for each in bias[side].split(4 * size)]
+        name = f"{inputs[1]} as gates"
+        self._constants[name] = parameters
         return name
 
 
@@ -198,20 +215,15 @@ def _convolve_transposed(i: list[Any], a: Attributes) -> Tensor:
 
 
 def _lstm(i: list[Any], _a: Attributes) -> list[Tensor]:
-    """Both directions; ONNX has the gates in the order input, output, forget, cell."""
-    data, inner, outer, bias, _, hidden, cell, _, inner_scale, _, outer_scale, _ = i
-    size = outer.shape[1]
-    parameters = []
-    for side in range(len(inner)):
-        for weight, scale in ((inner[side], inner_scale[side]), (outer[side], outer_scale[side])):
-            parameters.append(_gates((weight.float() * scale).T, size))
-        parameters += [_gates(each, size) for each in bias[side].split(4 * size)]
+    """Both directions, as cuDNN computes them where there is a GPU."""
+    data, hidden, cell, parameters = i
     found, last_hidden, last_cell = torch.lstm(data, [hidden, cell], parameters, True, 1, 0.0, False, True, False)
-    steps, clips, _ = found.shape
-    return [found.view(steps, clips, 2, size).transpose(1, 2), last_hidden, last_cell]
+    steps, clips, width = found.shape
+    return [found.view(steps, clips, 2, width // 2).transpose(1, 2), last_hidden, last_cell]
 
 
 def _gates(rows: Tensor, size: int) -> Tensor:
+    """ONNX has the gates in the order input, output, forget, cell; torch has input, forget, cell, output."""
     entry, exit_, forget, cell = rows.split(size)
     return torch.cat([entry, forget, cell, exit_]).contiguous()
 
@@ -227,9 +239,18 @@ def _pad(i: list[Any], a: Attributes) -> Tensor:
 
 
 def _stft(i: list[Any], _a: Attributes) -> Tensor:
+    """The imaginary part of the first and the last bin is zero; below zero it is the least above zero.
+
+    For the graph computes angles by comparing it with zero, and makes -pi of zero. Kokoro was trained with torch.angle,
+    which makes pi of it, as onnxruntime does, by rounding, in nearly all frames. The network hears the difference: with
+    -pi it speaks a fifth too quietly.
+    """
     signal, step, window, _ = i
     signal = signal.reshape(signal.shape[0], -1)
-    return torch.view_as_real(torch.fft.rfft(signal.unfold(-1, len(window), int(step)) * window))
+    spectrum = torch.view_as_real(torch.fft.rfft(signal.unfold(-1, len(window), int(step)) * window))
+    for place in (0, -1):
+        spectrum[..., place, 1] = _LEAST * (spectrum[..., place, 0] < 0)
+    return spectrum
 
 
 def _scatter(i: list[Any], _a: Attributes) -> Tensor:
@@ -269,7 +290,6 @@ _OPERATORS: dict[str, Operator] = {
     "CumSum": lambda i, _: i[0].cumsum(int(i[1])),
     "DequantizeLinear": _dequantise,
     "Div": _divide,
-    "DynamicQuantizeLSTM": _lstm,
     "DynamicQuantizeLinear": lambda i, _: i[0],
     "Equal": lambda i, _: i[0] == i[1],
     "Exp": lambda i, _: i[0].exp(),
@@ -281,6 +301,7 @@ _OPERATORS: dict[str, Operator] = {
     "Greater": lambda i, _: i[0] > i[1],
     "GreaterOrEqual": lambda i, _: i[0] >= i[1],
     "Identity": lambda i, _: i[0],
+    "LSTM": _lstm,
     "LayerNormalization": _normalise,
     "LeakyRelu": lambda i, a: F.leaky_relu(i[0], a["alpha"]),
     "Less": lambda i, _: i[0] < i[1],

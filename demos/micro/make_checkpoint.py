@@ -94,7 +94,7 @@ def make(arguments: argparse.Namespace, scale: Scale) -> None:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
         torch.backends.cuda.enable_cudnn_sdp(False)  # cuDNN plans attention anew for each shape, and all batches differ
-        model = _model(arguments, vocabulary).to(device)
+        model = _model(vocabulary).to(device)
         examiner = Examiner(clips, vocabulary, max_new_tokens=scale.max_new_tokens)
         composer = Composer(torch.from_numpy(corpus.audio).to(device), seed=arguments.seed)
         print(f"ready {time.perf_counter() - started:.1f} s, training on {device}", flush=True)
@@ -112,6 +112,11 @@ def make(arguments: argparse.Namespace, scale: Scale) -> None:
             ),
             lambda: write_checkpoint(model, vocabulary, arguments.out),
         )
+        if arguments.bar:
+            start_from(model, vocabulary, arguments.bar)
+            trainer.set_bars()
+        if arguments.start:
+            start_from(model, vocabulary, arguments.start)
         trainer.run()
         write_checkpoint(model, vocabulary, arguments.out)  # whatever becomes of the last step
         planners.set_progress(1.0)
@@ -144,17 +149,14 @@ def _corpus(arguments: argparse.Namespace, scale: Scale, num_workers: int) -> Co
     return corpus
 
 
-def _model(arguments: argparse.Namespace, vocabulary: Vocabulary) -> MicroModel:
+def _model(vocabulary: Vocabulary) -> MicroModel:
     config = MicroConfig(
         num_tokens=vocabulary.num_tokens,
         llm_rows=vocabulary.llm_size,
         end_id=vocabulary.end_id,
         pad_id=vocabulary.special_id("<|endoftext|>"),
     )
-    model = MicroModel(config)
-    if arguments.start:
-        start_from(model, vocabulary, arguments.start)
-    return model
+    return MicroModel(config)
 
 
 def main() -> None:
@@ -168,6 +170,7 @@ def main() -> None:
     parser.add_argument("--sentences", type=int, help="that espeak-ng speaks")
     parser.add_argument("--head-steps", type=int, help="of the CTC head alone, at the end")
     parser.add_argument("--start", type=Path, help="checkpoint to go on from; its vocabulary may be smaller")
+    parser.add_argument("--bar", type=Path, help="checkpoint whose error rates should not be exceeded")
     parser.add_argument("--kokoro", type=Path, help="what kokoro.py spoke, to train on as well")
     parser.add_argument("--kokoro-held-out", type=Path, help="what kokoro.py spoke, to examine")
     arguments = parser.parse_args()

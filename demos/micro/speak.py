@@ -92,6 +92,8 @@ def speak(model: Path, plan_file: Path, out: Path, *, seconds: float, workers: i
     shards = sorted(out.glob("*.npz"))
     samples = sum(int(np.load(shard)["lengths"].sum()) for shard in shards)
     print(f"Kokoro: {len(shards)} shards, {samples / SAMPLE_RATE / 3600:.2f} h", flush=True)
+    if failed := [process.exitcode for process in processes if process.exitcode]:
+        raise RuntimeError(f"{len(failed)} of {workers} processes ended with {failed[0]}, where 0 is right")
 
 
 def _speak_some(

@@ -155,6 +155,16 @@ def test_the_graph_has_the_gates_of_an_lstm_in_onnx_order(tmp_path: Path) -> Non
     torch.testing.assert_close(found.transpose(1, 2).reshape(5, 1, 4), own(x)[0].detach())
 
 
+def test_the_graph_has_a_positive_angle_for_negative_numbers_in_a_spectrum(tmp_path: Path) -> None:
+    described = {"outputs": ["y"], "nodes": [["STFT", ["x", "step", "window", ""], ["y"], {"onesided": 1}]]}
+    (tmp_path / "graph.json").write_text(json.dumps(described), "utf-8")
+    np.savez(tmp_path / "weights.0.npz", step=np.int64(4), window=np.ones(4, np.float32))
+    (found,) = Graph(tmp_path, torch.device("cpu")).run({"x": torch.tensor([[-3.0, 1.0, -2.0, 1.0]])})
+    torch.testing.assert_close(found[0, 0, :, 0], torch.tensor([-3.0, -1.0, -7.0]))
+    assert found[0, 0, 0, 1] > 0
+    assert found[0, 0, 2, 1] > 0
+
+
 def test_going_on_from_a_checkpoint_keeps_its_weights_and_makes_new_tokens_of_known_ones() -> None:
     old = read_vocabulary(CHECKPOINT / "Qwen3-0.6B" / "tokenizer.json")
     new = learn_vocabulary(seed=1)
@@ -186,8 +196,16 @@ def test_natural_voices_count_as_much_as_all_others_when_models_are_compared() -
         "en_kokoro": Tally(errors=10, characters=100),
         "music": Tally(),
     }
-    assert score(tallies) == pytest.approx((2 + 10) / 2)
-    assert score({"en_clean": Tally(errors=1, characters=100)}) == pytest.approx(1)
+    assert score(tallies, {}) == pytest.approx((2 + 10) / 2)
+    assert score({"en_clean": Tally(errors=1, characters=100)}, {}) == pytest.approx(1)
+
+
+def test_a_model_that_unlearns_what_it_knew_is_not_the_better_one() -> None:
+    bars = {"en_clean": 1.0, "zh_clean": 1.0}
+    before = {"en_clean": Tally(errors=10, characters=1000), "en_kokoro": Tally(errors=12, characters=100)}
+    within = {"en_clean": Tally(errors=13, characters=1000), "en_kokoro": Tally(errors=10, characters=100)}
+    beyond = {"en_clean": Tally(errors=20, characters=1000), "en_kokoro": Tally(errors=10, characters=100)}
+    assert score(within, bars) < score(before, bars) < score(beyond, bars)
 
 
 def test_a_room_rings_on_after_a_sound() -> None:

@@ -26,6 +26,8 @@ _WARM_UP_STEPS = 3  # before the clock starts
 _REPORT_STEPS = 100
 _REPORT_S = 8.0  # at most between progress lines
 _EXAMINED_CLIPS = 48  # of each condition, while training
+_LEEWAY = 0.3  # percent of CER by which a condition may exceed its bar
+_STRICTNESS = 10.0  # of the score, per percent beyond that
 # While training; all conditions follow at the end.
 NATURAL = ("en_kokoro", "zh_kokoro")
 _EXAMINED = (
@@ -45,12 +47,21 @@ class TrainingOptions:
     report_steps: int = _REPORT_STEPS
 
 
-def score(tallies: Mapping[str, Tally]) -> float:
-    """Mean CER in percent; natural voices, where they are examined, count as much as everything else together."""
-    rates = {name: 100 * tally.errors / tally.characters for name, tally in tallies.items() if tally.characters}
+def error_rates(tallies: Mapping[str, Tally]) -> dict[str, float]:
+    """CER in percent by condition, where there is text."""
+    return {name: 100 * tally.errors / tally.characters for name, tally in tallies.items() if tally.characters}
+
+
+def score(tallies: Mapping[str, Tally], bars: Mapping[str, float]) -> float:
+    """Mean CER in percent; natural voices, where they are examined, count as much as everything else together.
+
+    What exceeds its bar by more than the leeway counts many times: nothing is learned at the cost of the rest.
+    """
+    rates = error_rates(tallies)
     natural = [rate for name, rate in rates.items() if name in NATURAL]
     others = [rate for name, rate in rates.items() if name not in NATURAL]
-    return mean(mean(group) for group in (natural, others) if group) if rates else 0.0
+    excess = sum(max(rates[name] - bar - _LEEWAY, 0.0) for name, bar in bars.items() if name in rates)
+    return mean(mean(group) for group in (natural, others) if group) + _STRICTNESS * excess if rates else 0.0
 
 
 class Trainer:
@@ -68,6 +79,7 @@ class Trainer:
         """`keep` writes the model as it is, whenever an examination finds it better than before."""
         self._model, self._composer, self._planners = model, composer, planners
         self._examiner, self._options, self._keep = examiner, options, keep
+        self._bars: Mapping[str, float] = {}
         self._device = model.chunk_head.weight.device
         self._adamw, self._muon = _optimizers(model)
         self._started = time.perf_counter()
@@ -81,10 +93,18 @@ class Trainer:
         elapsed = time.perf_counter() - self._started
         return min(max(elapsed / self._options.seconds, self._step / self._options.steps), 1.0)
 
+    def set_bars(self) -> None:
+        """Make the error rates of the model as it is those that the trained one should not exceed."""
+        tallies = self._examiner.examine(self._model, names=_EXAMINED, most=_EXAMINED_CLIPS)
+        self.show(tallies)
+        self._bars = {name: rate for name, rate in error_rates(tallies).items() if name not in NATURAL}
+
     def run(self) -> None:
-        """Train to the end, or until interrupted."""
+        """Train to the end, or until interrupted. Weights that training goes on from are the first to be examined."""
         batches = iter(self._planners)
         try:
+            if self._options.goes_on:
+                self._examine()
             self._warm_up(batches)
             self._started = time.perf_counter()
             self._train(batches)
@@ -118,7 +138,7 @@ class Trainer:
         """Score the model, and keep it if none was better."""
         tallies = self._examiner.examine(self._model, names=_EXAMINED, most=_EXAMINED_CLIPS)
         self.show(tallies)
-        if (found := score(tallies)) <= self._best_score:
+        if (found := score(tallies, self._bars)) <= self._best_score:
             print(f"   the best so far: {found:.2f} after {self._best_score:.2f}", flush=True)
             self._best_score = found
             self._best = {name: tensor.detach().clone() for name, tensor in self._model.state_dict().items()}
