@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.cluster import hierarchy
 
 from twostage_asr.engine import ConfigError
 from twostage_asr.engine.speakers import clustering
@@ -51,7 +52,7 @@ def test_more_speakers_than_windows_is_a_speaker_each() -> None:
 
 def test_a_long_recording_is_grouped_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     largest = 0
-    whole = clustering.linkage
+    whole = hierarchy.linkage
 
     def watched(distances: np.ndarray, method: str) -> np.ndarray:
         nonlocal largest
@@ -59,7 +60,7 @@ def test_a_long_recording_is_grouped_in_blocks(monkeypatch: pytest.MonkeyPatch) 
         return whole(distances, method)
 
     monkeypatch.setattr(clustering, "MAX_POINTS", 50)
-    monkeypatch.setattr(clustering, "linkage", watched)
+    monkeypatch.setattr(hierarchy, "linkage", watched)
     turns = [(turn // 7) % 4 for turn in range(2000)]
     assert cluster(voices(turns), None, ANY).tolist() == turns
     assert largest <= 50 * 49 // 2

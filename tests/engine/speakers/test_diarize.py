@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from scipy.cluster import hierarchy
 
 from twostage_asr.engine.audio.waveform import SAMPLE_RATE
-from twostage_asr.engine.speakers import clustering
 from twostage_asr.engine.speakers.clustering import MAX_SPEAKERS, SpeakerCount, cluster
 from twostage_asr.engine.speakers.diarize import Diarized, Stretch, diarize, stretch_of, windows_of
 from twostage_asr.engine.speakers.model import Embeddings
@@ -109,13 +109,13 @@ def ten_hours(hours: float) -> tuple[Embeddings, np.ndarray]:
 
 def test_ten_hours_take_bounded_memory_and_linear_work(monkeypatch: pytest.MonkeyPatch) -> None:
     work: list[int] = []
-    whole = clustering.linkage
+    whole = hierarchy.linkage
 
     def counted(distances: np.ndarray, method: str) -> np.ndarray:
         work.append(len(distances))
         return whole(distances, method)
 
-    monkeypatch.setattr(clustering, "linkage", counted)
+    monkeypatch.setattr(hierarchy, "linkage", counted)
     done = {}
     for hours in (5.0, 10.0):
         rows, truth = ten_hours(hours)
