@@ -20,7 +20,7 @@ import random
 import subprocess
 import sys
 import tempfile
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,7 +38,7 @@ from twostage_asr.engine.audio.inputs import expand_inputs
 from twostage_asr.engine.bench.figures import percentile_s
 from twostage_asr.engine.bench.load import Form, Load, random_load
 from twostage_asr.engine.bench.machine import process_age_s
-from twostage_asr.engine.bench.measure import transcribe
+from twostage_asr.engine.bench.measure import WrappedDecoder, transcribe
 from twostage_asr.engine.bench.random_checkpoint import write_checkpoint
 from twostage_asr.engine.decoder.base import POLL_S, DecodeParams, Decoder, DecodingCounts, DraftSource, Hypothesis
 from twostage_asr.engine.decoder.drafts import Draft
@@ -67,25 +67,14 @@ class AgreeingDraft(Draft):
         self._count += len(token_ids)
 
 
-class AgreeingDecoder:
-    """Wraps a decoder, and drafts each answer after what the same prompt was answered before."""
+class AgreeingDecoder(WrappedDecoder):
+    """Drafts each answer after what the same prompt was answered before."""
 
     def __init__(self, decoder: Decoder, agreement: float) -> None:
-        self._decoder, self._agreement = decoder, agreement
-        self.limits = decoder.limits
+        super().__init__(decoder)
+        self._agreement = agreement
         self._prompts: dict[int, bytes] = {}  # by the prompt's id
         self._answers: dict[bytes, tuple[int, ...]] = {}
-
-    def wait_until_ready(self) -> None:
-        self._decoder.wait_until_ready()
-
-    @property
-    def max_pending(self) -> int:
-        return self._decoder.max_pending
-
-    @property
-    def num_pending(self) -> int:
-        return self._decoder.num_pending
 
     def submit(
         self,
@@ -103,24 +92,15 @@ class AgreeingDecoder:
                 draft()
             return AgreeingDraft(answer, self._agreement)
 
-        prompt_id = self._decoder.submit(prompt_embeds, params, stream_tokens=stream_tokens, draft=agreeing)
+        prompt_id = super().submit(prompt_embeds, params, stream_tokens=stream_tokens, draft=agreeing)
         self._prompts[prompt_id] = prompt
         return prompt_id
 
     def poll(self, *, wait_s: float = POLL_S, wake: int | None = None) -> list[tuple[int, Hypothesis]]:
-        done = self._decoder.poll(wait_s=wait_s, wake=wake)
+        done = super().poll(wait_s=wait_s, wake=wake)
         for prompt_id, hypothesis in done:
             self._answers[self._prompts.pop(prompt_id)] = hypothesis.token_ids
         return done
-
-    def partial_tokens(self, prompt_id: int) -> Sequence[int]:
-        return self._decoder.partial_tokens(prompt_id)
-
-    def cancel(self, prompt_ids: Collection[int] | None = None) -> None:
-        self._decoder.cancel(prompt_ids)
-
-    def close(self) -> None:
-        self._decoder.close()
 
 
 def one_clip(form: Form, seconds: float, folder: Path, *, is_random: bool) -> Load:

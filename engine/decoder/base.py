@@ -178,6 +178,11 @@ class LLMSource:
         return PromptLimits(self.info.hidden_size, self.max_model_len, self.dtype)
 
 
+def weight_bytes(directory: Path) -> int:
+    """Size of a converted LLM's weights."""
+    return sum(file.stat().st_size for file in directory.glob("*.safetensors"))
+
+
 def is_finite(rows: Tensor) -> bool:
     """Whether bfloat16 or float32 rows on the CPU contain neither NaN nor infinity.
 

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from ..errors import ASRError, ConfigError, DecodeError
 from ..worker_process import Child, receive, send, start_child
-from .base import POLL_S, DecodeParams, DraftSource, Hypothesis, LLMSource
+from .base import POLL_S, DecodeParams, DraftSource, Hypothesis, LLMSource, weight_bytes
 from .prompt_memory import Piece, PromptMemory
 from .vllm_decoder import VLLMOptions
 
@@ -41,7 +41,7 @@ MIN_KV_CACHE_BYTES = 4 << 30  # of one of several engines, for 512 prompts of 80
 BACKLOG_S = 5.0
 LOAD_TIMEOUT_S = 1800.0  # for loading an engine; compilation takes minutes, and so can weights on a slow disk
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, eq=False)
@@ -250,13 +250,13 @@ class ProcessDecoder:
         elif self._backlog_since is None:
             self._backlog_since = now
         elif now > self._backlog_since + BACKLOG_S:
-            log.info("%d prompts wait; %d more vLLM engines are loading", self.num_pending, self._num_spare)
+            logger.info("%d prompts wait; %d more vLLM engines are loading", self.num_pending, self._num_spare)
             num_spare, self._num_spare = self._num_spare, 0
             for _ in range(num_spare):
                 try:
                     self._loading.append(self._start())
                 except (ASRError, OSError) as error:
-                    log.warning("a further vLLM engine did not start, %d go on: %s", len(self._engines), error)
+                    logger.warning("a further vLLM engine did not start, %d go on: %s", len(self._engines), error)
 
     def _admit(self, engine: _Engine) -> None:
         """Give prompts to an engine that has loaded. One that cannot is done without: the others decode."""
@@ -265,7 +265,7 @@ class ProcessDecoder:
             self.max_pending += engine.receive()
             self._engines.append(engine)
         except ASRError as error:
-            log.warning("a further vLLM engine did not load, %d go on: %s", len(self._engines), error)
+            logger.warning("a further vLLM engine did not load, %d go on: %s", len(self._engines), error)
             engine.close()
 
     def partial_tokens(self, prompt_id: int) -> Sequence[int]:
@@ -305,14 +305,9 @@ def wait_readable(file_descriptors: Iterable[int], wait_s: float) -> set[int]:
 def engines_that_fit(source: LLMSource, options: VLLMOptions) -> int:
     """How many engines repay themselves on this GPU and these cores; at least 1."""
     total = torch.cuda.get_device_properties(options.device).total_memory
-    each = _weight_bytes(source, options) + WORKSPACE_BYTES + MIN_KV_CACHE_BYTES
+    each = weight_bytes(source.directory) // options.tensor_parallel_size + WORKSPACE_BYTES + MIN_KV_CACHE_BYTES
     by_memory = int(total * options.gpu_memory_utilization) // each
     return max(1, min(MOST_ENGINES, (os.cpu_count() or 1) // CORES_PER_ENGINE, by_memory))
-
-
-def _weight_bytes(source: LLMSource, options: VLLMOptions) -> int:
-    files = source.directory.glob("*.safetensors")
-    return sum(file.stat().st_size for file in files) // options.tensor_parallel_size
 
 
 def share_of_gpu(source: LLMSource, options: VLLMOptions, num_processes: int) -> VLLMOptions:
@@ -328,7 +323,7 @@ def share_of_gpu(source: LLMSource, options: VLLMOptions, num_processes: int) ->
         return options
     utilization = options.gpu_memory_utilization / num_processes
     total = torch.cuda.get_device_properties(options.device).total_memory
-    weights = _weight_bytes(source, options)
+    weights = weight_bytes(source.directory) // options.tensor_parallel_size
     kv_cache = int(total * utilization) - weights - WORKSPACE_BYTES
     if kv_cache <= 0:
         raise ConfigError(

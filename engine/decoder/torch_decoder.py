@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..errors import ASRError, DecodeError
 from ..isolation import alone, isolated
-from .base import POLL_S, DecodeParams, DecodingCounts, DraftSource, Hypothesis, LLMSource
+from .base import POLL_S, DecodeParams, DecodingCounts, DraftSource, Hypothesis, LLMSource, weight_bytes
 from .drafts import Draft
 from .llm import LLM
 from .llm_config import LLMConfig
@@ -269,9 +269,8 @@ class TorchDecoder:
 def needed_bytes(source: LLMSource, max_sequences: int) -> int:
     """Memory for weights and cache. Raises CheckpointError for an LLM that llm.py does not compute."""
     config = LLMConfig.read(source.directory)
-    weights = sum(file.stat().st_size for file in source.directory.glob("*.safetensors"))
     row = 2 * config.num_layers * config.num_kv_heads * config.head_dim * source.dtype.itemsize
-    return weights + row * num_cache_rows(source, max_sequences)
+    return weight_bytes(source.directory) + row * num_cache_rows(source, max_sequences)
 
 
 def rows_for(prompt: Tensor, params: DecodeParams) -> int:

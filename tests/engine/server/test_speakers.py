@@ -4,7 +4,7 @@ import asyncio
 import base64
 import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,13 +21,11 @@ from tests.audio_clips import encode
 from tests.engine.server.conftest import Running, running
 from tests.engine.server.requests_of_clients import FAKE_WAV
 from tests.fake_model import fake_transcriber, samples, text_of
-from tests.fake_voices import BROKEN, FakeVoices
+from tests.fake_voices import BROKEN, FakeVoices, GatedVoices
 from twostage_asr.engine import transcribe_options
 from twostage_asr.engine.audio.inputs import expand_inputs
-from twostage_asr.engine.audio.waveform import Waveform
 from twostage_asr.engine.errors import HubError
 from twostage_asr.engine.server.fields import HEADER
-from twostage_asr.engine.speakers.model import Embeddings
 
 PATH = "/v1/audio/transcriptions"
 TALK = encode(np.concatenate([samples(5, 4.0), samples(9, 4.0)]), 16_000, "WAV", "PCM_16")  # "clip" by 5, "9." by 9
@@ -200,21 +198,8 @@ def test_without_a_model_the_answer_says_what_to_do(tmp_path: Path) -> None:
     assert missing.asked == 1  # the hub is not asked again for each request
 
 
-class Held(FakeVoices):
-    """Embeds nothing until it is let go."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.begun, self.free = threading.Event(), threading.Event()
-
-    def embed(self, waveforms: Sequence[Waveform]) -> Embeddings:
-        self.begun.set()
-        assert self.free.wait(20)
-        return super().embed(waveforms)
-
-
 def test_a_slow_speaker_model_delays_nobody_else(tmp_path: Path) -> None:
-    held = Held()
+    held = GatedVoices()
     with start(tmp_path, held) as server:
         answers: list[requests.Response] = []
         asking = threading.Thread(target=lambda: answers.append(post(server, "/asr", spk="true")))

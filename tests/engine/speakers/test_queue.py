@@ -1,36 +1,20 @@
 """SpeakerQueue: jobs of many callers share batches, a job that fails or is not wanted costs no other."""
 
 import threading
-from collections.abc import Sequence
 
 import pytest
 
 from tests.fake_model import samples
-from tests.fake_voices import BROKEN, FakeVoices
-from twostage_asr.engine.audio.waveform import Waveform
+from tests.fake_voices import BROKEN, FakeVoices, GatedVoices
 from twostage_asr.engine.errors import ConfigError, HubError, InternalError, ServiceClosedError
 from twostage_asr.engine.speakers import queue
-from twostage_asr.engine.speakers.model import Embeddings
 from twostage_asr.engine.speakers.queue import SpeakerQueue
 
 WHOLE = [(0, 16_000)]
 
 
-class Gate(FakeVoices):
-    """Waits before each batch until it is let through."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.begun, self.free = threading.Event(), threading.Event()
-
-    def embed(self, waveforms: Sequence[Waveform]) -> Embeddings:
-        self.begun.set()
-        assert self.free.wait(20)
-        return super().embed(waveforms)
-
-
 def test_what_comes_meanwhile_is_embedded_together_and_what_is_cancelled_is_not() -> None:
-    gate = Gate()
+    gate = GatedVoices()
     jobs = SpeakerQueue(gate, on_gpu=False)
     first = jobs.embed(samples(1), WHOLE)
     assert gate.begun.wait(20)
@@ -46,7 +30,7 @@ def test_what_comes_meanwhile_is_embedded_together_and_what_is_cancelled_is_not(
 
 
 def test_every_window_has_its_row() -> None:
-    gate = Gate()
+    gate = GatedVoices()
     jobs = SpeakerQueue(gate, on_gpu=False)
     jobs.embed(samples(1), WHOLE)
     assert gate.begun.wait(20)
@@ -58,7 +42,7 @@ def test_every_window_has_its_row() -> None:
 
 
 def test_a_closed_queue_takes_nothing_and_leaves_no_future_open() -> None:
-    gate = Gate()
+    gate = GatedVoices()
     jobs = SpeakerQueue(gate, on_gpu=False)
     first = jobs.embed(samples(1), WHOLE)
     assert gate.begun.wait(20)
