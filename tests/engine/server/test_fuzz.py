@@ -9,4 +9,5 @@ from tests.fuzz import Prober, fuzz
 def test_nothing_that_hypothesis_sends_is_too_much(faked: Running) -> None:
     kinds: Counter[str] = Counter()
     fuzz(Prober(faked.port), examples=150, start=0, kinds=kinds)
-    assert kinds.total() >= 150 and len(kinds) > 3, kinds
+    # Which answers come depends on hypothesis, which draws from constants of the modules that happen to be imported.
+    assert kinds.total() >= 150 and {kind.split()[0] for kind in kinds} == {"Request", "Talk"}, kinds
