@@ -126,9 +126,10 @@ def _vllm_decoder(source: LLMSource, config: EngineConfig, device: torch.device,
         gpu_memory_utilization=config.gpu_memory_utilization,
         engine=config.vllm,
     )
-    default = 0 if device.type == "cpu" and not options.is_spread else 1
-    num_processes = default if config.decoder_processes is None else config.decoder_processes
-    has_fast_lane = _has_fast_lane(source, config, device, num_processes, is_spread=options.is_spread)
+    has_fast_lane = _has_fast_lane(source, config, device, is_spread=options.is_spread)
+    num_processes = config.decoder_processes
+    if num_processes is None:
+        num_processes = 1 if device.type != "cpu" or options.is_spread or has_fast_lane else 0
     if num_processes == 0:
         return VLLMDecoder(source, options)
     from .decoder.process_decoder import ProcessDecoder, engines_that_fit
@@ -141,13 +142,18 @@ def _vllm_decoder(source: LLMSource, config: EngineConfig, device: torch.device,
             options = replace(options, engine={"attention_backend": SHARED_GPU_ATTENTION, **config.vllm})
         engines = f"{num_processes} vLLM engine(s), {most} when prompts wait"
         logger.info("%s; %d cores; %s", engines, os.cpu_count() or 1, unshared or "they share the GPU by MPS")
+    loads_at_once = not (has_fast_lane and device.type == "cpu" and config.decoder_processes is None)
     large = ProcessDecoder(
-        source, options, num_processes=num_processes, max_processes=most, stall_timeout_s=config.stall_timeout_s
+        source,
+        options,
+        num_processes=num_processes if loads_at_once else 0,
+        max_processes=most,
+        stall_timeout_s=config.stall_timeout_s,
     )
-    return _with_fast_lane(large, source, device) if has_fast_lane else large
+    return _with_fast_lane(large, source, device, loads_at_once=loads_at_once) if has_fast_lane else large
 
 
-def _with_fast_lane(large: Decoder, source: LLMSource, device: torch.device) -> Decoder:
+def _with_fast_lane(large: Decoder, source: LLMSource, device: torch.device, *, loads_at_once: bool) -> Decoder:
     from .decoder.torch_decoder import TorchDecoder
     from .decoder.two_lanes import TwoLaneDecoder
 
@@ -155,16 +161,14 @@ def _with_fast_lane(large: Decoder, source: LLMSource, device: torch.device) -> 
         on_failure.callback(large.close)
         fast = TorchDecoder(source, device=device, max_sequences=FAST_LANE_PROMPTS)
         on_failure.pop_all()
-    return TwoLaneDecoder(fast, large)
+    return TwoLaneDecoder(fast, large, loads_at_once=loads_at_once)
 
 
-def _has_fast_lane(
-    source: LLMSource, config: EngineConfig, device: torch.device, num_processes: int, *, is_spread: bool
-) -> bool:
+def _has_fast_lane(source: LLMSource, config: EngineConfig, device: torch.device, *, is_spread: bool) -> bool:
     """Whether vLLM gets a fast lane beside it. Raises ConfigError if it cannot have the one that was asked for."""
-    if config.fast_lane is False or (config.fast_lane == "auto" and device.type != "cuda"):
+    if config.fast_lane is False or (config.fast_lane == "auto" and not _may_have_fast_lane(config, device)):
         return False
-    if num_processes == 0 or is_spread:
+    if config.decoder_processes == 0 or is_spread:
         obstacle: str | None = (
             "it needs a vLLM engine in one other process (decoder_processes of at least 1, and one GPU each)"
         )
@@ -178,6 +182,12 @@ def _has_fast_lane(
     return False
 
 
+def _may_have_fast_lane(config: EngineConfig, device: torch.device) -> bool:
+    """Whether "auto" means one: on an NVIDIA GPU, and on a CPU if nothing asks for vLLM by name."""
+    names_vllm = config.backend == "vllm" or config.decoder_processes is not None or bool(config.vllm)
+    return device.type == "cuda" or (device.type == "cpu" and not names_vllm)
+
+
 def _fast_lane_obstacle(source: LLMSource, config: EngineConfig, device: torch.device) -> str | None:
     """Why this LLM cannot have a second copy on this device; None if it can."""
     from .decoder.torch_decoder import needed_bytes
@@ -186,7 +196,8 @@ def _fast_lane_obstacle(source: LLMSource, config: EngineConfig, device: torch.d
         num_bytes = needed_bytes(source, FAST_LANE_PROMPTS)
     except CheckpointError as error:
         return str(error)
-    obstacle = _too_small(device, num_bytes, config.gpu_memory_utilization) if config.fast_lane == "auto" else None
+    is_checked = config.fast_lane == "auto" and device.type == "cuda"
+    obstacle = _too_small(device, num_bytes, config.gpu_memory_utilization) if is_checked else None
     if obstacle is None:
         logger.info("the fast lane's copy of the LLM and its cache take %.1f GiB of memory", num_bytes / 2**30)
     return obstacle

@@ -22,7 +22,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -152,3 +152,14 @@ def _read(source: socket.socket, num_bytes: int) -> memoryview:
             raise EOFError("the other process has ended")
         left = left[num_read:]
     return data
+
+
+def wait_readable(file_descriptors: Iterable[int], wait_s: float) -> set[int]:
+    """The file descriptors that are readable or at their end; waits at most `wait_s` for the first one.
+
+    It uses poll(), because select() refuses descriptors above 1,023, which a server's sockets reach.
+    """
+    waiting = select.poll()
+    for number in file_descriptors:
+        waiting.register(number, select.POLLIN)
+    return {number for number, _ in waiting.poll(1000 * wait_s)}

@@ -9,12 +9,15 @@ https://docs.nvidia.com/deploy/mps/
 import functools
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 import torch
+
+from ..worker_process import wait_readable
 
 CONTROL = "nvidia-cuda-mps-control"
 PIPE, LOG = "CUDA_MPS_PIPE_DIRECTORY", "CUDA_MPS_LOG_DIRECTORY"
@@ -57,9 +60,12 @@ def _start() -> str:
         start_new_session=True,  # the terminal's Ctrl-C is this process's affair
     )
     assert keeper.stdin is not None and keeper.stdout is not None
-    if not keeper.stdout.readline():
+    is_answered = wait_readable([keeper.stdout.fileno()], START_TIMEOUT_S)
+    if not is_answered or not keeper.stdout.readline():
+        os.killpg(keeper.pid, signal.SIGKILL)  # it is not yet reaped, so that the number is still its own
+        keeper.wait()
         shutil.rmtree(folder, ignore_errors=True)
-        return f"{CONTROL} did not start"
+        return f"{CONTROL} did not start" + ("" if is_answered else f" within {START_TIMEOUT_S:g} s")
     try:
         probe = subprocess.run(
             [sys.executable, "-c", _PROBE],

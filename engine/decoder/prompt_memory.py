@@ -27,6 +27,7 @@ class Piece:
 
     start: int  # bytes
     size: int  # bytes
+    rows: Tensor  # all prompts, one below the other
     num_prompts: int  # prompts that are not done
 
 
@@ -47,7 +48,7 @@ class PromptMemory:
             return None
         rows = self._rows[start : start + size].view(prompts[0].dtype).view(-1, prompts[0].shape[1])
         torch.cat(list(prompts), out=rows)
-        piece = Piece(start, size, len(prompts))
+        piece = Piece(start, size, rows, len(prompts))
         bisect.insort(self._pieces, piece, key=lambda each: each.start)
         return piece
 

@@ -2,7 +2,11 @@
 
 Of few sequences our own decoder writes a token sooner than vLLM, and it is ready long before vLLM has loaded. Of many
 sequences vLLM writes more tokens a second. So prompts wait until the next `poll`, and go to the fast lane if it has
-room for all that wait and vLLM has none. While vLLM is loading, the fast lane takes as many as it has room for.
+room for all that wait and vLLM has none. While vLLM is loading, the fast lane takes as many as it has room for, and the
+others wait, so that they go to vLLM once it is there.
+
+Where both lanes share the same cores, vLLM is loaded only once prompts have to wait: until then it would take the cores
+from the prompts that are being decoded, and a second time the memory of the weights.
 """
 
 import itertools
@@ -13,10 +17,11 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from ..isolation import caught
+from .backlog import Backlog
 from .base import POLL_S, DecodeParams, Decoder, DecodingCounts, DraftSource, Hypothesis
 from .torch_decoder import TorchDecoder, rows_for
 
-CLOSE_TIMEOUT_S = 10.0  # for the thread that waits for vLLM
+CLOSE_TIMEOUT_S = 10.0  # for the thread that loads vLLM
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,7 +45,8 @@ class _Lane:
 class TwoLaneDecoder:
     """Decodes a few prompts in the fast lane, and many in the large one."""
 
-    def __init__(self, fast: TorchDecoder, large: Decoder) -> None:
+    def __init__(self, fast: TorchDecoder, large: Decoder, *, loads_at_once: bool = True) -> None:
+        """`loads_at_once`: the large lane loads from the start on, and not only when prompts have to wait."""
         self.limits = fast.limits
         self._fast_decoder = fast
         self._fast, self._large = _Lane(fast), _Lane(large)
@@ -50,15 +56,23 @@ class TwoLaneDecoder:
         self._loading = threading.Thread(target=self._load, name="vllm-loading", daemon=True)
         self._failure: Exception | None = None  # why the large lane could not be loaded
         self._is_loaded = False
+        self._loads_at_once = loads_at_once
+        self._backlog = Backlog()
 
     def wait_until_ready(self) -> None:
-        """Wait for the fast lane. The large one goes on loading; if it cannot, `poll` raises its error."""
+        """Wait for the fast lane. If the large one cannot be loaded, a later `poll` raises its error."""
         self._fast_decoder.wait_until_ready()
-        self._loading.start()
+        if self._loads_at_once:
+            self._begin_loading()
 
     def wait_until_loaded(self) -> None:
-        """Wait for the large lane too."""
+        """Load the large lane too, and wait for it."""
+        self._begin_loading()
         self._loading.join()
+
+    def _begin_loading(self) -> None:
+        if self._loading.ident is None:  # not started
+            self._loading.start()
 
     def _load(self) -> None:
         failure = caught(self._large.decoder.wait_until_ready)
@@ -97,6 +111,8 @@ class TwoLaneDecoder:
         if self._failure is not None:
             raise self._failure
         self._give_out()
+        if self._backlog.lasts(bool(self._waiting)):
+            self._begin_loading()
         done = self._poll(self._fast, wait_s, wake)
         if self._is_loaded:
             is_busy = bool(done or self._fast.ours)

@@ -7,19 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import wait_until
+from tests.processes import is_running, wait_until
 from twostage_asr.engine.decoder import mps
 
 CONTROL = """#!/bin/sh
 case "$1" in
-  -d) echo started >> "$FOLLOWED"; exit {status} ;;
+  -d) {begins}; echo started >> "$FOLLOWED"; exit {status} ;;
   *) cat >> "$FOLLOWED" ;;
 esac
 """
 SHARE = """
 import os, sys
 from twostage_asr.engine.decoder import mps
-mps._PROBE = "print({probe})"
+mps._PROBE, mps.START_TIMEOUT_S = "print({probe})", {limit_s}
 print(mps.share_gpus() or os.environ["CUDA_MPS_PIPE_DIRECTORY"], flush=True)
 sys.stdin.readline()
 os.kill(os.getpid(), 9)
@@ -35,16 +35,16 @@ def followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "followed"
 
 
-def control(followed: Path, *, status: int = 0) -> None:
+def control(followed: Path, *, begins: str = ":", status: int = 0) -> None:
     program = followed.parent / mps.CONTROL
-    program.write_text(CONTROL.format(status=status))
+    program.write_text(CONTROL.format(begins=begins, status=status))
     program.chmod(0o755)
 
 
-def share(probe: int = 0) -> "subprocess.Popen[str]":
+def share(probe: int = 0, limit_s: float = 20.0) -> "subprocess.Popen[str]":
     """A process that shares GPUs, says what came of it, and is killed once it reads a line."""
     return subprocess.Popen(
-        [sys.executable, "-c", SHARE.format(probe=probe)],
+        [sys.executable, "-c", SHARE.format(probe=probe, limit_s=limit_s)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -75,6 +75,15 @@ def test_a_service_that_does_not_start_is_said(followed: Path) -> None:
     control(followed, status=1)
     with share() as process:
         assert process.communicate("\n")[0] == "nvidia-cuda-mps-control did not start\n"
+
+
+def test_a_service_that_never_starts_is_said_after_a_while(followed: Path) -> None:
+    control(followed, begins=f"echo $$ > {followed.parent}/number; sleep 60")
+    with share(limit_s=0.5) as process:
+        assert process.communicate("\n")[0] == "nvidia-cuda-mps-control did not start within 0.5 s\n"
+    number = int((followed.parent / "number").read_text())
+    wait_until(lambda: not is_running(number))
+    assert not followed.exists()
 
 
 def test_an_administrators_service_is_used_as_it_is(followed: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,7 @@ from twostage_asr.engine import (
     worker_process,
 )
 from twostage_asr.engine.audio.decode import decode_audio
-from twostage_asr.engine.decoder import process_decoder
+from twostage_asr.engine.decoder import backlog, engine_process
 from twostage_asr.engine.decoder.base import DecodeParams, LLMSource
 from twostage_asr.engine.decoder.process_decoder import (
     WORKSPACE_BYTES,
@@ -209,18 +209,21 @@ PROMPT = torch.ones(3, 8)
 def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
     """Engines that do what a few lines say, once they are ready."""
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
-    monkeypatch.setattr(process_decoder, "WORKER", "stand_in_engine")
+    monkeypatch.setattr(engine_process, "WORKER", "stand_in_engine")
     info = LLMInfo(hidden_size=8, vocab_size=8, max_position_embeddings=1 << 20, eos_token_ids=(0,), tied=True)
     started: list[ProcessDecoder] = []
 
-    def start(lines: str, *, stall_timeout_s: float, max_processes: int | None = None) -> ProcessDecoder:
+    def start(
+        lines: str, *, stall_timeout_s: float, num_processes: int = 1, max_processes: int | None = None
+    ) -> ProcessDecoder:
         (tmp_path / "stand_in_engine.py").write_text(STAND_IN + lines)
         source, options = LLMSource(tmp_path, info, torch.float32, 1 << 20), VLLMOptions(device=torch.device("cpu"))
         decoder = ProcessDecoder(
-            source, options, num_processes=1, max_processes=max_processes, stall_timeout_s=stall_timeout_s
+            source, options, num_processes=num_processes, max_processes=max_processes, stall_timeout_s=stall_timeout_s
         )
         started.append(decoder)
-        decoder.wait_until_ready()
+        if num_processes:
+            decoder.wait_until_ready()
         return decoder
 
     yield start
@@ -299,13 +302,22 @@ def test_file_descriptors_above_1023_are_waited_for(stand_in: StandIn) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
+# Two classes take the place of those of base.py, whose import takes seconds.
 ANSWERS = """
-from twostage_asr.engine.decoder.base import Hypothesis
+import os, sys, types
+base = sys.modules["twostage_asr.engine.decoder.base"] = types.ModuleType("twostage_asr.engine.decoder.base")
+class DecodeParams:
+  def __setstate__(self, state): pass
+class Hypothesis:
+  def __reduce__(self): return Hypothesis, ((0,), (0.0,), "stop")
+for each in (DecodeParams, Hypothesis):
+  each.__module__ = base.__name__
+  setattr(base, each.__name__, each)
 from twostage_asr.engine.worker_process import receive
 while True:
   message = receive(parent)
   time.sleep(0.05)
-  send(parent, ([(i, Hypothesis((0,), (0.0,), "stop")) for i in message[0]], []))
+  send(parent, ([(i, Hypothesis()) for i in message[0]], []))
 """
 
 
@@ -319,9 +331,9 @@ def answered(decoder: ProcessDecoder, *, num_prompts: int) -> None:
 
 
 def test_further_engines_start_when_prompts_have_to_wait(stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process_decoder, "BACKLOG_S", 0.0)
+    monkeypatch.setattr(backlog, "BACKLOG_S", 0.0)
     decoder = stand_in(ANSWERS, stall_timeout_s=10.0, max_processes=3)
-    first, decoder.max_pending = decoder.max_pending, 8
+    decoder._engines[0].max_pending = 8
     answered(decoder, num_prompts=4)  # as many as one engine decodes at once
     assert (len(decoder._engines), len(decoder._loading)) == (1, 0)
     deadline = time.monotonic() + 20
@@ -330,16 +342,15 @@ def test_further_engines_start_when_prompts_have_to_wait(stand_in: StandIn, monk
     assert len(decoder._engines) == 3
     assert decoder.max_pending > 8
     answered(decoder, num_prompts=3)
-    decoder.max_pending = first  # the fixture of a failure looks for this process
 
 
 def test_an_engine_that_cannot_be_added_is_done_without(
     stand_in: StandIn, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(process_decoder, "BACKLOG_S", 0.0)
+    monkeypatch.setattr(backlog, "BACKLOG_S", 0.0)
     decoder = stand_in(ANSWERS, stall_timeout_s=10.0, max_processes=2)
-    decoder.max_pending = 1
-    monkeypatch.setattr(process_decoder, "WORKER", "no_such_engine")
+    decoder._engines[0].max_pending = 1
+    monkeypatch.setattr(engine_process, "WORKER", "no_such_engine")
     deadline = time.monotonic() + 20
     while "did not load" not in caplog.text and time.monotonic() < deadline:
         answered(decoder, num_prompts=3)
@@ -353,14 +364,95 @@ def test_an_engine_that_cannot_be_started_is_done_without(
     def no_memory(*_: object, **__: object) -> None:
         raise OSError("no memory for a process")
 
-    monkeypatch.setattr(process_decoder, "BACKLOG_S", 0.0)
+    monkeypatch.setattr(backlog, "BACKLOG_S", 0.0)
     decoder = stand_in(ANSWERS, stall_timeout_s=10.0, max_processes=3)
-    decoder.max_pending = 1
-    monkeypatch.setattr(process_decoder, "start_child", no_memory)
+    decoder._engines[0].max_pending = 1
+    monkeypatch.setattr(engine_process, "start_child", no_memory)
     answered(decoder, num_prompts=3)
     answered(decoder, num_prompts=3)
     assert caplog.text.count("did not start, 1 go on: no memory for a process") == 2
     assert not decoder._loading
+
+
+# The first engine that gets a prompt does something else than to answer; FIRST is a file that it makes.
+ENDS_FIRST = """
+import os, socket
+parent.recv(1, socket.MSG_PEEK)
+try:
+  os.close(os.open({first!r}, os.O_CREAT | os.O_EXCL))
+  {ends}
+except FileExistsError:
+  pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("ends", "reason"), [("os._exit(3)", "exit status 3"), ("time.sleep(60)", "has written no token for")]
+)
+def test_the_prompts_of_an_engine_that_fails_go_to_the_others(
+    stand_in: StandIn,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    ends: str,
+    reason: str,
+) -> None:
+    """Also to one that had nothing to do for longer than an engine may stand still."""
+    monkeypatch.setattr(worker_process, "STOP_TIMEOUT_S", 0.1)
+    lines = ENDS_FIRST.format(first=str(tmp_path / "first"), ends=ends) + ANSWERS
+    decoder = stand_in(lines, stall_timeout_s=0.5, num_processes=2)
+    answered(decoder, num_prompts=1)
+    assert "a vLLM engine failed, 1 go on with its 1 prompts" in caplog.text and reason in caplog.text
+    assert len(decoder._engines) == 1
+    answered(decoder, num_prompts=3)
+
+
+def test_a_prompt_that_ends_two_engines_is_given_up(stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The third engine is spared, and answers the others' prompts."""
+    monkeypatch.setattr(worker_process, "STOP_TIMEOUT_S", 0.1)
+    lines = ANSWERS.replace("  time.sleep(0.05)", "  if 5 in message[1]: os._exit(3)\n  time.sleep(0.05)")
+    decoder = stand_in(lines, stall_timeout_s=10.0, num_processes=3)
+    bad, good = decoder.submit(torch.ones(5, 8), GREEDY), decoder.submit(PROMPT, GREEDY)
+    done: dict[int, str | None] = {}
+    wait_until(lambda: done.update({i: each.error for i, each in decoder.poll()}) or len(done) == 2)
+    assert (done[bad] or "").startswith("two engines failed over it: a process of vLLM's engine ended")
+    assert done[good] is None
+    assert len(decoder._engines) == 1 and decoder.num_pending == 0
+
+
+def test_an_engine_that_never_loads_is_done_without(
+    stand_in: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(backlog, "BACKLOG_S", 0.0)
+    decoder = stand_in(ANSWERS, stall_timeout_s=10.0, max_processes=2)
+    decoder._engines[0].max_pending = 1
+    (tmp_path / "hanging_engine.py").write_text("import time\ntime.sleep(60)")
+    monkeypatch.setattr(engine_process, "WORKER", "hanging_engine")
+    monkeypatch.setattr(engine_process, "LOAD_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(worker_process, "STOP_TIMEOUT_S", 0.1)
+    deadline = time.monotonic() + 20
+    while "did not load" not in caplog.text and time.monotonic() < deadline:
+        answered(decoder, num_prompts=3)
+    assert "did not load, 1 go on: vLLM's engine has not loaded within 0 s" in caplog.text
+    assert not decoder._loading
+    answered(decoder, num_prompts=3)
+
+
+def test_the_first_engine_may_start_late(stand_in: StandIn) -> None:
+    decoder = stand_in(ANSWERS, stall_timeout_s=10.0, num_processes=0, max_processes=1)
+    assert decoder.poll() == [] and decoder.max_pending == 0
+    decoder.wait_until_ready()
+    answered(decoder, num_prompts=3)
+    assert not decoder._num_spare
+
+
+def test_a_decoder_that_was_closed_starts_no_engine(stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_process, "STOP_TIMEOUT_S", 0.1)
+    decoder = stand_in(ANSWERS, stall_timeout_s=10.0, num_processes=0, max_processes=1)
+    decoder.close()
+    with pytest.raises(DecodeError, match="was closed while it was loading"):
+        decoder.wait_until_ready()
+    assert not decoder._engines
 
 
 def test_an_engine_ends_at_once_while_it_imports_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -368,7 +460,7 @@ def test_an_engine_ends_at_once_while_it_imports_torch(tmp_path: Path, monkeypat
     (tmp_path / "torch.py").write_text(f"open({str(tmp_path / 'begun')!r}, 'w')\nimport time\ntime.sleep(60)")
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     monkeypatch.setattr(worker_process, "STOP_TIMEOUT_S", 30.0)
-    child = worker_process.start_child(process_decoder.WORKER)
+    child = worker_process.start_child(engine_process.WORKER)
     wait_until((tmp_path / "begun").exists, 30.0)
     started = time.monotonic()
     child.close()

@@ -13,7 +13,8 @@ from torch import Tensor
 from tests.engine.decoder.tiny_llms import make_llm, source_of
 from tests.fake_decoder import FakeDecoder
 from tests.pipeline import decode
-from twostage_asr.engine.config import EngineConfig, FastLane
+from twostage_asr.engine.config import EngineConfig, EngineOptions
+from twostage_asr.engine.decoder import backlog
 from twostage_asr.engine.decoder.base import DecodeParams, LLMSource
 from twostage_asr.engine.decoder.torch_decoder import TorchDecoder, needed_bytes
 from twostage_asr.engine.decoder.two_lanes import TwoLaneDecoder
@@ -150,6 +151,33 @@ def test_an_engine_that_cannot_load_is_an_error(decoder: TwoLaneDecoder, large: 
         decoder.poll()
 
 
+def test_a_large_lane_that_shares_the_cores_loads_once_prompts_have_waited(
+    fast: Fast, large: Slow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder = TwoLaneDecoder(fast, large, loads_at_once=False)  # type: ignore[arg-type]
+    decoder.wait_until_ready()
+    monkeypatch.setattr(backlog, "BACKLOG_S", 0.0)
+    assert lanes(decoder, 3) == [FAST] * 3  # none waits
+    assert not decoder._loading.is_alive()
+    monkeypatch.setattr(backlog, "BACKLOG_S", 60.0)
+    assert lanes(decoder, 7) == [FAST] * 7  # some wait, not for long
+    assert not decoder._loading.is_alive()
+    monkeypatch.setattr(backlog, "BACKLOG_S", 0.0)
+    assert lanes(decoder, 10) == [FAST] * 10
+    assert decoder._loading.is_alive()
+    loaded(decoder, large)
+    assert lanes(decoder, 4) == [LARGE] * 4
+    decoder.close()
+
+
+def test_a_large_lane_that_was_not_needed_is_never_loaded(fast: Fast, large: Slow) -> None:
+    decoder = TwoLaneDecoder(fast, large, loads_at_once=False)  # type: ignore[arg-type]
+    decoder.wait_until_ready()
+    assert lanes(decoder, 1) == [FAST]
+    decoder.close()
+    assert decoder._loading.ident is None
+
+
 def test_a_bad_prompt_is_refused_at_once(decoder: TwoLaneDecoder) -> None:
     with pytest.raises(PromptTooLongError):
         decoder.submit(torch.zeros(5000, 4), DecodeParams())
@@ -162,31 +190,39 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> LLMSource:
 
 
 @pytest.mark.parametrize(
-    ("asked", "num_processes", "is_spread", "expected"),
-    [(False, 1, False, False), ("auto", 1, False, False), (True, 1, False, True), ("auto", 0, False, False)],
+    ("options", "is_spread", "expected"),
+    [
+        ({}, False, True),
+        ({"backend": "vllm"}, False, False),
+        ({"vllm": {"max_num_seqs": 4}}, False, False),
+        ({"decoder_processes": 1}, False, False),
+        ({"decoder_processes": 0}, False, False),
+        ({}, True, False),
+        ({"fast_lane": False}, False, False),
+        ({"fast_lane": True, "decoder_processes": 1}, False, True),
+        ({"fast_lane": True, "backend": "vllm"}, False, True),
+    ],
 )
 def test_there_is_a_fast_lane_where_it_makes_sense(
-    source: LLMSource, asked: FastLane, num_processes: int, is_spread: bool, expected: bool
+    source: LLMSource, options: EngineOptions, is_spread: bool, expected: bool
 ) -> None:
-    """On a CPU, "auto" takes none."""
-    config, device = EngineConfig(fast_lane=asked), torch.device("cpu")
-    assert _has_fast_lane(source, config, device, num_processes, is_spread=is_spread) == expected
+    """On a CPU, "auto" takes none where vLLM is asked for."""
+    assert _has_fast_lane(source, EngineConfig.of(options), torch.device("cpu"), is_spread=is_spread) == expected
 
 
-@pytest.mark.parametrize(("asked", "num_processes"), [("auto", 0), ("auto", 1), (False, 1)])
+@pytest.mark.parametrize("options", [{"decoder_processes": 0}, {"backend": "vllm"}, {"fast_lane": False}])
 def test_where_there_is_none_its_decoder_is_not_imported(
-    source: LLMSource, monkeypatch: pytest.MonkeyPatch, asked: FastLane, num_processes: int
+    source: LLMSource, monkeypatch: pytest.MonkeyPatch, options: EngineOptions
 ) -> None:
     monkeypatch.setitem(sys.modules, TorchDecoder.__module__, None)  # an import raises ImportError
-    config = EngineConfig(fast_lane=asked)
-    assert not _has_fast_lane(source, config, torch.device("cpu"), num_processes, is_spread=False)
+    assert not _has_fast_lane(source, EngineConfig.of(options), torch.device("cpu"), is_spread=False)
 
 
 @pytest.mark.parametrize(("num_processes", "is_spread"), [(0, False), (1, True)])
 def test_a_fast_lane_that_cannot_be_is_refused(source: LLMSource, num_processes: int, is_spread: bool) -> None:
-    config, device = EngineConfig(fast_lane=True), torch.device("cpu")
+    config, device = EngineConfig(fast_lane=True, decoder_processes=num_processes), torch.device("cpu")
     with pytest.raises(ConfigError, match="fast_lane=True: it needs a vLLM engine in one other process"):
-        _has_fast_lane(source, config, device, num_processes, is_spread=is_spread)
+        _has_fast_lane(source, config, device, is_spread=is_spread)
 
 
 def test_auto_leaves_half_of_the_memory_to_stage_1(source: LLMSource, monkeypatch: pytest.MonkeyPatch) -> None:
