@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..engine.decoder.llm_config import LLMConfig
 from ..engine.errors import CheckpointError
 from ..engine.manifest import LLMInfo
 from .config_file import CONFIG_NAME, read_json
@@ -110,16 +111,38 @@ def needed_shapes(
 
 
 def llm_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of all tensors of the model that transformers builds from a config.json, including HEAD."""
-    llm_config, llm_class = transformers_model(config)
-    with torch.device("meta"):
-        model = llm_class(llm_config)
-    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    """Names and shapes of all tensors of an LLM of ARCHITECTURES with this config.json, including HEAD."""
+    sizes = LLMConfig.of(config)
+    width, inner, vocab = sizes.hidden_size, config["intermediate_size"], config["vocab_size"]
+    heads, kv_heads = sizes.num_heads * sizes.head_dim, sizes.num_kv_heads * sizes.head_dim
+    linears = {
+        "self_attn.q_proj": (heads, width, sizes.has_qkv_bias),
+        "self_attn.k_proj": (kv_heads, width, sizes.has_qkv_bias),
+        "self_attn.v_proj": (kv_heads, width, sizes.has_qkv_bias),
+        "self_attn.o_proj": (width, heads, sizes.has_output_bias),
+        "mlp.gate_proj": (inner, width, sizes.has_mlp_bias),
+        "mlp.up_proj": (inner, width, sizes.has_mlp_bias),
+        "mlp.down_proj": (width, inner, sizes.has_mlp_bias),
+    }
+    norms = {"input_layernorm": width, "post_attention_layernorm": width}
+    if sizes.has_qk_norm:
+        norms |= {"self_attn.q_norm": sizes.head_dim, "self_attn.k_norm": sizes.head_dim}
+    layer: dict[str, tuple[int, ...]] = {f"{name}.weight": (size,) for name, size in norms.items()}
+    for name, (num_out, num_in, has_bias) in linears.items():
+        layer |= {f"{name}.weight": (num_out, num_in), **({f"{name}.bias": (num_out,)} if has_bias else {})}
+    shapes: dict[str, tuple[int, ...]] = {
+        EMBEDDING: (vocab, width),
+        "model.norm.weight": (width,),
+        HEAD: (vocab, width),
+    }
+    for number in range(sizes.num_layers):
+        shapes |= {f"model.layers.{number}.{name}": shape for name, shape in layer.items()}
+    return shapes
 
 
 def transformers_model(config: Mapping[str, Any]) -> tuple[Any, Any]:
     """A config.json -> transformers' configuration and model class."""
-    import transformers  # here, because it takes seconds that an up-to-date conversion does not need
+    import transformers  # here, because it takes seconds that a conversion does not need
 
     values = {key: value for key, value in config.items() if key != "model_type"}
     llm_config = transformers.AutoConfig.for_model(config["model_type"], **values)

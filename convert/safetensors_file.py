@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import BinaryIO
 
 import torch
-from huggingface_hub import split_state_dict_into_shards_factory
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -47,6 +46,8 @@ def write_safetensors(path: Path, weights: Mapping[str, Weight], advance: Advanc
 
 def write_sharded(directory: Path, weights: Mapping[str, Weight], advance: Advance) -> None:
     """Write an LLM's weights: MODEL_NAME, or numbered files and INDEX_NAME if they exceed SHARD_BYTES."""
+    from huggingface_hub import split_state_dict_into_shards_factory  # half a second, which only a conversion needs
+
     split = split_state_dict_into_shards_factory(
         dict(weights),
         get_storage_size=lambda weight: weight.nbytes,

@@ -198,7 +198,7 @@ def _fast_lane_obstacle(source: LLMSource, config: EngineConfig, device: torch.d
         return str(error)
     is_checked = config.fast_lane == "auto" and device.type == "cuda"
     obstacle = _too_small(device, num_bytes, config.gpu_memory_utilization) if is_checked else None
-    if obstacle is None:
+    if obstacle is None and device.type != "cpu":
         logger.info("the fast lane's copy of the LLM and its cache take %.1f GiB of memory", num_bytes / 2**30)
     return obstacle
 

@@ -10,8 +10,6 @@ import time
 from collections.abc import Collection
 from urllib.parse import unquote, unquote_to_bytes
 
-import httpx
-
 from ..errors import AudioTooLongError, UnsupportedAudioError
 from .waveform import AudioLimits
 
@@ -100,6 +98,8 @@ def _download(url: str, limits: AudioLimits, hosts: Collection[str] | None = Non
     must lead to the public Internet. Otherwise a remote server could direct requests to hosts that only this machine
     can reach.
     """
+    import httpx  # half a second, which a run that fetches nothing does not need
+
     name, deadline = shown_url(url), time.monotonic() + DOWNLOAD_TIMEOUT_S
 
     def require_host(request: httpx.Request) -> None:
@@ -142,6 +142,8 @@ def _is_inside(host: str) -> bool:
 @functools.cache
 def _ssl_context() -> ssl.SSLContext:
     """The TLS context; cached because reading the certificates takes 30 ms."""
+    import httpx
+
     return httpx.create_ssl_context()
 
 

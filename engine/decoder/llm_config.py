@@ -41,10 +41,9 @@ class LLMConfig:
         """Read config.json. Raises CheckpointError for anything that llm.py does not compute."""
         path = directory / CONFIG_NAME
         config = json.loads(read_text(path))
-        kind = config.get("model_type")
         rope = _rope(config)
         for name, value, known in (
-            ("model_type", kind, ("qwen3", "qwen2", "llama")),
+            ("model_type", config.get("model_type"), ("qwen3", "qwen2", "llama")),
             ("hidden_act", config.get("hidden_act", "silu"), ("silu",)),
             ("use_sliding_window", config.get("use_sliding_window") or False, (False,)),
             ("partial_rotary_factor", rope.get("partial_rotary_factor", 1), (1,)),
@@ -52,7 +51,12 @@ class LLMConfig:
         ):
             if value not in known:
                 raise CheckpointError(f"{path}: {name} is {value!r}; backend='torch' computes {known} only")
-        num_heads = config["num_attention_heads"]
+        return cls.of(config)
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> Self:
+        """The sizes and variants that a config.json states, whether llm.py computes them or not."""
+        kind, num_heads = config["model_type"], config["num_attention_heads"]
         head_dim = config.get("head_dim") or (
             _QWEN3_HEAD_DIM if kind == "qwen3" else config["hidden_size"] // num_heads
         )
@@ -64,7 +68,7 @@ class LLMConfig:
             num_kv_heads=config["num_key_value_heads"],
             head_dim=head_dim,
             eps=config.get("rms_norm_eps", _DEFAULT_EPS),
-            rope=rope,
+            rope=_rope(config),
             has_qk_norm=kind == "qwen3",
             has_qkv_bias=kind == "qwen2" or has_bias,
             has_output_bias=kind != "qwen2" and has_bias,

@@ -111,7 +111,7 @@ class TwoLaneDecoder:
         if self._failure is not None:
             raise self._failure
         self._give_out()
-        if self._backlog.lasts(bool(self._waiting)):
+        if not self._loads_at_once and self._backlog.lasts(bool(self._waiting)):
             self._begin_loading()
         done = self._poll(self._fast, wait_s, wake)
         if self._is_loaded:
