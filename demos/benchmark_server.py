@@ -44,7 +44,6 @@ from twostage_asr.engine.bench.command import WRITERS
 from twostage_asr.engine.bench.load import LANGUAGE, TOKENS_PER_SECOND, noise
 from twostage_asr.engine.bench.machine import hardware, versions
 from twostage_asr.engine.decoder.base import DecodeParams
-from twostage_asr.engine.decoder.two_lanes import TwoLaneDecoder
 from twostage_asr.engine.run_options import TranscribeOptions
 from twostage_asr.engine.server.app import create_app
 from twostage_asr.engine.server.front_ends import FrontEnds, Setup, number_of_front_ends
@@ -241,8 +240,7 @@ def main() -> None:
         with AutoModelVLLM(args.model or folder / "random", decoder_processes=args.decoder_processes) as model:
             benchmark = Benchmark(model, args, *write_clips(folder, args.clip_seconds))
             device = model.transcriber.device
-            if isinstance(model.transcriber.decoder, TwoLaneDecoder):
-                model.transcriber.decoder.wait_until_loaded()  # a server that has just started is another question
+            model.transcriber.wait_until_complete()  # a server that has just started is another question
             benchmark.say("machine", hardware(device) | versions(device))
             per_second = benchmark.pipeline()
             spare_loaded_objects()

@@ -42,7 +42,6 @@ from twostage_asr.engine.bench.measure import WrappedDecoder, transcribe
 from twostage_asr.engine.bench.random_checkpoint import write_checkpoint
 from twostage_asr.engine.decoder.base import POLL_S, DecodeParams, Decoder, DecodingCounts, DraftSource, Hypothesis
 from twostage_asr.engine.decoder.drafts import Draft
-from twostage_asr.engine.decoder.two_lanes import TwoLaneDecoder
 from twostage_asr.engine.transcriber import Transcriber
 
 CLIP = Path(__file__).parent / "micro" / "clips" / "en_long.flac"
@@ -159,9 +158,8 @@ def measure_here(args: argparse.Namespace, folder: Path) -> None:
         )
         if args.only_first:
             return
-        if isinstance(transcriber.decoder, TwoLaneDecoder):
-            transcriber.decoder.wait_until_loaded()
-            print(f"{args.lane}: vLLM is there too after {process_age_s():.1f} s", flush=True)
+        transcriber.wait_until_complete()
+        print(f"{args.lane}: all of it is there after {process_age_s():.1f} s", flush=True)
         print(HEAD)
         for timestamps in (False, True):
             for form, times in [("memory", n) for n in args.at_once] + [("mp3", 1)]:

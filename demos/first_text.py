@@ -1,16 +1,18 @@
 """The time from the start of a process to its first text, with cold and with warm caches.
 
     python demos/first_text.py --json first.json                                    # the bundled micro checkpoint
-    python demos/first_text.py --model FunAudioLLM/Fun-ASR-Nano-2512 --input one.wav
+    python demos/first_text.py --model FunAudioLLM/Fun-ASR-Nano-2512 --input one.wav --complete
 
 `transcribe` is timed to the line with its text, `serve` to its first answer, asked ten times a second from the start
-on. Cold means that nothing has been compiled: all caches of vLLM, torch, Triton and CUDA are in a new folder. The runs
-after the first use what it has left there. The files themselves stay in the system's memory in all runs, and the model
-is converted before the first.
+on. `timeline` loads a model from Python and prints when each part was there; --complete waits for all of it, which
+leaves the caches of vLLM and of stage 1 filled. Cold means that nothing has been compiled: all caches of vLLM, torch,
+Triton and CUDA are in a new folder. The runs after the first use what it has left there. The files themselves stay in
+the system's memory in all runs, and the model is converted before the first. Options that are not listed are passed on.
 """
 
 import argparse
 import json
+import logging
 import os
 import socket
 import subprocess
@@ -28,6 +30,7 @@ POLL_S = 0.1
 LIMIT_S = 900.0
 PROGRAM = (sys.executable, "-m", "twostage_asr")
 BOUNDARY = "first-text"
+HERE = "--here"  # the first argument of a process that show_timeline() runs in
 
 
 def time_transcribe(options: Sequence[str], clip: Path, environment: dict[str, str]) -> float:
@@ -63,6 +66,57 @@ def time_server(options: Sequence[str], clip: Path, environment: dict[str, str])
     return seconds
 
 
+def time_timeline(options: Sequence[str], clip: Path, environment: dict[str, str]) -> float:
+    """Seconds to the first text of a Python program, which prints what it waited for."""
+    command = [sys.executable, __file__, HERE, str(clip), *options]
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    print(done.stdout, end="", flush=True)
+    (text,) = (line for line in done.stdout.splitlines() if "first text:" in line)
+    return float(text.split()[0])
+
+
+def show_timeline(clip: Path, options: Sequence[str]) -> None:
+    """Transcribe a clip in this process; each line begins with the age of the process in seconds."""
+    from twostage_asr.engine.bench.machine import process_age_s
+    from twostage_asr.engine.cli.command import add_model_options, model_options
+    from twostage_asr.engine.console import quiet_libraries
+
+    def say(what: str) -> None:
+        print(f"{process_age_s():8.2f} s  {what}", flush=True)
+
+    say("Python has started")
+    quiet_libraries()
+    say_lines = logging.Handler()
+    say_lines.emit = lambda record: say(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("twostage_asr")
+    logger.setLevel(logging.DEBUG)
+    logger.addHandler(say_lines)
+    logger.propagate = False
+    import torch  # noqa: F401 - it takes longest
+
+    say("torch is imported")
+    from twostage_asr.engine import AutoModelVLLM, transcribe_options
+    from twostage_asr.engine.audio.inputs import expand_inputs
+    from twostage_asr.engine.timeline import Timeline
+
+    say("all is imported")
+    parser = argparse.ArgumentParser()
+    add_model_options(parser)
+    parser.add_argument("--complete", action="store_true")
+    args = parser.parse_args(options)
+    with AutoModelVLLM(**model_options(args)) as model:
+        say("the model is ready")
+        timeline, started_s, started = Timeline(), process_age_s(), time.perf_counter()
+        for _, transcript in model.transcriber.run(expand_inputs([clip]), transcribe_options(), timeline):
+            say(f"first text: {transcript.text or transcript.error}")
+        for span in timeline.spans:
+            first, end = (started_s + moment - started for moment in (span.start, span.end))
+            print(f"{first:8.2f} s  {span.stage}, until {end:.2f} s")
+        if args.complete:
+            model.transcriber.wait_until_complete()
+            say("all of the model is there")
+
+
 def ask(port: int, clip: Path) -> bytes | None:
     """The server's answer; None as long as nobody listens, or it is not ready."""
     head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="file"; filename="{clip.name}"\r\n\r\n'
@@ -86,6 +140,7 @@ def ask(port: int, clip: Path) -> bytes | None:
 WAYS: dict[str, Callable[[Sequence[str], Path, dict[str, str]], float]] = {
     "transcribe": time_transcribe,
     "serve": time_server,
+    "timeline": time_timeline,
 }
 
 
@@ -95,6 +150,7 @@ def main() -> None:
     parser.add_argument("--input", type=Path, default=MICRO / "clips" / "en_volume.flac")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--warm", type=int, default=2, metavar="N", help="runs with warm caches (default 2)")
+    parser.add_argument("--complete", action="store_true", help="timeline: until vLLM is there and all is compiled")
     parser.add_argument("--json", type=Path, metavar="FILE")
     args, more = parser.parse_known_args()
     options = ["--model", args.model, *more]  # others are options of both commands
@@ -104,7 +160,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             environment = os.environ | {name: f"{folder}/{name.lower()}" for name in CACHES}
             for number in range(1 + args.warm):
-                seconds = round(WAYS[way](options, args.input, environment), 2)
+                own = ["--complete"] if args.complete and way == "timeline" else []
+                seconds = round(WAYS[way]([*options, *own], args.input, environment), 2)
                 found.append({"way": way, "caches": "warm" if number else "cold", "first_text_s": seconds})
                 print(json.dumps(found[-1]), flush=True)
     if args.json:
@@ -112,4 +169,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == [HERE]:
+        show_timeline(Path(sys.argv[2]), sys.argv[3:])
+    else:
+        main()

@@ -6,6 +6,7 @@ no mask. On a GPU, reading them would wait for the device, so they are not check
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+_AS_WRITTEN = ContextVar("as_written", default=False)  # whether this thread runs layers that are compiled as written
 _MASK_ALIGNMENT = 16  # elements; with other row strides fused attention on CUDA copies the mask in every layer
 
 
@@ -29,18 +31,33 @@ class LayerStack(nn.Module):
         self._layer_forward = layer.forward
         self._fixed_frames = fixed_frames
         self._run_layer: Callable[..., Tensor] = layer.__call__  # called with a layer and its forward's arguments
+        self._run_as_written = self._run_layer
 
     def compile(self) -> None:
-        """Compile the layers' forward, which all of them share. The first batches wait for the compiler."""
+        """Compile the layers' forward, which all of them share.
+
+        The first batches wait for the compiler, except within `layers_as_written`.
+        """
         self._run_layer = torch.compile(self._layer_forward, dynamic=None if self._fixed_frames else True)
 
     def run_layers(self, layers: Iterable[nn.Module], x: Tensor, *rest: object) -> Tensor:
         """Run the layers in turn on frames (B, T, D); each also gets the arguments in `rest`."""
-        if self._fixed_frames:
+        run = self._run_as_written if _AS_WRITTEN.get() else self._run_layer
+        if self._fixed_frames and run is not self._run_as_written:
             torch._dynamo.maybe_mark_dynamic(x, 0)  # B does change
         for layer in layers:
-            x = self._run_layer(layer, x, *rest)
+            x = run(layer, x, *rest)
         return x
+
+
+@contextmanager
+def layers_as_written(*, active: bool) -> Iterator[None]:
+    """Run no compiled layer in this thread, if `active`; another may be compiling them meanwhile."""
+    token = _AS_WRITTEN.set(active)
+    try:
+        yield
+    finally:
+        _AS_WRITTEN.reset(token)
 
 
 def valid_frames(lens: Tensor, num_frames: int, device: torch.device) -> Tensor | None:

@@ -4,6 +4,7 @@ import contextlib
 import importlib.metadata
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,13 +16,15 @@ from .decoder import mps
 from .decoder.base import Decoder, LLMSource
 from .errors import CheckpointError, ConfigError
 from .families import family_named
-from .families.base import StageOneOptions
+from .families.base import AcousticModel, StageOneOptions
 from .manifest import LLM_DIR_NAME, EngineManifest
 from .model_lock import ModelLock
+from .preparation import Preparation
 from .prompt import PromptEmbedder
 from .speakers.loading import LazySpeakerModel
 from .text import LLMTokenizer
 from .transcriber import Transcriber
+from .words.aligner import WordAligner
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +43,7 @@ def load_transcriber(engine_dir: Path, config: EngineConfig) -> Transcriber:
     manifest = EngineManifest.read(engine_dir)
     family = family_named(manifest.family)
     unshared = _why_unshared(config)  # before the device is used
+    logger.debug("loading: MPS has been asked for, where it is of use")
     device = config.torch_device()
     num_cores = os.cpu_count() or 1
     llm_dtype = config.torch_dtype(config.dtype, device)
@@ -53,14 +57,19 @@ def load_transcriber(engine_dir: Path, config: EngineConfig) -> Transcriber:
         word_processes=0 if device.type == "cpu" else min(MAX_WORD_PROCESSES, num_cores // CORES_PER_WORD_PROCESS),
     )
     decoder = build_decoder(source, config, device, unshared=unshared)
+    logger.debug("loading: stage 2 has begun; the fast lane's weights are on the device")
     with contextlib.ExitStack() as on_failure:
         on_failure.callback(decoder.close)
         # The processes of stage 2 are starting while stage 1 loads.
         acoustic, aligner = family.build_acoustic_model(engine_dir, manifest, stage_one)
         if aligner is not None:
             on_failure.callback(aligner.close)
+        logger.debug("loading: the weights of stage 1 are on the device")
         decoder.wait_until_ready()
+        logger.debug("loading: stage 2 is ready")
         on_failure.pop_all()
+    preparation = Preparation(_preparing_steps(acoustic, aligner) if device.type == "cuda" else ())
+    preparation.begin()
     tokenizer = LLMTokenizer(source.directory)
     return Transcriber(
         family=family,
@@ -75,7 +84,12 @@ def load_transcriber(engine_dir: Path, config: EngineConfig) -> Transcriber:
         max_batch_frames=CPU_BATCH_FRAMES if device.type == "cpu" else GPU_BATCH_FRAMES,
         lock=ModelLock(),
         speakers=LazySpeakerModel(config.speaker_model, device),
+        preparation=preparation,
     )
+
+
+def _preparing_steps(acoustic: AcousticModel, aligner: WordAligner | None) -> list[Callable[[], None]]:
+    return [acoustic.prepare] if aligner is None else [acoustic.prepare, aligner.warm_up]
 
 
 def _why_unshared(config: EngineConfig) -> str:

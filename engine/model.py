@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -13,6 +13,7 @@ from .decoder.base import Decoder
 from .errors import ConfigError
 from .families.base import AcousticModel, ModelFamily
 from .model_lock import ModelLock
+from .preparation import Preparation
 from .prompt import PromptEmbedder
 from .run_options import TranscribeOptions
 from .speakers.loading import LazySpeakerModel
@@ -39,6 +40,7 @@ class LoadedModel:
     lock: ModelLock
     forced_aligner: TextAligner | None = None  # times words in place of `aligner`
     speakers: LazySpeakerModel | None = None  # None: it cannot tell speakers apart
+    preparation: Preparation = field(default_factory=Preparation)  # what goes on after the model is ready
 
     def speaker_model(self) -> SpeakerModel:
         """The model that tells speakers apart, which is loaded when it is first asked for.
@@ -50,10 +52,22 @@ class LoadedModel:
             raise ConfigError("this model was loaded without a speaker model")
         return self.speakers.get()
 
+    def wait_until_complete(self) -> None:
+        """Wait for all that a model which is ready still loads or compiles: vLLM beside the fast lane, and stage 1.
+
+        For what is to be measured in its usual state.
+        """
+        from .decoder.two_lanes import TwoLaneDecoder  # where there is no fast lane, it is not imported
+
+        self.preparation.wait()
+        if isinstance(self.decoder, TwoLaneDecoder):
+            self.decoder.wait_until_loaded()
+
     def close(self) -> None:
         """End the processes and free the models; idempotent. A forked child does nothing: its parent owns them."""
         if not self.lock.close():
             return
+        self.preparation.close()
         self.readers.close()
         self.decoder.close()
         if self.aligner is not None:

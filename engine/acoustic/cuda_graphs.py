@@ -2,7 +2,7 @@
 
 An encoder of 70 layers launches a thousand kernels. For one clip the GPU needs 3 ms, but the CPU needs 20 ms to launch
 them. A CUDA graph launches all of them in one call. A graph has a fixed shape, so batches are padded to a few shapes.
-Each shape is captured at its first use, which takes 0.2 s.
+Each shape is captured at its first use, which takes 0.2 s, unless another thread is capturing or compiling.
 """
 
 from collections.abc import Callable
@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from ..captures import CAPTURES
 
 MAX_CLIPS, MAX_FRAMES = 32, 512  # limits of a small batch; 30 s are 500 frames
 FRAME_STEP = 64
@@ -48,15 +50,22 @@ class SmallBatchGraphs:
         num_clips, num_frames, _ = features.shape
         if num_clips > self._max_clips or num_frames > MAX_FRAMES:
             return self._encode(features, lens)
-        bucket = bucket_of(num_clips, num_frames, self._frame_step)
-        if bucket not in self._captured:
-            self._captured[bucket] = self._capture(features, bucket)
-        captured = self._captured[bucket]
+        captured = self._captured_for(features, bucket_of(num_clips, num_frames, self._frame_step))
+        if captured is None:
+            return self._encode(features, lens)
         captured.features[:num_clips, :num_frames].copy_(features)
         captured.lens[:num_clips].copy_(lens)
         captured.lens[num_clips:] = 1
         captured.graph.replay()
         return tuple(output[:num_clips].clone() for output in captured.outputs)
+
+    def _captured_for(self, features: Tensor, bucket: tuple[int, int]) -> _Captured | None:
+        if bucket not in self._captured and CAPTURES.acquire(blocking=False):
+            try:
+                self._captured[bucket] = self._capture(features, bucket)
+            finally:
+                CAPTURES.release()
+        return self._captured.get(bucket)
 
     def _capture(self, features: Tensor, bucket: tuple[int, int]) -> _Captured:
         inputs = features.new_zeros(*bucket, features.shape[2])

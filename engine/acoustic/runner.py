@@ -1,5 +1,6 @@
 """How the first stage of every family is run: loaded, batches staged, compiled, replayed as CUDA graphs, fetched.
 
+On a GPU it runs as it is written until `prepare` has compiled it, so that the first text does not wait for a compiler.
 A family says in a subclass of StageOneRunner what is computed.
 """
 
@@ -15,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ...encoders import SAMPLE_RATE
-from ...encoders.transformer import attention_for_any_shape
+from ...encoders.transformer import attention_for_any_shape, layers_as_written
 from ..errors import CheckpointError
 from ..families.base import AcousticModel, EncodedBatch, StageOneOptions
 from ..hub.model_files import check_file
@@ -32,25 +33,32 @@ class StageOneRunner(AcousticModel):
     def __init__(self, options: StageOneOptions, *, max_clips: int = MAX_CLIPS, frame_step: int = FRAME_STEP) -> None:
         """See SmallBatchGraphs for `max_clips` and `frame_step`. A subclass can run before it calls this."""
         self._options = options
+        self._max_clips, self._frame_step = max_clips, frame_step
         self._run: Encode = self._run_modules
+        self._is_prepared = options.device.type != "cuda"
         self._upload = uploader(options.device)
-        if options.device.type == "cuda":
-            self._compile()
-            self._run = SmallBatchGraphs(self._run_modules, max_clips=max_clips, frame_step=frame_step)
-            self._warm_up(max_clips + 1)
 
-    def _warm_up(self, many: int) -> None:
-        """Compile what batches of any size and single clips run, so that no request waits for it."""
+    def prepare(self) -> None:
+        """Compile what batches of any size and single clips run, so that no later request waits for it."""
+        if self._is_prepared:
+            return
+        self._compile()
+        graphs = SmallBatchGraphs(self._run_modules, max_clips=self._max_clips, frame_step=self._frame_step)
         second = np.zeros(SAMPLE_RATE, np.float32)
         with one_thread(active=True):  # as in a run: compiled code belongs to a number of threads
-            for waveforms in ([second] * many, [second]):
-                self.encode(waveforms, with_ctc=False).utterances()
+            for num_clips in (self._max_clips + 1, 1):
+                self._encoded([second] * num_clips, graphs, with_ctc=False).utterances()
+        self._run, self._is_prepared = graphs, True
+
+    def encode(self, waveforms: Sequence[np.ndarray], *, with_ctc: bool) -> EncodedBatch:
+        """See AcousticModel; `with_ctc` changes nothing where there is no CTC head."""
+        with layers_as_written(active=not self._is_prepared):
+            return self._encoded(waveforms, self._run, with_ctc=with_ctc)
 
     @torch.inference_mode()
     @attention_for_any_shape()
-    def encode(self, waveforms: Sequence[np.ndarray], *, with_ctc: bool) -> EncodedBatch:
-        """See AcousticModel; `with_ctc` changes nothing where there is no CTC head."""
-        encoded, *hidden = self._run(*self._features(waveforms))
+    def _encoded(self, waveforms: Sequence[np.ndarray], run: Encode, *, with_ctc: bool) -> EncodedBatch:
+        encoded, *hidden = run(*self._features(waveforms))
         audio_lens = [self.num_audio_tokens(len(waveform)) for waveform in waveforms]
         embeds, done = to_cpu(self._by_clip(encoded, audio_lens))
         return EncodedBatch(

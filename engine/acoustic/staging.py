@@ -5,6 +5,7 @@ pinned buffers are kept. A few threads fill one of them while the other is being
 """
 
 import os
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -37,11 +38,16 @@ class WaveformStaging:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
+        self._lock = threading.Lock()  # for a batch of `prepare`, which has a thread of its own
         self._buffers = [_Buffer(torch.empty(0), torch.cuda.Event()) for _ in range(2)]  # type: ignore[no-untyped-call]
         self._threads = ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="stage-audio")
 
     def upload(self, waveforms: Sequence[np.ndarray]) -> Tensor:
         """Pad and copy a batch, see Upload. The copy to the GPU is queued, not awaited."""
+        with self._lock:
+            return self._uploaded(waveforms)
+
+    def _uploaded(self, waveforms: Sequence[np.ndarray]) -> Tensor:
         self._buffers.reverse()
         buffer = self._buffers[0]
         buffer.copied.synchronize()

@@ -19,8 +19,7 @@ from ..auto import AutoModelVLLM
 from ..cli.plot import require_matplotlib
 from ..config import EngineConfig
 from ..console import spare_loaded_objects
-from ..decoder.two_lanes import TwoLaneDecoder
-from ..errors import ConfigError
+from ..errors import ConfigError, DecodeError
 from ..families import family_named
 from ..families.base import Request
 from ..hub.resolve import HubName, resolve_model
@@ -30,7 +29,7 @@ from ..transcriber import Transcriber
 from .figures import percentile_s
 from .load import FEW_S, LANGUAGE, Form, Load, given_load, random_lengths, random_load
 from .machine import gpu_busy_unknown, hardware, memory, process_age_s, versions
-from .measure import FEW_PASSES, FEW_WARM_UPS, measure, measure_latency
+from .measure import FEW_PASSES, FEW_WARM_UPS, measure, measure_latency, transcribe
 from .peer import PeerJob, PeerName, PeerTask, run_peer
 from .plot import plot
 from .random_checkpoint import write_checkpoint
@@ -166,18 +165,16 @@ def _measure_engine(
     with AutoModelVLLM(prepared.engine_dir, **options.engine) as model:
         spare_loaded_objects()
         transcriber = model.transcriber
-        if isinstance(transcriber.decoder, TwoLaneDecoder):
-            transcriber.decoder.wait_until_loaded()  # passes of many clips are measured with all of the engine
+        load_s = time.perf_counter() - started
+        first_text_s = _first_text_s(transcriber, prepared, timestamps=options.timestamps[0])
+        transcriber.wait_until_complete()  # the passes are measured with all of the engine
         report = _new_report(options, prepared, transcriber, device)
-        report.load_s = time.perf_counter() - started
+        report.load_s, report.first_text_s = load_s, first_text_s
         for line in head(report):
             say(line)
         for load, timestamps in itertools.product(prepared.loads, options.timestamps):
             for number in range(options.repeat):
-                age_s = process_age_s()
                 one, timeline = measure(transcriber, load, timestamps=timestamps, is_warm=number > 0, device=device)
-                if report.first_text_s is None:
-                    report.first_text_s = age_s + one.first_result_s - prepared.seconds
                 report.passes.append(one)
                 say(row(one))
             timelines[f"{Kind.of(one)}: RTFx {one.rtfx:.0f}"] = timeline
@@ -189,6 +186,15 @@ def _measure_engine(
     for line in tail(report):
         say(line)
     return report, timelines
+
+
+def _first_text_s(transcriber: Transcriber, prepared: Prepared, *, timestamps: bool) -> float | None:
+    """The age of the process at the first clip's text, without the preparation; None if that clip has no text."""
+    try:
+        transcribe(transcriber, prepared.loads[0].head(1), timestamps=timestamps)
+    except DecodeError:
+        return None
+    return process_age_s() - prepared.seconds
 
 
 def _new_report(options: BenchOptions, prepared: Prepared, transcriber: Transcriber, device: torch.device) -> Report:

@@ -1,8 +1,9 @@
 """Runs the passes of llm.py: copies their inputs to the device, and their results back, once for each pass.
 
 On an NVIDIA GPU a pass of a small shape is a CUDA graph, because launching its kernels takes the CPU longer than
-running them takes the GPU. A graph has a fixed shape, so that inputs are padded to a few shapes. The usual ones are
-captured while the model loads, and others at their first use.
+running them takes the GPU. A graph has a fixed shape, so that inputs are padded to a few shapes. Those of one sequence
+are captured while the model loads, the usual ones of several when there is nothing else to do, and others at their
+first use. A pass whose graph cannot be captured now, because another thread compiles or captures, runs without.
 """
 
 import logging
@@ -13,13 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..captures import CAPTURES
 from ..isolation import caught
 from .llm import LLM, WHERE, Passed
 from .plain_step import PlainStep
 
 NUM_DRAFTED = 8  # drafted tokens that a step checks
 PREFILL_LENGTHS = (32, 64, 96, 128, 192, 256, 384, 512)  # positions of the graphs for prompts; longer ones need none
-FEW_SIZES, FEW_LENGTHS = (1, 2, 4, 8), (64, 96)  # captured while the model loads; 10 s of audio take 45 positions
+FEW_SIZES, FEW_LENGTHS = (1, 2, 4, 8), (64, 96)  # of the usual graphs; 10 s of audio take 45 positions
 _WARM_UP_RUNS = 2  # before a capture: Triton compiles, and cuBLAS allocates its workspace
 
 logger = logging.getLogger(__name__)
@@ -78,6 +80,9 @@ class Passes:
     def warm_up(self) -> None:
         """Prepare what would otherwise be prepared by the first passes: here nothing."""
 
+    def warm_up_more(self) -> None:
+        """Prepare a part of what later passes need, which takes up to 0.2 s: here nothing."""
+
     def _run(self, ints: np.ndarray, embeds: Tensor | None) -> Found:
         device = self._llm.device
         passed = self._llm.run(torch.from_numpy(ints).to(device), None if embeds is None else embeds.to(device))
@@ -92,22 +97,34 @@ class GraphPasses(Passes):
         self._max_sequences = max_sequences
         self._device, self._has_graphs = llm.device, True
         self._captured: dict[Shape, _Captured] = {}
+        self._later: list[Shape] = []  # usual shapes that are not captured yet
         self._stream = torch.cuda.Stream(llm.device, priority=-1)  # type: ignore[no-untyped-call]
         self._pool = torch.cuda.graph_pool_handle()
         self._stream.wait_stream(torch.cuda.current_stream(llm.device))  # the weights are being copied
 
     def warm_up(self) -> None:
-        """Compile the kernels and capture the usual shapes."""
-        sizes = [size for size in FEW_SIZES if size <= self._max_sequences]
-        steps = [(False, size, length) for size in sizes for length in (1, 1 + NUM_DRAFTED)]
-        prompts = [(True, size, length) for size in sizes for length in FEW_LENGTHS]
+        """Compile the kernels and capture the usual shapes of one sequence."""
+        steps = [(False, length) for length in (1, 1 + NUM_DRAFTED)]
+        prompts = [(True, length) for length in FEW_LENGTHS]
+        few = [size for size in FEW_SIZES if size <= self._max_sequences]
+        usual = [(is_prompt, size, length) for size in few for is_prompt, length in (*steps, *prompts)]
         with torch.cuda.stream(self._stream):
             failure = caught(self._try_kernels)
             if isinstance(failure, Exception):
                 logger.warning("the kernels of stage 2 do not run here, plain PyTorch does their work: %r", failure)
                 self._llm.step, self._has_graphs = PlainStep, False
-            for shape in (*steps, *prompts):
-                self._captured_for(shape)
+            logger.debug("loading: the kernels of the fast lane are compiled")
+            for shape in usual:
+                if shape[1] == 1:
+                    self._captured_for(shape)
+        self._later = [shape for shape in reversed(usual) if shape not in self._captured]
+
+    def warm_up_more(self) -> None:
+        if not self._later:
+            return
+        with torch.cuda.stream(self._stream):
+            if self._captured_for(self._later[-1]) is not None or not self._has_graphs:
+                self._later.pop()
 
     def _run(self, ints: np.ndarray, embeds: Tensor | None) -> Found:
         with torch.cuda.stream(self._stream):
@@ -132,9 +149,12 @@ class GraphPasses(Passes):
         return ints, torch.zeros(num_sequences, length, width, dtype=self._llm.dtype, device=self._device)
 
     def _captured_for(self, shape: Shape) -> _Captured | None:
-        """The graph of a shape; None if there is none, because a capture has failed."""
-        if shape not in self._captured and self._has_graphs:
-            captured = caught(lambda: self._capture(shape))
+        """The graph of a shape; None if there is none now, or because a capture has failed."""
+        if shape not in self._captured and self._has_graphs and CAPTURES.acquire(blocking=False):
+            try:
+                captured = caught(lambda: self._capture(shape))
+            finally:
+                CAPTURES.release()
             if isinstance(captured, Exception):
                 logger.warning("stage 2 goes on without CUDA graphs, because a capture failed: %r", captured)
                 self._has_graphs = False

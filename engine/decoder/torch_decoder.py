@@ -111,7 +111,7 @@ class TorchDecoder:
         self._ids = itertools.count()
 
     def wait_until_ready(self) -> None:
-        """Compile the kernels and capture the usual CUDA graphs."""
+        """Compile the kernels and capture the CUDA graphs of one sequence."""
         self._passes.warm_up()
 
     @property
@@ -139,6 +139,8 @@ class TorchDecoder:
 
     def poll(self, *, wait_s: float = POLL_S, wake: int | None = None) -> list[tuple[int, Hypothesis]]:
         """Read the prompts that have room, and then write one step of all answers."""
+        if not self._pending:
+            self._passes.warm_up_more()
         done: list[tuple[int, Hypothesis]] = []
         for group in _groups(self._admitted()):
             done += self._advance(group, self._prefill)

@@ -10,6 +10,7 @@ from the prompts that are being decoded, and a second time the memory of the wei
 """
 
 import itertools
+import logging
 import threading
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,8 @@ from .base import POLL_S, DecodeParams, Decoder, DecodingCounts, DraftSource, Hy
 from .torch_decoder import TorchDecoder, rows_for
 
 CLOSE_TIMEOUT_S = 10.0  # for the thread that loads vLLM
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,6 +83,7 @@ class TwoLaneDecoder:
             self._failure = failure
         else:
             self._is_loaded = True
+            logger.debug("loading: vLLM is ready too")
 
     @property
     def max_pending(self) -> int:

@@ -113,6 +113,9 @@ class AcousticModel(Protocol):
         `with_ctc` requests `ctc_hidden`, if the checkpoint has a CTC head.
         """
 
+    def prepare(self) -> None:
+        """Do what makes later batches faster, while another thread encodes; called once, if at all."""
+
 
 class ModelFamily(Protocol):
     """What the engine needs to know about one family of checkpoints."""

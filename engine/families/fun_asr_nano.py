@@ -52,10 +52,9 @@ class FunASRNano:
             return model, None
         tokenizer = CTCTokenizer.from_file(engine_dir / CTC_VOCABULARY_NAME)
         assert manifest.frame_clock is not None, "the converter writes one beside a CTC head"
-        aligner = WordAligner(tokenizer, module.ctc_head, manifest.frame_clock, num_processes=options.word_processes)
-        if options.device.type == "cuda":
-            aligner.warm_up()
-        return model, aligner
+        return model, WordAligner(
+            tokenizer, module.ctc_head, manifest.frame_clock, num_processes=options.word_processes
+        )
 
     def prompt_text(self, request: Request) -> PromptText:
         request.refuse("Fun-ASR-Nano", "context")

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 from torch._dynamo.utils import counters
 
 from tests.engine.words.test_aligner import byte_tokenizer, spoken_evenly, transparent_head
@@ -20,7 +21,7 @@ from tests.processes import is_running, wait_until
 from twostage_asr.encoders.adaptor import AdaptorConfig
 from twostage_asr.encoders.ctc import CTCConfig, CTCHead
 from twostage_asr.encoders.sensevoice import SenseVoiceConfig, SenseVoiceEncoder
-from twostage_asr.encoders.transformer import PaddedKeys, attend, attention_bias, key_mask, valid_frames
+from twostage_asr.encoders.transformer import LayerStack, PaddedKeys, attend, attention_bias, key_mask, valid_frames
 from twostage_asr.engine import AutoModelVLLM, DecodeError
 from twostage_asr.engine.acoustic import runner
 from twostage_asr.engine.acoustic.cuda_graphs import MAX_CLIPS, MAX_FRAMES, Encode, SmallBatchGraphs, bucket_of
@@ -45,9 +46,12 @@ def test_buckets_hold_what_they_are_for() -> None:
             assert frames <= MAX_FRAMES
 
 
-def test_on_a_gpu_no_request_waits_for_what_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A batch that is too large for a graph runs first, then a single clip. Of the GPU there is only the name here."""
+def test_on_a_gpu_the_first_text_waits_for_nothing_that_is_compiled_and_later_ones_find_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A batch that is too large for a graph is compiled first, then a single clip. There is only the GPU's name here."""
     seen: list[object] = []
+    stack = LayerStack(nn.Identity)
 
     class Recorded(StageOneRunner):
         def num_frames(self, num_samples: int) -> int:
@@ -56,14 +60,15 @@ def test_on_a_gpu_no_request_waits_for_what_is_compiled(monkeypatch: pytest.Monk
         num_audio_tokens = num_frames
 
         def _compile(self) -> None:
-            seen.append("compiled")
+            stack._run_layer = lambda _, x: seen.append("compiled layer") or x  # type: ignore[func-returns-value]
 
         def _features(self, waveforms: Sequence[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
             seen.append(len(waveforms))
             return torch.zeros(len(waveforms), 1, 1), torch.ones(len(waveforms), dtype=torch.int64)
 
         def _run_modules(self, features: torch.Tensor, lens: torch.Tensor, /) -> tuple[torch.Tensor, ...]:
-            return (features,)
+            seen.append("layers")
+            return (stack.run_layers([nn.Identity()], features),)
 
     def graphs(encode: Encode, **sizes: int) -> Encode:
         seen.append(sizes)
@@ -71,12 +76,22 @@ def test_on_a_gpu_no_request_waits_for_what_is_compiled(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(runner, "uploader", lambda device: None)
     monkeypatch.setattr(runner, "SmallBatchGraphs", graphs)
-    Recorded(
+    model = Recorded(
         StageOneOptions(device=torch.device("cuda"), dtype=torch.float32, embeds_dtype=torch.float32),
         max_clips=3,
         frame_step=1,
     )
-    assert seen == ["compiled", {"max_clips": 3, "frame_step": 1}, 4, 1]
+    clip = np.zeros(1, np.float32)
+    model.encode([clip], with_ctc=False)
+    assert seen == [1, "layers"]
+    seen.clear()
+    model.prepare()
+    assert seen == [{"max_clips": 3, "frame_step": 1}, 4, "layers", "compiled layer", 1, "layers", "compiled layer"]
+    seen.clear()
+    model.encode([clip], with_ctc=False)
+    model._is_prepared = False  # as in another thread while `prepare` compiles
+    model.encode([clip], with_ctc=False)
+    assert seen == [1, "layers", "compiled layer", 1, "layers"]
 
 
 @needs_cuda
@@ -212,6 +227,7 @@ def test_bfloat16_embeddings_point_where_float32_ones_do(engine_dirs: dict[str, 
     for dtype in (torch.float32, torch.bfloat16):
         options = StageOneOptions(device=torch.device("cuda"), dtype=dtype, embeds_dtype=torch.float32)
         model, _ = family.build_acoustic_model(directory, manifest, options)
+        model.prepare()
         batched = model.encode(waveforms, with_ctc=False).utterances()
         alone = [model.encode([waveform], with_ctc=False).utterances()[0] for waveform in waveforms]
         for a, b in zip(batched, alone, strict=True):

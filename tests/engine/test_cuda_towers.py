@@ -53,7 +53,9 @@ def tower_model(name: str, device: torch.device, dtype: torch.dtype) -> TowerMod
     for weight in tower.parameters():
         if weight.ndim > 1:
             nn.init.normal_(weight, std=weight[0].numel() ** -0.5)
-    return TowerModel(tower.to(device, dtype), StageOneOptions(device=device, dtype=dtype, embeds_dtype=torch.float32))
+    model = TowerModel(tower.to(device, dtype), StageOneOptions(device=device, dtype=dtype, embeds_dtype=torch.float32))
+    model.prepare()
+    return model
 
 
 def encode(model: TowerModel, waveforms: list[np.ndarray]) -> list[torch.Tensor]:

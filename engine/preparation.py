@@ -1,0 +1,54 @@
+"""What makes a loaded model faster, done in a thread of its own while the model already works without it.
+
+On an NVIDIA GPU these are compiled layers and kernels. They take half a minute, or seconds with what earlier processes
+have left in the caches of torch and Triton. The first text needs none of them.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+
+from .captures import CAPTURES
+from .isolation import caught
+
+# A program that transcribes a few clips has ended by then, and need not wait for a compiler that it cannot interrupt.
+BEGIN_AFTER_S = 2.0
+
+logger = logging.getLogger(__name__)
+
+
+class Preparation:
+    """Runs steps one after the other, once `begin` is called. A step that fails is done without."""
+
+    def __init__(self, steps: Sequence[Callable[[], None]] = ()) -> None:
+        self._steps = steps
+        self._is_wanted, self._is_closed = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._run, name="preparation", daemon=True)
+
+    def begin(self) -> None:
+        """Begin within BEGIN_AFTER_S."""
+        if self._steps:
+            self._thread.start()
+
+    def wait(self) -> None:
+        """Begin at once, and wait for the end."""
+        self._is_wanted.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def close(self) -> None:
+        """Leave out the steps that have not begun, and wait for the one that has; idempotent."""
+        self._is_closed.set()
+        self.wait()
+
+    def _run(self) -> None:
+        self._is_wanted.wait(BEGIN_AFTER_S)
+        for step in self._steps:
+            if self._is_closed.is_set():
+                return
+            with CAPTURES:
+                failure = caught(step)
+            if isinstance(failure, Exception):
+                logger.warning("a model goes on without what would make it faster: %r", failure)
+                return
+            logger.debug("loading: %s is done", step.__qualname__)

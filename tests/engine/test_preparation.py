@@ -1,0 +1,72 @@
+"""What makes a model faster comes behind its first texts, and never stops it."""
+
+import threading
+
+import pytest
+
+from twostage_asr.engine import preparation
+from twostage_asr.engine.captures import CAPTURES
+from twostage_asr.engine.preparation import Preparation
+
+
+def test_steps_run_in_turn_without_captures_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[object] = []
+    main = threading.current_thread()
+
+    def first() -> None:
+        seen.append(threading.current_thread() is main)
+        with CAPTURES:  # its own captures
+            seen.append("first")
+
+    def second() -> None:
+        others = threading.Thread(target=lambda: seen.append(CAPTURES.acquire(blocking=False)))
+        others.start()
+        others.join()
+
+    steps = Preparation([first, second])
+    steps.begin()
+    assert not seen  # a process of a few clips ends before
+    steps.wait()
+    assert seen == [False, "first", False]
+    assert CAPTURES.acquire(blocking=False)
+    CAPTURES.release()
+    steps.close()
+
+
+def test_a_step_that_fails_is_done_without(caplog: pytest.LogCaptureFixture) -> None:
+    steps = Preparation([lambda: 1 / 0])
+    steps.begin()
+    steps.wait()
+    assert "goes on without what would make it faster: ZeroDivisionError" in caplog.text
+    assert CAPTURES.acquire(blocking=False)
+    CAPTURES.release()
+
+
+def test_a_model_that_is_closed_begins_no_further_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preparation, "BEGIN_AFTER_S", 0.0)
+    is_running, may_end = threading.Event(), threading.Event()
+    seen: list[str] = []
+
+    def step() -> None:
+        is_running.set()
+        assert may_end.wait(10)
+        seen.append("whole")
+
+    steps = Preparation([step, lambda: seen.append("second")])
+    steps.begin()
+    assert is_running.wait(10)
+    closing = threading.Thread(target=steps.close)
+    closing.start()
+    assert steps._is_closed.wait(10)
+    may_end.set()
+    closing.join()
+    assert seen == ["whole"]
+
+
+def test_a_model_that_is_closed_at_once_begins_none() -> None:
+    seen: list[str] = []
+    steps = Preparation([lambda: seen.append("first")])
+    steps.begin()
+    steps.close()
+    Preparation([lambda: seen.append("never begun")]).close()
+    assert not seen
