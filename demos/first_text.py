@@ -68,35 +68,45 @@ def time_server(options: Sequence[str], clip: Path, environment: dict[str, str])
 
 def time_timeline(options: Sequence[str], clip: Path, environment: dict[str, str]) -> float:
     """Seconds to the first text of a Python program, which prints what it waited for."""
-    command = [sys.executable, __file__, HERE, str(clip), *options]
+    command = [sys.executable, __file__, HERE, str(time.time()), str(clip), *options]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     print(done.stdout, end="", flush=True)
     (text,) = (line for line in done.stdout.splitlines() if "first text:" in line)
     return float(text.split()[0])
 
 
-def show_timeline(clip: Path, options: Sequence[str]) -> None:
-    """Transcribe a clip in this process; each line begins with the age of the process in seconds."""
-    from twostage_asr.engine.bench.machine import process_age_s
-    from twostage_asr.engine.cli.command import add_model_options, model_options
+class Lines(logging.Handler):
+    """Prints what happens, behind the seconds since the program was started."""
+
+    def __init__(self, started: float) -> None:
+        super().__init__()
+        self._started = started
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.say(record.getMessage(), record.created)
+
+    def say(self, what: str, moment: float | None = None) -> None:
+        print(f"{(moment or time.time()) - self._started:8.2f} s  {what}", flush=True)
+
+
+def show_timeline(started: float, clip: Path, options: Sequence[str]) -> None:
+    """Transcribe a clip in this process, which was started at time.time() `started`."""
     from twostage_asr.engine.console import quiet_libraries
 
-    def say(what: str) -> None:
-        print(f"{process_age_s():8.2f} s  {what}", flush=True)
-
+    lines = Lines(started)
+    say = lines.say
     say("Python has started")
     quiet_libraries()
-    say_lines = logging.Handler()
-    say_lines.emit = lambda record: say(record.getMessage())  # type: ignore[method-assign]
-    logger = logging.getLogger("twostage_asr")
-    logger.setLevel(logging.DEBUG)
-    logger.addHandler(say_lines)
-    logger.propagate = False
+    for name, level in (("twostage_asr", logging.DEBUG), ("twostage_asr.engine.loader", logging.NOTSET)):
+        logging.getLogger(name).setLevel(level)
+    logging.getLogger("twostage_asr").addHandler(lines)
+    logging.getLogger("twostage_asr").propagate = False
     import torch  # noqa: F401 - it takes longest
 
     say("torch is imported")
     from twostage_asr.engine import AutoModelVLLM, transcribe_options
     from twostage_asr.engine.audio.inputs import expand_inputs
+    from twostage_asr.engine.cli.command import add_model_options, model_options
     from twostage_asr.engine.timeline import Timeline
 
     say("all is imported")
@@ -106,12 +116,11 @@ def show_timeline(clip: Path, options: Sequence[str]) -> None:
     args = parser.parse_args(options)
     with AutoModelVLLM(**model_options(args)) as model:
         say("the model is ready")
-        timeline, started_s, started = Timeline(), process_age_s(), time.perf_counter()
+        timeline, offset = Timeline(), time.time() - time.perf_counter()
         for _, transcript in model.transcriber.run(expand_inputs([clip]), transcribe_options(), timeline):
             say(f"first text: {transcript.text or transcript.error}")
         for span in timeline.spans:
-            first, end = (started_s + moment - started for moment in (span.start, span.end))
-            print(f"{first:8.2f} s  {span.stage}, until {end:.2f} s")
+            say(f"{span.stage}, for {span.end - span.start:.2f} s", span.start + offset)
         if args.complete:
             model.transcriber.wait_until_complete()
             say("all of the model is there")
@@ -170,6 +179,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == [HERE]:
-        show_timeline(Path(sys.argv[2]), sys.argv[3:])
+        show_timeline(float(sys.argv[2]), Path(sys.argv[3]), sys.argv[4:])
     else:
         main()

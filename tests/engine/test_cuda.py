@@ -49,7 +49,7 @@ def test_buckets_hold_what_they_are_for() -> None:
 def test_on_a_gpu_the_first_text_waits_for_nothing_that_is_compiled_and_later_ones_find_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A batch that is too large for a graph is compiled first, then a single clip. There is only the GPU's name here."""
+    """A batch that is too large for a graph comes first, then a single clip. Of the GPU there is only the name here."""
     seen: list[object] = []
     stack = LayerStack(nn.Identity)
 

@@ -4,6 +4,7 @@ import itertools
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -11,8 +12,12 @@ import torch
 from torch import Tensor
 
 from tests.engine.decoder.tiny_llms import make_llm, source_of
-from tests.fake_decoder import FakeDecoder
+from tests.fake_decoder import FakeDecoder, Rule
+from tests.fake_model import fake_transcriber, samples, text_of, write_answer
 from tests.pipeline import decode
+from twostage_asr.engine import transcribe_options
+from twostage_asr.engine.audio.inputs import expand_inputs
+from twostage_asr.engine.audio.waveform import SAMPLE_RATE
 from twostage_asr.engine.config import EngineConfig, EngineOptions
 from twostage_asr.engine.decoder import backlog
 from twostage_asr.engine.decoder.base import DecodeParams, LLMSource
@@ -28,8 +33,8 @@ NUM_ROWS = 2000  # of the fast lane's cache
 class Slow(FakeDecoder):
     """It loads until it is told to end, or to fail."""
 
-    def __init__(self) -> None:
-        super().__init__(lambda prompt: [LARGE] * 6)
+    def __init__(self, rule: Rule = lambda prompt: [LARGE] * 6) -> None:
+        super().__init__(rule)
         self.may_end, self.error = threading.Event(), ""
 
     def wait_until_ready(self) -> None:
@@ -45,8 +50,8 @@ class Slow(FakeDecoder):
 class Fast(FakeDecoder):
     """It decodes three prompts at once, if its cache has rows for them."""
 
-    def __init__(self) -> None:
-        super().__init__(lambda prompt: [FAST] * 6, max_pending=3)
+    def __init__(self, rule: Rule = lambda prompt: [FAST] * 6) -> None:
+        super().__init__(rule, max_pending=3)
 
     def num_fitting(self, sizes: Sequence[int]) -> int:
         taken = sum(params.max_new_tokens for params in self.submitted[len(self.submitted) - self.num_pending :])
@@ -126,6 +131,26 @@ def test_prompts_that_wait_take_the_large_lane_as_soon_as_it_is_there(
         done = [i for _ in range(3) for i, _ in decoder.poll()]
         assert sorted(done) == ids
         decoder._is_loaded = False
+
+
+def test_the_rest_of_a_list_goes_to_the_large_lane_once_it_has_loaded(tmp_path: Path) -> None:
+    fast, large = Fast(write_answer), Slow(write_answer)
+    decoder = TwoLaneDecoder(fast, large)  # type: ignore[arg-type]
+    decoder.wait_until_ready()
+    transcriber = fake_transcriber(tmp_path, decoder=decoder, max_batch_frames=200)
+    clips = [(samples(number), SAMPLE_RATE) for number in range(1, 61)]
+    results = transcriber.run(expand_inputs(clips), transcribe_options())
+    texts = dict(itertools.islice(results, 10))
+    num_before = len(fast.submitted)
+    assert num_before >= 10 and not large.submitted
+    loaded(decoder, large)
+    texts |= dict(results)
+    assert {index: transcript.text for index, transcript in texts.items()} == {
+        index: text_of(index + 1) for index in range(60)
+    }
+    assert len(fast.submitted) - num_before <= fast.max_pending  # the end of the list may be few clips
+    assert len(fast.submitted) + len(large.submitted) == 60
+    transcriber.close()
 
 
 def test_prompts_can_be_followed_and_dropped_in_any_lane(decoder: TwoLaneDecoder, large: Slow) -> None:
