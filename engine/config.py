@@ -37,18 +37,21 @@ class EngineOptions(TypedDict, total=False):
     dtype: "bf16" or "fp32" for the LLM; PyTorch's and vLLM's names for them work as well. "auto" is bf16 if the device
         supports it, else fp32.
     encoder_dtype: the same for stage 1.
-    backend: "vllm", "torch" (on any torch device), or "auto", which is vllm where it can run.
+    backend: "vllm", "torch" (on any torch device), or "auto", which is vllm where it can run. On a CPU, "vllm" does
+        without a fast lane and waits until vLLM is loaded.
     tensor_parallel_size: GPUs that share the LLM, in one engine with one process for each.
     gpu_memory_utilization: share of the GPU's memory that vLLM may take.
     max_model_len: positions of prompt and answer together; None is 4096, or less if the LLM has fewer.
     max_prompt_bytes: longest text around the audio of one input, hotwords and context included, in UTF-8.
-    decoder_processes: number of vLLM engines, each in a process of its own; 0 runs one in this process. None is 0 on a
-        CPU, and 1 on a GPU or if several processes share the LLM.
+    decoder_processes: number of vLLM engines, each in a process of its own; 0 runs one in this process. None is 1, or 0
+        on a CPU without a fast lane.
     stall_timeout_s: an engine in a process of its own that has prompts but decodes no token for so many seconds is
-        ended, and DecodeError is raised. It must exceed the longest step.
+        ended. Others that are left take its prompts; without any, DecodeError is raised. It must exceed the longest
+        step.
     fast_lane: whether a second copy of the LLM, in PyTorch and in this process, decodes as long as few prompts wait,
-        and while vLLM is loading. "auto": on an NVIDIA GPU, if the memory that vLLM leaves is enough. True takes the
-        memory in any case. The log states how much it is.
+        and while vLLM is loading. "auto": on an NVIDIA GPU, if the memory that vLLM leaves is enough; and on a CPU if
+        neither backend="vllm" nor vllm nor decoder_processes is given, where vLLM is loaded once prompts have to wait.
+        True takes the memory in any case. On a GPU the log states how much it is.
     dither: standard deviation of the noise that is added to the 16-bit samples.
     speaker_model: directory or hub id of the model that tells speakers apart, loaded when speakers=True first asks for
         it; "auto" is the one that the extra "speakers" installs, or else CAM++ from the hub.

@@ -68,10 +68,8 @@ def load_transcriber(engine_dir: Path, config: EngineConfig) -> Transcriber:
         decoder.wait_until_ready()
         logger.debug("loading: stage 2 is ready")
         on_failure.pop_all()
-    preparation = Preparation(_preparing_steps(acoustic, aligner) if device.type == "cuda" else ())
-    preparation.begin()
     tokenizer = LLMTokenizer(source.directory)
-    return Transcriber(
+    transcriber = Transcriber(
         family=family,
         acoustic=acoustic,
         aligner=aligner,
@@ -84,8 +82,10 @@ def load_transcriber(engine_dir: Path, config: EngineConfig) -> Transcriber:
         max_batch_frames=CPU_BATCH_FRAMES if device.type == "cpu" else GPU_BATCH_FRAMES,
         lock=ModelLock(),
         speakers=LazySpeakerModel(config.speaker_model, device),
-        preparation=preparation,
+        preparation=Preparation(_preparing_steps(acoustic, aligner) if device.type == "cuda" else ()),
     )
+    transcriber.preparation.begin()
+    return transcriber
 
 
 def _preparing_steps(acoustic: AcousticModel, aligner: WordAligner | None) -> list[Callable[[], None]]:

@@ -34,13 +34,12 @@ class StageOneRunner(AcousticModel):
         """See SmallBatchGraphs for `max_clips` and `frame_step`. A subclass can run before it calls this."""
         self._options = options
         self._max_clips, self._frame_step = max_clips, frame_step
-        self._run: Encode = self._run_modules
-        self._is_prepared = options.device.type != "cuda"
+        self._graphs: Encode | None = None  # runs the modules compiled, once that is prepared
         self._upload = uploader(options.device)
 
     def prepare(self) -> None:
         """Compile what batches of any size and single clips run, so that no later request waits for it."""
-        if self._is_prepared:
+        if self._options.device.type != "cuda":
             return
         self._compile()
         graphs = SmallBatchGraphs(self._run_modules, max_clips=self._max_clips, frame_step=self._frame_step)
@@ -48,12 +47,13 @@ class StageOneRunner(AcousticModel):
         with one_thread(active=True):  # as in a run: compiled code belongs to a number of threads
             for num_clips in (self._max_clips + 1, 1):
                 self._encoded([second] * num_clips, graphs, with_ctc=False).utterances()
-        self._run, self._is_prepared = graphs, True
+        self._graphs = graphs
 
     def encode(self, waveforms: Sequence[np.ndarray], *, with_ctc: bool) -> EncodedBatch:
         """See AcousticModel; `with_ctc` changes nothing where there is no CTC head."""
-        with layers_as_written(active=not self._is_prepared):
-            return self._encoded(waveforms, self._run, with_ctc=with_ctc)
+        graphs = self._graphs
+        with layers_as_written(active=graphs is None):
+            return self._encoded(waveforms, graphs or self._run_modules, with_ctc=with_ctc)
 
     @torch.inference_mode()
     @attention_for_any_shape()

@@ -89,7 +89,7 @@ def test_on_a_gpu_the_first_text_waits_for_nothing_that_is_compiled_and_later_on
     assert seen == [{"max_clips": 3, "frame_step": 1}, 4, "layers", "compiled layer", 1, "layers", "compiled layer"]
     seen.clear()
     model.encode([clip], with_ctc=False)
-    model._is_prepared = False  # as in another thread while `prepare` compiles
+    model._graphs = None  # as in another thread while `prepare` compiles
     model.encode([clip], with_ctc=False)
     assert seen == [1, "layers", "compiled layer", 1, "layers"]
 
