@@ -11,7 +11,6 @@ step of vLLM cannot be interrupted, so a stalled engine's process is terminated.
 import contextlib
 import itertools
 import logging
-import os
 import select
 import socket
 import struct
@@ -23,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..cores import num_cores
 from ..errors import ASRError, ConfigError, DecodeError
 from ..worker_process import Child, receive, send, start_child
 from .base import POLL_S, DecodeParams, DraftSource, Hypothesis, LLMSource, weight_bytes
@@ -307,7 +307,7 @@ def engines_that_fit(source: LLMSource, options: VLLMOptions) -> int:
     total = torch.cuda.get_device_properties(options.device).total_memory
     each = weight_bytes(source.directory) // options.tensor_parallel_size + WORKSPACE_BYTES + MIN_KV_CACHE_BYTES
     by_memory = int(total * options.gpu_memory_utilization) // each
-    return max(1, min(MOST_ENGINES, (os.cpu_count() or 1) // CORES_PER_ENGINE, by_memory))
+    return max(1, min(MOST_ENGINES, num_cores() // CORES_PER_ENGINE, by_memory))
 
 
 def share_of_gpu(source: LLMSource, options: VLLMOptions, num_processes: int) -> VLLMOptions:
