@@ -6,12 +6,14 @@ and files in memory go through the socket.
 """
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ..audio.decode import is_tensor, to_numpy
-from ..audio.inputs import AudioInput, Refused, Source, file_name
+from ..audio.inputs import AudioInput, Refused, Samples, Source, file_name
 from ..audio.loading import file_content
 from ..audio.waveform import SAMPLE_RATE, AudioLimits, Waveform
 from ..errors import ASRError
@@ -29,11 +31,16 @@ def portable(item: AudioInput, limits: AudioLimits) -> AudioInput:
     source = item.source
     if isinstance(source, Path | str | bytes | np.ndarray | Refused | RemoteFile):
         return item
-    read = alone("read", item.key, lambda: to_numpy(source) if is_tensor(source) else file_content(source, limits))
+    read = alone("read", item.key, partial(_content, source, limits))
     if isinstance(read, ASRError):
         return replace(item, source=Refused(str(read)))
     name = item.name if is_tensor(source) else item.name or file_name(source)
     return replace(item, source=read, name=name)
+
+
+def _content(source: Any, limits: AudioLimits) -> bytes | Samples:
+    """Raises UnsupportedAudioError, or whatever a foreign file object raises."""
+    return to_numpy(source) if is_tensor(source) else file_content(source, limits)
 
 
 def portable_options(options: TranscribeOptions) -> TranscribeOptions:

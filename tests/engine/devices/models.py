@@ -15,25 +15,28 @@ from twostage_asr.engine.families.base import EncodedBatch
 from twostage_asr.engine.transcriber import Transcriber
 
 
-class SlowAcoustic(FakeAcoustic):
-    """Takes `delay_s` for each clip."""
+class WatchedAcoustic(FakeAcoustic):
+    """Takes a while for each clip. Its engine fails once its file in `pids` is gone."""
 
-    def __init__(self, delay_s: float) -> None:
+    def __init__(self, me: Path, decoder: FakeDecoder, delay_s: float) -> None:
         super().__init__()
+        self._me = me
+        self._decoder = decoder
         self._delay_s = delay_s
 
     def encode(self, waveforms: Sequence[np.ndarray], *, with_ctc: bool) -> EncodedBatch:
         time.sleep(self._delay_s * len(waveforms))
+        if not self._me.exists():
+            self._decoder.fail("out of order")
         return super().encode(waveforms, with_ctc=with_ctc)
 
 
-def load(pids: Path, delay_s: float = 0.0, failure: str = "") -> Transcriber:
-    """`failure`: its engine fails at the first clip, and says this."""
-    (pids / str(os.getpid())).touch()
+def load(pids: Path, delay_s: float = 0.0) -> Transcriber:
+    me = pids / str(os.getpid())
+    me.touch()
     decoder = FakeDecoder(write_answer, hidden_size=HIDDEN_SIZE)
-    if failure:
-        decoder.fail(failure)
-    return fake_transcriber(Path(tempfile.mkdtemp(dir=pids)), acoustic=SlowAcoustic(delay_s), decoder=decoder)
+    acoustic = WatchedAcoustic(me, decoder, delay_s)
+    return fake_transcriber(Path(tempfile.mkdtemp(dir=pids)), acoustic=acoustic, decoder=decoder)
 
 
 def load_broken() -> Transcriber:

@@ -18,7 +18,7 @@ import torch
 
 from tests.engine.devices.models import load, load_broken
 from tests.fake_model import FakeFamily, fake_transcriber, samples, text_of
-from tests.processes import is_running, processes, wait_until
+from tests.processes import is_running, processes
 from twostage_asr.engine import CheckpointError, ConfigError, DecodeError, transcribe_options
 from twostage_asr.engine.audio.inputs import AudioInput, expand_inputs
 from twostage_asr.engine.devices import replica
@@ -44,7 +44,11 @@ def pids(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pair(pids: Path) -> Iterator[Replicas]:
-    with replicas(pids) as model:
+    """With memory for 160 clips of 0.1 s each, so that they have to wait for room."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(replica, "ARENA_BYTES", 1 << 20)
+        model = replicas(pids)
+    with model:
         yield model
 
 
@@ -158,13 +162,16 @@ def test_what_no_device_can_do_is_raised_as_it_is(pair: Replicas) -> None:
     assert texts(pair, clips(5)) == [text_of(number) for number in range(5)]
 
 
-def test_one_that_is_killed_costs_nothing_and_all_end_the_list(tmp_path: Path) -> None:
-    with replicas(tmp_path, delay_s=0.002) as model:
-        first, second = ids(tmp_path)
+def test_devices_that_fail_cost_nothing_until_none_is_left(tmp_path: Path) -> None:
+    """The first is killed, the engine of the second fails, and then the third is killed."""
+    with replicas(tmp_path, count=3, delay_s=0.002) as model:
+        first, second, third = ids(tmp_path)
         found: dict[int, str] = {}
         for place, transcript in model.run(clips(NUM_CLIPS), SMALL):
             if len(found) == 100:
                 os.kill(first, signal.SIGKILL)
+            if len(found) == 300:
+                (tmp_path / str(second)).unlink()
             assert place not in found
             found[place] = transcript.text
         assert found == {number: text_of(number) for number in range(NUM_CLIPS)}
@@ -173,23 +180,10 @@ def test_one_that_is_killed_costs_nothing_and_all_end_the_list(tmp_path: Path) -
         with pytest.raises(DecodeError, match=r"all devices have failed.*exit status -9"):
             for number, _ in enumerate(model.run(clips(NUM_CLIPS), SMALL)):
                 if number == 20:
-                    os.kill(second, signal.SIGKILL)
+                    os.kill(third, signal.SIGKILL)
         with pytest.raises(DecodeError, match="all devices have failed"):
             list(model.run(clips(1), SMALL))
         assert time.monotonic() < begun + 10
-
-
-def test_an_engine_that_fails_costs_its_clips_a_retry(tmp_path: Path) -> None:
-    loads = [("cpu 0", partial(load, tmp_path, failure="out of order")), ("cpu 1", partial(load, tmp_path))]
-    with Replicas(FAMILY, loads) as model:
-        assert texts(model, clips(50)) == [text_of(number) for number in range(50)]
-        assert model.devices == ("cpu 1",)
-
-
-def test_more_waveforms_than_the_shared_memory_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replica, "ARENA_BYTES", 1 << 20)  # for 160 clips of 0.1 s
-    with replicas(tmp_path, count=1) as model:
-        assert texts(model, clips(NUM_CLIPS)) == [text_of(number) for number in range(NUM_CLIPS)]
 
 
 def test_a_model_that_cannot_be_loaded_names_its_device_and_leaves_no_process(tmp_path: Path) -> None:
@@ -199,14 +193,11 @@ def test_a_model_that_cannot_be_loaded_names_its_device_and_leaves_no_process(tm
     assert processes() == before
 
 
-def test_closing_leaves_no_process_even_within_a_list(tmp_path: Path) -> None:
-    before = processes()
-    model = replicas(tmp_path, delay_s=0.01)
-    started = processes() - before
-    results = model.run(clips(NUM_CLIPS), SMALL)
+def test_closing_leaves_no_process_even_within_a_list(pair: Replicas, pids: Path) -> None:
+    """The last test: it closes what the others use."""
+    results = pair.run(clips(NUM_CLIPS), SMALL)
     next(results)
-    model.close()
-    assert processes() == before and len(started) == 2
+    pair.close()
+    assert not any(map(is_running, ids(pids)))
     with pytest.raises(ConfigError, match="closed"):
         list(results)
-    wait_until(lambda: not any(map(is_running, started)))
