@@ -37,8 +37,8 @@ _SHOWN_CHARS = 60  # longest text in repr()
 
 
 @functools.cache
-def _fields_of(kind: type[Any]) -> Callable[[Any], tuple[Any, ...]]:
-    return operator.attrgetter(*kind.__slots__)
+def _all_of(names: tuple[str, ...]) -> Callable[[Any], tuple[Any, ...]]:
+    return operator.attrgetter(*names)
 
 
 class _Record:
@@ -51,8 +51,7 @@ class _Record:
 
     def __reduce__(self) -> tuple[type[Any], tuple[Any, ...]]:
         """Pickle as a call with all fields: a third of the time that dataclasses' own way takes."""
-        kind = type(self)
-        return kind, _fields_of(kind)(self)
+        return type(self), _all_of(self.__slots__)(self)
 
     def __getitem__(self, key: str) -> Any:
         if key not in self.keys():
