@@ -179,7 +179,7 @@ def _load(engine_dir: Path, aligner_dir: Path | None, config: EngineConfig) -> T
 def _load_on_each(engine_dir: Path, aligner_dir: Path | None, config: EngineConfig, devices: Sequence[str]) -> Replicas:
     """Both stages on each of these devices, in a process of its own."""
     configs = [replace(config, devices=None, device=device_within(name)) for name in devices]
-    why_unshared(configs[0])  # so that one service lets engines share all GPUs; each process would start its own
+    why_unshared(configs[0], in_children=True)  # one service for all GPUs; each process would start its own
     family = family_named(EngineManifest.read(engine_dir).family)
     loads = [partial(_load, engine_dir, aligner_dir, own) for own in configs]
     return Replicas(family, list(zip(devices, loads, strict=True)))

@@ -78,17 +78,17 @@ def load_transcriber(engine_dir: Path, config: EngineConfig) -> Transcriber:
     )
 
 
-def why_unshared(config: EngineConfig) -> str:
-    """Why several engines cannot share a GPU; "" once they can, in this process and those that it starts.
+def why_unshared(config: EngineConfig, *, in_children: bool = False) -> str:
+    """Why several engines cannot share a GPU; "" once they can. It comes before the first use of CUDA (mps.py).
 
-    It comes before the first use of CUDA (mps.py).
+    `in_children`: it is asked for the processes that this one starts.
     """
     runs_elsewhere = config.device.startswith(("cpu", "npu")) or config.backend == "torch"
     if runs_elsewhere or config.decoder_processes in (0, 1) or installed_vllm_device() != "cuda":
         return "one engine was asked for"
     if is_spread(config.tensor_parallel_size, config.vllm):
         return "one engine is spread over processes"
-    return mps.share_gpus()
+    return mps.share_gpus(in_children=in_children)
 
 
 def build_decoder(

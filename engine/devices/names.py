@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 
 import torch
 
+from ..decoder.mps import VISIBLE_GPUS
 from ..errors import ConfigError
 
-VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
 _NAME = re.compile(r"cpu|(cuda|npu):\d+")
 _ALLOWED = "'auto', or a list such as [0, 1], ['cuda:0', 'cuda:1'] or ['cpu', 'cpu']"
 

@@ -11,7 +11,8 @@ from twostage_asr.engine import ConfigError, auto
 from twostage_asr.engine.cli import main
 from twostage_asr.engine.cli.command import add_devices_option, add_model_options, model_options
 from twostage_asr.engine.config import EngineConfig
-from twostage_asr.engine.devices.names import VISIBLE_GPUS, device_names, environment_of, present_devices
+from twostage_asr.engine.decoder.mps import VISIBLE_GPUS
+from twostage_asr.engine.devices.names import device_names, environment_of, present_devices
 
 
 @pytest.mark.parametrize(
