@@ -1,8 +1,9 @@
 """AutoModelVLLM: the model object that users build."""
 
 import contextlib
-from collections.abc import Iterator, Sized
+from collections.abc import Iterator, Sequence, Sized
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Unpack
 
@@ -14,10 +15,13 @@ from .audio.inputs import Inputs, iterate_inputs
 from .checks import argument_names, check_arguments, check_options, check_type
 from .closing import Closing
 from .config import EngineConfig, EngineOptions
+from .devices.names import device_within, present_devices
+from .devices.replicas import Replicas
 from .errors import ConfigError
-from .families import FAMILIES
+from .families import FAMILIES, family_named
 from .hub.resolve import HubName, resolve_model
-from .loader import load_transcriber
+from .loader import load_transcriber, why_unshared
+from .manifest import EngineManifest
 from .options import GenerateOptions
 from .run_options import transcribe_options
 from .transcriber import Results, Transcriber
@@ -58,12 +62,13 @@ class AutoModelVLLM(Closing):
         check_arguments(AutoModelVLLM.__init__, model=model, hub=hub, revision=revision, forced_aligner=forced_aligner)
         config = EngineConfig.of(engine)
         engine_dir = ensure_converted(resolve_model(model, hub=hub, revision=revision))
-        aligner = None
-        if forced_aligner is not None:
-            aligner = Qwen3ForcedAligner.from_pretrained(
-                forced_aligner, hub=hub, device=config.device, dtype=config.encoder_dtype
-            )
-        self._transcriber: Transcriber | None = replace(load_transcriber(engine_dir, config), forced_aligner=aligner)
+        aligner_dir = None if forced_aligner is None else resolve_model(forced_aligner, hub=hub)
+        devices = () if config.devices is None else present_devices(config.devices)
+        self._runner: Transcriber | Replicas | None
+        if not devices or (config.devices == "auto" and len(devices) == 1):
+            self._runner = _load(engine_dir, aligner_dir, replace(config, devices=None))
+        else:
+            self._runner = _load_on_each(engine_dir, aligner_dir, config, devices)
 
     @staticmethod
     def supported_models() -> dict[str, tuple[str, ...]]:
@@ -128,23 +133,56 @@ class AutoModelVLLM(Closing):
         check_type("ordered", ordered, bool)
         check_type("progress", progress, bool)
         items = iterate_inputs(inputs)
-        results = self.transcriber.run(items, transcribe_options(**options))
+        results = self.runner.run(items, transcribe_options(**options))
         counted = items if isinstance(items, Sized) else inputs
         total = len(counted) if isinstance(counted, Sized) else None
         return _transcripts(results, total, ordered=ordered, progress=progress)
 
     def close(self) -> None:
         """End vLLM and free the memory; idempotent."""
-        if self._transcriber is not None:
-            self._transcriber.close()
-        self._transcriber = None
+        if self._runner is not None:
+            self._runner.close()
+        self._runner = None
+
+    @property
+    def runner(self) -> Transcriber | Replicas:
+        """What transcribes lists of inputs: its run() takes AudioInputs and TranscribeOptions.
+
+        Raises ConfigError if the model is closed.
+        """
+        if self._runner is None:
+            raise ConfigError("this model is closed; build a new one")
+        return self._runner
 
     @property
     def transcriber(self) -> Transcriber:
-        """Both stages, for callers such as TranscriptionService. Raises ConfigError if the model is closed."""
-        if self._transcriber is None:
-            raise ConfigError("this model is closed; build a new one")
-        return self._transcriber
+        """Both stages, for callers such as TranscriptionService.
+
+        Raises ConfigError if the model is closed, or runs on several devices, in processes of their own.
+        """
+        if isinstance(self.runner, Replicas):
+            raise ConfigError(
+                f"devices={', '.join(self.runner.devices)} can transcribe lists of inputs only; a service or live "
+                "audio needs a model on one device (device=...), and a server for each GPU"
+            )
+        return self.runner
+
+
+def _load(engine_dir: Path, aligner_dir: Path | None, config: EngineConfig) -> Transcriber:
+    """Both stages in this process; `aligner_dir` is that of a forced aligner."""
+    aligner = None
+    if aligner_dir is not None:
+        aligner = Qwen3ForcedAligner.from_pretrained(aligner_dir, device=config.device, dtype=config.encoder_dtype)
+    return replace(load_transcriber(engine_dir, config), forced_aligner=aligner)
+
+
+def _load_on_each(engine_dir: Path, aligner_dir: Path | None, config: EngineConfig, devices: Sequence[str]) -> Replicas:
+    """Both stages on each of these devices, in a process of its own."""
+    configs = [replace(config, devices=None, device=device_within(name)) for name in devices]
+    why_unshared(configs[0], in_children=True)  # one service for all GPUs; each process would start its own
+    family = family_named(EngineManifest.read(engine_dir).family)
+    loads = [partial(_load, engine_dir, aligner_dir, own) for own in configs]
+    return Replicas(family, list(zip(devices, loads, strict=True)))
 
 
 def _transcripts(results: Results, total: int | None, *, ordered: bool, progress: bool) -> Iterator[Transcript]:

@@ -1,6 +1,6 @@
 """EngineConfig: all options of the engine, with defaults and units, checked."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self, TypedDict
@@ -8,6 +8,7 @@ from typing import Any, Literal, Self, TypedDict
 import torch
 
 from .checks import check_choice, check_fields, check_type
+from .devices.names import device_names
 from .errors import ConfigError
 
 Backend = Literal["auto", "vllm", "torch"]
@@ -34,6 +35,8 @@ class EngineOptions(TypedDict, total=False):
     """How the engine runs, by the names that users give; defaults are those of EngineConfig.
 
     device: "auto", "cpu", "cuda", "cuda:1" or "npu:0".
+    devices: an engine on each of these, in a process of its own: "auto" for every GPU, or a list such as [0, 1] or
+        ["cuda:0", "cuda:1"]. Only lists of inputs can be transcribed then.
     dtype: "bf16" or "fp32" for the LLM; PyTorch's and vLLM's names for them work as well. "auto" is bf16 if the device
         supports it, else fp32.
     encoder_dtype: the same for stage 1.
@@ -59,6 +62,7 @@ class EngineOptions(TypedDict, total=False):
     """
 
     device: str | torch.device
+    devices: str | Iterable[int | str | torch.device] | None
     dtype: str | torch.dtype
     encoder_dtype: str | torch.dtype
     backend: Backend
@@ -79,6 +83,7 @@ class EngineConfig:
     """EngineOptions, complete and checked."""
 
     device: str = "auto"  # "auto", "cpu", "cuda", "cuda:1", "npu:0"
+    devices: str | tuple[str, ...] | None = None  # "auto" or names: an engine on each, in a process of its own
     dtype: str = "auto"  # of the LLM: "bf16" or "fp32"; "auto" is bf16 on a GPU that computes in it, else fp32
     encoder_dtype: str = "auto"  # of stage 1, likewise
     backend: Backend = "auto"  # "auto" is vllm if it can run here, else torch
@@ -99,6 +104,8 @@ class EngineConfig:
         given: dict[str, Any] = {**options, "vllm": options.get("vllm") or {}}
         if "device" in options:
             given["device"] = device_name(options["device"])
+        if (devices := options.get("devices")) is not None:
+            given["devices"] = device_names(devices)
         if "dtype" in options:
             given["dtype"] = dtype_name(options["dtype"])
         if "encoder_dtype" in options:
@@ -121,6 +128,7 @@ class EngineConfig:
                 f"{self.tensor_parallel_size}, vllm={dict(self.vllm)}) is one, and not in this process: "
                 f"decoder_processes must be 1, got {self.decoder_processes}"
             )
+        self._check_devices()
         if not self.stall_timeout_s >= MIN_STALL_TIMEOUT_S:
             raise ConfigError(f"stall_timeout_s must be at least {MIN_STALL_TIMEOUT_S:.0f}, got {self.stall_timeout_s}")
         if not 0 < self.gpu_memory_utilization <= 1:
@@ -129,6 +137,17 @@ class EngineConfig:
             raise ConfigError(f"max_prompt_bytes must be at least 1, got {self.max_prompt_bytes}")
         if self.dither < 0:
             raise ConfigError(f"dither must be 0 or positive, got {self.dither}")
+
+    def _check_devices(self) -> None:
+        if self.devices is None:
+            return
+        if self.device != "auto":
+            raise ConfigError(f"device and devices exclude each other, got {self.device!r} and {self.devices!r}")
+        if is_spread(self.tensor_parallel_size, self.vllm):
+            raise ConfigError(
+                "devices gives each GPU an engine of its own, and vLLM cannot spread one over several GPUs then: leave "
+                f"out tensor_parallel_size={self.tensor_parallel_size}, vllm={dict(self.vllm)}, or devices"
+            )
 
     def torch_device(self) -> torch.device:
         """The device to use. Raises ConfigError for one that this machine lacks."""

@@ -3,7 +3,6 @@
 import contextlib
 import importlib.metadata
 import logging
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 
 from .audio.readers import AudioReaders
 from .config import DEFAULT_MODEL_LEN, EngineConfig, is_spread
+from .cores import num_cores
 from .decoder import mps
 from .decoder.base import Decoder, LLMSource
 from .errors import CheckpointError, ConfigError
@@ -42,10 +42,10 @@ def load_transcriber(engine_dir: Path, config: EngineConfig) -> Transcriber:
     """Load both stages of a converted model."""
     manifest = EngineManifest.read(engine_dir)
     family = family_named(manifest.family)
-    unshared = _why_unshared(config)  # before the device is used
+    unshared = why_unshared(config)  # before the device is used
     logger.debug("loading: MPS has been asked for, where it is of use")
     device = config.torch_device()
-    num_cores = os.cpu_count() or 1
+    cores = num_cores()
     llm_dtype = config.torch_dtype(config.dtype, device)
     max_model_len = config.max_model_len or min(DEFAULT_MODEL_LEN, manifest.llm.max_position_embeddings)
     source = LLMSource(engine_dir / LLM_DIR_NAME, manifest.llm, llm_dtype, max_model_len)
@@ -54,7 +54,7 @@ def load_transcriber(engine_dir: Path, config: EngineConfig) -> Transcriber:
         dtype=config.torch_dtype(config.encoder_dtype, device),
         embeds_dtype=llm_dtype,
         dither=config.dither,
-        word_processes=0 if device.type == "cpu" else min(MAX_WORD_PROCESSES, num_cores // CORES_PER_WORD_PROCESS),
+        word_processes=0 if device.type == "cpu" else min(MAX_WORD_PROCESSES, cores // CORES_PER_WORD_PROCESS),
     )
     decoder = build_decoder(source, config, device, unshared=unshared)
     logger.debug("loading: stage 2 has begun; the fast lane's weights are on the device")
@@ -77,7 +77,7 @@ def load_transcriber(engine_dir: Path, config: EngineConfig) -> Transcriber:
         tokenizer=tokenizer,
         embedder=PromptEmbedder(source.directory, tokenizer, llm_dtype, max_text_bytes=config.max_prompt_bytes),
         decoder=decoder,
-        readers=AudioReaders(num_cores),
+        readers=AudioReaders(cores),
         device=device,
         max_batch_frames=CPU_BATCH_FRAMES if device.type == "cpu" else GPU_BATCH_FRAMES,
         lock=ModelLock(),
@@ -92,14 +92,17 @@ def _preparing_steps(acoustic: AcousticModel, aligner: WordAligner | None) -> li
     return [acoustic.prepare] if aligner is None else [acoustic.prepare, aligner.warm_up]
 
 
-def _why_unshared(config: EngineConfig) -> str:
-    """Why several engines cannot share the GPU; "" once they can. It comes before the first use of CUDA (mps.py)."""
+def why_unshared(config: EngineConfig, *, in_children: bool = False) -> str:
+    """Why several engines cannot share a GPU; "" once they can. It comes before the first use of CUDA (mps.py).
+
+    `in_children`: it is asked for the processes that this one starts.
+    """
     runs_elsewhere = config.device.startswith(("cpu", "npu")) or config.backend == "torch"
     if runs_elsewhere or config.decoder_processes in (0, 1) or installed_vllm_device() != "cuda":
         return "one engine was asked for"
     if is_spread(config.tensor_parallel_size, config.vllm):
         return "one engine is spread over processes"
-    return mps.share_gpus()
+    return mps.share_gpus(in_children=in_children)
 
 
 def build_decoder(
@@ -155,7 +158,7 @@ def _vllm_decoder(source: LLMSource, config: EngineConfig, device: torch.device,
         if most > 1 and not config.vllm.keys() & {"attention_backend", "attention_config"}:
             options = replace(options, engine={"attention_backend": SHARED_GPU_ATTENTION, **config.vllm})
         engines = f"{num_processes} vLLM engine(s), {most} when prompts wait"
-        logger.info("%s; %d cores; %s", engines, os.cpu_count() or 1, unshared or "they share the GPU by MPS")
+        logger.info("%s; %d cores; %s", engines, num_cores(), unshared or "they share the GPU by MPS")
     loads_at_once = not (has_fast_lane and device.type == "cpu" and config.decoder_processes is None)
     large = ProcessDecoder(
         source,

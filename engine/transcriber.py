@@ -35,11 +35,12 @@ class Transcriber(LoadedModel):
     """A loaded model that transcribes lists of inputs."""
 
     def run(
-        self, inputs: Iterable[AudioInput], options: TranscribeOptions, timeline: Timeline | None = None
+        self, inputs: Iterable[AudioInput | None], options: TranscribeOptions, timeline: Timeline | None = None
     ) -> Results:
         """Yield (index in `inputs`, transcript) in the order in which they finish; closing it drops the rest.
 
-        An input that cannot be transcribed yields a transcript of status "error". `timeline` records the run.
+        An input that cannot be transcribed yields a transcript of status "error". `timeline` records the run. None
+        among the inputs, which has no index, says that none has come yet, so that the work on the others goes on.
 
         Raises:
             ConfigError: at once, if the family does not know the language, the model is closed or was loaded by
@@ -61,7 +62,7 @@ class Transcriber(LoadedModel):
 
     def _run(
         self,
-        inputs: Iterable[AudioInput],
+        inputs: Iterable[AudioInput | None],
         options: TranscribeOptions,
         pipeline: Pipeline,
         speakers: SpeakerStage | None,
@@ -78,7 +79,7 @@ class Transcriber(LoadedModel):
 
 
 def _transcribed_inputs(
-    pipeline: Pipeline, inputs: Iterable[AudioInput], options: TranscribeOptions, speakers: SpeakerStage | None
+    pipeline: Pipeline, inputs: Iterable[AudioInput | None], options: TranscribeOptions, speakers: SpeakerStage | None
 ) -> Results:
     """Each input's index and transcript, once all of its clips are transcribed."""
     recordings = Recordings(options.request.language)
@@ -102,7 +103,7 @@ def _transcribed_inputs(
 def _transcribed_clips(
     pipeline: Pipeline,
     recordings: Recordings,
-    inputs: Iterable[AudioInput],
+    inputs: Iterable[AudioInput | None],
     options: TranscribeOptions,
     speakers: SpeakerStage | None,
 ) -> Iterator[Result]:
@@ -110,7 +111,7 @@ def _transcribed_clips(
     model = pipeline.model
     pool: BatchPool[Clip] = BatchPool(max_frames=model.max_batch_frames, max_size=options.batch_size)
     reading = model.readers.read(
-        map(options.for_reading, inputs),
+        (None if item is None else options.for_reading(item) for item in inputs),
         limits=options.limits,
         allow_urls=options.allow_urls,
         cutting=options.segmentation.cutting(model.family.best_length_s),

@@ -22,7 +22,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,8 +63,11 @@ class Child:
         self.process.wait()
 
 
-def start_child(module: str, *, pass_fds: Sequence[int] = ()) -> Child:
-    """Run `module` as a program that calls connect(). Its output goes to stderr. It inherits `pass_fds`."""
+def start_child(module: str, *, pass_fds: Sequence[int] = (), environment: Mapping[str, str] | None = None) -> Child:
+    """Run `module` as a program that calls connect(). Its output goes to stderr. It inherits `pass_fds`.
+
+    `environment` is added to this process's.
+    """
     # The child ends by a signal, so multiprocessing's resource tracker warns when it removes leaked shared memory.
     warnings = ",".join(filter(None, [os.environ.get("PYTHONWARNINGS"), "ignore:resource_tracker:UserWarning"]))
     ours, theirs = socket.socketpair()
@@ -74,7 +77,9 @@ def start_child(module: str, *, pass_fds: Sequence[int] = ()) -> Child:
             pass_fds=[theirs.fileno(), *pass_fds],
             stdin=subprocess.DEVNULL,
             stdout=2,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONWARNINGS": warnings},
+            env=os.environ
+            | {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONWARNINGS": warnings}
+            | dict(environment or {}),
             process_group=0,  # a group of its own, which the terminal's Ctrl-C does not interrupt
         )
     return Child(process, ours)

@@ -169,7 +169,7 @@ def as_waveform(
         UnsupportedAudioError: another dtype or shape, NaN or infinite samples, or no samples.
         AudioTooLongError: more seconds than the limits allow.
     """
-    array = _to_numpy(samples)
+    array = to_numpy(samples)
     if array.dtype.type not in (*INTEGER_FULL_SCALE, *_FLOATS):
         raise UnsupportedAudioError(f"samples are {array.dtype}; allowed are int16, int32, uint8, float16/32/64")
     if array.ndim not in (1, 2):
@@ -287,7 +287,7 @@ def _push_speech(file: io.BytesIO, samples: range, joiner: Joiner) -> Iterator[N
         yield
 
 
-def _to_numpy(samples: "npt.NDArray[Any] | torch.Tensor") -> npt.NDArray[Any]:
+def to_numpy(samples: "npt.NDArray[Any] | torch.Tensor") -> npt.NDArray[Any]:
     """An array or tensor as a NumPy array. Raises UnsupportedAudioError for anything that NumPy cannot hold."""
     if isinstance(samples, np.ndarray):
         return samples

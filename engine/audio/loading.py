@@ -66,10 +66,10 @@ def _file(
         return source, None
     if isinstance(source, str):
         return url_content(source, limits, allow_urls)
-    return _file_content(source, limits), file_name(source)
+    return file_content(source, limits), file_name(source)
 
 
-def _file_content(file: BinaryIO, limits: AudioLimits) -> bytes:
+def file_content(file: BinaryIO, limits: AudioLimits) -> bytes:
     """Read a file object from its position to its end. Raises AudioError."""
     name = file_name(file) or type(file).__name__
     try:

@@ -64,7 +64,7 @@ class AudioReaders:
 
     def read(
         self,
-        items: Iterable[AudioInput],
+        items: Iterable[AudioInput | None],
         *,
         limits: AudioLimits,
         allow_urls: bool,
@@ -78,7 +78,8 @@ class AudioReaders:
         may be open at once.
 
         Args:
-            items: the inputs.
+            items: the inputs. None in place of one says that none has come yet: all outputs that are ready are
+                yielded, and then None.
             limits: see AudioLimits.
             allow_urls: see `load`.
             cutting: a recording longer than `cutting.whole_s` comes as several Pieces, up to the last one or an error.
@@ -90,6 +91,11 @@ class AudioReaders:
         ahead = _ReadAhead(read_one, self._threads, num_threads=self._num_threads, in_turn=in_turn, cutting=cutting)
         try:
             for item in items:
+                if item is None:
+                    while taken := None if ahead.is_empty else ahead.take(0):
+                        yield taken
+                    yield None
+                    continue
                 ahead.add(item)
                 while ahead.is_full:
                     yield ahead.take(wait_s)

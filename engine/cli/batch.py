@@ -18,12 +18,12 @@ from ..errors import ConfigError
 from ..jobs import JobFolder, JobRun, JobSpec, job_status
 from ..jobs.plan import SHARD_SIZE
 from ..manifest import EngineManifest
-from .command import INTERRUPTED, Commands, add_model_options, model_options
+from .command import INTERRUPTED, Commands, add_devices_option, add_model_options, model_options
 from .file_options import add_file_options, file_options, formats, subtitle_shape
 
 # What may differ between the processes of one job: it does not change the texts.
 _OF_THE_MACHINE = (
-    *("device", "gpu_memory_utilization", "tensor_parallel_size", "decoder_processes"),
+    *("device", "devices", "gpu_memory_utilization", "tensor_parallel_size", "decoder_processes"),
     *("stall_timeout_s", "fast_lane", "vllm"),
 )
 _GO_ON = "what is done is kept: the same command goes on from here"
@@ -49,6 +49,7 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="replicas of the model on the Ray cluster")
     parser.add_argument("--gpus-per-worker", type=float, default=1.0, metavar="N", help="on the Ray cluster")
     add_model_options(parser, is_required=False)
+    add_devices_option(parser)
     add_file_options(parser)
     parser.set_defaults(run=run)
 
@@ -59,6 +60,8 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.model is None or not args.inputs:
         raise ConfigError("batch needs INPUTS and --model, or --status")
+    if args.engine == "ray" and args.devices is not None:
+        raise ConfigError("--devices is of --engine local; on a Ray cluster, give --workers")
     try:
         num_failed = _run(args)
     except KeyboardInterrupt:
@@ -141,7 +144,7 @@ def _work(args: argparse.Namespace, folder: JobFolder, num_left: int) -> None:
         tqdm(total=num_left, desc="files", unit="file", disable=None) as files,
     ):
         spare_loaded_objects()
-        transcribe = partial(model.transcriber.run, options=transcribe_options(**file_options(args)))
+        transcribe = partial(model.runner.run, options=transcribe_options(**file_options(args)))
         with closing(job.run(transcribe)) as results:
             for transcript in results:
                 files.update()

@@ -81,8 +81,16 @@ def add_model_options(parser: argparse.ArgumentParser, *, is_required: bool = Tr
 
 
 def model_options(args: argparse.Namespace) -> dict[str, Any]:
-    """The values of add_model_options, by AutoModelVLLM's argument names."""
-    return _named(args, (*_MODEL, *_ENGINE))
+    """The values of add_model_options, and of add_devices_option if it was given, by AutoModelVLLM's names."""
+    devices = getattr(args, "devices", None)
+    return _named(args, (*_MODEL, *_ENGINE)) | ({} if devices is None else {"devices": devices})
+
+
+def add_devices_option(parser: argparse.ArgumentParser) -> None:
+    """Add the option of commands that transcribe lists of inputs."""
+    parser.add_argument(
+        "--devices", type=_devices, metavar="auto|0,1", help="an engine on each of these GPUs; auto: on every GPU"
+    )
 
 
 def add_request_options(parser: argparse.ArgumentParser) -> None:
@@ -149,6 +157,10 @@ def _fast_lane(text: str) -> str | bool:
     if text not in named:
         raise argparse.ArgumentTypeError(f"must be auto, on or off, got {text!r}")
     return named[text]
+
+
+def _devices(text: str) -> str | list[int | str]:
+    return text if text == "auto" else [int(name) if name.isdecimal() else name for name in text.split(",")]
 
 
 def _json_object(text: str) -> dict[str, object]:

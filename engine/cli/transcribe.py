@@ -24,6 +24,7 @@ from .batch_job import OutputFolder
 from .command import (
     INTERRUPTED,
     Commands,
+    add_devices_option,
     add_model_options,
     model_options,
 )
@@ -50,6 +51,7 @@ def add_parser(commands: Commands) -> None:
         "--plot", action="store_true", help="a picture (PNG) of each: waveform, speech, segments and words"
     )
     add_model_options(parser)
+    add_devices_option(parser)
     add_file_options(parser)
     parser.set_defaults(run=run)
 

@@ -21,6 +21,7 @@ from ..worker_process import wait_readable
 
 CONTROL = "nvidia-cuda-mps-control"
 PIPE, LOG = "CUDA_MPS_PIPE_DIRECTORY", "CUDA_MPS_LOG_DIRECTORY"
+VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
 COMMON_PIPE = Path("/tmp/nvidia-mps")  # where the driver looks if PIPE is not set
 START_TIMEOUT_S = 20.0
 
@@ -34,8 +35,10 @@ _PROBE = (
 
 
 @functools.cache
-def share_gpus() -> str:
+def share_gpus(*, in_children: bool = False) -> str:
     """Let this process and its children compute on a GPU together, from now to the end of this process.
+
+    `in_children`: only the children will, so that it does not matter whether this process has used CUDA.
 
     Returns why that is not possible, or "". A service that an administrator runs is used as it is.
     """
@@ -43,7 +46,7 @@ def share_gpus() -> str:
         return ""
     if shutil.which(CONTROL) is None:
         return f"{CONTROL} is not installed"
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+    if not in_children and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         return "this process has used CUDA before"
     return _start()
 
@@ -56,7 +59,8 @@ def _start() -> str:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        env=os.environ | names,
+        # The service would number the GPUs of this variable anew, and processes that have it would miss them.
+        env={name: value for name, value in os.environ.items() if name != VISIBLE_GPUS} | names,
         start_new_session=True,  # the terminal's Ctrl-C is this process's affair
     )
     assert keeper.stdin is not None and keeper.stdout is not None

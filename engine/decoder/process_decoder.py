@@ -12,13 +12,13 @@ engine is one of this decoder.
 import contextlib
 import itertools
 import logging
-import os
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from ..cores import num_cores
 from ..errors import ASRError, ConfigError, DecodeError
 from ..worker_process import wait_readable
 from .backlog import Backlog
@@ -200,7 +200,7 @@ def engines_that_fit(source: LLMSource, options: VLLMOptions) -> int:
     total = torch.cuda.get_device_properties(options.device).total_memory
     each = weight_bytes(source.directory) // options.tensor_parallel_size + WORKSPACE_BYTES + MIN_KV_CACHE_BYTES
     by_memory = int(total * options.gpu_memory_utilization) // each
-    return max(1, min(MOST_ENGINES, (os.cpu_count() or 1) // CORES_PER_ENGINE, by_memory))
+    return max(1, min(MOST_ENGINES, num_cores() // CORES_PER_ENGINE, by_memory))
 
 
 def share_of_gpu(source: LLMSource, options: VLLMOptions, num_processes: int) -> VLLMOptions:

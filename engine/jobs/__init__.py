@@ -3,7 +3,7 @@
     spec = JobSpec(inputs=("s3://calls/2026",), model={"model": "m"}, options={})
     folder = JobFolder.open(Path("out"), spec)
     with JobRun(folder) as run:
-        for transcript in run.run(partial(model.transcriber.run, options=transcribe_options())):
+        for transcript in run.run(partial(model.runner.run, options=transcribe_options())):
             ...
 
 In: names of files, folders and lists. Out: shards of JSON lines in the order of the inputs. Read folder.py first.

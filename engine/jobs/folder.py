@@ -4,7 +4,7 @@
     inputs/000042.jsonl    the inputs of a shard, in order
     journals/000042.*      what processes have finished of a shard that is not complete (journal.py)
     leases/                who works on what (lease.py)
-    workers/               how fast each process is, for --status
+    workers/               how fast each process is, for --status; shards that are being written
     transcripts/000042.jsonl  a complete shard: line n is the transcript, or the error, of input n
     reports/000042.json    its figures; they can be computed again from the shard
     srt/..., vtt/...       the other formats that were asked for, one file for each key
@@ -134,14 +134,14 @@ class JobFolder:
         lines = self.published(shard) | journaled
         for record in journaled.values():
             self._write_files(record)
-        part = self.shard_path(shard).with_suffix(f".part{os.getpid()}")
+        part = self.directory / "workers" / f"{self.shard_path(shard).stem}.part{os.getpid()}"
         with contextlib.ExitStack() as opened, part.open("wb") as file:
             sources = {path: opened.enter_context(path.open("rb")) for path in {r.path for r in lines.values()}}
             for position in range(self.plan.size(shard)):
                 file.write(_line(lines[position], sources[lines[position].path]))
             file.flush()
             os.fsync(file.fileno())
-        for left in self.shard_path(shard).parent.glob(f"{part.stem}.part*"):  # by processes that were killed here
+        for left in part.parent.glob(f"{part.stem}.part*"):  # by processes that were killed here
             if left != part:
                 left.unlink(missing_ok=True)
         os.replace(part, self.shard_path(shard))

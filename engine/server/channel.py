@@ -122,10 +122,10 @@ class Arena:
         self._lock = threading.Lock()
 
     @staticmethod
-    def create() -> int:
+    def create(num_bytes: int = ARENA_BYTES) -> int:
         """A file in memory; returns its descriptor."""
         file = os.memfd_create("twostage-waveforms")
-        os.ftruncate(file, ARENA_BYTES)
+        os.ftruncate(file, num_bytes)
         return file
 
     def waveform(self, start: int, num_samples: int) -> Waveform:

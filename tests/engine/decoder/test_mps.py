@@ -12,7 +12,7 @@ from twostage_asr.engine.decoder import mps
 
 CONTROL = """#!/bin/sh
 case "$1" in
-  -d) {begins}; echo started >> "$FOLLOWED"; exit {status} ;;
+  -d) {begins}; echo started$CUDA_VISIBLE_DEVICES >> "$FOLLOWED"; exit {status} ;;
   *) cat >> "$FOLLOWED" ;;
 esac
 """
@@ -28,7 +28,11 @@ os.kill(os.getpid(), 9)
 
 @pytest.fixture
 def followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What the service is told; its control program is a stand-in that is first in PATH."""
+    """What the service is told; its control program is a stand-in that is first in PATH.
+
+    The GPUs that the processes see are no matter of the service: it would number them anew.
+    """
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("FOLLOWED", str(tmp_path / "followed"))
     monkeypatch.delenv(mps.PIPE, raising=False)
@@ -92,3 +96,13 @@ def test_an_administrators_service_is_used_as_it_is(followed: Path, monkeypatch:
     with share() as process:
         assert process.communicate("\n")[0] == "/somewhere\n"
     assert not followed.exists()
+
+
+def test_a_process_that_has_used_cuda_can_still_share_gpus_among_its_children(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mps.torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(mps.shutil, "which", lambda _: "here")
+    monkeypatch.setattr(mps, "COMMON_PIPE", Path("/nowhere"))
+    monkeypatch.delenv(mps.PIPE, raising=False)
+    monkeypatch.setattr(mps, "_start", lambda: "")
+    assert mps.share_gpus.__wrapped__() == "this process has used CUDA before"
+    assert mps.share_gpus.__wrapped__(in_children=True) == ""

@@ -151,9 +151,9 @@ def test_what_failed_is_tried_again_on_demand_alone(
 
 def test_what_a_killed_process_left_half_written_is_removed(tmp_path: Path, inputs: Path) -> None:
     folder = opened(tmp_path / "out", inputs)
-    (folder.directory / "transcripts" / "000003.part999999").write_bytes(b"half")
+    (folder.directory / "workers" / "000003.part999999").write_bytes(b"half")
     work(folder)
-    assert all(path.suffix == ".jsonl" for path in (folder.directory / "transcripts").iterdir())
+    assert list((folder.directory / "workers").iterdir()) == []
 
 
 def test_another_specification_is_refused_by_name(tmp_path: Path, inputs: Path) -> None:

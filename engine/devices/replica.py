@@ -1,0 +1,206 @@
+"""Replica: the parent's view of a process with an engine on one device (worker.py)."""
+
+import contextlib
+import logging
+import os
+import subprocess
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from ..audio.inputs import AudioInput
+from ..clip import Result
+from ..errors import ASRError, DecodeError, QueueFullError
+from ..run_options import TranscribeOptions
+from ..server.channel import Arena
+from ..worker_process import Child, receive, send, start_child
+from .handover import held_bytes, waveform_of, without_waveform
+from .messages import READY, Ask, Begin, Event, Given, Load, Refusal, Said, Setup
+from .names import environment_of
+
+WORKER = f"{__package__}.worker"
+# Waveforms that a process may hold at a time: those that are read ahead, wait for a batch, or are decoded. An engine
+# takes no more than 1 GB of them before it finishes one, so it never waits for room. Memory is taken as it is written.
+ARENA_BYTES = 4 << 30
+AHEAD = 256  # inputs that a process has not taken up, so that it need not wait for this one between two messages
+AHEAD_BYTES = 64 << 20  # that these hold, besides what lies in the arena
+LEAVE_S = 10.0  # that a process has to end vLLM and its other processes
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Handed:
+    """An input that a process has."""
+
+    item: AudioInput
+    start: int | None  # of its waveform in the arena
+    num_samples: int
+
+
+class Replica:
+    """One process. No method raises when it has ended: `failure` says so, and why."""
+
+    def __init__(self, device: str, load: Load, num_cores: int) -> None:
+        """Start the process; `load` runs there."""
+        self.device = device
+        self.failure = ""
+        self.refusal: ASRError | None = None  # why it does not take the list of inputs
+        memory = Arena.create(ARENA_BYTES)
+        try:
+            self._child: Child = start_child(WORKER, pass_fds=(memory,), environment=environment_of(device))
+            self._arena = Arena(memory)
+            self._send(Setup(load, num_cores, memory))
+        finally:
+            os.close(memory)  # both processes have mapped it, or inherited it
+        self._handed: dict[int, _Handed] = {}  # by place; no result has come yet
+        self._ahead: deque[int] = deque()  # bytes of each input that the process has not taken up
+        self._bytes_ahead = 0
+        self._outbox: list[Given] = []
+        self._is_begun = False  # inputs may be added to the current list
+        self._num_lists = 0  # that are not over
+
+    def wait_until_ready(self) -> None:
+        """Raises the ASRError with which loading has failed, or DecodeError if the process has ended."""
+        try:
+            answer = receive(self._child.socket)
+        except (EOFError, OSError):
+            raise DecodeError(f"{self.device}: {self._ended()} while it loaded the model; its log says why") from None
+        if answer != READY:
+            (error,) = answer
+            raise type(error)(f"{self.device}: {error}")
+
+    @property
+    def num_handed(self) -> int:
+        """Inputs whose results are not there."""
+        return len(self._handed)
+
+    @property
+    def has_room(self) -> bool:
+        return len(self._ahead) < AHEAD and self._bytes_ahead < AHEAD_BYTES
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it has a list of inputs that is not over."""
+        return self._num_lists > 0
+
+    @property
+    def fileno(self) -> int:
+        return self._child.socket.fileno()
+
+    def add(self, place: int, item: AudioInput, options: TranscribeOptions) -> bool:
+        """Hand over one input, with the next flush(). False if there is no room for its waveform at the moment."""
+        start, waveform, sent = None, waveform_of(item), item
+        if waveform is not None:
+            try:
+                start = self._arena.put(waveform)
+            except QueueFullError:
+                return False
+            sent = without_waveform(item)
+        if not self._is_begun:
+            self._is_begun = True
+            self._num_lists += 1
+            self._send(Begin(options))
+        num_samples = 0 if waveform is None else len(waveform)
+        self._handed[place] = _Handed(item, start, num_samples)
+        self._ahead.append(held_bytes(sent))
+        self._bytes_ahead += self._ahead[-1]
+        self._outbox.append(Given(place, sent, start, num_samples))
+        return True
+
+    def flush(self) -> None:
+        if self._outbox:
+            outbox, self._outbox = self._outbox, []
+            self._send(outbox)
+
+    def end(self) -> None:
+        """Say that the current list has no more inputs; add() begins another."""
+        self.flush()
+        if self._is_begun:
+            self._is_begun = False
+            self._send(Ask.END)
+
+    def receive(self) -> list[Result]:
+        """Wait for a message. Results may come with it, also if it says that the process has failed."""
+        try:
+            events = receive(self._child.socket)
+        except (EOFError, OSError):
+            self.failure = self._ended()
+            return []
+        except BaseException:  # Ctrl-C
+            self.failure = "was interrupted within a message"
+            raise
+        for event in events:
+            self._take(event)
+        return [event for event in events if isinstance(event, tuple)]
+
+    def cancel(self) -> None:
+        """Drop all inputs; is_open says when the process has done so, and receive() waits for it."""
+        if self.is_open:
+            self._outbox.clear()
+            self._send(Ask.CANCEL)
+
+    def lost(self) -> list[tuple[int, AudioInput]]:
+        """Of a process that has failed: the inputs whose results will not come."""
+        return [(place, handed.item) for place, handed in self._handed.items()]
+
+    def leave(self) -> None:
+        """Ask the process to end, without waiting for it."""
+        self._send(Ask.LEAVE)
+
+    def close(self, wait_s: float = 0.0) -> None:
+        """End the process, after `wait_s` seconds in which it may end by itself; idempotent."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._child.process.wait(wait_s)
+        self._child.close()
+
+    def _take(self, event: Event) -> None:
+        match event:
+            case int():
+                for _ in range(event):
+                    self._bytes_ahead -= self._ahead.popleft()
+            case Said.OVER:
+                self._num_lists -= 1
+            case Said.CANCELLED:
+                self._forget()
+            case Refusal():
+                self.refusal = event.error
+            case ASRError():
+                self.failure = str(event)
+            case (place, _):
+                self._free(self._handed.pop(place))
+
+    def _forget(self) -> None:
+        for handed in self._handed.values():
+            self._free(handed)
+        self._handed.clear()
+        self._ahead.clear()
+        self._bytes_ahead, self._num_lists = 0, 0
+        self._is_begun, self.refusal = False, None
+
+    def _free(self, handed: _Handed) -> None:
+        if handed.start is not None:
+            self._arena.free(handed.start, handed.num_samples)
+
+    def _send(self, message: object) -> None:
+        """A process that has ended needs no message: receive() finds that out."""
+        try:
+            send(self._child.socket, message)
+        except OSError:
+            pass
+        except BaseException:  # Ctrl-C
+            self.failure = "was interrupted within a message"
+            raise
+
+    def _ended(self) -> str:
+        self._child.close()
+        return f"its process ended, exit status {self._child.process.returncode},"
+
+
+def close_all(replicas: Iterable[Replica]) -> None:
+    """End the processes, all at the same time."""
+    replicas = list(replicas)
+    for replica in replicas:
+        replica.leave()
+    for replica in replicas:
+        replica.close(LEAVE_S)

@@ -1,0 +1,184 @@
+"""Replicas: one list of inputs and one of results, for engines on several devices.
+
+Each process (worker.py) holds both stages and reads the inputs that it is given. Here is what they share: the list,
+which this process takes inputs from as they have room for more; and the results, in the order in which they finish. An
+input goes to the process that has the fewest. What a process had in hand when it failed goes to the others.
+
+Memory is bounded: a process takes up inputs as a single engine does, and may have AHEAD more.
+"""
+
+import contextlib
+import logging
+import select
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+
+from ..audio.inputs import AudioInput
+from ..audio.waveform import AudioLimits
+from ..closing import Closing
+from ..cores import num_cores
+from ..errors import DecodeError
+from ..families.base import ModelFamily
+from ..model_lock import ModelLock
+from ..run_options import TranscribeOptions
+from ..transcriber import Results
+from .handover import portable, portable_options
+from .messages import Load
+from .replica import Replica, close_all
+
+FEED_S = 0.002  # inputs that come slowly are sent, and results looked for, as often as this
+
+logger = logging.getLogger(__name__)
+
+Entry = tuple[int, AudioInput]  # place in the list of inputs, and the input
+
+
+class Replicas(Closing):
+    """Engines on several devices, which transcribe lists of inputs as one Transcriber does."""
+
+    def __init__(self, family: ModelFamily, loads: Sequence[tuple[str, Load]]) -> None:
+        """Start a process for each (device, function that loads the model there), and wait until all are ready.
+
+        Raises:
+            ASRError: a model cannot be loaded; the message begins with its device.
+        """
+        self.lock = ModelLock()
+        self._family = family
+        self._replicas: list[Replica] = []  # those that have not failed
+        self._failure = ""  # why the last one failed
+        share = max(1, num_cores() // len(loads))
+        with contextlib.ExitStack() as on_failure:
+            on_failure.callback(lambda: close_all(self._replicas))
+            for device, load in loads:
+                self._replicas.append(Replica(device, load, share))
+            for replica in self._replicas:
+                replica.wait_until_ready()
+            on_failure.pop_all()
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """Those that have not failed."""
+        return tuple(replica.device for replica in self._replicas)
+
+    def run(self, inputs: Iterable[AudioInput], options: TranscribeOptions) -> Results:
+        """Yield (index in `inputs`, transcript) in the order in which they finish; closing it drops the rest.
+
+        An input that cannot be transcribed yields a transcript of status "error".
+
+        Raises:
+            ConfigError: at once, if the family does not know the language, the model is closed or was loaded by
+                another process. While iterating, if this thread already uses the model, or the model was closed.
+            AudioError, CheckpointError, HubError: while iterating, if a known speaker's clip cannot be read, or
+                speakers are asked for and there is no speaker model.
+            DecodeError: while iterating, if all devices have failed.
+        """
+        self.lock.require_open()
+        self._family.prompt_text(options.request)
+        return self._run(inputs, portable_options(options))
+
+    def close(self) -> None:
+        """End the processes; idempotent. A forked child does nothing: its parent owns them."""
+        if self.lock.close():
+            close_all(self._replicas)
+
+    def _run(self, inputs: Iterable[AudioInput], options: TranscribeOptions) -> Results:
+        with self.lock.running():
+            try:
+                with contextlib.closing(self._results(_Todo(inputs, options.limits), options)) as results:
+                    for result in results:
+                        with self.lock.suspended():
+                            yield result
+            finally:
+                if not self.lock.is_closed:
+                    self._cancel()
+
+    def _results(self, todo: "_Todo", options: TranscribeOptions) -> Results:
+        if not self._replicas:
+            raise DecodeError(self._failure)
+        while True:
+            may_wait = self._feed(todo, options)
+            if not any(replica.is_open for replica in self._replicas):
+                return
+            for replica in self._with_news(None if may_wait else 0.0):
+                yield from replica.receive()
+                if replica.refusal is not None:
+                    raise replica.refusal
+                if replica.failure:
+                    todo.put_back(replica.lost())
+                    self._give_up(replica)
+
+    def _feed(self, todo: "_Todo", options: TranscribeOptions) -> bool:
+        """Hand over inputs for a moment; returns whether nothing more can be handed over now."""
+        begun, may_wait = time.monotonic(), True
+        while (replica := self._emptiest()) is not None and (entry := todo.take()) is not None:
+            if not replica.add(*entry, options):
+                todo.put_back([entry])
+                break
+            if time.monotonic() > begun + FEED_S:
+                may_wait = False
+                break
+        for replica in self._replicas:
+            replica.flush()
+            if todo.is_over:
+                replica.end()
+        return may_wait
+
+    def _emptiest(self) -> Replica | None:
+        """The process with the fewest inputs, if it has room for another."""
+        return min((one for one in self._replicas if one.has_room), key=lambda one: one.num_handed, default=None)
+
+    def _with_news(self, wait_s: float | None) -> list[Replica]:
+        """The processes that have sent something, or have ended. None waits for the first."""
+        poll = select.poll()
+        for replica in self._replicas:
+            poll.register(replica.fileno, select.POLLIN)
+        ready = {number for number, _ in poll.poll(None if wait_s is None else 1000 * wait_s)}
+        return [replica for replica in self._replicas if replica.fileno in ready]
+
+    def _give_up(self, replica: Replica) -> None:
+        """Go on without a process that has failed. Raises DecodeError if it was the last."""
+        self._replicas.remove(replica)
+        replica.close()
+        reason = f"{replica.device}: {replica.failure}"
+        if not self._replicas:
+            self._failure = f"all devices have failed, the last was {reason}; its log may say more"
+            raise DecodeError(self._failure)
+        logger.error("%s and is given up; its inputs go to %s", reason, ", ".join(self.devices))
+
+    def _cancel(self) -> None:
+        """Let all processes drop what they have, and wait until they have."""
+        for replica in self._replicas:
+            replica.cancel()
+        for replica in list(self._replicas):
+            while replica.is_open and not replica.failure:
+                replica.receive()
+            if replica.failure:
+                with contextlib.suppress(DecodeError):  # the next run raises it
+                    self._give_up(replica)
+
+
+class _Todo:
+    """The inputs that no process has: those that came back from one that failed, and then the rest of the list."""
+
+    def __init__(self, inputs: Iterable[AudioInput], limits: AudioLimits) -> None:
+        self._rest: Iterator[Entry] = enumerate(inputs)
+        self._limits = limits
+        self._back: deque[Entry] = deque()
+        self._is_read = False  # to its end
+
+    @property
+    def is_over(self) -> bool:
+        return self._is_read and not self._back
+
+    def take(self) -> Entry | None:
+        """The next input; None if there is none."""
+        if self._back:
+            return self._back.popleft()
+        for place, item in self._rest:
+            return place, portable(item, self._limits)
+        self._is_read = True
+        return None
+
+    def put_back(self, entries: Sequence[Entry]) -> None:
+        self._back.extendleft(reversed(entries))

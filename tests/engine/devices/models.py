@@ -1,0 +1,43 @@
+"""The model of rules of tests/fake_model.py, as the processes of Replicas load it; each says its id in `pids`."""
+
+import os
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from tests.fake_decoder import FakeDecoder
+from tests.fake_model import HIDDEN_SIZE, FakeAcoustic, fake_transcriber, write_answer
+from twostage_asr.engine.errors import CheckpointError
+from twostage_asr.engine.families.base import EncodedBatch
+from twostage_asr.engine.transcriber import Transcriber
+
+
+class WatchedAcoustic(FakeAcoustic):
+    """Takes a while for each clip. Its engine fails once its file in `pids` is gone."""
+
+    def __init__(self, me: Path, decoder: FakeDecoder, delay_s: float) -> None:
+        super().__init__()
+        self._me = me
+        self._decoder = decoder
+        self._delay_s = delay_s
+
+    def encode(self, waveforms: Sequence[np.ndarray], *, with_ctc: bool) -> EncodedBatch:
+        time.sleep(self._delay_s * len(waveforms))
+        if not self._me.exists():
+            self._decoder.fail("out of order")
+        return super().encode(waveforms, with_ctc=with_ctc)
+
+
+def load(pids: Path, delay_s: float = 0.0) -> Transcriber:
+    me = pids / str(os.getpid())
+    me.touch()
+    decoder = FakeDecoder(write_answer, hidden_size=HIDDEN_SIZE)
+    acoustic = WatchedAcoustic(me, decoder, delay_s)
+    return fake_transcriber(Path(tempfile.mkdtemp(dir=pids)), acoustic=acoustic, decoder=decoder)
+
+
+def load_broken() -> Transcriber:
+    raise CheckpointError("a tensor is missing")

@@ -1,0 +1,203 @@
+"""Engines in several processes give what one gives, whatever ends one of them, and leave nothing behind."""
+
+import io
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from tests.engine.devices.models import load, load_broken
+from tests.fake_model import FakeFamily, fake_transcriber, samples, text_of
+from tests.processes import is_running, processes
+from twostage_asr.engine import CheckpointError, ConfigError, DecodeError, transcribe_options
+from twostage_asr.engine.audio.inputs import AudioInput, expand_inputs
+from twostage_asr.engine.devices import replica
+from twostage_asr.engine.devices.replicas import Replicas
+
+FAMILY: Any = FakeFamily()
+NUM_CLIPS = 900
+SMALL = transcribe_options(batch_size=4, timestamps=False)
+
+
+def replicas(pids: Path, count: int = 2, **arguments: Any) -> Replicas:
+    return Replicas(FAMILY, [(f"cpu {number}", partial(load, pids, **arguments)) for number in range(count)])
+
+
+def ids(pids: Path) -> list[int]:
+    return sorted(int(path.name) for path in pids.iterdir() if path.is_file())
+
+
+@pytest.fixture(scope="module")
+def pids(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("pids")
+
+
+@pytest.fixture(scope="module")
+def pair(pids: Path) -> Iterator[Replicas]:
+    """With memory for 160 clips of 0.1 s each, so that they have to wait for room."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(replica, "ARENA_BYTES", 1 << 20)
+        model = replicas(pids)
+    with model:
+        yield model
+
+
+def clips(count: int, seconds: float = 0.1) -> list[AudioInput]:
+    return expand_inputs([(samples(number, seconds), 16_000) for number in range(count)])
+
+
+def texts(model: Replicas, items: list[AudioInput]) -> list[str]:
+    results = list(model.run(items, SMALL))
+    assert Counter(place for place, _ in results) == Counter(range(len(items)))
+    return [transcript.text for _, transcript in sorted(results, key=lambda result: result[0])]
+
+
+def test_two_processes_write_what_one_writes(pair: Replicas, tmp_path: Path) -> None:
+    files = []
+    for number in range(40):
+        soundfile.write(tmp_path / f"{number}.wav", samples(number, 0.2), 16_000)
+        files.append(tmp_path / f"{number}.wav")
+    content = files[7].read_bytes()
+    items = expand_inputs(
+        [
+            *files,
+            tmp_path / "none.wav",
+            content,
+            io.BytesIO(content),
+            torch.from_numpy(samples(11)),
+            (samples(12).astype(np.float64), 16_000),
+            ("resampled", samples(13, 2.0), 8_000),
+            np.zeros(0, np.float32),
+            b"not audio",
+            io.StringIO("text"),
+            3,
+            *[(samples(number, 0.3), 16_000) for number in range(100, 160)],
+        ]
+    )
+    alone = fake_transcriber(tmp_path)
+    with closing(alone):
+        one = dict(alone.run([item for item in items if not isinstance(item.source, io.IOBase)], SMALL))
+    two = [transcript for _, transcript in sorted(pair.run(items, SMALL), key=lambda result: result[0])]
+    by_key = {transcript.key: transcript for transcript in one.values()}
+    assert [transcript.key for transcript in two] == [item.key for item in items]
+    assert {transcript.key: transcript for transcript in two if transcript.key in by_key} == by_key
+    assert [two[i].text for i in (41, 42)] == [text_of(7)] * 2
+    assert two[48].status == "error" and "not bytes" in (two[48].error or "")
+    assert sum(transcript.status == "error" for transcript in two) == 5
+
+
+def test_both_processes_work(pair: Replicas, pids: Path) -> None:
+    before = {pid: cpu_s(pid) for pid in ids(pids)}
+    assert texts(pair, clips(NUM_CLIPS)) == [text_of(number) for number in range(NUM_CLIPS)]
+    used = [cpu_s(pid) - before[pid] for pid in ids(pids)]
+    assert len(used) == 2 and min(used) > 0.25 * max(used)
+
+
+def cpu_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def test_a_list_is_taken_a_little_ahead_and_an_unfinished_one_is_dropped(pair: Replicas) -> None:
+    num_taken = 0
+
+    def endless() -> Iterator[AudioInput]:
+        nonlocal num_taken
+        while True:
+            num_taken += 1
+            yield AudioInput(key=f"{num_taken}", source=samples(num_taken % 900, 0.1))
+
+    results = pair.run(endless(), SMALL)
+    for _ in range(50):
+        next(results)
+    taken = num_taken
+    time.sleep(0.2)  # the processes take up what they have been given
+    assert num_taken == taken < 5000
+    results.close()
+    assert texts(pair, clips(5)) == [text_of(number) for number in range(5)]
+
+
+def test_an_exception_of_the_inputs_is_raised_and_ends_the_list(pair: Replicas) -> None:
+    def failing() -> Iterator[AudioInput]:
+        yield from clips(3)
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        list(pair.run(failing(), SMALL))
+    assert texts(pair, clips(5)) == [text_of(number) for number in range(5)]
+
+
+def test_inputs_that_come_slowly_are_not_kept_waiting_for_a_batch(pair: Replicas) -> None:
+    """Others must come before all of a batch has: more inputs follow only after the first result."""
+    arrived = []
+
+    def slow() -> Iterator[AudioInput]:
+        yield from clips(64)
+        begun = time.monotonic()
+        while not arrived and time.monotonic() < begun + 0.05:
+            time.sleep(0.001)
+            yield AudioInput(key="more", source=samples(1, 0.1))
+
+    for result in pair.run(slow(), SMALL):
+        arrived.append(result)
+    assert len(arrived) >= 64
+
+
+def test_what_no_device_can_do_is_raised_as_it_is(pair: Replicas) -> None:
+    with pytest.raises(ConfigError, match="language 'xx'"):
+        pair.run(clips(1), transcribe_options(language="xx"))
+    known = transcribe_options(speakers=True, known_speakers={"Ann": np.zeros(10, np.float32)})
+    with pytest.raises(Exception, match="'Ann'"):
+        list(pair.run(clips(1), known))
+    assert texts(pair, clips(5)) == [text_of(number) for number in range(5)]
+
+
+def test_devices_that_fail_cost_nothing_until_none_is_left(tmp_path: Path) -> None:
+    """The first is killed, the engine of the second fails, and then the third is killed."""
+    with replicas(tmp_path, count=3, delay_s=0.002) as model:
+        first, second, third = ids(tmp_path)
+        found: dict[int, str] = {}
+        for place, transcript in model.run(clips(NUM_CLIPS), SMALL):
+            if len(found) == 100:
+                os.kill(first, signal.SIGKILL)
+            if len(found) == 300:
+                (tmp_path / str(second)).unlink()
+            assert place not in found
+            found[place] = transcript.text
+        assert found == {number: text_of(number) for number in range(NUM_CLIPS)}
+        assert len(model.devices) == 1
+        begun = time.monotonic()
+        with pytest.raises(DecodeError, match=r"all devices have failed.*exit status -9"):
+            for number, _ in enumerate(model.run(clips(NUM_CLIPS), SMALL)):
+                if number == 20:
+                    os.kill(third, signal.SIGKILL)
+        with pytest.raises(DecodeError, match="all devices have failed"):
+            list(model.run(clips(1), SMALL))
+        assert time.monotonic() < begun + 10
+
+
+def test_a_model_that_cannot_be_loaded_names_its_device_and_leaves_no_process(tmp_path: Path) -> None:
+    before = processes()
+    with pytest.raises(CheckpointError, match="cpu 1: a tensor is missing"):
+        Replicas(FAMILY, [("cpu 0", partial(load, tmp_path)), ("cpu 1", load_broken)])
+    assert processes() == before
+
+
+def test_closing_leaves_no_process_even_within_a_list(pair: Replicas, pids: Path) -> None:
+    """The last test: it closes what the others use."""
+    results = pair.run(clips(NUM_CLIPS), SMALL)
+    next(results)
+    pair.close()
+    assert not any(map(is_running, ids(pids)))
+    with pytest.raises(ConfigError, match="closed"):
+        list(results)
