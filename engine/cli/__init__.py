@@ -58,8 +58,8 @@ def build_parser() -> tuple[CommandParser, Commands]:
     parser = CommandParser(
         prog=PROGRAM,
         description="Speech recognition with LLM decoders.",
-        epilog=f"Begin with `{PROGRAM} doctor`, which says what can run here.\nThen `{PROGRAM} transcribe FILE --model MODEL` "
-        f"writes a first transcript.\n`{PROGRAM} COMMAND --help` lists the options of a command, with examples.",
+        epilog=f"Begin with `{PROGRAM} doctor`, which says what can run here.\nThen `{PROGRAM} transcribe FILE --model "
+        f"MODEL` writes a first transcript.\n`{PROGRAM} COMMAND --help` lists the options of a command, with examples.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands: Commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")

@@ -27,7 +27,7 @@ def add_parser(commands: Commands) -> None:
             "twostage-asr align hello.wav 'hello world' --model my_model --format TextGrid --output hello.TextGrid",
         ),
     )
-    parser.add_argument("audio", type=Path, metavar="AUDIO")
+    parser.add_argument("audio", type=Path, metavar="AUDIO", help="an audio or video file")
     parser.add_argument("text", metavar="TEXT", help="what is said, or a .txt file that holds it")
     parser.add_argument("--format", choices=WRITERS, default="ctm", help="of what is written")
     parser.add_argument("--output", type=Path, metavar="FILE", help="where to write (default: standard output)")

@@ -43,7 +43,7 @@ _EXTRAS = {
 }
 # Seconds of audio in a second that were measured, see demos/speed.md, and measured_gflops() of that processor.
 _H200_RTFX = "6,000 to 9,000"
-_CPU_RTFX, _CPU_GFLOPS, _CPU_CORES = 8.8, 100.0, 2
+_CPU_RTFX, _CPU_GFLOPS, _CPU_CORES = 8.8, 170.0, 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,8 +191,8 @@ def _libraries(gpus: list[Gpu] | str) -> Iterator[Finding]:
         yield Finding("torch", "warn", f"{found}, so no GPU is used", _install("cuda"))
     else:
         advice = (
-            f"update the NVIDIA driver (CUDA 13 needs 580 or newer, this is {gpus[0].driver}); CUDA_VISIBLE_DEVICES may "
-            "hide them as well"
+            f"update the NVIDIA driver (CUDA 13 needs 580 or newer, this is {gpus[0].driver}); CUDA_VISIBLE_DEVICES "
+            "may hide them as well"
         )
         yield Finding("torch", "warn", f"{found}, but it can use none of the GPUs", advice)
     try:

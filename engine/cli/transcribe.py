@@ -13,6 +13,7 @@ from ..audio.loading import load, load_blocks
 from ..console import spare_loaded_objects
 from ..errors import ASRError, AudioError, ConfigError
 from ..isolation import alone
+from ..options import GenerateOptions
 from ..transcript import Transcript
 from ..vad import VoiceActivityModel, load_vad
 from ..writers import WRITERS
@@ -141,11 +142,14 @@ def _transcribe(args: argparse.Namespace, todo: Sequence[AudioInput], folder: Ou
     if not readable:
         return
     options = file_options(args)
-    known = _checked_model(args)
     from ..auto import AutoModelVLLM
+    from ..speakers.loading import find_weights
 
+    if args.speakers:
+        find_weights(args.speaker_model)
+    engine_dir = _checked_model(args, options)
     vad = load_vad("silero" if args.vad in ("auto", "none") else args.vad) if args.plot else None
-    with AutoModelVLLM(**{**model_options(args), "model": known}) as model:
+    with AutoModelVLLM(**{**model_options(args), "model": engine_dir}) as model:
         spare_loaded_objects()
         counts.loaded = counts.clock()
         with Progress(counts) as progress:
@@ -178,20 +182,17 @@ def _unreadable(todo: Sequence[AudioInput], args: argparse.Namespace) -> Iterato
                 yield item, error
 
 
-def _checked_model(args: argparse.Namespace) -> Path:
-    """The converted model, after a check of what can be wrong with the request. Raises ConfigError."""
+def _checked_model(args: argparse.Namespace, options: GenerateOptions) -> Path:
+    """The directory of the converted model. Raises ConfigError for a request that its prompt has no place for."""
     from ...convert.export import ensure_converted
     from ..families import family_named
     from ..hub.resolve import resolve_model
     from ..manifest import EngineManifest
     from ..run_options import transcribe_options
-    from ..speakers.loading import find_weights
 
-    request = transcribe_options(**file_options(args)).request
+    request = transcribe_options(**options).request
     engine_dir = ensure_converted(resolve_model(args.model, hub=args.hub, revision=args.revision))
     family_named(EngineManifest.read(engine_dir).family).prompt_text(request)
-    if args.speakers:
-        find_weights(args.speaker_model)
     return engine_dir
 
 
