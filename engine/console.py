@@ -20,6 +20,7 @@ def quiet_libraries() -> None:
     warnings.simplefilter("ignore", FutureWarning)
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     logging.basicConfig(level=logging.ERROR, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("twostage_asr.engine.cli.plot").setLevel(logging.WARNING)  # boxes in place of characters
     logging.getLogger("twostage_asr.engine.hub.fetch").setLevel(logging.INFO)  # announces downloads of gigabytes
     logging.getLogger("twostage_asr.engine.loader").setLevel(logging.INFO)  # how many engines run on a GPU, and why
 

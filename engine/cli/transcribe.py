@@ -119,7 +119,7 @@ def _tell_passed_over(paths: Sequence[Path], *, names: bool) -> None:
     if names and len(paths) > MOST_NAMED:
         print(f"passed over: {len(paths) - MOST_NAMED} more")
     if paths and not names:
-        print(f"{len(paths)} files of the folders are not audio; --verbose names them", file=sys.stderr)
+        print(f"not audio, by their names: {len(paths)} in the folders; --verbose names them", file=sys.stderr)
 
 
 def _tell_done(num_done: int, num_items: int, folder: OutputFolder) -> None:

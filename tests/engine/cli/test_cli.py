@@ -434,7 +434,7 @@ def test_files_that_are_passed_over_are_counted_and_named(tmp_path: Path, capsys
     printed = capsys.readouterr().out.splitlines()
     assert printed[0] == f"passed over: {tmp_path / '00.doc'}" and "passed over: 3 more" in printed
     assert main(arguments) == 0
-    assert "13 files of the folders are not audio; --verbose names them" in capsys.readouterr().err
+    assert "not audio, by their names: 13 in the folders; --verbose names them" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["left", "-1", "1.5", ""])
