@@ -1,6 +1,6 @@
-"""Settings that command-line programs make for their whole process: logging, and garbage collection.
+"""Settings that programs make for their whole process, and notebooks may: logging, and garbage collection.
 
-A library must not make them, because they affect everything else that its users run in the process.
+A library must not make them by itself, because they affect everything else that its users run in the process.
 """
 
 import gc
@@ -10,7 +10,9 @@ import warnings
 
 
 def quiet_libraries() -> None:
-    """Let vLLM and torch print only errors, since vLLM prints pages at its start. Call it before torch is imported.
+    """Let vLLM and torch print only errors, since vLLM prints pages at its start. Call it before a model is made.
+
+    Called before torch is imported, which `AutoModelVLLM` does, it quiets the C++ side of torch too.
 
     Environment variables that are already set are left alone.
     """

@@ -37,12 +37,12 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ...convert.export import ensure_converted
+    text, notes = _text(args.text), Notes()
+    waveform = decode_audio(args.audio, notes=notes)
+    from ...convert.export import ensure_converted  # imports torch
     from .known_text import align_known_text
 
     engine_dir = ensure_converted(resolve_model(args.model, hub=args.hub, revision=args.revision))
-    text, notes = _text(args.text), Notes()
-    waveform = decode_audio(args.audio, notes=notes)
     transcript = align_known_text(engine_dir, waveform, text, key=args.audio.stem, device=args.device)
     transcript = with_warnings(transcript, notes.warnings())
     if args.output is None:

@@ -13,6 +13,7 @@
     port = 9000
 
 The keys are the names of the flags, and the values are what follows these; a flag without a value is true or false.
+Relative paths begin at the working directory.
 The variable TWOSTAGE_ASR__SERVE__PORT stands for `port` in the table [serve]. A flag counts more than a variable, a
 variable more than the file, and the file more than the program's defaults; a command's own table counts more than
 [model]. API keys stand in no file of options: TWOSTAGE_ASR_API_KEYS or api-key-file has them.

@@ -79,6 +79,8 @@ def diagnose(engine: dict[str, Any], *, has_network: bool = True, measures: bool
     with ThreadPoolExecutor() as pool:
         hubs = [pool.submit(_hub, name, url) for name, url in _hubs().items()] if has_network else []
         gpus = _gpus()
+        if isinstance(gpus, str):
+            gpus = _gpus_of_torch() or gpus
         return [
             Finding(
                 "program", "ok", f"{PACKAGE} {importlib.metadata.version(PACKAGE)}, Python {platform.python_version()}"
@@ -90,7 +92,7 @@ def diagnose(engine: dict[str, Any], *, has_network: bool = True, measures: bool
             *_disks(),
             *(hub.result() for hub in hubs),
             _extras(),
-            *_would_run(engine, gpus, measures=measures),
+            *_would_run(engine, measures=measures),
         ]
 
 
@@ -98,9 +100,9 @@ def diagnose(engine: dict[str, Any], *, has_network: bool = True, measures: bool
 
 
 def _machine() -> Iterator[Finding]:
-    num_cores, used = _cores(), os.cpu_count() or 1
+    num_cores, in_all = _cores(), os.cpu_count() or 1
     system = f"{platform.system()} {platform.release()}, {platform.machine()}"
-    limited = "" if num_cores == used else f" ({used} in the machine; this process may use {num_cores})"
+    limited = "" if num_cores == in_all else f" of {in_all}, which this process may use"
     yield Finding("system", "ok", f"{system}; {num_cores} cores{limited}")
     total, free = _memory()
     found = f"{total / GIB:.1f} GiB of memory, {free / GIB:.1f} free"
@@ -150,6 +152,20 @@ def _gpu(line: str) -> Gpu | None:
     index, name, driver, total, free, capability = values
     sizes = [int(size) << 20 if size.isdecimal() else 0 for size in (total, free)]
     return Gpu(int(index), name, driver, sizes[0], sizes[1], capability)
+
+
+def _gpus_of_torch() -> list[Gpu]:
+    """The GPUs that torch sees; in some containers there is no nvidia-smi."""
+    try:
+        import torch
+    except (ImportError, OSError):
+        return []
+    found = []
+    for index in range(torch.cuda.device_count()):
+        properties, (free, total) = torch.cuda.get_device_properties(index), torch.cuda.mem_get_info(index)
+        capability = f"{properties.major}.{properties.minor}"
+        found.append(Gpu(index, properties.name, "unknown", total, free, capability))
+    return found
 
 
 def _gpu_findings(gpus: list[Gpu] | str) -> Iterator[Finding]:
@@ -316,7 +332,7 @@ def _hub(name: str, url: str) -> Finding:
 # --- what would run
 
 
-def _would_run(engine: dict[str, Any], gpus: list[Gpu] | str, *, measures: bool) -> Iterator[Finding]:
+def _would_run(engine: dict[str, Any], *, measures: bool) -> Iterator[Finding]:
     try:
         from ..config import EngineConfig
         from ..loader import backend_on, installed_vllm_device
@@ -342,7 +358,7 @@ def _would_run(engine: dict[str, Any], gpus: list[Gpu] | str, *, measures: bool)
     if backend == "vllm" and device.type == "cuda":
         found += f"; {_engines(config)}; {_fast_lane(config, device)}"
     yield Finding("would run", "ok", found)
-    yield _speed(device, backend, dtypes[1], gpus, measures=measures)
+    yield _speed(device, backend, dtypes[1], measures=measures)
 
 
 def _engines(config: Any) -> str:
@@ -372,13 +388,14 @@ def _fast_lane(config: Any, device: Any) -> str:
     return f"a fast lane for few prompts, if a second copy of the LLM fits into {room / GIB:.1f} GiB"
 
 
-def _speed(device: Any, backend: str, dtype: str, gpus: list[Gpu] | str, *, measures: bool) -> Finding:
+def _speed(device: Any, backend: str, dtype: str, *, measures: bool) -> Finding:
     """An estimate for Fun-ASR-Nano, from figures that were measured elsewhere, or from a short measurement here."""
+    import torch
+
     exact = "twostage-asr bench --random measures a whole model, in minutes"
     gflops = measured_gflops(device, dtype) if measures else None
     measured = "" if gflops is None else f"{gflops:,.0f} GFLOP/s in {dtype} were measured here; "
-    index = device.index or 0
-    name = gpus[index].name if isinstance(gpus, list) and len(gpus) > index else device.type
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     if device.type == "cuda" and "H200" in name and backend == "vllm":
         return Finding(
             "speed", "ok", f"{measured}an H200 transcribes {_H200_RTFX} s of audio in a second, of many clips"

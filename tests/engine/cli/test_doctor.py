@@ -42,6 +42,14 @@ def test_gpus_are_read_by_the_names_of_their_fields(monkeypatch: pytest.MonkeyPa
     assert none.state == "info" and none.found.endswith("couldn't communicate with the NVIDIA driver")
 
 
+def test_where_there_is_no_nvidia_smi_torch_says_what_it_sees(monkeypatch: pytest.MonkeyPatch) -> None:
+    properties = SimpleNamespace(name="NVIDIA H200", major=9, minor=0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: properties)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda index: (1 << 30, 2 << 30))
+    assert diagnosis._gpus_of_torch() == [Gpu(0, "NVIDIA H200", "unknown", 2 << 30, 1 << 30, "9.0")]
+
+
 @pytest.mark.parametrize(
     ("versions", "gpus", "state", "found"),
     [
@@ -79,7 +87,7 @@ def test_a_driver_that_torch_cannot_use_is_named(monkeypatch: pytest.MonkeyPatch
     ],
 )
 def test_what_would_run_is_what_the_engine_would_choose(options: dict[str, Any], found: str) -> None:
-    finding, *speed = diagnosis._would_run(options, "no GPU", measures=False)
+    finding, *speed = diagnosis._would_run(options, measures=False)
     if torch.cuda.is_available():
         pytest.skip("the choice differs on a GPU")
     assert finding.found.startswith(found)
@@ -99,7 +107,8 @@ def test_on_a_gpu_the_engines_and_the_fast_lane_are_told(monkeypatch: pytest.Mon
     memory = SimpleNamespace(total_memory=100 << 30)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: memory)
     assert diagnosis._fast_lane(config, torch.device("cuda")).endswith("fits into 10.0 GiB")
-    speed = diagnosis._speed(torch.device("cuda"), "vllm", "bfloat16", [H200], measures=False)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200")
+    speed = diagnosis._speed(torch.device("cuda"), "vllm", "bfloat16", measures=False)
     assert speed.found == "an H200 transcribes 6,000 to 9,000 s of audio in a second, of many clips"
 
 
