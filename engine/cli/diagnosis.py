@@ -1,4 +1,4 @@
-"""What `twostage-asr doctor` looks at.
+"""What `twostage-asr doctor` finds on a machine; outlook.py says what would run there.
 
 Nothing here starts vLLM, MPS or a model: packages are found by their metadata, and of the large libraries only torch is
 imported. A part that is broken is a finding, never an exception.
@@ -11,14 +11,11 @@ import platform
 import re
 import shutil
 import subprocess
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
-
-from ..errors import ConfigError
+from typing import Literal
 
 State = Literal["ok", "info", "warn", "bad"]  # info: may be as it is; warn: less than could run; bad: no model can run
 
@@ -41,9 +38,6 @@ _EXTRAS = {
     "ray": "clusters",
     "sentencepiece": "LLMASR with Vicuna",
 }
-# Seconds of audio in a second that were measured, see demos/speed.md, and measured_gflops() of that processor.
-_H200_RTFX = "6,000 to 9,000"
-_CPU_RTFX, _CPU_GFLOPS, _CPU_CORES = 8.8, 170.0, 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +62,10 @@ class Gpu:
     capability: str  # as "9.0"
 
 
-def diagnose(engine: dict[str, Any], *, has_network: bool = True, measures: bool = False) -> list[Finding]:
-    """All findings, in the order in which they are shown.
+def diagnose(*, has_network: bool = True) -> list[Finding]:
+    """All findings about the machine, in the order in which they are shown.
 
-    Args:
-        engine: the options that a model would be loaded with; see EngineOptions.
-        has_network: ask the hubs whether they can be reached, for at most HUB_TIMEOUT_S.
-        measures: measure the device for a few seconds.
+    With `has_network`, the hubs are asked whether they can be reached, for at most HUB_TIMEOUT_S.
     """
     with ThreadPoolExecutor() as pool:
         hubs = [pool.submit(_hub, name, url) for name, url in _hubs().items()] if has_network else []
@@ -92,7 +83,6 @@ def diagnose(engine: dict[str, Any], *, has_network: bool = True, measures: bool
             *_disks(),
             *(hub.result() for hub in hubs),
             _extras(),
-            *_would_run(engine, measures=measures),
         ]
 
 
@@ -100,10 +90,10 @@ def diagnose(engine: dict[str, Any], *, has_network: bool = True, measures: bool
 
 
 def _machine() -> Iterator[Finding]:
-    num_cores, in_all = _cores(), os.cpu_count() or 1
+    usable, in_all = num_cores(), os.cpu_count() or 1
     system = f"{platform.system()} {platform.release()}, {platform.machine()}"
-    limited = "" if num_cores == in_all else f" of {in_all}, which this process may use"
-    yield Finding("system", "ok", f"{system}; {num_cores} cores{limited}")
+    limited = "" if usable == in_all else f" of {in_all}, which this process may use"
+    yield Finding("system", "ok", f"{system}; {usable} cores{limited}")
     total, free = _memory()
     found = f"{total / GIB:.1f} GiB of memory, {free / GIB:.1f} free"
     if total < LEAST_MEMORY:
@@ -112,7 +102,7 @@ def _machine() -> Iterator[Finding]:
         yield Finding("memory", "ok", found)
 
 
-def _cores() -> int:
+def num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -327,110 +317,3 @@ def _hub(name: str, url: str) -> Finding:
     if name.startswith("ModelScope") and not _is_installed("modelscope"):
         return Finding("hub", "info", f"{name} answers, but its library is missing", _install("modelscope"))
     return Finding("hub", "ok", f"{name} answers at {url}")
-
-
-# --- what would run
-
-
-def _would_run(engine: dict[str, Any], *, measures: bool) -> Iterator[Finding]:
-    try:
-        from ..config import EngineConfig
-        from ..loader import backend_on, installed_vllm_device
-    except (ImportError, OSError) as error:
-        yield Finding("would run", "bad", f"nothing: {_first_line(error)}", "mend the lines above that are bad")
-        return
-    try:
-        config = EngineConfig.of(engine)  # type: ignore[arg-type]
-        device = config.torch_device()
-        dtypes = [
-            str(config.torch_dtype(name, device)).removeprefix("torch.")
-            for name in (config.dtype, config.encoder_dtype)
-        ]
-    except ConfigError as error:
-        yield Finding("would run", "bad", f"nothing with these options: {error}", "leave --device and --dtype at auto")
-        return
-    backend = backend_on(config, device)
-    if backend == "vllm" and installed_vllm_device() != device.type:
-        found = f"nothing: the backend vLLM is not installed for {device.type}"
-        yield Finding("would run", "bad", found, "leave --backend at auto, or see the line vllm")
-        return
-    found = f"on {device}, the encoder in {dtypes[1]}, the LLM in {dtypes[0]} by {backend}"
-    if backend == "vllm" and device.type == "cuda":
-        found += f"; {_engines(config)}; {_fast_lane(config, device)}"
-    yield Finding("would run", "ok", found)
-    yield _speed(device, backend, dtypes[1], measures=measures)
-
-
-def _engines(config: Any) -> str:
-    """How many vLLM engines decode on the GPU, and whether MPS lets them compute at the same time."""
-    from ..config import is_spread
-    from ..decoder.mps import COMMON_PIPE, CONTROL, PIPE
-    from ..decoder.process_decoder import CORES_PER_ENGINE, MOST_ENGINES
-
-    if is_spread(config.tensor_parallel_size, config.vllm):
-        return f"one engine, which vLLM spreads over {config.tensor_parallel_size} GPUs"
-    if config.decoder_processes is not None:
-        return f"{config.decoder_processes} engine(s) as asked for"
-    if PIPE not in os.environ and not (COMMON_PIPE / "control").exists() and shutil.which(CONTROL) is None:
-        return f"one engine, because {CONTROL} (MPS) is not installed"
-    most = max(1, min(MOST_ENGINES, (os.cpu_count() or 1) // CORES_PER_ENGINE))
-    return (
-        f"one engine, and up to {most} when prompts wait (one for {CORES_PER_ENGINE} cores), which share the GPU by MPS"
-    )
-
-
-def _fast_lane(config: Any, device: Any) -> str:
-    import torch
-
-    if config.fast_lane is False:
-        return "no fast lane"
-    room = (1 - config.gpu_memory_utilization) * torch.cuda.get_device_properties(device).total_memory / 2
-    return f"a fast lane for few prompts, if a second copy of the LLM fits into {room / GIB:.1f} GiB"
-
-
-def _speed(device: Any, backend: str, dtype: str, *, measures: bool) -> Finding:
-    """An estimate for Fun-ASR-Nano, from figures that were measured elsewhere, or from a short measurement here."""
-    import torch
-
-    exact = "twostage-asr bench --random measures a whole model, in minutes"
-    gflops = measured_gflops(device, dtype) if measures else None
-    measured = "" if gflops is None else f"{gflops:,.0f} GFLOP/s in {dtype} were measured here; "
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    if device.type == "cuda" and "H200" in name and backend == "vllm":
-        return Finding(
-            "speed", "ok", f"{measured}an H200 transcribes {_H200_RTFX} s of audio in a second, of many clips"
-        )
-    if device.type != "cpu" or dtype != "float32":
-        return Finding("speed", "info", f"{measured}there is no figure for {name} with {backend} in {dtype}", exact)
-    if gflops is None:
-        share, how = _cores() / _CPU_CORES, f"by the number of cores, {_cores()}; --measure asks the processor itself"
-    else:
-        share, how = gflops / _CPU_GFLOPS, f"by the rate of products of matrices, {_CPU_GFLOPS:.0f} GFLOP/s there"
-    found = (
-        f"{measured}about {_CPU_RTFX * share:.1f} s of audio in a second: {_CPU_RTFX} were measured on {_CPU_CORES} "
-        f"cores of an AMD EPYC, scaled {how}"
-    )
-    return Finding("speed", "info", found, exact)
-
-
-def measured_gflops(device: Any, dtype: str, seconds: float = 1.0) -> float:
-    """The best rate of a product of two matrices of 2048 x 2048, in 10^9 operations a second.
-
-    On a CPU one core is measured, by the time that it works for this process, and all are said to do the same.
-    """
-    import torch
-
-    size, is_cpu, num_threads = 2048, device.type == "cpu", torch.get_num_threads()
-    clock = time.thread_time if is_cpu else time.perf_counter
-    torch.set_num_threads(1)
-    try:
-        left = torch.randn(size, size, device=device, dtype=getattr(torch, dtype))
-        best, until = 0.0, time.perf_counter() + seconds
-        while time.perf_counter() < until:
-            started = clock()
-            product = left @ left
-            product[0, 0].item()  # waits for the device
-            best = max(best, 2 * size**3 / (clock() - started) / 1e9)
-    finally:
-        torch.set_num_threads(num_threads)
-    return best * (_cores() if is_cpu else 1)

@@ -38,9 +38,10 @@ def add_parser(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from .diagnosis import diagnose
+    from .outlook import would_run
 
     engine = {**engine_options(args), "gpu_memory_utilization": args.gpu_memory_utilization}
-    findings = diagnose(engine, has_network=args.network, measures=args.measure)
+    findings = [*diagnose(has_network=args.network), *would_run(engine, measures=args.measure)]
     can_run = all(finding.state != "bad" for finding in findings)
     if args.json:
         print(json.dumps({"can_run": can_run, "findings": [asdict(one) for one in findings]}, indent=2))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from twostage_asr.engine.cli import diagnosis, main
+from twostage_asr.engine.cli import diagnosis, main, outlook
 from twostage_asr.engine.cli.diagnosis import Finding, Gpu
 
 SMI = "0, NVIDIA H200, 580.95.05, 143771, 143000, 9.0\n1, Tesla T4, 580.95.05, 15360, 100, 7.5\nno line\n"
@@ -87,7 +87,7 @@ def test_a_driver_that_torch_cannot_use_is_named(monkeypatch: pytest.MonkeyPatch
     ],
 )
 def test_what_would_run_is_what_the_engine_would_choose(options: dict[str, Any], found: str) -> None:
-    finding, *speed = diagnosis._would_run(options, measures=False)
+    finding, *speed = outlook.would_run(options, measures=False)
     if torch.cuda.is_available():
         pytest.skip("the choice differs on a GPU")
     assert finding.found.startswith(found)
@@ -100,15 +100,15 @@ def test_on_a_gpu_the_engines_and_the_fast_lane_are_told(monkeypatch: pytest.Mon
     )
     monkeypatch.setattr("os.cpu_count", lambda: 16)
     monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", "somewhere")
-    assert diagnosis._engines(config).startswith("one engine, and up to 4 when prompts wait")
+    assert outlook._engines(config).startswith("one engine, and up to 4 when prompts wait")
     monkeypatch.delenv("CUDA_MPS_PIPE_DIRECTORY")
     monkeypatch.setattr("shutil.which", lambda name: None)
-    assert "nvidia-cuda-mps-control (MPS) is not installed" in diagnosis._engines(config)
+    assert "nvidia-cuda-mps-control (MPS) is not installed" in outlook._engines(config)
     memory = SimpleNamespace(total_memory=100 << 30)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: memory)
-    assert diagnosis._fast_lane(config, torch.device("cuda")).endswith("fits into 10.0 GiB")
+    assert outlook._fast_lane(config, torch.device("cuda")).endswith("fits into 10.0 GiB")
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200")
-    speed = diagnosis._speed(torch.device("cuda"), "vllm", "bfloat16", measures=False)
+    speed = outlook._speed(torch.device("cuda"), "vllm", "bfloat16", measures=False)
     assert speed.found == "an H200 transcribes 6,000 to 9,000 s of audio in a second, of many clips"
 
 
@@ -130,7 +130,8 @@ def test_the_exit_code_says_whether_a_model_can_run(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = [Finding("a", "ok", "well"), Finding("b", "warn", "half", "mend it")]
-    monkeypatch.setattr(diagnosis, "diagnose", lambda engine, **options: found)
+    monkeypatch.setattr(diagnosis, "diagnose", lambda **options: found)
+    monkeypatch.setattr(outlook, "would_run", lambda engine, **options: [])
     assert main(["doctor"]) == 0
     assert "warn  b          half\n                 -> mend it\na model can run here" in capsys.readouterr().out
     found.append(Finding("c", "bad", "broken", "mend this first"))
@@ -141,7 +142,8 @@ def test_the_exit_code_says_whether_a_model_can_run(
 
 def test_every_line_that_is_not_well_has_advice_and_nothing_large_is_imported() -> None:
     code = (
-        "import sys; from twostage_asr.engine.cli.diagnosis import diagnose; found = diagnose({}, has_network=False); "
+        "import sys; from twostage_asr.engine.cli import diagnosis, outlook; "
+        "found = [*diagnosis.diagnose(has_network=False), *outlook.would_run({}, measures=False)]; "
         "assert all(one.advice for one in found if one.state != 'ok'), found; "
         "print(sorted({'vllm', 'ray', 'modelscope'} & set(sys.modules)), *(one.subject for one in found))"
     )
