@@ -160,7 +160,7 @@ def _convert_unless_done(
         desc=f"converting {checkpoint_dir.name}",
         unit="B",
         unit_scale=True,
-        disable=not progress,
+        disable=None if progress else True,  # None: shown on a terminal only
     )
 
     def fill(partial: Path) -> None:

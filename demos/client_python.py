@@ -18,14 +18,15 @@ from typing import Any
 import numpy as np
 import websockets
 
-from twostage_asr.engine.audio.decode import SAMPLE_RATE, decode_audio
+from twostage_asr.engine import AudioError
+from twostage_asr.engine.audio.decode import SAMPLE_RATE, Waveform, decode_audio
 
 CHUNK = SAMPLE_RATE // 10  # samples in a message
 
 
-async def file_chunks(path: Path, speed: float) -> AsyncIterator[bytes]:
-    """A file as PCM16, as fast as it would be spoken times `speed`."""
-    samples = np.clip(decode_audio(path) * 32768, -32768, 32767).astype("<i2")
+async def file_chunks(waveform: Waveform, speed: float) -> AsyncIterator[bytes]:
+    """A waveform as PCM16, as fast as it would be spoken times `speed`."""
+    samples = np.clip(waveform * 32768, -32768, 32767).astype("<i2")
     loop = asyncio.get_running_loop()
     started = loop.time()
     for first in range(0, len(samples), CHUNK):
@@ -33,10 +34,8 @@ async def file_chunks(path: Path, speed: float) -> AsyncIterator[bytes]:
         await asyncio.sleep(started + (first + CHUNK) / SAMPLE_RATE / speed - loop.time())
 
 
-async def microphone_chunks() -> AsyncIterator[bytes]:
+async def microphone_chunks(sounddevice: Any) -> AsyncIterator[bytes]:
     """The default microphone, until Ctrl-C."""
-    import sounddevice
-
     loop = asyncio.get_running_loop()
     heard: asyncio.Queue[bytes] = asyncio.Queue()
 
@@ -69,7 +68,17 @@ async def receive(socket: websockets.ClientConnection) -> None:
             num_shown = show(answer, num_shown)
 
 
+def chunks_of(args: argparse.Namespace) -> AsyncIterator[bytes]:
+    """What is sent, opened before the server is asked for a session."""
+    if not args.mic:
+        return file_chunks(decode_audio(args.file), args.speed)
+    import sounddevice
+
+    return microphone_chunks(sounddevice)
+
+
 async def talk(args: argparse.Namespace) -> None:
+    chunks = chunks_of(args)
     headers = {"Authorization": f"Bearer {args.api_key}"} if args.api_key else {}
     async with websockets.connect(args.server, additional_headers=headers) as socket:
         receiving = asyncio.create_task(receive(socket))
@@ -78,7 +87,6 @@ async def talk(args: argparse.Namespace) -> None:
             await socket.send(f"LANGUAGE:{args.language}")
         if args.hotwords:
             await socket.send(f"HOTWORDS:{','.join(args.hotwords)}")
-        chunks = microphone_chunks() if args.mic else file_chunks(args.file, args.speed)
         with contextlib.suppress(asyncio.CancelledError):  # Ctrl-C
             async for pcm in chunks:
                 await socket.send(pcm)
@@ -96,7 +104,15 @@ def main() -> None:
     parser.add_argument("--hotwords", nargs="+", default=[])
     parser.add_argument("--speed", type=float, default=2.0, help="of a file, times real time (default 2)")
     parser.add_argument("--api-key")
-    asyncio.run(talk(parser.parse_args()))
+    args = parser.parse_args()
+    try:
+        asyncio.run(talk(args))
+    except ImportError as error:
+        sys.exit(f"a microphone needs `pip install sounddevice`: {error}")
+    except AudioError as error:
+        sys.exit(str(error))
+    except (OSError, websockets.WebSocketException) as error:
+        sys.exit(f"{args.server}: {error}; is `twostage-asr serve-realtime --model MODEL` running there?")
 
 
 if __name__ == "__main__":

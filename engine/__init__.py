@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .auto import AutoModelVLLM
     from .compat.funasr import FunASRNanoStreamingVLLM, FunASRNanoVLLM
     from .compat.qwen_asr import ASRTranscription, Qwen3ASRModel
+    from .console import quiet_libraries
     from .errors import (
         ASRError,
         AudioError,
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
 # Imported on first use, so that importing errors or transcripts does not import torch.
 _NAMES = {
     "auto": ("AutoModelVLLM",),
+    "console": ("quiet_libraries",),
     "compat.funasr": ("FunASRNanoStreamingVLLM", "FunASRNanoVLLM"),
     "compat.qwen_asr": ("ASRTranscription", "Qwen3ASRModel"),
     "errors": (
@@ -144,6 +146,7 @@ __all__ = [
     "Word",
     "load_vad",
     "parse_asr_output",
+    "quiet_libraries",
     "relabelled",
     "session_options",
     "transcribe_options",

@@ -1,6 +1,6 @@
-"""Settings that command-line programs make for their whole process: logging, and garbage collection.
+"""Settings that programs make for their whole process, and notebooks may: logging, and garbage collection.
 
-A library must not make them, because they affect everything else that its users run in the process.
+A library must not make them by itself, because they affect everything else that its users run in the process.
 """
 
 import gc
@@ -10,7 +10,9 @@ import warnings
 
 
 def quiet_libraries() -> None:
-    """Let vLLM and torch print only errors, since vLLM prints pages at its start. Call it before torch is imported.
+    """Let vLLM and torch print only errors, since vLLM prints pages at its start. Call it before a model is made.
+
+    Called before torch is imported, which `AutoModelVLLM` does, it quiets the C++ side of torch too.
 
     Environment variables that are already set are left alone.
     """
@@ -20,6 +22,7 @@ def quiet_libraries() -> None:
     warnings.simplefilter("ignore", FutureWarning)
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     logging.basicConfig(level=logging.ERROR, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("twostage_asr.engine.cli.plot").setLevel(logging.WARNING)  # boxes in place of characters
     logging.getLogger("twostage_asr.engine.hub.fetch").setLevel(logging.INFO)  # announces downloads of gigabytes
     logging.getLogger("twostage_asr.engine.loader").setLevel(logging.INFO)  # how many engines run on a GPU, and why
 

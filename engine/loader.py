@@ -113,9 +113,7 @@ def build_decoder(
     `unshared` says why several engines cannot share the GPU, or is empty.
     """
     vllm_device = installed_vllm_device()
-    backend = config.backend
-    if backend == "auto":
-        backend = "vllm" if vllm_device == device.type else "torch"
+    backend = backend_on(config, device)
     if backend == "torch":
         if config.vllm or config.tensor_parallel_size > 1 or config.decoder_processes or config.fast_lane is True:
             raise ConfigError(
@@ -131,6 +129,12 @@ def build_decoder(
     if device.index:
         raise ConfigError(f"vLLM takes the first GPUs it sees, not {device}; choose them with CUDA_VISIBLE_DEVICES")
     return _vllm_decoder(source, config, device, unshared)
+
+
+def backend_on(config: EngineConfig, device: torch.device) -> str:
+    """The configured backend, or the one that "auto" chooses on this device."""
+    automatic = "vllm" if installed_vllm_device() == device.type else "torch"
+    return automatic if config.backend == "auto" else config.backend
 
 
 def _vllm_decoder(source: LLMSource, config: EngineConfig, device: torch.device, unshared: str) -> Decoder:

@@ -7,8 +7,9 @@ clip, its transcript -> finish()  -> take() gives the inputs that are done
 """
 
 import itertools
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 from .audio.inputs import AudioInput
@@ -43,6 +44,7 @@ class Recording:
     num_open: int = 0  # clips whose transcripts are not there
     parts: list[Part] = field(default_factory=list)
     warnings: tuple[TranscriptWarning, ...] = ()  # from reading it
+    source: Path | None = None  # the file, if it is one
 
     def add(self, piece: Piece) -> None:
         """Take note of what was read; each cut of the piece is a clip."""
@@ -64,12 +66,12 @@ class Recording:
     def transcript(self) -> Transcript:
         """Of a recording that is done; of status "error" if its parts cannot be joined."""
         if self.is_whole:
-            return with_warnings(self.parts[0].transcript, self.warnings)
+            return replace(with_warnings(self.parts[0].transcript, self.warnings), source=self.source)
         work = partial(join_parts, self.key, self.parts, duration=self.duration, language=self.language)
         joined = alone("join", self.key, work)
         if isinstance(joined, ASRError):
             joined = Transcript.failed(self.key, joined, duration=self.duration)
-        return with_warnings(joined, self.warnings)
+        return replace(with_warnings(joined, self.warnings), source=self.source)
 
 
 class _Place(NamedTuple):
@@ -97,12 +99,14 @@ class Recordings:
         recording = self._being_read.pop(index, None)
         if isinstance(audio, AudioError):
             if recording is None:  # the input's only clip says why there is none
-                recording = Recording(item.key, None, is_read=True, is_whole=True, num_open=1)
+                recording = Recording(item.key, None, is_read=True, is_whole=True, num_open=1, source=_file(item))
                 return [ClipAudio(self._number(index, recording), item, audio)]
-            self._results.append((index, Transcript.failed(item.key, audio, duration=recording.duration)))
+            failed = Transcript.failed(item.key, audio, duration=recording.duration)
+            self._results.append((index, replace(failed, source=recording.source)))
             return []
         if recording is None:
-            recording = Recording(item.key, self._language if item.language is None else item.language)
+            language = self._language if item.language is None else item.language
+            recording = Recording(item.key, language, source=_file(item))
         recording.add(audio)
         if not audio.is_last:
             self._being_read[index] = recording
@@ -136,3 +140,7 @@ class Recordings:
     def _settle(self, index: int, recording: Recording) -> None:
         if recording.is_done:
             self._results.append((index, recording.transcript()))
+
+
+def _file(item: AudioInput) -> Path | None:
+    return item.source if isinstance(item.source, Path) else None

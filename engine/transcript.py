@@ -7,7 +7,8 @@ import functools
 import json
 import operator
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, Self
 
 from .errors import ASRError, ErrorCode, error_of
@@ -33,6 +34,7 @@ WarningCode = Literal[
     "no_speakers",
 ]
 _ONLY_IF_KNOWN = ("channel", "speaker", "turns")  # left out of plain dicts while they are None
+_NEVER_WRITTEN = "source"  # left out of plain dicts
 _SHOWN_CHARS = 60  # longest text in repr()
 
 
@@ -116,7 +118,7 @@ class TranscriptWarning(_Record):
     message: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Segment(_Record):
     """A stretch of speech that was decoded in one pass, or the part of it in which one speaker talks."""
 
@@ -128,6 +130,12 @@ class Segment(_Record):
     warnings: tuple[TranscriptWarning, ...] = ()
     channel: int | None = None  # from 0 on; None unless channels="split"
     speaker: str | None = None  # who says most of it; None unless speakers=True
+
+    def __repr__(self) -> str:
+        """One short line."""
+        words = "no word times" if self.words is None else f"{len(self.words)} words"
+        speaker = "" if self.speaker is None else f"{self.speaker!r}, "
+        return f"Segment({self.start:.2f}-{self.end:.2f} s, {speaker}{_shortened(self.text)!r}, {words})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +171,7 @@ class Transcript(_Record):
     error_code: ErrorCode | None = None
     tokens: tuple[Token, ...] | None = None  # None unless asked for
     turns: tuple[SpeakerTurn, ...] | None = None  # in order of time; None unless speakers=True
+    source: Path | None = field(default=None, compare=False)  # the input, if it was a file; in no JSON
 
     def __repr__(self) -> str:
         """One short line; to_json() gives everything."""
@@ -170,6 +179,12 @@ class Transcript(_Record):
         if self.error is not None:
             shown["error"] = self.error
         return f"Transcript({', '.join(f'{name}={_shortened(value)!r}' for name, value in shown.items())})"
+
+    def _repr_html_(self) -> str:
+        """What Jupyter shows: the audio, if it is a file of a few MB, and the text, whose words play it from there."""
+        from .writers.html import transcript_html  # here, because writers import this file
+
+        return transcript_html(self)
 
     @classmethod
     def failed(cls, key: str, error: ASRError, *, duration: float = 0.0) -> Self:
@@ -213,7 +228,8 @@ def _shortened(text: str) -> str:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, _Record):
-        return {key: _plain(value[key]) for key in value if key not in _ONLY_IF_KNOWN or value[key] is not None}
+        written = (key for key in value if key != _NEVER_WRITTEN)
+        return {key: _plain(value[key]) for key in written if key not in _ONLY_IF_KNOWN or value[key] is not None}
     return [_plain(v) for v in value] if isinstance(value, tuple) else value
 
 

@@ -6,6 +6,7 @@ The server is the process whose command line holds "serve": the first one, or a 
 import argparse
 import ssl
 import sys
+import tomllib
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,20 +21,24 @@ def url_of(command: Sequence[str]) -> str | None:
     if name is None:
         return None
     parser = argparse.ArgumentParser(add_help=False, exit_on_error=False)
-    parser.add_argument("--port", type=int, default=PORTS[name])
+    parser.add_argument("--port", type=int)
     parser.add_argument("--tls-certificate")
     parser.add_argument("--config", type=Path)
     args, _ = parser.parse_known_args(list(command))
-    port = _port_in(args.config) or args.port
+    port = args.port or _port_in(args.config, name) or PORTS[name]
     return f"{'https' if args.tls_certificate else 'http'}://127.0.0.1:{port}/ready"
 
 
-def _port_in(config: Path | None) -> int | None:
+def _port_in(config: Path | None, name: str) -> int | None:
     if config is None:
         return None
+    text = config.read_text(encoding="utf-8")
+    if config.suffix == ".toml":
+        port: int | None = tomllib.loads(text).get(name, {}).get("port")
+        return port
     import yaml  # takes a moment
 
-    port: int | None = yaml.safe_load(config.read_text(encoding="utf-8"))["ASR"].get("port")
+    port = yaml.safe_load(text)["ASR"].get("port")
     return port
 
 

@@ -27,6 +27,7 @@ import json
 import numbers
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -170,7 +171,7 @@ def _expanded(inputs: Iterable[Any], *, one_by_one: bool) -> Iterator[AudioInput
 class Folder:
     """The files found in a folder and its subfolders."""
 
-    inputs: list[AudioInput]  # each key is the path relative to the folder, without suffix
+    inputs: list[AudioInput]  # each key is the path relative to the folder, without suffix where no two differ by it
     passed_over: list[Path]  # files whose names have none of AUDIO_SUFFIXES
 
 
@@ -189,7 +190,11 @@ def audio_files(folder: Path) -> Folder:
             passed_over.append(path)
     if not found:
         raise ConfigError(f"{folder}: holds no audio; looked for {', '.join(sorted(AUDIO_SUFFIXES))}")
-    items = [AudioInput(key=path.relative_to(folder).with_suffix("").as_posix(), source=path) for path in found]
+    num_alike = Counter(path.with_suffix("") for path in found)
+    items = []
+    for path in found:
+        key = path if num_alike[path.with_suffix("")] > 1 else path.with_suffix("")
+        items.append(AudioInput(key=key.relative_to(folder).as_posix(), source=path))
     return Folder(list(with_unique_keys(items, reserved={item.key for item in items})), passed_over)
 
 

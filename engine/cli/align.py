@@ -6,32 +6,43 @@ from pathlib import Path
 
 from ..audio.decode import decode_audio
 from ..audio.notes import Notes
-from ..hub.resolve import HUBS, resolve_model
+from ..hub.resolve import resolve_model
 from ..segments import with_warnings
 from ..text_files import read_text
 from ..writers import WRITERS
-from .command import Commands
+from .command import add_which_model
+from .parser import Commands, new_parser
 
 
 def add_parser(commands: Commands) -> None:
-    parser = commands.add_parser("align", help="find when each word of a known text is spoken")
-    parser.add_argument("audio", type=Path, metavar="AUDIO")
+    parser = new_parser(
+        commands,
+        "align",
+        help="find when each word of a known text is spoken",
+        usage="AUDIO TEXT --model MODEL",
+        more="The model needs a CTC head. Its confidence in each word is the last column of CTM: it is low where the "
+        "head would have written something else, and near 0 where the text is not what is said.",
+        examples=(
+            "twostage-asr align talk.wav talk.txt --model FunAudioLLM/Fun-ASR-Nano-2512",
+            "twostage-asr align hello.wav 'hello world' --model my_model --format TextGrid --output hello.TextGrid",
+        ),
+    )
+    parser.add_argument("audio", type=Path, metavar="AUDIO", help="an audio or video file")
     parser.add_argument("text", metavar="TEXT", help="what is said, or a .txt file that holds it")
-    parser.add_argument("--format", choices=WRITERS, default="ctm", help="default: ctm")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="default: standard output")
-    parser.add_argument("--model", required=True, help="hub id, or directory of a checkpoint or a converted model")
-    parser.add_argument("--hub", choices=HUBS, default="ms")
-    parser.add_argument("--device", default="auto")
+    parser.add_argument("--format", choices=WRITERS, default="ctm", help="of what is written")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="where to write (default: standard output)")
+    add_which_model(parser)
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, npu; auto: a GPU if there is one")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    from ...convert.export import ensure_converted
-    from .known_text import align_known_text
-
-    engine_dir = ensure_converted(resolve_model(args.model, hub=args.hub))
     text, notes = _text(args.text), Notes()
     waveform = decode_audio(args.audio, notes=notes)
+    from ...convert.export import ensure_converted  # imports torch
+    from .known_text import align_known_text
+
+    engine_dir = ensure_converted(resolve_model(args.model, hub=args.hub, revision=args.revision))
     transcript = align_known_text(engine_dir, waveform, text, key=args.audio.stem, device=args.device)
     transcript = with_warnings(transcript, notes.warnings())
     if args.output is None:

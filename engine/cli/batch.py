@@ -11,15 +11,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from ..console import spare_loaded_objects
-from ..errors import ConfigError
 from ..jobs import JobFolder, JobRun, JobSpec, job_status
 from ..jobs.plan import SHARD_SIZE
 from ..manifest import EngineManifest
-from .command import INTERRUPTED, Commands, add_devices_option, add_model_options, model_options
+from .command import INTERRUPTED, add_devices_option, add_model_options, model_options, request_options
 from .file_options import add_file_options, file_options, formats, subtitle_shape
+from .parser import Commands, add_switch, new_parser
+from .progress import Counts, Progress, amount
 
 # What may differ between the processes of one job: it does not change the texts.
 _OF_THE_MACHINE = (
@@ -30,38 +29,57 @@ _GO_ON = "what is done is kept: the same command goes on from here"
 
 
 def add_parser(commands: Commands) -> None:
-    parser = commands.add_parser("batch", help="transcribe millions of files, resumably, on any number of machines")
+    parser = new_parser(
+        commands,
+        "batch",
+        help="transcribe millions of files, resumably, on any number of machines",
+        usage="INPUT [INPUT ...] --output DIR --model MODEL",
+        examples=(
+            "twostage-asr batch /data/calls --output job --model FunAudioLLM/Fun-ASR-Nano-2512 --format srt",
+            "twostage-asr batch --output job --status",
+            "twostage-asr batch calls.jsonl --output job --model my_model --engine ray --workers 8",
+        ),
+    )
     parser.add_argument(
         "inputs",
         nargs="*",
         metavar="INPUT",
         help="folder, file, pattern such as 'a/**/*.mp3', wav.scp, .jsonl or .parquet list; also s3://, gs://, hdfs://",
     )
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="the job's folder; machines share it")
     parser.add_argument(
-        "--format", type=formats, default=[], metavar="NAMES", help="such as srt,vtt, besides the shards of JSON lines"
+        "--output", type=Path, metavar="DIR", help="the job's folder; machines share it (no default: one is needed)"
     )
-    parser.add_argument("--shard-size", type=int, default=SHARD_SIZE, metavar="N", help="inputs (default 1000)")
-    parser.add_argument("--retry-failed", action="store_true", help="try again what complete shards hold as errors")
+    parser.add_argument(
+        "--format",
+        type=formats,
+        default=[],
+        metavar="NAMES",
+        help="as srt,vtt, besides JSON lines (default: none besides)",
+    )
+    parser.add_argument("--shard-size", type=int, default=SHARD_SIZE, metavar="N", help="inputs in a shard")
+    add_switch(parser, "--retry-failed", default=False, help="try again what complete shards hold as errors")
     parser.add_argument("--status", action="store_true", help="say how far the job is, and end")
     parser.add_argument("--engine", choices=["local", "ray"], default="local", help="this process, or a Ray cluster")
-    parser.add_argument("--address", metavar="ADDRESS", help="of the Ray cluster (default: the one of this machine)")
+    parser.add_argument("--address", metavar="ADDRESS", help="of the Ray cluster (default: this machine's)")
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="replicas of the model on the Ray cluster")
     parser.add_argument("--gpus-per-worker", type=float, default=1.0, metavar="N", help="on the Ray cluster")
-    add_model_options(parser, is_required=False)
+    add_model_options(parser)
     add_devices_option(parser)
     add_file_options(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, needs_model=False)  # --status needs none
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.output is None:
+        args.error("which folder? --output DIR is the job's")
     if args.status:
         print(job_status(args.output))
         return 0
     if args.model is None or not args.inputs:
-        raise ConfigError("batch needs INPUTS and --model, or --status")
+        args.error("batch needs INPUT and --model; or --status, to say how far a job is")
     if args.engine == "ray" and args.devices is not None:
-        raise ConfigError("--devices is of --engine local; on a Ray cluster, give --workers")
+        args.error("--devices is of --engine local; on a Ray cluster, give --workers")
+    request_options(args)  # reads the hotwords, before anything that takes long
     try:
         num_failed = _run(args)
     except KeyboardInterrupt:
@@ -95,9 +113,14 @@ def _run(args: argparse.Namespace) -> int:
                 retry_failed=args.retry_failed,
             )
         else:
-            _work(args, folder, begun.left)
+            _work(args, folder, begun.left + (begun.failed if args.retry_failed else 0))
     ended = job_status(args.output)
-    print(f"{ended.done} done, {ended.failed} failed, {ended.left} left: {folder.directory}", file=sys.stderr)
+    where = ", ".join(("transcripts", *folder.formats))
+    print(
+        f"the job: {ended.done} done, {ended.failed} failed, {ended.left} left; {amount(ended.audio_s)} of audio; "
+        f"in {folder.directory}: {where}",
+        file=sys.stderr,
+    )
     return ended.failed
 
 
@@ -138,15 +161,16 @@ def _work(args: argparse.Namespace, folder: JobFolder, num_left: int) -> None:
 
     if args.speakers:
         find_weights(args.speaker_model)  # fail before the LLM loads, which takes minutes
-    with (
-        AutoModelVLLM(**model_options(args)) as model,
-        JobRun(folder, retry_failed=args.retry_failed) as job,
-        tqdm(total=num_left, desc="files", unit="file", disable=None) as files,
-    ):
+    counts = Counts(num_left)
+    with AutoModelVLLM(**model_options(args)) as model, JobRun(folder, retry_failed=args.retry_failed) as job:
         spare_loaded_objects()
         transcribe = partial(model.runner.run, options=transcribe_options(**file_options(args)))
-        with closing(job.run(transcribe)) as results:
-            for transcript in results:
-                files.update()
-                if transcript.status == "error":
-                    tqdm.write(f"FAILED {transcript.key}: {transcript.error}", file=sys.stderr)
+        counts.loaded = counts.clock()
+        try:
+            with Progress(counts) as progress, closing(job.run(transcribe)) as results:
+                for transcript in results:
+                    progress.add(transcript)
+                    if transcript.status == "error":
+                        progress.tell([f"FAILED {transcript.key}: {transcript.error}"])
+        finally:
+            print(f"this process: {'; '.join(counts.summary())}", file=sys.stderr)

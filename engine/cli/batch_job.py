@@ -1,8 +1,8 @@
 """The output folder of a long job, which can be resumed after an interruption.
 
 The format `jsonl` is one file, transcripts.jsonl, which gets a line as each transcript finishes, failures included. Any
-other format is one file per transcript, named after its key. Such a file is written only if the input could be
-transcribed, and appears only when it is complete.
+other format is one file per transcript, named after its key, in a sub-folder where the key has one. Such a file is
+written only if the input could be transcribed, and appears only when it is complete.
 
 So an input is done if it has all its files, and a line of status "ok" if there is a JSONL file. Nothing else is stored
 between runs: a resumed job must be given the same inputs again, because their keys identify them.
@@ -20,7 +20,7 @@ from ..transcript import Transcript
 from ..writers import WRITERS, JsonlWriter, SubtitleShape, write_file
 
 JSONL_NAME = "transcripts.jsonl"
-_NOT_IN_NAMES = '/\\:*?"<>|'  # characters that some system does not allow in file names
+_NOT_IN_NAMES = '\\:*?"<>|'  # characters that some system does not allow in file names
 _PROBE_BYTES = 64 << 10  # more than most transcripts take
 _MAX_NAME_BYTES = 200  # most file systems allow 255, and suffixes need some
 
@@ -45,15 +45,18 @@ class OutputFolder(Closing):
             shape: how subtitles are cut and shown.
 
         Raises:
-            ConfigError: a format is unknown, or none is given.
-            OSError: the folder cannot be made.
+            ConfigError: a format is unknown, or none is given; or the directory is a file.
+            OSError: the folder cannot be made, or nothing can be written to it.
         """
         unknown = [name for name in formats if name not in WRITERS]
         if unknown or not formats:
             given = f"unknown format {', '.join(unknown)}" if unknown else "no format is given"
             raise ConfigError(f"{given}; allowed: {', '.join(WRITERS)}")
+        if directory.exists() and not directory.is_dir():
+            raise ConfigError(f"{directory} is a file, and transcripts need a folder; name another one")
         directory.mkdir(parents=True, exist_ok=True)
         self._directory = directory
+        self._require_room()
         self._suffixes = [name for name in formats if name != "jsonl"]
         self._names = file_names(keys)
         self._done_lines: set[str] | None = None  # keys in the JSONL file of the earlier run; None without that format
@@ -62,14 +65,20 @@ class OutputFolder(Closing):
             path = directory / JSONL_NAME
             self._done_lines = _keep_done_lines(path) if resume else set()
             self._jsonl = JsonlWriter(path, append=resume)
-        self._resume = resume
+        self.is_resumed = resume
         self._shape = shape
 
     def is_done(self, key: str) -> bool:
         """Whether an earlier run has written everything for this input."""
-        if not self._resume or (self._done_lines is not None and key not in self._done_lines):
+        if not self.is_resumed or (self._done_lines is not None and key not in self._done_lines):
             return False
         return all(path.is_file() for path in self.paths(key))
+
+    @property
+    def has_others(self) -> bool:
+        """Whether an earlier run has written anything."""
+        written = (path for suffix in self._suffixes for path in self._directory.rglob(f"*.{suffix}"))
+        return bool(self._done_lines) or next(written, None) is not None
 
     def paths(self, key: str) -> list[Path]:
         """The files of one transcript, without the JSONL file."""
@@ -98,10 +107,18 @@ class OutputFolder(Closing):
     def _require_room(self) -> None:
         """Raises OSError if nothing can be written to the folder."""
         probe = self._directory / ".room.part"
-        probe.write_bytes(bytes(_PROBE_BYTES))
-        probe.unlink()
+        try:
+            probe.write_bytes(bytes(_PROBE_BYTES))
+        except OSError as error:
+            error.filename = error.filename or str(self._directory)
+            raise
+        finally:
+            probe.unlink(missing_ok=True)
 
     def _write(self, transcript: Transcript) -> None:
+        folder = self.picture_path(transcript.key).parent
+        if transcript.status == "ok" and folder != self._directory:
+            folder.mkdir(parents=True, exist_ok=True)
         for path in self.paths(transcript.key):
             if transcript.status == "ok":
                 write_file(transcript, path, self._shape)
@@ -116,17 +133,15 @@ class OutputFolder(Closing):
 
 
 def file_names(keys: Iterable[str]) -> dict[str, str]:
-    """Key -> file name without suffix. Names are unique and never paths; a key that is a valid name is its own name.
+    """Key -> file name without suffix, with a folder for each part of the key that ends with "/".
 
-    The same keys in the same order give the same names.
+    Names are unique and never lead out of the folder; a key whose parts are valid names is its own name. The same keys
+    in the same order give the same names.
     """
     names: dict[str, str] = {}
     taken: set[str] = set()
     for key in keys:
-        plain = key.encode("utf-8", "backslashreplace").decode()  # replaces lone surrogates
-        plain = "".join("_" if char in _NOT_IN_NAMES or not char.isprintable() else char for char in plain)
-        stem = plain.encode()[:_MAX_NAME_BYTES].decode(errors="ignore")
-        stem = "_" + stem[1:] if stem.startswith(".") else stem or "_"
+        stem = "/".join(map(_valid_name, key.split("/")))
         name, number = stem, 0
         while name.casefold() in taken:
             number += 1
@@ -134,6 +149,13 @@ def file_names(keys: Iterable[str]) -> dict[str, str]:
         taken.add(name.casefold())
         names[key] = name
     return names
+
+
+def _valid_name(part: str) -> str:
+    plain = part.encode("utf-8", "backslashreplace").decode()  # replaces lone surrogates
+    plain = "".join("_" if char in _NOT_IN_NAMES or not char.isprintable() else char for char in plain)
+    stem = plain.encode()[:_MAX_NAME_BYTES].decode(errors="ignore")
+    return "_" + stem[1:] if stem.startswith(".") else stem or "_"
 
 
 def _keep_done_lines(path: Path) -> set[str]:

@@ -4,27 +4,34 @@ import argparse
 import logging
 from pathlib import Path
 
-from ..hub.resolve import HUBS, resolve_model
+from ..hub.resolve import resolve_model
 from ..manifest import EngineManifest
-from .command import Commands
+from .command import add_which_model
+from .parser import Commands, add_switch, new_parser
 
 DTYPES = ("keep", "bf16", "fp16", "fp32")
 
 
 def add_parser(commands: Commands) -> None:
-    parser = commands.add_parser(
+    parser = new_parser(
+        commands,
         "convert",
         help="convert a checkpoint before it is used, and prove it bit for bit",
-        description="Take a checkpoint apart into engine.json, acoustic.safetensors and llm/. Does nothing if that was "
-        "done before and the checkpoint has not changed.",
+        usage="--model MODEL",
+        more="The checkpoint is taken apart into engine.json, acoustic.safetensors and llm/. Nothing is done if that "
+        "was done before and the checkpoint has not changed.",
+        examples=(
+            "twostage-asr convert --model FunAudioLLM/Fun-ASR-Nano-2512 --verify",
+            "twostage-asr convert --model my_checkpoint --output converted",
+        ),
     )
-    parser.add_argument("--model", required=True, metavar="DIR_OR_HUB_ID", help="a directory, or owner/name on a hub")
-    parser.add_argument("--hub", choices=HUBS, default="ms", help="ms: ModelScope (default), hf: Hugging Face")
-    parser.add_argument("--revision", help="of the model on the hub (default: its main branch)")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="default: <model>/twostage")
-    parser.add_argument("--dtype", choices=DTYPES, default="keep", help="of all weights (default: as they are)")
-    parser.add_argument("--verify", action="store_true", help="compare every tensor, and the LLM's logits, bit for bit")
-    parser.add_argument("--force", action="store_true", help="convert even if nothing has changed")
+    add_which_model(parser)
+    parser.add_argument("--output", type=Path, metavar="DIR", help="where to write (default: <model>/twostage)")
+    parser.add_argument(
+        "--dtype", dest="weights_dtype", choices=DTYPES, default="keep", help="of all weights; keep: as they are"
+    )
+    add_switch(parser, "--verify", default=False, help="compare every tensor, and the LLM's logits, bit for bit")
+    add_switch(parser, "--force", default=False, help="convert even if nothing has changed")
     parser.set_defaults(run=run)
 
 
@@ -33,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
 
     logging.getLogger("twostage_asr").setLevel(logging.INFO)  # sizes of downloads, and waiting for another process
     checkpoint_dir = resolve_model(args.model, hub=args.hub, revision=args.revision, output=args.output)
-    converted = ensure_converted(checkpoint_dir, output=args.output, dtype=args.dtype, force=args.force)
+    converted = ensure_converted(checkpoint_dir, output=args.output, dtype=args.weights_dtype, force=args.force)
     manifest = EngineManifest.read(converted)
     print(f"{converted}: {manifest.family}, dtype {manifest.dtype}")
     for component, reason in manifest.missing.items():

@@ -21,7 +21,7 @@ from pathlib import Path
 from kaldialign import edit_distance
 
 from ..errors import ConfigError
-from ..text_files import read_lines
+from ..text_files import read_lines, read_text
 from ..words.split import split_words
 
 _APOSTROPHES = "'’＇ʼ"
@@ -104,14 +104,18 @@ def compare(reference: Sequence[object], hypothesis: Sequence[object]) -> ErrorC
     )
 
 
-def read_texts(path: Path) -> dict[str, str]:
+def read_texts(path: Path, *, by_line: bool = False) -> dict[str, str]:
     """Read texts by key: a .jsonl file has fields "key" and "text", any other file has Kaldi's lines `key text`.
+
+    With `by_line`, a line is a text, and its number is its key; an empty line is an empty text.
 
     Raises:
         ConfigError: the file does not exist, a line cannot be parsed, or a key occurs twice.
     """
     if not path.is_file():
         raise ConfigError(f"{path}: no such file")
+    if by_line:
+        return {f"line {number}": line for number, line in enumerate(read_text(path).splitlines(), start=1)}
     texts: dict[str, str] = {}
     for number, line in enumerate(read_lines(path), start=1):
         if not line:

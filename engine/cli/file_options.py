@@ -10,6 +10,7 @@ from ..errors import ConfigError
 from ..options import GenerateOptions, SpeakerOptions
 from ..writers import WRITERS, SubtitleShape
 from .command import add_request_options, add_segment_options, given_options, request_options, segment_options
+from .parser import add_switch
 
 _DECODING = (
     *("timestamps", "check", "fallback", "max_new_tokens", "temperature", "batch_size"),
@@ -23,54 +24,50 @@ def add_file_options(parser: argparse.ArgumentParser) -> None:
     add_segment_options(
         parser,
         vad="auto",
-        vad_help='"auto" (default) cuts what is too long for the model; "silero", or the directory of an fsmn-vad '
-        'checkpoint, looks for speech in everything; "none" cuts nothing',
+        vad_help='"auto" cuts what is too long for the model; "silero", or the directory of an fsmn-vad checkpoint, '
+        'looks for speech in everything; "none" cuts nothing (default: auto)',
     )
     group = parser.add_argument_group("decoding")
-    group.add_argument("--no-timestamps", dest="timestamps", action="store_false", help="do not look for word times")
+    add_switch(group, "--timestamps", default=True, help="find the times of words")
+    add_switch(group, "--check", default=True, help="weigh texts against what the CTC head hears")
     group.add_argument(
-        "--no-check", dest="check", action="store_false", help="do not weigh texts against what the CTC head hears"
+        "--fallback", choices=["ctc"], help="what replaces a text that the CTC head contradicts (default: nothing)"
     )
-    group.add_argument("--fallback", choices=["ctc"], help="what replaces a text that the CTC head contradicts")
-    group.add_argument("--max-new-tokens", type=int, metavar="N", help="longest answer (default 512)")
-    group.add_argument("--temperature", type=float, help="0, the default, is greedy")
+    group.add_argument("--max-new-tokens", type=int, metavar="N", help="longest answer (default: 512)")
+    group.add_argument("--temperature", type=float, help="of sampling (default: 0, which is greedy)")
     group.add_argument(
         "--channels",
         type=_channels,
         metavar="mix|split|N",
         help="the mean of all channels (default), each by itself, or one, counted from 0",
     )
-    group.add_argument(
-        "--salvage", action="store_true", help="transcribe what can be decoded of truncated or damaged files"
-    )
-    group.add_argument("--batch-size", type=int, metavar="N", help="most clips encoded together")
+    add_switch(group, "--salvage", default=False, help="transcribe what can be decoded of truncated or damaged files")
+    group.add_argument("--batch-size", type=int, metavar="N", help="most clips encoded together (default: 256)")
     _add_speaker_options(parser)
     group = parser.add_argument_group("subtitles (srt, vtt, ass)")
     group.add_argument(
-        "--max-line-width", type=int, metavar="N", help="columns (default 42); a Chinese character takes two"
+        "--max-line-width", type=int, metavar="N", help="columns (default: 42); a Chinese character takes two"
     )
-    group.add_argument("--max-lines", type=int, metavar="N", help="of one cue (default 2)")
-    group.add_argument("--max-words-per-cue", type=int, metavar="N", help="default: as many as fit")
-    group.add_argument(
-        "--highlight-words", action="store_true", default=None, help="mark each word while it is spoken (karaoke)"
+    group.add_argument("--max-lines", type=int, metavar="N", help="of one cue (default: 2)")
+    group.add_argument("--max-words-per-cue", type=int, metavar="N", help="in one cue (default: as many as fit)")
+    add_switch(
+        group, "--highlight-words", default=None, help="mark each word while it is spoken, as karaoke (default: off)"
     )
 
 
 def _add_speaker_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("who speaks")
-    group.add_argument(
-        "--speakers", action="store_true", help="name the speakers, in every format that has a place for them"
-    )
-    group.add_argument("--num-speakers", type=int, metavar="N", help="how many there are, if that is known")
-    group.add_argument("--min-speakers", type=int, metavar="N", help="at least so many (default 1)")
-    group.add_argument("--max-speakers", type=int, metavar="N", help="at most so many (default 20)")
+    add_switch(group, "--speakers", default=False, help="name the speakers, in every format that has a place for them")
+    group.add_argument("--num-speakers", type=int, metavar="N", help="how many there are (default: it is estimated)")
+    group.add_argument("--min-speakers", type=int, metavar="N", help="at least so many (default: 1)")
+    group.add_argument("--max-speakers", type=int, metavar="N", help="at most so many (default: 20)")
     group.add_argument(
         "--known-speaker",
         dest="known_speakers",
         action="append",
         type=_known_speaker,
         metavar="NAME=FILE",
-        help="who sounds like the audio in FILE is called NAME; may be given several times",
+        help="who sounds like the audio in FILE is called NAME; may be given several times (default: none)",
     )
 
 

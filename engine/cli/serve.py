@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from ..console import spare_loaded_objects
 from ..errors import ConfigError
 from ..text_files import read_lines
-from .command import Commands, add_model_options, engine_options, model_options
+from .command import add_model_options, engine_options, model_options
+from .parser import Commands, new_parser
 
 if TYPE_CHECKING:
     from ..auto import AutoModelVLLM
@@ -25,7 +26,6 @@ MAX_PORT = 65_535
 MAX_FRONT_ENDS = 64
 KEY_VARIABLE = "TWOSTAGE_ASR_API_KEYS"
 PROMPT_BYTES_PER_BYTE = 4  # most bytes of a prompt per byte from a client: short hotwords are joined by separators
-PROMPT_ROOM = 4096  # LLM positions beside the longest answer for a config file's model: 5 minutes of Qwen3-ASR's audio
 
 _LIMITS = (  # fields of ServerSettings: type, unit, default, and the help that the command line gives
     ("max_connections", int, "N", "2048", "open; at the limit idle ones make room"),
@@ -62,24 +62,36 @@ _LIMITS = (  # fields of ServerSettings: type, unit, default, and the help that 
 
 
 def add_parser(commands: Commands) -> None:
-    _add(commands, "serve", 8899, "serve HTTP (OpenAI's, FunASR's and other APIs) and WebSockets")
+    _add(commands, "serve", 8899, "serve HTTP (OpenAI's, FunASR's and other APIs), WebSockets and a web page")
     _add(commands, "serve-realtime", 10095, "serve live WebSockets and the web page alone")
 
 
 def _add(commands: Commands, name: str, port: int, what: str) -> None:
-    parser = commands.add_parser(name, help=what)
+    parser = new_parser(
+        commands,
+        name,
+        help=what,
+        usage="MODEL",
+        examples=(
+            f"twostage-asr {name} FunAudioLLM/Fun-ASR-Nano-2512  # then open http://127.0.0.1:{port}/",
+            f"twostage-asr {name} my_model --host 0.0.0.0 --api-key-file keys.txt",
+        ),
+    )
     parser.add_argument(
         "served_model", nargs="?", metavar="MODEL", help="the same as --model, as `vllm serve` takes it"
     )
-    add_model_options(parser, is_required=False)
+    add_model_options(parser)
     where = parser.add_argument_group("the server")
-    where.add_argument("--host", default="127.0.0.1", help="0.0.0.0 for all interfaces (default 127.0.0.1)")
-    where.add_argument("--port", type=_port, default=port, help=f"0 for any that is free (default {port})")
+    where.add_argument("--host", default="127.0.0.1", help="0.0.0.0 for all interfaces")
+    where.add_argument("--port", type=_port, default=port, help="0 for any that is free")
     where.add_argument(
-        "--wyoming", metavar="URI", help="serve Home Assistant's protocol as well, such as tcp://127.0.0.1:10300"
+        "--wyoming", metavar="URI", help="serve Home Assistant's protocol too, as tcp://127.0.0.1:10300 (default: no)"
     )
     where.add_argument(
-        "--operation-port", type=_port, metavar="PORT", help="of a second server for /health, /ready and /metrics alone"
+        "--operation-port",
+        type=_port,
+        metavar="PORT",
+        help="of a second server for /health, /ready and /metrics alone (default: none)",
     )
     where.add_argument(
         "--front-ends",
@@ -90,21 +102,28 @@ def _add(commands: Commands, name: str, port: int, what: str) -> None:
         "(default auto: 4 beside a CUDA GPU on 8 cores or more, else 0)",
     )
     where.add_argument("--no-docs", action="store_true", help="serve neither /docs nor /openapi.json")
-    where.add_argument("--config", type=Path, metavar="YAML", help="host, port and model, in place of the options")
-    where.add_argument("--served-model-name", metavar="NAME", help="in /v1/models; the model's name by default")
-    where.add_argument("--language", help="where a request names none")
-    where.add_argument("--hotwords-file", "--hotword-file", type=Path, metavar="FILE", help="one a line")
+    where.add_argument("--served-model-name", metavar="NAME", help="in /v1/models (default: the model's name)")
+    where.add_argument("--language", help="where a request names none (default: the model finds it)")
+    where.add_argument(
+        "--hotwords-file",
+        "--hotword-file",
+        type=Path,
+        metavar="FILE",
+        help="for all requests, one a line (default: none)",
+    )
     where.add_argument("--vad", default="silero", help='of live audio: "silero", or the directory of an fsmn-vad')
     where.add_argument("--chunk-ms", type=float, default=480.0, help="of live audio between two partial texts")
-    where.add_argument("--tls-certificate", type=Path, metavar="FILE")
-    where.add_argument("--tls-key", type=Path, metavar="FILE")
-    where.add_argument("--log-level", choices=["debug", "info", "warning", "error"], default="info")
+    where.add_argument("--tls-certificate", type=Path, metavar="FILE", help="to serve HTTPS (default: HTTP)")
+    where.add_argument("--tls-key", type=Path, metavar="FILE", help="of that certificate (default: in the same file)")
+    where.add_argument(
+        "--log-level", choices=["debug", "info", "warning", "error"], default="info", help="least severe"
+    )
     _add_permissions(parser)
     limits = parser.add_argument_group("limits")
     for limit, kind, unit, default, meaning in _LIMITS:
         option = f"--{limit.replace('_', '-')}"
-        limits.add_argument(option, metavar=unit, type=kind, help=f"{meaning} (default {default})")
-    parser.set_defaults(run=run)
+        limits.add_argument(option, metavar=unit, type=kind, help=f"{meaning} (default: {default})")
+    parser.set_defaults(run=run, needs_model=False)  # it may be named without --model
 
 
 def _add_permissions(parser: argparse.ArgumentParser) -> None:
@@ -113,7 +132,8 @@ def _add_permissions(parser: argparse.ArgumentParser) -> None:
         "--api-key-file",
         type=Path,
         metavar="FILE",
-        help=f"keys, one a line as KEY or NAME:KEY, read again when it changes; or {KEY_VARIABLE}, separated by spaces",
+        help=f"keys, one a line as KEY or NAME:KEY, read again when it changes "
+        f"(default: {KEY_VARIABLE}, which has keys between spaces)",
     )
     permissions.add_argument(
         "--no-auth",
@@ -171,11 +191,7 @@ def run(args: argparse.Namespace) -> int:
 
     _name_model(args)
     limits = {name: value for name, *_ in _LIMITS if (value := getattr(args, name)) is not None}
-    if args.config is not None:
-        limits = _read_config(args) | limits
     engine = model_options(args)
-    if engine["model"] is None:
-        raise ConfigError("which model? --model, or a --config that names it")
     settings = _settings(args, limits)
     engine["max_prompt_bytes"] = max(DEFAULT_PROMPT_BYTES, PROMPT_BYTES_PER_BYTE * settings.max_prompt_bytes)
     address = _address(args)
@@ -218,12 +234,13 @@ def _loaded(args: argparse.Namespace, engine: dict[str, Any]) -> "Iterator[AutoM
 
 
 def _name_model(args: argparse.Namespace) -> None:
-    """Take the model that is named without an option. Raises ConfigError if it is named twice."""
-    if args.served_model is None:
-        return
-    if args.model is not None:
-        raise ConfigError(f"the model is named twice: {args.served_model} and --model {args.model}")
-    args.model = args.served_model
+    """Take the model that is named without an option. Exits if it is named twice, or not at all."""
+    if args.served_model is not None:
+        if "model" in args.given:
+            args.error(f"the model is named twice: {args.served_model} and --model {args.model}")
+        args.model = args.served_model
+    if args.model is None:
+        args.error("which model? MODEL, such as FunAudioLLM/Fun-ASR-Nano-2512, or --model in a file of options")
 
 
 def _address(args: argparse.Namespace) -> "Address":
@@ -267,27 +284,6 @@ def _wyoming(uri: str, *, no_auth: bool) -> "Callable[[Recognizer], WyomingServe
             "--no-auth, without API keys, if others are to use it; or --wyoming tcp://127.0.0.1:PORT"
         )
     return lambda recognizer: WyomingServer(recognizer, address)
-
-
-def _read_config(args: argparse.Namespace) -> dict[str, Any]:
-    """Copy the values of the config file into `args`, and return the limits that it sets."""
-    from ..server.config_file import read_config_file
-
-    entry = read_config_file(args.config)
-    model = entry.model
-    args.model = model.model_path
-    args.forced_aligner = model.forced_aligner or args.forced_aligner
-    args.served_model_name = args.served_model_name or entry.id
-    args.host = entry.host or args.host
-    args.port = args.port if entry.port is None else entry.port
-    if model.gpu_memory_utilization is not None:
-        args.gpu_memory_utilization = model.gpu_memory_utilization
-    if model.max_inference_batch_size is not None and model.max_inference_batch_size > 0:
-        args.vllm = {"max_num_seqs": model.max_inference_batch_size, **args.vllm}
-    if model.max_new_tokens is None:
-        return {}
-    args.max_model_len = args.max_model_len or PROMPT_ROOM + model.max_new_tokens
-    return {"max_new_tokens": model.max_new_tokens}
 
 
 def _settings(args: argparse.Namespace, limits: dict[str, Any]) -> "ServerSettings":

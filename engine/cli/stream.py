@@ -18,7 +18,6 @@ from ..audio.notes import Notes
 from ..audio.waveform import SAMPLE_RATE
 from ..errors import ConfigError
 from .command import (
-    Commands,
     add_model_options,
     add_request_options,
     add_segment_options,
@@ -26,6 +25,7 @@ from .command import (
     request_options,
     segment_options,
 )
+from .parser import Commands, add_switch, new_parser
 
 if TYPE_CHECKING:
     from ..streaming import Event
@@ -34,16 +34,26 @@ BLOCK_SAMPLES = SAMPLE_RATE // 10
 
 
 def add_parser(commands: Commands) -> None:
-    parser = commands.add_parser("stream", help="show live text of a microphone, standard input or a file")
+    parser = new_parser(
+        commands,
+        "stream",
+        help="show live text of a microphone, standard input or a file",
+        usage="FILE|-|mic --model MODEL",
+        examples=(
+            "twostage-asr stream mic --model FunAudioLLM/Fun-ASR-Nano-2512 --language en",
+            "twostage-asr stream talk.wav --model my_model --realtime --json",
+            "twostage-asr stream - --model my_model  # raw 16-bit samples at 16 kHz on standard input",
+        ),
+    )
     parser.add_argument(
         "source", metavar="FILE|-|mic", help="-: raw 16-bit little-endian mono samples at 16 kHz on standard input"
     )
-    parser.add_argument("--realtime", action="store_true", help="hear a file as slowly as it was spoken")
-    parser.add_argument("--json", action="store_true", help="a line of JSON for each partial and final")
+    add_switch(parser, "--realtime", default=False, help="hear a file as slowly as it was spoken")
+    add_switch(parser, "--json", default=False, help="a line of JSON for each partial and final")
     group = parser.add_argument_group("live audio")
-    group.add_argument("--chunk-ms", type=float, default=720.0, help="of audio between two partials (default 720)")
-    group.add_argument("--rollback-chars", type=int, default=8, help="at the end, never confirmed (default 8)")
-    vad_help = '"silero" (default), or the directory of an fsmn-vad checkpoint'
+    group.add_argument("--chunk-ms", type=float, default=720.0, help="of audio between two partials")
+    group.add_argument("--rollback-chars", type=int, default=8, help="at the end, never confirmed")
+    vad_help = '"silero", or the directory of an fsmn-vad checkpoint'
     add_segment_options(parser, vad="silero", vad_help=vad_help)
     add_model_options(parser)
     add_request_options(parser)
@@ -51,13 +61,14 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ..streaming.sdk import FunASRNanoStreamingVLLM
-
+    request = request_options(args)
     blocks = _blocks(args.source, realtime=args.realtime)
+    from ..streaming.sdk import FunASRNanoStreamingVLLM  # imports torch
+
     show = _show_json if args.json else _LiveLine()
     live: dict[str, Any] = {"chunk_ms": args.chunk_ms, "rollback_chars": args.rollback_chars, **segment_options(args)}
     with FunASRNanoStreamingVLLM(**model_options(args), **live) as model:
-        session = model.session(**request_options(args))
+        session = model.session(**request)
         try:
             for block in blocks:
                 show(session.push(block))

@@ -2,120 +2,99 @@
 
 import argparse
 import sys
-import time
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from tqdm import tqdm
-
 from ..audio.channels import Channels
 from ..audio.inputs import AudioInput, Input, audio_files, expand_inputs
-from ..audio.loading import load
+from ..audio.loading import load, load_blocks
 from ..console import spare_loaded_objects
-from ..errors import ASRError, ConfigError
+from ..errors import ASRError, AudioError, ConfigError
 from ..isolation import alone
+from ..options import GenerateOptions
 from ..transcript import Transcript
 from ..vad import VoiceActivityModel, load_vad
 from ..writers import WRITERS
 from .batch_job import OutputFolder
-from .command import (
-    INTERRUPTED,
-    Commands,
-    add_devices_option,
-    add_model_options,
-    model_options,
-)
+from .command import INTERRUPTED, add_devices_option, add_model_options, model_options, request_options
 from .file_options import add_file_options, file_options, formats, subtitle_shape
+from .parser import Commands, add_switch, new_parser
+from .progress import Counts, Progress
 
 MOST_NAMED = 10  # most passed-over files that are named
 
 
 def add_parser(commands: Commands) -> None:
-    parser = commands.add_parser("transcribe", help="transcribe files, and write transcripts and subtitles")
+    parser = new_parser(
+        commands,
+        "transcribe",
+        help="transcribe files, and write transcripts and subtitles",
+        usage="FILE [FILE ...] --model MODEL",
+        examples=(
+            "twostage-asr transcribe talk.mp3 --model FunAudioLLM/Fun-ASR-Nano-2512 --format srt",
+            "twostage-asr transcribe talks/ --model my_model --format srt,jsonl --output-dir out --resume",
+            "twostage-asr transcribe call.wav --model my_model --speakers --hotwords Zhang 'John Smyth'",
+        ),
+    )
     parser.add_argument(
         "inputs",
-        nargs="+",
+        nargs="*",
         metavar="FILE",
         help="audio or video file, URL, wav.scp or .jsonl list, or a folder, which is searched to its depths",
     )
     parser.add_argument(
         "--format", type=formats, default=["txt"], metavar="NAMES", help=f"such as srt,json; of {', '.join(WRITERS)}"
     )
-    parser.add_argument("--output-dir", type=Path, default=Path(), metavar="DIR", help="default: this folder")
-    parser.add_argument("-v", "--verbose", action="store_true", help="name the files of folders that are passed over")
-    parser.add_argument("--resume", action="store_true", help="skip what an earlier run has written")
     parser.add_argument(
-        "--plot", action="store_true", help="a picture (PNG) of each: waveform, speech, segments and words"
+        "--output-dir", type=Path, default=Path(), metavar="DIR", help="where to write (default: the working directory)"
     )
+    parser.add_argument(
+        "-v",
+        "--verbose",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="name the files of folders that are passed over (default: off)",
+    )
+    add_switch(parser, "--resume", default=False, help="skip what an earlier run has written")
+    add_switch(parser, "--plot", default=False, help="a picture (PNG) of each: waveform, speech, segments and words")
     add_model_options(parser)
     add_devices_option(parser)
     add_file_options(parser)
     parser.set_defaults(run=run)
 
 
-@dataclass(slots=True)
-class Summary:
-    """The figures of one run. Times are those of time.perf_counter()."""
-
-    started: float = field(default_factory=time.perf_counter)
-    loaded: float | None = None  # when the model had been loaded
-    is_interrupted: bool = False
-    num_files: int = 0
-    num_passed_over: int = 0  # files of folders that, by their names, are not audio
-    audio_s: float = 0.0
-    failed: dict[str, str] = field(default_factory=dict)  # key -> reason
-    warnings: Counter[str] = field(default_factory=Counter)  # warning code -> number of transcripts that have it
-
-    def add(self, transcript: Transcript) -> None:
-        self.num_files += 1
-        self.audio_s += transcript.duration
-        if transcript.status == "error":
-            self.failed[transcript.key] = transcript.error or ""
-        self.warnings.update({warning.code for warning in transcript.warnings})
-
-    def __str__(self) -> str:
-        now = time.perf_counter()
-        loaded = now if self.loaded is None else self.loaded
-        wall = now - loaded
-        return (
-            f"{self.num_files} files, {self.audio_s:.1f} s of audio in {wall:.2f} s"
-            + (f": RTFx {self.audio_s / wall:.1f}" if self.num_files else "")
-            + f"; loading took {loaded - self.started:.1f} s; {len(self.failed)} failed"
-            + (f"; {self.num_passed_over} files passed over" if self.num_passed_over else "")
-            + "".join(f"; {count} with {code}" for code, count in sorted(self.warnings.items()))
-        )
-
-
 def run(args: argparse.Namespace) -> int:
+    if not args.inputs:
+        args.error("which files?" + (" --hotwords takes all words up to the next option" if args.hotwords else ""))
     if args.plot:
         from .plot import require_matplotlib
 
         require_matplotlib("plot")
+    request_options(args)  # reads the hotwords, before anything that takes long
     items, passed_over = _items(args.inputs)
-    if args.verbose:
-        _name_passed_over(passed_over)
+    _tell_passed_over(passed_over, names=args.verbose)
     shape = subtitle_shape(args)
+    is_interrupted = False
     with OutputFolder(args.output_dir, args.format, items, resume=args.resume, shape=shape) as folder:
         todo = [item for key, item in items.items() if not folder.is_done(key)]
-        if len(todo) < len(items):
-            print(f"{len(items) - len(todo)} of {len(items)} files are done already")
+        _tell_done(len(items) - len(todo), len(items), folder)
         if not todo:
             return 0
-        summary = Summary(num_passed_over=len(passed_over))
+        counts = Counts(len(todo))
         try:
-            _transcribe(args, todo, folder, summary)
+            _transcribe(args, todo, folder, counts)
         except KeyboardInterrupt:
-            summary.is_interrupted = True
-    print(summary)
-    for key, reason in summary.failed.items():
+            is_interrupted = True
+    for line in counts.summary(f"{args.output_dir} ({', '.join(args.format)}{', png' if args.plot else ''})"):
+        print(line)
+    for key, reason in counts.failed.items():
         print(f"FAILED {key}: {reason}", file=sys.stderr)
-    if summary.is_interrupted:
+    if is_interrupted:
         print("interrupted; the same command with --resume goes on from here", file=sys.stderr)
         return INTERRUPTED
-    return 1 if summary.failed else 0
+    return 1 if counts.failed else 0
 
 
 def _items(inputs: Sequence[str]) -> tuple[dict[str, AudioInput], list[Path]]:
@@ -135,40 +114,87 @@ def _items(inputs: Sequence[str]) -> tuple[dict[str, AudioInput], list[Path]]:
     return items, passed_over
 
 
-def _name_passed_over(paths: Sequence[Path]) -> None:
-    for path in paths[:MOST_NAMED]:
+def _tell_passed_over(paths: Sequence[Path], *, names: bool) -> None:
+    for path in paths[:MOST_NAMED] if names else ():
         print(f"passed over: {path}")
-    if len(paths) > MOST_NAMED:
+    if names and len(paths) > MOST_NAMED:
         print(f"passed over: {len(paths) - MOST_NAMED} more")
+    if paths and not names:
+        print(f"not audio, by their names: {len(paths)} in the folders; --verbose names them", file=sys.stderr)
 
 
-def _transcribe(args: argparse.Namespace, todo: Sequence[AudioInput], folder: OutputFolder, summary: Summary) -> None:
-    """Load the model and write each transcript as soon as it is finished."""
+def _tell_done(num_done: int, num_items: int, folder: OutputFolder) -> None:
+    if num_done:
+        print(f"{num_done} of {num_items} files are done already")
+    elif folder.is_resumed and folder.has_others:
+        print(
+            "none of the transcripts there belongs to these inputs; files are known by their paths below the folder "
+            "that is given, so give the same one as before",
+            file=sys.stderr,
+        )
+
+
+def _transcribe(args: argparse.Namespace, todo: Sequence[AudioInput], folder: OutputFolder, counts: Counts) -> None:
+    """Load the model, if any input is worth it, and write each transcript as soon as it is finished."""
+    unreadable = {item.key: error for item, error in _unreadable(todo, args)}
+    for key, error in unreadable.items():
+        counts.add(folder.write(Transcript.failed(key, error)))
+    readable = {item.key: item for item in todo if item.key not in unreadable}
+    if not readable:
+        return
+    options = file_options(args)
     from ..auto import AutoModelVLLM
     from ..speakers.loading import find_weights
 
-    options = file_options(args)
     if args.speakers:
-        find_weights(args.speaker_model)  # fail before the LLM loads, which takes minutes
-    items = {item.key: item for item in todo}
+        find_weights(args.speaker_model)
+    engine_dir = _checked_model(args, options)
     vad = load_vad("silero" if args.vad in ("auto", "none") else args.vad) if args.plot else None
-    with (
-        AutoModelVLLM(**model_options(args)) as model,
-        tqdm(total=len(todo), desc="files", unit="file", disable=None) as files,
-        tqdm(desc="audio", unit="s", unit_scale=True, disable=None) as audio,
-    ):
+    with AutoModelVLLM(**{**model_options(args), "model": engine_dir}) as model:
         spare_loaded_objects()
-        summary.loaded = time.perf_counter()
-        for transcript in model.generate_iter(list(todo), ordered=False, **options):
-            transcript = folder.write(transcript)
-            summary.add(transcript)
-            if vad is not None and transcript.status == "ok":
-                picture = partial(_plot, transcript, _drawn(items[transcript.key], args), folder, vad)
-                if isinstance(error := alone("plot", transcript.key, picture), ASRError):
-                    summary.failed[transcript.key] = str(error)
-            files.update()
-            audio.update(transcript.duration)
-            tqdm.write(f"{transcript.key}: {transcript.text or transcript.error or ''}", file=sys.stdout)
+        counts.loaded = counts.clock()
+        with Progress(counts) as progress:
+            for transcript in model.generate_iter(list(readable.values()), ordered=False, **options):
+                transcript = folder.write(transcript)
+                progress.add(transcript)
+                if transcript.status == "error":
+                    continue  # the end of the run names it
+                if vad is not None:
+                    picture = partial(_plot, transcript, _drawn(readable[transcript.key], args), folder, vad)
+                    if isinstance(failure := alone("plot", transcript.key, picture), ASRError):
+                        counts.failed[transcript.key] = str(failure)
+                progress.tell([f"{transcript.key}: {transcript.text}"], is_result=True)
+
+
+def _unreadable(todo: Sequence[AudioInput], args: argparse.Namespace) -> Iterator[tuple[AudioInput, AudioError]]:
+    """Inputs that are known to fail before a model is loaded: files that do not exist, and all up to the first audio.
+
+    So a run in which nothing can be read ends at once.
+    """
+    has_audio = False
+    for item in todo:
+        if not isinstance(item.source, Path):
+            has_audio = True  # URLs are read once, when their turn comes
+        elif not item.source.exists() or not has_audio:
+            try:
+                next(iter(load_blocks(_drawn(item, args))))
+                has_audio = True
+            except AudioError as error:
+                yield item, error
+
+
+def _checked_model(args: argparse.Namespace, options: GenerateOptions) -> Path:
+    """The directory of the converted model. Raises ConfigError for a request that its prompt has no place for."""
+    from ...convert.export import ensure_converted
+    from ..families import family_named
+    from ..hub.resolve import resolve_model
+    from ..manifest import EngineManifest
+    from ..run_options import transcribe_options
+
+    request = transcribe_options(**options).request
+    engine_dir = ensure_converted(resolve_model(args.model, hub=args.hub, revision=args.revision))
+    family_named(EngineManifest.read(engine_dir).family).prompt_text(request)
+    return engine_dir
 
 
 def _plot(transcript: Transcript, item: AudioInput, folder: OutputFolder, vad: VoiceActivityModel) -> None:
@@ -178,6 +204,6 @@ def _plot(transcript: Transcript, item: AudioInput, folder: OutputFolder, vad: V
 
 
 def _drawn(item: AudioInput, args: argparse.Namespace) -> AudioInput:
-    """The input as its plot shows it: as it was transcribed, but with split channels mixed into one curve."""
+    """The input as it is transcribed, but with split channels mixed into one curve."""
     channels: Channels = "mix" if args.channels in (None, "split") else args.channels
     return replace(item, channels=channels, salvage=args.salvage)

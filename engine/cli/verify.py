@@ -2,14 +2,22 @@
 
 import argparse
 
-from ..hub.resolve import HUBS
-from .command import Commands
+from .command import add_which_model
+from .parser import Commands, new_parser
 
 
 def add_parser(commands: Commands) -> None:
-    verify = commands.add_parser("verify", help="prove a published model on this machine, and print a report")
-    verify.add_argument("--model", required=True, help="hub id or directory")
-    verify.add_argument("--hub", choices=HUBS, default="ms")
+    verify = new_parser(
+        commands,
+        "verify",
+        help="prove a published model on this machine, and print a report",
+        usage="--model MODEL",
+        examples=(
+            "twostage-asr verify --model FunAudioLLM/Fun-ASR-Nano-2512",
+            "twostage-asr verify --model Qwen/Qwen3-ASR-0.6B --hub hf",
+        ),
+    )
+    add_which_model(verify)
     verify.set_defaults(run=run)
 
 

@@ -13,10 +13,12 @@ ASR:
       forced_aligner: null
       forced_aligner_device_map: "cuda:0"   # accepted; it runs where the encoder does, in its dtype
       forced_aligner_dtype: "bfloat16"
+
+Its values are options of `serve`, and the command line counts more.
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -24,13 +26,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ..errors import ConfigError
 from ..text_files import read_text
 
+PROMPT_ROOM = 4096  # LLM positions beside the longest answer: 5 minutes of Qwen3-ASR's audio
+
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
 
 class ModelEntry(_Strict):
-    """One entry of `config`. The command line's values hold for what it leaves out."""
+    """One entry of `config`."""
 
     model_path: str
     gpu_memory_utilization: float | None = None
@@ -50,6 +54,23 @@ class ServiceEntry(_Strict):
     @property
     def model(self) -> ModelEntry:
         return self.config[self.id]
+
+    def options(self) -> dict[str, Any]:
+        """The same as options of `serve`, by the names of its flags."""
+        model = self.model
+        batch, tokens = model.max_inference_batch_size, model.max_new_tokens
+        options = {
+            "model": model.model_path,
+            "forced-aligner": model.forced_aligner,
+            "served-model-name": self.id,
+            "host": self.host,
+            "port": self.port,
+            "gpu-memory-utilization": model.gpu_memory_utilization,
+            "vllm": {"max_num_seqs": batch} if batch is not None and batch > 0 else None,
+            "max-new-tokens": tokens,
+            "max-model-len": None if tokens is None else PROMPT_ROOM + tokens,
+        }
+        return {name: value for name, value in options.items() if value is not None}
 
 
 def read_config_file(path: Path) -> ServiceEntry:

@@ -96,5 +96,11 @@ def replace_text(path: Path, text: str) -> None:
     A key from a file name that is not UTF-8 has lone surrogates, which are written as \\udcxx.
     """
     part = path.with_name(f"{path.name}.part")
-    part.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
-    os.replace(part, path)
+    try:
+        part.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
+        os.replace(part, path)
+    except OSError as error:  # a full disk says no name
+        error.filename = error.filename or str(path)
+        raise
+    finally:
+        part.unlink(missing_ok=True)

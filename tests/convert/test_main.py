@@ -59,4 +59,4 @@ def test_wrong_usage_is_status_2_and_names_what_is_allowed(capsys: pytest.Captur
 
 def test_the_package_is_the_same_command() -> None:
     done = subprocess.run([sys.executable, "-m", "twostage_asr.convert"], capture_output=True, text=True, check=False)
-    assert done.returncode == 2 and "usage: twostage-asr convert" in done.stderr
+    assert done.returncode == 2 and "see twostage-asr convert --help" in done.stderr

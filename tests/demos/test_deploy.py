@@ -130,14 +130,20 @@ def test_hadolint_has_nothing_to_say() -> None:
         ("python twostage-asr serve --port 9000", "http://127.0.0.1:9000/ready"),
         ("twostage-asr serve --port=9000 --tls-certificate c.pem --tls-key k.pem", "https://127.0.0.1:9000/ready"),
         ("twostage-asr serve-realtime m --vllm {}", "http://127.0.0.1:10095/ready"),
-        ("twostage-asr serve --port 9000 --config {config}", "http://127.0.0.1:11001/ready"),
+        ("twostage-asr serve --config {config}", "http://127.0.0.1:11001/ready"),
+        ("twostage-asr serve --config {toml}", "http://127.0.0.1:11002/ready"),
+        ("twostage-asr serve --port 9000 --config {config}", "http://127.0.0.1:9000/ready"),
         ("docker-init -- sleep 5", None),
     ],
 )
 def test_the_healthcheck_asks_where_the_server_listens(tmp_path: Path, command: str, url: str | None) -> None:
     config = tmp_path / "config.yaml"
     config.write_text("ASR: {id: m, port: 11001}\n")
-    assert healthcheck.url_of([word.replace("{config}", str(config)) for word in command.split()]) == url
+    toml = tmp_path / "twostage-asr.toml"
+    toml.write_text("[serve]\nport = 11002\n")
+    files = {"{config}": str(config), "{toml}": str(toml)}
+    words = [files.get(word, word) for word in command.split()]
+    assert healthcheck.url_of(words) == url
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -63,6 +64,17 @@ def test_an_error_after_some_pieces_is_the_result() -> None:
     recordings.finish(number, said(number))
     ((index, transcript),) = recordings.take()
     assert (index, transcript.status, transcript.error, transcript.duration) == (0, "error", "truncated", 5.0)
+
+
+def test_a_transcript_knows_the_file_that_it_is_of() -> None:
+    recordings = Recordings(language=None)
+    file = AudioInput(key="a", source=Path("a.wav"))
+    for index, (item, audio) in enumerate(
+        [(file, Piece.whole(SAMPLES)), (file, piece(0.0, until=1.0, is_last=True)), (ITEMS[0], Piece.whole(SAMPLES))]
+    ):
+        for clip in recordings.add(index, item, audio):
+            recordings.finish(clip.number, said(clip.number))
+    assert [transcript.source for _, transcript in recordings.take()] == [Path("a.wav"), Path("a.wav"), None]
 
 
 FILLED = TranscriptWarning("filled_gap", "the file has no audio at 1.00 to 2.00 s")

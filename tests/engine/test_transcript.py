@@ -1,6 +1,7 @@
 """Transcript: attribute and key access agree, JSON loses nothing, and an error keeps its kind."""
 
 import re
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -87,6 +88,20 @@ def test_its_repr_is_one_short_line() -> None:
     assert repr(failed) == f"Transcript(key='a\\nb', text='', status='error', error='{'x' * 59}…')"
     long = Transcript("k", text="x" * 10_000, words=(Word("x", 0.0, 1.0, 0.1234567890123456),) * 100)
     assert len(repr(long)) < 120
+
+
+def test_the_repr_of_a_segment_is_one_short_line() -> None:
+    words = (Word("Hi", 1 / 3, 2 / 3, 0.123456789),) * 100
+    assert repr(Segment(1 / 3, 2.0, "Hi.", words, None)) == "Segment(0.33-2.00 s, 'Hi.', 100 words)"
+    assert (
+        repr(Segment(0.0, 2.0, "Hi.", None, None, speaker="Ana")) == "Segment(0.00-2.00 s, 'Ana', 'Hi.', no word times)"
+    )
+
+
+def test_the_file_is_in_no_json_and_makes_no_difference() -> None:
+    transcript = Transcript("a", source=Path("secret/a.wav"))
+    assert "secret" not in transcript.to_json()
+    assert Transcript.from_json(transcript.to_json()) == transcript
 
 
 def test_a_channel_is_written_where_there_is_one() -> None:

@@ -332,7 +332,7 @@ def test_a_folder_tells_what_it_passes_over(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
     folder = audio_files(tmp_path)
-    assert keys(folder.inputs) == ["b", "c", "c_1", "deep/a"]
+    assert keys(folder.inputs) == ["b", "c.caf", "c.w64", "deep/a"]
     assert folder.passed_over == [tmp_path / ".DS_Store", tmp_path / "deep/notes.txt"]
     (tmp_path / "deep/a.ts").unlink()
     with pytest.raises(ConfigError, match=r"holds no audio; looked for \.3g2, "):

@@ -1,5 +1,6 @@
 """A folder of transcripts: run again with resume, a job does what is missing, and nothing else."""
 
+import errno
 import shutil
 from pathlib import Path
 
@@ -30,8 +31,8 @@ def keys_in_jsonl(directory: Path) -> list[str]:
 
 def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
     assert run(tmp_path, ["a", "b/c"], resume=True) == ["a", "b/c"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "a.json", "a.srt", "b_c.json", "b_c.srt", "transcripts.jsonl",
+    assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*")) == [
+        "a.json", "a.srt", "b/c.json", "b/c.srt", "transcripts.jsonl",
     ]  # fmt: skip
     assert run(tmp_path, ["a", "b/c", "d"], resume=True) == ["d"]
     assert keys_in_jsonl(tmp_path) == ["a", "b/c", "d"]
@@ -77,6 +78,26 @@ def test_a_folder_that_takes_no_more_ends_the_job(tmp_path: Path) -> None:
             folder.write(Transcript(key="b"))
 
 
+def test_a_full_disk_says_where_and_leaves_no_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Path, *args: object, **options: object) -> None:
+        self.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")  # which the system says without a name
+
+    with OutputFolder(tmp_path, ["srt"], "a", resume=False) as folder:
+        monkeypatch.setattr(Path, "write_text", full)
+        monkeypatch.setattr(Path, "write_bytes", full)
+        with pytest.raises(OSError, match="No space left") as caught:
+            folder.write(Transcript(key="a"))
+    assert caught.value.filename == str(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("")
+    with pytest.raises(ConfigError, match="out is a file, and transcripts need a folder"):
+        OutputFolder(tmp_path / "out", ["srt"], "a", resume=False)
+
+
 @pytest.mark.parametrize("cut", [1, 10, 60])
 def test_a_torn_last_line_is_written_again(tmp_path: Path, cut: int) -> None:
     run(tmp_path, ["a", "b"], resume=False)
@@ -101,12 +122,16 @@ def test_unknown_formats_are_refused(tmp_path: Path, formats: list[str]) -> None
 
 @given(
     st.lists(
-        st.one_of(st.text(max_size=20), st.sampled_from(["../../x", ".", "A", "a", "\ud800", "长" * 300])), unique=True
+        st.one_of(
+            st.text(max_size=20), st.sampled_from(["../../x", "/x", "a//b", ".", "A", "a", "\ud800", "长" * 300])
+        ),
+        unique=True,
     )
 )
 def test_names_are_files_of_the_folder_and_differ(keys: list[str]) -> None:
     names = list(file_names(keys).values())
     assert len({name.casefold() for name in names}) == len(keys)
     for name in names:
-        assert name not in ("", ".", "..") and "/" not in name and "\0" not in name
-        assert len(name.encode()) < 240
+        for part in name.split("/"):
+            assert part not in ("", ".", "..") and "\0" not in part
+            assert len(part.encode()) < 240

@@ -62,24 +62,25 @@ def test_a_folder_becomes_a_folder_of_transcripts(
         "--plot",
     ]
     assert main([*arguments, "--hotwords-file", str(tmp_path / "words.txt"), "--language", "en-US"]) == 1
-    written = {path.name for path in out.iterdir()}
-    assert written == {f"{n}.{s}" for n in ("deep_a", "b") for s in ("srt", "TextGrid", "png")} | {"transcripts.jsonl"}
+    written = {path.relative_to(out).as_posix() for path in out.rglob("*.*")}
+    assert written == {f"{n}.{s}" for n in ("deep/a", "b") for s in ("srt", "TextGrid", "png")} | {"transcripts.jsonl"}
     lines = (out / "transcripts.jsonl").read_text(encoding="utf-8").splitlines()
     results = {r.key: r for r in map(Transcript.from_json, lines)}
     assert {key: r.status for key, r in results.items()} == {"deep/a": "ok", "b": "ok", "bad": "error"}
     assert results["deep/a"].text == clips[0]["text"]
-    assert (out / "deep_a.png").read_bytes().startswith(PNG_MAGIC)
+    assert (out / "deep/a.png").read_bytes().startswith(PNG_MAGIC)
     printed = capsys.readouterr()
     assert f"deep/a: {clips[0]['text']}" in printed.out
     assert "3 files" in printed.out and "RTFx" in printed.out and "1 failed" in printed.out
-    assert "FAILED bad: " in printed.err
+    assert "FAILED bad: " in printed.err and "bad: " not in printed.out.replace("FAILED", "")
+    assert f"written: {out} (srt, TextGrid, jsonl, png)" in printed.out
 
     (folder / "bad.wav").unlink()
     assert main([*arguments, "--resume"]) == 0
     assert "2 of 2 files are done already" in capsys.readouterr().out
     (out / "b.srt").unlink()
     assert main([*arguments, "--resume"]) == 0
-    assert "1 files" in capsys.readouterr().out and (out / "b.srt").is_file()
+    assert "1 file," in capsys.readouterr().out and (out / "b.srt").is_file()
 
 
 def test_an_interrupted_job_says_how_to_go_on(
@@ -96,7 +97,7 @@ def test_an_interrupted_job_says_how_to_go_on(
     arguments = ["transcribe", str(folder), *model, "--format", "jsonl", "--output-dir", str(tmp_path / "out")]
     assert main(arguments) == 130
     printed = capsys.readouterr()
-    assert "1 files" in printed.out and "--resume goes on from here" in printed.err
+    assert "1 file," in printed.out and "--resume goes on from here" in printed.err
     assert len((tmp_path / "out" / "transcripts.jsonl").read_text(encoding="utf-8").splitlines()) == 1
 
 
@@ -119,41 +120,50 @@ class WritesKeys:
         yield from (Transcript(item.key, text=f"text of {item.key}") for item in items)
 
 
-def test_how_audio_is_read_is_asked_of_the_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "a.wav").write_bytes(b"no audio")
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
+    """What is asked of a model that is no model."""
+    found: dict[str, object] = {}
     monkeypatch.setattr("twostage_asr.engine.auto.AutoModelVLLM", WritesKeys)
-    monkeypatch.setattr(WritesKeys, "asked", {})
+    monkeypatch.setattr(WritesKeys, "asked", found)
+    monkeypatch.setattr(transcribe, "_checked_model", lambda args, options: args.model)
+    return found
+
+
+def write_audio(path: Path) -> Path:
+    """A tenth of a second of silence."""
+    soundfile.write(path, np.zeros(1600, np.float32), SAMPLE_RATE)
+    return path
+
+
+def test_how_audio_is_read_is_asked_of_the_engine(tmp_path: Path, asked: dict[str, object]) -> None:
+    write_audio(tmp_path / "a.wav")
     arguments = ["transcribe", str(tmp_path), "--model", "m", "--output-dir", str(tmp_path / "out")]
     assert main([*arguments, "--salvage", "--channels", "split"]) == 0
-    assert (WritesKeys.asked["salvage"], WritesKeys.asked["channels"]) == (True, "split")
-    WritesKeys.asked.clear()
+    assert (asked["salvage"], asked["channels"]) == (True, "split")
+    asked.clear()
     assert main(arguments) == 0
-    assert not WritesKeys.asked.get("salvage")
+    assert not asked.get("salvage")
 
 
 def test_who_speaks_is_asked_of_the_engine(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, asked: dict[str, object], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    voice = tmp_path / "a=b.wav"
-    voice.write_bytes(b"no audio")
-    monkeypatch.setattr("twostage_asr.engine.auto.AutoModelVLLM", WritesKeys)
-    monkeypatch.setattr(WritesKeys, "asked", {})
+    voice = write_audio(tmp_path / "a=b.wav")
     arguments = ["transcribe", str(voice), "--model", "m", "--format", "rttm", "--output-dir", str(tmp_path / "out")]
     known = ["--known-speaker", f"Ana Li={voice}", "--known-speaker", f"Ben={voice}"]
     campplus = tmp_path / "campplus"
     campplus.mkdir()
     (campplus / "campplus.pt").touch()  # which is found, and not read before the model asks for it
     assert main([*arguments, "--speakers", "--max-speakers", "3", *known, "--speaker-model", str(campplus)]) == 0
-    asked = {
-        name: WritesKeys.asked.get(name) for name in ("speakers", "max_speakers", "known_speakers", "speaker_model")
-    }
-    assert asked == {
+    names = ("speakers", "max_speakers", "known_speakers", "speaker_model")
+    assert {name: asked.get(name) for name in names} == {
         "speakers": True,
         "max_speakers": 3,
         "known_speakers": {"Ana Li": voice, "Ben": voice},
         "speaker_model": str(campplus),
     }
-    WritesKeys.asked.clear()
+    asked.clear()
     for wrong, said in (
         (["--num-speakers", "2"], "--num-speakers: give --speakers as well"),
         (known[:2], "--known-speaker: give --speakers as well"),
@@ -163,15 +173,19 @@ def test_who_speaks_is_asked_of_the_engine(
     ):
         assert main([*arguments, *wrong]) == 1
         assert said in capsys.readouterr().err
-    assert not WritesKeys.asked  # no model was loaded for these
+    assert not asked  # no model was loaded for these
     assert main(arguments) == 0
-    assert "speakers" not in WritesKeys.asked
+    assert "speakers" not in asked
 
 
 def test_what_cannot_be_written_or_shown_costs_one_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    asked: dict[str, object],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """A name that is no text, a text that a writer fails for, and audio of which no picture can be made."""
+    write_audio(tmp_path / "0.wav")
     names = [b"a.wav", b"b.wav", b"\xff.wav"]
     for name in names:
         Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name)).write_bytes(b"no audio")
@@ -181,14 +195,13 @@ def test_what_cannot_be_written_or_shown_costs_one_file(
             raise LookupError("no glyph")
         return ""
 
-    monkeypatch.setattr("twostage_asr.engine.auto.AutoModelVLLM", WritesKeys)
     monkeypatch.setitem(WRITERS, "srt", failing)  # type: ignore[arg-type]
     arguments = ["transcribe", str(tmp_path), "--model", "m", "--format", "srt", "--output-dir", str(tmp_path / "out")]
     assert main(arguments) == 1
     printed = capsys.readouterr()
     assert "a: text of a" in printed.out and "\\udcff: text of \\udcff" in printed.out and "1 failed" in printed.out
     assert "FAILED b: write failed for b: LookupError: no glyph" in printed.err
-    assert len(list((tmp_path / "out").iterdir())) == 2
+    assert len(list((tmp_path / "out").iterdir())) == 3
     assert main([*arguments, "--plot"]) == 1
     printed = capsys.readouterr()
     assert "3 failed" in printed.out and "FAILED a: " in printed.err
@@ -205,14 +218,17 @@ class WritesSegments(WritesKeys):
 
 
 def test_subtitles_have_the_shape_and_times_the_aligner_that_are_asked_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    asked: dict[str, object],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    (tmp_path / "a.wav").write_bytes(b"no audio")
+    write_audio(tmp_path / "a.wav")
     monkeypatch.setattr("twostage_asr.engine.auto.AutoModelVLLM", WritesSegments)
     arguments = ["transcribe", str(tmp_path / "a.wav"), "--model", "m", "--forced-aligner", "aligner", "--format"]
     shape = ["--max-line-width", "7", "--max-lines", "1", "--max-words-per-cue", "2", "--highlight-words"]
     assert main([*arguments, "vtt,txt", "--output-dir", str(tmp_path), *shape]) == 0
-    assert WritesKeys.asked["forced_aligner"] == "aligner"
+    assert asked["forced_aligner"] == "aligner"
     lines = (tmp_path / "a.vtt").read_text().splitlines()
     assert [line for line in lines if "<c>" in line] == ["<c>one</c> <00:00:00.500><c>two</c>", "<c>three</c>"]
     assert main([*arguments, "srt", "--max-lines", "0"]) == 1
@@ -228,7 +244,7 @@ def test_subtitles_have_the_shape_and_times_the_aligner_that_are_asked_for(
         (["--known-speaker", "Ana"], "needs NAME=FILE, with a file that exists, got 'Ana'"),
         (["--known-speaker", "Ana=none.wav"], "needs NAME=FILE, with a file that exists, got 'Ana=none.wav'"),
         (["--langauge", "zh"], "unknown option --langauge (did you mean --language?)"),
-        (["--unheard-of=1"], "unknown option --unheard-of\n"),
+        (["--unheard-of=1"], "unknown option --unheard-of; see twostage-asr transcribe --help\n"),
     ],
 )
 def test_wrong_usage_is_code_2(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -254,8 +270,13 @@ def test_no_command_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_an_error_is_one_line_and_code_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["transcribe", "a.wav", "--model", str(tmp_path / "none"), "--output-dir", str(tmp_path)]) == 1
-    assert capsys.readouterr().err.startswith("twostage-asr: ")
+    audio = str(write_audio(tmp_path / "a.wav"))
+    assert main(["transcribe", audio, "--model", str(tmp_path / "none"), "--output-dir", str(tmp_path)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("twostage-asr: ") and "none does not exist" in line
+    assert main(["transcribe", audio, "--model", "m", "--hotwords-file", str(tmp_path / "none")]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"twostage-asr: {tmp_path / 'none'}: No such file or directory; check the name")
     assert main(["eval", str(tmp_path / "none.txt"), str(tmp_path / "none.txt")]) == 1
     assert "no such file" in capsys.readouterr().err
 
@@ -297,7 +318,7 @@ def test_eval_counts_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert "WER 100.00 %" in capsys.readouterr().out
     (tmp_path / "hyp.jsonl").write_text('{"key": "b", "text": ""}\n')
     assert main(["eval", *files]) == 1
-    assert "no text for 1 of 2 keys" in capsys.readouterr().err
+    assert "nothing was counted: " in (said := capsys.readouterr().err) and "no text for 1 of 2 keys" in said
 
 
 @pytest.mark.parametrize("as_json", [False, True])
@@ -412,7 +433,8 @@ def test_files_that_are_passed_over_are_counted_and_named(tmp_path: Path, capsys
     assert main([*arguments, "-v"]) == 0
     printed = capsys.readouterr().out.splitlines()
     assert printed[0] == f"passed over: {tmp_path / '00.doc'}" and "passed over: 3 more" in printed
-    assert "13 files passed over" in str(transcribe.Summary(num_passed_over=13))
+    assert main(arguments) == 0
+    assert "not audio, by their names: 13 in the folders; --verbose names them" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["left", "-1", "1.5", ""])
@@ -420,3 +442,68 @@ def test_channels_that_cannot_be(text: str, tmp_path: Path, capsys: pytest.Captu
     with pytest.raises(SystemExit):
         main(["transcribe", "a.wav", "--model", "none", f"--channels={text}"])
     assert 'channels must be "mix", "split" or' in capsys.readouterr().err
+
+
+def test_nothing_is_loaded_where_no_file_can_be_read(
+    tmp_path: Path, asked: dict[str, object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bad.wav").write_bytes(b"RIFF")
+    arguments = ["transcribe", str(tmp_path / "nosuch.wav"), str(tmp_path / "bad.wav"), "--model", "m"]
+    assert main([*arguments, "--output-dir", str(tmp_path / "out")]) == 1
+    printed = capsys.readouterr()
+    assert "2 files; no model was loaded" in printed.out and "written" not in printed.out
+    assert printed.err.count("nosuch.wav: No such file") == 1 and "FAILED bad: " in printed.err
+    write_audio(tmp_path / "a.wav")
+    (tmp_path / "out").rmdir()
+    assert not asked
+    assert main([*arguments[:2], str(tmp_path / "a.wav"), *arguments[2:], "--output-dir", str(tmp_path / "out")]) == 1
+    assert "a: text of a" in capsys.readouterr().out and asked["model"] == "m"
+
+
+def test_a_wrong_request_is_found_before_a_model_is_loaded(
+    engine_dirs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("twostage_asr.engine.auto.AutoModelVLLM", None)
+    arguments = [str(write_audio(tmp_path / "a.wav")), "--model", str(engine_dirs["low_frame_rate"])]
+    assert main(["transcribe", *arguments, "--output-dir", str(tmp_path), "--language", "Klingon"]) == 1
+    assert "language 'Klingon' is unknown; allowed: " in capsys.readouterr().err
+
+
+def test_a_file_that_hotwords_would_take_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    audio = str(write_audio(tmp_path / "a.wav"))
+    assert main(["transcribe", audio, "--model", "m", "--hotwords", "A", audio]) == 1
+    assert f"--hotwords has taken the file {audio} for a word" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main(["transcribe", "--model", "m", "--hotwords", "A", audio])
+    assert "which files? --hotwords takes all words up to the next option" in capsys.readouterr().err
+
+
+def test_a_resumed_run_that_finds_nothing_says_how_files_are_known(
+    tmp_path: Path, asked: dict[str, object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    write_audio(tmp_path / "in" / "deep" / "a.wav")
+    options = ["--model", "m", "--output-dir", str(tmp_path / "out"), "--resume"]
+    assert main(["transcribe", str(tmp_path / "in"), *options]) == 0
+    assert "belongs to these inputs" not in capsys.readouterr().err
+    assert main(["transcribe", str(tmp_path / "in" / "deep"), *options]) == 0
+    assert "none of the transcripts there belongs to these inputs" in capsys.readouterr().err
+
+
+def test_lines_without_keys_are_compared_by_their_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = [tmp_path / "ref.txt", tmp_path / "hyp.txt"]
+    for path, text in zip(files, ("the cat sat", "the cat sit"), strict=True):
+        path.write_text(text + "\n")
+    assert main(["eval", *map(str, files)]) == 0
+    assert "the first word of a line is its key, as 'the'; --lines: there are no keys" in capsys.readouterr().out
+    assert main(["eval", *map(str, files), "--lines"]) == 0
+    printed = capsys.readouterr().out
+    assert "WER  33.33 %" in printed and "the first word" not in printed
+
+
+def test_each_command_asks_for_a_model_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (["transcribe", "a.wav"], ["stream", "a.wav"], ["align", "a.wav", "b"], ["convert"], ["serve"]):
+        with pytest.raises(SystemExit, match="2"):
+            main(arguments)
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("twostage-asr: which model? ")
