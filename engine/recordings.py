@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .audio.inputs import AudioInput
-from .audio.readers import Audio
+from .audio.read_ahead import Audio
 from .audio.waveform import Waveform
 from .clip import Result
 from .errors import ASRError, AudioError

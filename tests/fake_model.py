@@ -16,7 +16,8 @@ from torch import Tensor
 from tests.fake_decoder import FakeDecoder
 from tests.fake_voices import FakeVoices
 from twostage_asr.engine.audio.inputs import AudioInput
-from twostage_asr.engine.audio.readers import Audio, AudioReaders
+from twostage_asr.engine.audio.read_ahead import Audio
+from twostage_asr.engine.audio.readers import AudioReaders
 from twostage_asr.engine.audio.waveform import SAMPLE_RATE, Waveform
 from twostage_asr.engine.errors import ConfigError
 from twostage_asr.engine.families.base import Answer, EncodedBatch, Request

@@ -14,37 +14,27 @@ return over sockets, directly into the array that is handed out: 0.2 ms for 10 s
 """
 
 import contextlib
-import math
 import threading
-from collections import deque
-from collections.abc import Callable, Collection, Generator, Hashable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from collections.abc import Collection, Generator, Hashable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
-
-import numpy as np
+from typing import Any
 
 from ..errors import ASRError, AudioError, ConfigError
 from ..isolation import alone
-from ..vad.splitting import Cutting, Piece, cut_audio
+from ..vad.splitting import Cutting, cut_audio
 from ..worker_process import Child, receive, send, start_child
-from .decode import SAMPLE_RATE, AudioLimits, needs_no_decoding, source_name
+from .decode import AudioLimits, needs_no_decoding, source_name
 from .inputs import AudioInput
 from .loading import load_blocks
 from .notes import Notes
+from .read_ahead import Audio, ReadAhead, Reading, is_last
 from .turns import Stop, Turns
 
 PROCESS_BYTES = 8 << 20  # MP3s of this total size take half a second of a core to decode
 AT_ONCE_S = 40.0  # this much audio that needs no decoding is read in 0.3 ms
-READ_AHEAD = 1024  # inputs
-READ_AHEAD_BYTES = 256 << 20  # waveforms (over an hour of audio) and sources held in memory
 MAX_IN_TURN = 16  # recordings whose pieces are interleaved; each holds about three pieces, 12 MB
-
-Audio: TypeAlias = Piece | AudioError
-# The output for one input: Pieces up to the last one, or up to an error. Most inputs have one Piece.
-Reading: TypeAlias = Generator[Audio, None, None]
 
 _WORKER = f"{__package__}.worker"
 
@@ -73,9 +63,8 @@ class AudioReaders:
     ) -> Generator[tuple[int, AudioInput, Audio] | None, None, None]:
         """Yield (index, input, audio) for each input, where audio is one Piece or the error that occurred.
 
-        `items` is iterated in the caller's thread, READ_AHEAD inputs ahead. While READ_AHEAD_BYTES wait to be taken, no
-        further input is pulled or begun. Closing the iterator drops the inputs that have not begun. Several iterators
-        may be open at once.
+        `items` is iterated in the caller's thread, ahead of what is taken within the limits of read_ahead.py. Closing
+        the iterator drops the inputs that have not begun. Several iterators may be open at once.
 
         Args:
             items: the inputs. None in place of one says that none has come yet: all outputs that are ready are
@@ -88,7 +77,7 @@ class AudioReaders:
         """
         read_one = partial(self._read_one, limits=limits, allow_urls=allow_urls, cutting=cutting)
         in_turn = 1 if cutting is None else min(self._num_threads, MAX_IN_TURN)
-        ahead = _ReadAhead(read_one, self._threads, num_threads=self._num_threads, in_turn=in_turn, cutting=cutting)
+        ahead = ReadAhead(read_one, self._threads, num_threads=self._num_threads, in_turn=in_turn, cutting=cutting)
         try:
             for item in items:
                 if item is None:
@@ -213,7 +202,7 @@ class _Processes:
             send(child.socket, (source, options, cutting))
             while not is_over:
                 audio: Audio = receive(child.socket)
-                is_over = _is_last(audio)
+                is_over = is_last(audio)
                 if is_over:
                     stop.watch(None)
                     self._put_back(child)
@@ -265,142 +254,6 @@ class _Processes:
         child.close()
 
 
-@dataclass(slots=True, eq=False)
-class _Entry:
-    """One input, from when it is pulled until its last output is taken."""
-
-    index: int
-    item: AudioInput
-    num_bytes: int  # memory held by its source and its waveforms
-    reading: Reading
-    future: Future[Audio] | None = None  # its next output; None before it is begun
-
-
-class _ReadAhead:
-    """The inputs of one read() that were pulled and not yet taken.
-
-    Inputs are begun in order, by the consumer and by threads that have finished one, so that no thread waits for the
-    consumer. An input that is cut counts as running until its last piece has been read. After each piece it moves back
-    to position `in_turn - 1`, so `in_turn` recordings alternate. Since `in_turn` is at most the number of threads, the
-    head entry is always running, and `take()` cannot deadlock.
-    """
-
-    def __init__(
-        self,
-        read_one: Callable[[AudioInput], Reading],
-        threads: ThreadPoolExecutor,
-        *,
-        num_threads: int,
-        in_turn: int,
-        cutting: Cutting | None,
-    ) -> None:
-        self._read_one = read_one
-        self._threads = threads
-        self._num_threads = num_threads
-        self._in_turn = in_turn
-        self._whole_s = math.inf if cutting is None else cutting.whole_s
-        self._lock = threading.Lock()
-        self._entries: deque[_Entry] = deque()  # in the order in which they are taken
-        self._waiting: deque[_Entry] = deque()  # those that have not begun
-        self._num_pulled = 0
-        self._num_running = 0
-        self._num_bytes = 0
-        self._is_cancelled = False
-
-    @property
-    def is_empty(self) -> bool:
-        return not self._entries
-
-    @property
-    def is_full(self) -> bool:
-        """Whether an output must be taken before another input is added.
-
-        The first `in_turn` entries are always pulled first; otherwise the output's order would depend on timing.
-        """
-        if len(self._entries) < self._in_turn:
-            return False
-        return len(self._entries) >= READ_AHEAD or self._num_bytes >= READ_AHEAD_BYTES
-
-    def add(self, item: AudioInput) -> None:
-        entry = _Entry(self._num_pulled, item, _num_bytes(item.source), self._read_one(item))
-        self._num_pulled += 1
-        self._entries.append(entry)
-        with self._lock:
-            self._num_bytes += entry.num_bytes
-            if not _is_waveform(item, self._whole_s):
-                self._waiting.append(entry)
-            self._begin()
-
-    def take(self, wait_s: float | None) -> tuple[int, AudioInput, Audio] | None:
-        """The next output of the head entry; None if it is not ready within `wait_s` seconds."""
-        entry = self._entries[0]
-        if entry.future is not None and not entry.future.done() and not wait([entry.future], wait_s).done:
-            return None
-        self._entries.popleft()
-        audio = next(entry.reading) if entry.future is None else entry.future.result()
-        with self._lock:
-            if _is_last(audio):
-                self._num_bytes -= entry.num_bytes
-            else:
-                entry.future = self._threads.submit(self._run, entry)
-                self._entries.insert(self._in_turn - 1, entry)
-            self._begin()
-        return entry.index, entry.item, audio
-
-    def cancel(self) -> None:
-        """Drop the inputs that have not begun, and end the reading of those that have."""
-        with self._lock:
-            self._is_cancelled = True
-            self._waiting.clear()
-        for entry in self._entries:
-            if entry.future is None or entry.future.cancel() or entry.future.done():
-                entry.reading.close()
-
-    def _begin(self) -> None:
-        """Begin as many inputs as there are free threads. The caller holds the lock."""
-        while self._waiting and self._num_running < self._num_threads:
-            if self._num_bytes >= READ_AHEAD_BYTES and self._waiting[0] is not self._entries[0]:
-                return
-            entry = self._waiting.popleft()
-            entry.future = self._threads.submit(self._run, entry)
-            self._num_running += 1
-
-    def _run(self, entry: _Entry) -> Audio:
-        audio: Audio | None = None
-        try:
-            audio = next(entry.reading)
-        finally:
-            with self._lock:
-                if audio is None or _is_last(audio):
-                    self._num_running -= 1
-                if isinstance(audio, Piece) and audio.is_whole:
-                    num_bytes = sum(cut.waveform.nbytes for cut in audio.cuts)
-                    entry.num_bytes += num_bytes
-                    self._num_bytes += num_bytes
-                self._begin()
-                is_cancelled = self._is_cancelled
-            if is_cancelled:
-                entry.reading.close()
-        return audio
-
-
 def _is_read_at_once(source: object, cutting: Cutting | None) -> bool:
     most_s = AT_ONCE_S if cutting is None else min(AT_ONCE_S, cutting.whole_s)
     return isinstance(source, bytes) and needs_no_decoding(source, most_s)
-
-
-def _is_last(audio: Audio) -> bool:
-    return audio.is_last if isinstance(audio, Piece) else True
-
-
-def _is_waveform(item: AudioInput, whole_s: float) -> bool:
-    """Whether the input is a finished waveform, (N,) float32 at 16 kHz, and short enough to stay whole."""
-    source, rate = item.source, item.sample_rate
-    is_mono = isinstance(source, np.ndarray) and source.ndim == 1 and source.dtype == np.float32
-    is_ready = is_mono and (rate is None or (isinstance(rate, int) and rate == SAMPLE_RATE))
-    return is_ready and len(source) <= whole_s * SAMPLE_RATE  # type: ignore[arg-type]
-
-
-def _num_bytes(source: object) -> int:
-    """Bytes of memory that a source holds."""
-    return len(source) if isinstance(source, bytes | str) else int(getattr(source, "nbytes", 0))

@@ -20,11 +20,13 @@ from hypothesis import strategies as st
 from tests.audio_clips import encode, encode_vbr_mp3, sweep, wav_header
 from tests.hostile import hostile_inputs
 from tests.processes import is_running, processes, wait_until
+from twostage_asr.engine.audio import read_ahead
 from twostage_asr.engine.audio import readers as readers_module
 from twostage_asr.engine.audio.decode import AudioLimits, Waveform
 from twostage_asr.engine.audio.inputs import AudioInput, expand_inputs
 from twostage_asr.engine.audio.loading import load, load_blocks
-from twostage_asr.engine.audio.readers import Audio, AudioReaders, Reading
+from twostage_asr.engine.audio.read_ahead import Audio, Reading
+from twostage_asr.engine.audio.readers import AudioReaders
 from twostage_asr.engine.errors import AudioError, AudioTooLongError, ConfigError
 from twostage_asr.engine.vad import SegmentRules
 from twostage_asr.engine.vad.splitting import Cutting
@@ -238,7 +240,7 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[AudioInput]:
 
 
 def test_items_are_pulled_lazily_and_here(shared: AudioReaders, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readers_module, "READ_AHEAD", 8)
+    monkeypatch.setattr(read_ahead, "READ_AHEAD", 8)
     items = Counted()
     audio = shared.read(items, limits=LIMITS, allow_urls=False)
     assert items.num_pulled == 0
@@ -253,7 +255,7 @@ def test_items_are_pulled_lazily_and_here(shared: AudioReaders, monkeypatch: pyt
 def test_memory_is_bounded(
     num_kept: int, tmp_path: Path, shared: AudioReaders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(readers_module, "READ_AHEAD_BYTES", num_kept * 64_000)  # a second's waveform
+    monkeypatch.setattr(read_ahead, "READ_AHEAD_BYTES", num_kept * 64_000)  # a second's waveform
     (tmp_path / "a.wav").write_bytes(ONE_SECOND)
     seen = begun(monkeypatch)
     items = expand_inputs([tmp_path / "a.wav"] * 200)
@@ -266,7 +268,7 @@ def test_memory_is_bounded(
 
 
 def test_sources_in_memory_count(shared: AudioReaders, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readers_module, "READ_AHEAD_BYTES", 5 * len(ONE_SECOND))
+    monkeypatch.setattr(read_ahead, "READ_AHEAD_BYTES", 5 * len(ONE_SECOND))
     items = Counted()
     audio = shared.read(items, limits=LIMITS, allow_urls=False)
     next(audio)
@@ -276,7 +278,7 @@ def test_sources_in_memory_count(shared: AudioReaders, monkeypatch: pytest.Monke
 def test_sources_beyond_the_bound_are_read_one_by_one_and_not_here(
     shared: AudioReaders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(readers_module, "READ_AHEAD_BYTES", 1)
+    monkeypatch.setattr(read_ahead, "READ_AHEAD_BYTES", 1)
     threads: list[int] = []
 
     def load_and_tell(item: AudioInput, **options: Any) -> Iterator[Waveform]:
@@ -306,7 +308,7 @@ def test_closing_early_drops_the_rest(shared: AudioReaders, monkeypatch: pytest.
 
 @pytest.mark.usefixtures("in_processes")
 def test_two_lists_at_once(shared: AudioReaders, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readers_module, "READ_AHEAD_BYTES", 1)
+    monkeypatch.setattr(read_ahead, "READ_AHEAD_BYTES", 1)
     items = expand_inputs([ONE_SECOND] * 10)
     first, second = (shared.read(items, limits=LIMITS, allow_urls=False) for _ in range(2))
     assert [len(whole(a)) for both in zip(first, second, strict=True) for _, _, a in both] == [16_000] * 20
@@ -333,7 +335,7 @@ def test_long_recordings_come_in_turn(
     content = encode(long, 16_000, "FLAC", "PCM_16")
     items = expand_inputs([ONE_SECOND, content, ONE_SECOND, long, content, b"nothing", ONE_SECOND])
     for ahead in (1, 1 << 30):
-        monkeypatch.setattr(readers_module, "READ_AHEAD_BYTES", ahead)
+        monkeypatch.setattr(read_ahead, "READ_AHEAD_BYTES", ahead)
         found = [(i, shape(a)) for i, _, a in shared.read(items, limits=LIMITS, allow_urls=False, cutting=CUTTING)]
         assert found == [
             (0, "whole"), (1, "66 s"), (2, "whole"), (1, "131 s"), (3, "66 s"), (1, "150 s."), (3, "131 s"),
