@@ -145,6 +145,12 @@ def test_order(shared: AudioReaders, wanted: list[tuple[int, str]]) -> None:
     assert lengths == [{"8 kHz": 2 * n, "nothing": None}.get(kind, n) for n, kind in wanted]
 
 
+def test_what_is_ready_comes_out_while_no_input_comes(shared: AudioReaders) -> None:
+    first, second = expand_inputs([sweep(0.1, 16_000), sweep(0.2, 16_000)])
+    found = shared.read([None, first, None, second], limits=LIMITS, allow_urls=False)
+    assert [None if output is None else output[0] for output in found] == [None, 0, None, 1]
+
+
 def test_a_waveform_stays_where_it_is(shared: AudioReaders) -> None:
     samples = sweep(1.0, 16_000)
     for source in (samples, (samples, 16_000), ("key", samples, 16_000)):

@@ -30,7 +30,7 @@ SMALL = transcribe_options(batch_size=4, timestamps=False)
 
 
 def replicas(pids: Path, count: int = 2, **arguments: Any) -> Replicas:
-    return Replicas(FAMILY, [(f"cpu {number}", partial(load, pids, **arguments)) for number in range(count)])
+    return Replicas(FAMILY, [(f"cuda:{number}", partial(load, pids, **arguments)) for number in range(count)])
 
 
 def ids(pids: Path) -> list[int]:
@@ -94,6 +94,11 @@ def test_two_processes_write_what_one_writes(pair: Replicas, tmp_path: Path) -> 
     assert [two[i].text for i in (41, 42)] == [text_of(7)] * 2
     assert two[48].status == "error" and "not bytes" in (two[48].error or "")
     assert sum(transcript.status == "error" for transcript in two) == 5
+
+
+def test_each_process_sees_its_own_gpu_from_its_start(pair: Replicas, pids: Path) -> None:
+    environments = [Path(f"/proc/{pid}/environ").read_bytes().split(b"\0") for pid in ids(pids)]
+    assert {b"CUDA_VISIBLE_DEVICES=0", b"CUDA_VISIBLE_DEVICES=1"} <= {line for lines in environments for line in lines}
 
 
 def test_both_processes_work(pair: Replicas, pids: Path) -> None:
