@@ -24,6 +24,9 @@ class Exemption:
 
 
 EXEMPTIONS = (
+    Exemption("README.md", "python3 -m venv", INSTALLS),
+    Exemption("README.md", "source .venv/bin/activate", INSTALLS),
+    Exemption("*", "make", INSTALLS),
     Exemption("*", "twostage-asr serve", SERVE),
     Exemption("*", "twostage-asr bench", BENCH),
     Exemption("*", "twostage-asr verify", "tests/engine/cli/test_verification.py runs it"),

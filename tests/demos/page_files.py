@@ -28,7 +28,7 @@ def write_page_files(directory: Path) -> None:
     _write(directory / "meeting.mp3", np.concatenate([long, quiet, english]), "MP3")
     _write(directory / "call.wav", np.stack([english, np.resize(chinese, english.shape)]), "WAV")
     (directory / "film.mp4").write_bytes(encode_video(long, SAMPLE_RATE))
-    (directory / "damaged.mp3").write_bytes((directory / "meeting.mp3").read_bytes()[:20_000])
+    (directory / "damaged.wav").write_bytes((directory / "talk.wav").read_bytes()[:150_000])
     (directory / "notes.wav").write_text("These are my notes.\n")
     for name in ("a.wav", "b.wav"):
         (directory / "talks" / "deep").mkdir(parents=True, exist_ok=True)

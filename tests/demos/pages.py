@@ -3,7 +3,7 @@
 import re
 import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from tests.paths import ROOT
@@ -35,11 +35,17 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A command line without its comment, as it stands on the page."""
+    """A command of a block."""
 
     line: str
-    exit_code: int = 0  # which the comment `# exit code N` behind it names
-    words: list[str] = field(default_factory=list)  # without assignments of variables in front
+    words: list[str]
+    variables: dict[str, str]  # that are set in front of it
+    exit_code: int  # which the comment `# exit code N` behind it names
+
+    @property
+    def text(self) -> str:
+        """The command without variables, comments and quotation marks."""
+        return " ".join(self.words)
 
 
 def blocks(page: str) -> list[Block]:
@@ -74,12 +80,12 @@ def commands(text: str) -> list[Command]:
     """The commands of a block, those that end in a backslash joined with what follows."""
     found = []
     for line in text.replace("\\\n", " ").splitlines():
-        words = shlex.split(line, comments=True)
+        words, variables = shlex.split(line, comments=True), {}
         while words and _ASSIGNMENT.match(words[0]):
-            words = words[1:]
+            name, _, variables[name] = words.pop(0).partition("=")
         if words:
             code = _EXIT_CODE.search(line)
-            found.append(Command(line.strip(), int(code[1]) if code else 0, words))
+            found.append(Command(line.strip(), words, variables, int(code[1]) if code else 0))
     return found
 
 
