@@ -38,10 +38,11 @@ from tests.fake_voices import FakeVoices
 from tests.paths import ROOT
 from twostage_asr.engine import AutoModelVLLM, auto
 from twostage_asr.engine.audio.decode import decode_audio
-from twostage_asr.engine.cli import main
+from twostage_asr.engine.cli import main, serve
 from twostage_asr.engine.config import EngineConfig
 from twostage_asr.engine.loader import load_transcriber
 from twostage_asr.engine.model import LoadedModel
+from twostage_asr.engine.server import front_ends, process
 from twostage_asr.engine.speakers import loading
 from twostage_asr.engine.transcriber import Transcriber
 from twostage_asr.engine.transcript import WarningCode
@@ -150,9 +151,9 @@ def test_a_block_runs(block: Block, place: Place, monkeypatch: pytest.MonkeyPatc
 
 def run_command(block: Block, command: Command, place: Place) -> str:
     """What it prints. Fails for another exit code than the page says."""
-    if command.line.split("#")[0].strip() != "make demo" and exemption(block.page, command.line):
+    if exemption(block.page, command.text):
         for words in separate(command.words):
-            check_words(words)
+            check_words(words, command.variables)
         return ""
     words = shlex.split(place.localized(shlex.join(command.words)))
     program, *arguments = words
@@ -233,10 +234,15 @@ def separate(words: list[str]) -> Iterator[list[str]]:
             current = []
 
 
-def check_words(words: list[str]) -> None:
+def check_words(words: list[str], variables: dict[str, str]) -> None:
     """Parse a command of a program of ours; of others, nothing is checked but what they name of the project."""
     program, *arguments = words
     match Path(program).name:
+        case "twostage-asr" if arguments[0].startswith("serve"):
+            with pytest.MonkeyPatch.context() as patch:
+                for name, value in variables.items():
+                    patch.setenv(name, value)
+                begun(lambda: main(arguments))
         case "twostage-asr":
             parsed(lambda: main(arguments))
         case "python" if (ROOT / arguments[0]).is_file():
@@ -269,6 +275,20 @@ def parsed(program: Callable[[], int | None]) -> None:
         program()
 
 
+def begun(program: Callable[[], int | None]) -> None:
+    """Fails if a server refuses its options; it is stopped where it would load its model."""
+
+    def stop(*_: object) -> None:
+        raise Parsed
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Parsed):
+        patch.setattr(process, "bind", lambda address: [])
+        patch.setattr(process, "set_up_log", lambda level: None)
+        patch.setattr(front_ends, "number_of_front_ends", lambda asked, device: 0)
+        patch.setattr(serve, "_loaded", stop)
+        program()
+
+
 def check_names(block: Block) -> None:
     """Names are defined, and modules of ours have what is imported from them."""
     ruff = [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "F", "--quiet", "-"]
@@ -292,7 +312,7 @@ def names_in(module: str) -> set[str]:
 
 def test_every_exemption_is_needed() -> None:
     """And none is for a block that is gone."""
-    texts = [(block.page, command.line) for block in RUN if block.kind == "sh" for command in commands(block.text)]
+    texts = [(block.page, command.text) for block in RUN if block.kind == "sh" for command in commands(block.text)]
     texts += [(block.page, block.text) for block in RUN if block.kind == "python"]
     used = [exemption(page, text) for page, text in texts]
     assert [each for each in EXEMPTIONS if each not in used] == []
@@ -348,17 +368,13 @@ def test_the_troubleshooting_page_quotes_messages_that_there_are() -> None:
     """All but those of its table of other programs; `...` stands for any text."""
     page = (ROOT / "demos/troubleshooting.md").read_text(encoding="utf-8").partition("## A server's answers")[0]
     ours = re.sub(r"vLLM, pip and the shell say.*?\n\n\|.*?\n\n", "", page, flags=re.DOTALL)
-    quoted = [
-        message for row in re.findall(r"^\| (`.*?) \|", ours, re.MULTILINE) for message in re.findall(r"`(.+?)`", row)
-    ]
+    cells = re.findall(r"^\| (`.*?) \|", ours, re.MULTILINE)
+    quoted = [part for message in re.findall(r"`(.+?)`", " ".join(cells)) for part in message.split(" ... ")]
     assert len(quoted) > 20
-    code = "".join(
-        path.read_text(encoding="utf-8") for top in ("engine", "convert") for path in (ROOT / top).rglob("*.py")
-    )
-    joined = re.sub(r'["\']\s*\n\s*f?["\']', "", code).replace("\\'", "'").replace('\\"', '"') + os.strerror(
-        errno.ENOENT
-    )
-    assert [part for message in quoted for part in message.split(" ... ") if part.strip(" .") not in joined] == []
+    files = [path for top in ("engine", "convert") for path in (ROOT / top).rglob("*.py")]
+    code = "".join(path.read_text(encoding="utf-8") for path in files) + os.strerror(errno.ENOENT)
+    joined = re.sub(r'["\']\s*\n\s*f?["\']', "", code).replace("\\'", "'").replace('\\"', '"')
+    assert [part for part in quoted if part.strip(" .") not in joined] == []
 
 
 def test_the_troubleshooting_page_explains_every_warning() -> None:
