@@ -127,7 +127,7 @@ def describe(app: FastAPI) -> None:
     @functools.cache
     def openapi() -> dict[str, Any]:
         schema = found()
-        for form in schema["components"]["schemas"].values():
+        for form in schema.get("components", {}).get("schemas", {}).values():
             _show_files(form)
         for path, operations in schema["paths"].items():
             for operation in operations.values():

@@ -8,6 +8,7 @@ import requests
 
 from tests.engine.server.conftest import Running
 from tests.engine.server.requests_of_clients import FAKE_BASE64, FAKE_WAV
+from twostage_asr.engine.server.app import create_app
 from twostage_asr.engine.server.openapi import EXAMPLES, FORM, JSON, LINES, Example
 
 PARTS = {"/asr/predict": "audio", "/asr/stream-predict": "audio", "/detect-language": "audio_file"}
@@ -80,3 +81,8 @@ def test_wrong_requests_are_described_as_they_are_answered(faked: Running, descr
     answer = requests.post(url, files=files, data={"response_format": "xml"}, timeout=10)
     assert answer.status_code == 400
     assert shape(answer.json()) == shape(operation["responses"]["400"]["content"][JSON]["example"])
+
+
+def test_a_server_of_live_audio_alone_describes_what_it_has(faked: Running) -> None:
+    paths = create_app(faked.recognizer, offline=False).openapi()["paths"]
+    assert set(paths) == {"/health", "/ready", "/metrics"}
