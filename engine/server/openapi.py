@@ -21,6 +21,7 @@ ABOUT = (
     "events), `/` (FunASR's commands and JSON) and `/ws` (FunASR's commands, whole recordings), which OpenAPI does not "
     "describe. If the server has keys, send one as `Authorization: Bearer KEY`."
 )
+_ANSWERED_422 = ("HTTPValidationError", "ValidationError")  # FastAPI's own schemas of these answers
 _TEXT = "Set the volume to 25."
 _WORDS = [{"word": "Set", "start": 0.33, "end": 0.52}]
 _USAGE = {"type": "duration", "seconds": 3}
@@ -127,7 +128,10 @@ def describe(app: FastAPI) -> None:
     @functools.cache
     def openapi() -> dict[str, Any]:
         schema = found()
-        for form in schema.get("components", {}).get("schemas", {}).values():
+        forms = schema.get("components", {}).get("schemas", {})
+        for name in _ANSWERED_422:
+            forms.pop(name, None)
+        for form in forms.values():
             _show_files(form)
         for path, operations in schema["paths"].items():
             for operation in operations.values():
