@@ -17,6 +17,7 @@ from . import (
     metrics,
     openai_audio,
     openai_realtime,
+    openapi,
     predict,
     realtime,
     whisper_asr,
@@ -32,7 +33,7 @@ def create_app(recognizer: Recognizer, *, offline: bool = True, live: bool = Tru
     about: dict[str, Any] = {
         "title": "twostage-asr",
         "version": "1",
-        "description": "Speech recognition with LLM decoders.",
+        "description": openapi.ABOUT,
     }
     # FastAPIOffline serves /docs with Swagger UI from this server's own files.
     app = FastAPIOffline(redoc_url=None, **about) if has_docs else FastAPI(openapi_url=None, **about)
@@ -46,6 +47,7 @@ def create_app(recognizer: Recognizer, *, offline: bool = True, live: bool = Tru
             app.include_router(live_protocol.router(recognizer))
     paths = frozenset(path for route in app.routes if (path := getattr(route, "path", None)))
     app.add_middleware(RequestGuard, recognizer=recognizer, paths=paths)
+    openapi.describe(app)
     if recognizer.settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
