@@ -96,6 +96,7 @@ def _add(commands: Commands, name: str, port: int, what: str) -> None:
     where.add_argument("--hotwords-file", "--hotword-file", type=Path, metavar="FILE", help="one a line")
     where.add_argument("--vad", default="silero", help='of live audio: "silero", or the directory of an fsmn-vad')
     where.add_argument("--chunk-ms", type=float, default=480.0, help="of live audio between two partial texts")
+    where.add_argument("--samples", type=Path, metavar="DIR", help="audio files that the web page offers to try")
     where.add_argument("--tls-certificate", type=Path, metavar="FILE")
     where.add_argument("--tls-key", type=Path, metavar="FILE")
     where.add_argument("--log-level", choices=["debug", "info", "warning", "error"], default="info")
@@ -291,6 +292,7 @@ def _read_config(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _settings(args: argparse.Namespace, limits: dict[str, Any]) -> "ServerSettings":
+    from ..server.page_content import ModelNote, PageContent, find_samples
     from ..server.settings import ServerSettings
 
     keys = () if args.api_key_file else _keys_of_environment()
@@ -312,6 +314,7 @@ def _settings(args: argparse.Namespace, limits: dict[str, Any]) -> "ServerSettin
         cors_origins=tuple(args.cors_origin),
         url_hosts=tuple(args.allow_url_host),
         strict_fields=args.strict_fields,
+        page=PageContent(ModelNote.of(args.model), find_samples(args.samples) if args.samples else {}),
         names_speakers=args.speaker_model != "auto",
         **limits,
     )
