@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -26,9 +26,9 @@ class ModelNote(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str = Field("", max_length=100)
-    note: str = Field("", max_length=2_000)
-    sentences: tuple[str, ...] = Field((), max_length=100)  # that the model understands
+    name: Annotated[str, Field(max_length=100)] = ""
+    note: Annotated[str, Field(max_length=2_000)] = ""
+    sentences: Annotated[tuple[str, ...], Field(max_length=100)] = ()  # that the model understands
 
     @classmethod
     def of(cls, model: str) -> Self:

@@ -16,7 +16,7 @@ import base64
 import json
 import math
 import unicodedata
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from dataclasses import replace
 from pathlib import PurePath
 from typing import Annotated, Any
@@ -31,7 +31,7 @@ from ..errors import ASRError
 from ..families.languages import LANGUAGES
 from ..run_options import TranscribeOptions
 from ..segments import Part, join_parts, join_texts, with_warnings
-from ..transcript import Transcript, TranscriptWarning
+from ..transcript import Segment, SpeakerTurn, Transcript, TranscriptWarning, Word
 from ..vad.splitting import Piece
 from ..writers import WRITERS
 from .bodies import require_few_values
@@ -40,6 +40,7 @@ from .fields import ClientRoute
 from .openai_audio import MAX_WORDS, hotwords_in
 from .page_content import FILES, INDEX, MEDIA_TYPES
 from .recognizer import Recognizer
+from .recording import OnPart
 from .speakers import SpeakerForm
 from .sse import followed
 
@@ -135,8 +136,12 @@ async def _lines(
     yield _line("read", duration=recording.duration, peaks=peaks, peaks_per_s=PEAKS_PER_S)
     num_samples = sum(len(cut.waveform) for cut in recording.cuts)
     num_done = 0
+
+    def start(tell: OnPart) -> Coroutine[Any, Any, Transcript]:
+        return recognizer.transcribe(recording, options, on_part=tell)
+
     try:
-        async for news in followed(lambda tell: recognizer.transcribe(recording, options, on_part=tell)):
+        async for news in followed(start):
             if isinstance(news, Transcript):
                 whole = with_warnings(news, missing)
                 yield _line("done", transcript=replace(whole, words=None).to_dict())  # the segments have them
@@ -196,12 +201,13 @@ def _written(name: str, content: bytes) -> str:
         message = f"{'.'.join(map(str, problem['loc']))} {problem['msg']}".strip()
         raise Refusal(400, message, code="invalid_request", param="transcript") from error
     words = [word for segment in transcript.segments for word in segment.words or ()]
-    for each in (*transcript.segments, *words, *(transcript.turns or ())):
+    spoken: list[Segment | Word | SpeakerTurn] = [*transcript.segments, *words, *(transcript.turns or ())]
+    for each in spoken:
         if not 0 <= each.start <= each.end <= MAX_TIME_S:
             message = f"times must have 0 <= start <= end <= {MAX_TIME_S:.0f}, got {each.start} and {each.end}"
             raise Refusal(400, message, code="invalid_value", param="transcript")
-    if hidden := next((word.text for word in words if not _is_visible(word.text)), None):
-        message = f"a word needs a letter, a figure or another visible character, got {hidden[:50]!r}"
+    if hidden := [word.text for word in words if not _is_visible(word.text)]:
+        message = f"a word needs a letter, a figure or another visible character, got {hidden[0][:50]!r}"
         raise Refusal(400, message, code="invalid_value", param="transcript")
     text = join_texts(segment.text for segment in transcript.segments)
     is_timed = any(segment.words is not None for segment in transcript.segments)

@@ -21,6 +21,7 @@ const search = new Search($("text"));
 const queue = new Queue($("queue"), { onSelect: select, onChange: changed });
 const exports = new Exports(transcriptOf, message => trouble($("trouble"), message));
 const live = new Live(endLive);
+let isWaiting = false;
 let isFollowing = true;  // the text scrolls with the audio until the reader scrolls
 
 // --- what is shown
@@ -44,8 +45,8 @@ function changed(item, what, fresh) {
   if (item.state === "failed") say(`${item.name}: ${item.error}`);
   if (item !== shown) return;
   if (what === "removed") { showNothing(); return; }
-  if (what === "segments") view.append(fresh);
-  else if (what === "done" || (what === "state" && !item.segments.length && view.segments.length)) view.show(item.segments, item.hues);
+  if (what === "segments") { view.append(fresh); refreshSoon(); return; }
+  if (what === "done" || (what === "state" && !item.segments.length && view.segments.length)) view.show(item.segments, item.hues);
   refresh();
 }
 
@@ -55,6 +56,13 @@ function showNothing() {
   view.clear();
   $("view").hidden = true;
   $("empty").hidden = false;
+}
+
+// Once a picture, because the segments of a long recording come by the hundred.
+function refreshSoon() {
+  if (isWaiting) return;
+  isWaiting = true;
+  requestAnimationFrame(() => { isWaiting = false; if (shown) refresh(); });
 }
 
 function refresh() {

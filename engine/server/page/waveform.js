@@ -101,21 +101,21 @@ export class Waveform {
       canvas.height = Math.round(height * scale);
     }
     const pen = canvas.getContext("2d"), style = getComputedStyle(document.documentElement);
-    const colour = name => style.getPropertyValue(name), x = seconds => (seconds - this.from) / (this.to - this.from) * width;
+    const [accent, quiet, ink, voice] = ["--accent", "--wave", "--ink", "--voice"].map(name => style.getPropertyValue(name)), x = seconds => (seconds - this.from) / (this.to - this.from) * width;
     pen.setTransform(scale, 0, 0, scale, 0, 0);
     pen.clearRect(0, 0, width, height);
     const middle = (height - STRIP - 4) / 2, now = x(this.time), heights = this.heights(Math.max(1, Math.floor(width / BAR)));
     for (let bar = 0; bar < heights.length; bar++) {
       const half = Math.max(0.75, heights[bar] * (middle - 2));
-      pen.fillStyle = bar * BAR < now ? colour("--accent") : colour("--wave");
+      pen.fillStyle = bar * BAR < now ? accent : quiet;
       pen.fillRect(bar * BAR, middle - half, BAR - 1, 2 * half);
     }
     for (const span of this.spans) {
       if (span.end < this.from || span.start > this.to) continue;
-      pen.fillStyle = span.hue === undefined ? colour("--wave") : `oklch(${colour("--voice")} ${span.hue})`;
+      pen.fillStyle = span.hue === undefined ? quiet : `oklch(${voice} ${span.hue})`;
       pen.fillRect(x(span.start), height - STRIP, Math.max(1, x(span.end) - x(span.start) - 1), STRIP);
     }
-    pen.fillStyle = colour("--ink");
+    pen.fillStyle = ink;
     pen.fillRect(Math.min(width - 2, Math.max(0, now - 1)), 0, 2, height);
   }
 }
