@@ -1,6 +1,6 @@
 // The page: what is added goes through the queue, and one item at a time is shown, played, corrected and saved.
 import { about, sample } from "./api.js";
-import { $, clock, make, plural, say, trouble } from "./dom.js";
+import { $, clock, clockTo100ths, make, plural, say, trouble } from "./dom.js";
 import { Exports } from "./exports.js";
 import { Live } from "./live.js";
 import * as options from "./options.js";
@@ -103,14 +103,20 @@ function spansOf(item) {
 function showWarnings(warnings) {
   $("warnings").hidden = !warnings.length;
   $("warnings").querySelector("summary").textContent = plural(warnings.length, "warning");
-  $("warnings").querySelector("ul").replaceChildren(...warnings.map(warning => make("li", { textContent: warning.message })));
+  $("warnings").querySelector("ul").replaceChildren(...warnings.map(({ message }) => {
+    const start = message.match(/^(?:channel \d+, )?([\d.]+) to [\d.]+ s: /)?.[1];  // as the engine names a segment
+    if (start === undefined) return make("li", { textContent: message });
+    const play = make("button", { type: "button", className: "small quiet", textContent: clock(start), onclick: () => player.seek(Number(start), { isPlayed: true }) });
+    play.setAttribute("aria-label", `Play from ${clock(start)}`);
+    return make("li", {}, play, " ", message);
+  }));
 }
 
 function showWord(entry) {
   $("word-bar").hidden = $("tools").hidden = false;
   const sure = entry.confidence === undefined ? "" : entry.confidence === 1 ? "" : ` · ${Math.round(entry.confidence * 100)} % sure`;
   const isUnsure = entry.confidence < LOW ? " (it may be wrong)" : "";
-  $("word-facts").textContent = `“${entry.span.textContent.slice(0, 60)}” ${entry.start.toFixed(2)}–${entry.end.toFixed(2)} s${sure}${isUnsure}`;
+  $("word-facts").textContent = `“${entry.span.textContent.slice(0, 60)}” ${clockTo100ths(entry.start)}–${clockTo100ths(entry.end)}${sure}${isUnsure}`;
 }
 
 // --- what the reader changes

@@ -15,6 +15,12 @@ export function clock(seconds) {
   return hours ? `${hours}:${pad(minutes)}:${pad(whole % 60)}` : `${minutes}:${pad(whole % 60)}`;
 }
 
+// 0:07.25, for the times of words
+export function clockTo100ths(seconds) {
+  const hundredths = Math.round(seconds * 100);
+  return `${clock(Math.floor(hundredths / 100))}.${String(hundredths % 100).padStart(2, "0")}`;
+}
+
 export function say(text) { $("status").textContent = text; }
 
 // Shows a problem in an element with role="alert", or hides the element if there is none.
