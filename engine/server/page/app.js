@@ -15,6 +15,7 @@ const player = new Player((seconds, isPlaying) => view.setTime(seconds, { isFoll
 const view = new TranscriptView($("text"), {
   onPlay: seconds => { isFollowing = true; player.seek(seconds, { isPlayed: true }); },
   onPick: showWord,
+  onBegin: () => player.pause(),
   onEdit: edited,
 });
 const search = new Search($("text"));
@@ -33,7 +34,8 @@ function select(item) {
   queue.mark(item);
   player.unload();
   search.clear();
-  $("word-bar").hidden = true;
+  $("word-facts").textContent = "Click a word to hear it, double-click to correct it";
+  $("word-edit").hidden = true;
   view.show(item.segments, item.hues);
   refresh();
   if (!matchMedia("(min-width: 60rem)").matches) $("view").scrollIntoView();
@@ -73,7 +75,7 @@ function refresh() {
   $("again").hidden = !item.error;
   $("progress").hidden = isDone || item.state === "failed";
   if (item.fraction === undefined) $("progress").removeAttribute("value"); else $("progress").value = item.fraction;
-  for (const id of ["copy", "save", "finder"]) $(id).hidden = !isDone || !item.segments.length;
+  for (const id of ["copy", "save", "finder", "tools"]) $(id).hidden = !isDone || !item.segments.length;
   $("text").hidden = !item.segments.length;
   $("player").hidden = !isHeard;
   if (isHeard && player.audio.src !== item.url) player.load(item, spansOf(item));
@@ -83,7 +85,6 @@ function refresh() {
   const low = isDone ? view.count(entry => entry.confidence < MID) : 0;
   $("legend").hidden = !low;
   $("next-uncertain").hidden = !low;
-  $("tools").hidden = !low && $("word-bar").hidden;
   $("next-uncertain").textContent = `${plural(low, "uncertain word")} ›`;
 }
 
@@ -113,7 +114,7 @@ function showWarnings(warnings) {
 }
 
 function showWord(entry) {
-  $("word-bar").hidden = $("tools").hidden = false;
+  $("word-edit").hidden = false;
   const sure = entry.confidence === undefined ? "" : entry.confidence === 1 ? "" : ` · ${Math.round(entry.confidence * 100)} % sure`;
   const isUnsure = entry.confidence < LOW ? " (it may be wrong)" : "";
   $("word-facts").textContent = `“${entry.span.textContent.slice(0, 60)}” ${clockTo100ths(entry.start)}–${clockTo100ths(entry.end)}${sure}${isUnsure}`;
@@ -246,7 +247,7 @@ function listen() {
   $("again").onclick = () => queue.again(shown);
   $("redo").onclick = () => add([shown.file]);
   $("next-uncertain").onclick = () => view.nextUncertain();
-  $("word-edit").onclick = () => { if (view.cursor) { player.pause(); view.edit(view.cursor); } };
+  $("word-edit").onclick = () => { if (view.cursor) view.edit(view.cursor); };
   $("key").onchange = meetServer;
   document.addEventListener("keydown", press);
   for (const kind of ["wheel", "touchmove"]) addEventListener(kind, () => { isFollowing = false; }, { passive: true });

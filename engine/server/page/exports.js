@@ -24,7 +24,7 @@ export class Exports {
     const known = Object.keys(MEANINGS).filter(format => formats.includes(format));
     $("save").querySelector("ul").replaceChildren(...known.map(format => {
       const button = make("button", { type: "button", onclick: () => this.save(format).catch(error => this.onTrouble(error.message)) });
-      button.append(make("b", { textContent: format }), ` ${MEANINGS[format]}`);
+      button.append(make("b", { textContent: format === "TextGrid" ? format : format.toUpperCase() }), make("span", { textContent: MEANINGS[format] }));
       button.dataset.format = format;
       return make("li", {}, button);
     }));

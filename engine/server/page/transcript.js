@@ -6,9 +6,10 @@ const PAUSE_S = 2, LONG_CHARS = 400;  // where a paragraph ends although nobody 
 const UNSPACED = /[\u2e80-\u312f\u3190-\u9fff\uf900-\ufaff\uff00-\uff60]/;  // scripts that put no spaces between words
 
 export class TranscriptView {
-  // `onPlay(seconds)`: a place was asked for. `onPick(entry)`: a word has the cursor. `onEdit()`: something was changed.
-  constructor(root, { onPlay, onPick, onEdit }) {
-    Object.assign(this, { root, onPlay, onPick, onEdit });
+  // `onPlay(seconds)`: a place was asked for. `onPick(entry)`: a word has the cursor. `onBegin()`: a word
+  // is about to be corrected. `onEdit(before, after)`: something was changed; the names are those of a speaker.
+  constructor(root, { onPlay, onPick, onBegin, onEdit }) {
+    Object.assign(this, { root, onPlay, onPick, onBegin, onEdit });
     root.onclick = event => this.click(event);
     root.ondblclick = event => { if (event.target.entry) this.edit(event.target.entry); };
     root.onkeydown = event => this.press(event);
@@ -163,6 +164,7 @@ export class TranscriptView {
 
   edit(entry) {
     const { span } = entry, before = span.textContent;
+    this.onBegin();
     const field = make(before.length > 40 ? "textarea" : "input", { value: before, className: "edit" });
     if (field.type === "textarea") field.rows = Math.ceil(before.length / 60);
     else field.size = Math.max(3, before.length + 1);

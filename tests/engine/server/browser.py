@@ -47,6 +47,17 @@ class Page:
             event = {"type": kind, "key": key, "code": key, "windowsVirtualKeyCode": code, **text}
             await self.call("Input.dispatchKeyEvent", event)
 
+    async def double_click(self, element: str) -> None:
+        """Click twice on the middle of what an expression gives, where it was before the first click."""
+        box = f"{element}.getBoundingClientRect()"
+        where = {
+            axis: await self.run(f"{box}.{axis} + {box}.{size} / 2") for axis, size in (("x", "width"), ("y", "height"))
+        }
+        for count in (1, 2):
+            for kind in ("mousePressed", "mouseReleased"):
+                event = {"type": kind, "button": "left", "clickCount": count, **where}
+                await self.call("Input.dispatchMouseEvent", event)
+
     async def write(self, text: str) -> None:
         """Type a text in place of what is selected."""
         await self.call("Input.insertText", {"text": text})

@@ -170,6 +170,20 @@ def test_a_corrected_word_is_in_every_file_that_is_saved(faked: Running, visit: 
     visit(f"{faked.http}/", read)
 
 
+def test_a_double_click_corrects_the_word_that_was_clicked(faked: Running, visit: Visit) -> None:
+    """The first click plays the word, and must not move the text from under the second."""
+
+    async def read(page: Page) -> None:
+        await add(page, {"talk.wav": speech(5)})
+        await page.double_click("document.querySelector('#text .w')")
+        assert await page.run("document.getElementById('audio').paused")
+        await page.write("Clap")
+        await page.press("Enter")
+        assert "Clap 5." in await page.run(TEXT)
+
+    visit(f"{faked.http}/", read)
+
+
 def test_speakers_on_the_page_can_be_renamed_with_the_keyboard(faked: Running, visit: Visit) -> None:
     """The new name stands in the text and in the file that is saved; Escape keeps the old one."""
     colours = "new Set([...document.querySelectorAll('.name')].map(each => getComputedStyle(each).color)).size"
