@@ -20,7 +20,7 @@ const view = new TranscriptView($("text"), {
 });
 const search = new Search($("text"));
 const queue = new Queue($("queue"), { onSelect: select, onChange: changed });
-const exports = new Exports(transcriptOf, message => trouble($("trouble"), message));
+const exports = new Exports(transcriptOf, { onSave: () => { shown.isUnsaved = false; }, onTrouble: message => trouble($("trouble"), message) });
 const live = new Live(endLive);
 let isWaiting = false;
 let isFollowing = true;  // the text scrolls with the audio until the reader scrolls
@@ -29,7 +29,8 @@ let isFollowing = true;  // the text scrolls with the audio until the reader scr
 
 function select(item) {
   shown = item;
-  for (const id of ["empty", "live"]) $(id).hidden = true;
+  $("empty").hidden = true;
+  $("live").hidden = !live.isOn;
   $("view").hidden = false;
   queue.mark(item);
   player.unload();
@@ -123,7 +124,7 @@ function showWord(entry) {
 // --- what the reader changes
 
 function edited(before, after) {
-  shown.isEdited = true;
+  shown.isEdited = shown.isUnsaved = true;
   shown.segments = view.segments;
   shown.hues = view.hues;
   for (const turn of shown.about.turns ?? []) if (turn.speaker === before) turn.speaker = after;
@@ -251,6 +252,9 @@ function listen() {
   $("key").onchange = meetServer;
   document.addEventListener("keydown", press);
   for (const kind of ["wheel", "touchmove"]) addEventListener(kind, () => { isFollowing = false; }, { passive: true });
+  addEventListener("beforeunload", event => {
+    if (live.isOn || queue.items.some(item => item.isUnsaved)) event.preventDefault();  // the browser asks the reader
+  });
   addEventListener("dragover", event => { event.preventDefault(); $("drop").classList.add("over"); });
   addEventListener("dragleave", event => { if (!event.relatedTarget) $("drop").classList.remove("over"); });
   addEventListener("drop", event => {

@@ -8,9 +8,9 @@ const MEANINGS = {
 };
 
 export class Exports {
-  // `transcriptOf()`: the transcript that is shown; `onTrouble(message)`.
-  constructor(transcriptOf, onTrouble) {
-    Object.assign(this, { transcriptOf, onTrouble });
+  // `transcriptOf()`: the transcript that is shown; `onSave()`: it is saved; `onTrouble(message)`.
+  constructor(transcriptOf, { onSave, onTrouble }) {
+    Object.assign(this, { transcriptOf, onSave, onTrouble });
     $("copy").onclick = () => this.copy().catch(error => onTrouble(error.message));
     document.addEventListener("click", event => { if (!$("save").contains(event.target)) $("save").open = false; });
     $("save").onkeydown = event => {
@@ -36,6 +36,7 @@ export class Exports {
     const link = make("a", { href: URL.createObjectURL(new Blob([text], { type: "text/plain" })), download: `${transcript.key}.${format}` });
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+    this.onSave();
     say(`${link.download} is saved`);
   }
 

@@ -31,9 +31,16 @@ export class Live {
     $("open").replaceChildren();
     trouble($("live-trouble"), null);
     this.media = await openMicrophone();
-    this.context = new AudioContext({ sampleRate: RATE });
-    await this.context.audioWorklet.addModule(new URL("microphone-worklet.js", import.meta.url));
-    const node = new AudioWorkletNode(this.context, "pcm");
+    let source, node;
+    try {
+      this.context = new AudioContext({ sampleRate: RATE });
+      await this.context.audioWorklet.addModule(new URL("microphone-worklet.js", import.meta.url));
+      source = this.context.createMediaStreamSource(this.media);
+      node = new AudioWorkletNode(this.context, "pcm");
+    } catch (error) {
+      this.release();
+      throw new Error(`This browser cannot record at ${RATE} Hz: ${error.message}`);
+    }
     node.port.onmessage = event => this.hear(event.data);
     this.socket = liveSocket();
     this.socket.onopen = () => {
@@ -41,7 +48,7 @@ export class Live {
       this.socket.send("START");
       if (options.language) this.socket.send(`LANGUAGE:${options.language}`);
       if (options.hotwords) this.socket.send(`HOTWORDS:${options.hotwords}`);
-      this.context?.createMediaStreamSource(this.media).connect(node);
+      source.connect(node);
     };
     this.socket.onmessage = event => this.read(JSON.parse(event.data));
     this.socket.onclose = event => this.close(event);
@@ -106,13 +113,18 @@ export class Live {
   close(event) {
     if (!this.isDone && event.code !== 1000) {
       const reason = event.reason || "The connection to the server was lost";
-      trouble($("live-trouble"), `${reason}. What was said until then is kept.`);
+      trouble($("live-trouble"), this.numSamples ? `${reason}. What was said until then is kept.` : reason);
     }
-    this.media?.getTracks().forEach(track => track.stop());
-    if (this.context && this.context.state !== "closed") this.context.close();
+    this.release();
     if (document.fullscreenElement) document.exitFullscreen();
-    this.context = this.isDone = null;
+    this.isDone = false;
     this.onEnd(this.numSamples ? this.recording() : null);
+  }
+
+  release() {
+    this.media.getTracks().forEach(track => track.stop());
+    this.context?.close();
+    this.context = null;
   }
 
   recording() {

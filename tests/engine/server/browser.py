@@ -70,7 +70,8 @@ class Page:
         await self.call("Emulation.setEmulatedMedia", {"features": [scheme]})
 
     async def open(self, url: str) -> None:
-        """Go to another page, without what this one has kept."""
+        """Go to another page, without the question whether this one may be left."""
+        await self.run("addEventListener('beforeunload', event => event.stopImmediatePropagation(), true)")
         await self.call("Page.navigate", {"url": url})
         await self.wait_for(f"location.href === '{url}' && document.readyState === 'complete'")
 

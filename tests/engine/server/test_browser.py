@@ -5,6 +5,7 @@ import json
 import shutil
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,7 +16,7 @@ from tests.audio_clips import encode
 from tests.engine.server.browser import Page, open_page
 from tests.engine.server.conftest import Running, running
 from tests.engine.server.requests_of_clients import wav, waveform
-from tests.fake_model import samples
+from tests.fake_model import fake_transcriber, samples
 from tests.fake_voices import FakeVoices
 from tests.paths import ROOT
 from tests.pipeline import Clip
@@ -207,6 +208,20 @@ def test_speakers_on_the_page_can_be_renamed_with_the_keyboard(faked: Running, v
         assert "SPK0" not in await page.run(SAVED.format(format="rttm"))
 
     visit(f"{faked.http}/", read)
+
+
+def test_a_server_with_keys_says_that_it_needs_one_and_takes_it(tmp_path: Path, visit: Visit) -> None:
+    async def read(page: Page) -> None:
+        assert "needs an API key" in await page.run("document.getElementById('trouble-adding').innerText")
+        await page.run("document.getElementById('key').value = 'secret'")
+        await page.run("document.getElementById('key').dispatchEvent(new Event('change'))")
+        await page.wait_for("document.getElementById('language').options.length === 3")
+        assert await page.run("document.getElementById('trouble-adding').hidden")
+        await add(page, {"talk.wav": speech(5)})
+        assert "clip 5." in await page.run(TEXT)
+
+    with running(SimpleNamespace(transcriber=fake_transcriber(tmp_path)), api_keys=("secret",)) as server:
+        visit(f"{server.http}/", read)
 
 
 @pytest.mark.parametrize("is_dark", [False, True])

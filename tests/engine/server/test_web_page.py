@@ -1,6 +1,7 @@
 """The routes of the web page: what it loads, what it is told, and what it may ask for."""
 
 import ast
+import itertools
 import json
 import re
 from pathlib import Path
@@ -11,9 +12,11 @@ import numpy as np
 import pytest
 import requests
 import soundfile
+from websockets.sync.client import connect
 
 from tests.audio_clips import encode
 from tests.engine.server.conftest import Running, running
+from tests.engine.server.fakes import fake_running, pcm
 from tests.fake_model import fake_transcriber, samples
 from tests.paths import CHECKPOINTS, ROOT
 from twostage_asr.engine.errors import ConfigError
@@ -115,6 +118,21 @@ def test_segments_are_told_as_they_are_done(faked: Running) -> None:
 def test_who_speaks_can_be_asked_for(faked: Running) -> None:
     done = lines(faked, encode(samples(5, 4.0), 16_000, "WAV", "PCM_16"), spk="true")[-1]["transcript"]
     assert done["segments"][0]["speaker"] == "SPK0" and done["turns"]
+
+
+def test_live_text_says_which_part_of_it_stays(tmp_path: Path) -> None:
+    with fake_running(tmp_path) as server, connect(server.ws) as socket:
+        socket.send("START")
+        for _ in range(4):
+            socket.send(pcm(1.0))
+        heard: list[dict[str, Any]] = []
+        while len(heard) < 3:
+            message = json.loads(socket.recv(10))
+            heard += [message] if message.get("partial") else []
+    for before, after in itertools.pairwise(heard):
+        assert before["partial"].startswith(before["partial_confirmed"])
+        assert after["partial"].startswith(before["partial_confirmed"])
+    assert heard[-1]["partial_confirmed"]
 
 
 def test_peaks_are_the_loudest_samples_and_silence_where_no_segment_is() -> None:
