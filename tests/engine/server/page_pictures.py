@@ -82,7 +82,7 @@ def main() -> None:
     parser.add_argument("directory", type=Path)
     directory: Path = parser.parse_args().directory
     directory.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as working:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as working:  # Chromium still writes
         checkpoint = Path(working) / "checkpoint"
         shutil.copytree(CHECKPOINTS["low_frame_rate"], checkpoint, ignore=CONVERSIONS)
         content = PageContent(ModelNote.of(str(checkpoint)), find_samples(CLIPS))
