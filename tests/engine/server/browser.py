@@ -70,8 +70,7 @@ class Page:
         await self.call("Emulation.setEmulatedMedia", {"features": [scheme]})
 
     async def open(self, url: str) -> None:
-        """Go to another page, without the question whether this one may be left."""
-        await self.run("addEventListener('beforeunload', event => event.stopImmediatePropagation(), true)")
+        """Go to another page."""
         await self.call("Page.navigate", {"url": url})
         await self.wait_for(f"location.href === '{url}' && document.readyState === 'complete'")
 
@@ -81,11 +80,17 @@ class Page:
         await self.run(CHOOSE.format(files=json.dumps(given)))
 
     async def call(self, method: str, parameters: dict[str, Any]) -> Any:
+        """Send a command and wait for its answer. A question whether the page may be left is answered with yes."""
+        number = await self._send(method, parameters)
+        while (answer := json.loads(await asyncio.wait_for(self._socket.recv(), 30))).get("id") != number:
+            if answer.get("method") == "Page.javascriptDialogOpening":
+                await self._send("Page.handleJavaScriptDialog", {"accept": True})
+        return answer
+
+    async def _send(self, method: str, parameters: dict[str, Any]) -> int:
         self._number += 1
         await self._socket.send(json.dumps({"id": self._number, "method": method, "params": parameters}))
-        while (answer := json.loads(await asyncio.wait_for(self._socket.recv(), 30))).get("id") != self._number:
-            pass
-        return answer
+        return self._number
 
     async def wait_for(self, condition: str, seconds: float = 20.0) -> None:
         """Until an expression is true."""
@@ -120,6 +125,7 @@ async def open_page(chromium: str, url: str, microphone: Path, directory: Path) 
                 pages[0]["webSocketDebuggerUrl"], max_size=None, ping_interval=None
             ) as socket:
                 page = Page(socket)
+                await page.call("Page.enable", {})
                 await page.wait_for(f"location.href === '{url}' && document.readyState === 'complete'")
                 yield page
         finally:

@@ -123,12 +123,12 @@ def test_who_speaks_can_be_asked_for(faked: Running) -> None:
 def test_live_text_says_which_part_of_it_stays(tmp_path: Path) -> None:
     with fake_running(tmp_path) as server, connect(server.ws) as socket:
         socket.send("START")
-        for _ in range(4):
-            socket.send(pcm(1.0))
         heard: list[dict[str, Any]] = []
         while len(heard) < 3:
-            message = json.loads(socket.recv(10))
-            heard += [message] if message.get("partial") else []
+            socket.send(pcm(1.0))
+            while not (message := json.loads(socket.recv(10))).get("partial"):
+                pass
+            heard.append(message)
     for before, after in itertools.pairwise(heard):
         assert before["partial"].startswith(before["partial_confirmed"])
         assert after["partial"].startswith(before["partial_confirmed"])
