@@ -113,6 +113,9 @@ def _add(commands: Commands, name: str, port: int, what: str) -> None:
     )
     where.add_argument("--vad", default="silero", help='of live audio: "silero", or the directory of an fsmn-vad')
     where.add_argument("--chunk-ms", type=float, default=480.0, help="of live audio between two partial texts")
+    where.add_argument(
+        "--samples", type=Path, metavar="DIR", help="audio files that the web page offers to try (default: none)"
+    )
     where.add_argument("--tls-certificate", type=Path, metavar="FILE", help="to serve HTTPS (default: HTTP)")
     where.add_argument("--tls-key", type=Path, metavar="FILE", help="of that certificate (default: in the same file)")
     where.add_argument(
@@ -287,6 +290,7 @@ def _wyoming(uri: str, *, no_auth: bool) -> "Callable[[Recognizer], WyomingServe
 
 
 def _settings(args: argparse.Namespace, limits: dict[str, Any]) -> "ServerSettings":
+    from ..server.page_content import ModelNote, PageContent, find_samples
     from ..server.settings import ServerSettings
 
     keys = () if args.api_key_file else _keys_of_environment()
@@ -308,6 +312,7 @@ def _settings(args: argparse.Namespace, limits: dict[str, Any]) -> "ServerSettin
         cors_origins=tuple(args.cors_origin),
         url_hosts=tuple(args.allow_url_host),
         strict_fields=args.strict_fields,
+        page=PageContent(ModelNote.of(args.model), find_samples(args.samples) if args.samples else {}),
         names_speakers=args.speaker_model != "auto",
         **limits,
     )

@@ -1,13 +1,12 @@
 """The ASGI application: all protocols share one Recognizer, behind the RequestGuard; CORS is answered before it."""
 
 import asyncio
-from importlib.resources import files
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
 from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import JSONResponse, Response
 
 from . import (
     chat,
@@ -20,6 +19,7 @@ from . import (
     openapi,
     predict,
     realtime,
+    web_page,
     whisper_asr,
     whisper_cpp,
 )
@@ -39,6 +39,7 @@ def create_app(recognizer: Recognizer, *, offline: bool = True, live: bool = Tru
     app = FastAPIOffline(redoc_url=None, **about) if has_docs else FastAPI(openapi_url=None, **about)
     failures.install(app)
     app.include_router(_operation(recognizer))
+    app.include_router(web_page.router(recognizer, offline=offline))
     if offline:
         for protocol in (openai_audio, chat, funasr, predict, whisper_asr, whisper_cpp):
             app.include_router(protocol.router(recognizer))
@@ -61,13 +62,8 @@ def create_app(recognizer: Recognizer, *, offline: bool = True, live: bool = Tru
 
 
 def _operation(recognizer: Recognizer) -> APIRouter:
-    """The routes for operators: the web page, health, readiness and metrics."""
+    """The routes for operators: health, readiness and metrics."""
     router = APIRouter(tags=["operation"])
-    page = files(__package__).joinpath("page.html").read_text(encoding="utf-8")
-
-    @router.get("/", include_in_schema=False)
-    async def web_page() -> Response:
-        return HTMLResponse(page)
 
     @router.get("/health")
     async def health() -> dict[str, str]:

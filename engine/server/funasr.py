@@ -9,9 +9,9 @@ from pydantic import Field
 
 from ..run_options import SpeakerSettings
 from ..streaming import samples_of
+from ..transcript import TranscriptWarning
 from . import formats, whisper_asr
 from .commands import CommandSession
-from .failures import Refusal
 from .fields import ClientRoute
 from .openai_audio import MAX_WORDS, hotwords_in
 from .pcm import MIN_PCM_BYTES
@@ -65,19 +65,14 @@ async def _answer(recognizer: Recognizer, request: Request, form: AsrForm) -> di
     recognizer.require_prompt(*form.hotwords)
     hotwords = hotwords_in(",".join(form.hotwords))
     options = recognizer.options(language=form.language, hotwords=hotwords, timestamps=form.timestamp)
-    missing: list[dict[str, str]] = []
-    if form.spk:
-        settings = form.speaker_settings()
-        try:
-            await recognizer.speakers.require("spk")
-            options = replace(options, timestamps=True, speakers=settings)
-        except Refusal as refusal:  # FunASR's clients ask for speakers by habit, and want their text
-            missing.append({"code": "no_speakers", "message": refusal.detail})
+    missing: tuple[TranscriptWarning, ...] = ()
+    if form.spk:  # FunASR's clients ask for speakers by habit
+        options, missing = await recognizer.speakers.or_warning(options, form.speaker_settings())
     recording = await form.read(recognizer, request)
     transcript = await recognizer.transcribe(recording, options)
     wall_s = time.perf_counter() - started
     answer = formats.funasr(transcript, with_words=form.timestamp, wall_s=wall_s)
-    answer["warnings"] += missing
+    answer["warnings"] += map(formats.warning_json, missing)
     return answer
 
 

@@ -6,10 +6,10 @@ The web page and the API documentation have policies of their own, which allow w
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-# The page is one file and loads nothing from elsewhere. blob: is for the worklet that records the microphone.
+# The page runs its own scripts alone. What it plays and saves are the reader's files, which it has as blobs.
 PAGE_POLICY = (
-    "default-src 'none'; script-src 'unsafe-inline' blob:; style-src 'unsafe-inline'; connect-src 'self'; "
-    "media-src blob:; worker-src blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; media-src blob:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 # Swagger UI is served from this server's own files. Its page starts it with an inline script.
 DOCS_POLICY = (

@@ -3,14 +3,14 @@
     client: START, LANGUAGE:x, HOTWORDS:a,b, SPK:true, PING, binary PCM16 (little-endian, 16 kHz, mono, any size), STOP
     server: {"event": "started"}, {"event": "language_set", ...}, {"event": "hotwords_set", ...}
             {"event": "spk_set", ...}
-            {"sentences": [{"text", "start", "end", "spk"}], "partial", "partial_start_ms", "duration_ms",
-             "is_final": false}
+            {"sentences": [{"text", "start", "end", "spk"}], "partial", "partial_confirmed", "partial_start_ms",
+             "duration_ms", "is_final": false}
             after STOP the same with is_final true, then {"event": "stopped"}; START begins anew
 
-Sentences never change once they are sent. `partial` is the text of the sentence being spoken, which may change. Times
-are in milliseconds from START. LANGUAGE, HOTWORDS and SPK apply to later recordings, and to the current one if none of
-its audio has come. If a segment cannot be transcribed, {"event": "error", "error": why, "code": "segment_failed"} is
-sent before the answer that lacks it.
+Sentences never change once they are sent. `partial` is the text of the sentence being spoken, which may change, save
+its beginning `partial_confirmed`. Times are in milliseconds from START. LANGUAGE, HOTWORDS and SPK apply to later
+recordings, and to the current one if none of its audio has come. If a segment cannot be transcribed,
+{"event": "error", "error": why, "code": "segment_failed"} is sent before the answer that lacks it.
 
 After SPK:true, a sentence has `spk`, the number of its speaker. The last answer has all sentences with the numbers that
 a look at the whole recording gives; they differ where two numbers turn out to be one speaker. What is to be known of
@@ -123,7 +123,11 @@ class _RealtimeSession(CommandSession):
                 self._sentences += formats.sentences(event.transcript, numbers=self._numbers)
                 warnings += formats.warnings(event.transcript)
             else:
-                answer |= {"partial": event.text, "partial_start_ms": round(event.start * 1000)}
+                answer |= {
+                    "partial": event.text,
+                    "partial_confirmed": event.confirmed,
+                    "partial_start_ms": round(event.start * 1000),
+                }
         if warnings:
             answer["warnings"] = warnings
         return answer | {"duration_ms": self._num_bytes // 2 * 1000 // SAMPLE_RATE, "is_final": is_final}

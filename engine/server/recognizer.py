@@ -28,7 +28,7 @@ from .budget import Budget
 from .fields import UnknownFields
 from .ledger import Ledger
 from .metrics import Metrics, MetricsTimeline
-from .recording import transcribe_recording
+from .recording import OnPart, transcribe_recording
 from .remote import RemoteService
 from .settings import ServerSettings
 from .speakers import ServerSpeakers
@@ -221,9 +221,13 @@ class Recognizer:
         return replace(pieces[-1], cuts=[cut for piece in pieces for cut in piece.cuts])
 
     async def transcribe(
-        self, recording: Piece, options: TranscribeOptions, on_text: OnText | None = None
+        self,
+        recording: Piece,
+        options: TranscribeOptions,
+        on_text: OnText | None = None,
+        on_part: OnPart | None = None,
     ) -> Transcript:
-        """Transcribe a recording; `on_text` is called on this event loop with the text so far.
+        """Transcribe a recording; transcribe_recording explains `on_text` and `on_part`.
 
         Cancelling the wait drops the work in both stages.
 
@@ -233,7 +237,7 @@ class Recognizer:
         """
         started = time.perf_counter()
         speakers = None if options.speakers is None else await self.speakers.of(options.speakers)
-        transcript = await transcribe_recording(self.service, recording, options, on_text, speakers)
+        transcript = await transcribe_recording(self.service, recording, options, on_text, speakers, on_part)
         self.metrics.count(transcript, time.perf_counter() - started)
         if error := transcript.exception():
             raise error

@@ -7,8 +7,10 @@ transcribed, must wait without blocking the event loop, and shares the service w
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import TypeAlias
 
 from ..model import ClipService
 from ..recordings import Recording
@@ -18,6 +20,8 @@ from ..service import OnText
 from ..transcript import Transcript
 from ..vad.splitting import Cut, Piece
 from .speakers import RecordingSpeakers, offered
+
+OnPart: TypeAlias = Callable[[tuple[int, Part]], None]  # the number of a segment, and its transcript
 
 SEGMENTS_AT_ONCE = 32  # of one recording, so that others have their turn
 
@@ -64,8 +68,10 @@ async def transcribe_recording(
     options: TranscribeOptions,
     on_text: OnText | None = None,
     speakers: RecordingSpeakers | None = None,
+    on_part: OnPart | None = None,
 ) -> Transcript:
     """Transcribe the piece that is all of a recording; `on_text` is called on this event loop with the text so far.
+    `on_part` is called there with each segment that is done, in any order.
 
     With `speakers`, the transcript says who speaks: segments are embedded while they are decoded.
 
@@ -88,7 +94,10 @@ async def transcribe_recording(
             else:
                 transcript, _ = await asyncio.gather(text, speakers.hear(cut))
         so_far.finish(number, transcript.text)
-        recording.finish(Part(cut.start, transcript, cut.channel))
+        part = Part(cut.start, transcript, cut.channel)
+        recording.finish(part)
+        if on_part is not None:
+            on_part((number, part))
 
     tasks = [asyncio.create_task(transcribe(number, cut)) for number, cut in enumerate(audio.cuts)]
     try:

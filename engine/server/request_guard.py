@@ -22,10 +22,11 @@ from .api_keys import ApiKeys
 from .bodies import Body
 from .failures import Refusal, error_response
 from .origins import Origins
+from .page_content import FILES
 from .quotas import Quota, client_of
 from .recognizer import Recognizer
 
-OPEN_PATHS = frozenset({"/", "/health", "/ready"})  # need no key
+OPEN_PATHS = frozenset({"/", "/health", "/ready", *FILES})  # need no key
 DISCARD_BYTES = 16 << 20  # of a refused body that are read and dropped before the answer
 DISCARD_S = 2.0  # longest time for that
 KEY_SUBPROTOCOL = "openai-insecure-api-key."  # OpenAI's web clients send keys so: browsers set no WebSocket headers

@@ -7,6 +7,7 @@ from ..audio.decode import AudioLimits
 from ..errors import ConfigError
 from .api_keys import parse_keys, read_keys
 from .origins import require_origin
+from .page_content import PageContent
 
 _POSITIVE = (
     *(
@@ -42,6 +43,7 @@ class ServerSettings:
     cors_origins: tuple[str, ...] = ()  # origins of web pages that may call it; "*": any; "null": pages from a disk
     url_hosts: tuple[str, ...] = ()  # hosts from which audio may be fetched on a client's behalf
     names_speakers: bool = False  # FunASR's WebSockets say who speaks, unless a client says SPK:false
+    page: PageContent = field(default_factory=PageContent)  # of the web page at /
     strict_fields: bool = False  # unknown fields of a request are errors instead of being ignored
 
     max_connections: int = 2048  # open at a time; at the limit, a new one replaces an idle one

@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from typing import Annotated, Any, TypeVar, cast
 
 import numpy as np
@@ -17,13 +18,13 @@ from pydantic import Field
 from ..audio.waveform import Waveform
 from ..errors import ASRError, QueueFullError
 from ..options import SpeakerOptions
-from ..run_options import SpeakerSettings, speaker_settings
+from ..run_options import SpeakerSettings, TranscribeOptions, speaker_settings
 from ..service import TranscriptionService
 from ..speakers.diarize import Stretch, windows_of
 from ..speakers.enrolment import KnownSpeakers
 from ..speakers.model import Embeddings
 from ..speakers.stage import enrolled, heard, named
-from ..transcript import Transcript
+from ..transcript import Transcript, TranscriptWarning
 from ..vad.splitting import Cut, Piece
 from .failures import Refusal
 from .fields import AudioForm, Open
@@ -106,6 +107,16 @@ class ServerSpeakers:
             log.warning("there is no speaker model: %s", error)
             message = f"this server cannot say who speaks; `serve --speaker-model DIR` gives it a model: {error}"
             raise Refusal(400, message, code="unsupported_value", param=param) from error
+
+    async def or_warning(
+        self, options: TranscribeOptions, settings: SpeakerSettings
+    ) -> tuple[TranscribeOptions, tuple[TranscriptWarning, ...]]:
+        """The options with speakers; or those given and a warning, for clients that want their text without them."""
+        try:
+            await self.require("spk")
+        except Refusal as refusal:
+            return options, (TranscriptWarning("no_speakers", str(refusal.detail)),)
+        return replace(options, timestamps=True, speakers=settings), ()
 
     async def of(self, settings: SpeakerSettings) -> RecordingSpeakers:
         """For a recording whose known speakers, (N,) float32 each, are enrolled here. Raises ASRError."""

@@ -2,8 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Collection
-from typing import Any, Protocol
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine
+from typing import Any, Protocol, TypeVar
 
 from starlette.responses import StreamingResponse
 
@@ -14,6 +14,8 @@ from ..vad.splitting import Piece
 from . import formats
 from .failures import error_body, refusal_of
 from .recognizer import Recognizer
+
+News = TypeVar("News")
 
 
 class EventForm(Protocol):
@@ -63,16 +65,21 @@ def event_stream(
     )
 
 
-async def texts(
-    recognizer: Recognizer, recording: Piece, options: TranscribeOptions
-) -> AsyncIterator[str | Transcript]:
+def texts(recognizer: Recognizer, recording: Piece, options: TranscribeOptions) -> AsyncIterator[str | Transcript]:
     """The text so far whenever it has grown, and at the end the transcript. Raises ASRError."""
-    arrived: asyncio.Queue[str | None] = asyncio.Queue()
-    task = asyncio.create_task(recognizer.transcribe(recording, options, on_text=arrived.put_nowait))
+    return followed(lambda tell: recognizer.transcribe(recording, options, on_text=tell))
+
+
+async def followed(
+    start: Callable[[Callable[[News], None]], Coroutine[Any, Any, Transcript]],
+) -> AsyncIterator[News | Transcript]:
+    """What a transcription tells while it goes on, and at the end the transcript. Raises ASRError."""
+    arrived: asyncio.Queue[News | None] = asyncio.Queue()
+    task = asyncio.create_task(start(arrived.put_nowait))
     task.add_done_callback(lambda _: arrived.put_nowait(None))
     try:
-        while (text := await arrived.get()) is not None:
-            yield text
+        while (news := await arrived.get()) is not None:
+            yield news
         yield await task
     finally:
         task.cancel()  # has an effect only if the client has disconnected

@@ -1,6 +1,6 @@
 """A trained model -> a checkpoint in the layout of the model hubs, which FunASR and this project's converter load.
 
-config.yaml  configuration.json  model.pt  multilingual.tiktoken
+config.yaml  configuration.json  model.pt  multilingual.tiktoken  about.json
 Qwen3-0.6B/  config.json  generation_config.json  tokenizer.json  tokenizer_config.json  vocab.json  merges.txt
 """
 
@@ -35,6 +35,7 @@ def write_checkpoint(model: MicroModel, vocabulary: Vocabulary, folder: Path) ->
     config = yaml.safe_dump(_config_yaml(model.config), sort_keys=False, allow_unicode=True, width=120)
     (folder / "config.yaml").write_text(config, "utf-8")
     _write_json(_CONFIGURATION, folder / "configuration.json")
+    _write_json(_ABOUT, folder / "about.json")
     write_ctc_vocabulary(vocabulary, folder / "multilingual.tiktoken")
     write_llm_tokenizer(vocabulary, folder / LLM_FOLDER)
     _write_json(_llm_config(model.config), folder / LLM_FOLDER / "config.json")
@@ -187,4 +188,25 @@ _CONFIGURATION: dict[str, Any] = {
         "llm_conf": {"init_param_path": LLM_FOLDER},
         "dataset_conf": {"ctc_tokenizer_conf": {"vocab_path": "multilingual.tiktoken"}},
     },
+}
+
+
+_ABOUT = {  # what the server's web page says of the model
+    "name": "the micro checkpoint",
+    "note": (
+        "A model for trying things out. It knows one speech synthesizer, espeak-ng, and understands no human voices "
+        "yet: for these it writes nonsense or nothing. It shows that everything works, not how well a real model "
+        "recognises speech."
+    ),
+    "sentences": [
+        "Set the volume to 25.",
+        "What is the weather in London today?",
+        "Call John Smith.",
+        "The train leaves at 8:15 PM.",
+        "The price is $240.",
+        "Turn on the light in the kitchen.",
+        "把音量调到25。",
+        "今天北京的天气怎么样？",
+        "请联系张三。",
+    ],
 }
