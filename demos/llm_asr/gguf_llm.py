@@ -114,7 +114,7 @@ def _unpack(raw: npt.NDArray[np.uint8], kind: int) -> npt.NDArray[Any]:
 
 
 def state_dict(gguf: GGUF) -> dict[str, Tensor]:
-    """The tensors under Hugging Face's names. GGUF interleaves the halves of each head's rotation; here they are apart."""
+    """The tensors under Hugging Face's names, which keep the halves of a rotation apart; GGUF interleaves them."""
     heads = {"attn_q": gguf.facts["llama.attention.head_count"], "attn_k": gguf.facts["llama.attention.head_count_kv"]}
     found = {}
     for name, values in gguf.tensors.items():

@@ -1,8 +1,8 @@
 """Whisper writes the texts of human recordings: python demos/llm_asr/label.py WHISPER AUDIO --out DIR
 
-WHISPER is a directory in Hugging Face's layout. AUDIO is a directory of recordings of up to 30 s. Every second one goes to
-DIR/train, the others to DIR/kept; no speaker may be in both, so give one recording a speaker. Only texts that Whisper is
-sure of are kept, and only those without figures. Written as kokoro.py writes what Kokoro spoke.
+WHISPER is a directory in Hugging Face's layout, and AUDIO one of recordings of up to 30 s. Every second one goes to
+DIR/train, the others to DIR/kept; give one recording a speaker, so that nobody is in both. Only texts that Whisper is
+sure of are kept. They are written as kokoro.py writes what Kokoro spoke.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from twostage_asr.engine.text import LLMTokenizer
 LEAST_CONFIDENCE = -0.3  # mean log-probability of a token
 RATES = (1.0, 4.5)  # words a second
 SHARD = 10
-_NUMBER = re.compile(r"(?<![\d.,])\d{1,3}(?![\d,:]|\.\d)\b")
+_NUMBER = re.compile(r"(?<![\d.,:])\d{1,3}\b(?![.,:]\d)")
 _MOST_TOKENS = 200
 _PROMPT = "<|startoftranscript|><|en|><|transcribe|><|notimestamps|>"
 

@@ -1,8 +1,8 @@
 """Train the adaptor and the LLM's updates: python demos/llm_asr/learn.py --whisper DIR --llm DIR --out DIR
         --kokoro SHARDS --human DIR [--kokoro-held-out SHARDS] [--start trained.safetensors] [--minutes 8]
 
-SHARDS is what demos/micro/speak.py spoke, DIR of --human what label.py wrote. OUT/trained.safetensors is the best model so
-far: that with the fewest wrong words in held-out voices and the recordings that label.py kept back.
+SHARDS is what demos/micro/speak.py spoke, DIR of --human what label.py wrote. OUT/trained.safetensors is the best model
+so far: that with the fewest wrong words in held-out voices and in the recordings that label.py kept back.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from twostage_asr.engine.text import LLMTokenizer
 
 _RATES = {"tower": 1e-3, "llm": 6e-4, "rest": 1e-3}  # learning rates
 _WEIGHT_DECAY = 0.01
-_WARM_UP_STEPS = 150
+_WARM_UP = 0.05  # of the training
 _GOING_ON = 0.5  # of the rates, if weights are given to start from
 _LEAST_RATE = 0.02  # of the peak, at the end
 _CTC_WEIGHTS = (1.0, 0.15)  # at the beginning and from the middle on
@@ -93,7 +93,7 @@ class Trainer:
         self.examine(out)
 
     def _train_step(self, batch: Batch, progress: float) -> torch.Tensor:
-        rate = self._scale * _schedule(progress, self._step)
+        rate = self._scale * _schedule(progress)
         for group in self._adam.param_groups:
             group["lr"] = rate * group["rate"]
         with _autocast(self._device):
@@ -143,10 +143,10 @@ def _kind(name: str) -> str:
     return next((kind for kind in ("tower", "llm") if name.startswith(f"{kind}.")), "rest")
 
 
-def _schedule(progress: float, step: int) -> float:
+def _schedule(progress: float) -> float:
     """Linear warm-up, then half a cosine."""
     cosine = 0.5 * (1 + math.cos(math.pi * progress))
-    return min((step + 1) / _WARM_UP_STEPS, 1.0) * (_LEAST_RATE + (1 - _LEAST_RATE) * cosine)
+    return min(0.02 + progress / _WARM_UP, 1.0) * (_LEAST_RATE + (1 - _LEAST_RATE) * cosine)
 
 
 def _autocast(device: torch.device) -> torch.autocast | nullcontext[None]:
@@ -189,10 +189,12 @@ def main() -> None:
     print(
         f"{len(corpus.spoken)} spoken ({hours[0]:.2f} h), {len(corpus.human)} of people ({hours[1]:.2f} h)", flush=True
     )
-    model = Recognizer(arguments.whisper, arguments.llm, tokens_of([corpus, kept]))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    model = Recognizer(arguments.whisper, arguments.llm, tokens_of([corpus, kept]), dtype)
     if arguments.start:
         model.load(arguments.start)
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    model.to(device)
     options = Options(
         seconds=60 * arguments.minutes,
         steps=arguments.steps,

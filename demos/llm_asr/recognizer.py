@@ -1,8 +1,8 @@
 """Whisper's encoder (frozen), an adaptor, and an LLM with low-rank updates (LoRA): its losses, and greedy decoding.
 
-The prompt is the family's own (engine/families/llm_asr.py): text, then the audio, then the answer. Only the adaptor, the
-updates and a CTC head are trained. The head exists for the training alone: it names tokens by the LLM's own embeddings,
-so that what the adaptor makes of a word soon looks to the LLM like the word.
+The prompt is the family's own (engine/families/llm_asr.py): text, then the audio, then the answer. Only the adaptor,
+the updates and a CTC head are trained. The head exists for the training alone: it names tokens by the LLM's own
+embeddings, so that what the adaptor makes of a word soon looks to the LLM like the word.
 """
 
 import math
@@ -95,14 +95,14 @@ class Losses:
 
 
 class Recognizer(nn.Module):
-    """Float32 apart from the LLM's own weights, which are bfloat16 as stored; under autocast all products are bfloat16."""
+    """What is trained is float32; so is the encoder."""
 
-    def __init__(self, whisper: Path, llm: Path, ctc_ids: Tensor) -> None:
-        """`ctc_ids`: (V,) the tokens that the CTC head can name, those of the training texts."""
+    def __init__(self, whisper: Path, llm: Path, ctc_ids: Tensor, dtype: torch.dtype) -> None:
+        """`ctc_ids`: (V,) the tokens that the CTC head can name, those of the texts. `dtype`: of the LLM's weights."""
         super().__init__()
         encoder = read_whisper(whisper)
         self.tokenizer = LLMTokenizer(llm)
-        self.llm: Any = AutoModelForCausalLM.from_pretrained(llm, dtype=torch.float32)
+        self.llm: Any = AutoModelForCausalLM.from_pretrained(llm, dtype=dtype)
         self.config = tower_config(encoder, self.llm.config.hidden_size)
         self.tower = LLMASRTower(self.config)
         self.tower.audio_encoder.load_state_dict(encoder)
@@ -151,11 +151,10 @@ class Recognizer(nn.Module):
         return out
 
     def losses(self, audio: Tensor, answers: Tensor, sounding: Tensor, no_token: int) -> Losses:
-        """`answers` (B, Y) ends with the end token and is padded with `no_token`; `sounding` (B,) samples, on the CPU."""
+        """`answers` (B, Y) ends with the end token, then `no_token`; `sounding` (B,) samples, on the CPU."""
         embed = self.llm.get_input_embeddings()
-        known = answers.clamp(min=0)
         prompt = embed(self.prompt_ids).expand(len(audio), -1, -1)
-        inputs = torch.cat([prompt.to(audio.dtype), audio, embed(known[:, :-1]).to(audio.dtype)], 1)
+        inputs = torch.cat([prompt, audio.to(prompt.dtype), embed(answers.clamp(min=0)[:, :-1])], 1)
         hidden = self.llm.model(inputs_embeds=inputs, use_cache=False).last_hidden_state
         hidden = hidden[:, prompt.shape[1] + audio.shape[1] - 1 :]
         wanted = answers != no_token
@@ -180,7 +179,7 @@ class Recognizer(nn.Module):
         """Greedy answers of B clips, without their end tokens."""
         embed = self.llm.get_input_embeddings()
         prompt = embed(self.prompt_ids).expand(len(audio), -1, -1)
-        step: dict[str, Tensor] = {"inputs_embeds": torch.cat([prompt.to(audio.dtype), audio], 1)}
+        step: dict[str, Tensor] = {"inputs_embeds": torch.cat([prompt, audio.to(prompt.dtype)], 1)}
         answers: list[list[int]] = [[] for _ in audio]
         running, cache = set(range(len(audio))), None
         for _ in range(most):

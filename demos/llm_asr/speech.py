@@ -1,7 +1,7 @@
 """Spoken sentences in memory, and batches of clips cut and joined from them.
 
-Half of the clips hold one sentence, half several, with pauses between them, up to 28 s. Some hold none: noise, or tones,
-for which nothing is to be written.
+About half of the clips hold one sentence, the others several, with pauses between them. Some hold none but tones or
+noises, for which nothing is to be written.
 """
 
 import random
@@ -23,7 +23,7 @@ from sounds import draw_sound
 from twostage_asr.engine.text import LLMTokenizer
 
 RATE = 16_000
-MOST_S = 28.0
+MOST_S = 26.0  # of a clip, before it is slowed down
 JOINED_SHARE, HUMAN_SHARE, EMPTY_SHARE = 0.45, 0.3, 0.05
 _SPEEDS = (0.9, 1.12)
 _BEFORE_S, _BETWEEN_S, _AFTER_S = (0.0, 0.6), (0.1, 0.9), (0.0, 1.0)
