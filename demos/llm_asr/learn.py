@@ -10,7 +10,6 @@ import math
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -96,8 +95,8 @@ class Trainer:
         rate = self._scale * _schedule(progress)
         for group in self._adam.param_groups:
             group["lr"] = rate * group["rate"]
+        waveforms = self._composer.waveforms(_uploaded(batch, self._device), _AUGMENTATION)
         with _autocast(self._device):
-            waveforms = self._composer.waveforms(_uploaded(batch, self._device), _AUGMENTATION)
             audio = self._model.hear(waveforms, self._mask)
             answers = to_device(batch.answers, self._device)
             found = self._model.losses(audio, answers, batch.sounding, NO_TOKEN)
@@ -129,8 +128,8 @@ class Trainer:
         """What was said and what is written."""
         pairs = []
         for batch in in_order(group, self._options.size, self._model.end_id):
+            waveforms = self._kept_composer.waveforms(_uploaded(batch, self._device), NO_AUGMENTATION)
             with torch.inference_mode(), _autocast(self._device):
-                waveforms = self._kept_composer.waveforms(_uploaded(batch, self._device), NO_AUGMENTATION)
                 answers = self._model.decode(self._model.hear(waveforms))
             pairs += zip(batch.texts, map(self._model.tokenizer.decode, answers), strict=True)
         return pairs
@@ -149,8 +148,8 @@ def _schedule(progress: float) -> float:
     return min(0.02 + progress / _WARM_UP, 1.0) * (_LEAST_RATE + (1 - _LEAST_RATE) * cosine)
 
 
-def _autocast(device: torch.device) -> torch.autocast | nullcontext[None]:
-    return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
+def _autocast(device: torch.device) -> torch.autocast:
+    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
 
 
 def _uploaded(batch: Batch, device: torch.device) -> dict[str, torch.Tensor]:
@@ -174,7 +173,7 @@ def main() -> None:
     parser.add_argument("--start", type=Path, help="trained.safetensors to go on from")
     parser.add_argument("--minutes", type=float, default=8.0)
     parser.add_argument("--steps", type=int, default=1_000_000)
-    parser.add_argument("--size", type=int, default=64, help="clips of a batch")
+    parser.add_argument("--size", type=int, default=96, help="clips of a batch")
     parser.add_argument("--examinations", type=int, default=5, help="while training")
     parser.add_argument("--held-out", type=int, default=128, help="clips of each kind that are examined")
     parser.add_argument("--most", type=int, default=0, help="clips of each kind to train on; 0: all")

@@ -144,7 +144,8 @@ class Recognizer(nn.Module):
         """(B, N) samples of up to 30 s -> (B, A, D) embeddings of the audio."""
         padded = F.pad(waveforms, (0, WINDOW_SAMPLES - waveforms.shape[1]))
         lens = torch.full((len(padded),), WINDOW_SAMPLES)
-        features = log_mel(padded, lens, self.config.num_mels)
+        with torch.autocast(padded.device.type, enabled=False):
+            features = log_mel(padded, lens, self.config.num_mels)
         with torch.no_grad():
             encoded = self.tower.audio_encoder(features if mask is None else mask(features))
         out: Tensor = self.tower.audio_adaptor(encoded)

@@ -49,7 +49,7 @@ def write(llm: Path, out: Path, *, minutes: float, batch: int, tokens: int) -> N
     asked = list(itertools.product(KINDS, TOPICS))
     with out.open("a", encoding="utf-8") as file:
         while time.monotonic() < deadline:
-            chosen = [kind.format(topic=topic.strip()) for kind, topic in rng.sample(asked, batch)]
+            chosen = [kind.format(topic=topic.strip()) for kind, topic in rng.choices(asked, k=batch)]
             prompts = [f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n" for text in chosen]
             inputs = tokenizer(prompts, return_tensors="pt", padding=True).to(device)
             with torch.inference_mode():
@@ -67,7 +67,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--minutes", type=float, default=20.0)
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--tokens", type=int, default=220, help="of an answer at most")
+    parser.add_argument("--tokens", type=int, default=160, help="of an answer at most")
     arguments = parser.parse_args()
     write(
         arguments.llm,
