@@ -25,9 +25,9 @@ from twostage_asr.encoders.upload import to_device
 from twostage_asr.engine.cli.error_rates import error_rates
 from twostage_asr.engine.text import LLMTokenizer
 
-_RATES = {"tower": 1e-3, "llm": 6e-4, "rest": 1e-3}  # learning rates
+_RATES = {"tower": 5e-4, "llm": 5e-4, "rest": 5e-3}  # learning rates
 _WEIGHT_DECAY = 0.01
-_WARM_UP = 0.05  # of the training
+_WARM_UP = 0.08  # of the training
 _GOING_ON = 0.5  # of the rates, if weights are given to start from
 _LEAST_RATE = 0.02  # of the peak, at the end
 _CTC_WEIGHTS = (1.0, 0.15)  # at the beginning and from the middle on

@@ -25,6 +25,7 @@ from twostage_asr.engine.text import LLMTokenizer
 DOWNSAMPLE, LAYERS, FFN = 5, 4, 2048  # of the adaptor
 RANK, ALPHA = 32, 64.0  # of the updates
 _HEADS = 8
+_SCALE = 20.0  # of the CTC head's cosines, at first
 _FRAME_SAMPLES = 2 * HOP_SAMPLES  # of the encoder
 WHISPER_NAMES = {
     "layers": "blocks",
@@ -117,8 +118,8 @@ class Recognizer(nn.Module):
                 for name, linear in [*block.named_children()]:
                     if isinstance(linear, nn.Linear):
                         setattr(block, name, Updated(linear))
-        self.blank = nn.Parameter(torch.zeros(self.config.llm_dim))
-        self.scale = nn.Parameter(torch.tensor(1.0))
+        self.blank = nn.Parameter(torch.randn(self.config.llm_dim))
+        self.scale = nn.Parameter(torch.tensor(_SCALE))
         self.register_buffer("ctc_ids", ctc_ids, persistent=False)
         places = torch.full((self.llm.config.vocab_size,), -1)
         places[ctc_ids] = torch.arange(1, len(ctc_ids) + 1)
@@ -165,8 +166,9 @@ class Recognizer(nn.Module):
 
     def _ctc(self, audio: Tensor, answers: Tensor, sounding: Tensor, no_token: int) -> Tensor:
         """Of the frames of each clip's own length; the silence behind it names nothing."""
-        rows = self.llm.get_input_embeddings().weight[self.ctc_ids].to(audio.dtype)
-        logits = self.scale * F.linear(audio, torch.cat([self.blank[None].to(rows.dtype), rows]))
+        rows = self.llm.get_input_embeddings().weight[self.ctc_ids].float()
+        names = torch.cat([self.blank[None], rows - rows.mean(0)])
+        logits = self.scale * F.linear(F.normalize(audio.float(), dim=-1), F.normalize(names, dim=-1))
         frames = -(-sounding // (_FRAME_SAMPLES * self.config.downsample_rate))
         is_text = (answers != no_token) & (answers != self.end_id)
         targets = self.ctc_places[answers[is_text]]
