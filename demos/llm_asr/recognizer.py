@@ -178,7 +178,7 @@ class Recognizer(nn.Module):
         return found / max(int(lens.sum()), 1)
 
     @torch.inference_mode()
-    def decode(self, audio: Tensor, most: int = 200) -> list[list[int]]:
+    def decode(self, audio: Tensor, most: int) -> list[list[int]]:
         """Greedy answers of B clips, without their end tokens."""
         embed = self.llm.get_input_embeddings()
         prompt = embed(self.prompt_ids).expand(len(audio), -1, -1)

@@ -131,7 +131,7 @@ def test_a_few_steps_and_then_the_engine_writes_what_training_would(
     samples = [corpus.samples[each.start : each.start + each.length] for each in corpus.spoken]
     clips = [(str(place), clip.astype(np.float32) / 32_768, RATE) for place, clip in enumerate(samples)]
     with AutoModelVLLM(engine_dir, backend="torch", dtype="fp32", encoder_dtype="fp32") as engine:
-        found = [each.text for each in engine.generate(clips, vad=None, max_new_tokens=200)]
+        found = [each.text for each in engine.generate(clips, vad=None, max_new_tokens=learn.MOST_TOKENS)]
     assert found == [text.strip() for text in texts]
     assert len(set(found)) > 1
 
