@@ -59,7 +59,7 @@ class Trainer:
         self._batches = Batches(corpus, model.end_id, options.size, seed=2 if goes_on else 1)
         self._composer = Composer(torch.from_numpy(corpus.samples).to(self._device), seed=1)
         self._kept_composer = Composer(torch.from_numpy(kept.samples).to(self._device), seed=1)
-        self._mask = Mask(seed=1)
+        self._mask = Mask(1, self._device)
         parameters = {name: each for name, each in model.named_parameters() if each.requires_grad}
         groups = [
             {"params": [each for name, each in parameters.items() if _kind(name) == kind], "rate": rate}

@@ -202,20 +202,23 @@ class Recognizer(nn.Module):
 class Mask:
     """Light SpecAugment (arXiv:1904.08779) on features of Whisper: each clip loses up to two bands and two gaps."""
 
-    def __init__(self, seed: int, *, bands: int = 12, frames: int = 30, share: float = 0.5) -> None:
-        self._random = torch.Generator().manual_seed(seed)
+    def __init__(
+        self, seed: int, device: torch.device, *, bands: int = 12, frames: int = 30, share: float = 0.5
+    ) -> None:
+        self._device = device
+        self._random = torch.Generator(device).manual_seed(seed)
         self._bands, self._frames, self._share = bands, frames, share
 
     def __call__(self, features: Tensor) -> Tensor:
         clips, bands, frames = features.shape
-        hidden = torch.zeros(clips, bands, frames, dtype=torch.bool)
+        hidden = torch.zeros(clips, bands, frames, dtype=torch.bool, device=self._device)
         for _ in range(2):
             hidden |= self._gap(clips, bands, self._bands, bands)[:, :, None]
             hidden |= self._gap(clips, frames, self._frames, frames // 2)[:, None, :]
-        return features.masked_fill(hidden.to(features.device), 0.0)
+        return features.masked_fill(hidden, 0.0)
 
     def _gap(self, clips: int, size: int, most: int, end: int) -> Tensor:
-        start, width, chosen = (torch.rand(clips, 1, generator=self._random) for _ in range(3))
-        place = torch.arange(size)
+        start, width, chosen = (torch.rand(clips, 1, generator=self._random, device=self._device) for _ in range(3))
+        place = torch.arange(size, device=self._device)
         inside = (place >= start * end) & (place < start * end + width * most)
         return inside & (chosen < self._share)

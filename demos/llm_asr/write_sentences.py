@@ -54,7 +54,7 @@ def write(llm: Path, out: Path, *, minutes: float, batch: int, tokens: int) -> N
             inputs = tokenizer(prompts, return_tensors="pt", padding=True).to(device)
             with torch.inference_mode():
                 found = model.generate(
-                    **inputs, do_sample=True, temperature=0.9, top_p=0.95, top_k=0, max_new_tokens=tokens
+                    **inputs, do_sample=True, temperature=0.8, top_p=0.95, top_k=0, max_new_tokens=tokens
                 )
             for answer in tokenizer.batch_decode(found[:, inputs.input_ids.shape[1] :], skip_special_tokens=True):
                 file.write("\n".join(line for line in answer.split("\n") if line.strip()) + "\n")
