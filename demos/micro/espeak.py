@@ -85,7 +85,7 @@ class Synthesizer:
     """
 
     def __init__(self) -> None:
-        self._library = _load_library()
+        self._library = load_library()
         self._rate = self._library.espeak_Initialize(_AUDIO_OUTPUT_SYNCHRONOUS, 0, None, 0)
         if self._rate <= 0:
             raise EspeakError("espeak-ng found no voice data; install the package espeak-ng-data")
@@ -140,7 +140,7 @@ def _until_terminated(events: "ctypes._Pointer[_Event]") -> Iterator[_Event]:
         index += 1
 
 
-def _load_library() -> ctypes.CDLL:
+def load_library() -> ctypes.CDLL:
     name = ctypes.util.find_library("espeak-ng") or "libespeak-ng.so.1"
     try:
         return ctypes.CDLL(name)

@@ -62,12 +62,16 @@ class Composer:
     def features(self, batch: Mapping[str, Tensor], augmentation: Augmentation) -> tuple[Tensor, Tensor]:
         """LFR features (B, T, 560) and lens (B,), both on the training device."""
         sample_lens = batch["sample_lens"]
-        waveforms = self._cut(batch)
-        waveforms = self._change(waveforms, batch, augmentation)
+        waveforms = self.waveforms(batch, augmentation)
         dither = float(torch.rand((), generator=self._cpu_random) < augmentation.dither)
         fbank, fbank_lens = log_mel_fbank(waveforms, sample_lens, dither=dither)
         fbank = self._mask(self._warp(fbank, augmentation.mel_warp), fbank_lens, augmentation.masks)
         return stack_frames(fbank, fbank_lens)
+
+    @torch.no_grad()
+    def waveforms(self, batch: Mapping[str, Tensor], augmentation: Augmentation) -> Tensor:
+        """Clips (B, N) in -1..1 on the training device, zero beyond each one's own samples."""
+        return self._change(self._cut(batch), batch, augmentation)
 
     def _uniform(self, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
         return torch.rand(*shape, generator=self._random, device=self._audio.device) * (high - low) + low

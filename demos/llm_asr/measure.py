@@ -1,0 +1,158 @@
+"""How an engine with a trained checkpoint hears people: python demos/llm_asr/measure.py CHECKPOINT HUMAN
+
+HUMAN holds manifest.jsonl (file, text, language, style, seconds) and nonspeech/. Printed are, of its English sentences:
+the word error rate of each style; what is written for sounds without speech; texts that loop and answers that are cut,
+and how many of them are marked; the same clips laid together to a long recording, against the clips alone; a live
+session against the same segments offline; and the speed. Words are compared without case and marks, figures as words.
+"""
+
+import argparse
+import re
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path += [str(Path(__file__).parents[1] / each) for each in ("micro", "hearing")]
+from evaluate_streaming import Counts, hear  # isort: skip  # also quiets libraries before they are imported
+
+import numpy as np
+import soundfile
+from evaluate_voices import spoken_words
+from talk import manifest, read, trimmed
+
+from twostage_asr.engine import AutoModelVLLM, FunASRNanoStreamingVLLM, Transcript
+from twostage_asr.engine.audio.inputs import expand_inputs
+from twostage_asr.engine.audio.waveform import SAMPLE_RATE
+from twostage_asr.engine.cli.error_rates import error_rates
+
+SINGLE = ("isolated", "keyword")  # how styles of single words begin
+PAUSE_S = (0.3, 2.0)
+FEW_TOKENS = 4  # an answer that is longer is cut, and must be marked
+_LOOP = re.compile(r"(\b.{2,60}\b)(?:\W+\1){3,}")
+
+Row = dict[str, Any]
+Pairs = Sequence[tuple[str, str]]
+
+
+def sentences(human: Path) -> list[Row]:
+    """Rows of English sentences."""
+    rows = [row for row in manifest(human) if row["language"] == "en"]
+    return [row for row in rows if not row["style"].startswith(SINGLE)]
+
+
+def rate(pairs: Pairs) -> str:
+    """WER in percent, as a text."""
+    counts = error_rates([(spoken_words(right), spoken_words(text)) for right, text in pairs])["WER"]
+    return f"{100 * counts.errors / max(counts.num_units, 1):.1f} % ({counts.errors} of {counts.num_units})"
+
+
+def warned(found: Sequence[Transcript]) -> str:
+    """How often each warning was given, but for the one that this family always gives."""
+    counts: dict[str, int] = defaultdict(int)
+    for code in (each.code for result in found for each in result.warnings):
+        counts[code] += code != "no_word_times"
+    return ", ".join(f"{code} {count}" for code, count in counts.items() if count) or "none"
+
+
+def loops(found: Sequence[Transcript]) -> str:
+    """Texts that say the same four times in a row, and how many of them are marked."""
+    looping = [each for each in found if _LOOP.search(each.text.lower())]
+    marked = sum(any(w.code in ("repetition", "unfinished") for w in each.warnings) for each in looping)
+    return f"{len(looping)}, of which {marked} are marked"
+
+
+def measure_clips(model: AutoModelVLLM, human: Path, rows: Sequence[Row], *, show: bool) -> None:
+    """The sentences, the sounds, and answers that are cut on purpose."""
+    paths = [str(human / row["file"]) for row in rows]
+    started = time.perf_counter()
+    found = model.generate(paths)
+    seconds, audio_s = time.perf_counter() - started, sum(row["seconds"] for row in rows)
+    by_style: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for row, result in zip(rows, found, strict=True):
+        by_style[row["style"]].append((row["text"], result.text))
+        if show:
+            print(f"{row['file']} | {spoken_words(row['text'])} | {result.text}")
+    for style, pairs in by_style.items():
+        print(f"WER of {len(pairs)} clips, {style}: {rate(pairs)}")
+    print(f"WER of all {len(rows)} sentences: {rate([pair for pairs in by_style.values() for pair in pairs])}")
+    print(f"warnings: {warned(found)}; texts that loop: {loops(found)}")
+    print(f"{audio_s:.0f} s in {seconds:.1f} s: RTFx {audio_s / seconds:.1f}")
+    others = sorted((human / "nonspeech").glob("*.flac"))
+    texts = [result.text for result in model.generate([str(each) for each in others])]
+    print(f"sounds without speech: {len(others)}, with a text: {sum(map(bool, texts))} {[t for t in texts if t]}")
+    cut = model.generate(paths, max_new_tokens=FEW_TOKENS)
+    marked = sum(any(each.code == "unfinished" for each in result.warnings) for result in cut)
+    print(f"answers cut after {FEW_TOKENS} tokens: {marked} of {len(cut)} marked")
+
+
+def lay_together(human: Path, rows: Sequence[Row], minutes: float, path: Path) -> list[str]:
+    """Write the clips, each at one level, one after another and in a new order each time around; their texts."""
+    rng, texts, samples = np.random.default_rng(1), list[str](), 0
+    clips = {row["file"]: trimmed(read(human / row["file"])) for row in rows}
+    with soundfile.SoundFile(path, "w", SAMPLE_RATE, 1) as file:
+        while samples < minutes * 60 * SAMPLE_RATE:
+            for place in rng.permutation(len(rows)):
+                pause = 1e-4 * rng.standard_normal(int(rng.uniform(*PAUSE_S) * SAMPLE_RATE))
+                clip = clips[rows[place]["file"]]
+                file.write(clip)
+                file.write(pause)
+                samples += len(clip) + len(pause)
+                texts.append(rows[place]["text"])
+                if samples >= minutes * 60 * SAMPLE_RATE:
+                    break
+    return texts
+
+
+def measure_long(model: AutoModelVLLM, human: Path, rows: Sequence[Row], path: Path, minutes: float) -> None:
+    """One recording of `minutes` minutes against its clips alone."""
+    texts = lay_together(human, rows, minutes, path)
+    started = time.perf_counter()
+    (whole,) = model.generate(str(path))
+    seconds = time.perf_counter() - started
+    alone = model.generate([str(human / row["file"]) for row in rows], vad=None)
+    by_text = dict(zip((row["text"] for row in rows), (each.text for each in alone), strict=True))
+    print(f"{whole.duration / 60:.1f} minutes laid together: WER {rate([(' '.join(texts), whole.text)])}")
+    print(f"the same clips alone: WER {rate([(text, by_text[text]) for text in texts])}")
+    print(f"{len(whole.segments)} segments in {seconds:.1f} s: RTFx {whole.duration / seconds:.1f}; {warned([whole])}")
+
+
+def measure_live(checkpoint: Path, backend: Any, path: Path, texts: Sequence[str]) -> None:
+    """One live session, which hears a recording in pieces of 100 ms."""
+    counts = Counts()
+    with FunASRNanoStreamingVLLM.from_pretrained(str(checkpoint), backend=backend) as engine:
+        (item,) = expand_inputs(str(path))
+        hear(engine, item, " ".join(texts), counts)
+    for name, pairs in (("live", counts.live), ("offline, same segments", counts.segments)):
+        print(f"{name}: WER {rate(pairs)}")
+    print(
+        f"{counts.num_equal} of {counts.num_finals} finals are what offline transcription gives; "
+        f"{counts.num_partials} partials, {counts.num_retracted} confirmed texts taken back"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("human", type=Path)
+    parser.add_argument("--backend", default="auto", choices=["auto", "vllm", "torch"])
+    parser.add_argument("--minutes", type=float, default=60.0, help="of the long recording; 0: none")
+    parser.add_argument("--live-minutes", type=float, default=5.0, help="of the recording that is heard live; 0: none")
+    parser.add_argument("--folder", type=Path, default=Path("."), help="for the recordings")
+    parser.add_argument("--show", action="store_true", help="every text")
+    arguments = parser.parse_args()
+    human, rows = arguments.human, sentences(arguments.human)
+    with AutoModelVLLM(arguments.checkpoint, backend=arguments.backend) as model:
+        measure_clips(model, human, rows, show=arguments.show)
+        if arguments.minutes:
+            measure_long(model, human, rows, arguments.folder / "long.wav", arguments.minutes)
+    if arguments.live_minutes:
+        path = arguments.folder / "live.wav"
+        texts = lay_together(human, rows, arguments.live_minutes, path)
+        measure_live(arguments.checkpoint, arguments.backend, path, texts)
+
+
+if __name__ == "__main__":
+    main()

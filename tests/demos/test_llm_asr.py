@@ -1,0 +1,201 @@
+"""The recipe that trains an LLMASR: reading GGUF, texts, batches, and from a few steps to the engine's answers."""
+
+import random
+import struct
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, WhisperConfig
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+from tests.byte_tokenizer import byte_tokenizer
+from twostage_asr.convert.export import ensure_converted
+from twostage_asr.convert.verify import verify_conversion
+from twostage_asr.engine import AutoModelVLLM
+
+sys.path.append(str(Path(__file__).parents[2] / "demos" / "llm_asr"))
+import learn
+from assemble import assemble
+from gguf_llm import read_gguf, state_dict
+from kokoro import write_shard
+from label import accepted, spoken
+from recognizer import ALPHA, RANK, Recognizer, Updated, read_whisper
+from speech import MOST_S, NO_TOKEN, RATE, Batches, Corpus, collate, read_corpus
+from texts import cleaned, sentences
+
+from twostage_asr.encoders.whisper_features import num_mel_frames
+from twostage_asr.engine.text import LLMTokenizer
+
+MOST_TOKENS = 12  # of an answer: longer ones of such a model loop, and the engine decodes loops a second time
+TEXTS = ("Yes.", "No, never.", "Open it now.", "Who is it?")
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """whisper/ and llm/ in Hugging Face's layout, spoken/ and human/ with shards of noises that stand for sentences."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("parts")
+    sizes = {"d_model": 64, "encoder_layers": 1, "encoder_attention_heads": 1, "encoder_ffn_dim": 256}
+    encoder = WhisperEncoder(WhisperConfig(**sizes, num_mel_bins=80))
+    (folder / "whisper").mkdir()
+    weights = {f"model.encoder.{name}": tensor.clone() for name, tensor in encoder.state_dict().items()}
+    save_file(weights, folder / "whisper" / "model.safetensors")
+    llm = LlamaConfig(
+        vocab_size=320,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+        bos_token_id=256,
+        eos_token_id=256,
+        initializer_range=0.2,  # so large that what is heard changes what is written
+    )
+    LlamaForCausalLM(llm).to(torch.bfloat16).save_pretrained(folder / "llm")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=byte_tokenizer(), eos_token="<|endoftext|>")
+    tokenizer.save_pretrained(folder / "llm")
+    rng = np.random.default_rng(0)
+    for half in ("spoken", "human/train", "human/kept"):
+        (folder / half).mkdir(parents=True)
+        said = [spoken(text, "voice", _sound(rng, place)) for place, text in enumerate(TEXTS)]
+        write_shard(folder / half / "00000.npz", said)
+    return folder
+
+
+def _sound(rng: np.random.Generator, place: int) -> Any:
+    time = np.arange(RATE // 2) / RATE
+    tone = np.sin(2 * np.pi * 300 * (place + 1) * time) + 0.05 * rng.standard_normal(len(time))
+    return tone.astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def corpus(parts: Path) -> Corpus:
+    return read_corpus([parts / "spoken"], [parts / "human" / "train"], LLMTokenizer(parts / "llm"))
+
+
+def new_model(parts: Path, corpus: Corpus) -> Recognizer:
+    return Recognizer(parts / "whisper", parts / "llm", learn.tokens_of([corpus]), torch.float32)
+
+
+def train(parts: Path, corpus: Corpus, out: Path, steps: int) -> list[float]:
+    out.mkdir(exist_ok=True)
+    model = new_model(parts, corpus)
+    options = learn.Options(seconds=600, steps=steps, size=4, examinations=0, held_out=4)
+    trainer = learn.Trainer(model, corpus, corpus, options, goes_on=False)
+    batch = collate([[each] for each in corpus.spoken], model.end_id, None)
+    losses = [float(trainer._train_step(batch, 0.06)[0]) for _ in range(steps)]
+    trainer.examine(out)
+    return losses
+
+
+def test_the_encoder_is_whisper_s(parts: Path) -> None:
+    sizes = {"d_model": 64, "encoder_layers": 1, "encoder_attention_heads": 1, "encoder_ffn_dim": 256}
+    theirs = WhisperEncoder(WhisperConfig(**sizes, num_mel_bins=80)).eval()
+    stored = load_file(parts / "whisper" / "model.safetensors")
+    theirs.load_state_dict({name.removeprefix("model.encoder."): tensor for name, tensor in stored.items()})
+    corpus_ids = torch.tensor([1])
+    ours = Recognizer(parts / "whisper", parts / "llm", corpus_ids, torch.float32).tower.audio_encoder
+    features = torch.randn(1, 80, num_mel_frames(30 * RATE), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        torch.testing.assert_close(ours(features), theirs(features).last_hidden_state, atol=1e-4, rtol=1e-4)
+    assert {"ln_post.weight", "blocks.0.attn.query.weight"} <= set(read_whisper(parts / "whisper"))
+
+
+def test_a_few_steps_and_then_the_engine_writes_what_training_would(
+    parts: Path, corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Equal tokens: the same weights, merged, under the same prompt."""
+    monkeypatch.setattr(learn, "_RATES", dict.fromkeys(learn._RATES, 5e-3))
+    losses = train(parts, corpus, tmp_path, steps=15)
+    assert losses[-1] < 0.9 * losses[0]
+    assemble(parts / "whisper", parts / "llm", tmp_path / "trained.safetensors", tmp_path / "checkpoint")
+    engine_dir = ensure_converted(tmp_path / "checkpoint", progress=False)
+    verify_conversion(tmp_path / "checkpoint", engine_dir)
+    rounded = new_model(parts, corpus)
+    rounded.load(tmp_path / "trained.safetensors")
+    weights = load_file(engine_dir / "llm" / "model.safetensors")
+    for name, module in rounded.llm.named_modules():
+        if isinstance(module, Updated):
+            module.linear.weight.data = weights[f"{name}.weight"].float()
+            module.lora_B.data.zero_()
+    samples = [corpus.samples[each.start : each.start + each.length] / np.float32(32_768) for each in corpus.spoken]
+    answers = rounded.decode(rounded.hear(torch.from_numpy(np.stack(samples))), MOST_TOKENS)
+    clips = [(str(place), clip, RATE) for place, clip in enumerate(samples)]
+    with AutoModelVLLM(engine_dir, backend="torch", dtype="fp32", encoder_dtype="fp32") as engine:
+        found = [each.text for each in engine.generate(clips, vad=None, max_new_tokens=MOST_TOKENS)]
+    assert found == [rounded.tokenizer.decode(ids).strip() for ids in answers]
+    assert len(set(found)) > 1
+
+
+def test_updates_begin_as_nothing_and_are_added_scaled(parts: Path, corpus: Corpus) -> None:
+    updated = new_model(parts, corpus).llm.model.layers[0].mlp.up_proj
+    x = torch.randn(2, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(updated(x), updated.linear(x))
+        updated.lora_B.normal_()
+        weight = updated.linear.weight + ALPHA / RANK * updated.lora_B @ updated.lora_A
+        torch.testing.assert_close(updated(x), x @ weight.T, atol=1e-3, rtol=1e-3)
+
+
+def test_clips_fit_into_a_window_and_answers_join_their_texts(parts: Path, corpus: Corpus) -> None:
+    batches = Batches(corpus, end_id=256, size=8, seed=1)
+    for _ in range(6):
+        batch = batches.draw()
+        assert int(batch.cut["sample_lens"].max()) <= 30 * RATE
+        ends = batch.cut["segment_starts"] + batch.cut["segment_lengths"]
+        assert bool((ends <= batch.cut["sample_lens"][batch.cut["segment_rows"]]).all())
+    joined = collate([corpus.spoken[:2]], 256, random.Random(1))
+    answer = [token for token in joined.answers[0].tolist() if token != NO_TOKEN]
+    assert LLMTokenizer(parts / "llm").decode(answer[:-1]) == "Yes. No, never."
+    assert answer[-1] == 256
+    assert MOST_S / 0.9 < 30 - 0.6
+
+
+def test_sentences_are_plain() -> None:
+    text = 'He said: "Mr. Smith -- go!" Then\nwe left; it was 25 past. NO. It was “cold”, wasn’t it?'
+    assert [*sentences(text)] == ["He said, Mister Smith, go!", "It was cold, wasn't it?"]
+    assert cleaned("1. Turn the light on") == "Turn the light on."
+    assert cleaned("Café") is None
+
+
+def test_labels_are_kept_if_whisper_is_sure_and_they_can_be_spoken_as_written() -> None:
+    assert accepted("Chapter 17, when Wendy grew up.", -0.1, 3.0) == "Chapter seventeen, when Wendy grew up."
+    assert accepted("Dated 30th April.", -0.1, 3.0) is None
+    assert accepted("I am not sure.", -0.9, 3.0) is None
+    assert accepted("So many words in so little time.", -0.1, 0.5) is None
+
+
+def test_gguf_values_are_multiplied_out_and_rotations_are_put_apart(tmp_path: Path) -> None:
+    """One head of 4: GGUF has its rows as 0, 2, 1, 3."""
+    rows = np.arange(4, dtype=np.float32)[:, None].repeat(32, 1)
+    q4 = b"".join(struct.pack("<ee", 1.0, 0.0) + bytes([row * 17] * 16) for row in (0, 2, 1, 3))
+    q8 = struct.pack("<e", 0.5) + bytes(range(32))
+    facts = {"llama.attention.head_count": 1, "llama.attention.head_count_kv": 1}
+    path = tmp_path / "x.gguf"
+    path.write_bytes(_gguf(facts, {"blk.0.attn_q.weight": (3, [32, 4], q4), "token_embd.weight": (8, [32, 1], q8)}))
+    found = state_dict(read_gguf(path))
+    np.testing.assert_array_equal(found["model.layers.0.self_attn.q_proj.weight"].numpy(), rows)
+    np.testing.assert_array_equal(found["model.embed_tokens.weight"].numpy()[0], np.arange(32) / 2)
+    path.write_bytes(_gguf(facts, {"token_embd.weight": (2, [32, 1], q8)}))
+    with pytest.raises(ValueError, match=r"token_embd\.weight is of the type 2"):
+        read_gguf(path)
+
+
+def _gguf(facts: dict[str, int], tensors: dict[str, tuple[int, list[int], bytes]]) -> bytes:
+    def text(value: str) -> bytes:
+        return struct.pack("<Q", len(value)) + value.encode()
+
+    head = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(facts))
+    head += b"".join(text(name) + struct.pack("<II", 4, value) for name, value in facts.items())
+    data = b""
+    for name, (kind, shape, raw) in tensors.items():
+        head += text(name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, kind, len(data))
+        data += raw + bytes(-len(raw) % 32)
+    return head + bytes(-len(head) % 32) + data
