@@ -5,6 +5,7 @@ them. A CUDA graph launches all of them in one call. A graph has a fixed shape, 
 Each shape is captured at its first use, which takes 0.2 s.
 """
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from torch import Tensor
 MAX_CLIPS, MAX_FRAMES = 32, 512  # limits of a small batch; 30 s are 500 frames
 FRAME_STEP = 64
 WARM_UP_RUNS = 3  # before a capture, as PyTorch's documentation requires
+CAPTURES = threading.Lock()  # torch.cuda.graph() waits for the whole device, which fails while another thread captures
 
 Encode = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
 
@@ -69,7 +71,7 @@ class SmallBatchGraphs:
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         # In the default mode, an allocation by any other thread would fail and invalidate the capture.
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+        with CAPTURES, torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             outputs = self._encode(inputs, lens)
         return _Captured(graph, inputs, lens, outputs)
 

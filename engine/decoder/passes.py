@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..acoustic.cuda_graphs import CAPTURES
 from ..isolation import caught
 from .llm import LLM, WHERE, Passed
 from .plain_step import PlainStep
@@ -163,7 +164,8 @@ class GraphPasses(Passes):
         self._stream.synchronize()
         graph = torch.cuda.CUDAGraph()
         # In the default mode, an allocation by any other thread would fail and invalidate the capture.
-        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+        mode = "thread_local"
+        with CAPTURES, torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode=mode):
             passed = self._llm.run(ints, embeds)
         staged = None if embeds is None else torch.zeros_like(embeds, device="cpu").pin_memory()
         return _Captured(

@@ -34,7 +34,7 @@ def speakers_of(transcript: Transcript) -> list[str]:
 
 def relabelled(transcript: Transcript, names: Mapping[str, str]) -> Transcript:
     """The transcript with other names in the places of its speakers'; names that are not a key stay."""
-    if transcript.turns is None:
+    if transcript.turns is None or all(old == new for old, new in names.items()):
         return transcript
 
     def name(speaker: str | None) -> str | None:
