@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 NUM_MELS = 80
 EMBEDDING_SIZE = 192
-_GROWTH, _BOTTLENECK, _HEAD_CHANNELS, _INITIAL_CHANNELS = 32, 128, 32, 128
-_BLOCKS = ((12, 1), (24, 2), (16, 2))  # layers and dilation of each dense block
+HEAD_CHANNELS = 32
 CONTEXT_FRAMES = 100  # over which a layer's local context is averaged
+_GROWTH, _BOTTLENECK, _INITIAL_CHANNELS = 32, 128, 128
+_BLOCKS = ((12, 1), (24, 2), (16, 2))  # layers and dilation of each dense block
 
 
 class CAMPPlus(nn.Module):
@@ -24,7 +25,7 @@ class CAMPPlus(nn.Module):
         super().__init__()
         self.head = Head()
         channels = _INITIAL_CHANNELS
-        parts: OrderedDict[str, nn.Module] = OrderedDict(tdnn=TimeDelay(_HEAD_CHANNELS * NUM_MELS // 8, channels))
+        parts: OrderedDict[str, nn.Module] = OrderedDict(tdnn=TimeDelay(HEAD_CHANNELS * NUM_MELS // 8, channels))
         for number, (num_layers, dilation) in enumerate(_BLOCKS, start=1):
             parts[f"block{number}"] = DenseBlock(channels, num_layers, dilation)
             channels += num_layers * _GROWTH
@@ -48,7 +49,7 @@ def _normalised_relu(channels: int) -> nn.Sequential:
 class ResidualBlock(nn.Module):
     def __init__(self, stride: int) -> None:
         super().__init__()
-        channels = _HEAD_CHANNELS
+        channels = HEAD_CHANNELS
         self.conv1 = nn.Conv2d(channels, channels, 3, stride=(stride, 1), padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
@@ -68,12 +69,12 @@ class Head(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(1, _HEAD_CHANNELS, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(_HEAD_CHANNELS)
+        self.conv1 = nn.Conv2d(1, HEAD_CHANNELS, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(HEAD_CHANNELS)
         self.layer1 = nn.Sequential(ResidualBlock(2), ResidualBlock(1))
         self.layer2 = nn.Sequential(ResidualBlock(2), ResidualBlock(1))
-        self.conv2 = nn.Conv2d(_HEAD_CHANNELS, _HEAD_CHANNELS, 3, stride=(2, 1), padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(_HEAD_CHANNELS)
+        self.conv2 = nn.Conv2d(HEAD_CHANNELS, HEAD_CHANNELS, 3, stride=(2, 1), padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(HEAD_CHANNELS)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 80, T) -> (B, 320, T)."""

@@ -11,14 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .campplus import CONTEXT_FRAMES, CAMPPlus, ContextMask, DenseBlock, Head, ResidualBlock, TimeDelay
+from .campplus import CONTEXT_FRAMES, HEAD_CHANNELS, CAMPPlus, ContextMask, DenseBlock, Head, ResidualBlock, TimeDelay
 
 Norm = nn.BatchNorm1d | nn.BatchNorm2d
 _LEAST_SCALE = 1e-12  # in the place of a scale of zero, which nothing can be divided by
 
 
 class FoldedCAMPPlus(nn.Module):
-    """A trained CAMPPlus. It computes in `dtype`, and pools over time in float32."""
+    """A trained CAMPPlus, whose weights are constants here. It computes in `dtype`, and pools over time in float32."""
 
     def __init__(self, trained: CAMPPlus, dtype: torch.dtype) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class _Head(nn.Module):
     def __init__(self, trained: Head, dtype: torch.dtype) -> None:
         super().__init__()
         self.first = _convolution(trained.conv1, trained.bn1, dtype)
-        blocks = (*trained.layer1, *trained.layer2)
+        blocks: list[Any] = [*trained.layer1, *trained.layer2]
         self.blocks = nn.ModuleList(_Residual(block, dtype) for block in blocks)
         self.last = _convolution(trained.conv2, trained.bn2, dtype)
         self._dtype = dtype
@@ -68,7 +68,8 @@ class _Residual(nn.Module):
         super().__init__()
         self.first = _convolution(trained.conv1, trained.bn1, dtype)
         self.second = _convolution(trained.conv2, trained.bn2, dtype)
-        self.shortcut = _convolution(*trained.shortcut, dtype) if len(trained.shortcut) else nn.Identity()
+        shortcut: Any = trained.shortcut
+        self.shortcut = _convolution(shortcut[0], shortcut[1], dtype) if len(shortcut) else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         outputs: Tensor = self.second(self.first(x).relu_()).add_(self.shortcut(x)).relu_()
@@ -79,6 +80,7 @@ class _DenseLayers(nn.Module):
     def __init__(self, trained: DenseBlock, dtype: torch.dtype) -> None:
         super().__init__()
         layers: list[Any] = list(trained.values())
+        self._growth: int = layers[0].cam_layer.linear_local.out_channels
         self.bottlenecks = nn.ModuleList(
             _Rectified(layer.nonlinear1.batchnorm, layer.linear1, layer.nonlinear2.batchnorm, dtype) for layer in layers
         )
@@ -87,7 +89,7 @@ class _DenseLayers(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, C) -> (B, T, C + 32 for each layer)."""
         num = x.shape[-1]
-        growth = self.masks[0].growth
+        growth = self._growth
         buffer = x.new_empty(*x.shape[:2], num + growth * len(self.masks))
         buffer[..., :num] = x
         for bottleneck, mask in zip(self.bottlenecks, self.masks, strict=True):
@@ -102,6 +104,11 @@ class _Rectified(nn.Module):
     With norm(x) = a x + b and t = -b / a, relu(a x + b) = a (max(x, t) - t) if a is positive, and a (min(x, t) - t) if
     it is not. So x is clamped, the linear map takes the factor a, and its bias takes the rest.
     """
+
+    least: Tensor
+    most: Tensor
+    weight: Tensor
+    bias: Tensor
 
     def __init__(self, norm: Norm, conv: nn.Conv1d, following: Norm | None, dtype: torch.dtype) -> None:
         super().__init__()
@@ -125,16 +132,16 @@ class _Rectified(nn.Module):
 class _MaskedConvolution(nn.Module):
     def __init__(self, trained: ContextMask, dtype: torch.dtype) -> None:
         super().__init__()
-        self.growth = trained.linear_local.out_channels
         self.local = _as_image(trained.linear_local, dtype)
-        self.first = _linear(trained.linear1, None, dtype)
+        self.first = _linear(trained.linear1, None, dtype, factor=2.0)
         self.second = _linear(trained.linear2, None, dtype)
 
     def forward(self, x: Tensor, outputs: Tensor) -> None:
         """Write what (B, T, 128) gives into `outputs`, (B, T, 32)."""
         num_frames = x.shape[1]
-        mean = x.mean(1, keepdim=True)
-        context = mean + (mean if num_frames <= CONTEXT_FRAMES else _means(x))
+        context = x.mean(1, keepdim=True)
+        if num_frames > CONTEXT_FRAMES:
+            context = (context + _means(x)) / 2
         mask = self.second(self.first(context).relu_()).sigmoid_()
         if num_frames > CONTEXT_FRAMES:
             mask = mask.repeat_interleave(CONTEXT_FRAMES, 1)[:, :num_frames]
@@ -169,39 +176,46 @@ def _weights(conv: nn.Conv1d | nn.Conv2d, following: Norm | None) -> tuple[Tenso
 
 
 def _convolution(conv: nn.Conv2d, norm: Norm, dtype: torch.dtype) -> nn.Conv2d:
-    return _with(_weights(conv, norm), conv.stride, conv.padding, conv.dilation, dtype)
+    weight, bias = _weights(conv, norm)
+    folded = nn.Conv2d(weight.shape[1], len(weight), weight.shape[2:], conv.stride, conv.padding)  # type: ignore[arg-type]
+    return _filled(folded, weight, bias, dtype)
 
 
 def _as_image(conv: nn.Conv1d, dtype: torch.dtype) -> nn.Conv2d:
-    """The convolution over time, of images (B, C, 1, T)."""
-    weight = conv.weight.double()[:, :, None]
-    padding, dilation = (int(value[0]) for value in (conv.padding, conv.dilation))
-    return _with((weight, None), (1, 1), (0, padding), (1, dilation), dtype)
+    """The convolution over time without a bias, of images (B, C, 1, T)."""
+    dilation = conv.dilation[0]
+    size = conv.kernel_size[0]
+    folded = nn.Conv2d(
+        conv.in_channels,
+        conv.out_channels,
+        (1, size),
+        padding=(0, size // 2 * dilation),
+        dilation=(1, dilation),
+        bias=False,
+    )
+    return _filled(folded, conv.weight.double()[:, :, None], None, dtype)
 
 
 def _joined_bands(delay: TimeDelay, dtype: torch.dtype) -> nn.Conv2d:
-    """The convolution over time whose channels are those of all bands, of images (B, C, bands, T) -> (B, O, 1, T / 2)."""
-    weight, bias = _weights(delay.linear, delay.nonlinear.batchnorm)
-    return _with((weight.unflatten(1, (-1, 10)), bias), (1, 2), (0, 2), (1, 1), dtype)
+    """The convolution over time of the channels of all bands: of images (B, C, bands, T) -> (B, O, 1, T / 2)."""
+    norm: Any = delay.nonlinear.batchnorm
+    weight, bias = _weights(delay.linear, norm)
+    size = weight.shape[2]
+    weight = weight.reshape(len(weight), HEAD_CHANNELS, -1, size)
+    folded = nn.Conv2d(HEAD_CHANNELS, len(weight), (weight.shape[2], size), (1, 2), (0, size // 2))
+    return _filled(folded, weight, bias, dtype)
 
 
-def _with(
-    weights: tuple[Tensor, Tensor | None],
-    stride: tuple[int, ...],
-    padding: tuple[int, ...],
-    dilation: tuple[int, ...],
-    dtype: torch.dtype,
-) -> nn.Conv2d:
-    weight, bias = weights
-    out_channels, in_channels, *kernel = weight.shape
-    conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding, dilation, bias=bias is not None)  # type: ignore[arg-type]
-    conv.load_state_dict({"weight": weight} if bias is None else {"weight": weight, "bias": bias})
-    return conv.to(dtype=dtype, memory_format=torch.channels_last)
+def _filled(conv: nn.Conv2d, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> nn.Conv2d:
+    conv.weight = nn.Parameter(weight.to(dtype).contiguous(memory_format=torch.channels_last), requires_grad=False)
+    conv.bias = None if bias is None else nn.Parameter(bias.to(dtype), requires_grad=False)
+    return conv
 
 
-def _linear(conv: nn.Conv1d, following: Norm | None, dtype: torch.dtype) -> nn.Linear:
-    """A convolution of one frame, and the normalisation after it."""
+def _linear(conv: nn.Conv1d, following: Norm | None, dtype: torch.dtype, *, factor: float = 1.0) -> nn.Linear:
+    """A convolution of one frame, and the normalisation after it, of what has been divided by `factor`."""
     weight, bias = _weights(conv, following)
     linear = nn.Linear(weight.shape[1], len(weight))
-    linear.load_state_dict({"weight": weight[:, :, 0], "bias": bias})
-    return linear.to(dtype)
+    linear.weight = nn.Parameter((weight[:, :, 0] * factor).to(dtype), requires_grad=False)
+    linear.bias = nn.Parameter(bias.to(dtype), requires_grad=False)
+    return linear

@@ -139,6 +139,8 @@ def _speakers(points: Embeddings, seconds: Weights, count: SpeakerCount) -> Labe
     """The speakers of at most MAX_POINTS points."""
     least, most = count.bounds
     least = min(least, len(points))
+    if least == 1 and (points @ points.T).min() >= SAME_VOICE:  # then the average of any two clusters is as high
+        return np.zeros(len(points), np.int64)
     tree = _tree(points)
     voices = 1 + int((tree[:, 2] > 1.0 - SAME_VOICE).sum())
     for num in range(max(voices, least), len(points) + 1):  # finer, until there are enough speakers
@@ -177,7 +179,7 @@ def _joined(points: Embeddings, seconds: Weights, labels: Labels, bounds: tuple[
 def _refined(embeddings: Embeddings, seconds: Weights, labels: Labels) -> Labels:
     """Give each embedding to the nearest centre, a few times. No speaker is lost by it."""
     num = int(labels.max()) + 1
-    for _ in range(_REFINEMENTS):
+    for _ in range(_REFINEMENTS if num > 1 else 0):
         nearest = np.argmax(embeddings @ _centres(embeddings, seconds, labels)[0].T, axis=1)
         if len(np.unique(nearest)) < num or np.array_equal(nearest, labels):
             break

@@ -87,6 +87,8 @@ def diarize(stretches: Sequence[Stretch], count: SpeakerCount) -> Diarized:
 
 def _smoothed(stretches: Sequence[Stretch], embeddings: Embeddings, labels: Labels) -> Labels:
     """The labels of all windows without doubtful changes, unless a speaker would be lost."""
+    if not labels.any():
+        return labels
     centres = centres_of(embeddings, labels)
     smoothed = in_order(np.concatenate([most_alike(one.embeddings @ centres.T) for one in stretches]))
     return smoothed if smoothed.max() == labels.max() else labels
@@ -120,9 +122,7 @@ def _is_doubtful(similarities: Similarities) -> npt.NDArray[np.bool_]:
     return doubtful
 
 
-def _turns(
-    stretch: Stretch, labels: Labels, similarities: Similarities, names: Sequence[str]
-) -> Iterator[SpeakerTurn]:
+def _turns(stretch: Stretch, labels: Labels, similarities: Similarities, names: Sequence[str]) -> Iterator[SpeakerTurn]:
     """Runs of windows of one speaker."""
     doubtful = _is_doubtful(similarities)
     runs = [list(run) for _, run in itertools.groupby(range(len(labels)), key=lambda i: (labels[i], doubtful[i]))]

