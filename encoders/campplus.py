@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 NUM_MELS = 80
 EMBEDDING_SIZE = 192
-_GROWTH, _BOTTLENECK, _HEAD_CHANNELS, _INITIAL_CHANNELS = 32, 128, 32, 128
+HEAD_CHANNELS = 32
+CONTEXT_FRAMES = 100  # over which a layer's local context is averaged
+_GROWTH, _BOTTLENECK, _INITIAL_CHANNELS = 32, 128, 128
 _BLOCKS = ((12, 1), (24, 2), (16, 2))  # layers and dilation of each dense block
-_CONTEXT_FRAMES = 100  # over which a layer's local context is averaged
 
 
 class CAMPPlus(nn.Module):
@@ -22,11 +23,11 @@ class CAMPPlus(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.head = _Head()
+        self.head = Head()
         channels = _INITIAL_CHANNELS
-        parts: OrderedDict[str, nn.Module] = OrderedDict(tdnn=_TimeDelay(_HEAD_CHANNELS * NUM_MELS // 8, channels))
+        parts: OrderedDict[str, nn.Module] = OrderedDict(tdnn=TimeDelay(HEAD_CHANNELS * NUM_MELS // 8, channels))
         for number, (num_layers, dilation) in enumerate(_BLOCKS, start=1):
-            parts[f"block{number}"] = _DenseBlock(channels, num_layers, dilation)
+            parts[f"block{number}"] = DenseBlock(channels, num_layers, dilation)
             channels += num_layers * _GROWTH
             parts[f"transit{number}"] = _Transit(channels)
             channels //= 2
@@ -45,10 +46,10 @@ def _normalised_relu(channels: int) -> nn.Sequential:
     return nn.Sequential(OrderedDict(batchnorm=nn.BatchNorm1d(channels), relu=nn.ReLU(inplace=True)))
 
 
-class _ResidualBlock(nn.Module):
+class ResidualBlock(nn.Module):
     def __init__(self, stride: int) -> None:
         super().__init__()
-        channels = _HEAD_CHANNELS
+        channels = HEAD_CHANNELS
         self.conv1 = nn.Conv2d(channels, channels, 3, stride=(stride, 1), padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
@@ -63,17 +64,17 @@ class _ResidualBlock(nn.Module):
         return F.relu(inner + self.shortcut(x))
 
 
-class _Head(nn.Module):
+class Head(nn.Module):
     """Two-dimensional convolutions that reduce the 80 mel bands to 10 of 32 channels each."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(1, _HEAD_CHANNELS, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(_HEAD_CHANNELS)
-        self.layer1 = nn.Sequential(_ResidualBlock(2), _ResidualBlock(1))
-        self.layer2 = nn.Sequential(_ResidualBlock(2), _ResidualBlock(1))
-        self.conv2 = nn.Conv2d(_HEAD_CHANNELS, _HEAD_CHANNELS, 3, stride=(2, 1), padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(_HEAD_CHANNELS)
+        self.conv1 = nn.Conv2d(1, HEAD_CHANNELS, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(HEAD_CHANNELS)
+        self.layer1 = nn.Sequential(ResidualBlock(2), ResidualBlock(1))
+        self.layer2 = nn.Sequential(ResidualBlock(2), ResidualBlock(1))
+        self.conv2 = nn.Conv2d(HEAD_CHANNELS, HEAD_CHANNELS, 3, stride=(2, 1), padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(HEAD_CHANNELS)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 80, T) -> (B, 320, T)."""
@@ -82,7 +83,7 @@ class _Head(nn.Module):
         return x.flatten(1, 2)
 
 
-class _TimeDelay(nn.Module):
+class TimeDelay(nn.Module):
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
         self.linear = nn.Conv1d(in_channels, out_channels, 5, stride=2, padding=2, bias=False)
@@ -93,7 +94,7 @@ class _TimeDelay(nn.Module):
         return outputs
 
 
-class _ContextMask(nn.Module):
+class ContextMask(nn.Module):
     """A convolution whose outputs are masked according to the mean of the clip and of each second of it."""
 
     def __init__(self, dilation: int) -> None:
@@ -103,10 +104,10 @@ class _ContextMask(nn.Module):
         self.linear2 = nn.Conv1d(_BOTTLENECK // 2, _GROWTH, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        seconds = F.avg_pool1d(x, _CONTEXT_FRAMES, _CONTEXT_FRAMES, ceil_mode=True)
+        seconds = F.avg_pool1d(x, CONTEXT_FRAMES, CONTEXT_FRAMES, ceil_mode=True)
         # The mask is the same within a second, so it is computed once for each.
         mask = self.linear2(F.relu(self.linear1(x.mean(-1, keepdim=True) + seconds))).sigmoid()
-        masked: Tensor = self.linear_local(x) * mask.repeat_interleave(_CONTEXT_FRAMES, -1)[..., : x.shape[-1]]
+        masked: Tensor = self.linear_local(x) * mask.repeat_interleave(CONTEXT_FRAMES, -1)[..., : x.shape[-1]]
         return masked
 
 
@@ -116,14 +117,14 @@ class _DenseLayer(nn.Module):
         self.nonlinear1 = _normalised_relu(in_channels)
         self.linear1 = nn.Conv1d(in_channels, _BOTTLENECK, 1, bias=False)
         self.nonlinear2 = _normalised_relu(_BOTTLENECK)
-        self.cam_layer = _ContextMask(dilation)
+        self.cam_layer = ContextMask(dilation)
 
     def forward(self, x: Tensor) -> Tensor:
         outputs: Tensor = self.cam_layer(self.nonlinear2(self.linear1(self.nonlinear1(x))))
         return outputs
 
 
-class _DenseBlock(nn.ModuleDict):
+class DenseBlock(nn.ModuleDict):
     """Layers that each see the outputs of all layers before them."""
 
     def __init__(self, in_channels: int, num_layers: int, dilation: int) -> None:

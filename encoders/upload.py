@@ -16,3 +16,13 @@ def from_device(*tensors: Tensor) -> list[Tensor]:
     copies = [torch.empty(t.shape, dtype=t.dtype, pin_memory=True).copy_(t, non_blocking=True) for t in tensors]
     torch.cuda.current_stream(tensors[0].device).synchronize()
     return copies
+
+
+def to_cpu(tensor: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
+    """The tensor on the CPU; from a CUDA device without waiting, and the event after which it can be read."""
+    if not tensor.is_cuda:
+        return tensor.cpu(), None
+    copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
+    done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    done.record()
+    return copy, done

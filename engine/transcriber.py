@@ -58,7 +58,10 @@ class Transcriber(LoadedModel):
         """Loads the speaker model the first time that a run asks for speakers."""
         if options.speakers is None:
             return None
-        return SpeakerStage(self.speaker_model(), options.speakers, allow_urls=options.allow_urls)
+        self.speaker_model()  # raises if there is none
+        assert self.speakers is not None
+        on_gpu = self.device.type != "cpu"
+        return SpeakerStage(self.speakers, options.speakers, on_gpu=on_gpu, allow_urls=options.allow_urls)
 
     def _run(
         self,

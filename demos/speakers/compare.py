@@ -5,6 +5,9 @@
 Each FOLDER holds recordings (FLAC or WAV, 16 kHz) with an RTTM file of the same name, and perhaps an STM file with what
 is said. "oracle" takes the speech spans from the reference, "silero" from the voice activity detection. Needs funasr,
 of the group "dev".
+
+"words" is the share of words that get a wrong speaker, where the words and their times are the reference's: those of
+the STM file, or else each WORD_S of a reference turn counts as one.
 """
 
 import argparse
@@ -26,6 +29,7 @@ from twostage_asr.engine.speakers.model import SpeakerModel
 from twostage_asr.engine.vad import SegmentRules, SpeechSegmenter, load_vad
 
 RATE = 16_000
+WORD_S = 0.4
 Samples = npt.NDArray[np.float32]
 Interval = tuple[float, float]
 
@@ -79,15 +83,26 @@ def funasr(stretches: Sequence[Stretch]) -> list[Turn]:
     return [Turn(start, end, str(label)) for start, end, label in postprocess(windows, None, labels, rows)]
 
 
+def words_of(path: Path, reference: Sequence[Turn]) -> list[Turn]:
+    """The reference's words, each as a turn."""
+    stm = path.with_suffix(".stm")
+    if stm.is_file():
+        return read_stm(stm)
+    words: list[Turn] = []
+    for start, end, speaker in reference:
+        edges = np.linspace(start, end, max(round((end - start) / WORD_S), 1) + 1).tolist()
+        words += [Turn(a, b, speaker) for a, b in itertools.pairwise(edges)]
+    return words
+
+
 def line_of(path: Path, kind: str, stretches: Sequence[Stretch]) -> str:
     """A row of the table; each pair of figures is ours and FunASR's."""
-    reference, stm = read_rttm(path), path.with_suffix(".stm")
+    reference = read_rttm(path)
     found = [method(stretches) for method in (ours, funasr)]
     strict, loose = ([error_rate(reference, turns, collar) for turns in found] for collar in (0.0, 0.25))
     cells = [path.stem, kind, str(strict[0].speakers), *(str(result.speakers_found) for result in strict)]
     cells += [f"{result.rate:.1%}" for result in [*strict, *loose]]
-    words = read_stm(stm) if stm.is_file() else []
-    cells += [f"{word_error_rate(words, turns):.1%}" if words else "" for turns in found]
+    cells += [f"{word_error_rate(words_of(path, reference), turns):.1%}" for turns in found]
     return f"| {' | '.join(cells)} |"
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ...encoders import SAMPLE_RATE
 from ...encoders.transformer import attention_for_any_shape, layers_as_written
+from ...encoders.upload import to_cpu
 from ..errors import CheckpointError
 from ..families.base import AcousticModel, EncodedBatch, StageOneOptions
 from ..hub.model_files import check_file
@@ -100,13 +101,3 @@ def load_module(path: Path, make: Callable[[], Module], options: StageOneOptions
     except (OSError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"{path} does not hold the tensors that engine.json promises: {error}") from error
     return module.eval().to(options.device, options.dtype)
-
-
-def to_cpu(tensor: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
-    """The tensor on the CPU; from a CUDA device without waiting, and the event after which it can be read."""
-    if not tensor.is_cuda:
-        return tensor.cpu(), None
-    copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
-    done = torch.cuda.Event()  # type: ignore[no-untyped-call]
-    done.record()
-    return copy, done

@@ -72,6 +72,17 @@ def in_order(labels: Labels) -> Labels:
     return rank[inverse]
 
 
+def centres_of(embeddings: Embeddings, labels: Sequence[int] | Labels) -> Embeddings:
+    """The mean direction of each label from 0 on: (K, D), each row of length 1, or 0 where there is no embedding."""
+    order = np.argsort(labels, kind="stable")
+    present, starts = np.unique(np.asarray(labels, np.int64)[order], return_index=True)
+    sums = np.zeros((int(np.max(labels, initial=-1)) + 1, embeddings.shape[1]), np.float32)
+    if len(present):
+        sums[present] = np.add.reduceat(embeddings[order], starts)
+    centres: Embeddings = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-9)
+    return centres
+
+
 def _groups(embeddings: Embeddings, seconds: Weights) -> Labels:
     """(N,) labels of at most MAX_POINTS groups of alike neighbours in time; of each embedding if they are few."""
     labels: Labels = np.arange(len(embeddings))
@@ -108,7 +119,7 @@ def _tree(points: Embeddings) -> Tree:
 
 def _cut(tree: Tree, num: int) -> Labels:
     """The clusters of each point, from 0 on, when `num` are left, or fewer where points are equal."""
-    return _flat(tree, num, "maxclust") - 1 if len(tree) else np.zeros(1, np.int64)
+    return _flat(tree, num, "maxclust") - 1 if num > 1 else np.zeros(len(tree) + 1, np.int64)
 
 
 def _flat(tree: Tree, bound: float, criterion: str) -> Labels:
@@ -120,17 +131,16 @@ def _flat(tree: Tree, bound: float, criterion: str) -> Labels:
 
 
 def _centres(embeddings: Embeddings, seconds: Weights, labels: Labels) -> tuple[Embeddings, Weights]:
-    """The weighted mean of each group, of length 1, and its seconds."""
-    sums = np.zeros((int(labels.max()) + 1, embeddings.shape[1]), np.float32)
-    np.add.at(sums, labels, embeddings * seconds[:, None])
-    sizes = np.bincount(labels, seconds, len(sums)).astype(np.float32)
-    return sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-9), sizes
+    """The weighted mean direction of each group, and its seconds."""
+    return centres_of(embeddings * seconds[:, None], labels), np.bincount(labels, seconds).astype(np.float32)
 
 
 def _speakers(points: Embeddings, seconds: Weights, count: SpeakerCount) -> Labels:
     """The speakers of at most MAX_POINTS points."""
     least, most = count.bounds
     least = min(least, len(points))
+    if least == 1 and (points @ points.T).min() >= SAME_VOICE:  # then the average of any two clusters is as high
+        return np.zeros(len(points), np.int64)
     tree = _tree(points)
     voices = 1 + int((tree[:, 2] > 1.0 - SAME_VOICE).sum())
     for num in range(max(voices, least), len(points) + 1):  # finer, until there are enough speakers
@@ -169,7 +179,7 @@ def _joined(points: Embeddings, seconds: Weights, labels: Labels, bounds: tuple[
 def _refined(embeddings: Embeddings, seconds: Weights, labels: Labels) -> Labels:
     """Give each embedding to the nearest centre, a few times. No speaker is lost by it."""
     num = int(labels.max()) + 1
-    for _ in range(_REFINEMENTS):
+    for _ in range(_REFINEMENTS if num > 1 else 0):
         nearest = np.argmax(embeddings @ _centres(embeddings, seconds, labels)[0].T, axis=1)
         if len(np.unique(nearest)) < num or np.array_equal(nearest, labels):
             break

@@ -9,14 +9,14 @@ import numpy.typing as npt
 
 from ..audio.waveform import SAMPLE_RATE, Waveform
 from ..transcript import SpeakerTurn
-from .clustering import Labels, SpeakerCount, cluster, in_order
-from .enrolment import centres_of
-from .model import Bounds, Embeddings, SpeakerModel, embed_windows
+from .clustering import Labels, SpeakerCount, centres_of, cluster, in_order
+from .model import WINDOW_SAMPLES, Bounds, Embeddings, SpeakerModel, embed_windows
 
-WINDOW_S, SHIFT_S = 1.5, 0.75  # as the published models were tuned for
-CHANGE_COST = 0.1  # of cosine similarity: a speaker who seems to be heard for a moment must be this much more alike
+SHIFT_SAMPLES = WINDOW_SAMPLES // 2
+CHANGE_COST = 0.05  # of cosine similarity: a speaker who seems to be heard for a moment must be this much more alike
 _OVERLAP_SIMILARITY, _OVERLAP_MARGIN = 0.4, 0.08  # to the second speaker, and to the first less the second
 Spans = npt.NDArray[np.float64]  # (N, 2): start and end in seconds
+Similarities = npt.NDArray[np.float32]  # (windows, speakers)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,12 +45,11 @@ class Diarized:
 
 
 def windows_of(num_samples: int) -> list[Bounds]:
-    """First and last samples of windows of WINDOW_S each SHIFT_S; the last one ends where the samples end."""
-    size, shift = round(WINDOW_S * SAMPLE_RATE), round(SHIFT_S * SAMPLE_RATE)
-    if num_samples <= size:
+    """First and last samples of windows, each half a window after the last; the last one ends where the samples end."""
+    last = num_samples - WINDOW_SAMPLES
+    if last <= 0:
         return [(0, num_samples)]
-    starts = [*range(0, num_samples - size, shift), num_samples - size]
-    return [(start, start + size) for start in starts]
+    return [(start, start + WINDOW_SAMPLES) for start in (*range(0, last, SHIFT_SAMPLES), last)]
 
 
 def embedded(model: SpeakerModel, waveforms: Sequence[Waveform]) -> list[Embeddings]:
@@ -82,19 +81,20 @@ def diarize(stretches: Sequence[Stretch], count: SpeakerCount) -> Diarized:
     for one in stretches:
         part = slice(done, done + len(one.windows))
         done = part.stop
-        doubtful = _is_doubtful(one.embeddings, centres)
-        turns += _turns(one, labels[part], doubtful, names)
+        turns += _turns(one, labels[part], one.embeddings @ centres.T, names)
     return Diarized(tuple(sorted(turns, key=lambda turn: turn.start)), dict(zip(names, centres, strict=True)))
 
 
 def _smoothed(stretches: Sequence[Stretch], embeddings: Embeddings, labels: Labels) -> Labels:
     """The labels of all windows without doubtful changes, unless a speaker would be lost."""
+    if not labels.any():
+        return labels
     centres = centres_of(embeddings, labels)
     smoothed = in_order(np.concatenate([most_alike(one.embeddings @ centres.T) for one in stretches]))
     return smoothed if smoothed.max() == labels.max() else labels
 
 
-def most_alike(similarities: npt.NDArray[np.float32]) -> Labels:
+def most_alike(similarities: Similarities) -> Labels:
     """The most similar path through the speakers: (T, K) similarities of a stretch's windows -> (T,), by Viterbi.
 
     Each change of the speaker costs CHANGE_COST, so that one doubtful window does not interrupt a turn.
@@ -111,27 +111,41 @@ def most_alike(similarities: npt.NDArray[np.float32]) -> Labels:
     return np.array(path[::-1])
 
 
-def _is_doubtful(embeddings: Embeddings, centres: Embeddings) -> npt.NDArray[np.bool_]:
+def _is_doubtful(similarities: Similarities) -> npt.NDArray[np.bool_]:
     """Whether two voices may be heard in each window: it sounds like two speakers about as much."""
-    if len(centres) < 2:
-        return np.zeros(len(embeddings), np.bool_)
-    ranked = np.sort(embeddings @ centres.T, axis=1)
+    if similarities.shape[1] < 2:
+        return np.zeros(len(similarities), np.bool_)
+    ranked = np.sort(similarities, axis=1)
     doubtful: npt.NDArray[np.bool_] = (ranked[:, -2] > _OVERLAP_SIMILARITY) & (
         ranked[:, -1] - ranked[:, -2] < _OVERLAP_MARGIN
     )
     return doubtful
 
 
-def _turns(
-    stretch: Stretch, labels: Labels, doubtful: npt.NDArray[np.bool_], names: Sequence[str]
-) -> Iterator[SpeakerTurn]:
-    """Runs of windows of one speaker. Two runs meet in the middle of what the windows between them share."""
+def _turns(stretch: Stretch, labels: Labels, similarities: Similarities, names: Sequence[str]) -> Iterator[SpeakerTurn]:
+    """Runs of windows of one speaker."""
+    doubtful = _is_doubtful(similarities)
     runs = [list(run) for _, run in itertools.groupby(range(len(labels)), key=lambda i: (labels[i], doubtful[i]))]
+    middles = stretch.windows.mean(axis=1)
     start = stretch.start
     for run, following in itertools.zip_longest(runs, runs[1:]):
+        first, last = run[0], run[-1]
         end = stretch.end
         if following is not None:
-            end = float(stretch.windows[run[-1]][1] + stretch.windows[following[0]][0]) / 2
-        first = run[0]
+            share = _change(similarities[last : last + 2], labels[last], labels[last + 1])
+            end = float(middles[last] + share * (middles[last + 1] - middles[last]))
         yield SpeakerTurn(round(start, 3), round(end, 3), names[labels[first]], bool(doubtful[first]), stretch.channel)
         start = end
+
+
+def _change(similarities: Similarities, before: int, after: int) -> float:
+    """Where between the middles of two windows the speaker changes, as a share of that time.
+
+    A window across a change is less like the first speaker the more of it comes after the change. So both similarities
+    are interpolated between the middles, and the change is where they are equal. (2, K) -> 0 to 1.
+    """
+    if before == after:
+        return 0.5
+    leads = similarities[:, before] - similarities[:, after]
+    first, second = max(float(leads[0]), 0.0), max(-float(leads[1]), 0.0)
+    return first / (first + second) if first + second else 0.5

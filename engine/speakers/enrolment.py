@@ -63,11 +63,3 @@ def label_names(names: Sequence[str | None]) -> list[str]:
     """The names, and "SPK0", "SPK1", ... in order for those who have none, unless somebody has that very name."""
     labels = (label for number in itertools.count() if (label := f"SPK{number}") not in names)
     return [next(labels) if name is None else name for name in names]
-
-
-def centres_of(embeddings: Embeddings, labels: Sequence[int] | np.ndarray) -> Embeddings:
-    """The mean direction of each label from 0 on: (K, D), each row of length 1."""
-    sums = np.zeros((int(np.max(labels, initial=-1)) + 1, embeddings.shape[1]), np.float32)
-    np.add.at(sums, np.asarray(labels, np.int64), embeddings)
-    centres: Embeddings = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-9)
-    return centres

@@ -34,7 +34,7 @@ def speakers_of(transcript: Transcript) -> list[str]:
 
 def relabelled(transcript: Transcript, names: Mapping[str, str]) -> Transcript:
     """The transcript with other names in the places of its speakers'; names that are not a key stay."""
-    if transcript.turns is None:
+    if transcript.turns is None or all(old == new for old, new in names.items()):
         return transcript
 
     def name(speaker: str | None) -> str | None:
@@ -83,8 +83,8 @@ class _Finder:
     def _turns_of(self, part: Word | Segment) -> list[SpeakerTurn]:
         """The turns that share time with a part, or the nearest one if none does."""
         turns = self._turns.get(part.channel, [])
-        if not turns:
-            return []
+        if len(turns) < 2:
+            return turns
         first = min(bisect.bisect_right(self._ends[part.channel], part.start), len(turns) - 1)
         following = itertools.takewhile(lambda turn: turn.start < part.end, itertools.islice(turns, first, None))
         if within := [turn for turn in following if _shared(turn, part) > 0]:

@@ -1,4 +1,4 @@
-"""SpeakerQueue: embeds the speech of all callers of a service, in batches, in a thread of its own."""
+"""SpeakerQueue: embeds the speech of a run, or of all callers of a service, in batches, in a thread of its own."""
 
 import threading
 import time
@@ -15,8 +15,8 @@ from ..audio.waveform import SAMPLE_RATE, Waveform
 from ..errors import ASRError, ConfigError, ServiceClosedError
 from ..isolation import alone, isolated
 from .model import Bounds, Embeddings, SpeakerModel, embed_windows
-from .stage import BATCH_S
 
+BATCH_WINDOWS = 512  # two batches of CAM++ on a GPU: the second is filled while the first is computed
 RETRY_S = 60.0  # from a failure to load the model to the next attempt, which may have to ask a hub
 
 
@@ -39,11 +39,20 @@ class _Job:
 class SpeakerQueue:
     """Embeds first what comes first; what has come meanwhile is embedded together."""
 
-    def __init__(self, source: ModelSource | None, *, on_gpu: bool) -> None:
-        """The model is loaded for the first job. `on_gpu`: it computes on one, as acoustic/threads.py explains."""
+    def __init__(self, source: ModelSource | None, *, on_gpu: bool, least_windows: int = 0) -> None:
+        """The model is loaded for the first job.
+
+        Args:
+            on_gpu: it computes on one, as acoustic/threads.py explains.
+            least_windows: so many are waited for before a batch begins, or for flush().
+        """
         self._source = source
+        self._least_windows = least_windows
+        self._lock = threading.Lock()  # guards the five attributes below
         self._jobs: deque[_Job] = deque()
-        self._lock = threading.Lock()  # nothing is added once the queue is closed
+        self._num_windows = 0  # of the jobs
+        self._num_flushed = 0  # of the jobs, those that wait for no others
+        self._is_working = False
         self._is_closed = False
         self._failure: tuple[float, ASRError] | None = None  # why there is no model, and time.monotonic() of that
         self._thread = ThreadPoolExecutor(1, "speakers", partial(torch.set_num_threads, 1) if on_gpu else None)
@@ -65,22 +74,52 @@ class SpeakerQueue:
             if self._is_closed:
                 raise ServiceClosedError("this service is closed")
             self._jobs.append(job)
-            self._thread.submit(self._work)
+            self._num_windows += len(windows)
+            self._begin()
         return job.future
+
+    @property
+    def is_idle(self) -> bool:
+        """Nothing is being embedded, though jobs may wait for others."""
+        return not self._is_working
+
+    def flush(self) -> None:
+        """Let none of the jobs so far wait for others."""
+        with self._lock:
+            self._num_flushed = len(self._jobs)
+            self._begin()
 
     def close(self) -> None:
         """End the thread after the batch at hand, and fail the rest; idempotent."""
         with self._lock:
             self._is_closed = True
         self._thread.shutdown(cancel_futures=True)
-        for job in self._take(float("inf")):
+        for job in self._taken(float("inf")):
             job.future.set_exception(ServiceClosedError("the service was closed before this was embedded"))
 
+    def _is_due(self) -> bool:
+        return bool(self._jobs) and (self._num_flushed > 0 or self._num_windows >= self._least_windows)
+
+    def _begin(self) -> None:
+        if not self._is_working and self._is_due():
+            self._is_working = True
+            self._thread.submit(self._work)
+
     def _work(self) -> None:
-        """Embed the next batch, if an earlier call has not taken all that there was."""
-        batch = self._take(BATCH_S)
-        if not batch:
-            return
+        """Embed batch after batch until none is due."""
+        while batch := self._next():
+            self._embed(batch)
+
+    def _next(self) -> list[_Job]:
+        """The next batch; empty if none is due. Cancelled jobs are left out, so it is looked for until there is one."""
+        with self._lock:
+            while self._is_due() and not self._is_closed:
+                if batch := self._taken(BATCH_WINDOWS):
+                    return batch
+            self._is_working = False
+            return []
+
+    def _embed(self, batch: Sequence[_Job]) -> None:
         model = self._model()
         if isinstance(model, ASRError):
             for job in batch:
@@ -95,15 +134,17 @@ class SpeakerQueue:
             else:
                 job.future.set_result(rows)
 
-    def _take(self, most_s: float) -> list[_Job]:
-        """The oldest jobs whose futures nobody has cancelled, of about `most_s` seconds together."""
+    def _taken(self, most_windows: float) -> list[_Job]:
+        """The oldest jobs whose futures nobody has cancelled, of at most so many windows, but at least one."""
         taken: list[_Job] = []
-        seconds = 0.0
-        while self._jobs and seconds < most_s:
+        num = 0
+        while self._jobs and (not taken or num + len(self._jobs[0].windows) <= most_windows):
             job = self._jobs.popleft()
+            self._num_windows -= len(job.windows)
+            self._num_flushed = max(self._num_flushed - 1, 0)
             if job.future.set_running_or_notify_cancel():
                 taken.append(job)
-                seconds += len(job.waveform) / SAMPLE_RATE
+                num += len(job.windows)
         return taken
 
     def _model(self) -> SpeakerModel | ASRError:

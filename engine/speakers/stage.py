@@ -1,11 +1,12 @@
 """SpeakerStage: embeds the clips of one offline run beside its two stages, and names the speakers of what is done.
 
-Clips are embedded in batches in one thread, and finished recordings get their speakers in another. Only embeddings are
-kept of a recording: 50 MB for ten hours.
+A SpeakerQueue embeds clips in batches, and finished recordings get their speakers in a thread. Only embeddings are kept
+of a recording: 50 MB for ten hours.
 """
 
 import bisect
 import math
+import time
 from collections import Counter, deque
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,123 +21,130 @@ from ..audio.inputs import iterate_inputs
 from ..audio.loading import load
 from ..audio.waveform import SAMPLE_RATE, Waveform
 from ..errors import ASRError, AudioError, ConfigError
-from ..isolation import alone, isolated
+from ..isolation import alone
 from ..run_options import SpeakerSettings
 from ..transcript import Transcript
 from .clustering import SpeakerCount
-from .diarize import Stretch, diarize, embedded, stretch_of
+from .diarize import Stretch, diarize, stretch_of, windows_of
 from .enrolment import REFERENCE_LIMITS, KnownSpeakers, label_names
 from .labelling import relabelled, speakers_of, unnamed, with_speakers
 from .model import Embeddings, SpeakerModel
+from .queue import BATCH_WINDOWS, ModelSource, SpeakerQueue
 
-BATCH_S = 192.0  # of speech: 256 windows
-MAX_QUEUED = 8  # batches that wait for the model; more wait in the loop, so that memory stays bounded
+PATIENCE_S = 0.25  # that a finished input lets its clips wait for a full batch; a busy run fills one in 0.05 s
+MAX_WAITING_S = 1536.0  # of speech that waits for the model; for more the loop waits, so that memory stays bounded
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Clip:
     index: int  # of the input
     start: float  # s, in the recording
-    waveform: Waveform
+    num_samples: int
     channel: int | None
+    voices: Future[Embeddings]
 
-    def __str__(self) -> str:
-        return f"input {self.index}, {self.start:.1f} s"
+    @property
+    def seconds(self) -> float:
+        return self.num_samples / SAMPLE_RATE
+
+    def heard(self) -> Stretch:
+        """Waits until it is embedded."""
+        error = self.voices.exception()
+        if error is not None and not isinstance(error, ASRError):
+            raise error
+        return heard(self.start, self.num_samples, error or self.voices.result(), self.channel)
 
 
 class SpeakerStage:
     """The speakers of the inputs of one run. Used as a context manager, which ends its threads.
 
-    Clips are embedded in batches of BATCH_S, and sooner if the model would be idle while a finished input waits for it.
+    Clips are embedded in full batches, and sooner if the model is idle while a finished input waits for it.
     """
 
     def __init__(
-        self, model: SpeakerModel, settings: SpeakerSettings, *, allow_urls: bool | Collection[str] = True
+        self,
+        source: ModelSource,
+        settings: SpeakerSettings,
+        *,
+        on_gpu: bool = False,
+        allow_urls: bool | Collection[str] = True,
     ) -> None:
-        """Raises ConfigError or AudioError if a known speaker's clip cannot be used. `allow_urls`: see load()."""
-        self._model = model
+        """`on_gpu`: see SpeakerQueue. `allow_urls`: see load().
+
+        Raises:
+            ConfigError, AudioError: a known speaker's clip cannot be used.
+            ASRError: what the source raises if there is no model.
+        """
         self._settings = settings
-        self._known = enrolled(model, settings, allow_urls=allow_urls)
-        self._batch: list[_Clip] = []
-        self._batch_s = 0.0
-        self._queued: deque[Future[list[tuple[int, Stretch]]]] = deque()
-        self._num_waiting: Counter[int] = Counter()  # clips of each input that are not embedded yet
+        self._known = enrolled(source.get(), settings, allow_urls=allow_urls)
+        self._queue = SpeakerQueue(source, on_gpu=on_gpu, least_windows=BATCH_WINDOWS)
+        self._clips: deque[_Clip] = deque()  # that are not embedded yet
+        self._waiting_s = 0.0  # of these
+        self._num_waiting: Counter[int] = Counter()  # of these, those of each input
         self._stretches: dict[int, list[Stretch]] = {}
-        self._finished: dict[int, Transcript] = {}  # that wait for their clips
+        self._finished: dict[int, tuple[float, Transcript]] = {}  # that wait for their clips since time.monotonic()
         self._named: deque[tuple[int, Future[Transcript]]] = deque()
-        self._thread = ThreadPoolExecutor(1, "speakers")
         self._naming_thread = ThreadPoolExecutor(1, "speakers-naming")
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        for thread in (self._thread, self._naming_thread):
-            thread.shutdown(cancel_futures=True)
+        self._queue.close()
+        self._naming_thread.shutdown(cancel_futures=True)
 
     def add(self, index: int, start: float, waveform: Waveform, channel: int | None) -> None:
         """A clip of the input at this place; it is embedded with others, soon."""
-        self._batch.append(_Clip(index, start, waveform, channel))
-        self._batch_s += len(waveform) / SAMPLE_RATE
+        voices = self._queue.embed(waveform, windows_of(len(waveform)))
+        self._clips.append(_Clip(index, start, len(waveform), channel, voices))
+        self._waiting_s += self._clips[-1].seconds
         self._num_waiting[index] += 1
-        if self._batch_s >= BATCH_S:
-            self._flush()
+        while self._waiting_s > MAX_WAITING_S:
+            self._queue.flush()
+            self._take()
 
     def finish(self, index: int, transcript: Transcript) -> None:
         """The transcript of an input, all of whose clips were added; done() or rest() gives it with its speakers."""
-        self._finished[index] = transcript
+        self._finished[index] = time.monotonic(), transcript
         self._name(index)
 
     def done(self) -> Iterator[tuple[int, Transcript]]:
         """The finished inputs whose speakers are known by now. It waits for nothing."""
-        while self._queued and self._queued[0].done():
+        while self._clips and self._clips[0].voices.done():
             self._take()
-        if not self._queued and any(clip.index in self._finished for clip in self._batch):
-            self._flush()
+        since, _ = next(iter(self._finished.values()), (float("inf"), None))
+        if self._queue.is_idle and time.monotonic() - since >= PATIENCE_S:
+            self._queue.flush()
         while self._named and self._named[0][1].done():
             yield self._take_named()
 
     def rest(self) -> Iterator[tuple[int, Transcript]]:
         """All other finished inputs. It waits for their speakers."""
-        if self._batch:
-            self._flush()
-        while self._queued:
+        self._queue.flush()
+        while self._clips:
             self._take()
         while self._named:
             yield self._take_named()
 
-    def _flush(self) -> None:
-        while len(self._queued) >= MAX_QUEUED:
-            self._take()
-        batch, self._batch, self._batch_s = self._batch, [], 0.0
-        self._queued.append(self._thread.submit(self._embedded, batch))
-
     def _take(self) -> None:
-        for index, stretch in self._queued.popleft().result():
-            self._stretches.setdefault(index, []).append(stretch)
-            self._num_waiting[index] -= 1
-            self._name(index)
+        clip = self._clips.popleft()
+        self._stretches.setdefault(clip.index, []).append(clip.heard())
+        self._waiting_s -= clip.seconds
+        self._num_waiting[clip.index] -= 1
+        self._name(clip.index)
 
     def _name(self, index: int) -> None:
         """Let the speakers of an input be named if it is finished and all of its clips are embedded."""
         if index not in self._finished or self._num_waiting[index]:
             return
         del self._num_waiting[index]
-        transcript, stretches = self._finished.pop(index), self._stretches.pop(index, [])
+        (_, transcript), stretches = self._finished.pop(index), self._stretches.pop(index, [])
         future = self._naming_thread.submit(named, transcript, stretches, self._settings.count, self._known)
         self._named.append((index, future))
 
     def _take_named(self) -> tuple[int, Transcript]:
         index, future = self._named.popleft()
         return index, future.result()
-
-    def _embedded(self, clips: Sequence[_Clip]) -> list[tuple[int, Stretch]]:
-        """A clip that fails gives a stretch without windows, and the others go on."""
-        found = isolated("speakers", clips, lambda some: embedded(self._model, [clip.waveform for clip in some]))
-        return [
-            (clip.index, heard(clip.start, len(clip.waveform), rows, clip.channel))
-            for clip, rows in zip(clips, found, strict=True)
-        ]
 
 
 def heard(start: float, num_samples: int, rows: Embeddings | ASRError, channel: int | None) -> Stretch:

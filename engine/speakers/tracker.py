@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .clustering import MAX_SPEAKERS, SpeakerCount, cluster
-from .enrolment import KNOWN_SIMILARITY, KnownSpeakers, centres_of
+from .clustering import MAX_SPEAKERS, SpeakerCount, centres_of, cluster
+from .enrolment import KNOWN_SIMILARITY, KnownSpeakers
 from .model import Embeddings
 
 SAME_VOICE = 0.50  # cosine similarity to a running centre from which on a stretch is of that speaker

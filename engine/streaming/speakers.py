@@ -11,10 +11,8 @@ Texts are never changed. What fails for a segment costs this segment its speaker
 from concurrent.futures import Future
 from functools import partial
 
-import numpy as np
-
 from ..audio.waveform import Waveform
-from ..errors import ASRError, InternalError
+from ..errors import ASRError
 from ..isolation import alone
 from ..model import ClipService
 from ..speakers.clustering import SpeakerCount
@@ -65,8 +63,6 @@ class LiveSpeakers:
         return {} if isinstance(names, ASRError) else names
 
     def _named(self, transcript: Transcript, start: float, num_samples: int, rows: Embeddings) -> Transcript:
-        if not np.isfinite(rows).all():
-            raise InternalError("the speaker model's embeddings are not finite")
         if not transcript.text:  # noise is nobody's
             return transcript
         diarized = diarize([stretch_of(start, num_samples, rows)], self._count)

@@ -63,12 +63,23 @@ def test_turns_leave_out_the_pauses_between_stretches() -> None:
 def test_two_speakers_meet_between_their_windows() -> None:
     found = diarize([spoken(0.0, 9.0, voices([0] * 6 + [1] * 5))], ANY)
     assert names(found) == ["SPK0", "SPK1"]
-    assert found.turns[0].end == found.turns[1].start == pytest.approx(4.875)
+    assert found.turns[0].end == found.turns[1].start == pytest.approx(4.875, abs=0.01)
+
+
+def test_a_speaker_changes_sooner_the_less_the_window_across_the_change_is_like_the_first() -> None:
+    changes = []
+    for share in (0.6, 0.8, 1.0):  # of the first speaker in the window whose middle is at 4.5 s; the next is at 5.25 s
+        rows = voices([0] * 6 + [1] * 5)
+        rows[5] = normalised((share * rows[0] + (1.0 - share) * rows[8])[None])[0]
+        first, second = diarize([spoken(0.0, 9.0, rows)], ANY).turns
+        assert first.end == second.start
+        changes.append(first.end)
+    assert 4.5 < changes[0] < 4.75 < changes[1] < 4.85 < changes[2] < 4.9
 
 
 def test_one_doubtful_window_does_not_interrupt_a_turn() -> None:
     rows = voices([0] * 6 + [1] * 6)
-    rows[2] = normalised((0.5 * rows[2] + 0.5 * rows[8])[None])[0]
+    rows[2] = normalised((0.53 * rows[2] + 0.47 * rows[8])[None])[0]
     found = diarize([spoken(0.0, 9.75, rows)], ANY)
     assert [name for name, _ in itertools.groupby(names(found))] == ["SPK0", "SPK1"]
 

@@ -14,7 +14,9 @@ from twostage_asr.engine import AudioError, ConfigError, Transcript, transcribe_
 from twostage_asr.engine.audio.inputs import expand_inputs
 from twostage_asr.engine.audio.waveform import Waveform
 from twostage_asr.engine.run_options import SpeakerSettings
+from twostage_asr.engine.speakers import stage
 from twostage_asr.engine.speakers.model import Embeddings
+from twostage_asr.engine.speakers.queue import BATCH_WINDOWS
 from twostage_asr.engine.speakers.stage import SpeakerStage
 from twostage_asr.engine.vad.splitting import Cut, Piece
 
@@ -22,10 +24,13 @@ BROKEN = 99  # the clip that the model fails on
 
 
 class Voices:
-    """The voice of a window is its number."""
+    """The voice of a window is its number. It is its own loader."""
 
     def __init__(self) -> None:
         self.calls: list[int] = []
+
+    def get(self) -> "Voices":
+        return self
 
     def embed(self, waveforms: Sequence[Waveform]) -> Embeddings:
         self.calls.append(len(waveforms))
@@ -176,20 +181,47 @@ class Held(Voices):
 
     def __init__(self) -> None:
         super().__init__()
-        self.let_go = threading.Event()
+        self.begun, self.let_go = threading.Event(), threading.Event()
 
     def embed(self, waveforms: Sequence[Waveform]) -> Embeddings:
+        self.begun.set()
         assert self.let_go.wait(60)
         return super().embed(waveforms)
 
 
-def test_inputs_that_finish_while_the_model_is_busy_share_its_next_batch() -> None:
+def test_inputs_that_finish_while_the_model_is_busy_share_its_next_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stage, "PATIENCE_S", 0.0)
     model = Held()
-    with SpeakerStage(model, SpeakerSettings()) as stage:
+    with SpeakerStage(model, SpeakerSettings()) as speakers:
         for index in range(4):
-            stage.add(index, 0.0, samples(5), None)
-            stage.finish(index, Transcript(str(index), duration=1.0))
-            assert not list(stage.done())  # it waits for nothing
+            speakers.add(index, 0.0, samples(5), None)
+            speakers.finish(index, Transcript(str(index), duration=1.0))
+            assert not list(speakers.done())  # it waits for nothing
+            assert model.begun.wait(20)
         model.let_go.set()
-        assert [index for index, _ in stage.rest()] == [0, 1, 2, 3]
+        assert [index for index, _ in speakers.rest()] == [0, 1, 2, 3]
     assert model.calls == [1, 3]
+
+
+def test_a_busy_run_fills_its_batches() -> None:
+    model = Held()
+    with SpeakerStage(model, SpeakerSettings()) as speakers:
+        for index in range(BATCH_WINDOWS + 10):
+            assert not model.begun.is_set()
+            speakers.add(index, 0.0, samples(5), None)
+            speakers.finish(index, Transcript(str(index), duration=1.0))
+            if index + 1 == BATCH_WINDOWS:
+                assert model.begun.wait(20)
+                model.begun.clear()
+        model.let_go.set()
+        assert len(list(speakers.rest())) == BATCH_WINDOWS + 10
+    assert model.calls == [BATCH_WINDOWS, 10]
+
+
+def test_audio_does_not_pile_up_before_a_slow_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stage, "MAX_WAITING_S", 10.0)
+    model = Voices()
+    with SpeakerStage(model, SpeakerSettings()) as speakers:
+        for index in range(30):
+            speakers.add(index, 0.0, samples(5, 1.0), None)
+            assert index - sum(model.calls) < 10

@@ -41,6 +41,31 @@ def test_every_window_has_its_row() -> None:
     jobs.close()
 
 
+def test_jobs_wait_for_a_full_batch_or_a_flush() -> None:
+    voices = FakeVoices()
+    jobs = SpeakerQueue(voices, on_gpu=False, least_windows=2)
+    first = jobs.embed(samples(1), WHOLE)
+    assert jobs.is_idle
+    assert jobs.embed(samples(2), WHOLE).result(20).argmax() == 2
+    assert first.result(20).argmax() == 1
+    third = jobs.embed(samples(3), WHOLE)
+    jobs.flush()
+    assert third.result(20).argmax() == 3
+    assert voices.batches == [2, 1]
+    jobs.close()
+
+
+def test_a_batch_has_no_more_windows_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queue, "BATCH_WINDOWS", 3)
+    voices = FakeVoices()
+    jobs = SpeakerQueue(voices, on_gpu=False, least_windows=100)
+    futures = [jobs.embed(samples(number), WHOLE * size) for number, size in ((1, 2), (2, 2), (3, 5), (4, 1))]
+    jobs.flush()
+    assert [len(future.result(20)) for future in futures] == [2, 2, 5, 1]
+    assert voices.batches == [2, 2, 5, 1]
+    jobs.close()
+
+
 def test_a_closed_queue_takes_nothing_and_leaves_no_future_open() -> None:
     gate = GatedVoices()
     jobs = SpeakerQueue(gate, on_gpu=False)
