@@ -230,7 +230,7 @@ def test_nothing_is_wider_than_a_phone_and_the_colours_are_those_that_the_reader
 ) -> None:
     async def read(page: Page) -> None:
         await page.look(390, 844, is_dark=is_dark)
-        fits = "document.documentElement.scrollWidth <= innerWidth"
+        fits = "document.documentElement.scrollWidth <= document.documentElement.clientWidth"
         assert await page.run(fits)
         await page.run("document.getElementById('who').checked = true")
         await add(page, {"a_rather_long_name_of_a_recording_of_a_meeting.wav": speech(5, 9), "bad.mp3": b"no audio"})
