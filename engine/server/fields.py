@@ -29,6 +29,7 @@ MAX_NAMED = 16  # fields in one header or message
 MAX_NAME_CHARS = 40
 MAX_LOGGED = 1_000  # most names of fields that are logged, for all routes together
 MAX_PART_BYTES = 4 << 20  # of a part of a form that is no file: 10 s of 48 kHz and 24 bits as a data URL
+FILES = ("file", "audio_file")  # fields of forms that may not be texts
 AUDIO_SCHEMES = ("http://", "https://", "data:")
 
 _BRACKETED = re.compile(r"(\w+)\[(\w*)\]", re.ASCII)
@@ -151,6 +152,18 @@ class AudioForm(Open):
         Field(description="mix: their mean; split: each by itself; a number: that one alone, counted from 0"),
     ] = "mix"
     salvage: Annotated[bool, Field(description="Of a damaged file, take what can be decoded")] = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_empty_fields(cls, given: Any) -> Any:
+        """Drop fields that were left empty, which web forms send as empty texts, and empty entries of lists."""
+        if not isinstance(given, Mapping):
+            return given
+        filled = {
+            name: [each for each in value if each != ""] if isinstance(value, list) else value
+            for name, value in given.items()
+        }
+        return {name: value for name, value in filled.items() if name in FILES or value not in ("", [])}
 
     @field_validator("file", mode="before")
     @classmethod

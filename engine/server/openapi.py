@@ -133,6 +133,9 @@ def describe(app: FastAPI) -> None:
             forms.pop(name, None)
         for form in forms.values():
             _show_files(form)
+        for path, example in EXAMPLES.items():
+            for operation in schema["paths"].get(path, {}).values():
+                _prefill(operation, forms, example.request or {})
         for path, operations in schema["paths"].items():
             for operation in operations.values():
                 _complete(operation, EXAMPLES.get(path))
@@ -147,6 +150,19 @@ def _show_files(form: dict[str, Any]) -> None:
         if "contentMediaType" in json.dumps(field):
             shown = {key: value for key, value in field.items() if key in ("title", "description")}
             form["properties"][name] = {**shown, "type": "string", "format": "binary"}
+
+
+def _prefill(operation: dict[str, Any], forms: dict[str, Any], request: Mapping[str, Any]) -> None:
+    """Let /docs begin with the example's fields and leave the others empty: it invents values, which are refused."""
+    for media_type, body in operation.get("requestBody", {}).get("content", {}).items():
+        if media_type in (FORM, URLENCODED):
+            for name, field in forms[body["schema"]["$ref"].rpartition("/")[2]]["properties"].items():
+                if name in request:
+                    field["example"] = request[name]
+                elif field.get("type") == "array":
+                    field["example"] = []
+                elif field.get("default") is None and field.get("format") != "binary":
+                    field["example"] = ""
 
 
 def _complete(operation: dict[str, Any], example: Example | None) -> None:

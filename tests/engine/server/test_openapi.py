@@ -86,3 +86,20 @@ def test_wrong_requests_are_described_as_they_are_answered(faked: Running, descr
 def test_a_server_of_live_audio_alone_describes_what_it_has(faked: Running) -> None:
     paths = create_app(faked.recognizer, offline=False).openapi()["paths"]
     assert set(paths) == {"/health", "/ready", "/metrics"}
+
+
+def test_fields_that_a_web_form_leaves_empty_are_not_there(faked: Running) -> None:
+    """As /docs sends them."""
+    empty = {
+        "url": "",
+        "seed": "",
+        "languages": "",
+        "timestamp_granularities[]": "",
+        "response_format": "",
+        "num_speakers": "",
+    }
+    answer = requests.post(
+        f"{faked.http}/v1/audio/transcriptions", files={"file": ("a.wav", FAKE_WAV)}, data=empty, timeout=10
+    )
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["text"] == "clip 7."
