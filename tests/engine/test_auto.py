@@ -14,6 +14,8 @@ import torch
 from tests.hostile import hostile_inputs
 from tests.paths import CHECKPOINTS, CONVERSIONS
 from twostage_asr.engine import AutoModelVLLM, ConfigError, FunASRNanoVLLM, Transcript
+from twostage_asr.engine.decoder import backlog
+from twostage_asr.engine.decoder.two_lanes import TwoLaneDecoder
 
 
 def transcribe(model: AutoModelVLLM, clips: list[dict[str, Any]], tmp_path: Path, **options: Any) -> list[Transcript]:
@@ -227,6 +229,22 @@ def test_without_ctc_tensors_the_text_is_the_same_and_a_warning_says_why_there_a
         assert result.words is None
         assert [w.code for w in result.warnings] == ["no_word_times"]
         assert "holds no ctc_decoder" in result.warnings[0].message
+
+
+def test_on_a_cpu_few_clips_are_written_without_vllm_and_as_vllm_writes_them(
+    vllm_model: AutoModelVLLM,
+    engine_dirs: dict[str, Path],
+    clips: list[dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(backlog, "BACKLOG_S", 60.0)  # on a busy machine these clips could take more than 5 s
+    sources = [clip["source"] for clip in clips]
+    with AutoModelVLLM(engine_dirs["low_frame_rate"]) as model:
+        decoder: Any = model.transcriber.decoder
+        texts = [result.text for result in model.generate(sources)]
+        assert isinstance(decoder, TwoLaneDecoder)
+        assert decoder._loading.ident is None and not decoder._large.decoder._engines
+    assert texts == [result.text for result in vllm_model.generate(sources)]
 
 
 def test_vllm_options_are_checked(engine_dirs: dict[str, Path]) -> None:
