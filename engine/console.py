@@ -6,6 +6,7 @@ A library must not make them by itself, because they affect everything else that
 import gc
 import logging
 import os
+import sys
 import warnings
 
 
@@ -25,6 +26,12 @@ def quiet_libraries() -> None:
     logging.getLogger("twostage_asr.engine.cli.plot").setLevel(logging.WARNING)  # boxes in place of characters
     logging.getLogger("twostage_asr.engine.hub.fetch").setLevel(logging.INFO)  # announces downloads of gigabytes
     logging.getLogger("twostage_asr.engine.loader").setLevel(logging.INFO)  # how many engines run on a GPU, and why
+
+
+def tell_loading(model: object) -> None:
+    """Say on a terminal why nothing else is shown for a while."""
+    if sys.stderr.isatty():
+        print(f"loading {model}", file=sys.stderr)  # noqa: T201 - programs call this
 
 
 def spare_loaded_objects() -> None:

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..console import spare_loaded_objects
+from ..console import spare_loaded_objects, tell_loading
 from ..jobs import JobFolder, JobRun, JobSpec, job_status
 from ..jobs.plan import SHARD_SIZE
 from ..manifest import EngineManifest
@@ -98,7 +98,7 @@ def _run(args: argparse.Namespace) -> int:
     folder = open_folder(args.output, _spec(args))
     plan, begun = folder.plan, job_status(args.output)
     if plan.num_passed_over:
-        print(f"{plan.num_passed_over} files of the folders are not audio and were passed over", file=sys.stderr)
+        print(f"not audio, by their names, and passed over: {plan.num_passed_over} in the folders", file=sys.stderr)
     if begun.left or (args.retry_failed and begun.failed):
         if args.engine == "ray":
             from ..cluster import run_job
@@ -155,6 +155,7 @@ def open_folder(directory: Path, spec: JobSpec) -> JobFolder:
 
 
 def _work(args: argparse.Namespace, folder: JobFolder, num_left: int) -> None:
+    tell_loading(args.model)
     from ..auto import AutoModelVLLM
     from ..run_options import transcribe_options
     from ..speakers.loading import find_weights

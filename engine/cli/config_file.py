@@ -58,6 +58,11 @@ class Setting:
     value: Any
 
 
+def variable_name(table: str, key: str) -> str:
+    """The environment variable that stands for a key of a table."""
+    return f"{VARIABLE_PREFIX}{table}__{key}".upper().replace("-", "_")
+
+
 def config_path(given: Path | None, environ: Mapping[str, str] = os.environ) -> Path | None:
     """The file to read: the one that was given, the variable's, or the one in the working directory."""
     if given is not None:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
 
-from .config_file import CONFIG_NAME, CONFIG_VARIABLE
+from .config_file import CONFIG_NAME, CONFIG_VARIABLE, variable_name
 
 PROGRAM = "twostage-asr"
 WRONG_USAGE = 2  # argparse's own code
@@ -66,7 +66,8 @@ def new_parser(
         help=help,
         usage=f"{PROGRAM} {name} {usage} [options]".replace("  ", " "),
         description=f"{help[0].upper()}{help[1:]}.{' ' if more else ''}{more}",
-        epilog=f"examples:\n{lines}\n\nOptions may also stand in {CONFIG_NAME}, in its tables [{name}] and [model].",
+        epilog=f"examples:\n{lines}\n\nOptions may also stand in {CONFIG_NAME}, in its tables [{name}] and [model],\n"
+        f"or in variables, as {variable_name(name, 'KEY')}.",
     )
     parser.add_argument(
         "--config",

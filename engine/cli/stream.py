@@ -16,6 +16,7 @@ import numpy.typing as npt
 from ..audio.decode import decode_audio
 from ..audio.notes import Notes
 from ..audio.waveform import SAMPLE_RATE
+from ..console import tell_loading
 from ..errors import ConfigError
 from .command import (
     add_model_options,
@@ -63,6 +64,7 @@ def add_parser(commands: Commands) -> None:
 def run(args: argparse.Namespace) -> int:
     request = request_options(args)
     blocks = _blocks(args.source, realtime=args.realtime)
+    tell_loading(args.model)
     from ..streaming.sdk import FunASRNanoStreamingVLLM  # imports torch
 
     show = _show_json if args.json else _LiveLine()

@@ -10,7 +10,7 @@ from pathlib import Path
 from ..audio.channels import Channels
 from ..audio.inputs import AudioInput, Input, audio_files, expand_inputs
 from ..audio.loading import load, load_blocks
-from ..console import spare_loaded_objects
+from ..console import spare_loaded_objects, tell_loading
 from ..errors import ASRError, AudioError, ConfigError
 from ..isolation import alone
 from ..options import GenerateOptions
@@ -87,7 +87,11 @@ def run(args: argparse.Namespace) -> int:
             _transcribe(args, todo, folder, counts)
         except KeyboardInterrupt:
             is_interrupted = True
-    for line in counts.summary(f"{args.output_dir} ({', '.join(args.format)}{', png' if args.plot else ''})"):
+    for line in (
+        ()
+        if is_interrupted and not counts.num_files
+        else counts.summary(f"{args.output_dir} ({', '.join(args.format)}{', png' if args.plot else ''})")
+    ):
         print(line)
     for key, reason in counts.failed.items():
         print(f"FAILED {key}: {reason}", file=sys.stderr)
@@ -143,6 +147,7 @@ def _transcribe(args: argparse.Namespace, todo: Sequence[AudioInput], folder: Ou
     if not readable:
         return
     options = file_options(args)
+    tell_loading(args.model)
     from ..auto import AutoModelVLLM
     from ..speakers.loading import find_weights
 
