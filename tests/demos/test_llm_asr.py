@@ -42,6 +42,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("parts")
     sizes = {"d_model": 64, "encoder_layers": 1, "encoder_attention_heads": 1, "encoder_ffn_dim": 256}
     encoder = WhisperEncoder(WhisperConfig(**sizes, num_mel_bins=80))
+    encoder.conv1.weight.data.mul_(10)  # so that sounds differ
     (folder / "whisper").mkdir()
     weights = {f"model.encoder.{name}": tensor.clone() for name, tensor in encoder.state_dict().items()}
     save_file(weights, folder / "whisper" / "model.safetensors")
