@@ -122,11 +122,15 @@ def _add(commands: Commands, name: str, port: int, what: str) -> None:
         "--log-level", choices=["debug", "info", "warning", "error"], default="info", help="least severe"
     )
     _add_permissions(parser)
+    _add_limits(parser)
+    parser.set_defaults(run=run, needs_model=False)  # it may be named without --model
+
+
+def _add_limits(parser: argparse.ArgumentParser) -> None:
     limits = parser.add_argument_group("limits")
     for limit, kind, unit, default, meaning in _LIMITS:
         option = f"--{limit.replace('_', '-')}"
         limits.add_argument(option, metavar=unit, type=kind, help=f"{meaning} (default: {default})")
-    parser.set_defaults(run=run, needs_model=False)  # it may be named without --model
 
 
 def _add_permissions(parser: argparse.ArgumentParser) -> None:

@@ -36,9 +36,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_the_checkpoint_has_the_files_of_the_hub_and_stays_small(made: Path) -> None:
+def test_the_checkpoint_has_the_files_of_the_hub_and_a_note_and_stays_small(made: Path) -> None:
     files = {str(path.relative_to(made)) for path in made.rglob("*") if path.is_file()}
     assert files == {
+        "about.json",
         "config.yaml",
         "configuration.json",
         "model.pt",

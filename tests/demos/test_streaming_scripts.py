@@ -65,8 +65,9 @@ def test_latencies_of_few_clips_are_measured(
 ) -> None:
     arguments = ["--model", str(engine_dirs["low_frame_rate"]), "--passes", "1", "--at-once", "2", "--lane", "torch"]
     run(ROOT / "demos" / "benchmark_small.py", *arguments, *how, monkeypatch=monkeypatch)
-    first, head, *rows = capsys.readouterr().out.splitlines()
-    assert first.startswith("torch: first text after ") and head.split()[:2] == ["lane", "clips"]
+    first, whole, head, *rows = capsys.readouterr().out.splitlines()
+    assert first.startswith("torch: first text after ") and whole.startswith("torch: all of it is there after ")
+    assert head.split()[:2] == ["lane", "clips"]
     assert [row.split()[1:4] for row in rows] == [
         [clips, form, times] for times in ("without", "with") for clips, form in (("2", "memory"), ("1", "mp3"))
     ]
