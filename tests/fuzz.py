@@ -40,6 +40,8 @@ FORM_PATHS = (
     "/asr/stream-predict",
     "/inference",
     "/detect-language",
+    "/page/transcripts",
+    "/page/exports/srt",
 )
 JSON_PATHS = ("/v1/chat/completions", "/asr/predict", "/asr/stream-predict")
 SOCKETS = ("/", "/ws", "/v1/realtime")
