@@ -145,11 +145,14 @@ def describe(app: FastAPI) -> None:
 
 
 def _show_files(form: dict[str, Any]) -> None:
-    """Describe files, which may be absent, as plain files, for which /docs has a button."""
-    for name, field in form.get("properties", {}).items():
-        if "contentMediaType" in json.dumps(field):
-            shown = {key: value for key, value in field.items() if key in ("title", "description")}
-            form["properties"][name] = {**shown, "type": "string", "format": "binary"}
+    """Describe files, which may be absent, as plain files, for which /docs has a button, and put them first."""
+    fields = form.get("properties", {})
+    files = {name: field for name, field in fields.items() if "contentMediaType" in json.dumps(field)}
+    for name, field in files.items():
+        shown = {key: value for key, value in field.items() if key in ("title", "description")}
+        files[name] = {**shown, "type": "string", "format": "binary"}
+    if files:
+        form["properties"] = {**files, **{name: field for name, field in fields.items() if name not in files}}
 
 
 def _prefill(operation: dict[str, Any], forms: dict[str, Any], request: Mapping[str, Any]) -> None:
