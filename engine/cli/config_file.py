@@ -131,9 +131,7 @@ def _of_environment(environ: Mapping[str, str]) -> Iterator[Setting]:
         if name.startswith(VARIABLE_PREFIX):
             table, separator, key = name.removeprefix(VARIABLE_PREFIX).lower().replace("_", "-").partition("--")
             if not separator:
-                raise ConfigError(
-                    f"{name}: needs the form {VARIABLE_PREFIX}TABLE__KEY, as {VARIABLE_PREFIX}SERVE__PORT"
-                )
+                raise ConfigError(f"{name}: needs the form {variable_name('TABLE', 'KEY')}")
             yield Setting(name, table, key, value)
 
 

@@ -87,12 +87,9 @@ def run(args: argparse.Namespace) -> int:
             _transcribe(args, todo, folder, counts)
         except KeyboardInterrupt:
             is_interrupted = True
-    for line in (
-        ()
-        if is_interrupted and not counts.num_files
-        else counts.summary(f"{args.output_dir} ({', '.join(args.format)}{', png' if args.plot else ''})")
-    ):
-        print(line)
+    if counts.num_files or not is_interrupted:
+        written = ", ".join([*args.format, *(["png"] if args.plot else [])])
+        print("\n".join(counts.summary(f"{args.output_dir} ({written})")))
     for key, reason in counts.failed.items():
         print(f"FAILED {key}: {reason}", file=sys.stderr)
     if is_interrupted:

@@ -55,6 +55,8 @@ def test_values_are_what_the_command_line_would_have_made_of_them(tmp_path: Path
         **model, "vllm": {"max_num_seqs": 8}, "port": 9000, "allow_host": ["a.example"], "max_requests": 7,
     }  # fmt: skip
     assert options("align", FILE, tmp_path) == model
+    both = "[align]\ndevice = 'its own'\n[model]\ndevice = 'of all'\n"
+    assert options("align", both, tmp_path) == {"device": "its own"}
     assert options("convert", '[model]\ndtype = "bf16"', tmp_path) == {}  # the dtype of weights is another option
 
 

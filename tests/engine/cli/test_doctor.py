@@ -31,6 +31,7 @@ def packages(monkeypatch: pytest.MonkeyPatch, versions: dict[str, str]) -> None:
 def test_gpus_are_read_by_the_names_of_their_fields(monkeypatch: pytest.MonkeyPatch) -> None:
     smi(monkeypatch)
     gpus = diagnosis._gpus()
+    assert diagnosis._gpu("0, NVIDIA GB10, 580, [N/A], [N/A], 12.1") == Gpu(0, "NVIDIA GB10", "580", 0, 0, "12.1")
     assert isinstance(gpus, list) and gpus[0] == H200 and [gpu.name for gpu in gpus] == ["NVIDIA H200", "Tesla T4"]
     good, busy = diagnosis._gpu_findings(gpus)
     assert (good.state, good.advice) == ("ok", "") and "driver 580.95.05; compute capability 9.0" in good.found

@@ -60,7 +60,8 @@ def test_warnings_and_errors_are_said() -> None:
 
 @given(st.text(st.sampled_from("<>&\"' =onclickscript/a")))
 def test_no_text_becomes_markup(text: str) -> None:
-    segment = Segment(0.0, 1.0, text, (Word(text, 0.0, 1.0, 1.0),), 1.0, speaker=text)
+    words = (Word("x1", 0.0, 1.0, 1.0), Word(text, 0.0, 1.0, 1.0))
+    segment = Segment(0.0, 1.0, f"{text}x1{text}{text}", words, 1.0, speaker=text)
     warning = TranscriptWarning("repetition", text)
     read = Reader(
         Transcript(text, text=text, segments=(segment,), warnings=(warning,), source=Path("/none") / "x")._repr_html_()
