@@ -115,6 +115,7 @@ def test_a_few_steps_lower_the_losses_and_keep_the_best_model(
         torch.testing.assert_close(again.state_dict()[name], tensor.float())
 
 
+@torch.no_grad()
 def test_the_engine_writes_what_training_would(parts: Path, corpus: Corpus, tmp_path: Path) -> None:
     """Equal tokens: the same weights, merged, under the same prompt."""
     torch.manual_seed(1)
@@ -131,6 +132,8 @@ def test_the_engine_writes_what_training_would(parts: Path, corpus: Corpus, tmp_
     weights = load_file(engine_dir / "llm" / "model.safetensors")
     for name, module in rounded.llm.named_modules():
         if isinstance(module, Updated):
+            merged = module.linear.weight + ALPHA / RANK * module.lora_B @ module.lora_A
+            torch.testing.assert_close(weights[f"{name}.weight"].float(), merged, rtol=0.01, atol=0.01)
             module.linear.weight.data = weights[f"{name}.weight"].float()
             module.lora_B.data.zero_()
     sounds = [corpus.samples[each.start : each.start + each.length] / np.float32(32_768) for each in corpus.spoken]
