@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import subprocess
+import time
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -197,10 +198,10 @@ class Replica:
         return f"its process ended, exit status {self._child.process.returncode},"
 
 
-def close_all(replicas: Iterable[Replica]) -> None:
-    """End the processes, all at the same time."""
-    replicas = list(replicas)
+def close_all(replicas: Iterable[Replica], *, wait_s: float = LEAVE_S) -> None:
+    """End the processes, all at the same time, after `wait_s` seconds at most in which they may do so themselves."""
+    replicas, deadline = list(replicas), time.monotonic() + wait_s
     for replica in replicas:
         replica.leave()
     for replica in replicas:
-        replica.close(LEAVE_S)
+        replica.close(max(0.0, deadline - time.monotonic()))

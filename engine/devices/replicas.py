@@ -49,7 +49,7 @@ class Replicas(Closing):
         self._failure = ""  # why the last one failed
         share = max(1, num_cores() // len(loads))
         with contextlib.ExitStack() as on_failure:
-            on_failure.callback(lambda: close_all(self._replicas))
+            on_failure.callback(lambda: close_all(self._replicas, wait_s=0.0))  # those that load do not listen
             for device, load in loads:
                 self._replicas.append(Replica(device, load, share))
             for replica in self._replicas:

@@ -1,5 +1,6 @@
 """A Ray cluster of two nodes on this machine: what one process would write, whatever dies. Skipped without ray."""
 
+import json
 import os
 import signal
 import threading
@@ -18,6 +19,7 @@ from tests.fake_model import samples, text_of
 from tests.paths import ROOT
 from tests.processes import wait_until
 from twostage_asr.engine import Transcript
+from twostage_asr.engine.cli import main
 from twostage_asr.engine.jobs import JobFolder, JobRun, JobSpec, job_status
 from twostage_asr.engine.run_options import transcribe_options
 
@@ -139,3 +141,55 @@ def test_a_server_loses_only_what_a_dead_replica_had_in_hand(cluster: Any, clips
     serve.shutdown()
     counts = Counter(answers)
     assert set(counts) <= {"right", "503"} and counts["right"] >= 20, counts
+
+
+def test_a_websocket_session_stays_with_its_replica(cluster: Any, model: dict[str, Any]) -> None:
+    """Each sends half of its audio, then a replica is killed: its sessions are closed, the others are answered."""
+    import websockets.sync.client
+    from ray import serve
+
+    from twostage_asr.engine.cluster import serve_app, start_serving
+
+    start_serving(serve_app(model, replicas=(2, 2), num_gpus=0, load=load), port=18_213)
+    wait_until(lambda: len(pids(model)) == 2, 60)
+    is_killed, begun = threading.Event(), threading.Barrier(9)
+    outcomes: list[str] = []
+
+    def talk(number: int) -> None:
+        half = (32_767 * samples(number, 0.5)).astype("<i2").tobytes()
+        try:
+            with websockets.sync.client.connect("ws://127.0.0.1:18213", ping_interval=None) as session:
+                session.send(json.dumps({"mode": "offline", "wav_name": str(number), "is_speaking": True}))
+                session.send(half)
+                begun.wait(60)
+                is_killed.wait(60)
+                session.send(half)
+                session.send(json.dumps({"is_speaking": False}))
+                answer = json.loads(session.recv(30))
+                outcomes.append("right" if answer.get("text") == text_of(number) else f"wrong: {answer}")
+        except websockets.exceptions.ConnectionClosed:
+            outcomes.append("closed")
+
+    threads = [threading.Thread(target=talk, args=(number,)) for number in range(101, 109)]
+    for thread in threads:
+        thread.start()
+    begun.wait(60)
+    os.kill(min(pids(model)), signal.SIGKILL)
+    is_killed.set()
+    for thread in threads:
+        thread.join()
+    serve.shutdown()
+    counts = Counter(outcomes)
+    assert set(counts) == {"right", "closed"} and len(outcomes) == 8, counts
+
+
+def test_the_command_line_runs_a_job_on_the_cluster(
+    cluster: Any, clips: Path, tmp_path: Path, engine_dirs: dict[str, Path]
+) -> None:
+    names = tmp_path / "wav.scp"
+    names.write_text("".join(f"{number} {clips / f'{number:04d}.wav'}\n" for number in range(3)))
+    job = ["batch", str(names), "--model", str(engine_dirs["low_frame_rate"]), "--backend", "torch", "--dtype", "fp32"]
+    here, there = tmp_path / "here", tmp_path / "there"
+    assert main([*job, "--output", str(here)]) == 0
+    assert main([*job, "--output", str(there), "--engine", "ray", "--gpus-per-worker", "0"]) == 0
+    assert shards(there) == shards(here)
