@@ -1,4 +1,4 @@
-# make demo    install everything and transcribe the bundled clips
+# make demo    install everything, transcribe the bundled clips, and let vLLM transcribe them once more
 # make test    install everything and run the tests
 # make check   ruff and mypy
 # make micro   train the micro checkpoint from nothing into demos/out/micro (one GPU, under 20 minutes; espeak-ng). With
@@ -12,7 +12,7 @@ RUN := .venv/bin/
 .PHONY: demo test check micro format clean
 
 demo: .venv/.installed
-	$(RUN)python demos/demo_vllm.py
+	$(RUN)python demos/demo_vllm.py --then-vllm
 
 # Two processes share the files of tests; each computes with one thread, so that they do not wait for each other.
 test: .venv/.installed

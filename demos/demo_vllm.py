@@ -9,6 +9,7 @@ import os
 import re
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 from twostage_asr.engine.console import quiet_libraries
@@ -39,6 +40,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--speakers", action="store_true", help="say who speaks")
     parser.add_argument("--batch-size", type=int, default=128, help="most clips encoded together")
     parser.add_argument(
+        "--then-vllm", action="store_true", help="then let vLLM alone decode them, and compare the texts"
+    )
+    parser.add_argument(
         "--output", type=Path, default=HERE / "out" / "transcripts.jsonl", help="SRT files go beside it"
     )
     return parser.parse_args()
@@ -65,8 +69,8 @@ def write(results: list[Transcript], output: Path) -> None:
 
 def main() -> int:
     args = parse_arguments()
-    started = time.perf_counter()
-    with AutoModelVLLM(
+    load = partial(
+        AutoModelVLLM,
         args.model_dir,
         hub=args.hub,
         device=args.device,
@@ -74,18 +78,20 @@ def main() -> int:
         tensor_parallel_size=args.tensor_parallel_size,
         gpu_memory_utilization=args.gpu_memory_utilization,
         max_model_len=args.max_model_len,
-    ) as model:
+    )
+    options = {
+        "language": args.language,
+        "hotwords": args.hotwords,
+        "itn": not args.no_itn,
+        "max_new_tokens": args.max_new_tokens,
+        "batch_size": args.batch_size,
+        "speakers": args.speakers,
+        "progress": True,
+    }
+    started = time.perf_counter()
+    with load() as model:
         loaded = time.perf_counter()
-        results = model.generate(
-            args.input,
-            language=args.language,
-            hotwords=args.hotwords,
-            itn=not args.no_itn,
-            max_new_tokens=args.max_new_tokens,
-            batch_size=args.batch_size,
-            speakers=args.speakers,
-            progress=True,
-        )
+        results = model.generate(args.input, **options)
         wall = time.perf_counter() - loaded
     for result in results:
         show(result)
@@ -97,6 +103,13 @@ def main() -> int:
         f"loading took {loaded - started:.1f} s; {failed} failed"
     )
     print(f"wrote {os.path.relpath(args.output)} and {len(results)} SRT files beside it")
+    if args.then_vllm:
+        with load(backend="vllm", fast_lane=False) as model:
+            same = [
+                mine.text == its.text for mine, its in zip(results, model.generate(args.input, **options), strict=True)
+            ]
+        print(f"vLLM alone writes the same texts for {sum(same)} of {len(same)} clips")
+        failed += same.count(False)
     return 1 if failed else 0
 
 

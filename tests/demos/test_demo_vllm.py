@@ -33,7 +33,7 @@ def test_the_demo_transcribes_the_bundled_clips_without_a_compiler(tmp_path: Pat
     assert shutil.which("ls", path=path)
     assert not shutil.which("g++", path=path)
     done = subprocess.run(
-        [sys.executable, ROOT / "demos" / "demo_vllm.py", "--output", output],
+        [sys.executable, ROOT / "demos" / "demo_vllm.py", "--then-vllm", "--output", output],
         env=os.environ | {"PATH": path, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "inductor")},
         capture_output=True,
         text=True,
@@ -50,6 +50,7 @@ def test_the_demo_transcribes_the_bundled_clips_without_a_compiler(tmp_path: Pat
         assert ("-->" in srt) == bool(result.text)
     assert "RTFx" in done.stdout
     assert f"wrote {os.path.relpath(output)}" in done.stdout
+    assert f"vLLM alone writes the same texts for {len(clips)} of {len(clips)} clips" in done.stdout
 
 
 def test_the_demo_reports_a_bad_file_and_goes_on(tmp_path: Path) -> None:
