@@ -115,6 +115,20 @@ def test_rows_are_in_the_order_of_the_clips_and_do_not_depend_on_them(speaker_mo
     np.testing.assert_allclose(small.embed(clips), alone, atol=1e-5)
 
 
+def test_batches_of_windows_are_filled_up_to_a_few_sizes(speaker_model: TorchSpeakerModel) -> None:
+    sizes: list[int] = []
+
+    def graphs(fbank: Tensor, lens: Tensor) -> tuple[Tensor, ...]:
+        sizes.append(len(fbank))
+        return (speaker_model.network(fbank),)
+
+    model = TorchSpeakerModel(speaker_model.network, CPU, speaker_model.size, batch_windows=16)
+    model._graphs = graphs  # type: ignore[assignment]  # as on a GPU
+    clips = [noise(24_000, 0), noise(24_000, 1), noise(26_000, 2), noise(9_000, 3)]
+    np.testing.assert_allclose(model.embed(clips), speaker_model.embed(clips), atol=1e-5)
+    assert sizes == [4]  # three windows; the longer clip has a size of its own
+
+
 def test_a_short_clip_is_repeated(speaker_model: TorchSpeakerModel) -> None:
     clip = noise(1_000, 0)
     repeated = np.tile(clip, WINDOW_SAMPLES // len(clip))
