@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import sys
 from collections import namedtuple
 from pathlib import Path
 
@@ -288,10 +289,14 @@ def test_an_unknown_dtype_is_refused(edited: EditCheckpoint) -> None:
         ensure_converted(edited(), dtype="int8")
 
 
-def test_progress_is_shown_in_bytes_and_can_be_off(
-    edited: EditCheckpoint, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+def test_progress_is_shown_in_bytes_on_a_terminal_and_can_be_off(
+    edited: EditCheckpoint,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     caplog.set_level(logging.INFO)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     checkpoint = edited()
     ensure_converted(checkpoint, progress=False)
     assert capsys.readouterr() == ("", "")

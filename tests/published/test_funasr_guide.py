@@ -111,7 +111,7 @@ def test_command_line(
     class Loaded(AutoModelVLLM):
         def __init__(self, model_dir: str, **options: Any) -> None:
             asked.update(options)
-            self._transcriber = model.transcriber
+            self._runner = model.transcriber
 
         def close(self) -> None:
             """It is another's."""

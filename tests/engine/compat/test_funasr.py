@@ -40,7 +40,7 @@ def test_enforce_eager_goes_to_vllm(
 
 def test_top_k_is_off(torch_models: dict[str, auto.AutoModelVLLM]) -> None:
     model = FunASRNanoVLLM.__new__(FunASRNanoVLLM)
-    model._transcriber = torch_models["low_frame_rate"].transcriber
+    model._runner = torch_models["low_frame_rate"].transcriber
     assert model.generate([], top_k=-1) == []
     with pytest.raises(ConfigError, match="top_k must be -1, which is off, got 5; top_p chooses"):
         model.generate([], top_k=5)

@@ -91,5 +91,6 @@ def test_the_command_line_names_devices(given: list[str], found: dict[str, objec
 
 def test_devices_are_not_for_a_ray_cluster(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     job = ["batch", "a.wav", "--output", str(tmp_path / "out"), "--model", "m", "--engine", "ray"]
-    assert main([*job, "--devices", "auto"]) != 0
+    with pytest.raises(SystemExit, match="2"):
+        main([*job, "--devices", "auto"])
     assert "--workers" in capsys.readouterr().err
