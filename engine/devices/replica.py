@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import subprocess
+import time
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -59,6 +60,7 @@ class Replica:
         self._outbox: list[Given] = []
         self._is_begun = False  # inputs may be added to the current list
         self._num_lists = 0  # that are not over
+        self._is_cancelled = False  # these are to be dropped, and the process has not said that it has
 
     def wait_until_ready(self) -> None:
         """Raises the ASRError with which loading has failed, or DecodeError if the process has ended."""
@@ -136,7 +138,8 @@ class Replica:
 
     def cancel(self) -> None:
         """Drop all inputs; is_open says when the process has done so, and receive() waits for it."""
-        if self.is_open:
+        if self.is_open and not self._is_cancelled:
+            self._is_cancelled = True
             self._outbox.clear()
             self._send(Ask.CANCEL)
 
@@ -176,7 +179,7 @@ class Replica:
         self._handed.clear()
         self._ahead.clear()
         self._bytes_ahead, self._num_lists = 0, 0
-        self._is_begun, self.refusal = False, None
+        self._is_begun, self._is_cancelled, self.refusal = False, False, None
 
     def _free(self, handed: _Handed) -> None:
         if handed.start is not None:
@@ -202,5 +205,6 @@ def close_all(replicas: Iterable[Replica]) -> None:
     replicas = list(replicas)
     for replica in replicas:
         replica.leave()
+    deadline = time.monotonic() + LEAVE_S
     for replica in replicas:
-        replica.close(LEAVE_S)
+        replica.close(max(deadline - time.monotonic(), 0.0))

@@ -94,6 +94,7 @@ class Replicas(Closing):
                     self._cancel()
 
     def _results(self, todo: "_Todo", options: TranscribeOptions) -> Results:
+        self._cancel()  # what is left of a list whose end was interrupted
         if not self._replicas:
             raise DecodeError(self._failure)
         while True:

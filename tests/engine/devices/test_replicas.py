@@ -132,6 +132,33 @@ def test_a_list_is_taken_a_little_ahead_and_an_unfinished_one_is_dropped(pair: R
     assert texts(pair, clips(5)) == [text_of(number) for number in range(5)]
 
 
+def test_many_short_lists_leave_room_for_others(pair: Replicas, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replica, "AHEAD", 4)
+    for _ in range(10):
+        assert texts(pair, clips(3)) == [text_of(number) for number in range(3)]
+    assert all(one.has_room for one in pair._replicas)
+
+
+def test_samples_that_cannot_be_sent_fail_alone(pair: Replicas) -> None:
+    nothing = np.array([lambda: None], dtype=object)
+    results = dict(pair.run(expand_inputs([nothing, samples(1)]), SMALL))
+    assert (results[0].status, results[1].text) == ("error", text_of(1))
+    assert len(pair.devices) == 2
+
+
+def test_a_list_goes_on_after_one_whose_end_was_interrupted(pair: Replicas, monkeypatch: pytest.MonkeyPatch) -> None:
+    results = pair.run(clips(NUM_CLIPS), SMALL)
+    next(results)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(replica.Replica, "receive", interrupted)
+        results.close()
+    assert texts(pair, clips(5)) == [text_of(number) for number in range(5)]
+
+
+def interrupted(_: object) -> None:
+    raise KeyboardInterrupt
+
+
 def test_an_exception_of_the_inputs_is_raised_and_ends_the_list(pair: Replicas) -> None:
     def failing() -> Iterator[AudioInput]:
         yield from clips(3)
@@ -196,6 +223,15 @@ def test_a_model_that_cannot_be_loaded_names_its_device_and_leaves_no_process(tm
     with pytest.raises(CheckpointError, match="cpu 1: a tensor is missing"):
         Replicas(FAMILY, [("cpu 0", partial(load, tmp_path)), ("cpu 1", load_broken)])
     assert processes() == before
+
+
+def test_processes_that_do_not_leave_are_waited_for_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replica, "LEAVE_S", 0.5)
+    monkeypatch.setattr(replica.Replica, "leave", lambda _: None)
+    model = replicas(tmp_path, count=3)
+    begun = time.monotonic()
+    model.close()
+    assert time.monotonic() < begun + 1.2
 
 
 def test_closing_leaves_no_process_even_within_a_list(pair: Replicas, pids: Path) -> None:
