@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 
 from ..audio.inputs import AudioInput
 from ..clip import Result
@@ -45,7 +46,10 @@ class Replica:
     def __init__(self, device: str, load: Load, num_cores: int) -> None:
         """Start the process; `load` runs there."""
         self.device = device
+        self.again = partial(Replica, device, load, num_cores)  # starts another process for the same device
         self.failure = ""
+        self.has_worked = False  # some result has come
+        self.is_testing = False  # it has nothing but inputs that a process had when it failed
         self.refusal: ASRError | None = None  # why it does not take the list of inputs
         memory = Arena.create(ARENA_BYTES)
         try:
@@ -79,7 +83,7 @@ class Replica:
 
     @property
     def has_room(self) -> bool:
-        return len(self._ahead) < AHEAD and self._bytes_ahead < AHEAD_BYTES
+        return not self.is_testing and len(self._ahead) < AHEAD and self._bytes_ahead < AHEAD_BYTES
 
     @property
     def is_open(self) -> bool:
@@ -172,6 +176,8 @@ class Replica:
                 self.failure = str(event)
             case (place, _):
                 self._free(self._handed.pop(place))
+                self.has_worked = True
+                self.is_testing = self.is_testing and bool(self._handed)
 
     def _forget(self) -> None:
         for handed in self._handed.values():
@@ -180,6 +186,7 @@ class Replica:
         self._ahead.clear()
         self._bytes_ahead, self._num_lists = 0, 0
         self._is_begun, self._is_cancelled, self.refusal = False, False, None
+        self.is_testing = False
 
     def _free(self, handed: _Handed) -> None:
         if handed.start is not None:
