@@ -29,6 +29,8 @@ _NOTHING = np.zeros(0, np.float32)
 def portable(item: AudioInput, limits: AudioLimits) -> AudioInput:
     """The input, with the content of a file object or tensor in its place. What cannot be read is refused as it is."""
     source = item.source
+    if isinstance(source, np.ndarray) and source.dtype.hasobject:  # anything, which may be impossible to send
+        return replace(item, source=Refused(f"samples are {source.dtype}; allowed are numbers"))
     if isinstance(source, Path | str | bytes | np.ndarray | Refused | RemoteFile):
         return item
     read = alone("read", item.key, partial(_content, source, limits))
@@ -52,7 +54,7 @@ def portable_options(options: TranscribeOptions) -> TranscribeOptions:
 
 
 def _portable_source(name: str, source: Source, limits: AudioLimits) -> Source:
-    is_content = is_tensor(source) or hasattr(source, "read")
+    is_content = is_tensor(source) or isinstance(source, np.ndarray) or hasattr(source, "read")
     return portable(AudioInput(key=name, source=source), limits).source if is_content else source
 
 

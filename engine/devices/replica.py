@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 
 from ..audio.inputs import AudioInput
 from ..clip import Result
@@ -45,7 +46,10 @@ class Replica:
     def __init__(self, device: str, load: Load, num_cores: int) -> None:
         """Start the process; `load` runs there."""
         self.device = device
+        self.again = partial(Replica, device, load, num_cores)  # starts another process for the same device
         self.failure = ""
+        self.has_worked = False  # some result has come
+        self.is_testing = False  # it has nothing but inputs that a process had when it failed
         self.refusal: ASRError | None = None  # why it does not take the list of inputs
         memory = Arena.create(ARENA_BYTES)
         try:
@@ -60,6 +64,7 @@ class Replica:
         self._outbox: list[Given] = []
         self._is_begun = False  # inputs may be added to the current list
         self._num_lists = 0  # that are not over
+        self._is_cancelled = False  # these are to be dropped, and the process has not said that it has
 
     def wait_until_ready(self) -> None:
         """Raises the ASRError with which loading has failed, or DecodeError if the process has ended."""
@@ -78,7 +83,7 @@ class Replica:
 
     @property
     def has_room(self) -> bool:
-        return len(self._ahead) < AHEAD and self._bytes_ahead < AHEAD_BYTES
+        return not self.is_testing and len(self._ahead) < AHEAD and self._bytes_ahead < AHEAD_BYTES
 
     @property
     def is_open(self) -> bool:
@@ -137,7 +142,8 @@ class Replica:
 
     def cancel(self) -> None:
         """Drop all inputs; is_open says when the process has done so, and receive() waits for it."""
-        if self.is_open:
+        if self.is_open and not self._is_cancelled:
+            self._is_cancelled = True
             self._outbox.clear()
             self._send(Ask.CANCEL)
 
@@ -170,6 +176,8 @@ class Replica:
                 self.failure = str(event)
             case (place, _):
                 self._free(self._handed.pop(place))
+                self.has_worked = True
+                self.is_testing = self.is_testing and bool(self._handed)
 
     def _forget(self) -> None:
         for handed in self._handed.values():
@@ -177,7 +185,8 @@ class Replica:
         self._handed.clear()
         self._ahead.clear()
         self._bytes_ahead, self._num_lists = 0, 0
-        self._is_begun, self.refusal = False, None
+        self._is_begun, self._is_cancelled, self.refusal = False, False, None
+        self.is_testing = False
 
     def _free(self, handed: _Handed) -> None:
         if handed.start is not None:

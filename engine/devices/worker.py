@@ -125,6 +125,7 @@ class _List:
                 yield None
                 continue
             if not isinstance(message, list):
+                self._tell_taken()
                 if message is not Ask.END:
                     self._inbox.keep(message)
                 return

@@ -1,6 +1,7 @@
 """The model of rules of tests/fake_model.py, as the processes of Replicas load it; each says its id in `pids`."""
 
 import os
+import signal
 import tempfile
 import time
 from collections.abc import Sequence
@@ -9,14 +10,17 @@ from pathlib import Path
 import numpy as np
 
 from tests.fake_decoder import FakeDecoder
-from tests.fake_model import HIDDEN_SIZE, FakeAcoustic, fake_transcriber, write_answer
+from tests.fake_model import HIDDEN_SIZE, FakeAcoustic, fake_transcriber, number_of, write_answer
 from twostage_asr.engine.errors import CheckpointError
 from twostage_asr.engine.families.base import EncodedBatch
 from twostage_asr.engine.transcriber import Transcriber
 
+DEADLY = 990  # the number of a clip
+BROKEN = "broken"  # a folder in `pids` from which on no model can be loaded
+
 
 class WatchedAcoustic(FakeAcoustic):
-    """Takes a while for each clip. Its engine fails once its file in `pids` is gone."""
+    """Takes a while for each clip. Its engine fails once its file in `pids` is gone, and DEADLY ends its process."""
 
     def __init__(self, me: Path, decoder: FakeDecoder, delay_s: float) -> None:
         super().__init__()
@@ -25,6 +29,8 @@ class WatchedAcoustic(FakeAcoustic):
         self._delay_s = delay_s
 
     def encode(self, waveforms: Sequence[np.ndarray], *, with_ctc: bool) -> EncodedBatch:
+        if DEADLY in map(number_of, waveforms):
+            os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(self._delay_s * len(waveforms))
         if not self._me.exists():
             self._decoder.fail("out of order")
@@ -32,6 +38,8 @@ class WatchedAcoustic(FakeAcoustic):
 
 
 def load(pids: Path, delay_s: float = 0.0) -> Transcriber:
+    if (pids / BROKEN).exists():
+        return load_broken()
     me = pids / str(os.getpid())
     me.touch()
     decoder = FakeDecoder(write_answer, hidden_size=HIDDEN_SIZE)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ import pytest
 import soundfile
 import torch
 
-from tests.engine.devices.models import load, load_broken
+from tests.engine.devices.models import BROKEN, DEADLY, load, load_broken
 from tests.fake_model import FakeFamily, fake_transcriber, samples, text_of
 from tests.processes import is_running, processes
 from twostage_asr.engine import CheckpointError, ConfigError, DecodeError, transcribe_options
@@ -132,6 +133,33 @@ def test_a_list_is_taken_a_little_ahead_and_an_unfinished_one_is_dropped(pair: R
     assert texts(pair, clips(5)) == [text_of(number) for number in range(5)]
 
 
+def test_many_short_lists_leave_room_for_others(pair: Replicas, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replica, "AHEAD", 4)
+    for _ in range(10):
+        assert texts(pair, clips(3)) == [text_of(number) for number in range(3)]
+    assert all(one.has_room for one in pair._replicas)
+
+
+def test_samples_that_cannot_be_sent_fail_alone(pair: Replicas) -> None:
+    nothing = np.array([lambda: None], dtype=object)
+    results = dict(pair.run(expand_inputs([nothing, samples(1)]), SMALL))
+    assert (results[0].status, results[1].text) == ("error", text_of(1))
+    assert len(pair.devices) == 2
+
+
+def test_a_list_goes_on_after_one_whose_end_was_interrupted(pair: Replicas, monkeypatch: pytest.MonkeyPatch) -> None:
+    results = pair.run(clips(NUM_CLIPS), SMALL)
+    next(results)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(replica.Replica, "receive", interrupted)
+        results.close()
+    assert texts(pair, clips(5)) == [text_of(number) for number in range(5)]
+
+
+def interrupted(_: object) -> None:
+    raise KeyboardInterrupt
+
+
 def test_an_exception_of_the_inputs_is_raised_and_ends_the_list(pair: Replicas) -> None:
     def failing() -> Iterator[AudioInput]:
         yield from clips(3)
@@ -181,14 +209,25 @@ def test_devices_that_fail_cost_nothing_until_none_is_left(tmp_path: Path) -> No
             found[place] = transcript.text
         assert found == {number: text_of(number) for number in range(NUM_CLIPS)}
         assert len(model.devices) == 1
-        begun = time.monotonic()
-        with pytest.raises(DecodeError, match=r"all devices have failed.*exit status -9"):
+        (tmp_path / BROKEN).mkdir()
+        with pytest.raises(DecodeError, match=r"all devices have failed.*exit status -9.*anew failed: .*is missing"):
             for number, _ in enumerate(model.run(clips(NUM_CLIPS), SMALL)):
                 if number == 20:
                     os.kill(third, signal.SIGKILL)
         with pytest.raises(DecodeError, match="all devices have failed"):
             list(model.run(clips(1), SMALL))
-        assert time.monotonic() < begun + 10
+
+
+def test_an_input_that_ends_each_process_is_its_own_error(tmp_path: Path) -> None:
+    items = clips(40)
+    items[5] = AudioInput(key="deadly", source=samples(DEADLY, 0.1))
+    with replicas(tmp_path) as model:
+        results = list(model.run(items, SMALL))
+        assert Counter(place for place, _ in results) == Counter(range(len(items)))
+        failed = [(place, transcript.error or "") for place, transcript in results if transcript.status == "error"]
+        assert [place for place, _ in failed] == [5] and "several processes failed over it" in failed[0][1]
+        assert len(model.devices) == 1
+        assert texts(model, clips(5)) == [text_of(number) for number in range(5)]
 
 
 def test_a_model_that_cannot_be_loaded_names_its_device_and_leaves_no_process(tmp_path: Path) -> None:
@@ -196,6 +235,14 @@ def test_a_model_that_cannot_be_loaded_names_its_device_and_leaves_no_process(tm
     with pytest.raises(CheckpointError, match="cpu 1: a tensor is missing"):
         Replicas(FAMILY, [("cpu 0", partial(load, tmp_path)), ("cpu 1", load_broken)])
     assert processes() == before
+
+
+def test_processes_that_do_not_leave_are_waited_for_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replica, "LEAVE_S", 0.1)
+    staying: Any = SimpleNamespace(leave=lambda: None, close=time.sleep)
+    begun = time.monotonic()
+    replica.close_all([staying] * 5)
+    assert time.monotonic() < begun + 0.4
 
 
 def test_closing_leaves_no_process_even_within_a_list(pair: Replicas, pids: Path) -> None:
