@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests.demos.pages import blocks
 from twostage_asr.engine import ConfigError
 from twostage_asr.engine.cli import build_parser, main
 from twostage_asr.engine.cli.command import MODEL_OPTIONS
@@ -131,6 +132,13 @@ def test_a_file_is_no_variable_whatever_its_name(tmp_path: Path, monkeypatch: py
     path.write_text("[transcribe]\nhotwords = ['O\"Brien']\n[model]\nvllm = {day = 2026-11-29}\n")
     found = options_of(path, "transcribe", build_parser()[1].choices, MODEL_OPTIONS, {})
     assert found == {"hotwords": ['O"Brien'], "vllm": {"day": "2026-11-29"}}
+
+
+@pytest.mark.parametrize("command", ["transcribe", "serve"])
+def test_the_example_of_the_page_is_taken(command: str, tmp_path: Path) -> None:
+    (example,) = (block for block in blocks("demos/command_line.md") if block.kind == "toml")
+    found = options(command, example.text, tmp_path)
+    assert found["model"].startswith("FunAudioLLM/") and len(found) == {"transcribe": 6, "serve": 4}[command]
 
 
 def test_where_the_file_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -128,6 +128,47 @@ def test_several_files_each_have_their_own_text_or_error(faked: Running, visit: 
     visit(f"{faked.http}/", read)
 
 
+def test_every_file_that_is_too_large_is_named_and_a_live_server_takes_none(tmp_path: Path, visit: Visit) -> None:
+    said = "document.getElementById('trouble-adding').innerText"
+
+    async def read(page: Page) -> None:
+        await page.choose({"one.wav": b"x" * 2_000, "two.wav": b"x" * 3_000})
+        told = await page.run(said)
+        assert "one.wav has 1 MB" in told and "two.wav has 1 MB" in told and await page.run(STATES) == []
+
+    async def drop(page: Page) -> None:
+        await page.choose({"one.wav": b"x"})
+        assert "takes no files" in await page.run(said) and await page.run(STATES) == []
+
+    model: Any = SimpleNamespace(transcriber=fake_transcriber(tmp_path))
+    with running(model, max_body_bytes=1_000) as server:
+        visit(f"{server.http}/", read)
+    with running(model, offline=False) as server:
+        visit(f"{server.http}/", drop)
+
+
+def test_names_and_texts_never_become_markup(faked: Running, visit: Visit) -> None:
+    """Of a file, its error, a speaker and a word: they are shown as they are."""
+    markup = "<img src=x onerror=alert(1)>"
+
+    async def read(page: Page) -> None:
+        await page.run("document.getElementById('who').click()")
+        await add(page, {f"{markup}.mp3": b"no audio" * 99, f"{markup}.wav": speech(5)})
+        assert markup in await page.run("document.getElementById('view').innerText")
+        await page.run("document.querySelectorAll('.pick')[1].click()")
+        for element, key in (("#text .w", "F2"), (".name", "Enter")):
+            await page.run(f"document.querySelector('{element}').focus()")
+            await page.press(key)
+            await page.write(markup)
+            await page.press("Enter")
+        assert await page.run(NAMES) == [markup] and (await page.run(TEXT)).count(markup) == 2
+        assert await page.run(
+            "document.querySelectorAll('img:not(header img), b, script:not([src])').length"
+        ) == await page.run("document.querySelectorAll('#save b').length")
+
+    visit(f"{faked.http}/", read)
+
+
 def test_a_word_seeks_the_audio_and_the_word_that_is_heard_is_lit(faked: Running, visit: Visit) -> None:
     async def read(page: Page) -> None:
         await add(page, {"five.wav": speech(5)})
