@@ -154,6 +154,7 @@ def test_a_key_that_cannot_be_sent_live_is_said_and_the_microphone_is_let_go(fak
     async def speak(page: Page) -> None:
         await page.run("document.getElementById('key').value = 'a/b='")
         for _ in range(2):
+            await page.run("document.getElementById('trouble-adding').textContent = ''")
             await page.run("document.getElementById('mic').click()")
             await page.wait_for("!document.getElementById('mic').disabled")
             assert "letters, digits" in await page.run("document.getElementById('trouble-adding').innerText")
