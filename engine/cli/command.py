@@ -206,7 +206,10 @@ def _devices(text: str) -> str | list[int | str]:
 
 
 def _json_object(text: str) -> dict[str, object]:
-    value = json.loads(text)
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
     if not isinstance(value, dict):
         raise argparse.ArgumentTypeError(f"needs a JSON object, got {text}")
     return value

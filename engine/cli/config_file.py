@@ -56,6 +56,7 @@ class Setting:
     table: str
     key: str
     value: Any
+    is_variable: bool = False  # whose value is always text
 
 
 def variable_name(table: str, key: str) -> str:
@@ -112,7 +113,7 @@ def _of_file(path: Path, command: str) -> Iterator[Setting]:
         tables = _toml(path)
     for table, values in tables.items():
         if not isinstance(values, Mapping):
-            raise ConfigError(f"{path}: {table} = {values!r} stands in no table; begin with [{SHARED_TABLE}]")
+            raise ConfigError(f"{path}: {table} stands in no table; begin with [{SHARED_TABLE}]")  # it may be a secret
         for key, value in values.items():
             yield Setting(f"{path}, [{table}] {key}", table, key, value)
 
@@ -132,7 +133,7 @@ def _of_environment(environ: Mapping[str, str]) -> Iterator[Setting]:
             table, separator, key = name.removeprefix(VARIABLE_PREFIX).lower().replace("_", "-").partition("--")
             if not separator:
                 raise ConfigError(f"{name}: needs the form {variable_name('TABLE', 'KEY')}")
-            yield Setting(name, table, key, value)
+            yield Setting(name, table, key, value, is_variable=True)
 
 
 def _check_name(setting: Setting, parsers: Parsers, shared: frozenset[str]) -> None:
@@ -155,16 +156,26 @@ def _nearest(name: str, known: set[str]) -> str:
 
 def _value(action: argparse.Action, setting: Setting) -> Any:
     """The value as argparse would have made it from the command line."""
-    value, is_variable = setting.value, setting.place.startswith(VARIABLE_PREFIX)
+    value, is_variable = setting.value, setting.is_variable
     if action.nargs == 0:
         switch = _SWITCHES.get(str(value).lower()) if isinstance(value, bool) or is_variable else None
         if switch is None:
             raise ConfigError(f"{setting.place} = {value!r}: needs true or false")
         return switch
     if action.nargs in ("+", "*") or isinstance(action, argparse._AppendAction):
-        values = shlex.split(value) if is_variable else value if isinstance(value, list) else [value]
+        values = _words(setting) if is_variable else value if isinstance(value, list) else [value]
         return [_one_value(action, setting, one) for one in values]
     return _one_value(action, setting, value)
+
+
+def _words(setting: Setting) -> list[str]:
+    """The words of a variable, divided as a shell divides them."""
+    try:
+        return shlex.split(setting.value)
+    except ValueError as error:
+        raise ConfigError(
+            f'{setting.place} = {setting.value!r}: {error}; a word with a quote needs quotes, as "O\'Brien"'
+        ) from error
 
 
 def _one_value(action: argparse.Action, setting: Setting, value: Any) -> Any:
@@ -172,7 +183,7 @@ def _one_value(action: argparse.Action, setting: Setting, value: Any) -> Any:
     if isinstance(value, list) and action.type not in _PLAIN:
         value = ",".join(map(str, value))
     if isinstance(value, dict) and action.type not in _PLAIN:
-        value = json.dumps(value)
+        value = json.dumps(value, default=str)  # JSON has no dates
     try:
         if not isinstance(value, str | int | float) or isinstance(value, bool):
             raise TypeError

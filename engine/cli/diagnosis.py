@@ -124,13 +124,16 @@ def _gpus() -> list[Gpu] | str:
     """The GPUs, or why nvidia-smi says nothing of any."""
     command = ["nvidia-smi", f"--query-gpu={','.join(SMI_FIELDS)}", "--format=csv,noheader,nounits"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=SMI_TIMEOUT_S, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=SMI_TIMEOUT_S, check=False
+        )
     except FileNotFoundError:
         return "nvidia-smi is not installed"
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"nvidia-smi cannot be run: {error}"
     if done.returncode:
-        return f"nvidia-smi fails: {(done.stdout + done.stderr).strip().partition(chr(10))[0]}"
+        said = (done.stdout + done.stderr).strip().partition("\n")[0]
+        return f"nvidia-smi fails with exit code {done.returncode}: {said}"
     return [gpu for line in done.stdout.splitlines() if (gpu := _gpu(line)) is not None]
 
 
@@ -151,10 +154,13 @@ def _gpus_of_torch() -> list[Gpu]:
     except (ImportError, OSError):
         return []
     found = []
-    for index in range(torch.cuda.device_count()):
-        properties, (free, total) = torch.cuda.get_device_properties(index), torch.cuda.mem_get_info(index)
-        capability = f"{properties.major}.{properties.minor}"
-        found.append(Gpu(index, properties.name, "unknown", total, free, capability))
+    try:
+        for index in range(torch.cuda.device_count()):
+            properties, (free, total) = torch.cuda.get_device_properties(index), torch.cuda.mem_get_info(index)
+            capability = f"{properties.major}.{properties.minor}"
+            found.append(Gpu(index, properties.name, "unknown", total, free, capability))
+    except RuntimeError:  # the driver lists GPUs, and CUDA cannot use them
+        return []
     return found
 
 
@@ -283,7 +289,8 @@ def _disks() -> Iterator[Finding]:
     }
     free: dict[int, tuple[int, list[str]]] = {}  # by device
     for name, path in places.items():
-        there = next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists())
+        parents = (path.absolute(), *path.absolute().parents)
+        there = next(parent for parent in parents if os.access(parent, os.F_OK))  # exists() may raise PermissionError
         free.setdefault(there.stat().st_dev, (shutil.disk_usage(there).free, []))[1].append(
             f"{name} ({path.absolute()})"
         )
@@ -309,7 +316,7 @@ def _hub(name: str, url: str) -> Finding:
 
     try:
         httpx.head(url, timeout=HUB_TIMEOUT_S)
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
+    except (httpx.HTTPError, httpx.InvalidURL, ImportError, OSError, ValueError) as error:  # a proxy, a certificate
         advice = (
             "a model in a folder needs no hub; HF_ENDPOINT and MODELSCOPE_ENDPOINT name mirrors, HTTPS_PROXY a proxy"
         )

@@ -83,12 +83,14 @@ def read_config_file(path: Path) -> ServiceEntry:
         content = yaml.safe_load(read_text(path))
         entry = ServiceEntry.model_validate(content["ASR"])
         entry.model  # noqa: B018 - must exist
-    except (OSError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from error
     except (KeyError, TypeError) as error:
         raise ConfigError(f"{path} needs an entry ASR whose `config` has the model of its `id`: {error}") from error
     except ValidationError as error:
         problem = error.errors()[0]
         place = ".".join(map(str, problem["loc"]))
         raise ConfigError(f"{path}: ASR.{place}: {problem['msg']}") from error
+    except ConfigError:
+        raise
+    except (OSError, yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist
+        raise ConfigError(f"{path} cannot be read: {error}") from error
     return entry

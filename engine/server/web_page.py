@@ -108,7 +108,6 @@ def _about(recognizer: Recognizer) -> dict[str, Any]:
         "note": settings.page.note.model_dump(),
         "languages": languages,
         "default_language": settings.language,
-        "names_speakers": settings.names_speakers,
         "formats": list(WRITERS),
         "max_audio_s": settings.max_audio_s,
         "max_file_bytes": settings.max_body_bytes,

@@ -31,6 +31,8 @@ EXEMPTIONS = (
     Exemption("*", "make format", INSTALLS),
     Exemption("*", "make micro", "it trains a model"),
     Exemption("demos/streaming.md", "pip install", INSTALLS),
+    Exemption("demos/command_line.md", "mkdir", INSTALLS),
+    Exemption("demos/command_line.md", "twostage-asr completion", INSTALLS),
     Exemption("*", "twostage-asr serve", SERVE),
     Exemption("*", "twostage-asr bench", BENCH),
     Exemption("*", "twostage-asr verify", "tests/engine/cli/test_verification.py runs it"),

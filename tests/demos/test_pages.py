@@ -54,7 +54,8 @@ FOLDERS = ("/data/calls",)  # -> talks
 PUBLISHED = re.compile(r"\b(?:FunAudioLLM|Qwen|zai-org|ZhipuAI)/[\w.-]+")
 SERVER = re.compile(r"\b(?:localhost|127\.0\.0\.1|HOST):8899\b")
 SECONDS = 60  # that curl may take
-PIPES = ("|", "&&", ">", ">>", "<")
+PIPES = ("|", "&&")
+REDIRECTIONS = (">", ">>", "<")
 BLOCKS = [block for page in PAGES for block in blocks(page)]
 RUN = [block for block in BLOCKS if block.kind in ("sh", "python")]
 
@@ -226,12 +227,14 @@ def run_python(block: Block, place: Place) -> str:
 def separate(words: list[str]) -> Iterator[list[str]]:
     """The commands of a pipe, each without the files that it reads and writes."""
     current: list[str] = []
+    is_file = False
     for word in [*words, "|"]:
-        if word not in PIPES:
-            current.append(word)
-        elif current:
+        if word in PIPES:
             yield current
             current = []
+        elif not is_file and word not in REDIRECTIONS:
+            current.append(word)
+        is_file = word in REDIRECTIONS
 
 
 def check_words(words: list[str], variables: dict[str, str]) -> None:

@@ -70,11 +70,13 @@ export function transcribe(file, options, { onUpload, onEvent, signal }) {
   });
 }
 
-// The WebSocket for live audio, at the address of the page.
+// The WebSocket for live audio, at the address of the page. It has no headers, so the key is a subprotocol.
 export function liveSocket() {
-  const url = new URL(".", location.href);
+  const url = new URL(".", location.href), key = $("key").value;
+  if (!/^[\w.~+-]*$/.test(key))
+    throw new Error("Browsers send live audio only with API keys of letters, digits and . _ ~ + -; ask for such a key.");
   url.protocol = url.protocol.replace("http", "ws");
-  const socket = new WebSocket(url, $("key").value ? ["realtime", `openai-insecure-api-key.${$("key").value}`] : []);
+  const socket = new WebSocket(url, key ? ["realtime", `openai-insecure-api-key.${key}`] : []);
   socket.binaryType = "arraybuffer";
   return socket;
 }

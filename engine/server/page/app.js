@@ -139,11 +139,13 @@ function transcriptOf() { return { ...shown.about, segments: shown.segments }; }
 
 function add(files) {
   trouble($("trouble-adding"), null);
-  const most = server.max_file_bytes, items = [];
+  if (!server.takes_files) { trouble($("trouble-adding"), "This server takes no files, only live audio."); return; }
+  const most = server.max_file_bytes, items = [], problems = [];
   for (const file of files) {
-    if (file.size > most) trouble($("trouble-adding"), `${file.name} has ${Math.ceil(file.size / 1e6)} MB, and this server takes ${Math.floor(most / 1e6)} MB.`);
+    if (file.size > most) problems.push(`${file.name} has ${Math.ceil(file.size / 1e6)} MB, and this server takes ${Math.floor(most / 1e6)} MB.`);
     else items.push(queue.add(file, options.forFile()));
   }
+  trouble($("trouble-adding"), problems.join(" "));
   if (items.length && !live.isOn) select(items[0]);
 }
 

@@ -42,7 +42,10 @@ export class Live {
       throw new Error(`This browser cannot record at ${RATE} Hz: ${error.message}`);
     }
     node.port.onmessage = event => this.hear(event.data);
-    this.socket = liveSocket();
+    try { this.socket = liveSocket(); } catch (error) {
+      this.release();
+      throw error;
+    }
     this.socket.onopen = () => {
       this.socket.send(`SPK:${options.spk}`);
       this.socket.send("START");

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests.demos.pages import blocks
 from twostage_asr.engine import ConfigError
 from twostage_asr.engine.cli import build_parser, main
 from twostage_asr.engine.cli.command import MODEL_OPTIONS
@@ -94,12 +95,13 @@ def test_variables_hold_several_words_and_switches(tmp_path: Path) -> None:
         ("[transcribe]\nouput-dir = 'x'", "[transcribe] ouput-dir: unknown key (did you mean output-dir?)"),
         ("[serve]\napi-keys = ['x']", "[serve] api-keys: unknown key (did you mean api-key-file?)"),
         ("[model]\nport = 1", "[model] port: unknown key; known: backend, "),
-        ("port = 1", "port = 1 stands in no table; begin with [model]"),
+        ("api-keys = 'secret'", "toml: api-keys stands in no table; begin with [model]"),  # and no value
         ("[serve]\nport = 99999", "[serve] port = 99999: a port is 0 to 65535, got '99999'"),
         ("[serve]\nport = true", "[serve] port = True: needs a string"),
         ("[serve]\nmax-requests = 1.5", "[serve] max-requests = 1.5: needs a whole number"),
         ("[serve]\nno-docs = 'yes'", "[serve] no-docs = 'yes': needs true or false"),
         ("[serve]\nlanguage = ['a']", "[serve] language = ['a']: needs a string"),
+        ("[model]\nvllm = 'x'", "[model] vllm = 'x': needs a JSON object, got x"),
         ("[model]\nhub = 'xy'", "[model] hub = 'xy': allowed: ms, hf"),
         ("[model\n", "strings need quotes, tables are [names]"),
     ],
@@ -112,12 +114,31 @@ def test_errors_name_the_file_the_key_the_value_and_what_is_allowed(text: str, m
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("SERVE__PROT", "unknown key (did you mean port?)"), ("PORT", "needs the form TWOSTAGE_ASR__TABLE__KEY")],
+    [
+        ("SERVE__PROT", ": unknown key (did you mean port?)"),
+        ("PORT", ": needs the form TWOSTAGE_ASR__TABLE__KEY"),
+        ("SERVE__ALLOW_HOST", """ = "it's": No closing quotation; a word with a quote needs quotes"""),
+    ],
 )
-def test_unknown_variables_are_errors(name: str, message: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=f"^TWOSTAGE_ASR__{name}: ") as caught:
-        options("serve", "", tmp_path, {f"TWOSTAGE_ASR__{name}": "1"})
+def test_variables_that_cannot_be_used_are_errors(name: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"^TWOSTAGE_ASR__{name}") as caught:
+        options("serve", "", tmp_path, {f"TWOSTAGE_ASR__{name}": "it's"})
     assert message in str(caught.value)
+
+
+def test_a_file_is_no_variable_whatever_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = Path("TWOSTAGE_ASR__x.toml")
+    path.write_text("[transcribe]\nhotwords = ['O\"Brien']\n[model]\nvllm = {day = 2026-11-29}\n")
+    found = options_of(path, "transcribe", build_parser()[1].choices, MODEL_OPTIONS, {})
+    assert found == {"hotwords": ['O"Brien'], "vllm": {"day": "2026-11-29"}}
+
+
+@pytest.mark.parametrize("command", ["transcribe", "serve"])
+def test_the_example_of_the_page_is_taken(command: str, tmp_path: Path) -> None:
+    (example,) = (block for block in blocks("demos/command_line.md") if block.kind == "toml")
+    found = options(command, example.text, tmp_path)
+    assert found["model"].startswith("FunAudioLLM/") and len(found) == {"transcribe": 6, "serve": 4}[command]
 
 
 def test_where_the_file_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

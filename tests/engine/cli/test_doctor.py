@@ -118,6 +118,45 @@ def test_a_hub_that_does_not_answer_is_no_failure() -> None:
     assert finding.state == "info" and "cannot be reached" in finding.found and "HF_ENDPOINT" in finding.advice
 
 
+@pytest.mark.parametrize(
+    "name, value, said",
+    [
+        ("ALL_PROXY", "socks5://127.0.0.1:1", "socksio"),
+        ("HTTPS_PROXY", "foo://x", "foo"),
+        ("SSL_CERT_FILE", "/nowhere", "No such file"),
+    ],
+)
+def test_a_proxy_or_certificate_that_cannot_be_used_is_a_finding(
+    name: str, value: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    finding = diagnosis._hub("Hugging Face (--hub hf)", "https://127.0.0.1:1")
+    assert finding.state == "info" and said in finding.found.partition("127.0.0.1:1: ")[2]
+
+
+def test_a_driver_that_is_broken_is_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\nprintf '\\377 broken'; exit 9\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    assert diagnosis._gpus() == "nvidia-smi fails with exit code 9: \ufffd broken"
+
+    def broken(index: int) -> None:
+        raise RuntimeError("CUDA driver initialization failed")
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", broken)
+    assert diagnosis._gpus_of_torch() == []
+
+
+def test_a_cache_in_a_folder_of_somebody_else_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "exists", refused)
+    assert all(finding.subject == "disk" for finding in diagnosis._disks())
+
+
 def test_a_small_disk_is_told_with_what_moves_the_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HOME", str(tmp_path / "not" / "yet"))
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1 << 30))

@@ -48,11 +48,12 @@ def running(
     address: Address = ANY_PORT,
     *,
     beside: Callable[[Recognizer], Sequence[Listener]] = lambda recognizer: (),
+    offline: bool = True,
     **settings: Any,
 ) -> Iterator[Running]:
     """`model`: an AutoModelVLLM, or another thing that has a transcriber."""
     recognizer = Recognizer(model.transcriber, ServerSettings(**settings), vad=load_vad())
-    server = server_of(create_app(recognizer), recognizer, address, beside=beside(recognizer))
+    server = server_of(create_app(recognizer, offline=offline), recognizer, address, beside=beside(recognizer))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     deadline = time.monotonic() + 20

@@ -75,8 +75,11 @@ def visit(clip: Clip, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Visi
             await page.look(1280)
             if url.startswith("http"):
                 await page.wait_for("'ready' in document.documentElement.dataset")
-                await page.run("localStorage.clear()")
-            await reader(page)
+            try:
+                await reader(page)
+            finally:
+                if url.startswith("http"):
+                    await page.run("localStorage.clear()")  # the next reader finds the options as they are at first
 
         yield lambda url, reader: runner.run(use(url, reader))
         runner.run(opening.__aexit__(None, None, None))
@@ -124,6 +127,59 @@ def test_several_files_each_have_their_own_text_or_error(faked: Running, visit: 
         assert "clip 9." in await page.run(TEXT)
         await page.run("document.querySelectorAll('#queue .quiet').forEach(button => button.click())")
         assert await page.run(STATES) == [] and not await page.run("document.getElementById('empty').hidden")
+
+    visit(f"{faked.http}/", read)
+
+
+def test_every_file_that_is_too_large_is_named_and_a_live_server_takes_none(tmp_path: Path, visit: Visit) -> None:
+    said = "document.getElementById('trouble-adding').innerText"
+
+    async def read(page: Page) -> None:
+        await page.choose({"one.wav": b"x" * 2_000, "two.wav": b"x" * 3_000})
+        told = await page.run(said)
+        assert "one.wav has 1 MB" in told and "two.wav has 1 MB" in told and await page.run(STATES) == []
+
+    async def drop(page: Page) -> None:
+        await page.choose({"one.wav": b"x"})
+        assert "takes no files" in await page.run(said) and await page.run(STATES) == []
+
+    model: Any = SimpleNamespace(transcriber=fake_transcriber(tmp_path))
+    with running(model, max_body_bytes=1_000) as server:
+        visit(f"{server.http}/", read)
+    with running(model, offline=False) as server:
+        visit(f"{server.http}/", drop)
+
+
+def test_a_key_that_cannot_be_sent_live_is_said_and_the_microphone_is_let_go(faked: Running, visit: Visit) -> None:
+    async def speak(page: Page) -> None:
+        await page.run("document.getElementById('key').value = 'a/b='")
+        for _ in range(2):
+            await page.run("document.getElementById('trouble-adding').textContent = ''")
+            await page.run("document.getElementById('mic').click()")
+            await page.wait_for("!document.getElementById('mic').disabled")
+            assert "letters, digits" in await page.run("document.getElementById('trouble-adding').innerText")
+            assert await page.run("document.getElementById('mic').textContent") == "● Speak"
+
+    visit(f"{faked.http}/", speak)
+
+
+def test_names_and_texts_never_become_markup(faked: Running, visit: Visit) -> None:
+    """Of a file, its error, a speaker and a word: they are shown as they are."""
+    markup = "<img src=x onerror=alert(1)>"
+
+    async def read(page: Page) -> None:
+        await page.run("document.getElementById('who').click()")
+        await add(page, {f"{markup}.mp3": b"no audio" * 99, f"{markup}.wav": speech(5)})
+        assert markup in await page.run("document.getElementById('view').innerText")
+        await page.run("document.querySelectorAll('.pick')[1].click()")
+        for element, key in (("#text .w", "F2"), (".name", "Enter")):
+            await page.run(f"document.querySelector('{element}').focus()")
+            await page.press(key)
+            await page.write(markup)
+            await page.press("Enter")
+        assert await page.run(NAMES) == [markup] and (await page.run(TEXT)).count(markup) == 2
+        tags = ", ".join(f"#{place} {tag}" for place in ("files", "view", "status") for tag in ("img", "script"))
+        assert await page.run(f"document.querySelectorAll('{tags}').length") == 0
 
     visit(f"{faked.http}/", read)
 

@@ -240,7 +240,13 @@ def test_config_file(tmp_path: Path) -> None:
     entry = read_config_file(path)
     assert (entry.host, entry.port, entry.model.model_path) == ("0.0.0.0", 11001, "Qwen/Qwen3-ASR-1.7B")
     assert (entry.model.max_inference_batch_size, entry.model.max_new_tokens) == (128, 4096)
-    for wrong in (CONFIG.replace("gpu_memory", "gpu_memry"), CONFIG.replace("ASR:", "ARS:"), "- [", 'ASR: {"id": 1}'):
+    for wrong in (
+        CONFIG.replace("gpu_memory", "gpu_memry"),
+        CONFIG.replace("ASR:", "ARS:"),
+        "- [",
+        'ASR: {"id": 1}',
+        "day: 2026-13-45",
+    ):
         path.write_text(wrong)
         with pytest.raises(ConfigError):
             read_config_file(path)

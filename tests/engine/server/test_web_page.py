@@ -21,6 +21,7 @@ from tests.engine.server.fakes import fake_running, pcm
 from tests.fake_model import fake_transcriber, samples
 from tests.paths import CHECKPOINTS, ROOT
 from twostage_asr.engine.errors import ConfigError
+from twostage_asr.engine.server import page_content, web_page
 from twostage_asr.engine.server.page_content import FILES, ModelNote, PageContent, find_samples
 from twostage_asr.engine.server.web_page import PEAKS_PER_S, peaks_of
 from twostage_asr.engine.transcript import Segment, SpeakerTurn, Transcript, Word
@@ -73,6 +74,7 @@ def test_the_page_is_open_and_what_it_asks_for_needs_a_key(tmp_path: Path) -> No
 def test_the_samples_are_those_of_the_directory_and_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "a b.wav").write_bytes(b"audio")
     (tmp_path / "notes.txt").write_bytes(b"private")
+    (tmp_path / "folder.wav").mkdir()
     note = ModelNote.of(str(CHECKPOINTS["low_frame_rate"]))
     model: Any = SimpleNamespace(transcriber=fake_transcriber(tmp_path))
     with running(model, page=PageContent(note, find_samples(tmp_path))) as server:
@@ -96,6 +98,14 @@ def test_a_directory_without_samples_is_named(tmp_path: Path, name: str) -> None
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError, match=name):
         find_samples(tmp_path / name)
+
+
+def test_a_directory_with_too_many_samples_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page_content, "MAX_SAMPLES", 1)
+    for name in ("a.wav", "b.wav"):
+        (tmp_path / name).touch()
+    with pytest.raises(ConfigError, match="has 2 files"):
+        find_samples(tmp_path)
 
 
 def test_the_checkpoint_is_written_with_the_note_that_it_has() -> None:
@@ -150,6 +160,16 @@ def test_peaks_are_the_loudest_samples_and_silence_where_no_segment_is() -> None
 @pytest.mark.parametrize("form", WRITERS)
 def test_an_export_is_what_the_command_line_writes(faked: Running, form: str) -> None:
     assert export(faked, TRANSCRIPT.to_json(), form).text == WRITERS[form](TRANSCRIPT)
+
+
+def test_transcripts_of_too_many_bytes_or_values_are_refused(faked: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = TRANSCRIPT.to_json()
+    with monkeypatch.context() as patch:
+        patch.setattr(faked.recognizer, "settings", replace(faked.recognizer.settings, max_json_bytes=len(content) - 1))
+        assert export(faked, content).json()["error"]["code"] == "body_too_large"
+    assert export(faked, content).ok
+    monkeypatch.setattr(web_page, "MAX_TRANSCRIPT_VALUES", 5)
+    assert export(faked, content).json()["error"]["code"] == "body_too_complex"
 
 
 def test_the_text_of_an_export_is_that_of_its_segments(faked: Running) -> None:

@@ -63,9 +63,9 @@ def test_no_text_becomes_markup(text: str) -> None:
     words = (Word("x1", 0.0, 1.0, 1.0), Word(text, 0.0, 1.0, 1.0))
     segment = Segment(0.0, 1.0, f"{text}x1{text}{text}", words, 1.0, speaker=text)
     warning = TranscriptWarning("repetition", text)
-    read = Reader(
-        Transcript(text, text=text, segments=(segment,), warnings=(warning,), source=Path("/none") / "x")._repr_html_()
-    )
+    told = Transcript(text, text, text, segments=(segment,), warnings=(warning,), source=Path("/none") / "x")
+    failed = Transcript(text, status="error", error=text)
+    read = Reader(told._repr_html_() + failed._repr_html_())
     assert {tag for tag, _ in read.tags} <= {"div", "b", "small", "p", "button", "span"}
     names = {name for _, attributes in read.tags for name in attributes}
     assert names <= {"onclick", "style", "data-at", "title"}
