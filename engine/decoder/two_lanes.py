@@ -6,7 +6,8 @@ room for all that wait and vLLM has none. While vLLM is loading, the fast lane t
 others wait, so that they go to vLLM once it is there.
 
 Where both lanes share the same cores, vLLM is loaded only once prompts have to wait: until then it would take the cores
-from the prompts that are being decoded, and a second time the memory of the weights.
+from the prompts that are being decoded, and a second time the memory of the weights. A job that has begun without it
+also ends without it, if it cannot be loaded.
 """
 
 import itertools
@@ -79,11 +80,13 @@ class TwoLaneDecoder:
 
     def _load(self) -> None:
         failure = caught(self._large.decoder.wait_until_ready)
-        if isinstance(failure, Exception):
-            self._failure = failure
-        else:
+        if not isinstance(failure, Exception):
             self._is_loaded = True
             logger.debug("loading: vLLM is ready too")
+        elif self._loads_at_once:
+            self._failure = failure
+        else:
+            logger.warning("vLLM cannot be loaded, and the prompts are decoded without it: %s", failure)
 
     @property
     def max_pending(self) -> int:

@@ -195,6 +195,21 @@ def test_a_large_lane_that_shares_the_cores_loads_once_prompts_have_waited(
     decoder.close()
 
 
+def test_a_job_that_began_without_the_large_lane_ends_without_it(
+    fast: Fast, large: Slow, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(backlog, "BACKLOG_S", 0.0)
+    decoder = TwoLaneDecoder(fast, large, loads_at_once=False)  # type: ignore[arg-type]
+    decoder.wait_until_ready()
+    large.error = "no memory"
+    large.may_end.set()
+    assert lanes(decoder, 10) == [FAST] * 10
+    decoder.wait_until_loaded()
+    assert lanes(decoder, 10) == [FAST] * 10
+    assert "decoded without it: no memory" in caplog.text
+    decoder.close()
+
+
 def test_a_large_lane_that_was_not_needed_is_never_loaded(fast: Fast, large: Slow) -> None:
     decoder = TwoLaneDecoder(fast, large, loads_at_once=False)  # type: ignore[arg-type]
     decoder.wait_until_ready()
