@@ -43,7 +43,7 @@ def add_file_options(parser: argparse.ArgumentParser) -> None:
     )
     add_switch(group, "--salvage", default=False, help="transcribe what can be decoded of truncated or damaged files")
     group.add_argument("--batch-size", type=int, metavar="N", help="most clips encoded together (default: 256)")
-    _add_speaker_options(parser)
+    add_speaker_options(parser)
     group = parser.add_argument_group("subtitles (srt, vtt, ass)")
     group.add_argument(
         "--max-line-width", type=int, metavar="N", help="columns (default: 42); a Chinese character takes two"
@@ -55,9 +55,10 @@ def add_file_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_speaker_options(parser: argparse.ArgumentParser) -> None:
+def add_speaker_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of who speaks, which are arguments of `generate` and of live sessions."""
     group = parser.add_argument_group("who speaks")
-    add_switch(group, "--speakers", default=False, help="name the speakers, in every format that has a place for them")
+    add_switch(group, "--speakers", default=False, help="name the speakers, wherever there is a place for it")
     group.add_argument("--num-speakers", type=int, metavar="N", help="how many there are (default: it is estimated)")
     group.add_argument("--min-speakers", type=int, metavar="N", help="at least so many (default: 1)")
     group.add_argument("--max-speakers", type=int, metavar="N", help="at most so many (default: 20)")
