@@ -19,12 +19,13 @@ import soundfile
 from tests.engine.streaming.scripted import LoudIsSpeech
 from tests.engine.streaming.voiced import talk
 from tests.fake_model import fake_transcriber
+from tests.fake_voices import FakeVoices
 from tests.pipeline import Clip
-from twostage_asr.engine import AutoModelVLLM, Segment, Transcript, Word
+from twostage_asr.engine import AutoModelVLLM, ConfigError, Segment, Transcript, Word
 from twostage_asr.engine.audio.decode import decode_audio
 from twostage_asr.engine.audio.inputs import AudioInput
 from twostage_asr.engine.audio.waveform import SAMPLE_RATE
-from twostage_asr.engine.cli import main, stream, transcribe
+from twostage_asr.engine.cli import build_parser, main, serve, stream, transcribe
 from twostage_asr.engine.cli.command import add_request_options, request_options
 from twostage_asr.engine.streaming import LiveSpeakers
 from twostage_asr.engine.writers import WRITERS
@@ -399,6 +400,18 @@ def test_stream_names_the_speakers(
         return
     assert [line.split("] ")[1] for line in finals] == ["SPK0: clip", "Ana: 9.", "SPK1: clip 3.", "SPK0: clip 5."]
     assert last == "SPK1 is SPK0"
+
+
+def test_serve_enrols_the_speakers_that_it_knows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    soundfile.write(tmp_path / "ana.wav", talk((9, 3.0)), SAMPLE_RATE)
+    monkeypatch.setattr("twostage_asr.engine.speakers.loading.load_speaker_model", lambda name, device: FakeVoices())
+    known = ["--known-speaker", f"Ana={tmp_path / 'ana.wav'}"]
+    parser, _ = build_parser()
+    enrolled = serve._enrolled(parser.parse_args(["serve", "any", *known]))
+    assert enrolled is not None and enrolled.names == ("Ana",) and enrolled.embeddings[0, 9] == 1.0
+    assert serve._enrolled(parser.parse_args(["serve", "any"])) is None
+    with pytest.raises(ConfigError, match="a name of its own"):
+        serve._enrolled(parser.parse_args(["serve", "any", *known, *known]))
 
 
 class FakeMicrophone:
