@@ -6,6 +6,9 @@ Each FOLDER holds recordings (FLAC or WAV, 16 kHz) with an RTTM file of the same
 is said. "oracle" takes the speech spans from the reference, "silero" from the voice activity detection. Needs funasr,
 of the group "dev".
 
+With --output, the folders SPANS/reference, SPANS/ours and SPANS/funasr there get RTTM and CTM files for error_rate.py.
+Their words and times are the reference's, so that cpWER counts wrong speakers alone.
+
 "words" is the share of words that get a wrong speaker, where the words and their times are the reference's: those of
 the STM file, or else each WORD_S of a reference turn counts as one.
 """
@@ -20,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 import torch
-from error_rate import Turn, error_rate, read_rttm, read_stm, word_error_rate
+from error_rate import Turn, error_rate, read_rttm, read_stm, speaker_of, word_error_rate, write_rttm
 
 from twostage_asr.engine.speakers.clustering import SpeakerCount
 from twostage_asr.engine.speakers.diarize import Stretch, diarize, embedded, stretch_of
@@ -83,8 +86,8 @@ def funasr(stretches: Sequence[Stretch]) -> list[Turn]:
     return [Turn(start, end, str(label)) for start, end, label in postprocess(windows, None, labels, rows)]
 
 
-def words_of(path: Path, reference: Sequence[Turn]) -> list[Turn]:
-    """The reference's words, each as a turn."""
+def words_of(path: Path, reference: Sequence[Turn]) -> list[tuple[Turn, str]]:
+    """The reference's words, each as a turn and what is said. Where that is not known, no two words are the same."""
     stm = path.with_suffix(".stm")
     if stm.is_file():
         return read_stm(stm)
@@ -92,17 +95,34 @@ def words_of(path: Path, reference: Sequence[Turn]) -> list[Turn]:
     for start, end, speaker in reference:
         edges = np.linspace(start, end, max(round((end - start) / WORD_S), 1) + 1).tolist()
         words += [Turn(a, b, speaker) for a, b in itertools.pairwise(edges)]
-    return words
+    return [(word, f"w{number}") for number, word in enumerate(words)]
 
 
-def line_of(path: Path, kind: str, stretches: Sequence[Stretch]) -> str:
+def write_scored(folder: Path, name: str, turns: Sequence[Turn], words: Sequence[tuple[Turn, str]]) -> None:
+    """The RTTM and CTM files that error_rate.py reads."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_rttm(folder / f"{name}.rttm", turns)
+    lines = [
+        f"{name} 1 {start:.3f} {end - start:.3f} {text} 1.000{speaker and f' lex {speaker}'}\n"
+        for (start, end, speaker), text in words
+    ]
+    (folder / f"{name}.ctm").write_text("".join(lines), "utf-8")
+
+
+def line_of(path: Path, kind: str, stretches: Sequence[Stretch], output: Path | None) -> str:
     """A row of the table; each pair of figures is ours and FunASR's."""
     reference = read_rttm(path)
     found = [method(stretches) for method in (ours, funasr)]
+    words = words_of(path, reference)
+    if output is not None:
+        write_scored(output / kind / "reference", path.stem, reference, words)
+        for who, turns in zip(("ours", "funasr"), found, strict=True):
+            tagged = [(word._replace(speaker=speaker_of(word, turns) or ""), text) for word, text in words]
+            write_scored(output / kind / who, path.stem, turns, tagged)
     strict, loose = ([error_rate(reference, turns, collar) for turns in found] for collar in (0.0, 0.25))
     cells = [path.stem, kind, str(strict[0].speakers), *(str(result.speakers_found) for result in strict)]
     cells += [f"{result.rate:.1%}" for result in [*strict, *loose]]
-    cells += [f"{word_error_rate(words_of(path, reference), turns):.1%}" for turns in found]
+    cells += [f"{word_error_rate([word for word, _ in words], turns):.1%}" for turns in found]
     return f"| {' | '.join(cells)} |"
 
 
@@ -112,6 +132,7 @@ def main() -> None:
     parser.add_argument("--model", default="auto", help="CAM++ or ERes2NetV2: a directory, or owner/name on ModelScope")
     parser.add_argument("--spans", nargs="+", default=["oracle", "silero"], choices=["oracle", "silero"])
     parser.add_argument("--cache", type=Path, default=Path("embeddings"))
+    parser.add_argument("--output", type=Path, help="folder for the files that error_rate.py compares")
     args = parser.parse_args()
     model = load_speaker_model(args.model, torch.device("cpu"))
     print("| recording | spans | speakers | found | FunASR | DER | FunASR | collar 0.25 | FunASR | words | FunASR |")
@@ -119,7 +140,7 @@ def main() -> None:
     for path in (path for folder in args.folders for path in sorted(folder.glob("*.rttm"))):
         audio = next(file for file in (path.with_suffix(".wav"), path.with_suffix(".flac")) if file.is_file())
         for kind in args.spans:
-            print(line_of(path, kind, stretches_of(model, audio, kind, args.cache)), flush=True)
+            print(line_of(path, kind, stretches_of(model, audio, kind, args.cache), args.output), flush=True)
 
 
 if __name__ == "__main__":

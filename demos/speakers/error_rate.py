@@ -68,24 +68,33 @@ def write_rttm(path: Path, turns: Iterable[Turn]) -> None:
     path.write_text("".join(lines), "utf-8")
 
 
-def read_stm(path: Path) -> list[Turn]:
+def read_stm(path: Path) -> list[tuple[Turn, str]]:
     """The words of an STM file, whose lines are: file channel speaker start end word word ...
 
     A line's time is shared out among its words by their letters.
     """
-    words: list[Turn] = []
+    words: list[tuple[Turn, str]] = []
     for line in path.read_text("utf-8").splitlines():
         _, _, speaker, start, end, *spoken = line.split()
-        edges = float(start) + (float(end) - float(start)) * np.cumsum([0, *map(len, spoken)]) / len("".join(spoken))
-        words += [Turn(float(a), float(b), speaker) for a, b in itertools.pairwise(edges)]
+        spoken = _without_labels(spoken)
+        edges = float(start) + (float(end) - float(start)) * np.cumsum([0, *map(len, spoken)]) / max(
+            len("".join(spoken)), 1
+        )
+        turns = [Turn(float(a), float(b), speaker) for a, b in itertools.pairwise(edges)]
+        words += zip(turns, spoken, strict=True)
     return words
+
+
+def _without_labels(words: Iterable[str]) -> list[str]:
+    """The words of an STM line that are said: one in angle brackets is a label."""
+    return [word for word in words if not (word[0] == "<" and word[-1] == ">")]
 
 
 def read_words(path: Path) -> dict[str, str]:
     """What each speaker says, in order of time, by an STM or a CTM file.
 
     A line of CTM is: file channel start duration word confidence lex speaker. Words without the last two are those of
-    one more speaker, "". A word of STM in angle brackets is a label, and not said.
+    one more speaker, "".
     """
     said: list[tuple[float, str, str]] = []
     for line in path.read_text("utf-8").splitlines():
@@ -93,7 +102,7 @@ def read_words(path: Path) -> dict[str, str]:
             continue
         if path.suffix == ".stm":
             _, _, speaker, start, _, *spoken = line.split()
-            text = " ".join(word for word in spoken if not (word[0] == "<" and word[-1] == ">"))
+            text = " ".join(_without_labels(spoken))
         else:
             _, _, start, _, text, _, *tags = line.split()
             speaker = tags[1] if tags else ""
@@ -129,7 +138,7 @@ def word_error_rate(words: Sequence[Turn], found: Sequence[Turn]) -> float:
     A word gets the speaker of the largest part of it, as in a transcript whose words and times are all right. Speakers
     are matched one to one so that most words are right.
     """
-    heard = [_speaker_of(word, found) for word in words]
+    heard = [speaker_of(word, found) for word in words]
     spoken, named = sorted({word.speaker for word in words}), sorted({name for name in heard if name is not None})
     counts = np.zeros((len(spoken), len(named)))
     for word, name in zip(words, heard, strict=True):
@@ -139,7 +148,8 @@ def word_error_rate(words: Sequence[Turn], found: Sequence[Turn]) -> float:
     return float(1.0 - matched / len(words))
 
 
-def _speaker_of(word: Turn, found: Sequence[Turn]) -> str | None:
+def speaker_of(word: Turn, found: Sequence[Turn]) -> str | None:
+    """Whose turns have the largest part of a word; None if no turn has any of it."""
     shares: dict[str, float] = {}
     for turn in found:
         shared = min(word.end, turn.end) - max(word.start, turn.start)

@@ -10,7 +10,7 @@ from ..errors import ConfigError
 from ..options import GenerateOptions, SpeakerOptions
 from ..writers import WRITERS, SubtitleShape
 from .command import add_request_options, add_segment_options, given_options, request_options, segment_options
-from .parser import add_switch
+from .parser import OptionGroup, add_switch
 
 _DECODING = (
     *("timestamps", "check", "fallback", "max_new_tokens", "temperature", "batch_size"),
@@ -43,7 +43,7 @@ def add_file_options(parser: argparse.ArgumentParser) -> None:
     )
     add_switch(group, "--salvage", default=False, help="transcribe what can be decoded of truncated or damaged files")
     group.add_argument("--batch-size", type=int, metavar="N", help="most clips encoded together (default: 256)")
-    _add_speaker_options(parser)
+    add_speaker_options(parser)
     group = parser.add_argument_group("subtitles (srt, vtt, ass)")
     group.add_argument(
         "--max-line-width", type=int, metavar="N", help="columns (default: 42); a Chinese character takes two"
@@ -55,12 +55,17 @@ def add_file_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_speaker_options(parser: argparse.ArgumentParser) -> None:
+def add_speaker_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of who speaks, which are arguments of `generate` and of live sessions."""
     group = parser.add_argument_group("who speaks")
-    add_switch(group, "--speakers", default=False, help="name the speakers, in every format that has a place for them")
+    add_switch(group, "--speakers", default=False, help="name the speakers, wherever there is a place for it")
     group.add_argument("--num-speakers", type=int, metavar="N", help="how many there are (default: it is estimated)")
     group.add_argument("--min-speakers", type=int, metavar="N", help="at least so many (default: 1)")
     group.add_argument("--max-speakers", type=int, metavar="N", help="at most so many (default: 20)")
+    add_known_speakers(group)
+
+
+def add_known_speakers(group: OptionGroup) -> None:
     group.add_argument(
         "--known-speaker",
         dest="known_speakers",
@@ -71,14 +76,20 @@ def _add_speaker_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def known_speakers(args: argparse.Namespace) -> dict[str, Path]:
+    """The files of add_known_speakers, by name. Raises ConfigError for a name that is given twice."""
+    given = args.known_speakers or []
+    known = dict(given)
+    if len(known) < len(given):
+        raise ConfigError("each --known-speaker needs a name of its own")
+    return known
+
+
 def speaker_options(args: argparse.Namespace) -> SpeakerOptions:
     """The speaker options of `generate` that were given. Raises ConfigError for ones that contradict each other."""
     given = given_options(args, SpeakerOptions.__annotations__)
-    known = given.pop("known_speakers", None)
-    if known is not None:
-        given["known_speakers"] = dict(known)
-        if len(given["known_speakers"]) < len(known):
-            raise ConfigError("each --known-speaker needs a name of its own")
+    if "known_speakers" in given:
+        given["known_speakers"] = known_speakers(args)
     if not given.pop("speakers"):
         if given:
             names = ", ".join(f"--{name.rstrip('s') if name == 'known_speakers' else name}" for name in given)

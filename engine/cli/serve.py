@@ -12,6 +12,7 @@ from ..console import spare_loaded_objects
 from ..errors import ConfigError
 from ..text_files import read_lines
 from .command import add_model_options, engine_options, model_options
+from .file_options import add_known_speakers, known_speakers
 from .parser import Commands, new_parser
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from ..server.recognizer import Recognizer
     from ..server.settings import ServerSettings
     from ..server.wyoming import WyomingServer
+    from ..speakers.enrolment import KnownSpeakers
 
 MAX_PORT = 65_535
 MAX_FRONT_ENDS = 64
@@ -111,6 +113,7 @@ def _add(commands: Commands, name: str, port: int, what: str) -> None:
         metavar="FILE",
         help="for all requests, one a line (default: none)",
     )
+    add_known_speakers(where)
     where.add_argument("--vad", default="silero", help='of live audio: "silero", or the directory of an fsmn-vad')
     where.add_argument("--chunk-ms", type=float, default=480.0, help="of live audio between two partial texts")
     where.add_argument(
@@ -226,15 +229,18 @@ def run(args: argparse.Namespace) -> int:
 
 @contextlib.contextmanager
 def _loaded(args: argparse.Namespace, engine: dict[str, Any]) -> "Iterator[AutoModelVLLM]":
-    """The model. A speaker model that was named is loaded as well, else by the first request that asks who speaks."""
+    """The model. A speaker model that was named, or that knows voices, is loaded as well.
+
+    Else the first request that asks who speaks loads one.
+    """
     from ..auto import AutoModelVLLM  # imports torch
     from ..speakers.loading import find_weights
 
-    is_named = args.speaker_model != "auto"
-    if is_named:
+    is_wanted = args.speaker_model != "auto" or bool(args.known_speakers)
+    if is_wanted:
         find_weights(args.speaker_model)  # fail before the LLM loads, which takes minutes
     with AutoModelVLLM(**engine) as model:
-        if is_named:
+        if is_wanted:
             model.transcriber.speaker_model()
         spare_loaded_objects()
         yield model
@@ -318,8 +324,28 @@ def _settings(args: argparse.Namespace, limits: dict[str, Any]) -> "ServerSettin
         strict_fields=args.strict_fields,
         page=PageContent(ModelNote.of(args.model), find_samples(args.samples) if args.samples else {}),
         names_speakers=args.speaker_model != "auto",
+        known_speakers=_enrolled(args),
         **limits,
     )
+
+
+def _enrolled(args: argparse.Namespace) -> "KnownSpeakers | None":
+    """The known speakers, embedded on the CPU, so that front ends get them before there is a model.
+
+    Raises:
+        ConfigError, AudioError: a clip cannot be used.
+        HubError, CheckpointError: there is no speaker model.
+    """
+    known = known_speakers(args)
+    if not known:
+        return None
+    import torch
+
+    from ..run_options import SpeakerSettings
+    from ..speakers.loading import load_speaker_model
+    from ..speakers.stage import enrolled
+
+    return enrolled(load_speaker_model(args.speaker_model, torch.device("cpu")), SpeakerSettings(known=known))
 
 
 def _keys_of_environment() -> tuple[str, ...]:

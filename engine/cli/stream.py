@@ -5,7 +5,7 @@ import json
 import queue
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from ..audio.notes import Notes
 from ..audio.waveform import SAMPLE_RATE
 from ..console import tell_loading
 from ..errors import ConfigError
+from ..options import SessionOptions
 from .command import (
     add_model_options,
     add_request_options,
@@ -26,10 +27,11 @@ from .command import (
     request_options,
     segment_options,
 )
+from .file_options import add_speaker_options, speaker_options
 from .parser import Commands, add_switch, new_parser
 
 if TYPE_CHECKING:
-    from ..streaming import Event
+    from ..streaming import Event, Final
 
 BLOCK_SAMPLES = SAMPLE_RATE // 10
 
@@ -42,7 +44,7 @@ def add_parser(commands: Commands) -> None:
         usage="FILE|-|mic --model MODEL",
         examples=(
             "twostage-asr stream mic --model FunAudioLLM/Fun-ASR-Nano-2512 --language en",
-            "twostage-asr stream talk.wav --model my_model --realtime --json",
+            "twostage-asr stream talk.wav --model my_model --realtime --json --speakers",
             "twostage-asr stream - --model my_model  # raw 16-bit samples at 16 kHz on standard input",
         ),
     )
@@ -58,25 +60,30 @@ def add_parser(commands: Commands) -> None:
     add_segment_options(parser, vad="silero", vad_help=vad_help)
     add_model_options(parser)
     add_request_options(parser)
+    add_speaker_options(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    request = request_options(args)
+    options: SessionOptions = {**request_options(args), **speaker_options(args)}
     blocks = _blocks(args.source, realtime=args.realtime)
     tell_loading(args.model)
-    from ..streaming.sdk import FunASRNanoStreamingVLLM  # imports torch
+    from ..speakers.loading import find_weights  # imports torch, as the next does
+    from ..streaming.sdk import FunASRNanoStreamingVLLM
 
+    if args.speakers:
+        find_weights(args.speaker_model)  # fail before the LLM loads, which takes minutes
     show = _show_json if args.json else _LiveLine()
     live: dict[str, Any] = {"chunk_ms": args.chunk_ms, "rollback_chars": args.rollback_chars, **segment_options(args)}
     with FunASRNanoStreamingVLLM(**model_options(args), **live) as model:
-        session = model.session(**request)
+        session = model.session(**options)
         try:
             for block in blocks:
                 show(session.push(block))
         except KeyboardInterrupt:  # Ctrl-C ends the recording, and the rest is still transcribed
             pass
         show(session.finish())
+        _show_joined(session.relabel(), as_json=args.json)
     return 0
 
 
@@ -154,6 +161,16 @@ def _show_json(events: "list[Event]") -> None:
         print(json.dumps(line, ensure_ascii=False), flush=True)
 
 
+def _show_joined(names: Mapping[str, str], *, as_json: bool) -> None:
+    """Tell which names of speakers have turned out to be one speaker's."""
+    changed = {old: new for old, new in names.items() if old != new}
+    if changed and as_json:
+        print(json.dumps({"type": "relabelled", "speakers": changed}, ensure_ascii=False), flush=True)
+        return
+    for old, new in changed.items():
+        print(f"{old} is {new}", flush=True)
+
+
 class _LiveLine:
     """Shows finals as lines and, on a terminal, the open segment below them, with its tail dimmed."""
 
@@ -166,7 +183,20 @@ class _LiveLine:
         for event in events:
             if isinstance(event, Final):
                 clear = "\r\x1b[J" if self._is_terminal else ""
-                text = f"[{event.start:8.2f} - {event.end:8.2f}] {event.text}\n" if event.text else ""
-                print(clear + text, end="", flush=True)
+                print(clear + _lines(event), end="", flush=True)
             elif self._is_terminal:
                 print(f"\r\x1b[J{event.confirmed}\x1b[2m{event.tail}\x1b[0m", end="", flush=True)
+
+
+def _lines(final: "Final") -> str:
+    """The text of a final as one line, or as one for each part in which one speaker talks."""
+    if not final.text:
+        return ""
+    if final.transcript.turns is None:
+        return _line(final.start, final.end, final.text)
+    parts = final.transcript.segments
+    return "".join(_line(part.start, part.end, part.text, part.speaker) for part in parts)
+
+
+def _line(start: float, end: float, text: str, speaker: str | None = None) -> str:
+    return f"[{start:8.2f} - {end:8.2f}] {'' if speaker is None else f'{speaker}: '}{text}\n"

@@ -4,7 +4,7 @@ import itertools
 import math
 import string
 import zlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from ..speakers.labelling import speakers_of
@@ -111,11 +111,16 @@ def funasr(transcript: Transcript, *, with_words: bool, wall_s: float) -> dict[s
 
 
 def sentences(
-    transcript: Transcript, *, offset_ms: int = 0, numbers: dict[str, int] | None = None
+    transcript: Transcript,
+    *,
+    offset_ms: int = 0,
+    numbers: dict[str, int] | None = None,
+    known: Collection[str] = (),
 ) -> list[dict[str, Any]]:
-    """FunASR's WebSocket sentences; times in milliseconds. `spk` is the number of the speaker, if that is known.
+    """FunASR's WebSocket sentences; times in milliseconds.
 
-    `numbers` are those of the speakers of earlier sentences, to which the new ones are added.
+    `numbers` are those of the speakers of earlier sentences, to which the new ones are added. `known` are names of
+    known speakers.
     """
     numbers = {} if numbers is None else numbers
     for name in speakers_of(transcript):
@@ -125,10 +130,15 @@ def sentences(
             "text": s.text,
             "start": offset_ms + round(s.start * 1000),
             "end": offset_ms + round(s.end * 1000),
-            **({} if s.speaker is None else {"spk": numbers[s.speaker]}),
+            **({} if s.speaker is None else sentence_speaker(s.speaker, numbers, known)),
         }
         for s in transcript.segments
     ]
+
+
+def sentence_speaker(name: str, numbers: Mapping[str, int], known: Collection[str]) -> dict[str, Any]:
+    """`spk`, the number of a sentence's speaker, and `speaker`, the name if it is one of `known`."""
+    return {"spk": numbers[name], **({"speaker": name} if name in known else {})}
 
 
 def words(found: tuple[Word, ...] | None) -> list[dict[str, Any]]:

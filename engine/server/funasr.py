@@ -108,7 +108,7 @@ class _OfflineSession(CommandSession):
                 options = replace(options, speakers=SpeakerSettings())
             recording = await self._recognizer.read(samples_of(whole), client=self._link.client)
             transcript = await self._recognizer.transcribe(recording, options)
-            answer["sentences"] = formats.sentences(transcript)
+            answer["sentences"] = formats.sentences(transcript, known=self._recognizer.speakers.known_names)
             answer["warnings"] = formats.warnings(transcript)
         self._link.hold(0)
         await self._link.send(answer)

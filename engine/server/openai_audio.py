@@ -144,9 +144,10 @@ async def answer(recognizer: Recognizer, request: Request, form: TranscriptionFo
     options = _options(recognizer, form)
     if form.names_speakers:
         options = replace(options, speakers=await _speakers(recognizer, request, form))
+    known = form.known_speaker_names or recognizer.speakers.known_names
     recording = await form.read(recognizer, request)
     if form.stream:
-        events = DiarizedStream(form.known_speaker_names) if form.names_speakers else TextStream()
+        events = DiarizedStream(known) if form.names_speakers else TextStream()
         return event_stream(recognizer, events, recording, options)
     transcript = await recognizer.transcribe(recording, options)
     match form.response_format:
@@ -156,7 +157,7 @@ async def answer(recognizer: Recognizer, request: Request, form: TranscriptionFo
             verbose = formats.verbose(transcript, with_words=form.wants_words, temperature=form.temperature)
             return JSONResponse(verbose)
         case "diarized_json":
-            return JSONResponse(formats.diarized(transcript, known=form.known_speaker_names))
+            return JSONResponse(formats.diarized(transcript, known=known))
         case "text":
             return PlainTextResponse(transcript.text)
     return PlainTextResponse(formatted(transcript, form.response_format, form.subtitle_shape))

@@ -198,7 +198,7 @@ class _EventSession:
         if not asked.spk:
             self._speakers = None
         elif self._speakers is None:
-            self._speakers = LiveSpeakers(self._recognizer.service)
+            self._speakers = self._recognizer.speakers.live()
         rules = audio.turn_detection.rules(live.rules) if audio.turn_detection is not None else live.rules
         self._options = replace(options, token_log_probs=self._config.wants_logprobs)
         self._stream = AsyncStreamingSession(

@@ -30,7 +30,7 @@ from fastapi import APIRouter, WebSocket
 
 from ..audio.waveform import SAMPLE_RATE
 from ..errors import QueueFullError
-from ..streaming import AsyncStreamingSession, Event, Final, LiveSpeakers
+from ..streaming import AsyncStreamingSession, Event, Final
 from . import formats
 from .commands import CommandSession, finish_stream
 from .funasr_websocket import ClassicSession, is_classic
@@ -76,7 +76,7 @@ class _RealtimeSession(CommandSession):
     def _start(self) -> None:
         options = self._recognizer.options(language=self._language, hotwords=self._hotwords)
         service = self._recognizer.service
-        speakers = LiveSpeakers(service) if self._spk else None
+        speakers = self._recognizer.speakers.live() if self._spk else None
         self._stream = AsyncStreamingSession(service, options, self._recognizer.funasr_live, speakers=speakers)
         self._num_bytes, self._sentences, self._numbers = 0, [], {}
 
@@ -107,10 +107,11 @@ class _RealtimeSession(CommandSession):
             if isinstance(event, Final) and event.transcript.status == "error":
                 await self._link.send({"event": "error", "error": event.transcript.error, "code": "segment_failed"})
         answer = self._answer(events, is_final=is_final)
-        numbers = {number: self._numbers[names.get(name, name)] for name, number in self._numbers.items()}
+        known = self._recognizer.speakers.known_names
+        now = {number: names.get(name, name) for name, number in self._numbers.items()}
         for sentence in self._sentences:
             if "spk" in sentence:
-                sentence["spk"] = numbers[sentence["spk"]]
+                sentence |= formats.sentence_speaker(now[sentence["spk"]], self._numbers, known)
         await self._link.send(answer)
 
     def _answer(self, events: Sequence[Event], *, is_final: bool) -> dict[str, Any]:
@@ -120,7 +121,8 @@ class _RealtimeSession(CommandSession):
         for event in events:
             if isinstance(event, Final):
                 self._recognizer.metrics.count(event.transcript)
-                self._sentences += formats.sentences(event.transcript, numbers=self._numbers)
+                known = self._recognizer.speakers.known_names
+                self._sentences += formats.sentences(event.transcript, numbers=self._numbers, known=known)
                 warnings += formats.warnings(event.transcript)
             else:
                 answer |= {

@@ -77,7 +77,7 @@ class Recognizer:
             self.service = TranscriptionService(
                 model, max_waiting=settings.max_waiting, timeline=MetricsTimeline(self.metrics)
             )
-        self.speakers = ServerSpeakers(self.service)
+        self.speakers = ServerSpeakers(self.service, settings.known_speakers)
         self._readers: AudioReaders = self.service.model.readers
         self._family: ModelFamily = self.service.model.family
         self._cutting = DEFAULT_SEGMENTATION.cutting(self._family.best_length_s)

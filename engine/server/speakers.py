@@ -24,6 +24,7 @@ from ..speakers.diarize import Stretch, windows_of
 from ..speakers.enrolment import KnownSpeakers
 from ..speakers.model import Embeddings
 from ..speakers.stage import enrolled, heard, named
+from ..streaming import LiveSpeakers
 from ..transcript import Transcript, TranscriptWarning
 from ..vad.splitting import Cut, Piece
 from .failures import Refusal
@@ -93,9 +94,19 @@ class RecordingSpeakers:
 class ServerSpeakers:
     """Tells the speakers of all requests apart."""
 
-    def __init__(self, service: TranscriptionService | RemoteService) -> None:
+    def __init__(self, service: TranscriptionService | RemoteService, known: KnownSpeakers | None) -> None:
+        """`known`: of all recordings that have no known speakers of their own."""
         self._service = service
+        self._known = known
         self.naming_thread = ThreadPoolExecutor(1, "speaker-names")
+
+    @property
+    def known_names(self) -> tuple[str, ...]:
+        return () if self._known is None else self._known.names
+
+    def live(self) -> LiveSpeakers:
+        """For a live session."""
+        return LiveSpeakers(self._service, known=self._known)
 
     async def require(self, param: str) -> None:
         """Wait until the speaker model is loaded. Raises Refusal, which names this parameter, if there is none."""
@@ -120,8 +131,8 @@ class ServerSpeakers:
 
     async def of(self, settings: SpeakerSettings) -> RecordingSpeakers:
         """For a recording whose known speakers, (N,) float32 each, are enrolled here. Raises ASRError."""
-        known = await asyncio.to_thread(enrolled, _Embedder(self._service), settings, allow_urls=False)
-        return RecordingSpeakers(self, settings, known)
+        own = await asyncio.to_thread(enrolled, _Embedder(self._service), settings, allow_urls=False)
+        return RecordingSpeakers(self, settings, own or self._known)
 
     async def embed(self, waveform: Waveform, windows: Sequence[tuple[int, int]]) -> Embeddings:
         return await offered(lambda: self._service.embed(waveform, windows))

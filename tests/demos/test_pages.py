@@ -279,7 +279,7 @@ def parsed(program: Callable[[], int | None]) -> None:
 
 
 def begun(program: Callable[[], int | None]) -> None:
-    """Fails if a server refuses its options; it is stopped where it would load its model."""
+    """Fails if a server refuses its options; it is stopped where it would load its ASR model."""
 
     def stop(*_: object) -> None:
         raise Parsed
@@ -289,6 +289,7 @@ def begun(program: Callable[[], int | None]) -> None:
         patch.setattr(process, "set_up_log", lambda level: None)
         patch.setattr(front_ends, "number_of_front_ends", lambda asked, device: 0)
         patch.setattr(serve, "_loaded", stop)
+        patch.setattr(loading, "load_speaker_model", lambda name, device: FakeVoices())
         program()
 
 

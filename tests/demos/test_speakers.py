@@ -11,7 +11,8 @@ import soundfile
 
 sys.path.append(str(Path(__file__).parents[2] / "demos" / "speakers"))
 
-from error_rate import Turn, concatenated_error_rate, error_rate, main, read_rttm, read_words, write_rttm
+import compare
+from error_rate import Turn, concatenated_error_rate, error_rate, main, read_rttm, read_stm, read_words, write_rttm
 from meetings import lay, speech_of
 
 REFERENCE = [Turn(0.0, 5.0, "a"), Turn(5.0, 10.0, "b")]
@@ -83,6 +84,7 @@ def test_stm_and_ctm_say_who_says_what_in_order_of_time(tmp_path: Path) -> None:
     lines = [f"m 1 {start:.3f} 0.500 {word} 0.900 lex {name}\n" for word, start, name in words]
     (tmp_path / "m.ctm").write_text(";; warning: a remark\n" + "".join(lines))
     assert read_words(tmp_path / "m.stm") == read_words(tmp_path / "m.ctm") == SAID
+    assert [text for _, text in read_stm(tmp_path / "m.stm")] == ["four", "five", "three", "one", "two"]
 
 
 def test_the_command_prints_both_rates(
@@ -96,6 +98,21 @@ def test_the_command_prints_both_rates(
     monkeypatch.setattr(sys, "argv", ["error_rate.py", str(tmp_path / "reference"), str(tmp_path / "found")])
     main()
     assert capsys.readouterr().out == "m.1\tDER 0.0%\tspeakers 2, found 2\tcpWER 50.0%\n"
+
+
+def test_the_files_of_a_comparison_differ_in_speakers_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_rttm(tmp_path / "m.rttm", [Turn(0.0, 4.0, "a"), Turn(4.0, 6.0, "b"), Turn(5.2, 6.0, "a")])  # 17 words
+    monkeypatch.setattr(compare, "ours", lambda stretches: [Turn(0.0, 4.0, "x"), Turn(4.0, 6.0, "y")])
+    monkeypatch.setattr(compare, "funasr", lambda stretches: [Turn(0.0, 6.0, "z")])
+    compare.line_of(tmp_path / "m.rttm", "oracle", [], tmp_path / "out")
+    # two words of "a" are y's; all words are z's
+    for who, rate in {"reference": "0.0%", "ours": "23.5%", "funasr": "58.8%"}.items():
+        folder = tmp_path / "out" / "oracle"
+        monkeypatch.setattr(sys, "argv", ["error_rate.py", str(folder / "reference"), str(folder / who)])
+        main()
+        assert capsys.readouterr().out.endswith(f"cpWER {rate}\n")
 
 
 def test_the_reference_of_a_clip_leaves_out_its_silence() -> None:

@@ -108,7 +108,7 @@ export class Live {
   write(sentence, before) {
     if (sentence.spk !== undefined && sentence.spk !== before?.spk) {
       if (before) $("fixed").append(make("br"));
-      $("fixed").append(make("b", { textContent: `SPK${sentence.spk}` }), " ");
+      $("fixed").append(make("b", { textContent: nameOf(sentence) }), " ");
     }
     $("fixed").append(sentence.text, " ");
   }
@@ -141,10 +141,15 @@ export class Live {
       warnings: this.warnings,
       segments: this.sentences.map(sentence => ({
         text: sentence.text, start: sentence.start / 1000, end: sentence.end / 1000, words: null, confidence: null,
-        warnings: [], ...(sentence.spk === undefined ? {} : { speaker: `SPK${sentence.spk}` }),
+        warnings: [], ...(sentence.spk === undefined ? {} : { speaker: nameOf(sentence) }),
       })),
     };
   }
+}
+
+// The name of a known speaker; else the number of the voice.
+function nameOf(sentence) {
+  return sentence.speaker ?? `SPK${sentence.spk}`;
 }
 
 async function openMicrophone() {

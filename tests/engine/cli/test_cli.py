@@ -16,13 +16,18 @@ import numpy as np
 import pytest
 import soundfile
 
+from tests.engine.streaming.scripted import LoudIsSpeech
+from tests.engine.streaming.voiced import talk
+from tests.fake_model import fake_transcriber
+from tests.fake_voices import FakeVoices
 from tests.pipeline import Clip
-from twostage_asr.engine import AutoModelVLLM, Segment, Transcript, Word
+from twostage_asr.engine import AutoModelVLLM, ConfigError, Segment, Transcript, Word
 from twostage_asr.engine.audio.decode import decode_audio
 from twostage_asr.engine.audio.inputs import AudioInput
 from twostage_asr.engine.audio.waveform import SAMPLE_RATE
-from twostage_asr.engine.cli import main, stream, transcribe
+from twostage_asr.engine.cli import build_parser, main, serve, stream, transcribe
 from twostage_asr.engine.cli.command import add_request_options, request_options
+from twostage_asr.engine.streaming import LiveSpeakers
 from twostage_asr.engine.writers import WRITERS
 
 PNG_MAGIC = b"\x89PNG"
@@ -369,6 +374,44 @@ def test_stream_shows_the_rest_when_it_is_interrupted(
     monkeypatch.setattr(stream, "_blocks", blocks)
     assert main(["stream", clips[1]["source"], *model, "--no-itn"]) == 0
     assert clips[1]["text"] in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_stream_names_the_speakers(
+    as_json: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    transcriber = fake_transcriber(tmp_path)
+    loaded = SimpleNamespace(transcriber=transcriber, close=transcriber.close)
+    monkeypatch.setattr("twostage_asr.engine.streaming.sdk.AutoModelVLLM", lambda model, **_: loaded)
+    monkeypatch.setattr("twostage_asr.engine.streaming.sdk.load_vad", lambda name: LoudIsSpeech())
+    monkeypatch.setattr("twostage_asr.engine.speakers.loading.find_weights", Path)
+    monkeypatch.setattr(LiveSpeakers, "relabel", lambda self: {"Ana": "Ana", "SPK0": "SPK0", "SPK1": "SPK0"})
+    pause = (0, 2.0)
+    audio = {"talk": talk((5, 4.0), (9, 4.0), pause, (3, 3.0), pause, (5, 3.0)), "ana": talk((9, 3.0))}
+    for name, samples in audio.items():
+        soundfile.write(tmp_path / f"{name}.wav", samples, SAMPLE_RATE)
+    named = ["--speakers", "--known-speaker", f"Ana={tmp_path / 'ana.wav'}", *(["--json"] if as_json else [])]
+    assert main(["stream", str(tmp_path / "talk.wav"), "--model", "any", *named]) == 0
+    *finals, last = [line for line in capsys.readouterr().out.splitlines() if "partial" not in line]
+    if as_json:
+        segments = [segment for line in finals for segment in json.loads(line)["transcript"]["segments"]]
+        assert [segment["speaker"] for segment in segments] == ["SPK0", "Ana", "SPK1", "SPK0"]
+        assert json.loads(last) == {"type": "relabelled", "speakers": {"SPK1": "SPK0"}}
+        return
+    assert [line.split("] ")[1] for line in finals] == ["SPK0: clip", "Ana: 9.", "SPK1: clip 3.", "SPK0: clip 5."]
+    assert last == "SPK1 is SPK0"
+
+
+def test_serve_enrols_the_speakers_that_it_knows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    soundfile.write(tmp_path / "ana.wav", talk((9, 3.0)), SAMPLE_RATE)
+    monkeypatch.setattr("twostage_asr.engine.speakers.loading.load_speaker_model", lambda name, device: FakeVoices())
+    known = ["--known-speaker", f"Ana={tmp_path / 'ana.wav'}"]
+    parser, _ = build_parser()
+    enrolled = serve._enrolled(parser.parse_args(["serve", "any", *known]))
+    assert enrolled is not None and enrolled.names == ("Ana",) and enrolled.embeddings[0, 9] == 1.0
+    assert serve._enrolled(parser.parse_args(["serve", "any"])) is None
+    with pytest.raises(ConfigError, match="a name of its own"):
+        serve._enrolled(parser.parse_args(["serve", "any", *known, *known]))
 
 
 class FakeMicrophone:

@@ -9,14 +9,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import requests
 import websockets
 
+from tests.audio_clips import encode
 from tests.engine.server.conftest import Running, running
 from tests.engine.server.fakes import fake_running
 from tests.engine.streaming.scripted import LoudIsSpeech
 from tests.engine.streaming.voiced import talk
 from tests.fake_model import fake_transcriber
-from tests.fake_voices import BROKEN
+from tests.fake_voices import BROKEN, FakeVoices
+from twostage_asr.engine.speakers.enrolment import KnownSpeakers
 from twostage_asr.engine.streaming import LiveSpeakers
 
 PAUSE = (0, 2.4)
@@ -38,6 +41,14 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         server.recognizer.live = replace(server.recognizer.live, vad=LoudIsSpeech())
         yield server
     transcriber.close()
+
+
+@pytest.fixture(scope="module")
+def acquainted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A server that knows the voice 9."""
+    known = KnownSpeakers.enrol(FakeVoices(), {"Ana": talk((9, 3.0))})
+    with fake_running(tmp_path_factory.mktemp("acquainted"), known_speakers=known) as server:
+        yield server
 
 
 def pcm(*parts: tuple[int, float]) -> bytes:
@@ -120,6 +131,43 @@ def test_recordings_have_speakers_when_asked(server: Running, path: str) -> None
     audio = pcm((5, 4.0), (9, 4.0))
     *_, last, _ = converse(server, path, "SPK:true", "START", audio, "STOP", until="stopped")
     assert speakers_of(last) == [0, 1]
+
+
+@pytest.mark.parametrize("path", ["/", "/ws"])
+def test_known_speakers_of_the_server_have_their_names(acquainted: Running, path: str) -> None:
+    audio = pcm((5, 4.0), (9, 4.0))
+    *_, last, _ = converse(acquainted, path, "SPK:true", "START", audio, "STOP", until="stopped")
+    assert [(s["spk"], s.get("speaker")) for s in last["sentences"]] == [(0, None), (1, "Ana")]
+
+
+def test_a_number_that_turns_out_to_be_a_known_speakers_gets_the_name(
+    acquainted: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LiveSpeakers, "relabel", lambda self: {"SPK0": "Ana", "Ana": "Ana"})
+    audio = pcm((5, 4.0), (9, 4.0))
+    *_, last, _ = converse(acquainted, "/", "SPK:true", "START", audio, "STOP", until="stopped")
+    assert [(s["spk"], s["speaker"]) for s in last["sentences"]] == [(1, "Ana"), (1, "Ana")]
+
+
+def test_openais_clients_get_the_names_that_the_server_knows(acquainted: Running) -> None:
+    audio = append((5, 4.0), (9, 4.0), PAUSE)
+    answers = converse(acquainted, "/v1/realtime", update(spk=True), audio, CLEAR, until="input_audio_buffer.cleared")
+    assert [answer["speaker"] for answer in answers if answer["type"] == SEGMENT] == ["SPK0", "Ana"]
+
+
+def test_requests_get_the_names_that_the_server_knows_unless_they_have_their_own(acquainted: Running) -> None:
+    wav = {"file": ("a.wav", encode(talk((5, 4.0), (9, 4.0)), 16_000, "WAV", "PCM_16"))}
+
+    def speakers(path: str, **fields: Any) -> list[str]:
+        answer = requests.post(acquainted.http + path, files=wav, data=fields, timeout=20).json()
+        return [segment["speaker"] for segment in answer["segments"]]
+
+    diarized = {"response_format": "diarized_json"}
+    voice = base64.b64encode(encode(talk((5, 3.0)), 16_000, "WAV", "PCM_16")).decode()
+    own = {"known_speaker_names": ["Ben"], "known_speaker_references": [f"data:audio/wav;base64,{voice}"]}
+    assert speakers("/asr", spk="true") == ["SPK0", "Ana"]
+    assert speakers("/v1/audio/transcriptions", **diarized) == ["A", "Ana"]
+    assert speakers("/v1/audio/transcriptions", **diarized, **own) == ["Ben", "A"]
 
 
 def update(**transcription: Any) -> dict[str, Any]:
