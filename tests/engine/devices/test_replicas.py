@@ -237,11 +237,10 @@ def test_a_model_that_cannot_be_loaded_names_its_device_and_leaves_no_process(tm
     assert processes() == before
 
 
-def test_processes_that_do_not_leave_are_waited_for_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replica, "LEAVE_S", 0.1)
+def test_processes_that_do_not_leave_are_waited_for_together() -> None:
     staying: Any = SimpleNamespace(leave=lambda: None, close=time.sleep)
     begun = time.monotonic()
-    replica.close_all([staying] * 5)
+    replica.close_all([staying] * 5, wait_s=0.1)
     assert time.monotonic() < begun + 0.4
 
 
