@@ -52,8 +52,9 @@ class EngineOptions(TypedDict, total=False):
         ended. Others that are left take its prompts; without any, DecodeError is raised. It must exceed the longest
         step.
     fast_lane: whether a second copy of the LLM, in PyTorch and in this process, decodes as long as few prompts wait,
-        and while vLLM is loading. "auto": on an NVIDIA GPU, if the memory that vLLM leaves is enough; and on a CPU if
-        neither backend="vllm" nor vllm nor decoder_processes is given, where vLLM is loaded once prompts have to wait.
+        and while vLLM is loading. "auto": on an NVIDIA GPU, if the memory that vLLM leaves is enough; and on a CPU for
+        an LLM of up to 100 MiB, where vLLM is loaded once prompts have to wait, if neither backend="vllm" nor vllm nor
+        decoder_processes is given.
         True takes the memory in any case. On a GPU the log states how much it is.
     dither: standard deviation of the noise that is added to the 16-bit samples.
     speaker_model: directory or hub id of the model that tells speakers apart, loaded when speakers=True first asks for

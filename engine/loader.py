@@ -13,7 +13,7 @@ from .audio.readers import AudioReaders
 from .config import DEFAULT_MODEL_LEN, EngineConfig, is_spread
 from .cores import num_cores
 from .decoder import mps
-from .decoder.base import Decoder, LLMSource
+from .decoder.base import Decoder, LLMSource, weight_bytes
 from .errors import CheckpointError, ConfigError
 from .families import family_named
 from .families.base import AcousticModel, StageOneOptions
@@ -32,6 +32,9 @@ logger = logging.getLogger(__name__)
 CPU_BATCH_FRAMES, GPU_BATCH_FRAMES = 600, 40_000
 # Prompts that the fast lane decodes together.
 FAST_LANE_PROMPTS = 8
+# On a CPU, vLLM in a process of its own takes cores from stage 1: an LLM of 0.6 B parameters then reaches RTFx 2.0 on
+# two cores, and 5.1 in one process. A small LLM has decoded minutes of speech before vLLM has loaded.
+SMALL_LLM_BYTES = 100 << 20
 # Processes that time words while a GPU runs both stages; see words/processes.py.
 MAX_WORD_PROCESSES, CORES_PER_WORD_PROCESS = 4, 4
 # With several engines on a GPU, vLLM's Triton attention decodes more than its default: its kernels leave room.
@@ -187,7 +190,7 @@ def _with_fast_lane(large: Decoder, source: LLMSource, device: torch.device, *, 
 
 def _has_fast_lane(source: LLMSource, config: EngineConfig, device: torch.device, *, is_spread: bool) -> bool:
     """Whether vLLM gets a fast lane beside it. Raises ConfigError if it cannot have the one that was asked for."""
-    if config.fast_lane is False or (config.fast_lane == "auto" and not _may_have_fast_lane(config, device)):
+    if config.fast_lane is False or (config.fast_lane == "auto" and not _may_have_fast_lane(source, config, device)):
         return False
     if config.decoder_processes == 0 or is_spread:
         obstacle: str | None = (
@@ -203,10 +206,11 @@ def _has_fast_lane(source: LLMSource, config: EngineConfig, device: torch.device
     return False
 
 
-def _may_have_fast_lane(config: EngineConfig, device: torch.device) -> bool:
-    """Whether "auto" means one: on an NVIDIA GPU, and on a CPU if nothing asks for vLLM by name."""
+def _may_have_fast_lane(source: LLMSource, config: EngineConfig, device: torch.device) -> bool:
+    """Whether "auto" means one: on an NVIDIA GPU, and for a small LLM on a CPU if nothing asks for vLLM by name."""
     names_vllm = config.backend == "vllm" or config.decoder_processes is not None or bool(config.vllm)
-    return device.type == "cuda" or (device.type == "cpu" and not names_vllm)
+    is_small = device.type == "cpu" and weight_bytes(source.directory) <= SMALL_LLM_BYTES
+    return device.type == "cuda" or (is_small and not names_vllm)
 
 
 def _fast_lane_obstacle(source: LLMSource, config: EngineConfig, device: torch.device) -> str | None:

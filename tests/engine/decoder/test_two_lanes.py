@@ -15,7 +15,7 @@ from tests.engine.decoder.tiny_llms import make_llm, source_of
 from tests.fake_decoder import FakeDecoder, Rule
 from tests.fake_model import fake_transcriber, samples, text_of, write_answer
 from tests.pipeline import decode
-from twostage_asr.engine import transcribe_options
+from twostage_asr.engine import loader, transcribe_options
 from twostage_asr.engine.audio.inputs import expand_inputs
 from twostage_asr.engine.audio.waveform import SAMPLE_RATE
 from twostage_asr.engine.config import EngineConfig, EngineOptions
@@ -248,6 +248,12 @@ def test_there_is_a_fast_lane_where_it_makes_sense(
 ) -> None:
     """On a CPU, "auto" takes none where vLLM is asked for."""
     assert _has_fast_lane(source, EngineConfig.of(options), torch.device("cpu"), is_spread=is_spread) == expected
+
+
+def test_a_large_llm_on_a_cpu_starts_with_vllm(source: LLMSource, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loader, "SMALL_LLM_BYTES", 1000)
+    assert not _has_fast_lane(source, EngineConfig(), torch.device("cpu"), is_spread=False)
+    assert _has_fast_lane(source, EngineConfig(fast_lane=True), torch.device("cpu"), is_spread=False)
 
 
 @pytest.mark.parametrize("options", [{"decoder_processes": 0}, {"backend": "vllm"}, {"fast_lane": False}])
