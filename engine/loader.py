@@ -230,11 +230,16 @@ def _fast_lane_obstacle(source: LLMSource, config: EngineConfig, device: torch.d
 
 def _too_small(device: torch.device, num_bytes: int, utilization: float) -> str | None:
     """Why "auto" takes no fast lane on this GPU. Half of what vLLM leaves is stage 1's."""
-    left = (1 - utilization) * torch.cuda.get_device_properties(device).total_memory
+    left = left_by_vllm(device, utilization)
     if num_bytes <= left / 2:
         return None
     needed, found = num_bytes / 2**30, left / 2**30
     return f"it needs {needed:.1f} GiB, more than half of the {found:.1f} GiB that gpu_memory_utilization leaves"
+
+
+def left_by_vllm(device: torch.device, utilization: float) -> float:
+    """Bytes of the GPU's memory that vLLM leaves to the fast lane and stage 1, which have half of them each."""
+    return (1 - utilization) * torch.cuda.get_device_properties(device).total_memory
 
 
 def installed_vllm_device() -> str | None:

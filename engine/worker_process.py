@@ -159,12 +159,12 @@ def _read(source: socket.socket, num_bytes: int) -> memoryview:
     return data
 
 
-def wait_readable(file_descriptors: Iterable[int], wait_s: float) -> set[int]:
-    """The file descriptors that are readable or at their end; waits at most `wait_s` for the first one.
+def wait_readable(file_descriptors: Iterable[int], wait_s: float | None) -> set[int]:
+    """The file descriptors that are readable or at their end; waits at most `wait_s` for the first one, if not None.
 
     It uses poll(), because select() refuses descriptors above 1,023, which a server's sockets reach.
     """
     waiting = select.poll()
     for number in file_descriptors:
         waiting.register(number, select.POLLIN)
-    return {number for number, _ in waiting.poll(1000 * wait_s)}
+    return {number for number, _ in waiting.poll(None if wait_s is None else 1000 * wait_s)}

@@ -46,6 +46,7 @@ from .decode import (
 )
 from .ffmpeg import AUDIO_SUFFIXES
 from .urls import is_data_url, is_url, shown_url
+from .waveform import SAMPLE_RATE, Waveform
 
 if TYPE_CHECKING:
     import torch
@@ -97,6 +98,21 @@ class AudioInput:
     def decoding(self) -> dict[str, Any]:
         """This input's keyword arguments for decode_blocks."""
         return {"channels": "mix" if self.channels is None else self.channels, "salvage": bool(self.salvage)}
+
+    @property
+    def waveform(self) -> Waveform | None:
+        """The source, if it is a finished waveform: (N,) float32 at 16 kHz."""
+        source, rate = self.source, self.sample_rate
+        if not isinstance(source, np.ndarray) or source.ndim != 1 or source.dtype != np.float32:
+            return None
+        is_ready = rate is None or (isinstance(rate, int) and rate == SAMPLE_RATE)
+        return source if is_ready else None
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of memory that the source holds."""
+        source = self.source
+        return len(source) if isinstance(source, bytes | str) else int(getattr(source, "nbytes", 0))
 
 
 Input: TypeAlias = (

@@ -11,8 +11,6 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TypeAlias
 
-import numpy as np
-
 from ..errors import AudioError
 from ..vad.splitting import Cutting, Piece
 from .decode import SAMPLE_RATE
@@ -83,12 +81,13 @@ class ReadAhead:
         return len(self._entries) >= READ_AHEAD or self._num_bytes >= READ_AHEAD_BYTES
 
     def add(self, item: AudioInput) -> None:
-        entry = _Entry(self._num_pulled, item, _num_bytes(item.source), self._read_one(item))
+        entry = _Entry(self._num_pulled, item, item.num_bytes, self._read_one(item))
         self._num_pulled += 1
         self._entries.append(entry)
         with self._lock:
             self._num_bytes += entry.num_bytes
-            if not _is_waveform(item, self._whole_s):
+            waveform = item.waveform
+            if waveform is None or len(waveform) > self._whole_s * SAMPLE_RATE:
                 self._waiting.append(entry)
             self._begin()
 
@@ -147,16 +146,3 @@ class ReadAhead:
 
 def is_last(audio: Audio) -> bool:
     return audio.is_last if isinstance(audio, Piece) else True
-
-
-def _is_waveform(item: AudioInput, whole_s: float) -> bool:
-    """Whether the input is a finished waveform, (N,) float32 at 16 kHz, and short enough to stay whole."""
-    source, rate = item.source, item.sample_rate
-    is_mono = isinstance(source, np.ndarray) and source.ndim == 1 and source.dtype == np.float32
-    is_ready = is_mono and (rate is None or (isinstance(rate, int) and rate == SAMPLE_RATE))
-    return is_ready and len(source) <= whole_s * SAMPLE_RATE  # type: ignore[arg-type]
-
-
-def _num_bytes(source: object) -> int:
-    """Bytes of memory that a source holds."""
-    return len(source) if isinstance(source, bytes | str) else int(getattr(source, "nbytes", 0))

@@ -90,7 +90,7 @@ def diagnose(*, has_network: bool = True) -> list[Finding]:
 
 
 def _machine() -> Iterator[Finding]:
-    usable, in_all = num_cores(), os.cpu_count() or 1
+    usable, in_all = usable_cores(), os.cpu_count() or 1
     system = f"{platform.system()} {platform.release()}, {platform.machine()}"
     limited = "" if usable == in_all else f" of {in_all}, which this process may use"
     yield Finding("system", "ok", f"{system}; {usable} cores{limited}")
@@ -102,7 +102,7 @@ def _machine() -> Iterator[Finding]:
         yield Finding("memory", "ok", found)
 
 
-def num_cores() -> int:
+def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

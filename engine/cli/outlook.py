@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..errors import ConfigError
-from .diagnosis import GIB, Finding, num_cores
+from .diagnosis import GIB, Finding, usable_cores
 
 # Seconds of audio in a second that were measured, see demos/speed.md, and measured_gflops() of that processor.
 _H200_RTFX = "6,000 to 9,000"
@@ -51,7 +51,7 @@ def _engines(config: Any) -> str:
     """How many vLLM engines decode on the GPU, and whether MPS lets them compute at the same time."""
     from ..config import is_spread
     from ..decoder.mps import COMMON_PIPE, CONTROL, PIPE
-    from ..decoder.process_decoder import CORES_PER_ENGINE, MOST_ENGINES
+    from ..decoder.process_decoder import CORES_PER_ENGINE, engines_by_cores
 
     if is_spread(config.tensor_parallel_size, config.vllm):
         return f"one engine, which vLLM spreads over {config.tensor_parallel_size} GPUs"
@@ -59,18 +59,16 @@ def _engines(config: Any) -> str:
         return f"{config.decoder_processes} engine(s) as asked for"
     if PIPE not in os.environ and not (COMMON_PIPE / "control").exists() and shutil.which(CONTROL) is None:
         return f"one engine, because {CONTROL} (MPS) is not installed"
-    most = max(1, min(MOST_ENGINES, (os.cpu_count() or 1) // CORES_PER_ENGINE))
-    return (
-        f"one engine, and up to {most} when prompts wait (one for {CORES_PER_ENGINE} cores), which share the GPU by MPS"
-    )
+    most = f"up to {engines_by_cores()} when prompts wait (one for {CORES_PER_ENGINE} cores)"
+    return f"one engine, and {most}, which share the GPU by MPS"
 
 
 def _fast_lane(config: Any, device: Any) -> str:
-    import torch
+    from ..loader import left_by_vllm
 
     if config.fast_lane is False:
         return "no fast lane"
-    room = (1 - config.gpu_memory_utilization) * torch.cuda.get_device_properties(device).total_memory / 2
+    room = left_by_vllm(device, config.gpu_memory_utilization) / 2
     return f"a fast lane for few prompts, if a second copy of the LLM fits into {room / GIB:.1f} GiB"
 
 
@@ -90,8 +88,8 @@ def _speed(device: Any, backend: str, dtype: str, *, measures: bool) -> Finding:
         return Finding("speed", "info", f"{measured}there is no figure for {name} with {backend} in {dtype}", exact)
     if gflops is None:
         share, how = (
-            num_cores() / _CPU_CORES,
-            f"by the number of cores, {num_cores()}; --measure asks the processor itself",
+            usable_cores() / _CPU_CORES,
+            f"by the number of cores, {usable_cores()}; --measure asks the processor itself",
         )
     else:
         share, how = gflops / _CPU_GFLOPS, f"by the rate of products of matrices, {_CPU_GFLOPS:.0f} GFLOP/s there"
@@ -122,4 +120,4 @@ def measured_gflops(device: Any, dtype: str, seconds: float = 1.0) -> float:
             best = max(best, 2 * size**3 / (clock() - started) / 1e9)
     finally:
         torch.set_num_threads(num_threads)
-    return best * (num_cores() if is_cpu else 1)
+    return best * (usable_cores() if is_cpu else 1)

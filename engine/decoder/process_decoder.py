@@ -195,12 +195,17 @@ class ProcessDecoder:
             engine.close()
 
 
+def engines_by_cores() -> int:
+    """How many engines these cores can feed; at least 1."""
+    return max(1, min(MOST_ENGINES, num_cores() // CORES_PER_ENGINE))
+
+
 def engines_that_fit(source: LLMSource, options: VLLMOptions) -> int:
     """How many engines repay themselves on this GPU and these cores; at least 1."""
     total = torch.cuda.get_device_properties(options.device).total_memory
     each = weight_bytes(source.directory) // options.tensor_parallel_size + WORKSPACE_BYTES + MIN_KV_CACHE_BYTES
     by_memory = int(total * options.gpu_memory_utilization) // each
-    return max(1, min(MOST_ENGINES, num_cores() // CORES_PER_ENGINE, by_memory))
+    return max(1, min(engines_by_cores(), by_memory))
 
 
 def share_of_gpu(source: LLMSource, options: VLLMOptions, num_processes: int) -> VLLMOptions:

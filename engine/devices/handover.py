@@ -15,7 +15,7 @@ import numpy as np
 from ..audio.decode import is_tensor, to_numpy
 from ..audio.inputs import AudioInput, Refused, Samples, Source, file_name
 from ..audio.loading import file_content
-from ..audio.waveform import SAMPLE_RATE, AudioLimits, Waveform
+from ..audio.waveform import AudioLimits, Waveform
 from ..errors import ASRError
 from ..isolation import alone
 from ..jobs.listing import RemoteFile
@@ -60,18 +60,9 @@ def _portable_source(name: str, source: Source, limits: AudioLimits) -> Source:
 
 def waveform_of(item: AudioInput) -> Waveform | None:
     """The input's waveform, if it is one already and the arena takes it."""
-    source = item.source
-    if not isinstance(source, np.ndarray) or source.ndim != 1 or source.dtype != np.float32:
-        return None
-    is_ready = item.sample_rate in (None, SAMPLE_RATE) and 0 < source.nbytes <= MOST_IN_ARENA
-    return source if is_ready else None
+    waveform = item.waveform
+    return waveform if waveform is not None and 0 < waveform.nbytes <= MOST_IN_ARENA else None
 
 
 def without_waveform(item: AudioInput) -> AudioInput:
     return replace(item, source=_NOTHING)
-
-
-def held_bytes(item: AudioInput) -> int:
-    """Bytes that the input takes in the other process until it is read."""
-    source = item.source
-    return len(source) if isinstance(source, bytes) else int(getattr(source, "nbytes", 0))

@@ -6,7 +6,7 @@ import os
 import subprocess
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,7 +16,7 @@ from ..errors import ASRError, DecodeError, QueueFullError
 from ..run_options import TranscribeOptions
 from ..server.channel import Arena
 from ..worker_process import Child, receive, send, start_child
-from .handover import held_bytes, waveform_of, without_waveform
+from .handover import waveform_of, without_waveform
 from .messages import READY, Ask, Begin, Event, Given, Load, Refusal, Said, Setup
 from .names import environment_of
 
@@ -109,7 +109,7 @@ class Replica:
             self._send(Begin(options))
         num_samples = 0 if waveform is None else len(waveform)
         self._handed[place] = _Handed(item, start, num_samples)
-        self._ahead.append(held_bytes(sent))
+        self._ahead.append(sent.num_bytes)
         self._bytes_ahead += self._ahead[-1]
         self._outbox.append(Given(place, sent, start, num_samples))
         return True
@@ -128,14 +128,12 @@ class Replica:
 
     def receive(self) -> list[Result]:
         """Wait for a message. Results may come with it, also if it says that the process has failed."""
-        try:
+        events: list[Event] | None = None
+        with self._whole_message(), contextlib.suppress(EOFError, OSError):
             events = receive(self._child.socket)
-        except (EOFError, OSError):
+        if events is None:
             self.failure = self._ended()
             return []
-        except BaseException:  # Ctrl-C
-            self.failure = "was interrupted within a message"
-            raise
         for event in events:
             self._take(event)
         return [event for event in events if isinstance(event, tuple)]
@@ -194,13 +192,15 @@ class Replica:
 
     def _send(self, message: object) -> None:
         """A process that has ended needs no message: receive() finds that out."""
-        try:
+        with self._whole_message(), contextlib.suppress(OSError):
             send(self._child.socket, message)
-        except OSError:
-            pass
-        except BaseException:  # Ctrl-C
-            self.failure = "was interrupted within a message"
-            raise
+
+    @contextlib.contextmanager
+    def _whole_message(self) -> Iterator[None]:
+        """A message that is interrupted, as by Ctrl-C, leaves a part of it in the socket, which is then of no use."""
+        before, self.failure = self.failure, "was interrupted within a message"
+        yield
+        self.failure = before
 
     def _ended(self) -> str:
         self._child.close()

@@ -12,7 +12,6 @@ Memory is bounded: a process takes up inputs as a single engine does, and may ha
 import contextlib
 import itertools
 import logging
-import select
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -28,6 +27,7 @@ from ..model_lock import ModelLock
 from ..run_options import TranscribeOptions
 from ..transcriber import Results
 from ..transcript import Transcript
+from ..worker_process import wait_readable
 from .handover import portable, portable_options
 from .messages import Load
 from .replica import Replica, close_all
@@ -182,10 +182,7 @@ class Replicas(Closing):
 
     def _with_news(self, wait_s: float | None) -> list[Replica]:
         """The processes that have sent something, or have ended. None waits for the first."""
-        poll = select.poll()
-        for replica in self._replicas:
-            poll.register(replica.fileno, select.POLLIN)
-        ready = {number for number, _ in poll.poll(None if wait_s is None else 1000 * wait_s)}
+        ready = wait_readable([replica.fileno for replica in self._replicas], wait_s)
         return [replica for replica in self._replicas if replica.fileno in ready]
 
     def _give_up(self, replica: Replica) -> None:

@@ -25,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..errors import ConfigError
 from ..text_files import read_text
+from .failures import first_problem
 
 PROMPT_ROOM = 4096  # LLM positions beside the longest answer: 5 minutes of Qwen3-ASR's audio
 
@@ -86,9 +87,7 @@ def read_config_file(path: Path) -> ServiceEntry:
     except (KeyError, TypeError) as error:
         raise ConfigError(f"{path} needs an entry ASR whose `config` has the model of its `id`: {error}") from error
     except ValidationError as error:
-        problem = error.errors()[0]
-        place = ".".join(map(str, problem["loc"]))
-        raise ConfigError(f"{path}: ASR.{place}: {problem['msg']}") from error
+        raise ConfigError(f"{path}: {': '.join(first_problem(error, 'ASR'))}") from error
     except ConfigError:
         raise
     except (OSError, yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist

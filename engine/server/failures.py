@@ -10,6 +10,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
@@ -64,6 +65,12 @@ def refusal_of(error: ASRError) -> Refusal:
     """The error answer for a request that failed with this error."""
     status = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
     return Refusal(status, str(error), code=error.code)
+
+
+def first_problem(error: ValidationError, *above: str) -> tuple[str, str]:
+    """Where the first value that pydantic refuses lies, below the names `above`, and what is wrong with it."""
+    problem = error.errors()[0]
+    return ".".join(map(str, (*above, *problem["loc"]))), problem["msg"]
 
 
 def error_body(status: int, message: str, *, code: str | None, param: str | None = None) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from ..streaming import AsyncStreamingSession, Event, Final, PCMReader, TextSoFa
 from ..transcript import Segment, Transcript, Word
 from .bodies import require_few_values
 from .commands import finish_stream
-from .failures import Refusal
+from .failures import Refusal, first_problem
 from .fields import named
 from .openai_audio import hotwords_in
 from .pcm import MIN_PCM_BYTES, Resampler
@@ -127,8 +127,7 @@ class ClassicSession:
         try:
             message = Message.model_validate(self._said | said)
         except ValidationError as error:
-            problem = error.errors()[0]
-            raise ConfigError(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}") from error
+            raise ConfigError(": ".join(first_problem(error))) from error
         self._said |= {name: value for name, value in said.items() if name in Settings.model_fields}
         self._settings = message
         if not message.is_speaking:

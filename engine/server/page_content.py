@@ -13,6 +13,7 @@ from typing import Annotated, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..errors import ConfigError
+from .failures import first_problem
 
 FOLDER = "page"  # in this package, and in the paths of the page's files
 NOTE_NAME = "about.json"
@@ -39,8 +40,7 @@ class ModelNote(BaseModel):
         try:
             return cls.model_validate_json(path.read_bytes())
         except ValidationError as error:
-            problem = error.errors()[0]
-            raise ConfigError(f"{path}: {'.'.join(map(str, problem['loc']))} {problem['msg']}") from error
+            raise ConfigError(f"{path}: {' '.join(first_problem(error))}") from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from ..errors import ASRError
 from ..transcript import Transcript
 from ..vad.splitting import Piece
 from .bodies import require_few_values, samples_of
-from .failures import Refusal, error_body, refusal_of
+from .failures import Refusal, error_body, first_problem, refusal_of
 from .fields import ClientRoute, Open
 from .recognizer import Recognizer
 from .sse import texts
@@ -84,9 +84,8 @@ async def _read(recognizer: Recognizer, request: Request, audio: UploadFile, des
     try:
         described = AudioDescription.model_validate_json(description)
     except ValidationError as error:
-        problem = error.errors()[0]
-        place = ".".join(map(str, problem["loc"]))
-        raise Refusal(400, f"json: {place} {problem['msg']}".strip(), code="invalid_request", param="json") from error
+        message = f"json: {' '.join(first_problem(error))}".strip()
+        raise Refusal(400, message, code="invalid_request", param="json") from error
     recognizer.unknown_fields.heed(request, described)
     if described.media_type.lower() not in RAW:
         return await recognizer.read_upload(audio, client=request.state.client)

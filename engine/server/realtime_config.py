@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..vad import SegmentRules
-from .failures import Refusal
+from .failures import Refusal, first_problem
 
 OPENAI_RATE = 24_000  # Hz, of PCM without a stated rate
 G711_RATE = 8_000  # Hz
@@ -112,9 +112,8 @@ class SessionConfig(_Open):
         try:
             return cls.model_validate(_today(session))
         except ValidationError as error:
-            problem = error.errors()[0]
-            place = ".".join(map(str, ("session", *problem["loc"])))
-            raise Refusal(400, f"{place}: {problem['msg']}", code="invalid_value", param=place) from error
+            place, problem = first_problem(error, "session")
+            raise Refusal(400, f"{place}: {problem}", code="invalid_value", param=place) from error
 
     @property
     def transcription(self) -> Transcription:

@@ -35,7 +35,7 @@ from ..transcript import Segment, SpeakerTurn, Transcript, TranscriptWarning, Wo
 from ..vad.splitting import Piece
 from ..writers import WRITERS
 from .bodies import require_few_values
-from .failures import Refusal, error_body, refusal_of
+from .failures import Refusal, error_body, first_problem, refusal_of
 from .fields import ClientRoute
 from .openai_audio import MAX_WORDS, hotwords_in
 from .page_content import FILES, INDEX, MEDIA_TYPES
@@ -196,8 +196,7 @@ def _written(name: str, content: bytes) -> str:
     try:
         transcript = _TRANSCRIPTS.validate_json(content)
     except ValidationError as error:
-        problem = error.errors()[0]
-        message = f"{'.'.join(map(str, problem['loc']))} {problem['msg']}".strip()
+        message = " ".join(first_problem(error)).strip()
         raise Refusal(400, message, code="invalid_request", param="transcript") from error
     words = [word for segment in transcript.segments for word in segment.words or ()]
     spoken: list[Segment | Word | SpeakerTurn] = [*transcript.segments, *words, *(transcript.turns or ())]
