@@ -101,13 +101,17 @@ class WordAligner:
             self._stream = torch.cuda.Stream(device, priority=-1)  # type: ignore[no-untyped-call]
 
     def warm_up(self) -> None:
-        """Compile the GPU kernels for texts of up to _MOST_WARM tokens, so that no request waits for it."""
+        """Compile the GPU kernels for texts of up to _MOST_WARM tokens, so that no request waits for it.
+
+        Another thread may align meanwhile. So this leaves out the timers, which answer one question after the other.
+        """
         weight = self._head.ctc.ctc_lo.weight
+        token_id = 0 if self._head.config.blank_id else 1
         num_tokens = _LEAST_WARM
         while num_tokens <= _MOST_WARM:  # doubled each time, because the search is compiled per power of two
             with torch.cuda.stream(self._stream):
                 hidden = weight.new_zeros(2 * num_tokens, weight.shape[1])
-            self.align([hidden], [" ".join("a" * num_tokens)], [len(hidden) * self._frame_s])
+            self._emissions([hidden], TargetTokens(np.full(num_tokens, token_id), np.array([num_tokens])))
             num_tokens *= 2
 
     def align(

@@ -3,8 +3,10 @@
 import math
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +25,7 @@ from twostage_asr.engine.words import processes as word_processes
 from twostage_asr.engine.words.aligner import HALF_WINDOW_S, Alignment, WordAligner
 from twostage_asr.engine.words.confidence import WrittenTokens
 from twostage_asr.engine.words.split import split_words
-from twostage_asr.engine.words.timer import MIN_TOKEN_S, Targets, _settle
+from twostage_asr.engine.words.timer import MIN_TOKEN_S, Emissions, Targets, _settle
 from twostage_asr.engine.words.tokenizer import CTCTokenizer
 from twostage_asr.engine.words.viterbi import best_paths
 
@@ -283,6 +285,24 @@ def test_a_warm_up_runs_each_power_of_two_of_states(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(aligner_module, "best_paths", watched)
     aligner.warm_up()
     assert [2 ** math.ceil(math.log2(states)) for states in most_states] == [32, 64, 128, 256, 512]
+
+
+def test_a_warm_up_in_another_thread_disturbs_no_alignment(
+    aligner: WordAligner, tokenizer: CTCTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hidden, text = spoken_evenly(tokenizer, "Set the 你好, the set!"), "Set the 你好, the set!"
+    undisturbed = align_one(aligner, hidden, text)
+    emissions = aligner._emissions
+
+    def disturbed(*question: Any) -> Emissions:
+        monkeypatch.setattr(aligner, "_emissions", emissions)
+        thread = threading.Thread(target=aligner.warm_up)
+        thread.start()
+        thread.join()
+        return emissions(*question)
+
+    monkeypatch.setattr(aligner, "_emissions", disturbed)
+    assert align_one(aligner, hidden, text) == undisturbed
 
 
 def test_padding_does_not_count_as_doubt() -> None:
