@@ -1,5 +1,6 @@
 """What makes a model faster comes behind its first texts, and never stops it."""
 
+import sys
 import threading
 
 import pytest
@@ -31,6 +32,15 @@ def test_steps_run_in_turn_without_captures_elsewhere(monkeypatch: pytest.Monkey
     assert CAPTURES.acquire(blocking=False)
     CAPTURES.release()
     steps.close()
+
+
+def test_other_threads_get_their_turn_sooner_while_a_step_runs() -> None:
+    usual, seen = sys.getswitchinterval(), []
+    steps = Preparation([lambda: seen.append(sys.getswitchinterval()), lambda: 1 / 0])
+    steps.begin()
+    steps.wait()
+    assert seen == [pytest.approx(preparation.SWITCH_INTERVAL_S)]
+    assert sys.getswitchinterval() == usual
 
 
 def test_a_step_that_fails_is_done_without(caplog: pytest.LogCaptureFixture) -> None:
