@@ -10,8 +10,9 @@ live sessions speak bundled clips. `share` is that of the offline pipeline's rat
 slowest_ms are load_test.py's.
 
 Random weights never end a text: each answer then has --tokens, by default TOKENS_PER_SECOND of the clip, or LIVE_TOKENS
-in a live session, and is not checked, because random texts contradict random CTC heads. In bfloat16 a batch of another
-size may write another text, which load_test.py counts as wrong.
+in a live session, and is not checked, because random texts contradict random CTC heads. The drafts of requests are
+right with the probability --agreement (twostage_asr.engine.bench.agreeing); live sessions have none. In bfloat16 a
+batch of another size may write another text, which load_test.py counts as wrong.
 """
 
 import argparse
@@ -40,6 +41,7 @@ import soundfile
 from twostage_asr.engine import AutoModelVLLM, Transcript, TranscriptionService, transcribe_options
 from twostage_asr.engine.audio.inputs import expand_inputs
 from twostage_asr.engine.audio.waveform import SAMPLE_RATE, Waveform
+from twostage_asr.engine.bench.agreeing import AGREEMENT, AgreeingDecoder
 from twostage_asr.engine.bench.command import WRITERS
 from twostage_asr.engine.bench.load import LANGUAGE, TOKENS_PER_SECOND, noise
 from twostage_asr.engine.bench.machine import hardware, versions
@@ -65,10 +67,10 @@ def bound(options: TranscribeOptions, num_tokens: int) -> TranscribeOptions:
     return replace(options, params=params, check=False)
 
 
-def offline(model: AutoModelVLLM, files: Sequence[bytes], options: TranscribeOptions) -> dict[str, float]:
+def offline(transcriber: Transcriber, files: Sequence[bytes], options: TranscribeOptions) -> dict[str, float]:
     """One pass of the offline pipeline."""
     started = time.perf_counter()
-    transcripts = [transcript for _, transcript in model.transcriber.run(expand_inputs(files), options)]
+    transcripts = [transcript for _, transcript in transcriber.run(expand_inputs(files), options)]
     wall_s = time.perf_counter() - started
     failed = [transcript.error for transcript in transcripts if transcript.status == "error"]
     assert not failed, failed[0]
@@ -153,9 +155,9 @@ def write_clips(folder: Path, clip_s: float) -> tuple[Path, Path]:
 
 @dataclass(slots=True)
 class Benchmark:
-    """One loaded model, and what has been measured of it."""
+    """What has been measured of one loaded model."""
 
-    model: AutoModelVLLM
+    transcriber: Transcriber
     args: argparse.Namespace
     wavs: Path
     live: Path
@@ -182,7 +184,7 @@ class Benchmark:
         num_clips = self.args.clips
         for count in (max(num_clips // 4, 1), num_clips, num_clips):
             contents = list(itertools.islice(itertools.cycle(files), count))
-            self.say("offline", offline(self.model, contents, options))
+            self.say("offline", offline(self.transcriber, contents, options))
         return float(self.result["offline"][-1]["per_second"])
 
     def serve(self, offline_per_second: float) -> None:
@@ -191,8 +193,8 @@ class Benchmark:
         most = max([256, *args.concurrency, *args.sessions])
         settings = ServerSettings(language=self.language, max_requests=2 * most, max_sessions=2 * most)
         how = (args.seconds, args.client_processes)
-        num_front_ends = number_of_front_ends(args.front_ends, self.model.transcriber.device)
-        with serving(self.model.transcriber, settings, num_front_ends) as port:
+        num_front_ends = number_of_front_ends(args.front_ends, self.transcriber.device)
+        with serving(self.transcriber, settings, num_front_ends) as port:
             http, live = f"http://127.0.0.1:{port}", f"ws://127.0.0.1:{port}"
             rate = ("--rate", str(args.rate)) if args.rate else ()
             with bound_answers(self.num_tokens):
@@ -218,6 +220,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--clips", type=int, default=1024, help="of the offline pipeline (default %(default)s)")
     parser.add_argument("--clip-seconds", type=float, default=10.0, help="(default %(default)s)")
     parser.add_argument("--tokens", type=int, metavar="N", help="of every answer, exactly")
+    parser.add_argument("--agreement", type=float, default=AGREEMENT, help="of random answers with their drafts")
     parser.add_argument("--concurrency", type=int, nargs="*", default=[1, 8, 32, 128], help="requests at a time")
     parser.add_argument("--rate", type=float, help="requests that arrive a second, in place of --concurrency")
     parser.add_argument("--sessions", type=int, nargs="*", default=[1, 16, 64, 128], help="live ones at a time")
@@ -238,10 +241,12 @@ def main() -> None:
         if args.random:
             WRITERS[args.random](folder / "random")
         with AutoModelVLLM(args.model or folder / "random", decoder_processes=args.decoder_processes) as model:
-            benchmark = Benchmark(model, args, *write_clips(folder, args.clip_seconds))
-            device = model.transcriber.device
-            model.transcriber.wait_until_complete()  # a server that has just started is another question
-            benchmark.say("machine", hardware(device) | versions(device))
+            transcriber = model.transcriber
+            transcriber.wait_until_complete()  # a server that has just started is another question
+            if args.random:
+                transcriber = replace(transcriber, decoder=AgreeingDecoder(transcriber.decoder, args.agreement))
+            benchmark = Benchmark(transcriber, args, *write_clips(folder, args.clip_seconds))
+            benchmark.say("machine", hardware(transcriber.device) | versions(transcriber.device))
             per_second = benchmark.pipeline()
             spare_loaded_objects()
             benchmark.serve(per_second)

@@ -9,18 +9,14 @@ the audio to the last transcript, in milliseconds. tokens/step and accepted say 
 lane. Each way of running has a process of its own, whose first text is timed from the start of the process, once with
 what was compiled before and once, with --cold, without.
 
-Random weights write random words, which no other text foresees. With --random each answer's draft is therefore that
-answer, in which every token is right with the probability --agreement. At 0.65 a step writes 2.8 tokens, as the micro
-checkpoint's steps do with the drafts of its CTC head. The CTC head's own draft is made as well, and not used.
+With --random, drafts are right with the probability --agreement (twostage_asr.engine.bench.agreeing).
 """
 
 import argparse
 import os
-import random
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,19 +25,18 @@ from twostage_asr.engine.console import quiet_libraries, spare_loaded_objects
 quiet_libraries()  # before torch and vLLM are imported
 
 import soundfile
-from torch import Tensor
 
 from twostage_asr.convert.export import ensure_converted
 from twostage_asr.engine import AutoModelVLLM
 from twostage_asr.engine.audio.decode import SAMPLE_RATE, decode_audio
 from twostage_asr.engine.audio.inputs import expand_inputs
+from twostage_asr.engine.bench.agreeing import AGREEMENT, AgreeingDecoder
 from twostage_asr.engine.bench.figures import percentile_s
 from twostage_asr.engine.bench.load import Form, Load, random_load
 from twostage_asr.engine.bench.machine import process_age_s
-from twostage_asr.engine.bench.measure import WrappedDecoder, transcribe
+from twostage_asr.engine.bench.measure import transcribe
 from twostage_asr.engine.bench.random_checkpoint import write_checkpoint
-from twostage_asr.engine.decoder.base import POLL_S, DecodeParams, Decoder, DecodingCounts, DraftSource, Hypothesis
-from twostage_asr.engine.decoder.drafts import Draft
+from twostage_asr.engine.decoder.base import Decoder, DecodingCounts
 from twostage_asr.engine.transcriber import Transcriber
 
 CLIP = Path(__file__).parent / "micro" / "clips" / "en_long.flac"
@@ -49,57 +44,6 @@ FORMS: tuple[Form, ...] = ("memory", "mp3")
 WARM_UPS = 3
 CACHES = ("TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "VLLM_CACHE_ROOT")  # of what is compiled
 HEAD = "lane       clips  kept in  times    p50 ms   p95 ms   tokens/step  accepted"
-
-
-class AgreeingDraft(Draft):
-    """The answer itself, in which some tokens are wrong."""
-
-    def __init__(self, token_ids: Sequence[int], agreement: float) -> None:
-        rng = random.Random(0)
-        self._tokens = [token if rng.random() < agreement else token ^ 1 for token in token_ids]
-        self._count = 0
-
-    def propose(self, count: int, end_id: int) -> list[int]:
-        return self._tokens[self._count : self._count + count]
-
-    def write(self, token_ids: Sequence[int]) -> None:
-        self._count += len(token_ids)
-
-
-class AgreeingDecoder(WrappedDecoder):
-    """Drafts each answer after what the same prompt was answered before."""
-
-    def __init__(self, decoder: Decoder, agreement: float) -> None:
-        super().__init__(decoder)
-        self._agreement = agreement
-        self._prompts: dict[int, bytes] = {}  # by the prompt's id
-        self._answers: dict[bytes, tuple[int, ...]] = {}
-
-    def submit(
-        self,
-        prompt_embeds: Tensor,
-        params: DecodeParams,
-        *,
-        stream_tokens: bool = False,
-        draft: DraftSource | None = None,
-    ) -> int:
-        prompt = prompt_embeds[:: max(1, len(prompt_embeds) // 16)].float().numpy().tobytes()
-        answer = self._answers.get(prompt, ())
-
-        def agreeing() -> Draft | None:
-            if draft is not None:
-                draft()
-            return AgreeingDraft(answer, self._agreement)
-
-        prompt_id = super().submit(prompt_embeds, params, stream_tokens=stream_tokens, draft=agreeing)
-        self._prompts[prompt_id] = prompt
-        return prompt_id
-
-    def poll(self, *, wait_s: float = POLL_S, wake: int | None = None) -> list[tuple[int, Hypothesis]]:
-        done = super().poll(wait_s=wait_s, wake=wake)
-        for prompt_id, hypothesis in done:
-            self._answers[self._prompts.pop(prompt_id)] = hypothesis.token_ids
-        return done
 
 
 def one_clip(form: Form, seconds: float, folder: Path, *, is_random: bool) -> Load:
@@ -193,7 +137,7 @@ def main() -> None:
     parser.add_argument("--at-once", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--passes", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=10.0, help="of a random clip")
-    parser.add_argument("--agreement", type=float, default=0.65, help="of random answers with their drafts")
+    parser.add_argument("--agreement", type=float, default=AGREEMENT, help="of random answers with their drafts")
     parser.add_argument("--cold", action="store_true", help="time a first text with empty caches too")
     parser.add_argument("--lane", help="measure this way alone, in this process")
     parser.add_argument("--only-first", action="store_true", help="the first text, and nothing else")

@@ -16,9 +16,9 @@ from .isolation import caught
 # A program that transcribes a few clips has ended by then, and need not wait for a compiler that it cannot interrupt.
 BEGIN_AFTER_S = 2.0
 SAY_AFTER_S = 1.0  # for a compiler that the end waits for
-# Compilers are Python, and hold its lock for as long as they may. A decoder waits for the GPU after each step, and for
-# that lock after each wait: at Python's own 5 ms, 18 steps of 1 ms took 111 to 270 ms beside a busy thread, and 27 to 67
-# at this (two cores, 2026-11-29).
+# Compilers are Python, and hold its lock for as long as they may. A decoder waits for the GPU after each step, and then
+# for that lock: with Python's own interval of 5 ms, 18 steps of 1 ms took 111 to 270 ms beside a busy thread, and with
+# this one 27 to 67 ms (two cores, 2026-11-29).
 SWITCH_INTERVAL_S = 0.0005
 
 logger = logging.getLogger(__name__)

@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.engine.decoder.tiny_llms import decoder_of, make_llm, some_prompts, source_of
-from tests.pipeline import decode
+from tests.pipeline import decode, token_ids
 from tests.tiny_models import write_tokenizer
 from twostage_asr.engine import AutoModelVLLM
+from twostage_asr.engine.bench.agreeing import AgreeingDecoder
 from twostage_asr.engine.decoder.base import DecodeParams, Hypothesis
 from twostage_asr.engine.decoder.drafts import Draft
 from twostage_asr.engine.decoder.torch_decoder import TorchDecoder
@@ -163,3 +164,14 @@ def test_the_ctc_heads_text_saves_steps(torch_models: dict[str, AutoModelVLLM], 
     assert tokens / steps > 1.8
     plain = model.generate([clip["source"] for clip in clips], timestamps=False, check=False)
     assert [transcript.text for transcript in plain] == [transcript.text for transcript in drafted]
+
+
+@pytest.mark.parametrize("agreement, fewest, most", [(1.0, 5.0, 10.0), (0.0, 1.0, 1.1)])
+def test_drafts_of_a_benchmark_are_what_the_prompts_were_answered_before(
+    decoder: TorchDecoder, agreement: float, fewest: float, most: float
+) -> None:
+    agreeing = AgreeingDecoder(decoder, agreement)
+    first = token_ids(decode(agreeing, PROMPTS, PARAMS))
+    steps, tokens = decoder.counts.steps, decoder.counts.tokens
+    assert token_ids(decode(agreeing, PROMPTS, PARAMS)) == first
+    assert fewest <= (decoder.counts.tokens - tokens) / (decoder.counts.steps - steps) <= most
