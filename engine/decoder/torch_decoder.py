@@ -8,6 +8,7 @@ reads the last token and the next drafted ones, and keeps those that greedy deco
 import copy
 import itertools
 import math
+import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -28,6 +29,7 @@ from .rows import Rows
 MAX_SEQUENCES = 32  # decoded together
 ROWS_PER_SEQUENCE = 640  # of the cache: a prompt of 30 s of audio and an answer of 512 tokens fit
 MAX_PREFILL_POSITIONS = 4096  # that prompts which are read together take, padding included
+PAUSE_S = 1.0  # without prompts, before anything is prepared that a prompt would have to wait for
 LEAST_TEMPERATURE = 0.01  # that is computed with, as in vLLM: logits divided by less overflow
 
 Answer = TypeVar("Answer")
@@ -109,10 +111,12 @@ class TorchDecoder:
         self._passes = passes_for(LLM(source, device, num_rows), max_sequences)
         self._pending: dict[int, _Sequence] = {}  # all that are not finished, the oldest first
         self._ids = itertools.count()
+        self._busy_at = math.inf  # time.monotonic() of the last poll with prompts; before the first, of being ready
 
     def wait_until_ready(self) -> None:
         """Compile the kernels and capture the CUDA graphs of one sequence."""
         self._passes.warm_up()
+        self._busy_at = time.monotonic()
 
     @property
     def num_pending(self) -> int:
@@ -139,8 +143,7 @@ class TorchDecoder:
 
     def poll(self, *, wait_s: float = POLL_S, wake: int | None = None) -> list[tuple[int, Hypothesis]]:
         """Read the prompts that have room, and then write one step of all answers."""
-        if not self._pending:
-            self._passes.warm_up_more()
+        self._prepare_in_a_pause()
         done: list[tuple[int, Hypothesis]] = []
         for group in _groups(self._admitted()):
             done += self._advance(group, self._prefill)
@@ -148,6 +151,14 @@ class TorchDecoder:
         if running:
             done += self._advance(running, self._step)
         return done
+
+    def _prepare_in_a_pause(self) -> None:
+        """Prepare a little more, which a prompt that comes meanwhile waits for, if there was none for a while."""
+        now = time.monotonic()
+        if self._pending:
+            self._busy_at = now
+        elif now - self._busy_at >= PAUSE_S:
+            self._passes.warm_up_more()
 
     def partial_tokens(self, prompt_id: int) -> Sequence[int]:
         return self._pending[prompt_id].token_ids

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -190,6 +191,20 @@ def test_rows_belong_to_one_sequence_each(asked: list[tuple[int, bool]]) -> None
             freed = next(iter(taken))
             rows.give_back(freed)
             del taken[freed]
+
+
+def test_more_graphs_are_captured_in_a_pause_alone(decoder: TorchDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [time.monotonic()]
+    captured: list[float] = []
+    monkeypatch.setattr(torch_decoder.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(decoder._passes, "warm_up_more", lambda: captured.append(clock[0]))
+    decoder.submit(PROMPTS[0], DecodeParams(max_new_tokens=2, ignore_eos=True))
+    while decoder.num_pending:
+        decoder.poll()
+    busy_until = clock[0]
+    for clock[0] in (busy_until + 0.01, busy_until + 0.9, busy_until + 1.1, busy_until + 1.2):
+        decoder.poll()
+    assert captured == [busy_until + 1.1, busy_until + 1.2]
 
 
 def test_graphs_have_few_shapes() -> None:
