@@ -92,7 +92,7 @@ def load_transcriber(engine_dir: Path, config: EngineConfig) -> Transcriber:
 
 
 def _preparing_steps(acoustic: AcousticModel, aligner: WordAligner | None) -> list[Callable[[], None]]:
-    return [acoustic.prepare] if aligner is None else [acoustic.prepare, aligner.warm_up]
+    return [acoustic.prepare, *([aligner.warm_up] if aligner else []), *acoustic.further_steps()]
 
 
 def why_unshared(config: EngineConfig, *, in_children: bool = False) -> str:

@@ -64,7 +64,7 @@ class Preparation:
             if isinstance(failure, Exception):
                 logger.warning("a model goes on without what would make it faster: %r", failure)
                 return
-            logger.debug("loading: %s is done", step.__qualname__)
+        logger.debug("loading: all that makes it faster is there")
 
 
 @contextmanager

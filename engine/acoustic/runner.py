@@ -4,8 +4,10 @@ On a GPU it runs as it is written until `prepare` has compiled it, so that the f
 A family says in a subclass of StageOneRunner what is computed.
 """
 
+import logging
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -24,6 +26,11 @@ from ..hub.model_files import check_file
 from .cuda_graphs import FRAME_STEP, MAX_CLIPS, Encode, SmallBatchGraphs
 from .staging import uploader
 from .threads import one_thread
+
+logger = logging.getLogger(__name__)
+
+USUAL_CLIPS = (1, 2, 4, 8)  # of small batches
+USUAL_SECONDS = (3, 7, 11, 15, 19, 23, 26, 30)  # one for each multiple of FRAME_STEP, at frames of 60 ms
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -44,11 +51,24 @@ class StageOneRunner(AcousticModel):
             return
         self._compile()
         graphs = SmallBatchGraphs(self._run_modules, max_clips=self._max_clips, frame_step=self._frame_step)
-        second = np.zeros(SAMPLE_RATE, np.float32)
-        with one_thread(active=True):  # as in a run: compiled code belongs to a number of threads
-            for num_clips in (self._max_clips + 1, 1):
-                self._encoded([second] * num_clips, graphs, with_ctc=False).utterances()
+        for num_clips in (self._max_clips + 1, 1):
+            self._encode_silence(graphs, num_clips, 1)
         self._graphs = graphs
+        logger.debug("loading: stage 1 is compiled")
+
+    def further_steps(self) -> list[Callable[[], None]]:
+        """The captures of the usual sizes of small batches; see AcousticModel."""
+
+        def step(num_clips: int, seconds: int) -> None:
+            if self._graphs is not None:
+                self._encode_silence(self._graphs, num_clips, seconds)
+
+        sizes = [size for size in USUAL_CLIPS if size <= self._max_clips]
+        return [partial(step, size, seconds) for size in sizes for seconds in USUAL_SECONDS]
+
+    def _encode_silence(self, run: Encode, num_clips: int, seconds: int) -> None:
+        with one_thread(active=True):  # as in a run: compiled code belongs to a number of threads
+            self._encoded([np.zeros(seconds * SAMPLE_RATE, np.float32)] * num_clips, run, with_ctc=False).utterances()
 
     def encode(self, waveforms: Sequence[np.ndarray], *, with_ctc: bool) -> EncodedBatch:
         """See AcousticModel; `with_ctc` changes nothing where there is no CTC head."""

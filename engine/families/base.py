@@ -3,7 +3,7 @@
 A family is one file here, its modules in `encoders/`, and its table of tensor names in `convert/`.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
@@ -115,6 +115,9 @@ class AcousticModel(Protocol):
 
     def prepare(self) -> None:
         """Do what makes later batches faster, while another thread encodes; called once, if at all."""
+
+    def further_steps(self) -> Sequence[Callable[[], None]]:
+        """What spares the first batch of each usual size a wait; done after `prepare`, while another thread encodes."""
 
 
 class ModelFamily(Protocol):

@@ -20,6 +20,7 @@ Frame t covers seven 25 ms windows around the one that begins at t * 60 ms, so i
 """
 
 import contextlib
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -43,6 +44,8 @@ from .timer import CTCFrames, Emissions, TargetTokens, Texts, TimedText, WordTim
 from .token_times import IntArray
 from .tokenizer import CTCTokenizer
 from .viterbi import BLANK, best_paths, path_log_probs
+
+logger = logging.getLogger(__name__)
 
 HALF_WINDOW_S = WINDOW_SAMPLES / SAMPLE_RATE / 2
 _MAX_CELLS = 4_000_000  # clips x frames x states of one search: about 80 MB
@@ -113,6 +116,7 @@ class WordAligner:
                 hidden = weight.new_zeros(2 * num_tokens, weight.shape[1])
             self._emissions([hidden], TargetTokens(np.full(num_tokens, token_id), np.array([num_tokens])))
             num_tokens *= 2
+        logger.debug("loading: the kernels of word times are compiled")
 
     def align(
         self,
