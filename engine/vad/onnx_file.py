@@ -33,7 +33,7 @@ def read_onnx(path: Path) -> OnnxFile:
     model = _fields_by_number(memoryview(path.read_bytes()))
     graph = _fields_by_number(model[7][0])
     nodes = [_fields_by_number(node) for node in graph[1]]
-    tensors = [_fields_by_number(tensor) for tensor in graph[5]]
+    tensors = [_fields_by_number(tensor) for tensor in graph.get(5, [])]
     return OnnxFile(
         [(_text(node[4][0]), [*map(_text, node.get(1, []))]) for node in nodes],
         {

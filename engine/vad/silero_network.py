@@ -31,24 +31,9 @@ _SIZE = 128  # of the features and of the state
 _STRIDES = (1, 2, 2, 1)  # of the convolutions, whose kernels have 3 frames
 # The operators of the package's graph that compute, and the shapes of its weights: another network is refused.
 _OPERATORS = [
-    "Pad",
-    "Conv",
-    "Pow",
-    "Pow",
-    "Add",
-    "Sqrt",
-    "Conv",
-    "Relu",
-    "Conv",
-    "Relu",
-    "Conv",
-    "Relu",
-    "Conv",
-    "Relu",
-    "LSTM",
-    "Relu",
-    "Conv",
-    "Sigmoid",
+    *("Pad", "Conv", "Pow", "Pow", "Add", "Sqrt"),
+    *("Conv", "Relu") * 4,
+    *("LSTM", "Relu", "Conv", "Sigmoid"),
 ]
 _BASIS = "stft.forward_basis_buffer"
 _SHAPES = {
