@@ -27,7 +27,8 @@ State: TypeAlias = tuple[FloatArray, FloatArray]  # the hidden state and the cel
 INPUT_SAMPLES = 576  # a window of 512 samples after the last 64 of the one before
 _FRAME_SAMPLES, _HOP_SAMPLES, _NUM_FRAMES = 256, 128, 4
 _MIRRORED = slice(574, 510, -1)  # samples that follow a window, so that it has 4 frames
-_NUM_BINS = 129
+_MIDDLE = _FRAME_SAMPLES // 2
+_NUM_BINS = _MIDDLE + 1
 _SIZE = 128  # of the features and of the state
 _STRIDES = (1, 2, 2, 1)  # of the convolutions, whose kernels have 3 frames
 # The operators of the package's graph that compute, and the shapes of its weights: another network is refused.
@@ -59,7 +60,8 @@ class SileroNetwork:
         lstm = _lstm_weights(file)
         shapes = {name: weight.shape for name, weight in file.weights.items() if name in _SHAPES}
         operators = [operator for operator, _ in file.operators if operator in _OPERATORS]
-        if operators != _OPERATORS or shapes != _SHAPES or tuple(each.shape for each in lstm) != _LSTM_SHAPES:
+        is_known = operators == _OPERATORS and shapes == _SHAPES and tuple(each.shape for each in lstm) == _LSTM_SHAPES
+        if not is_known or not _is_fourier(file.weights[_BASIS][:, 0]):
             raise ConfigError(f"vad='silero': {path} is not the network of silero-vad 6.2; found {operators}, {shapes}")
         self._encoder = _session(_encoder(file.weights))
         self._recurrent = _session(_recurrent(file.weights, lstm))
@@ -68,7 +70,9 @@ class SileroNetwork:
         """(W, 576) samples -> (W, 128) features."""
         padded = np.concatenate([windows, windows[:, _MIRRORED]], axis=1)
         frames = np.lib.stride_tricks.sliding_window_view(padded, _FRAME_SAMPLES, axis=1)[:, ::_HOP_SAMPLES]
-        features: FloatArray = self._encoder.run(None, {"frames": np.ascontiguousarray(frames)})[0]
+        before, after = frames[..., 1:_MIDDLE], frames[..., :_MIDDLE:-1]
+        even = np.concatenate([before + after, frames[..., _MIDDLE : _MIDDLE + 1]], axis=-1)
+        features: FloatArray = self._encoder.run(None, {"even": even, "odd": before - after})[0]
         return features
 
     def recur(self, features: FloatArray, state: State) -> tuple[FloatArray, State]:
@@ -83,12 +87,24 @@ def _lstm_weights(file: OnnxFile) -> list[FloatArray]:
     return [file.weights[name] for name in names[0] if name in file.weights] if names else []
 
 
+def _is_fourier(basis: FloatArray) -> bool:
+    """Whether (258, 256) are cosines and sines about the middle of a frame, both under a window that begins at zero.
+
+    The cosines then see the sum of the samples on both sides of the middle, and the sines see the difference, which
+    halves the products.
+    """
+    cosines, sines = basis[:_NUM_BINS, 1:], basis[_NUM_BINS:, 1:]
+    is_symmetric = np.array_equal(cosines, cosines[:, ::-1]) and np.array_equal(sines, -sines[:, ::-1])
+    return is_symmetric and not basis[:, 0].any()
+
+
 def _encoder(weights: dict[str, FloatArray]) -> bytes:
-    """The graph of encode(), from the frames on."""
+    """The graph of encode(), from the even and the odd parts of the frames on."""
     graph = OnnxGraph()
-    basis = weights[_BASIS][:, 0].T
-    parts = [graph.node("MatMul", "frames", graph.constant(basis[:, i : i + _NUM_BINS])) for i in (0, _NUM_BINS)]
-    power = graph.node("Add", *(graph.node("Mul", part, part) for part in parts))
+    cosines, sines = np.split(weights[_BASIS][:, 0].T, 2, axis=1)
+    real = graph.node("MatMul", "even", graph.constant(cosines[1 : _MIDDLE + 1]))
+    imaginary = graph.node("MatMul", "odd", graph.constant(sines[1:_MIDDLE]))
+    power = graph.node("Add", *(graph.node("Mul", part, part) for part in (real, imaginary)))
     flat = graph.constant([-1, _NUM_FRAMES * _NUM_BINS])
     features = graph.node("Reshape", graph.node("Sqrt", power), flat)
     num_frames = _NUM_FRAMES
@@ -102,7 +118,8 @@ def _encoder(weights: dict[str, FloatArray]) -> bytes:
             features = graph.node("Gemm", features, graph.constant(matrix), graph.constant(bias))
         features = graph.node("Relu", features)
     graph.node("Identity", features, outputs=["features"])
-    return graph.model({"frames": ["W", _NUM_FRAMES, _FRAME_SAMPLES]}, {"features": ["W", _SIZE]})
+    inputs = {"even": ["W", _NUM_FRAMES, _MIDDLE], "odd": ["W", _NUM_FRAMES, _MIDDLE - 1]}
+    return graph.model(inputs, {"features": ["W", _SIZE]})
 
 
 def _in_halves(graph: OnnxGraph, features: str, matrix: FloatArray, bias: FloatArray) -> str:
