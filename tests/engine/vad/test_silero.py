@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tracemalloc
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,7 +15,9 @@ from hypothesis import strategies as st
 from tests.pipeline import Clip
 from twostage_asr.engine import ConfigError
 from twostage_asr.engine.audio.decode import decode_audio
-from twostage_asr.engine.vad import SegmentRules, SpeechSegmenter, SpeechSpan, load_vad
+from twostage_asr.engine.vad import SegmentRules, SpeechSegmenter, SpeechSpan, load_vad, silero
+from twostage_asr.engine.vad.onnx_file import OnnxGraph
+from twostage_asr.engine.vad.silero_network import SileroNetwork
 
 MODEL = load_vad()
 
@@ -38,7 +41,7 @@ def test_the_probabilities_are_those_of_the_packages_model(speech: np.ndarray) -
         for _ in range(16):  # a stream begins after half a second of zeros
             theirs(torch.zeros(1, 512), 16_000)
         expected = [theirs(window, 16_000).item() for window in windows]
-    np.testing.assert_allclose(MODEL.new_stream().push(speech), expected, atol=1e-3)
+    np.testing.assert_allclose(MODEL.new_stream().push(speech), expected, atol=1e-4)
 
 
 @settings(deadline=None, max_examples=20)
@@ -48,6 +51,36 @@ def test_chunks_do_not_change_a_bit(speech: np.ndarray, sizes: list[int]) -> Non
     edges = np.cumsum(sizes)
     pieces = [live.push(piece) for piece in np.split(speech, edges[edges < len(speech)])]
     assert np.array_equal(np.concatenate(pieces), whole.push(speech))
+
+
+@pytest.mark.parametrize("num_threads", [1, 3])
+def test_the_number_of_threads_does_not_change_a_bit(
+    speech: np.ndarray, num_threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(silero, "num_cores", lambda: num_threads)
+    found = silero.SileroVAD().new_stream().push(speech)
+    live = MODEL.new_stream()
+    windows = speech[: len(found) * 512].reshape(-1, 512)
+    assert np.array_equal(found, np.concatenate([live.push(window) for window in windows]))
+
+
+def test_a_long_push_is_not_in_memory_a_second_time() -> None:
+    noise = np.random.default_rng(0).standard_normal(16_000 * 600).astype(np.float32)
+    stream = MODEL.new_stream()
+    tracemalloc.start()
+    stream.push(noise)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < noise.nbytes / 2
+
+
+def test_another_network_is_refused(tmp_path: Path) -> None:
+    graph = OnnxGraph()
+    graph.node("Relu", "x", outputs=["y"])
+    path = tmp_path / "other.onnx"
+    path.write_bytes(graph.model({"x": ["N"]}, {"y": ["N"]}))
+    with pytest.raises(ConfigError, match=r"other\.onnx is not the network of silero-vad 6\.2"):
+        SileroNetwork(path)
 
 
 def test_sentences_between_pauses_are_found(clips: list[Clip]) -> None:
