@@ -73,7 +73,8 @@ __all__ = [
 
 MAX_ARRAY_CHANNELS = 16  # a larger first axis means that the axes are swapped
 
-_BLOCK_SAMPLES = 1 << 20  # samples, of all channels together, read from a WAV at a time
+_SPEECH_SAMPLES = 1 << 20  # samples of 16-bit speech that are pushed at a time
+_BLOCK_SAMPLES = 1 << 17  # samples, of all channels together, that libsndfile reads from a WAV at a time
 _PCM_TAGS = (1, 3, 6, 7, 0xFFFE)  # WAV's integer, float, A-law, mu-law, and any of these with a channel layout
 _FLOATS = (np.float16, np.float32, np.float64)
 _END = object()
@@ -281,8 +282,8 @@ def _push_speech(file: io.BytesIO, samples: range, joiner: Joiner) -> Iterator[N
     """Push 16-bit samples at 16 kHz; `samples` is the range of their bytes in the file."""
     joiner.require_duration(len(samples) / 2 / SAMPLE_RATE)
     file.seek(samples.start)
-    for start in samples[:: 2 * _BLOCK_SAMPLES]:
-        data = file.read(min(2 * _BLOCK_SAMPLES, samples.stop - start))
+    for start in samples[:: 2 * _SPEECH_SAMPLES]:
+        data = file.read(min(2 * _SPEECH_SAMPLES, samples.stop - start))
         joiner.push(np.frombuffer(data, "<i2")[None], SAMPLE_RATE)
         yield
 
