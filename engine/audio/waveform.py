@@ -23,8 +23,8 @@ MIN_SAMPLES = 2  # the shortest clip that features can be computed of
 
 Waveform: TypeAlias = npt.NDArray[np.float32]
 
-# Samples per channel that are checked and resampled at a time. Blocks of this size stay in a core's cache; larger ones
-# are also returned to the operating system when they are freed, and faulting their pages in again costs more than mixing.
+# Samples per channel that are checked and resampled at a time. Such blocks stay in a core's cache. The C library
+# returns larger ones to the system when they are freed, and faulting their pages in again costs more than mixing.
 _BLOCK_SAMPLES = 1 << 16
 _TAKEN_SAMPLES = 1 << 18  # fewest samples that take() hands out: a consumer's work per block is not small
 

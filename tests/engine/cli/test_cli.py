@@ -264,6 +264,22 @@ def test_an_unknown_option_is_named_before_a_missing_one(capsys: pytest.CaptureF
     assert "unknown option --modle (did you mean --model?)" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["transcibe", "a.wav"], "unknown command transcibe (did you mean transcribe?); see twostage-asr --help"),
+        (["zzz"], "unknown command zzz; known: transcribe, batch, stream, "),
+        (["--verison"], "unknown option --verison (did you mean --version?); see twostage-asr --help"),
+    ],
+)
+def test_an_unknown_command_is_named_with_the_nearest_one(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    assert message in capsys.readouterr().err
+
+
 def test_options_may_be_shortened_and_files_may_look_like_options(tmp_path: Path) -> None:
     model = ["--mod", str(tmp_path / "none"), "--output-d", str(tmp_path)]
     assert main(["transcribe", *model, "--", "--modle.wav"]) == 1
