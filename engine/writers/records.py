@@ -1,9 +1,10 @@
 """Transcript -> plain text, JSON, JSON lines and tables."""
 
+import functools
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from ..closing import Closing
 from ..transcript import Transcript, TranscriptWarning
@@ -17,7 +18,37 @@ def txt_text(transcript: Transcript) -> str:
 
 def json_text(transcript: Transcript) -> str:
     """The whole transcript, indented; non-ASCII text is not escaped."""
-    return json.dumps(transcript.to_dict(), ensure_ascii=False, indent=2) + "\n"
+    return _indented(transcript.to_dict(), "\n") + "\n"
+
+
+def _indented(value: Any, line_end: str) -> str:
+    """What json.dumps(value, indent=2) gives, in half the time: the fast encoder cannot indent before Python 3.14.
+
+    That encoder writes each list of flat records, and its separators end the lines. `line_end` is the end of a line
+    and the indentation of `value`.
+    """
+    if not value or not isinstance(value, dict | list):
+        return _encoder(line_end).encode(value)
+    inner = line_end + "  "
+    if isinstance(value, dict):
+        items = [f'"{name}": {_indented(each, inner)}' for name, each in value.items()]
+        return f"{{{inner}{f',{inner}'.join(items)}{line_end}}}"
+    if all(isinstance(each, dict) and _is_flat(each) for each in value):
+        field = inner + "  "
+        records = _encoder(field).encode(value)[2:-2]
+        # No string holds the end of a line unescaped, so these characters occur between two records alone.
+        records = records.replace(f"}},{field}{{", f"{inner}}},{inner}{{{field}")
+        return f"[{inner}{{{field}{records}{inner}}}{line_end}]"
+    return f"[{inner}{f',{inner}'.join(_indented(each, inner) for each in value)}{line_end}]"
+
+
+def _is_flat(record: dict[str, Any]) -> bool:
+    return bool(record) and not any(isinstance(each, dict | list) for each in record.values())
+
+
+@functools.cache
+def _encoder(line_end: str) -> json.JSONEncoder:
+    return json.JSONEncoder(ensure_ascii=False, separators=(f",{line_end}", ": "))
 
 
 def jsonl_text(transcript: Transcript) -> str:
