@@ -4,6 +4,7 @@ import argparse
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -566,3 +567,11 @@ def test_each_command_asks_for_a_model_in_one_line(capsys: pytest.CaptureFixture
             main(arguments)
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith("twostage-asr: which model? ")
+
+
+def test_zsh_completes_each_file_and_values_behind_an_equals_sign(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion", "zsh"]) == 0
+    script = capsys.readouterr().out
+    assert '"*:audio or video file' in script and '"(*)' not in script
+    assert re.search(r'"--hub=\[.*\]:hub:\(ms hf\)"', script) and re.search(r'"\*--known-speaker=\[', script)
+    assert re.search(r'\{--hotwords-file,--hotword-file\}"=\[', script) and '--no-resume}"[' in script
