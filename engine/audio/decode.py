@@ -1,14 +1,12 @@
 """Stage 1: bytes | path | array -> waveform (N,) float32, mono, 16 kHz; integer samples are scaled to [-1, 1).
 
-Four readers share the work:
+Three readers share the work:
 - A WAV in memory with 16-bit PCM, 16 kHz, one channel is read in place. libsndfile would call back into Python for each
   8 KiB and wait for the GIL every time.
 - libsndfile reads all other linear PCM and G.711 in WAV.
-- libsndfile reads an MP3 of at most 1 MB (a minute at 128 kbit/s) whose frames all follow its tag up to the end. Its
-  samples are those of FFmpeg within 1e-5, and it needs no Python for each frame of 24 ms.
-- FFmpeg (PyAV) reads everything else. libsndfile 1.2.2 also opens FLAC, Ogg and other MP3s, but it loses audio
-  silently: two thirds of a VBR MP3 without a Xing tag, and all but the first part of a joined MP3 or a chained Ogg. It
-  cannot read a FLAC of unknown length.
+- FFmpeg (PyAV) reads everything else. libsndfile 1.2.2 also opens FLAC, MP3 and Ogg, but it loses audio silently: two
+  thirds of a VBR MP3 without a Xing tag, and all but the first part of a joined MP3 or a chained Ogg. It cannot read a
+  FLAC of unknown length, and its MP3 decoder prints to stderr.
 
 A file that holds less audio than it promises is an error, because a shortened text would hide the loss. With `salvage`
 the loss is a warning. These lengths count as promises:
@@ -29,11 +27,9 @@ end, and each part may have its own sample rate. channels.py mixes several chann
 in, skipped or left out.
 
 Limits are checked before decoding (file size, declared length) and while decoding. Decoding goes block by block, so
-memory is bounded whatever a header claims, and a caller may take the blocks one by one. Nothing here writes files or
-leaves a file open. Nothing prints but libsndfile's MP3 decoder: lines on stderr for each frame with damaged content.
-
-All functions are thread-safe, but FFmpeg's small frames keep the GIL busy: two threads decode WAV 1.9 times as fast as
-one, FLAC 1.6, Opus 1.5, AAC and long MP3s 1.0 to 1.2 times; two processes, 1.7 to 1.9 times.
+memory is bounded whatever a header claims, and a caller may take the blocks one by one. Nothing here prints, writes
+files, or leaves a file open. All functions are thread-safe, but FFmpeg's small frames keep the GIL busy: two threads
+decode WAV 1.9 times as fast as one, FLAC 1.6, Opus 1.5, MP3 and AAC 1.0 to 1.2 times; two processes, 1.7 to 1.9 times.
 """
 
 import contextlib
@@ -54,7 +50,7 @@ from ..errors import AudioTooLongError, UnsupportedAudioError
 from ..transcript import TranscriptWarning
 from .channels import INTEGER_FULL_SCALE, Channels
 from .ffmpeg import read_with_ffmpeg
-from .header import WavHeader, read_wav_header, read_whole_mp3_header
+from .header import WavHeader, read_wav_header
 from .notes import Notes
 from .parts import Splice
 from .waveform import DEFAULT_LIMITS, LOSS_TOLERANCE_S, SAMPLE_RATE, AudioLimits, Joiner, Waveform
@@ -79,7 +75,6 @@ MAX_ARRAY_CHANNELS = 16  # a larger first axis means that the axes are swapped
 
 _SPEECH_SAMPLES = 1 << 20  # samples of 16-bit speech that are pushed at a time
 _BLOCK_SAMPLES = 1 << 17  # samples, of all channels together, that libsndfile reads from a WAV at a time
-_MP3_BYTES = 1 << 20  # a longer MP3 is read by FFmpeg, whose start-up time it outweighs
 _PCM_TAGS = (1, 3, 6, 7, 0xFFFE)  # WAV's integer, float, A-law, mu-law, and any of these with a channel layout
 _FLOATS = (np.float16, np.float32, np.float64)
 _END = object()
@@ -214,7 +209,7 @@ def _decoding(source: bytes | Path, joiner: Joiner) -> Generator[None, None, Non
     """Do the work of _push_file, without the limit on CPU time. Raises AudioError."""
     try:
         with _open_source(source, joiner.name, joiner.limits) as file:
-            if not (yield from _push_wave(file, joiner)) and not (yield from _push_mp3(file, joiner)):
+            if not (yield from _push_wave(file, joiner)):
                 yield from read_with_ffmpeg(file, joiner)
     except (OSError, av.error.FFmpegError, soundfile.LibsndfileError) as error:
         raise UnsupportedAudioError(f"{joiner.name}: {_reason(error)}") from error
@@ -264,43 +259,11 @@ def _push_wave(file: BinaryIO, joiner: Joiner) -> Generator[None, None, bool]:
         joiner.require_format(wave.samplerate, wave.channels)
         joiner.require_duration(wave.frames / wave.samplerate)
         joiner.require_samples(wave.frames * wave.channels)
-        yield from _push_blocks(wave, joiner)
+        while len(block := wave.read(_BLOCK_SAMPLES // wave.channels, dtype="float32", always_2d=True)):
+            joiner.push(block.T, wave.samplerate)
+            yield
         joiner.require_complete(wave.frames / wave.samplerate)
     return True
-
-
-def _push_mp3(file: BinaryIO, joiner: Joiner) -> Generator[None, None, bool]:
-    """Push the samples of a short MP3. Returns False if FFmpeg must read the file."""
-    if file.seek(0, io.SEEK_END) > _MP3_BYTES:
-        return False
-    file.seek(0)
-    content = file.read()
-    header = read_whole_mp3_header(content)
-    if header is None:
-        return False
-    joiner.require_format(header.sample_rate, header.num_channels)
-    joiner.require_duration(header.num_samples / header.sample_rate)
-    joiner.require_samples(header.num_samples * header.num_channels)
-    with _Unsought(io.BytesIO(content)) as mp3:
-        found = (mp3.samplerate, mp3.channels, mp3.frames)
-        if found != (header.sample_rate, header.num_channels, header.num_samples):
-            return False
-        yield from _push_blocks(mp3, joiner)
-    joiner.require_complete(header.num_samples / header.sample_rate)
-    return True
-
-
-class _Unsought(soundfile.SoundFile):
-    """After each block, soundfile seeks to the place where it is, unless a file cannot seek. That garbles MP3s."""
-
-    def seekable(self) -> bool:
-        return False
-
-
-def _push_blocks(sound: soundfile.SoundFile, joiner: Joiner) -> Iterator[None]:
-    while len(block := sound.read(_BLOCK_SAMPLES // sound.channels, dtype="float32", always_2d=True)):
-        joiner.push(block.T, sound.samplerate)
-        yield
 
 
 def _check_length(header: WavHeader, joiner: Joiner) -> None:

@@ -14,16 +14,6 @@ _MAX_WAV_CHUNKS = 1_000  # before and after the data chunk; a forged file could 
 _AUDIO_CHUNKS = (b"RIFF", b"RIFX", b"RF64", b"data")
 _SPEECH_FORMAT = struct.pack("<HHIIHH", 1, 1, 16_000, 32_000, 2, 16)  # PCM; channels, Hz, bytes/s, block, bits
 _XING_WINDOW = 64  # first bytes of an MP3 frame, which hold the tag: header 4, CRC 2, side information up to 32
-_XING_LENGTH = 120  # bytes with all fields: name, flags, number of frames, number of bytes, table 100, quality
-_ENCODERS = (b"LAME", b"Lavc", b"Lavf")  # that write, after the tag, how many samples to drop
-_LAYER_3 = 0xFFE6_0000, 0xFFE2_0000  # sync and layer of a frame's header: which bits, and what they are in an MP3
-_SAME = 0xFFFE_0C00  # bits of the frames' headers that do not change: sync, version, layer, sample rate
-# kbit/s and Hz by the fields of the header (ISO/IEC 11172-3, 2.4.2.3; 13818-3, 2.4.2.3); 0: not taken here
-_MP3_RATES = {3: (44_100, 48_000, 32_000, 0), 2: (22_050, 24_000, 16_000, 0)}  # by MPEG version: 3 is 1, 2 is 2
-_MP3_KBITS = {
-    3: (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 0),
-    2: (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160, 0),
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +103,10 @@ def has_fitting_xing_tag(file: BinaryIO) -> bool:
     Layout of the tag: "Xing" or "Info", flags (32 bits), the number of frames if flag 1, the number of bytes if flag 2.
     """
     file.seek(0)
-    start = _after_id3(file.read(10))
+    head = file.read(10)
+    start = 0
+    if len(head) == 10 and head[:3] == b"ID3":  # the size of an ID3 tag is four groups of 7 bits
+        start = 10 + functools.reduce(lambda size, byte: size << 7 | byte & 0x7F, head[6:], 0)
     file.seek(start)
     frame = file.read(_XING_WINDOW)
     tag = max(frame.find(b"Xing"), frame.find(b"Info"))
@@ -123,54 +116,3 @@ def has_fitting_xing_tag(file: BinaryIO) -> bool:
     num_bytes = second if flags & 1 else first
     held = file.seek(0, io.SEEK_END) - start
     return bool(flags & 2) and held - num_bytes <= num_bytes // 16  # FFmpeg's own test for joined files
-
-
-def _after_id3(head: bytes) -> int:
-    """Where the first frame of an MP3 begins, from its first ten bytes."""
-    if len(head) < 10 or head[:3] != b"ID3":
-        return 0
-    return 10 + functools.reduce(lambda size, byte: size << 7 | byte & 0x7F, head[6:10], 0)  # four groups of 7 bits
-
-
-@dataclass(frozen=True, slots=True)
-class Mp3Header:
-    """What the tag of an MP3 says, if its frames agree."""
-
-    sample_rate: int  # Hz
-    num_channels: int
-    num_samples: int  # per channel, without those that the encoder added
-
-
-def read_whole_mp3_header(content: bytes) -> Mp3Header | None:
-    """Read the tag of an MP3 whose frames can be trusted; None if anything is in doubt.
-
-    The tag must say how many frames there are and how many samples to drop, and exactly so many frames of the same
-    format must follow each other from the tag to the end of the file.
-    """
-    place = _after_id3(content[:10])
-    first = int.from_bytes(content[place : place + 4], "big")
-    version, layout = first >> 19 & 3, first >> 6 & 3
-    rate = _MP3_RATES.get(version, (0,) * 4)[first >> 10 & 3]
-    if first & _LAYER_3[0] != _LAYER_3[1] or not rate:
-        return None
-    frame_samples = 1152 if version == 3 else 576
-    tag = max(content.find(name, place, place + _XING_WINDOW) for name in (b"Xing", b"Info"))
-    lame = tag + _XING_LENGTH
-    if tag < 0 or content[lame : lame + 4] not in _ENCODERS or len(content) < lame + 24 or content[tag + 7] & 15 != 15:
-        return None
-    (promised,) = struct.unpack_from(">I", content, tag + 8)
-    dropped = int.from_bytes(content[lame + 21 : lame + 24], "big")  # 12 bits for the beginning, 12 for the end
-    sizes = [frame_samples // 8 * 1000 * kbits // rate for kbits in _MP3_KBITS[version]]
-    num_frames, end = 0, len(content)
-    while place + 4 <= end:
-        header = int.from_bytes(content[place : place + 4], "big")
-        size = sizes[header >> 12 & 15]
-        if (header ^ first) & _SAME or (header >> 6 & 3 == 3) != (layout == 3) or not size:
-            break
-        place += size + (header >> 9 & 1)
-        num_frames += 1
-    has_id3v1 = end - place == 128 and content[place : place + 3] == b"TAG"
-    num_samples = promised * frame_samples - (dropped >> 12) - (dropped & 0xFFF)
-    if num_frames != promised + 1 or (place != end and not has_id3v1) or not dropped or num_samples <= 0:
-        return None
-    return Mp3Header(rate, 1 if layout == 3 else 2, num_samples)
