@@ -63,8 +63,10 @@ class Mixer:
         self, planes: npt.NDArray[np.float32], scale: np.float32, start_s: float, end_s: float
     ) -> npt.NDArray[np.float32]:
         """The mean of the channels, or the loudest channel if they cancel each other."""
-        mono: npt.NDArray[np.float32] = np.add.reduce(planes, axis=0)
-        flat = planes.reshape(-1)
+        mono: npt.NDArray[np.float32] = planes[0] + planes[1]  # np.add.reduce takes ten times as long if interleaved
+        for plane in planes[2:]:
+            mono += plane
+        flat = planes.ravel(order="K")
         total = float(np.dot(flat, flat))
         if float(np.dot(mono, mono)) >= CANCELLED_SHARE * total or not np.isfinite(total):
             self._picked = None
@@ -88,11 +90,9 @@ class Mixer:
 
 
 def _as_float(planes: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    """The samples as float32, channel after channel, centred on 0 but not yet scaled."""
+    """The samples as float32, centred on 0 but not yet scaled."""
     with np.errstate(over="ignore", invalid="ignore"):
-        samples = planes.astype(
-            np.float32, order="C", copy=False
-        )  # adding interleaved channels takes ten times as long
+        samples = planes.astype(np.float32, copy=False)
     return samples - np.float32(128.0) if planes.dtype.type is np.uint8 else samples
 
 

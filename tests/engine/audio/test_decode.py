@@ -128,7 +128,8 @@ def test_blocks_give_what_one_piece_gives() -> None:
 
 
 @pytest.mark.parametrize(
-    ("container", "codec"), [("WAV", "PCM_16"), ("FLAC", "PCM_16"), ("mp3", "libmp3lame"), ("adts", "aac")]
+    ("container", "codec"),
+    [("WAV", "PCM_16"), ("FLAC", "PCM_16"), ("mp3", "libmp3lame"), ("MP3", "MPEG_LAYER_III"), ("adts", "aac")],
 )
 def test_longer_than_the_limit(container: str, codec: str) -> None:
     content = encode(clip(), 16_000, container, codec)
