@@ -228,10 +228,10 @@ def _shortened(text: str) -> str:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, _Record):
-        pairs = zip(value.__slots__, _all_of(value.__slots__)(value), strict=True)
+        names: tuple[str, ...] = value.keys()
         return {
             name: _plain(each) if isinstance(each, tuple | _Record) else each
-            for name, each in pairs
+            for name, each in zip(names, _all_of(names)(value), strict=True)
             if each is not None or name not in _ONLY_IF_KNOWN
             if name != _NEVER_WRITTEN
         }

@@ -76,7 +76,8 @@ class Mixer:
             if self._picked is None or self._picked >= len(planes) or energies[self._picked] < energies[loudest] / 4:
                 self._picked = loudest  # kept for the following blocks: switching to the opposite sign would click
             self._notes.add_cancelled(self._picked, start_s, end_s)
-            return planes[self._picked] * scale
+            mono = planes[self._picked] * scale
+            return mono
         mono *= scale / np.float32(len(planes))
         return mono
 
