@@ -104,10 +104,15 @@ def refuse_unknown(unknown: Iterable[str], known: Collection[str]) -> None:
     """Raises ConfigError if there are unknown keywords, and suggests the nearest known one for each."""
     sentences = []
     for name in sorted(unknown):
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-        sentences.append(f"unknown argument {name!r}" + (f" (did you mean {near[0]!r}?)" if near else ""))
+        near = nearest(name, known)
+        sentences.append(f"unknown argument {name!r}" + (f" (did you mean {near!r}?)" if near else ""))
     if sentences:
         raise ConfigError(f"{'; '.join(sentences)}; known: {', '.join(known)}")
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that an unknown one may have been meant to be; None if none is like it."""
+    return next(iter(difflib.get_close_matches(name, list(known), n=1)), None)
 
 
 def say_unused(**arguments: object) -> None:

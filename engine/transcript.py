@@ -228,8 +228,13 @@ def _shortened(text: str) -> str:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, _Record):
-        written = (key for key in value if key != _NEVER_WRITTEN)
-        return {key: _plain(value[key]) for key in written if key not in _ONLY_IF_KNOWN or value[key] is not None}
+        names: tuple[str, ...] = value.keys()
+        return {
+            name: _plain(each) if isinstance(each, tuple | _Record) else each
+            for name, each in zip(names, _all_of(names)(value), strict=True)
+            if each is not None or name not in _ONLY_IF_KNOWN
+            if name != _NEVER_WRITTEN
+        }
     return [_plain(v) for v in value] if isinstance(value, tuple) else value
 
 

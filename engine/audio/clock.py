@@ -88,7 +88,7 @@ class FrameQueue:
         if frame_format != self._format:  # AudioFifo does not check the number of channels and would crash
             self.flush()
             self._joiner.require_format(frame.sample_rate, frame.layout.nb_channels)
-            self._format = frame_format
+            self._format, self._fifo = frame_format, av.AudioFifo()
         if self._is_told:
             self._keep_time(frame)
         frame.pts = None  # AudioFifo rejects time stamps with gaps
@@ -99,7 +99,6 @@ class FrameQueue:
     def flush(self) -> None:
         if self._fifo.samples:
             self._joiner.push(_planes(self._fifo.read()), self._format[0])
-        self._fifo = av.AudioFifo()
 
     def finish(self) -> None:
         """Pass the remaining samples on, and warn of overlapping time stamps."""

@@ -23,7 +23,10 @@ MIN_SAMPLES = 2  # the shortest clip that features can be computed of
 
 Waveform: TypeAlias = npt.NDArray[np.float32]
 
-_BLOCK_SAMPLES = 1 << 20  # samples per channel that are checked and resampled at a time
+# Samples per channel that are checked and resampled at a time. Such blocks stay in a core's cache. The C library
+# returns larger ones to the system when they are freed, and faulting their pages in again costs more than mixing.
+_BLOCK_SAMPLES = 1 << 16
+_TAKEN_SAMPLES = 1 << 18  # fewest samples that take() hands out: a consumer's work per block is not small
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +85,7 @@ class Joiner:
         self._pending: list[Waveform] = []
         self._num_pending = 0
         self._blocks: list[Waveform] = []
+        self._num_ready = 0  # samples per channel in _blocks
         self._num_taken = 0
 
     @property
@@ -177,7 +181,9 @@ class Joiner:
             energy = np.dot(flat, flat)  # half the time of np.sum
         if not np.isfinite(energy):  # some sample is NaN or infinite, or the sum of finite samples has overflowed
             self._num_invalid += int(block.size - np.count_nonzero(np.isfinite(block)))
-        self._blocks.append(block if self._sample_rate == SAMPLE_RATE else self._resampled(block, last=last))
+        block = block if self._sample_rate == SAMPLE_RATE else self._resampled(block, last=last)
+        self._blocks.append(block)
+        self._num_ready += len(block)
 
     def _resampled(self, block: Waveform, *, last: bool) -> Waveform:
         if self._resampler is None:
@@ -194,12 +200,17 @@ class Joiner:
         return blocks[0] if len(blocks) == 1 else np.concatenate(blocks or [self._empty])
 
     def take(self) -> list[Waveform]:
-        """The finished blocks that have not been taken. Raises UnsupportedAudioError for NaN and infinite samples."""
-        blocks, self._blocks = self._blocks, []
-        if blocks:
-            self._require_finite(blocks)
-        self._num_taken += sum(map(len, blocks))
-        return blocks
+        """The finished samples that have not been taken, as one block; none while they are few.
+
+        Raises UnsupportedAudioError for NaN and infinite samples.
+        """
+        if self._num_ready < _TAKEN_SAMPLES:
+            return []
+        block = self._concatenated(self._blocks)
+        self._require_finite(block)
+        self._num_taken += len(block)
+        self._blocks, self._num_ready = [], 0
+        return [block]
 
     def finish(self) -> Waveform:
         """The part of the waveform that has not been taken: (N,) float32 at 16 kHz, or (N, channels) if split.
@@ -212,17 +223,17 @@ class Joiner:
         if self._pending or self._resampler is not None:
             self._flush(last=True)
         waveform = self._concatenated(self._blocks)
-        self._require_finite([waveform])
+        self._require_finite(waveform)
         if self._num_taken + len(waveform) < 2:
             raise UnsupportedAudioError(f"{self.name}: {len(waveform)} sample(s) at 16 kHz, at least 2 are needed")
         return waveform
 
-    def _require_finite(self, blocks: list[Waveform]) -> None:
+    def _require_finite(self, block: Waveform) -> None:
         if self._num_invalid:
             raise UnsupportedAudioError(
                 f"{self.name}: {self._num_invalid:,} of {self._num_heard:,} samples are NaN or infinite"
             )
-        if self._was_resampled and not all(np.isfinite(block).all() for block in blocks):
+        if self._was_resampled and not np.isfinite(block).all():
             raise UnsupportedAudioError(f"{self.name}: samples too large for resampling to 16 kHz")
 
 

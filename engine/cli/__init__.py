@@ -73,6 +73,11 @@ def _parsed(parser: CommandParser, commands: Commands, arguments: Sequence[str])
     chosen = commands.choices.get(arguments[0])
     if chosen is not None:
         chosen.refuse_unknown_options(arguments[1:])
+    elif not arguments[0].startswith("-"):
+        known = ", ".join(commands.choices)
+        parser.refuse_unknown("command", arguments[0], commands.choices, otherwise=f"; known: {known}")
+    else:
+        parser.refuse_unknown_options(arguments[:1])
     args = parser.parse_args(arguments)
     path = config_path(args.config)
     found = options_of(path, args.command, commands.choices, MODEL_OPTIONS)

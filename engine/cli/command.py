@@ -208,7 +208,7 @@ def _devices(text: str) -> str | list[int | str]:
 def _json_object(text: str) -> dict[str, object]:
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):  # RecursionError: nested thousands deep
         value = None
     if not isinstance(value, dict):
         raise argparse.ArgumentTypeError(f"needs a JSON object, got {text}")

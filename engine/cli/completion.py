@@ -1,6 +1,7 @@
 """`twostage-asr completion`: the script by which a shell completes commands, options and file names."""
 
 import argparse
+import re
 from pathlib import Path
 
 import shtab
@@ -8,6 +9,8 @@ import shtab
 from .parser import CommandParser, Commands, new_parser
 
 SHELLS = ("bash", "zsh", "fish")
+# In a script of shtab for zsh: the names of a long option that takes a value, and the text that says what it does.
+_ZSH_OPTION = re.compile(r'^(  (?:"\*?--[\w-]+|\{--[\w-]+(?:,--[\w-]+)*\}"))(\[(?:[^]\\]|\\.)*\]:)', re.MULTILINE)
 
 
 def add_parser(commands: Commands) -> None:
@@ -32,8 +35,14 @@ def run(args: argparse.Namespace) -> int:
     parser, commands = build_parser()
     for command in commands.choices.values():
         _complete_files(command)
-    print(shtab.complete(parser, args.shell))
+    script = shtab.complete(parser, args.shell)
+    print(_mended(script) if args.shell == "zsh" else script)
     return 0
+
+
+def _mended(script: str) -> str:
+    """Let zsh complete each of several files, and a value after `--name=`. shtab's own script does neither."""
+    return _ZSH_OPTION.sub(r"\1=\2", script.replace('"(*)::', '"*:'))
 
 
 def _complete_files(parser: CommandParser) -> None:

@@ -22,7 +22,6 @@ variable more than the file, and the file more than the program's defaults; a co
 """
 
 import argparse
-import difflib
 import json
 import os
 import shlex
@@ -32,6 +31,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from ..checks import nearest
 from ..errors import ConfigError
 from ..text_files import read_text
 
@@ -43,6 +43,7 @@ CONFIG_VARIABLE = "TWOSTAGE_ASR_CONFIG"
 VARIABLE_PREFIX = "TWOSTAGE_ASR__"
 SHARED_TABLE = "model"
 _PLAIN = (None, str, int, float, Path)  # types of options that take one value as it is
+_MOST_NESTED = 32  # tables and lists within each other; options need four
 _SWITCHES = {"true": True, "1": True, "false": False, "0": False}
 
 Parsers: TypeAlias = "Mapping[str, CommandParser]"
@@ -122,9 +123,22 @@ def _toml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(f"{path}: no such file of options; --config and {CONFIG_VARIABLE} name one that exists")
     try:
-        return tomllib.loads(read_text(path))
+        tables = tomllib.loads(read_text(path))
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: {error}; strings need quotes, tables are [names]") from error
+    except RecursionError:  # its traceback would be thousands of lines
+        raise ConfigError(_nested(path)) from None
+    within: list[Any] = [tables]
+    for _ in range(_MOST_NESTED):
+        lists = [one if isinstance(one, list) else one.values() for one in within]
+        within = [one for values in lists for one in values if isinstance(one, list | dict)]
+    if within:
+        raise ConfigError(_nested(path))
+    return tables
+
+
+def _nested(path: Path) -> str:
+    return f"{path}: tables and lists are nested more than {_MOST_NESTED} deep"
 
 
 def _of_environment(environ: Mapping[str, str]) -> Iterator[Setting]:
@@ -150,8 +164,8 @@ def _check_name(setting: Setting, parsers: Parsers, shared: frozenset[str]) -> N
 
 
 def _nearest(name: str, known: set[str]) -> str:
-    near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.5)
-    return f" (did you mean {near[0]}?)" if near else f"; known: {', '.join(sorted(known))}"
+    near = nearest(name, sorted(known))
+    return f" (did you mean {near}?)" if near else f"; known: {', '.join(sorted(known))}"
 
 
 def _value(action: argparse.Action, setting: Setting) -> Any:

@@ -270,6 +270,10 @@ def _extras() -> Finding:
         if extra is not None and name is not None and extra[1] in required:
             required[extra[1]].append(name[0])
     missing = [extra for extra, names in required.items() if not all(map(_is_installed, names))]
+    untold = [extra for extra, names in required.items() if not names]
+    if untold:
+        found = f"unknown: the metadata of the installed package does not say what {', '.join(untold)} need"
+        return Finding("extras", "info", found, f"install the package again, as with {_install('NAME')}")
     installed = ", ".join(extra for extra in _EXTRAS if extra not in missing) or "none"
     if not missing:
         return Finding("extras", "ok", f"installed: {installed}")
@@ -314,13 +318,32 @@ def _hub(name: str, url: str) -> Finding:
     """Whether a hub answers. A model that lies in a folder needs none, so this is never bad."""
     import httpx
 
+    shown = _without_credentials(url)
     try:
         httpx.head(url, timeout=HUB_TIMEOUT_S)
     except (httpx.HTTPError, httpx.InvalidURL, ImportError, OSError, ValueError) as error:  # a proxy, a certificate
         advice = (
             "a model in a folder needs no hub; HF_ENDPOINT and MODELSCOPE_ENDPOINT name mirrors, HTTPS_PROXY a proxy"
         )
-        return Finding("hub", "info", f"{name} cannot be reached at {url}: {_first_line(error)}", advice)
+        return Finding("hub", "info", f"{name} cannot be reached at {shown}: {_reason(error, url)}", advice)
     if name.startswith("ModelScope") and not _is_installed("modelscope"):
         return Finding("hub", "info", f"{name} answers, but its library is missing", _install("modelscope"))
-    return Finding("hub", "ok", f"{name} answers at {url}")
+    return Finding("hub", "ok", f"{name} answers at {shown}")
+
+
+def _reason(error: Exception, url: str) -> str:
+    """What an error says. One about an address may quote any part of it, so it is only named if a password is there."""
+    import httpx
+
+    proxies = [value for name, value in os.environ.items() if name.lower().endswith("_proxy")]
+    is_about_network = isinstance(error, httpx.TransportError | OSError)
+    if not is_about_network and any("@" in address for address in (url, *proxies)):
+        return f"{type(error).__name__}; what it says is not shown, because it may quote a password"
+    return _first_line(error)
+
+
+def _without_credentials(url: str) -> str:
+    """The URL with *** in place of its user and password."""
+    before, _, host = url.rpartition("@")
+    scheme, slashes, _ = before.partition("//")
+    return f"{scheme if slashes else ''}{slashes}***@{host}" if before else url

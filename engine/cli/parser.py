@@ -7,12 +7,12 @@ Each parser has `--config` (config_file.py) and two values that its command read
 """
 
 import argparse
-import difflib
 import itertools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
 
+from ..checks import nearest
 from .config_file import CONFIG_NAME, CONFIG_VARIABLE, variable_name
 
 PROGRAM = "twostage-asr"
@@ -36,17 +36,18 @@ class CommandParser(argparse.ArgumentParser):
         names = ((_long_name(action), action) for action in self._actions)
         return {name.removeprefix("--"): action for name, action in names if name not in ("", "--help", "--config")}
 
-    def refuse_unknown_options(self, arguments: Iterable[str]) -> None:
-        """Exit with a message that names the first unknown option and the nearest known one.
+    def refuse_unknown(self, kind: str, name: str, known: Iterable[str], *, otherwise: str = "") -> NoReturn:
+        """Exit with a message that names what is unknown, and the nearest known name or `otherwise`."""
+        near = nearest(name, known)
+        self.error(f"unknown {kind} {name}" + (f" (did you mean {near}?)" if near else otherwise))
 
-        argparse alone would report a missing required argument first.
-        """
+    def refuse_unknown_options(self, arguments: Iterable[str]) -> None:
+        """Refuse the first unknown option. argparse alone would report a missing required argument first."""
         known = list(self._option_string_actions)
         for argument in itertools.takewhile(lambda argument: argument != "--", arguments):
             name = argument.partition("=")[0]
             if name.startswith("--") and not any(option.startswith(name) for option in known):
-                near = difflib.get_close_matches(name, known, n=1)
-                self.error(f"unknown option {name}" + (f" (did you mean {near[0]}?)" if near else ""))
+                self.refuse_unknown("option", name, [option for option in known if option.startswith("--")])
 
 
 def new_parser(

@@ -90,6 +90,7 @@ def read_config_file(path: Path) -> ServiceEntry:
         raise ConfigError(f"{path}: {': '.join(first_problem(error, 'ASR'))}") from error
     except ConfigError:
         raise
-    except (OSError, yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist
+    # ValueError: a date that does not exist; RecursionError: lists nested thousands deep
+    except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from error
     return entry

@@ -6,6 +6,8 @@ without word times stays one cue, because the times within it are unknown. It ke
 too many of them.
 """
 
+import functools
+import math
 import re
 import unicodedata
 from bisect import bisect_right
@@ -165,22 +167,57 @@ def _groups(words: Sequence[CueWord], shape: SubtitleShape, indent: int) -> list
     """Group words into cues, whose first lines begin after `indent` columns."""
     groups: list[list[CueWord]] = []
     current: list[CueWord] = []
+    lines = _Lines(shape.max_line_width, indent)
     for word in words:
-        while current and not _fits([*current, word], shape, indent):
+        while current and not _fits(word, current, lines, shape):
             cut = _cut(current)
             groups.append(current[:cut])
             current = current[cut:]
+            lines = _Lines(shape.max_line_width, indent, current)
         current.append(word)
+        lines.add(word)
         if _ends(word, _SENTENCE_END) and word.end - current[0].start >= CUE_MIN_S:
             groups.append(current)
-            current = []
+            current, lines = [], _Lines(shape.max_line_width, indent)
     return [*groups, current] if current else groups
 
 
-def _fits(words: Sequence[CueWord], shape: SubtitleShape, indent: int) -> bool:
-    if words[-1].end - words[0].start > CUE_MAX_S or len(words) > (shape.max_words_per_cue or len(words)):
+class _Lines:
+    """Counts the lines that words fill, one word after the other. A longer word than a line gets a line of its own."""
+
+    def __init__(self, width: int, indent: int, words: Sequence[CueWord] = ()) -> None:
+        """`width` of each line and `indent` of the first one, in columns."""
+        self.count = 1
+        self._width = width
+        self._used = indent  # columns of the last line
+        self._is_empty = True  # whether the last line has no word
+        for word in words:
+            self.add(word)
+
+    def begins_line(self, word: CueWord) -> bool:
+        """Whether the word, without white space after it, has no room in the last line."""
+        return self._has_no_room(word, _columns(word.text))
+
+    def add(self, word: CueWord) -> bool:
+        """Add a word. Returns whether it begins a line after the first."""
+        columns = _columns(word.text)
+        begins = self._has_no_room(word, columns)
+        if begins:
+            self.count += 1
+            self._used = 0
+        self._used += columns
+        self._is_empty = False
+        return begins
+
+    def _has_no_room(self, word: CueWord, columns: int) -> bool:
+        return not self._is_empty and self._used + columns - word.text.endswith(" ") > self._width
+
+
+def _fits(word: CueWord, current: Sequence[CueWord], lines: _Lines, shape: SubtitleShape) -> bool:
+    """Whether a cue of the current words, which fill these lines, has room for one more."""
+    if word.end - current[0].start > CUE_MAX_S or len(current) >= (shape.max_words_per_cue or math.inf):
         return False
-    return len(_wrap(words, shape.max_line_width, indent)) <= shape.max_lines
+    return lines.count < shape.max_lines or (lines.count == shape.max_lines and not lines.begins_line(word))
 
 
 def _cut(words: Sequence[CueWord]) -> int:
@@ -197,14 +234,12 @@ def _ends(word: CueWord, marks: tuple[str, ...]) -> bool:
 
 def _wrap(words: Sequence[CueWord], width: int, indent: int) -> tuple[tuple[CueWord, ...], ...]:
     """Break words into lines of at most `width` columns; a longer word gets a line of its own."""
+    lines = _Lines(width, indent)
     rows: list[list[CueWord]] = [[]]
-    used = indent  # columns of the last line
     for word in words:
-        if rows[-1] and used + _columns(word.text.rstrip()) > width:
+        if lines.add(word):
             rows.append([])
-            used = 0
         rows[-1].append(word)
-        used += _columns(word.text)
     return tuple(map(tuple, rows))
 
 
@@ -214,10 +249,16 @@ def _joined(words: Sequence[CueWord]) -> str:
 
 def _columns(text: str) -> int:
     """Width in columns: wide characters take two, combining marks none."""
-    return sum(
-        0 if unicodedata.category(char) in _NO_WIDTH else 2 if unicodedata.east_asian_width(char) in "WF" else 1
-        for char in text
-    )
+    if text.isascii():
+        return len(text)
+    return _width(text) if len(text) == 1 else sum(map(_width, text))
+
+
+@functools.lru_cache(1 << 14)
+def _width(char: str) -> int:
+    if unicodedata.category(char) in _NO_WIDTH:
+        return 0
+    return 2 if unicodedata.east_asian_width(char) in "WF" else 1
 
 
 def one_line(text: str) -> str:

@@ -19,7 +19,14 @@ from hypothesis import strategies as st
 from tests import audio_clips
 from tests.audio_clips import DURATION_S, EXACT, LOSSY, assert_is_sweep, clip, encode, encode_video, flac_with_total
 from tests.hostile import HostileCase, hostile_inputs
-from twostage_asr.engine.audio.decode import SAMPLE_RATE, AudioLimits, Waveform, as_waveform, decode_audio
+from twostage_asr.engine.audio.decode import (
+    SAMPLE_RATE,
+    AudioLimits,
+    Waveform,
+    as_waveform,
+    decode_audio,
+    decode_blocks,
+)
 from twostage_asr.engine.audio.inputs import expand_inputs
 from twostage_asr.engine.audio.loading import load
 from twostage_asr.engine.errors import AudioError, AudioTooLongError, ConfigError, UnsupportedAudioError
@@ -121,14 +128,19 @@ def test_blocks_give_what_one_piece_gives() -> None:
     """140 s at 44.1 kHz is six blocks, resampled as a stream."""
     samples = (np.random.default_rng(0).standard_normal(44_100 * 140) * 0.1).astype(np.float32)
     content = encode(samples, 44_100, "WAV", "FLOAT")
-    assert np.array_equal(decode_audio(content), soxr.resample(samples, 44_100, SAMPLE_RATE, quality="HQ"))
+    whole = soxr.resample(samples, 44_100, SAMPLE_RATE, quality="HQ")
+    assert np.array_equal(decode_audio(content), whole)
+    *blocks, last = decode_blocks(content)
+    assert np.array_equal(np.concatenate([*blocks, last]), whole)
+    assert blocks and min(map(len, blocks)) >= 1 << 18  # a consumer's work per block is not small
 
 
 # --- limits
 
 
 @pytest.mark.parametrize(
-    ("container", "codec"), [("WAV", "PCM_16"), ("FLAC", "PCM_16"), ("mp3", "libmp3lame"), ("adts", "aac")]
+    ("container", "codec"),
+    [("WAV", "PCM_16"), ("FLAC", "PCM_16"), ("mp3", "libmp3lame"), ("MP3", "MPEG_LAYER_III"), ("adts", "aac")],
 )
 def test_longer_than_the_limit(container: str, codec: str) -> None:
     content = encode(clip(), 16_000, container, codec)

@@ -4,6 +4,7 @@ import argparse
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -262,6 +263,22 @@ def test_an_unknown_option_is_named_before_a_missing_one(capsys: pytest.CaptureF
     with pytest.raises(SystemExit, match="2"):
         main(["transcribe", "a.wav", "--modle", "m"])
     assert "unknown option --modle (did you mean --model?)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["transcibe", "a.wav"], "unknown command transcibe (did you mean transcribe?); see twostage-asr --help"),
+        (["zzz"], "unknown command zzz; known: transcribe, batch, stream, "),
+        (["--verison"], "unknown option --verison (did you mean --version?); see twostage-asr --help"),
+    ],
+)
+def test_an_unknown_command_is_named_with_the_nearest_one(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    assert message in capsys.readouterr().err
 
 
 def test_options_may_be_shortened_and_files_may_look_like_options(tmp_path: Path) -> None:
@@ -550,3 +567,11 @@ def test_each_command_asks_for_a_model_in_one_line(capsys: pytest.CaptureFixture
             main(arguments)
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith("twostage-asr: which model? ")
+
+
+def test_zsh_completes_each_file_and_values_behind_an_equals_sign(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion", "zsh"]) == 0
+    script = capsys.readouterr().out
+    assert '"*:audio or video file' in script and '"(*)' not in script
+    assert re.search(r'"--hub=\[.*\]:hub:\(ms hf\)"', script) and re.search(r'"\*--known-speaker=\[', script)
+    assert re.search(r'\{--hotwords-file,--hotword-file\}"=\[', script) and '--no-resume}"[' in script

@@ -104,6 +104,8 @@ def test_variables_hold_several_words_and_switches(tmp_path: Path) -> None:
         ("[model]\nvllm = 'x'", "[model] vllm = 'x': needs a JSON object, got x"),
         ("[model]\nhub = 'xy'", "[model] hub = 'xy': allowed: ms, hf"),
         ("[model\n", "strings need quotes, tables are [names]"),
+        (f"[model]\nvllm = {'[' * 9000}{']' * 9000}", "toml: tables and lists are nested more than 32 deep"),
+        (f"[model]\nvllm{'.a' * 900} = 1", "toml: tables and lists are nested more than 32 deep"),
     ],
 )
 def test_errors_name_the_file_the_key_the_value_and_what_is_allowed(text: str, message: str, tmp_path: Path) -> None:

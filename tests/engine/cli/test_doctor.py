@@ -134,6 +134,31 @@ def test_a_proxy_or_certificate_that_cannot_be_used_is_a_finding(
     assert finding.state == "info" and said in finding.found.partition("127.0.0.1:1: ")[2]
 
 
+@pytest.mark.parametrize(
+    ("url", "proxy", "shown"),
+    [
+        ("http://ana:pa@s/s3cret@127.0.0.1:1", "", "at http://***@127.0.0.1:1: "),
+        ("http://ana:pa/s s3cret@127.0.0.1:1", "", "at http://***@127.0.0.1:1: InvalidURL; what it says is not shown"),
+        ("ana:s s3cret@127.0.0.1:1", "", "at ***@127.0.0.1:1: "),
+        ("https://127.0.0.1:1", "foo://ana:s3cret@x", "ValueError; what it says is not shown"),
+        ("https://127.0.0.1:1", "http://ana:s3cret@[::x", "InvalidURL; what it says is not shown"),
+    ],
+)
+def test_passwords_in_addresses_are_not_shown(
+    url: str, proxy: str, shown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if proxy:
+        monkeypatch.setenv("HTTPS_PROXY", proxy)
+    found = diagnosis._hub("Hugging Face (--hub hf)", url).found
+    assert shown in found and "s3cret" not in found and "ana" not in found
+
+
+def test_extras_are_unknown_where_the_metadata_names_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.metadata.requires", lambda name: None)
+    finding = diagnosis._extras()
+    assert finding.state == "info" and finding.found.startswith("unknown: the metadata ") and finding.advice
+
+
 def test_a_driver_that_is_broken_is_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = tmp_path / "nvidia-smi"
     program.write_text("#!/bin/sh\nprintf '\\377 broken'; exit 9\n")

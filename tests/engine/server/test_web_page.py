@@ -1,6 +1,7 @@
 """The routes of the web page: what it loads, what it is told, and what it may ask for."""
 
 import ast
+import gc
 import itertools
 import json
 import re
@@ -22,6 +23,7 @@ from tests.fake_model import fake_transcriber, samples
 from tests.paths import CHECKPOINTS, ROOT
 from twostage_asr.engine.errors import ConfigError
 from twostage_asr.engine.server import page_content, web_page
+from twostage_asr.engine.server.failures import Refusal
 from twostage_asr.engine.server.page_content import FILES, ModelNote, PageContent, find_samples
 from twostage_asr.engine.server.web_page import PEAKS_PER_S, peaks_of
 from twostage_asr.engine.transcript import Segment, SpeakerTurn, Transcript, Word
@@ -193,3 +195,9 @@ def test_the_text_of_an_export_is_that_of_its_segments(faked: Running) -> None:
 def test_what_is_no_transcript_is_refused_with_the_field(faked: Running, changes: dict[str, Any], said: str) -> None:
     answer = export(faked, json.dumps(TRANSCRIPT.to_dict() | changes))
     assert answer.status_code == 400 and said in answer.json()["error"]["message"]
+
+
+def test_the_collector_of_cycles_runs_again_after_an_export_that_is_refused() -> None:
+    with pytest.raises(Refusal):
+        web_page._written("srt", b"{}")
+    assert gc.isenabled()
