@@ -44,6 +44,7 @@ class ModelLock:
         self.process = OwnProcess()
         self._lock = threading.Lock()  # held by the user
         self._changed = threading.Condition()  # guards the attributes below
+        self._has_user = False  # whether a user holds the lock, and not one of those who wait for it
         self._thread: threading.Thread | None = None  # the user's latest thread; a thread id could be reused
         self._is_running = False  # whether an iterator is at work, and not suspended
         self._is_closed = False
@@ -78,6 +79,7 @@ class ModelLock:
             return False
         with self._changed:
             if not self._is_closed:
+                self._has_user = True
                 self._thread, self._close_user = threading.current_thread(), on_close
                 self._is_running = on_close is None
                 return True
@@ -89,7 +91,9 @@ class ModelLock:
         with self._changed:
             self._thread, self._close_user, self._is_running = None, None, False
             self._changed.notify_all()
-        self._lock.release()
+            if self._has_user:  # unless close() has released it
+                self._has_user = False
+                self._lock.release()
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
@@ -115,7 +119,7 @@ class ModelLock:
         """Let nobody use the model any more. Returns False if it is closed already, or belongs to a parent process.
 
         It waits until a service has ended, or until an iterator that runs in another thread has reached its next
-        result.
+        result. Those who wait for the model get an error.
 
         Raises:
             ConfigError: the call comes from the generator of a running iterator's inputs.
@@ -131,6 +135,7 @@ class ModelLock:
             close_user()
         with self._changed:
             self._changed.wait_for(lambda: not self._is_running)
+        self.release()  # a suspended iterator may never go on, and others wait for it
         return True
 
     def _set_running(self, is_running: bool) -> None:

@@ -14,6 +14,7 @@ import pytest
 from tests import tiny_models
 from tests.pipeline import Clip
 from twostage_asr.engine import (
+    AudioError,
     AutoModelVLLM,
     ConfigError,
     LiveOptions,
@@ -24,9 +25,11 @@ from twostage_asr.engine import (
     load_vad,
     transcribe_options,
 )
+from twostage_asr.engine.audio.decode import AudioLimits
 from twostage_asr.engine.model_lock import ModelLock
 from twostage_asr.engine.server.recognizer import Recognizer
 from twostage_asr.engine.server.settings import ServerSettings
+from twostage_asr.engine.worker_process import receive, send, start_child
 
 
 @pytest.fixture
@@ -116,6 +119,18 @@ def test_a_closed_model_ends_its_iterator_with_an_error_and_refuses_those_that_w
     assert "this model is closed" in str(outcome[0])
     with pytest.raises(ConfigError, match="this model is closed"):
         lock.require_open()
+
+
+def test_closing_ends_the_wait_for_an_iterator_that_nobody_takes_further() -> None:
+    lock = ModelLock()
+    abandoned = counting(lock)
+    next(abandoned)
+    threads = [in_thread(lambda: list(counting(lock))) for _ in range(2)]
+    assert lock.close()
+    for thread, outcome in threads:
+        thread.join(10)
+        assert "this model is closed" in str(outcome[0])
+    abandoned.close()  # type: ignore[attr-defined]
 
 
 def test_closing_waits_for_the_thread_that_is_running_the_model() -> None:
@@ -258,3 +273,21 @@ def test_a_forked_process_is_refused_at_once(model: AutoModelVLLM, aligner: Qwen
         )
     assert said["close"] == "None"
     assert [result.status for result in unfinished] == ["ok"]  # the parent's model is as it was
+
+
+def test_a_forked_process_drops_nothing_of_its_parents(
+    model: AutoModelVLLM, clips: list[Clip], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when a program forks within its loop over results and the child ends by sys.exit."""
+    cancelled = list[object]()
+    monkeypatch.setattr(model.transcriber.decoder, "cancel", lambda *_: cancelled.append(None))
+    results = model.generate_iter([clip["source"] for clip in clips], batch_size=1, ordered=False)
+    next(results)
+    child = start_child("twostage_asr.engine.audio.worker")
+    said = said_in_a_fork({"iterator": results.close, "child": child.close, "dropped": lambda: cancelled})  # type: ignore[attr-defined]
+    assert said["dropped"] == "[]"
+    send(child.socket, (b"", {"limits": AudioLimits(), "name": "nothing"}, None))
+    assert isinstance(receive(child.socket), AudioError)
+    child.close()
+    results.close()  # type: ignore[attr-defined]
+    assert cancelled
