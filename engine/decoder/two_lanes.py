@@ -133,11 +133,18 @@ class TwoLaneDecoder:
         return lane.decoder.partial_tokens(theirs)
 
     def cancel(self, prompt_ids: Collection[int] | None = None) -> None:
-        for prompt_id in list(self._waiting) if prompt_ids is None else prompt_ids:
+        lanes = (self._fast, self._large)
+        if prompt_ids is None:  # a lane may have a prompt that Ctrl-C has kept from being noted here
+            self._waiting.clear()
+            self._given.clear()
+            for lane in lanes:
+                lane.ours.clear()
+                lane.decoder.cancel()
+            return
+        for prompt_id in prompt_ids:
             self._waiting.pop(prompt_id, None)
-        dropped = [i for i in (self._given if prompt_ids is None else prompt_ids) if i in self._given]
-        places = [self._given.pop(prompt_id) for prompt_id in dropped]
-        for lane in (self._fast, self._large):
+        places = [self._given.pop(prompt_id) for prompt_id in prompt_ids if prompt_id in self._given]
+        for lane in lanes:
             if theirs := [number for its, number in places if its is lane]:
                 for number in theirs:
                     del lane.ours[number]

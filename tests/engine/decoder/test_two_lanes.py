@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -167,6 +168,24 @@ def test_prompts_can_be_followed_and_dropped_in_any_lane(decoder: TwoLaneDecoder
     decoder.submit(prompts(1)[0], DecodeParams())
     decoder.cancel()
     assert decoder.num_pending == 0 and decoder.poll() == []
+
+
+def test_what_ctrl_c_leaves_in_a_lane_is_dropped_with_the_rest(
+    decoder: TwoLaneDecoder, fast: Fast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit = fast.submit
+
+    def interrupted(*args: Any, **options: Any) -> int:
+        submit(*args, **options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fast, "submit", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        lanes(decoder, 1)
+    monkeypatch.setattr(fast, "submit", submit)
+    decoder.cancel()
+    assert fast.num_pending == 0
+    assert lanes(decoder, 1) == [FAST]
 
 
 def test_an_engine_that_cannot_load_is_an_error(decoder: TwoLaneDecoder, large: Slow) -> None:
