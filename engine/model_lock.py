@@ -122,7 +122,7 @@ class ModelLock:
         result. Those who wait for the model get an error.
 
         Raises:
-            ConfigError: the call comes from the generator of a running iterator's inputs.
+            ConfigError: the call comes from the generator of a running iterator's inputs, or from a service's thread.
         """
         with self._changed:
             if self._is_closed or not self.process.is_here:
@@ -132,7 +132,11 @@ class ModelLock:
             self._is_closed = True
             close_user = self._close_user
         if close_user is not None:
-            close_user()
+            try:
+                close_user()
+            except ConfigError:
+                self._is_closed = False
+                raise
         with self._changed:
             self._changed.wait_for(lambda: not self._is_running)
         self.release()  # a suspended iterator may never go on, and others wait for it

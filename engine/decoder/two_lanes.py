@@ -59,7 +59,7 @@ class TwoLaneDecoder:
         self._ids = itertools.count()
         self._loading = threading.Thread(target=self._load, name="vllm-loading", daemon=True)
         self._failure: Exception | None = None  # why the large lane could not be loaded
-        self._is_loaded = False
+        self._is_loaded = self._is_closed = False
         self._loads_at_once = loads_at_once
         self._backlog = Backlog()
 
@@ -83,6 +83,8 @@ class TwoLaneDecoder:
         if not isinstance(failure, Exception):
             self._is_loaded = True
             logger.debug("loading: vLLM is ready too")
+        elif self._is_closed:
+            logger.debug("loading: the model was closed before vLLM was ready")
         elif self._loads_at_once:
             self._failure = failure
         else:
@@ -151,6 +153,7 @@ class TwoLaneDecoder:
                 lane.decoder.cancel(theirs)
 
     def close(self) -> None:
+        self._is_closed = True
         self._waiting.clear()
         self._large.decoder.close()
         if self._loading.is_alive():

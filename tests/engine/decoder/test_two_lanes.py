@@ -229,6 +229,16 @@ def test_a_job_that_began_without_the_large_lane_ends_without_it(
     decoder.close()
 
 
+def test_a_model_that_is_closed_while_it_loads_warns_of_nothing(
+    fast: Fast, large: Slow, caplog: pytest.LogCaptureFixture
+) -> None:
+    decoder = TwoLaneDecoder(fast, large, loads_at_once=False)  # type: ignore[arg-type]
+    decoder._begin_loading()
+    large.error = "its process has ended"
+    decoder.close()
+    assert not decoder._loading.is_alive() and not caplog.records
+
+
 def test_a_large_lane_that_was_not_needed_is_never_loaded(fast: Fast, large: Slow) -> None:
     decoder = TwoLaneDecoder(fast, large, loads_at_once=False)  # type: ignore[arg-type]
     decoder.wait_until_ready()
