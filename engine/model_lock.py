@@ -51,8 +51,9 @@ class ModelLock:
         self._close_user: Callable[[], None] | None = None  # ends the user if it is a service
 
     @property
-    def is_closed(self) -> bool:
-        return self._is_closed
+    def is_open(self) -> bool:
+        """Whether the model is not closed, and was not loaded by the process that this one was forked from."""
+        return not self._is_closed and self.process.is_here
 
     def require_open(self) -> None:
         """Raises ConfigError if the model is closed, or was loaded by another process."""

@@ -77,7 +77,7 @@ class Transcriber(LoadedModel):
                         with self.lock.suspended():
                             yield result
             finally:
-                if not self.lock.is_closed and self.lock.process.is_here:  # a fork must not drop its parent's work
+                if self.lock.is_open:
                     pipeline.cancel()
 
 

@@ -160,6 +160,18 @@ def interrupted(_: object) -> None:
     raise KeyboardInterrupt
 
 
+def test_a_forked_process_leaves_its_parents_list_alone(pair: Replicas) -> None:
+    results = pair.run(clips(60), SMALL)
+    first = next(results)
+    if (child := os.fork()) == 0:
+        try:
+            results.close()
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    assert {transcript.text for _, transcript in (first, *results)} == {text_of(number) for number in range(60)}
+
+
 def test_an_exception_of_the_inputs_is_raised_and_ends_the_list(pair: Replicas) -> None:
     def failing() -> Iterator[AudioInput]:
         yield from clips(3)
