@@ -1,6 +1,7 @@
 """Engines in several processes give what one gives, whatever ends one of them, and leave nothing behind."""
 
 import io
+import itertools
 import os
 import signal
 import time
@@ -153,6 +154,14 @@ def test_a_list_goes_on_after_one_whose_end_was_interrupted(pair: Replicas, monk
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(replica.Replica, "receive", interrupted)
         results.close()
+    assert texts(pair, clips(5)) == [text_of(number) for number in range(5)]
+
+
+def test_a_list_that_is_dropped_at_its_very_end_leaves_nothing_to_the_next(pair: Replicas) -> None:
+    """A process may have said that its list is over when it is asked to drop it; it answers to both."""
+    for _ in range(30):
+        with closing(pair.run(clips(2), SMALL)) as results:
+            assert len(list(itertools.islice(results, 2))) == 2
     assert texts(pair, clips(5)) == [text_of(number) for number in range(5)]
 
 
