@@ -293,6 +293,22 @@ def test_a_session_is_for_one_caller_at_a_time(model: Model) -> None:
     assert [event.text for event in asyncio.run(both())] == ["one"]
 
 
+def test_a_session_goes_on_after_ctrl_c(model: Model) -> None:
+    class Interrupted(Future[Transcript]):
+        def exception(self, timeout: float | None = None) -> BaseException | None:
+            raise KeyboardInterrupt
+
+    service = ScriptedService(model, lambda asked: "one")
+    session = scripted(service)
+    submit = service.submit
+    service.submit = lambda *args, **options: Interrupted()  # type: ignore[method-assign]
+    try:
+        session.push(speech(1.0))
+    except KeyboardInterrupt:
+        service.submit = submit  # type: ignore[method-assign]
+        assert [event.text for event in finals(session.finish())] == ["one"]
+
+
 def test_a_closed_model_opens_no_session(model: Model) -> None:
     closed = Model(model.family, model.tokenizer)
     closed.lock.close()
