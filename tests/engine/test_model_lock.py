@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import pickle
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -211,6 +212,13 @@ def test_closing_with_an_open_service_closes_that(model: AutoModelVLLM, clips: l
         TranscriptionService(transcriber)
     with pytest.raises(ConfigError, match="this model is closed"):
         transcriber.run([], transcribe_options())
+
+
+def test_a_model_is_not_sent_to_another_process(model: AutoModelVLLM, clips: list[Clip]) -> None:
+    with pytest.raises(ConfigError, match=r"AutoModelVLLM holds .* make one in the process that uses it"):
+        pickle.dumps(model.generate)
+    results = model.generate(clips[0]["source"])
+    assert pickle.loads(pickle.dumps(results)) == results
 
 
 # --- processes that were forked
