@@ -150,7 +150,7 @@ class FrontEnds:
 
     def close(self) -> None:
         """End all front ends at once; idempotent."""
-        for front in self._fronts.values():
+        for front in list(self._fronts.values()):
             front.child.close()
         self._fronts.clear()
 

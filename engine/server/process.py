@@ -146,8 +146,11 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         for listener in self._beside:
             await listener.start()
-        await super().startup(sockets)
-        if self._announces:
+        await super().startup(sockets)  # from here on the sockets listen
+        service = self._recognizer.service
+        if isinstance(service, RemoteService):
+            service.say_ready()
+        else:
             log_addresses(sockets or (), is_tls=self.config.is_ssl)  # uvicorn does not log these
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
