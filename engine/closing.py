@@ -2,7 +2,9 @@
 
 from abc import ABC, abstractmethod
 from types import TracebackType
-from typing import Self
+from typing import NoReturn, Self
+
+from .errors import ConfigError
 
 
 class Closing(ABC):
@@ -11,6 +13,13 @@ class Closing(ABC):
     @abstractmethod
     def close(self) -> None:
         """Free what the object holds; idempotent."""
+
+    def __reduce__(self) -> NoReturn:
+        """Raises ConfigError where it would be pickled, as by multiprocessing's Pool.map(model.generate, files)."""
+        name = type(self).__name__
+        raise ConfigError(
+            f"{name} holds memory, files or processes of this process: make one in the process that uses it"
+        )
 
     def __enter__(self) -> Self:
         return self

@@ -68,17 +68,18 @@ def load_transcriber(engine_dir: Path, config: EngineConfig) -> Transcriber:
         if aligner is not None:
             on_failure.callback(aligner.close)
         logger.debug("loading: the weights of stage 1 are on the device")
+        tokenizer = LLMTokenizer(source.directory)
+        embedder = PromptEmbedder(source.directory, tokenizer, llm_dtype, max_text_bytes=config.max_prompt_bytes)
         decoder.wait_until_ready()
         logger.debug("loading: stage 2 is ready")
         on_failure.pop_all()
-    tokenizer = LLMTokenizer(source.directory)
     transcriber = Transcriber(
         family=family,
         acoustic=acoustic,
         aligner=aligner,
         no_times_reason=manifest.missing.get("ctc", "this model cannot time words"),
         tokenizer=tokenizer,
-        embedder=PromptEmbedder(source.directory, tokenizer, llm_dtype, max_text_bytes=config.max_prompt_bytes),
+        embedder=embedder,
         decoder=decoder,
         readers=AudioReaders(cores),
         device=device,

@@ -44,14 +44,16 @@ class ModelLock:
         self.process = OwnProcess()
         self._lock = threading.Lock()  # held by the user
         self._changed = threading.Condition()  # guards the attributes below
+        self._has_user = False  # whether a user holds the lock, and not one of those who wait for it
         self._thread: threading.Thread | None = None  # the user's latest thread; a thread id could be reused
         self._is_running = False  # whether an iterator is at work, and not suspended
         self._is_closed = False
         self._close_user: Callable[[], None] | None = None  # ends the user if it is a service
 
     @property
-    def is_closed(self) -> bool:
-        return self._is_closed
+    def is_open(self) -> bool:
+        """Whether the model is not closed, and was not loaded by the process that this one was forked from."""
+        return not self._is_closed and self.process.is_here
 
     def require_open(self) -> None:
         """Raises ConfigError if the model is closed, or was loaded by another process."""
@@ -78,6 +80,7 @@ class ModelLock:
             return False
         with self._changed:
             if not self._is_closed:
+                self._has_user = True
                 self._thread, self._close_user = threading.current_thread(), on_close
                 self._is_running = on_close is None
                 return True
@@ -89,7 +92,9 @@ class ModelLock:
         with self._changed:
             self._thread, self._close_user, self._is_running = None, None, False
             self._changed.notify_all()
-        self._lock.release()
+            if self._has_user:  # unless close() has released it
+                self._has_user = False
+                self._lock.release()
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
@@ -115,10 +120,10 @@ class ModelLock:
         """Let nobody use the model any more. Returns False if it is closed already, or belongs to a parent process.
 
         It waits until a service has ended, or until an iterator that runs in another thread has reached its next
-        result.
+        result. Those who wait for the model get an error.
 
         Raises:
-            ConfigError: the call comes from the generator of a running iterator's inputs.
+            ConfigError: the call comes from the generator of a running iterator's inputs, or from a service's thread.
         """
         with self._changed:
             if self._is_closed or not self.process.is_here:
@@ -128,9 +133,14 @@ class ModelLock:
             self._is_closed = True
             close_user = self._close_user
         if close_user is not None:
-            close_user()
+            try:
+                close_user()
+            except ConfigError:
+                self._is_closed = False
+                raise
         with self._changed:
             self._changed.wait_for(lambda: not self._is_running)
+        self.release()  # a suspended iterator may never go on, and others wait for it
         return True
 
     def _set_running(self, is_running: bool) -> None:

@@ -254,10 +254,9 @@ class Pipeline:
         return clip.index, joined if isinstance(joined, Transcript) else failed
 
     def cancel(self) -> None:
-        """Drop all clips that are in stage 2."""
-        if self.decoding:
-            self.decoding.clear()
-            self.model.decoder.cancel()
+        """Drop all clips that are in stage 2, one included that Ctrl-C has left there without its number."""
+        self.decoding.clear()
+        self.model.decoder.cancel()
 
     def drop(self, indices: Collection[int]) -> None:
         """Drop those of these clips that are in stage 2."""

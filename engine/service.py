@@ -207,7 +207,12 @@ class TranscriptionService:
         """Take no more work, finish what can be finished within `drain_s` seconds, and drop the rest; idempotent.
 
         The model stays loaded and can be used again.
+
+        Raises:
+            ConfigError: this is the service's own thread, which would wait for itself.
         """
+        if threading.current_thread() is self._thread:
+            raise ConfigError("on_text and callbacks of futures cannot close the service: close it in another thread")
         with self._lock:
             if self._closes_at is None:
                 self._closes_at = time.monotonic() + drain_s

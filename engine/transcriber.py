@@ -77,7 +77,7 @@ class Transcriber(LoadedModel):
                         with self.lock.suspended():
                             yield result
             finally:
-                if not self.lock.is_closed:
+                if self.lock.is_open:
                     pipeline.cancel()
 
 

@@ -23,10 +23,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+
+from .model_lock import OwnProcess
 
 STOP_TIMEOUT_S = 5.0  # before a process that does not notice the closed socket is killed
 _STOP_POLL_S = 0.01
@@ -36,19 +38,22 @@ _HEAD = struct.Struct("<QQ")  # number of buffers, size of the pickle in bytes
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Child:
-    """A running process and our end of its socket."""
+    """A running process and our end of its socket. A process that was forked from ours ends neither."""
 
     process: subprocess.Popen[bytes]
     socket: socket.socket
+    parent: OwnProcess = field(default_factory=OwnProcess)
 
     def hang_up(self) -> None:
         """Let the process end, without waiting for it: the thread that connect() has started there notices this."""
+        if not self.parent.is_here:
+            return
         with contextlib.suppress(OSError):  # the child has ended
             self.socket.shutdown(socket.SHUT_RDWR)  # even while another thread waits for a message
 
     def close(self) -> None:
         """End the process and its descendants, whatever they are doing, and wait until it is gone; idempotent."""
-        if self.socket.fileno() < 0:
+        if self.socket.fileno() < 0 or not self.parent.is_here:
             return
         self.hang_up()
         self.socket.close()

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from ..closing import Closing
-from ..errors import ASRError, ConfigError
+from ..errors import ConfigError, InternalError
 from ..isolation import alone
 from ..transcript import Transcript
 from ..writers import WRITERS, JsonlWriter, SubtitleShape, write_file
@@ -97,12 +97,23 @@ class OutputFolder(Closing):
         Raises:
             OSError: nothing can be written any more, for example because the disk is full.
         """
-        written = alone("write", transcript.key, partial(self._write, transcript), recover=self._require_room)
-        if not isinstance(written, ASRError):
+        refused = alone("write", transcript.key, partial(self._attempt, transcript), recover=self._require_room)
+        if refused is None:
             return transcript
-        failed = Transcript.failed(transcript.key, written, duration=transcript.duration)
+        if isinstance(refused, OSError):
+            self._require_room()
+            refused = InternalError(f"write failed for {transcript.key}: {refused}")
+        failed = Transcript.failed(transcript.key, refused, duration=transcript.duration)
         self._write(failed)
         return failed
+
+    def _attempt(self, transcript: Transcript) -> OSError | None:
+        """Write a transcript; returns what the file system refuses, since a full disk ends the run with one line."""
+        try:
+            self._write(transcript)
+        except OSError as error:
+            return error
+        return None
 
     def _require_room(self) -> None:
         """Raises OSError if nothing can be written to the folder."""

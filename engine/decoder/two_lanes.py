@@ -59,7 +59,7 @@ class TwoLaneDecoder:
         self._ids = itertools.count()
         self._loading = threading.Thread(target=self._load, name="vllm-loading", daemon=True)
         self._failure: Exception | None = None  # why the large lane could not be loaded
-        self._is_loaded = False
+        self._is_loaded = self._is_closed = False
         self._loads_at_once = loads_at_once
         self._backlog = Backlog()
 
@@ -83,6 +83,8 @@ class TwoLaneDecoder:
         if not isinstance(failure, Exception):
             self._is_loaded = True
             logger.debug("loading: vLLM is ready too")
+        elif self._is_closed:
+            logger.debug("loading: the model was closed before vLLM was ready")
         elif self._loads_at_once:
             self._failure = failure
         else:
@@ -133,17 +135,25 @@ class TwoLaneDecoder:
         return lane.decoder.partial_tokens(theirs)
 
     def cancel(self, prompt_ids: Collection[int] | None = None) -> None:
-        for prompt_id in list(self._waiting) if prompt_ids is None else prompt_ids:
+        lanes = (self._fast, self._large)
+        if prompt_ids is None:  # a lane may have a prompt that Ctrl-C has kept from being noted here
+            self._waiting.clear()
+            self._given.clear()
+            for lane in lanes:
+                lane.ours.clear()
+                lane.decoder.cancel()
+            return
+        for prompt_id in prompt_ids:
             self._waiting.pop(prompt_id, None)
-        dropped = [i for i in (self._given if prompt_ids is None else prompt_ids) if i in self._given]
-        places = [self._given.pop(prompt_id) for prompt_id in dropped]
-        for lane in (self._fast, self._large):
+        places = [self._given.pop(prompt_id) for prompt_id in prompt_ids if prompt_id in self._given]
+        for lane in lanes:
             if theirs := [number for its, number in places if its is lane]:
                 for number in theirs:
                     del lane.ours[number]
                 lane.decoder.cancel(theirs)
 
     def close(self) -> None:
+        self._is_closed = True
         self._waiting.clear()
         self._large.decoder.close()
         if self._loading.is_alive():

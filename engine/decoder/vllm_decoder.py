@@ -9,6 +9,7 @@ in worker processes, where it does not compete with stage 1 for the GIL.
 import gc
 import itertools
 import os
+import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -32,6 +33,8 @@ CPU_BATCH = 128
 ONEDNN_CACHE = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
 # The largest batch for which vLLM captures CUDA graphs: 45 k tokens/s on an H200, against 34 k with its default, 1024.
 GPU_BATCH = 512
+# vLLM keeps the state of a pass in variables of its modules, so that the engines of one process have to take turns.
+_TURNS = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,8 +88,9 @@ class VLLMDecoder:
     def __init__(self, source: LLMSource, options: VLLMOptions) -> None:
         """Start the engine. Raises ConfigError for an option that vLLM does not know."""
         arguments = options.engine_arguments(source)
-        self._engine = _start_engine(arguments)
-        VLLMDecoder._num_open += 1
+        with _TURNS:
+            self._engine = _start_engine(arguments)
+            VLLMDecoder._num_open += 1
         self._is_eager = bool(arguments.get("enforce_eager"))
         self._is_spread = options.is_spread
         self.num_tokens = 0  # tokens generated so far, for all prompts
@@ -133,7 +137,7 @@ class VLLMDecoder:
 
         try:
             # vLLM's sampler compiles a function even with enforce_eager.
-            with torch.compiler.set_stance("force_eager" if self._is_eager else "default"):
+            with _TURNS, torch.compiler.set_stance("force_eager" if self._is_eager else "default"):
                 step = self._engine.engine_core.get_output()
         except (EngineDeadError, RuntimeError) as error:
             self._answers.clear()
@@ -164,11 +168,12 @@ class VLLMDecoder:
         engine, self._engine = self._engine, None
         if engine is None:
             return
-        VLLMDecoder._num_open -= 1
-        if VLLMDecoder._num_open:
-            _shut_down_alone(engine.engine_core)
-        else:
-            engine.engine_core.shutdown()
+        with _TURNS:
+            VLLMDecoder._num_open -= 1
+            if VLLMDecoder._num_open:
+                _shut_down_alone(engine.engine_core)
+            else:
+                engine.engine_core.shutdown()
         del engine
         gc.collect()
         if torch.cuda.is_available():

@@ -87,8 +87,8 @@ class Replica:
 
     @property
     def is_open(self) -> bool:
-        """Whether it has a list of inputs that is not over."""
-        return self._num_lists > 0
+        """Whether it has a list of inputs that is not over, or has not answered to cancel(), maybe after its end."""
+        return self._num_lists > 0 or self._is_cancelled
 
     @property
     def fileno(self) -> int:
@@ -104,8 +104,8 @@ class Replica:
                 return False
             sent = without_waveform(item)
         if not self._is_begun:
+            self._num_lists += 1  # first, so that Ctrl-C between the two leaves a list that is dropped
             self._is_begun = True
-            self._num_lists += 1
             self._send(Begin(options))
         num_samples = 0 if waveform is None else len(waveform)
         self._handed[place] = _Handed(item, start, num_samples)

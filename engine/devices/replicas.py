@@ -98,7 +98,7 @@ class Replicas(Closing):
                         with self.lock.suspended():
                             yield result
             finally:
-                if not self.lock.is_closed:
+                if self.lock.is_open:
                     self._cancel()
 
     def _results(self, todo: "_Todo", options: TranscribeOptions) -> Results:

@@ -47,8 +47,8 @@ class Journal(Closing):
         self._is_synced = False
 
     def sync(self) -> None:
-        """Let what was written outlive the machine as well."""
-        if not self._is_synced:
+        """Let what was written outlive the machine as well. Once closed, it does nothing."""
+        if self._is_open and not self._is_synced:
             self._is_synced = True
             os.fsync(self._file)
 

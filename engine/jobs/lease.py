@@ -45,8 +45,9 @@ class Lease(Closing):
             os.write(self._file, this_machine())
 
     def beat(self) -> None:
-        """Say that the owner is alive."""
-        os.utime(self._file)
+        """Say that the owner is alive. Once closed, it does nothing: another file may have the descriptor by then."""
+        if self._is_open:
+            os.utime(self._file)
 
     @property
     def is_held(self) -> bool:

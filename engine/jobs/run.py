@@ -41,10 +41,18 @@ class _Shard:
     lease: Lease
     journal: Journal
     num_left: int
+    lock: threading.Lock = field(default_factory=threading.Lock)  # one thread closes what another keeps alive
+
+    def beat(self) -> None:
+        """Keep the lease, and sync the journal. Raises OSError."""
+        with self.lock:
+            self.lease.beat()
+            self.journal.sync()
 
     def close(self) -> None:
-        self.journal.close()
-        self.lease.close()
+        with self.lock:
+            self.journal.close()
+            self.lease.close()
 
 
 @dataclass(slots=True)
@@ -181,9 +189,8 @@ class JobRun(Closing):
         """The thread that keeps the leases, syncs the journals and says how fast this process is."""
         while not self._ended.wait(BEAT_S):
             for shard in list(self._shards.values()):
-                with contextlib.suppress(OSError):  # closed meanwhile; a journal that cannot be synced fails in run()
-                    shard.lease.beat()
-                    shard.journal.sync()
+                with contextlib.suppress(OSError):  # a journal that cannot be synced fails in run()
+                    shard.beat()
             with contextlib.suppress(OSError):  # only --status reads this
                 replace_file(self._worker_path, self._rates())
 

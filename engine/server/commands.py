@@ -6,9 +6,10 @@ error event and the session goes on: clients send STOP twice, or commands of new
 """
 
 import asyncio
+import contextlib
 from abc import ABC, abstractmethod
 
-from ..audio.waveform import SAMPLE_RATE
+from ..audio.waveform import SAMPLE_RATE, Waveform
 from ..errors import ASRError, ConfigError, PromptTooLongError, QueueFullError
 from ..streaming import AsyncStreamingSession, Event
 from .failures import Refusal
@@ -20,11 +21,18 @@ KNOWN = "START, LANGUAGE:x, HOTWORDS:a,b, SPK:true, SPK:false, PING or STOP"
 BUSY_WAIT_S = 0.5  # before the last sentences are submitted again to a service that is full
 
 
-async def finish_stream(stream: AsyncStreamingSession) -> list[Event]:
-    """Finish a stream, trying again for as long as the service is full; returns the last events."""
+async def finish_stream(stream: AsyncStreamingSession, rest: Waveform | None = None) -> list[Event]:
+    """Push the rest of the audio and finish a stream, trying again for as long as the service is full.
+
+    Returns the last events.
+    """
+    events: list[Event] = []
+    if rest is not None and len(rest):
+        with contextlib.suppress(QueueFullError):  # the audio has been taken, and finish() yields what is missing
+            events = await stream.push(rest)
     while True:
         try:
-            return await stream.finish()
+            return events + await stream.finish()
         except QueueFullError:
             await asyncio.sleep(BUSY_WAIT_S)
 

@@ -30,25 +30,12 @@ def main() -> None:
     service = RemoteService(engine, card, Arena(setup.arena), ledger)
     recognizer = Recognizer(service, setup.settings, vad=load_vad(setup.vad), chunk_ms=setup.chunk_ms, ledger=ledger)
     app = create_app(recognizer, offline=setup.offline, has_docs=setup.has_docs)
-    server = server_of(app, recognizer, setup.address, beside=[_Ready(service), *_wyoming(setup, recognizer)])
+    server = server_of(app, recognizer, setup.address, beside=_wyoming(setup, recognizer))
     service.listen(functools.partial(_obey, service, recognizer, lambda: server.handle_exit(signal.SIGTERM, None)))
     try:
         server.run(sockets)
     finally:
         recognizer.close()
-
-
-class _Ready(Listener):
-    """Tells the engine's process that this one is about to answer; the sockets hold those who connect before."""
-
-    def __init__(self, service: RemoteService) -> None:
-        self._service = service
-
-    async def start(self) -> None:
-        self._service.say_ready()
-
-    def close(self) -> None:
-        pass
 
 
 def _obey(service: RemoteService, recognizer: Recognizer, leave: Callable[[], None], kind: Kind) -> None:

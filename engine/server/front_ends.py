@@ -5,7 +5,7 @@
 The engine's process reads frames, hands clips to its service, and sends transcripts back; it parses no request and
 decodes no audio. Limits hold for all front ends together (ledger.py). A connection stays with the front end that has
 accepted it. A front end that dies takes its own connections with it, and another takes its place. If the engine fails,
-all end. SIGTERM and SIGINT make every front end shut down as a server without front ends does (process.py).
+all end. SIGTERM, SIGINT and SIGHUP make every front end shut down as a server without front ends does (process.py).
 """
 
 import logging
@@ -33,7 +33,7 @@ from .connections import MOST_FILES, file_limit, raise_file_limit
 from .ledger import SharedLedger
 from .metrics import Metrics, MetricsTimeline, counters_of, merged, merged_text
 from .operation import OperationServer
-from .process import ENGINE_FAILED, FAILED_GRACE_S, TICK_S, Address, log_addresses
+from .process import ENGINE_FAILED, FAILED_GRACE_S, TICK_S, Address, ended_by_hang_up, log_addresses
 from .remote import ModelCard
 from .settings import ServerSettings
 
@@ -137,7 +137,8 @@ class FrontEnds:
                 self._is_serving = True
             if operation is not None:
                 operation.watching(self).run_thread()
-            self._loop(lambda: bool(self._fronts or self._restarts))
+            with ended_by_hang_up():
+                self._loop(lambda: bool(self._fronts or self._restarts))
         finally:
             self.close()
             service.close()
@@ -149,7 +150,7 @@ class FrontEnds:
 
     def close(self) -> None:
         """End all front ends at once; idempotent."""
-        for front in self._fronts.values():
+        for front in list(self._fronts.values()):
             front.child.close()
         self._fronts.clear()
 

@@ -258,9 +258,7 @@ class _Live:
         return self._answers(await self._stream.push(samples)) if len(samples) else []
 
     async def finish(self) -> list[Answer]:
-        rest = self._resampler.finish()
-        answers = self._answers(await self._stream.push(rest)) if len(rest) else []
-        return answers + self._answers(await finish_stream(self._stream))
+        return self._answers(await finish_stream(self._stream, self._resampler.finish()))
 
     def _answers(self, events: list[Event]) -> list[Answer]:
         answers: list[Answer] = []

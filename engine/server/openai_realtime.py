@@ -34,6 +34,7 @@ from ..streaming import AsyncStreamingSession, Event, Final, LiveSpeakers, TextS
 from ..transcript import Transcript
 from . import formats
 from .bodies import require_few_values
+from .commands import finish_stream
 from .failures import Refusal, error_body, refusal_of
 from .fields import named, shown
 from .openai_audio import hotwords_in
@@ -271,22 +272,27 @@ class _EventSession:
         return self._resampler.push(self._decoder.decode(decode_base64(content)))
 
     async def _hear(self, samples: Waveform) -> None:
+        self._count_samples(samples)
+        if self._cuts and len(samples):
+            await self._say(await self._stream.push(samples))
+
+    def _count_samples(self, samples: Waveform) -> None:
+        """Count more audio, and keep it if the server does not detect turns. Raises SessionEnd if it is too much."""
         self._num_samples += len(samples)
         if self._num_samples > self._recognizer.settings.max_audio_s * SAMPLE_RATE:
             raise SessionEnd(1009, f"more than {self._recognizer.settings.max_audio_s:g} s of audio")
         if not self._cuts:
             self._held.append(samples)
             self._link.hold(samples.itemsize * self._num_samples)
-        elif len(samples):
-            await self._say(await self._stream.push(samples))
 
     async def _commit(self) -> None:
         """End the audio so far: transcribe all of it, and start a new stream."""
-        await self._hear(self._resampler.finish())
+        rest = self._resampler.finish()
+        self._count_samples(rest)
         seconds = self._num_samples / SAMPLE_RATE
         events: Sequence[Event] = ()
         if self._cuts:
-            events = await self._stream.finish()
+            events = await finish_stream(self._stream, rest)
             self._count(events)
         elif self._num_samples > 1:
             recording = await self._recognizer.read(np.concatenate(self._held), client=self._link.client)

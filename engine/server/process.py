@@ -1,20 +1,23 @@
 """The server's process: its sockets, its log, and how it ends.
 
-SIGTERM and SIGINT drain the server. /ready answers 503, and drain_delay_s later, when load balancers have seen that,
-nothing new is taken. Live sessions are finished. The process ends with exit code 0 when all is done or drain_s have
-passed. A second signal ends it at once.
+SIGTERM and SIGINT drain the server, and so does SIGHUP, as when a terminal closes. /ready answers 503, and
+drain_delay_s later, when load balancers have seen that, nothing new is taken. Live sessions are finished. The process
+ends with exit code 0 when all is done or drain_s have passed. A second signal ends it at once.
 
 If the engine dies, all requests under way are answered with an error, and the process ends with ENGINE_FAILED, so that
 its supervisor starts it again.
 """
 
 import asyncio
+import contextlib
 import json
 import logging
+import signal
 import socket
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -96,7 +99,8 @@ def serve(
 ) -> int:
     """Serve at the sockets of bind() until a signal or the engine's death; returns the exit code."""
     raise_file_limit()
-    server_of(app, recognizer, address, beside=beside).run(sockets)
+    with ended_by_hang_up():
+        server_of(app, recognizer, address, beside=beside).run(sockets)
     return ENGINE_FAILED if recognizer.service.failed else 0
 
 
@@ -142,8 +146,11 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         for listener in self._beside:
             await listener.start()
-        await super().startup(sockets)
-        if self._announces:
+        await super().startup(sockets)  # from here on the sockets listen
+        service = self._recognizer.service
+        if isinstance(service, RemoteService):
+            service.say_ready()
+        else:
             log_addresses(sockets or (), is_tls=self.config.is_ssl)  # uvicorn does not log these
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -188,6 +195,20 @@ class _Server(uvicorn.Server):
             log.info("draining for at most %g s", settings.drain_s)
             self._ends_at = now + settings.drain_s
             self._recognizer.is_draining.set()
+
+
+@contextlib.contextmanager
+def ended_by_hang_up() -> Iterator[None]:
+    """Let SIGHUP do what SIGTERM does, unless the server was started to outlive its terminal, as by nohup."""
+    is_main = threading.current_thread() is threading.main_thread()  # others cannot handle signals
+    if not is_main or signal.getsignal(signal.SIGHUP) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 class JsonFormatter(logging.Formatter):

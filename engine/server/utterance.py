@@ -105,8 +105,8 @@ class Utterance:
 
     async def finish(self) -> str:
         """End the utterance; returns the rest of its text. Raises ASRError if a part could not be transcribed."""
-        rest = "" if self._resampler is None else await self.push(self._resampler.finish())
-        return rest + self._heard(await finish_stream(self._stream))
+        rest = None if self._resampler is None else self._resampler.finish()
+        return self._heard(await finish_stream(self._stream, rest))
 
     def _heard(self, events: list[Event]) -> str:
         for event in events:

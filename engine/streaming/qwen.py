@@ -4,6 +4,7 @@ The names and their meaning are the package's, but the cost is not. The package 
 which takes quadratic time. Here speech is cut into segments, and only the open one is decoded again.
 """
 
+import threading
 import weakref
 from dataclasses import dataclass, field
 from typing import Any
@@ -44,6 +45,7 @@ class QwenStreams:
     def __init__(self, transcriber: Transcriber, *, max_new_tokens: int) -> None:
         self._transcriber = transcriber
         self._max_new_tokens = max_new_tokens
+        self._lock = threading.RLock()  # guards the two below: streams may be opened and finished in many threads
         self._service: TranscriptionService | None = None
         self._open: weakref.WeakSet[ASRStreamingState] = weakref.WeakSet()
 
@@ -69,10 +71,11 @@ class QwenStreams:
             language=language, context=context, timestamps=False, max_new_tokens=self._max_new_tokens
         )
         self._transcriber.family.prompt_text(options.request)
-        if self._service is None:
-            self._service = TranscriptionService(self._transcriber)
-        state = ASRStreamingState(StreamingSession(self._service, options, live))
-        self._open.add(state)
+        with self._lock:
+            if self._service is None:
+                self._service = TranscriptionService(self._transcriber)
+            state = ASRStreamingState(StreamingSession(self._service, options, live))
+            self._open.add(state)
         return state
 
     def hear(self, pcm16k: Any, state: ASRStreamingState) -> None:
@@ -87,22 +90,26 @@ class QwenStreams:
         """Add the rest of the text to the state. After the last open stream, `transcribe` can use the model again."""
         state.add(_session_of(state).finish())
         state.session = None
-        self._open.discard(state)
-        if not self._open:
-            self.close()
+        with self._lock:
+            self._open.discard(state)
+            if not self._open:
+                self.close()
 
     def require_none(self) -> None:
         """Free the model for `transcribe`. Raises ConfigError while a stream is open, because it uses the model."""
-        if self._open:
-            raise ConfigError(f"{len(self._open)} stream(s) are open; call finish_streaming_transcribe for each first")
-        self.close()
+        with self._lock:
+            if self._open:
+                message = f"{len(self._open)} stream(s) are open; call finish_streaming_transcribe for each first"
+                raise ConfigError(message)
+            self.close()
 
     def close(self) -> None:
         """Drop all streams; idempotent."""
-        self._open.clear()
-        service, self._service = self._service, None
-        if service is not None:
-            service.close()
+        with self._lock:
+            self._open.clear()
+            service, self._service = self._service, None
+            if service is not None:
+                service.close()
 
 
 def _session_of(state: ASRStreamingState) -> StreamingSession:

@@ -35,8 +35,9 @@ import asyncio
 import contextlib
 import logging
 import math
+import threading
 from collections import deque
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from itertools import takewhile
@@ -115,6 +116,7 @@ class StreamingSession:
 
         Raises:
             UnsupportedAudioError: these are not such samples. They have not been taken.
+            ConfigError: the session is finished, its model is closed, or another thread is pushing.
             QueueFullError: the service is too busy for a final. The audio has been taken, and a later call returns the
                 events that are missing.
             DecodeError, ServiceClosedError: the service has ended.
@@ -191,6 +193,7 @@ class _Stream:
         key: str,
         speakers: LiveSpeakers | None,
     ) -> None:
+        service.model.lock.require_open()
         service.model.family.prompt_text(options.request)
         if options.speakers is not None:
             raise ConfigError("a live session gets its speakers as an argument: speakers=LiveSpeakers(service)")
@@ -212,18 +215,35 @@ class _Stream:
         self._num_partials = 0
         self._heard_s = 0.0  # end (s) of the audio that the last partial covers
         self._writes_sentences = False  # whether the last final, or a partial since, has ended with a mark
+        self._has_ended = False  # nothing may be pushed any more
+        self._caller = threading.Lock()  # held while a push or finish() is under way
 
     def push(self, samples: Waveform) -> Steps:
-        self._service.model.lock.require_open()
-        self._recent.push(samples)
-        self._close(self._segmenter.push(samples))
-        events = yield from self._finals()
-        return events + (yield from self._partial())
+        with self._alone():
+            self._service.model.lock.require_open()
+            if self._has_ended:
+                raise ConfigError("this session has ended, by finish() or a cancelled push: open a new one")
+            self._recent.push(samples)
+            self._close(self._segmenter.push(samples))
+            events = yield from self._finals()
+            return events + (yield from self._partial())
 
     def finish(self) -> Steps:
-        self._close(self._segmenter.finish())
-        events = yield from self._finals()
-        return self._with_stray_byte(events)
+        with self._alone():
+            self._has_ended = True
+            self._close(self._segmenter.finish())
+            events = yield from self._finals()
+            return self._with_stray_byte(events)
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Raises ConfigError if another caller is at work: the two would mix their audio and lose events."""
+        if not self._caller.acquire(blocking=False):
+            raise ConfigError("another push of this session is under way; a session is for one caller at a time")
+        try:
+            yield
+        finally:
+            self._caller.release()
 
     def _with_stray_byte(self, events: list[Event]) -> list[Event]:
         """The last events of the stream, with a warning on the last final if the stream ended within a sample."""
@@ -242,6 +262,7 @@ class _Stream:
 
     def cancel(self) -> None:
         """Drop what is being decoded. Nothing may be pushed afterwards."""
+        self._has_ended = True
         for future in self._asked:
             future.cancel()
 

@@ -1,6 +1,7 @@
 """Steps that wait for futures: a generator that yields each one and gets its result, or its error, in return."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from typing import Any, TypeAlias, TypeVar
@@ -21,12 +22,13 @@ def outcome_of(future: Future[Done]) -> Generator[Future[Done], Done, Done | ASR
 
 
 def wait(steps: Steps) -> list[Event]:
-    """Do the steps in this thread."""
-    outcome = _resume(steps)
-    while isinstance(outcome, Future):
-        error = outcome.exception()
-        outcome = _resume(steps, outcome.result()) if error is None else _raise_in(steps, error)
-    return outcome
+    """Do the steps in this thread. If Ctrl-C ends the wait, the steps are over."""
+    with contextlib.closing(steps):
+        outcome = _resume(steps)
+        while isinstance(outcome, Future):
+            error = outcome.exception()
+            outcome = _resume(steps, outcome.result()) if error is None else _raise_in(steps, error)
+        return outcome
 
 
 async def wait_on_loop(cancel: Callable[[], None], steps: Steps) -> list[Event]:

@@ -13,8 +13,9 @@ import torch
 
 from tests.hostile import hostile_inputs
 from tests.paths import CHECKPOINTS, CONVERSIONS
-from twostage_asr.engine import AutoModelVLLM, ConfigError, FunASRNanoVLLM, Transcript
+from twostage_asr.engine import AutoModelVLLM, CheckpointError, ConfigError, FunASRNanoVLLM, Transcript
 from twostage_asr.engine.decoder import backlog
+from twostage_asr.engine.decoder.torch_decoder import TorchDecoder
 from twostage_asr.engine.decoder.two_lanes import TwoLaneDecoder
 
 
@@ -245,6 +246,18 @@ def test_on_a_cpu_few_clips_are_written_without_vllm_and_as_vllm_writes_them(
         assert isinstance(decoder, TwoLaneDecoder)
         assert decoder._loading.ident is None and not decoder._large.decoder._engines
     assert texts == [result.text for result in vllm_model.generate(sources)]
+
+
+def test_a_model_that_cannot_be_loaded_ends_its_decoder(
+    engine_dirs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    damaged = shutil.copytree(engine_dirs["low_frame_rate"], tmp_path / "damaged")
+    (damaged / "llm" / "tokenizer.json").write_text("{", encoding="utf-8")
+    closed = list[TorchDecoder]()
+    monkeypatch.setattr(TorchDecoder, "close", lambda self: closed.append(self))
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json"):
+        AutoModelVLLM(damaged, backend="torch")
+    assert len(closed) == 1
 
 
 def test_vllm_options_are_checked(engine_dirs: dict[str, Path]) -> None:

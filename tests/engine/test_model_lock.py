@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import pickle
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from tests import tiny_models
 from tests.pipeline import Clip
 from twostage_asr.engine import (
+    AudioError,
     AutoModelVLLM,
     ConfigError,
     LiveOptions,
@@ -24,9 +26,11 @@ from twostage_asr.engine import (
     load_vad,
     transcribe_options,
 )
+from twostage_asr.engine.audio.decode import AudioLimits
 from twostage_asr.engine.model_lock import ModelLock
 from twostage_asr.engine.server.recognizer import Recognizer
 from twostage_asr.engine.server.settings import ServerSettings
+from twostage_asr.engine.worker_process import receive, send, start_child
 
 
 @pytest.fixture
@@ -118,6 +122,18 @@ def test_a_closed_model_ends_its_iterator_with_an_error_and_refuses_those_that_w
         lock.require_open()
 
 
+def test_closing_ends_the_wait_for_an_iterator_that_nobody_takes_further() -> None:
+    lock = ModelLock()
+    abandoned = counting(lock)
+    next(abandoned)
+    threads = [in_thread(lambda: list(counting(lock))) for _ in range(2)]
+    assert lock.close()
+    for thread, outcome in threads:
+        thread.join(10)
+        assert "this model is closed" in str(outcome[0])
+    abandoned.close()  # type: ignore[attr-defined]
+
+
 def test_closing_waits_for_the_thread_that_is_running_the_model() -> None:
     lock = ModelLock()
     is_running, may_go_on = threading.Event(), threading.Event()
@@ -198,6 +214,13 @@ def test_closing_with_an_open_service_closes_that(model: AutoModelVLLM, clips: l
         transcriber.run([], transcribe_options())
 
 
+def test_a_model_is_not_sent_to_another_process(model: AutoModelVLLM, clips: list[Clip]) -> None:
+    with pytest.raises(ConfigError, match=r"AutoModelVLLM holds .* make one in the process that uses it"):
+        pickle.dumps(model.generate)
+    results = model.generate(clips[0]["source"])
+    assert pickle.loads(pickle.dumps(results)) == results
+
+
 # --- processes that were forked
 
 
@@ -258,3 +281,21 @@ def test_a_forked_process_is_refused_at_once(model: AutoModelVLLM, aligner: Qwen
         )
     assert said["close"] == "None"
     assert [result.status for result in unfinished] == ["ok"]  # the parent's model is as it was
+
+
+def test_a_forked_process_drops_nothing_of_its_parents(
+    model: AutoModelVLLM, clips: list[Clip], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when a program forks within its loop over results and the child ends by sys.exit."""
+    cancelled = list[object]()
+    monkeypatch.setattr(model.transcriber.decoder, "cancel", lambda *_: cancelled.append(None))
+    results = model.generate_iter([clip["source"] for clip in clips], batch_size=1, ordered=False)
+    next(results)
+    child = start_child("twostage_asr.engine.audio.worker")
+    said = said_in_a_fork({"iterator": results.close, "child": child.close, "dropped": lambda: cancelled})  # type: ignore[attr-defined]
+    assert said["dropped"] == "[]"
+    send(child.socket, (b"", {"limits": AudioLimits(), "name": "nothing"}, None))
+    assert isinstance(receive(child.socket), AudioError)
+    child.close()
+    results.close()  # type: ignore[attr-defined]
+    assert cancelled

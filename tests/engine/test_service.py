@@ -298,6 +298,26 @@ def test_the_model_is_free_again_however_its_service_ends(tmp_path: Path, monkey
     model.lock.release()
 
 
+def test_a_callback_cannot_close_the_service_that_calls_it(tmp_path: Path) -> None:
+    model = fake_transcriber(tmp_path)
+    service = TranscriptionService(model)
+    said, is_done = list[str](), threading.Event()
+
+    def close(_: object) -> None:
+        for each in (service, model):
+            with pytest.raises(ConfigError, match="close it in another thread") as error:
+                each.close()
+            said.append(str(error.value))
+        is_done.set()
+
+    service.submit(samples(5), transcribe_options()).add_done_callback(close)
+    assert is_done.wait(10) and len(said) == 2
+    assert service.submit(samples(6), transcribe_options()).result(10).text == text_of(6)
+    model.close()
+    with pytest.raises(ConfigError, match="this model is closed"):
+        service.submit(samples(7), transcribe_options())
+
+
 class HearsSomethingElse(FakeAligner):
     def _alignment(self, text: str, duration: float) -> Alignment:
         return Alignment((), ctc_text="something else", disagreement=0.9)

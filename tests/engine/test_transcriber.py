@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 import torch
 
+from tests.fake_model import fake_transcriber, samples, text_of
 from tests.pipeline import Clip
 from twostage_asr.engine import AutoModelVLLM, ConfigError, transcribe_options
 from twostage_asr.engine.audio import readers
-from twostage_asr.engine.audio.inputs import AudioInput, expand_inputs
+from twostage_asr.engine.audio.inputs import AudioInput, expand_inputs, iterate_inputs
 from twostage_asr.engine.audio.loading import load_blocks
 from twostage_asr.engine.audio.waveform import Waveform
 from twostage_asr.engine.families import family_named
@@ -187,6 +188,23 @@ def test_closing_drops_the_rest_and_leaves_the_model_usable(
     results.close()  # type: ignore[attr-defined]
     assert vllm_model.transcriber.decoder.num_pending == 0
     assert [r.text for r in vllm_model.generate(sources[:3])] == [expected[s] for s in sources[:3]]
+
+
+def test_ctrl_c_leaves_no_prompt_in_the_decoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    transcriber = fake_transcriber(tmp_path)
+    decoder = transcriber.decoder
+    submit = decoder.submit
+
+    def interrupted(*args: Any, **options: Any) -> int:
+        submit(*args, **options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(decoder, "submit", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        list(transcriber.run(iterate_inputs(samples(1)), transcribe_options()))
+    monkeypatch.setattr(decoder, "submit", submit)
+    ((_, transcript),) = transcriber.run(iterate_inputs(samples(2)), transcribe_options())
+    assert transcript.text == text_of(2)
 
 
 def test_wrong_options_are_refused_at_once(vllm_model: AutoModelVLLM, tmp_path: Path) -> None:

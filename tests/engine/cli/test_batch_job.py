@@ -78,7 +78,9 @@ def test_a_folder_that_takes_no_more_ends_the_job(tmp_path: Path) -> None:
             folder.write(Transcript(key="b"))
 
 
-def test_a_full_disk_says_where_and_leaves_no_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_says_where_and_leaves_no_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     def full(self: Path, *args: object, **options: object) -> None:
         self.touch()
         raise OSError(errno.ENOSPC, "No space left on device")  # which the system says without a name
@@ -90,6 +92,7 @@ def test_a_full_disk_says_where_and_leaves_no_part(tmp_path: Path, monkeypatch: 
             folder.write(Transcript(key="a"))
     assert caught.value.filename == str(tmp_path)
     assert list(tmp_path.iterdir()) == []
+    assert not caplog.records  # the error is one line, without a traceback
 
 
 def test_a_folder_that_cannot_be_written_to_is_found_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -22,6 +22,7 @@ from tests.engine.streaming.voiced import talk
 from tests.fake_model import fake_transcriber
 from tests.fake_voices import FakeVoices
 from tests.pipeline import Clip
+from twostage_asr import __main__ as program
 from twostage_asr.engine import AutoModelVLLM, ConfigError, Segment, Transcript, Word
 from twostage_asr.engine.audio.decode import decode_audio
 from twostage_asr.engine.audio.inputs import AudioInput
@@ -105,6 +106,18 @@ def test_an_interrupted_job_says_how_to_go_on(
     printed = capsys.readouterr()
     assert "1 file," in printed.out and "--resume goes on from here" in printed.err
     assert len((tmp_path / "out" / "transcripts.jsonl").read_text(encoding="utf-8").splitlines()) == 1
+
+
+def test_ctrl_c_while_the_commands_are_imported_leaves_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Interrupted(ModuleType):
+        def __getattr__(self, name: str) -> object:
+            raise KeyboardInterrupt
+
+    monkeypatch.setitem(sys.modules, "twostage_asr.engine.cli", Interrupted("cli"))
+    assert program.main() == 130
+    assert capsys.readouterr().err == "twostage-asr: interrupted\n"
 
 
 class WritesKeys:

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -169,6 +170,24 @@ def test_prompts_can_be_followed_and_dropped_in_any_lane(decoder: TwoLaneDecoder
     assert decoder.num_pending == 0 and decoder.poll() == []
 
 
+def test_what_ctrl_c_leaves_in_a_lane_is_dropped_with_the_rest(
+    decoder: TwoLaneDecoder, fast: Fast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit = fast.submit
+
+    def interrupted(*args: Any, **options: Any) -> int:
+        submit(*args, **options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fast, "submit", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        lanes(decoder, 1)
+    monkeypatch.setattr(fast, "submit", submit)
+    decoder.cancel()
+    assert fast.num_pending == 0
+    assert lanes(decoder, 1) == [FAST]
+
+
 def test_an_engine_that_cannot_load_is_an_error(decoder: TwoLaneDecoder, large: Slow) -> None:
     large.error = "no memory"
     loaded(decoder, large)
@@ -208,6 +227,16 @@ def test_a_job_that_began_without_the_large_lane_ends_without_it(
     assert lanes(decoder, 10) == [FAST] * 10
     assert "decoded without it: no memory" in caplog.text
     decoder.close()
+
+
+def test_a_model_that_is_closed_while_it_loads_warns_of_nothing(
+    fast: Fast, large: Slow, caplog: pytest.LogCaptureFixture
+) -> None:
+    decoder = TwoLaneDecoder(fast, large, loads_at_once=False)  # type: ignore[arg-type]
+    decoder._begin_loading()
+    large.error = "its process has ended"
+    decoder.close()
+    assert not decoder._loading.is_alive() and not caplog.records
 
 
 def test_a_large_lane_that_was_not_needed_is_never_loaded(fast: Fast, large: Slow) -> None:

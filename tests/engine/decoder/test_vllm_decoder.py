@@ -1,6 +1,8 @@
 """What vLLM is given, and how it is shut down."""
 
 import pickle
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +15,7 @@ from tests.pipeline import GREEDY, Clip, decode, prompt_embeds, token_ids
 from twostage_asr.engine import AutoModelVLLM
 from twostage_asr.engine.decoder import vllm_decoder
 from twostage_asr.engine.decoder.base import LLMSource
-from twostage_asr.engine.decoder.vllm_decoder import VLLMDecoder, VLLMOptions
+from twostage_asr.engine.decoder.vllm_decoder import VLLMDecoder, VLLMOptions, _Answer
 from twostage_asr.engine.manifest import LLM_DIR_NAME, EngineManifest, LLMInfo
 
 CPU = torch.device("cpu")
@@ -53,6 +55,28 @@ def test_prompts_for_other_processes_do_not_take_the_memory_around_them_along(
 def test_prompts_for_this_process_are_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = torch.ones(1 << 20, dtype=torch.uint8).view(torch.bfloat16).view(-1, 8)[100:110]
     assert given_to_vllm(monkeypatch, rows).data_ptr() == rows.data_ptr()
+
+
+def test_engines_of_one_process_take_turns() -> None:
+    """vLLM keeps the state of a pass in variables of its modules."""
+    both, inside, most = threading.Event(), list[None](), list[int]()
+
+    def get_output() -> Any:
+        inside.append(None)
+        most.append(len(inside))
+        if len(inside) > 1:
+            both.set()
+        both.wait(0.1)
+        inside.pop()
+        return SimpleNamespace(outputs=[])
+
+    decoders = [VLLMDecoder.__new__(VLLMDecoder) for _ in range(2)]
+    for each in decoders:
+        each._engine = SimpleNamespace(engine_core=SimpleNamespace(get_output=get_output))
+        each._answers, each._is_eager = {0: _Answer()}, True
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(lambda each: each.poll(), decoders)) == [[], []]
+    assert most == [1, 1]
 
 
 def test_an_engine_that_is_closed_leaves_others_in_this_process_alone(

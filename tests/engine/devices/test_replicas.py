@@ -1,6 +1,7 @@
 """Engines in several processes give what one gives, whatever ends one of them, and leave nothing behind."""
 
 import io
+import itertools
 import os
 import signal
 import time
@@ -156,8 +157,28 @@ def test_a_list_goes_on_after_one_whose_end_was_interrupted(pair: Replicas, monk
     assert texts(pair, clips(5)) == [text_of(number) for number in range(5)]
 
 
+def test_a_list_that_is_dropped_at_its_very_end_leaves_nothing_to_the_next(pair: Replicas) -> None:
+    """A process may have said that its list is over when it is asked to drop it; it answers to both."""
+    for _ in range(30):
+        with closing(pair.run(clips(2), SMALL)) as results:
+            assert len(list(itertools.islice(results, 2))) == 2
+    assert texts(pair, clips(5)) == [text_of(number) for number in range(5)]
+
+
 def interrupted(_: object) -> None:
     raise KeyboardInterrupt
+
+
+def test_a_forked_process_leaves_its_parents_list_alone(pair: Replicas) -> None:
+    results = pair.run(clips(60), SMALL)
+    first = next(results)
+    if (child := os.fork()) == 0:
+        try:
+            results.close()
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    assert {transcript.text for _, transcript in (first, *results)} == {text_of(number) for number in range(60)}
 
 
 def test_an_exception_of_the_inputs_is_raised_and_ends_the_list(pair: Replicas) -> None:

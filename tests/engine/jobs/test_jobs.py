@@ -192,6 +192,21 @@ def test_a_lease_is_over_when_its_owner_is_dead_or_silent(tmp_path: Path) -> Non
     assert taken.is_held
 
 
+def test_a_closed_lease_touches_no_file_that_has_its_descriptor_now(tmp_path: Path) -> None:
+    lease = take_lease(tmp_path, "shard")
+    assert lease is not None
+    shard = run._Shard(0, lease, Journal(tmp_path / "journal"), 1)
+    shard.journal.append(0, Transcript("clip", text=""))
+    shard.close()
+    audio = tmp_path / "input.wav"
+    descriptors = [os.open(audio, os.O_RDWR | os.O_CREAT) for _ in range(2)]
+    os.utime(audio, (1.0, 1.0))
+    shard.beat()
+    assert audio.stat().st_mtime == 1.0
+    for descriptor in descriptors:
+        os.close(descriptor)
+
+
 @given(st.lists(st.text(max_size=300) | st.sampled_from(["../x", ".", "..", "/", "a//b", "\ud800"]), unique=True))
 def test_names_are_paths_below_the_folder_and_differ(keys: list[str]) -> None:
     names = [file_name(key) for key in keys]

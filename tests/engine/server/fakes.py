@@ -8,12 +8,16 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 from torch import Tensor
 
 from tests.engine.server.conftest import Running, running
 from tests.engine.streaming.scripted import LoudIsSpeech
 from tests.fake_decoder import FakeDecoder
 from tests.fake_model import FRAME_SAMPLES, HIDDEN_SIZE, fake_transcriber
+from twostage_asr.engine.errors import QueueFullError
+from twostage_asr.engine.server import commands
+from twostage_asr.engine.streaming import AsyncStreamingSession, Event
 
 SUFFIX_ROWS = 1  # of the fake family's prompt, behind the audio
 TOKEN_SAMPLES = 8 * FRAME_SAMPLES  # of audio, to which the model writes a word
@@ -48,3 +52,29 @@ def fake_running(directory: Path, **settings: Any) -> Iterator[Running]:
         server.recognizer.live = replace(live, vad=LoudIsSpeech(), rollback_chars=0, agreeing_partials=1)
         yield server
     model.transcriber.close()
+
+
+@contextmanager
+def full_until_the_end(server: Running, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The service takes nothing until a live stream has been finished in vain."""
+    service, is_full = server.recognizer.service, True
+    submit, finish = service.submit, AsyncStreamingSession.finish
+
+    def refusing(*args: Any, **options: Any) -> Any:
+        if is_full:
+            raise QueueFullError("many clips are waiting already")
+        return submit(*args, **options)
+
+    async def finish_in_vain(stream: AsyncStreamingSession) -> list[Event]:
+        nonlocal is_full
+        try:
+            return await finish(stream)
+        finally:
+            is_full = False
+
+    with monkeypatch.context() as patch:
+        patch.setattr(service, "submit", refusing)
+        patch.setattr(AsyncStreamingSession, "finish", finish_in_vain)
+        patch.setattr(commands, "BUSY_WAIT_S", 0.01)
+        yield
+    assert not is_full

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import signal
 import socket
 import time
@@ -15,6 +16,7 @@ import websockets
 from tests.engine.server.conftest import Running
 from tests.engine.server.requests_of_clients import CHUNK, pcm16, plain, wait_until, wav
 from tests.pipeline import Clip
+from twostage_asr.engine.server.process import ended_by_hang_up
 
 PATH = "/v1/audio/transcriptions"
 
@@ -72,3 +74,21 @@ def test_nothing_new_is_taken_and_the_deadline_holds(start: Callable[..., Any], 
             assert time.monotonic() < deadline, "the deadline does not hold"
             time.sleep(0.05)
         upload.close()
+
+
+def test_a_terminal_that_closes_ends_the_server_as_sigterm_does() -> None:
+    got = list[int]()
+    before = {each: signal.signal(each, signal.SIG_DFL) for each in (signal.SIGHUP, signal.SIGTERM)}
+    try:
+        signal.signal(signal.SIGTERM, lambda number, _: got.append(number))
+        with ended_by_hang_up():
+            os.kill(os.getpid(), signal.SIGHUP)
+            wait_until(lambda: bool(got), "SIGTERM")
+        assert got == [signal.SIGTERM]
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+        with ended_by_hang_up():
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN and len(got) == 1
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)

@@ -25,15 +25,19 @@ from tests.audio_clips import encode
 from tests.engine.server.certificates import write_certificate
 from tests.engine.server.conftest import Running
 from tests.engine.server.requests_of_clients import CHUNK, pcm16, plain
-from tests.fake_model import fake_transcriber, samples, text_of
+from tests.engine.streaming.scripted import LoudIsSpeech
+from tests.fake_model import FakeFamily, FakeTokenizer, fake_transcriber, samples, text_of
 from tests.pipeline import Clip
 from tests.processes import is_running, wait_until
 from twostage_asr.engine.server import front_ends
+from twostage_asr.engine.server.app import create_app
 from twostage_asr.engine.server.channel import Arena
 from twostage_asr.engine.server.front_ends import FrontEnds, Setup, number_of_front_ends
-from twostage_asr.engine.server.ledger import SharedLedger
+from twostage_asr.engine.server.ledger import Ledger, SharedLedger
 from twostage_asr.engine.server.operation import OperationServer
-from twostage_asr.engine.server.process import ENGINE_FAILED, Address, bind
+from twostage_asr.engine.server.process import ENGINE_FAILED, Address, bind, server_of
+from twostage_asr.engine.server.recognizer import Recognizer
+from twostage_asr.engine.server.remote import ModelCard, RemoteService
 from twostage_asr.engine.server.settings import ServerSettings
 
 PATH = "/v1/audio/transcriptions"
@@ -258,6 +262,27 @@ def test_an_engine_that_dies_ends_all_and_answers_before(secure: Served) -> None
     secure.thread.join(20)
     assert secure.codes == [ENGINE_FAILED]
     assert not any(map(is_running, pids))
+
+
+def test_a_front_end_is_ready_once_its_socket_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, ours = socket.socketpair()
+    card = ModelCard(FakeFamily(), FakeTokenizer(), 1, 8)  # type: ignore[arg-type]
+    service = RemoteService(ours, card, Arena(Arena.create(1 << 16)), Ledger())
+    recognizer = Recognizer(service, ServerSettings(), vad=LoudIsSpeech())
+    (taken,) = bind(HERE)
+    server = server_of(create_app(recognizer), recognizer, HERE)
+    is_said = threading.Event()
+
+    def connect() -> None:
+        socket.create_connection(taken.getsockname()).close()
+        is_said.set()
+        server.should_exit = True
+
+    monkeypatch.setattr(service, "say_ready", connect)
+    asyncio.run(asyncio.wait_for(server.serve([taken]), 20))
+    assert is_said.is_set()
+    recognizer.close()
+    engine.close()
 
 
 def test_front_ends_are_started_where_they_pay(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ import websockets
 
 from tests.audio_clips import encode
 from tests.engine.server.conftest import Running
-from tests.engine.server.fakes import fake_running, pcm, words_of
+from tests.engine.server.fakes import fake_running, full_until_the_end, pcm, words_of
 from twostage_asr.engine import ConfigError, UnsupportedAudioError
 from twostage_asr.engine.server.funasr_websocket import Settings, _sentences, _Whole
 from twostage_asr.engine.streaming import samples_of
@@ -128,6 +128,15 @@ def test_live_pcm_of_8_khz_is_heard_at_its_rate(server: Running) -> None:
     said = converse(server, pcm(2.0, 3.0, rate=8000), audio_fs=8000)
     heard = json.loads(next(m for m in said if m["mode"] == "2pass-offline")["timestamp"])
     assert 1900 < heard[-1][1] < 3000
+
+
+def test_the_end_of_a_recording_waits_while_the_service_is_full(
+    server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with full_until_the_end(server, monkeypatch):
+        said = converse(server, pcm(1.0, 3.0, rate=8000), audio_fs=8000)
+    assert {answer.get("code") for answer in said[:-1]} == {"server_busy"}
+    assert said[-1]["text"].startswith(words_of(16_000)) and said[-1]["is_final"]
 
 
 def test_offline_takes_files_and_end_marks(server: Running) -> None:

@@ -5,6 +5,7 @@ import base64
 import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import av
@@ -15,6 +16,8 @@ import soxr
 import websockets
 
 from tests.engine.server.conftest import Running
+from tests.engine.server.fakes import fake_running, full_until_the_end, words_of
+from tests.engine.server.fakes import pcm as speech
 from tests.engine.server.requests_of_clients import pcm16, plain, waveform
 from tests.pipeline import Clip
 
@@ -182,6 +185,13 @@ FORMS: dict[str, dict[str, Any] | None] = {
     "the beta's event": {"type": "transcription_session.update", "session": BETA},
     "the beta's session": {"type": "session.update", "session": {**BETA, "modalities": ["text"]}},
 }
+
+
+def test_a_commit_waits_while_the_service_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with fake_running(tmp_path) as fake, full_until_the_end(fake, monkeypatch):
+        events = (append(speech(1.0, rate=24_000)), COMMIT)
+        said = asyncio.run(answers(fake, *events, until=f"{TRANSCRIPTION}.completed"))
+    assert said[-1]["transcript"] == words_of(16_000)
 
 
 @pytest.mark.parametrize("form", FORMS)

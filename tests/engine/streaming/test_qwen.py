@@ -1,6 +1,8 @@
 """qwen-asr's streaming interface on a tiny checkpoint with random weights: its names, its state, one model for all."""
 
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -8,10 +10,12 @@ import pytest
 
 from tests import tiny_models
 from tests.pipeline import Clip
-from twostage_asr.engine import AutoModelVLLM, ConfigError, Qwen3ASRModel
+from twostage_asr.engine import AutoModelVLLM, ConfigError, Qwen3ASRModel, TranscriptionService
 from twostage_asr.engine.audio.inputs import expand_inputs
 from twostage_asr.engine.audio.loading import load
 from twostage_asr.engine.audio.waveform import SAMPLE_RATE
+from twostage_asr.engine.streaming import qwen
+from twostage_asr.engine.transcriber import Transcriber
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +72,27 @@ def test_streams_share_the_model_until_the_last_is_finished(model: Qwen3ASRModel
     with pytest.raises(ConfigError, match="this stream is finished"):
         model.streaming_transcribe(speech, first)
     assert len(model.transcribe((speech, SAMPLE_RATE))) == 1
+
+
+def test_streams_may_be_opened_in_several_threads_at_once(
+    model: Qwen3ASRModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = threading.Event()
+    starts = list[None]()
+
+    def slow(transcriber: Transcriber) -> TranscriptionService:
+        starts.append(None)
+        if len(starts) > 1:
+            both.set()
+        both.wait(0.1)
+        return TranscriptionService(transcriber)
+
+    monkeypatch.setattr(qwen, "TranscriptionService", slow)
+    with ThreadPoolExecutor(2) as pool:
+        states = list(pool.map(lambda _: model.init_streaming_state(), range(2)))
+    assert len(starts) == 1
+    for state in states:
+        model.finish_streaming_transcribe(state)
 
 
 def test_a_stream_that_was_dropped_is_not_open(model: Qwen3ASRModel, speech: Any) -> None:

@@ -269,6 +269,53 @@ def test_a_cancelled_push_drops_its_decoding(model: Model) -> None:
 # --- Samples and tokens
 
 
+def test_a_session_that_has_ended_takes_nothing_more(model: Model) -> None:
+    session = scripted(ScriptedService(model, lambda asked: "one"))
+    assert len(finals(session.push(speech(1.0)) + session.finish())) == 1
+    assert session.finish() == []
+    with pytest.raises(ConfigError, match="this session has ended"):
+        session.push(speech(1.0))
+
+
+def test_a_session_is_for_one_caller_at_a_time(model: Model) -> None:
+    service = ScriptedService(model, lambda asked: None)
+    session = AsyncStreamingSession(service, OPTIONS, LiveOptions(vad=LoudIsSpeech(), chunk_ms=500))  # type: ignore[arg-type]
+
+    async def both() -> list[Event]:
+        first = asyncio.create_task(session.push(speech(1.0)))
+        while not service.submitted:
+            await asyncio.sleep(0)
+        with pytest.raises(ConfigError, match="one caller at a time"):
+            await session.push(speech(1.0))
+        service.submitted[0].future.set_result(Transcript("live", text="one"))
+        return await first
+
+    assert [event.text for event in asyncio.run(both())] == ["one"]
+
+
+def test_a_session_goes_on_after_ctrl_c(model: Model) -> None:
+    class Interrupted(Future[Transcript]):
+        def exception(self, timeout: float | None = None) -> BaseException | None:
+            raise KeyboardInterrupt
+
+    service = ScriptedService(model, lambda asked: "one")
+    session = scripted(service)
+    submit = service.submit
+    service.submit = lambda *args, **options: Interrupted()  # type: ignore[method-assign]
+    try:
+        session.push(speech(1.0))
+    except KeyboardInterrupt:
+        service.submit = submit  # type: ignore[method-assign]
+        assert [event.text for event in finals(session.finish())] == ["one"]
+
+
+def test_a_closed_model_opens_no_session(model: Model) -> None:
+    closed = Model(model.family, model.tokenizer)
+    closed.lock.close()
+    with pytest.raises(ConfigError, match="this model is closed"):
+        scripted(ScriptedService(closed, lambda asked: "one"))
+
+
 def test_bytes_integers_and_floats_are_the_same_samples() -> None:
     integers = np.array([0, 1, -32768, 32767], np.int16)
     for pcm in (integers, integers.tobytes(), (integers / 32768).astype(np.float32)):
