@@ -25,8 +25,8 @@ from .options import GenerateOptions
 from .run_options import transcribe_options
 from .transcriber import Transcriber
 
-# Of a replica that goes away, unless the server's settings say otherwise: its sessions may go on for the first, and then
-# have the second for their last text.
+# Of a replica that goes away, unless the server's settings say otherwise: for the first, its sessions may go on, and
+# they have the second for their last text.
 DRAIN = {"drain_delay_s": 30.0, "drain_s": 30.0}
 NOTICE_S = 10.0  # in which a replica has noticed that it is to go away
 
@@ -180,9 +180,9 @@ def serve_app(
 ) -> Any:
     """The HTTP and WebSocket server as a Ray Serve application, for `start_serving` or `serve run`.
 
-    A WebSocket session stays with the replica that took it. A replica that goes away, because there are fewer requests or
-    another version is deployed, takes no more of them. Its sessions may go on for drain_delay_s, and are then ended
-    with their last text and code 1012. A replica whose engine has failed is replaced.
+    A WebSocket session stays with the replica that took it. A replica that goes away, because there are fewer requests
+    or another version is deployed, takes no more of them. Its sessions may go on for drain_delay_s, and are then
+    ended with their last text and code 1012. A replica whose engine has failed is replaced.
 
     Args:
         model: the arguments of AutoModelVLLM.
