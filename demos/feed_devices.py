@@ -80,7 +80,9 @@ def measure(count: int, form: str, args: argparse.Namespace) -> None:
     loads = [("cpu", partial(StandIn, args.rate)) for _ in range(count)]
     with Replicas(family_named("fun_asr_nano"), loads) as model:
         spare_loaded_objects()
-        list(model.run(items[: 4 * HELD], options))  # the memory of the arenas is taken when it is first written
+        list(
+            model.run(items[: 2 * HELD * count], options)
+        )  # the memory of the arenas is taken when it is first written
         begun, begun_cpu = time.perf_counter(), time.process_time()
         num_results = sum(1 for _ in model.run(items, options))
         wall_s, cpu_s = time.perf_counter() - begun, time.process_time() - begun_cpu
