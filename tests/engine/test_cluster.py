@@ -247,7 +247,7 @@ def test_replicas_come_and_go_with_the_requests(cluster: Any, clips: Path, model
     """No request is lost; a session whose replica goes away gets the text of what it has sent, and code 1012."""
     from ray import serve
 
-    quick = {"upscale_delay_s": 0.5, "downscale_delay_s": 2.0, "look_back_period_s": 1.0, "metrics_interval_s": 0.5}
+    quick = {"upscale_delay_s": 0.5, "downscale_delay_s": 2.0, "look_back_period_s": 1.0}
     settings = {"drain_delay_s": 1.0}
     start(model | {"delay_s": 0.1}, (1, 2), target_requests=4, settings=settings, autoscaling=quick)
     many = Requests(clips, 8)
