@@ -34,6 +34,15 @@ HELD = 512  # clips that a stand-in has taken up, as an engine has
 NOISE_S = 600.0  # in memory, which all clips are cut from
 
 
+def a_transcript(key: str) -> Transcript:
+    """Of objects of its own, because a message holds what several transcripts share only once."""
+    words = tuple(Word(f"word{i}", i / 3, i / 3 + 0.3, i / NUM_WORDS) for i in range(NUM_WORDS))
+    text = " ".join(word.text for word in words)
+    return Transcript(
+        key=key, text=text, words=words, segments=(Segment(0.0, CLIP_S, text, words, 0.9),), duration=CLIP_S
+    )
+
+
 class StandIn:
     """In place of a Transcriber: finishes so many clips a second."""
 
@@ -41,9 +50,6 @@ class StandIn:
         self._group_s = GROUP / rate
 
     def run(self, inputs: Iterable[AudioInput | None], options: TranscribeOptions) -> Iterator[tuple[int, Transcript]]:
-        words = tuple(Word(f"word{i}", i / 3, i / 3 + 0.3, 0.9) for i in range(NUM_WORDS))
-        text = " ".join(word.text for word in words)
-        segment = Segment(0.0, CLIP_S, text, words, 0.9)
         held: deque[tuple[int, str]] = deque()
         num_taken, is_over, source, due = 0, False, iter(inputs), time.monotonic()
         while not is_over or held:
@@ -57,7 +63,7 @@ class StandIn:
             due = max(due + self._group_s, time.monotonic()) if held else time.monotonic() + self._group_s
             for _ in range(min(GROUP, len(held))):
                 place, key = held.popleft()
-                yield place, Transcript(key=key, text=text, words=words, segments=(segment,), duration=CLIP_S)
+                yield place, a_transcript(key)
 
     def close(self) -> None:
         pass
