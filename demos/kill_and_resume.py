@@ -1,10 +1,13 @@
 """Does a job end with the same output however often it is killed? Kills one at random moments, and compares.
 
     python demos/kill_and_resume.py --model demos/micro/checkpoint --files 5000 --kills 100 --work demos/out/kills
+    python demos/kill_and_resume.py --files 1000 --kills 10 --inputs parquet --work demos/out/kills_parquet
+    python demos/kill_and_resume.py --files 600 --kills 10 --devices cpu,cpu --work demos/out/kills_devices
 
 The model is loaded once. Each cycle forks a process that works on the job and kills it with SIGKILL at a random moment
-after its first result, so that the cycles cost work and not loading. An uninterrupted run of the same files comes
-first. Called again, the script goes on where it was.
+after its first result, so that the cycles cost work and not loading. With `--devices` each process starts its engines
+itself. The first few are killed while they list the inputs. An uninterrupted run of the same files comes before all.
+Called again, the script goes on where it was.
 """
 
 import argparse
@@ -16,8 +19,10 @@ import signal
 import struct
 import time
 from collections.abc import Generator, Iterator
-from dataclasses import replace
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -34,6 +39,10 @@ from twostage_asr.engine.transcript import Transcript
 
 CLIP_S = 0.6
 BATCH = 8  # clips that are encoded together, so that a cycle of a few seconds finishes some
+LISTINGS = 5  # that are killed
+LISTING_S = 50e-6  # for each file; a moment of this time is chosen
+ROUNDING = 1e-5  # the largest difference of two confidences that single precision explains
+MODEL = {"backend": "torch", "dtype": "fp32"}
 
 
 def make_clips(folder: Path, count: int) -> None:
@@ -50,54 +59,130 @@ def make_clips(folder: Path, count: int) -> None:
         soundfile.write(folder / f"{number:05d}.wav", wave[begin : begin + int(CLIP_S * 16_000)], 16_000)
 
 
-def work(folder: JobFolder, model: Transcriber, finished: mmap.mmap) -> None:
-    """Work on the job, and count in the shared memory each result that the model gives, before it is kept."""
-    options = transcribe_options(batch_size=BATCH, timestamps=False, check=False)
+def write_list(clips: Path, form: str) -> Path:
+    """What the job is given: the folder itself, or a list of its files."""
+    if form == "folder":
+        return clips
+    from pyarrow import Table
+    from pyarrow.parquet import write_table
 
-    def counted(items: Iterator[AudioInput]) -> Generator[tuple[int, Transcript], None, None]:
-        for result in model.run(items, options):
-            finished[:8] = struct.pack("q", count(finished) + 1)
-            yield result
-
-    with JobRun(folder) as run:
-        for _ in run.run(counted):
-            pass
-
-
-def start(folder: JobFolder, model: Transcriber, finished: mmap.mmap) -> int:
-    """A forked process at work on the job; the model's lock belongs to the process that loads it."""
-    if pid := os.fork():
-        return pid
-    work(folder, replace(model, lock=ModelLock()), finished)
-    os._exit(0)
+    paths = sorted(clips.iterdir())
+    path = clips.with_suffix(".parquet")
+    write_table(Table.from_pydict({"key": [f"calls/{p.stem}" for p in paths], "source": list(map(str, paths))}), path)
+    return path
 
 
-def opened(output: Path, clips: Path) -> JobFolder:
-    spec = JobSpec(inputs=(str(clips),), model={"model": "micro"}, options={}, shard_size=100)
-    folder = JobFolder.open(output, spec)
-    assert folder is not None
-    return folder
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A job whose processes are killed, or are not."""
 
+    output: Path
+    inputs: Path
+    loaded: Transcriber | None  # None: each process starts engines on the devices
+    engine: dict[str, Any]
+    finished: mmap.mmap  # the number of results that the model has given in this cycle
 
-def count(finished: mmap.mmap) -> int:
-    return int(struct.unpack("q", finished[:8])[0])
+    @contextmanager
+    def model(self) -> Iterator[Any]:
+        if self.loaded is not None:
+            yield replace(self.loaded, lock=ModelLock())  # the lock belongs to the process that loaded it
+            return
+        with AutoModelVLLM(**self.engine) as model:
+            yield model.runner
 
+    def work(self) -> None:
+        """Do the job, and count each result that the model gives, before it is kept."""
+        options = transcribe_options(batch_size=BATCH, timestamps=False, check=False)
+        spec = JobSpec(inputs=(str(self.inputs),), model={"model": "micro"}, options={}, shard_size=100)
+        folder = JobFolder.open(self.output, spec)
+        assert folder is not None
+        with self.model() as model, JobRun(folder) as run:
 
-def kill_once(folder: JobFolder, model: Transcriber, finished: mmap.mmap, most_s: float) -> bool:
-    """One cycle: whether the process was killed, rather than ended by itself."""
-    before, pid = count(finished), start(folder, model, finished)
-    while count(finished) == before and os.waitpid(pid, os.WNOHANG) == (0, 0):
-        time.sleep(0.001)
-    time.sleep(random.uniform(0, most_s))
-    try:
-        os.kill(pid, signal.SIGKILL)
+            def counted(items: Iterator[AudioInput]) -> Generator[tuple[int, Transcript], None, None]:
+                for result in model.run(items, options):
+                    self.finished[:8] = struct.pack("q", self.count + 1)
+                    yield result
+
+            for _ in run.run(counted):
+                pass
+
+    @property
+    def is_listed(self) -> bool:
+        return (self.output / "job.json").exists()
+
+    @property
+    def count(self) -> int:
+        return int(struct.unpack("q", self.finished[:8])[0])
+
+    def start(self) -> int:
+        """A forked process at work on the job."""
+        self.finished[:8] = struct.pack("q", 0)
+        if pid := os.fork():
+            return pid
+        self.work()
+        os._exit(0)
+
+    def finish(self) -> float:
+        """An uninterrupted process, which ends with the job; returns its seconds after the first result."""
+        pid, begun = self.start(), time.monotonic()
+        while not self.count and os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            time.sleep(0.01)
+            begun = time.monotonic()
+        _, status = os.waitpid(pid, 0)
+        if status:
+            raise SystemExit(f"the process has failed, status {status}; its output says why")
+        return time.monotonic() - begun
+
+    def kill_once(self, least_results: int, most_s: float) -> bool:
+        """One cycle: whether the process was killed, rather than ended by itself."""
+        pid = self.start()
+        while self.count < least_results:
+            if os.waitpid(pid, os.WNOHANG) != (0, 0):
+                return False
+            time.sleep(0.001)
+        time.sleep(random.uniform(0, most_s))
+        os.kill(pid, signal.SIGKILL)  # of a process that has ended by itself, its parent finds out below
         return os.WIFSIGNALED(os.waitpid(pid, 0)[1])
-    except (ProcessLookupError, ChildProcessError):
-        return False
 
 
-def shards(output: Path) -> list[bytes]:
-    return [path.read_bytes() for path in sorted((output / "transcripts").iterdir())]
+def lines(output: Path) -> list[bytes]:
+    return [line for path in sorted((output / "transcripts").iterdir()) for line in path.read_bytes().splitlines()]
+
+
+def largest_difference(one: Any, other: Any) -> float:
+    """Of the numbers in two values of JSON; infinite if anything else differs."""
+    if isinstance(one, float) and isinstance(other, float):
+        return abs(one - other)
+    if isinstance(one, dict) and isinstance(other, dict) and list(one) == list(other):
+        return max((largest_difference(one[name], other[name]) for name in one), default=0.0)
+    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        return max(map(largest_difference, one, other), default=0.0)
+    return 0.0 if one == other else float("inf")
+
+
+def compare(whole: Path, killed: Path) -> str:
+    """What differs. Rounding depends on which clips a batch joins, and shows in confidences."""
+    pairs = list(zip(lines(whole), lines(killed), strict=True))
+    differing = [largest_difference(json.loads(one), json.loads(other)) for one, other in pairs if one != other]
+    if max(differing, default=0.0) > ROUNDING:
+        return f"output DIFFERS in {sum(value > ROUNDING for value in differing)} lines"
+    same = f"{len(pairs) - len(differing)} of {len(pairs)} lines are equal byte for byte"
+    return f"{same}, the others but for numbers that differ by up to {max(differing):.1g}" if differing else same
+
+
+def kill_again_and_again(job: Job, work: Path, kills: int, listing_s: float, most_s: float) -> tuple[int, int]:
+    """Returns how often it was killed, and how many results the model gave in all."""
+    state = work / "cycles.json"
+    cycles, results = json.loads(state.read_text()) if state.exists() else (0, 0)
+    if not state.exists():
+        is_listed = [job.kill_once(0, listing_s) and job.is_listed for _ in range(LISTINGS)]
+        print(f"{is_listed.count(False)} kills before the inputs were listed", flush=True)
+    while cycles < kills and (not job.is_listed or job_status(job.output).left):
+        cycles += job.kill_once(1, most_s)
+        results += job.count
+        state.write_text(json.dumps([cycles, results]))
+    job.finish()
+    return cycles, results + job.count
 
 
 def main() -> None:
@@ -105,33 +190,29 @@ def main() -> None:
     parser.add_argument("--model", default=str(Path(__file__).with_name("micro") / "checkpoint"))
     parser.add_argument("--files", type=int, default=5000)
     parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--inputs", choices=["folder", "parquet"], default="folder")
+    parser.add_argument("--devices", type=lambda text: text.split(","), help="such as cpu,cpu (default: one engine)")
     parser.add_argument("--work", type=Path, default=Path("demos/out/kills"))
     args = parser.parse_args()
     make_clips(args.work / "clips", args.files)
     torch.set_num_threads(1)  # a forked process has none of the threads of its parent
-    with AutoModelVLLM(model=args.model, backend="torch", device="cpu", dtype="fp32") as loaded:
-        model = loaded.transcriber
-        whole, killed = (opened(args.work / name, args.work / "clips") for name in ("whole", "killed"))
-        finished, rate_path = mmap.mmap(-1, 8), args.work / "rate.json"
+    where = {"device": "cpu"} if args.devices is None else {"devices": args.devices}
+    engine = {"model": args.model, **MODEL, **where}
+    with ExitStack() as opened:
+        loaded = None if args.devices else opened.enter_context(AutoModelVLLM(**engine)).transcriber
+        inputs, finished = write_list(args.work / "clips", args.inputs), mmap.mmap(-1, 8)
+        whole, killed = (
+            Job(output=args.work / name, inputs=inputs, loaded=loaded, engine=engine, finished=finished)
+            for name in ("whole", "killed")
+        )
+        rate_path = args.work / "rate.json"
         if not rate_path.exists():
-            begun = time.monotonic()
-            os.waitpid(start(whole, model, finished), 0)
-            rate_path.write_text(json.dumps(args.files / (time.monotonic() - begun)))
+            rate_path.write_text(json.dumps(args.files / whole.finish()))
         rate = json.loads(rate_path.read_text())
         print(f"uninterrupted: {rate:.1f} files/s", flush=True)
-        state = args.work / "cycles.json"
-        cycles, results = json.loads(state.read_text()) if state.exists() else (0, 0)
-        most_s = 1.4 * args.files / args.kills / rate
-        while cycles < args.kills and job_status(killed.directory).left:
-            finished[:8] = struct.pack("q", 0)
-            cycles += kill_once(killed, model, finished, most_s)
-            results += count(finished)
-            state.write_text(json.dumps([cycles, results]))
-        finished[:8] = struct.pack("q", 0)
-        os.waitpid(start(killed, model, finished), 0)
-        results += count(finished)
-    same = shards(args.work / "whole") == shards(args.work / "killed")
-    print(f"{cycles} kills; output {'equal' if same else 'DIFFERS'}; {job_status(killed.directory)}")
+        listing_s, most_s = LISTING_S * args.files, 1.4 * args.files / args.kills / rate
+        cycles, results = kill_again_and_again(killed, args.work, args.kills, listing_s, most_s)
+    print(f"{cycles} kills; {compare(whole.output, killed.output)}; {job_status(killed.output)}")
     print(f"{results} results for {args.files} files: rework {100 * (results / args.files - 1):.2f} %")
 
 

@@ -25,7 +25,10 @@ from .options import GenerateOptions
 from .run_options import transcribe_options
 from .transcriber import Transcriber
 
-DRAIN_S = 30.0  # that a replica which is being replaced has for its requests and sessions
+# Of a replica that goes away, unless the server's settings say otherwise: for the first, its sessions may go on, and
+# they have the second for their last text.
+DRAIN = {"drain_delay_s": 30.0, "drain_s": 30.0}
+NOTICE_S = 10.0  # in which a replica has noticed that it is to go away
 
 Load = Callable[[Mapping[str, Any]], Transcriber]  # the arguments of AutoModelVLLM -> the model
 
@@ -172,41 +175,62 @@ def serve_app(
     replicas: tuple[int, int] = (1, 8),
     num_gpus: float = 1.0,
     target_requests: int = 32,
+    autoscaling: Mapping[str, Any] | None = None,
     load: Load = load_model,
 ) -> Any:
     """The HTTP and WebSocket server as a Ray Serve application, for `start_serving` or `serve run`.
 
-    A WebSocket session stays with the replica that took it. A replica that is replaced takes no more requests and has
-    DRAIN_S for those under way.
+    A WebSocket session stays with the replica that took it. A replica that goes away, because there are fewer requests
+    or another version is deployed, takes no more of them. Its sessions may go on for drain_delay_s, and are then
+    ended with their last text and code 1012. A replica whose engine has failed is replaced.
 
     Args:
         model: the arguments of AutoModelVLLM.
-        settings: fields of ServerSettings.
+        settings: fields of ServerSettings; drain_delay_s is 30 by default.
         replicas: least and most, each with a model on `num_gpus` GPUs.
-        target_requests: under way or waiting for each replica; with more, replicas are added.
+        target_requests: under way or waiting for each replica, sessions included; with more, replicas are added.
+        autoscaling: further fields of Ray's AutoscalingConfig, such as upscale_delay_s and downscale_delay_s.
         load: builds the model on a node.
     """
     from ray import serve
 
+    from .ray_replica import HEALTH_S
+
+    asked = DRAIN | dict(settings or {})
+    if "api_key_file" in asked:  # a Serve config has texts
+        asked["api_key_file"] = Path(asked["api_key_file"])
+
     def build() -> Any:
+        from .ray_replica import ReplicaState
         from .server.app import create_app
         from .server.recognizer import Recognizer
         from .server.settings import ServerSettings
         from .vad import load_vad
 
-        return create_app(Recognizer(load(model), ServerSettings(**(settings or {})), vad=load_vad()))
+        recognizer = Recognizer(load(model), ServerSettings(**asked), vad=load_vad())
+        app = create_app(recognizer)
+        app.state.replica = ReplicaState(recognizer)
+        return app
+
+    class Server:
+        app: Any  # what build() returns; set by serve.ingress
+
+        async def check_health(self) -> None:
+            await self.app.state.replica.check()
 
     deployment = serve.deployment(
-        serve.ingress(build)(),
+        serve.ingress(build)(Server),
         name="twostage-asr",
         ray_actor_options={"num_gpus": num_gpus},
         max_ongoing_requests=2 * target_requests,
-        graceful_shutdown_timeout_s=DRAIN_S,
+        graceful_shutdown_timeout_s=NOTICE_S + asked["drain_delay_s"] + asked["drain_s"],
+        health_check_period_s=HEALTH_S,
         autoscaling_config={
             "min_replicas": replicas[0],
             "initial_replicas": replicas[0],
             "max_replicas": replicas[1],
             "target_ongoing_requests": target_requests,
+            **(autoscaling or {}),
         },
     )
     return deployment.bind()

@@ -1,5 +1,7 @@
 """A Ray cluster of two nodes on this machine: what one process would write, whatever dies. Skipped without ray."""
 
+import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -9,8 +11,10 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import pytest
 import soundfile
 
@@ -18,7 +22,7 @@ from tests.engine.ray_model import load
 from tests.fake_model import samples, text_of
 from tests.paths import ROOT
 from tests.processes import wait_until
-from twostage_asr.engine import Transcript
+from twostage_asr.engine import DecodeError, Transcript
 from twostage_asr.engine.cli import main
 from twostage_asr.engine.jobs import JobFolder, JobRun, JobSpec, job_status
 from twostage_asr.engine.run_options import transcribe_options
@@ -26,6 +30,8 @@ from twostage_asr.engine.run_options import transcribe_options
 ray = pytest.importorskip("ray", reason="ray is not installed: pip install 'twostage-asr[ray]'")
 NUM_FILES = 2600  # more than twice what a process takes ahead
 FEW = 120
+PORT = 18_213
+URL = f"ws://127.0.0.1:{PORT}"
 
 
 @pytest.fixture(scope="module")
@@ -118,11 +124,11 @@ def test_a_server_loses_only_what_a_dead_replica_had_in_hand(cluster: Any, clips
     from twostage_asr.engine.cluster import serve_app, start_serving
 
     model["delay_s"] = 0.2
-    start_serving(serve_app(model, replicas=(2, 2), num_gpus=0, load=load), port=18_213)
+    start_serving(serve_app(model, replicas=(2, 2), num_gpus=0, load=load), port=PORT)
     answers: list[str] = []
 
     def ask(number: int) -> None:
-        client = openai.OpenAI(base_url="http://127.0.0.1:18213/v1", api_key="none", max_retries=0)
+        client = openai.OpenAI(base_url=f"http://127.0.0.1:{PORT}/v1", api_key="none", max_retries=0)
         try:
             answer = client.audio.transcriptions.create(model="m", file=clips / f"{number:04d}.wav")
             answers.append("right" if answer.text == text_of(number) else f"wrong: {answer.text}")
@@ -143,44 +149,140 @@ def test_a_server_loses_only_what_a_dead_replica_had_in_hand(cluster: Any, clips
     assert set(counts) <= {"right", "503"} and counts["right"] >= 20, counts
 
 
-def test_a_websocket_session_stays_with_its_replica(cluster: Any, model: dict[str, Any]) -> None:
-    """Each sends half of its audio, then a replica is killed: its sessions are closed, the others are answered."""
-    import websockets.sync.client
-    from ray import serve
+class Sessions:
+    """WebSocket sessions that have sent half of their audio, and send the rest once `is_over`."""
 
-    from twostage_asr.engine.cluster import serve_app, start_serving
+    def __init__(self, numbers: range) -> None:
+        self.is_over = threading.Event()
+        self.outcomes: list[tuple[str, int | None]] = []  # whether text came and was right, and the close code
+        begun = threading.Barrier(len(numbers) + 1)
+        self._threads = [threading.Thread(target=self._talk, args=(number, begun)) for number in numbers]
+        for thread in self._threads:
+            thread.start()
+        begun.wait(60)
 
-    start_serving(serve_app(model, replicas=(2, 2), num_gpus=0, load=load), port=18_213)
-    wait_until(lambda: len(pids(model)) == 2, 60)
-    is_killed, begun = threading.Event(), threading.Barrier(9)
-    outcomes: list[str] = []
+    def end(self) -> Counter[tuple[str, int | None]]:
+        self.is_over.set()
+        for thread in self._threads:
+            thread.join()
+        return Counter(self.outcomes)
 
-    def talk(number: int) -> None:
+    def _talk(self, number: int, begun: threading.Barrier) -> None:
+        import websockets.sync.client
+
         half = (32_767 * samples(number, 0.5)).astype("<i2").tobytes()
-        try:
-            with websockets.sync.client.connect("ws://127.0.0.1:18213", ping_interval=None) as session:
+        said = "nothing"
+        with websockets.sync.client.connect(URL, ping_interval=None) as session:
+            try:
                 session.send(json.dumps({"mode": "offline", "wav_name": str(number), "is_speaking": True}))
                 session.send(half)
                 begun.wait(60)
-                is_killed.wait(60)
-                session.send(half)
-                session.send(json.dumps({"is_speaking": False}))
-                answer = json.loads(session.recv(30))
-                outcomes.append("right" if answer.get("text") == text_of(number) else f"wrong: {answer}")
-        except websockets.exceptions.ConnectionClosed:
-            outcomes.append("closed")
+                rest = [half, json.dumps({"is_speaking": False})]
+                while True:
+                    with contextlib.suppress(TimeoutError):
+                        text = json.loads(session.recv(0.05)).get("text")
+                        said = "right" if text == text_of(number) else f"wrong: {text}"
+                    if said == "right" and not rest:
+                        break
+                    if self.is_over.is_set() and rest:
+                        session.send(rest.pop(0))
+            except websockets.exceptions.ConnectionClosed:
+                pass
+        self.outcomes.append((said, session.protocol.close_code))
 
-    threads = [threading.Thread(target=talk, args=(number,)) for number in range(101, 109)]
-    for thread in threads:
-        thread.start()
-    begun.wait(60)
+
+class Requests:
+    """Clients that ask for one transcript after the other, until they are told to stop."""
+
+    def __init__(self, clips: Path, count: int) -> None:
+        self.answers: Counter[str | int] = Counter()
+        self._is_over = threading.Event()
+        self._threads = [threading.Thread(target=self._ask, args=(clips, number)) for number in range(count)]
+        for thread in self._threads:
+            thread.start()
+
+    def end(self) -> Counter[str | int]:
+        self._is_over.set()
+        for thread in self._threads:
+            thread.join()
+        return self.answers
+
+    def _ask(self, clips: Path, number: int) -> None:
+        with httpx.Client(base_url=f"http://127.0.0.1:{PORT}", timeout=60) as client:
+            while not self._is_over.is_set():
+                file = {"file": (clips / f"{number:04d}.wav").read_bytes()}
+                answer = client.post("/v1/audio/transcriptions", files=file)
+                is_right = answer.status_code == 200 and answer.json()["text"] == text_of(number)
+                self.answers["right" if is_right else answer.text] += 1
+
+
+def states() -> dict[str, int]:
+    """The number of replicas in each state."""
+    from ray import serve
+
+    return dict(serve.status().applications["twostage-asr"].deployments["twostage-asr"].replica_states)
+
+
+def start(model: dict[str, Any], replicas: tuple[int, int], **arguments: Any) -> None:
+    from twostage_asr.engine.cluster import serve_app, start_serving
+
+    application = serve_app(model, replicas=replicas, num_gpus=0, load=load, **arguments)
+    start_serving(application, port=PORT)
+    wait_until(lambda: states() == {"RUNNING": replicas[0]}, 60)
+
+
+def test_a_websocket_session_stays_with_its_replica(cluster: Any, model: dict[str, Any]) -> None:
+    """Half of their audio is sent, then a replica is killed: its sessions are closed, the others are answered."""
+    from ray import serve
+
+    start(model, (2, 2))
+    sessions = Sessions(range(101, 109))
     os.kill(min(pids(model)), signal.SIGKILL)
-    is_killed.set()
-    for thread in threads:
-        thread.join()
+    outcomes = sessions.end()
     serve.shutdown()
-    counts = Counter(outcomes)
-    assert set(counts) == {"right", "closed"} and len(outcomes) == 8, counts
+    assert set(outcomes) == {("right", 1000), ("nothing", 1012)} and outcomes.total() == 8, outcomes
+
+
+def test_replicas_come_and_go_with_the_requests(cluster: Any, clips: Path, model: dict[str, Any]) -> None:
+    """No request is lost; a session whose replica goes away gets the text of what it has sent, and code 1012."""
+    from ray import serve
+
+    quick = {"upscale_delay_s": 0.5, "downscale_delay_s": 2.0, "look_back_period_s": 1.0}
+    settings = {"drain_delay_s": 1.0}
+    start(model | {"delay_s": 0.1}, (1, 2), target_requests=4, settings=settings, autoscaling=quick)
+    many = Requests(clips, 8)
+    wait_until(lambda: states() == {"RUNNING": 2}, 60)
+    groups = [Sessions(range(number, number + 1)) for number in range(101, 104)]
+    few = Requests(clips, 1)
+    answers = many.end()
+    wait_until(lambda: states() == {"RUNNING": 1}, 90)
+    answers += few.end()
+    outcomes = sum((sessions.end() for sessions in groups), Counter())
+    serve.shutdown()
+    assert set(answers) == {"right"}, answers
+    assert set(outcomes) <= {("right", 1000), ("right", 1012)} and outcomes.total() == 3, outcomes
+
+
+def test_a_rollout_loses_no_request_and_ends_sessions_with_their_text(
+    cluster: Any, clips: Path, model: dict[str, Any]
+) -> None:
+    from ray import serve
+
+    start(model, (1, 1), settings={"drain_delay_s": 1.0})
+    sessions, requests = Sessions(range(101, 103)), Requests(clips, 2)
+    start(model | {"delay_s": 0.001}, (1, 1), settings={"drain_delay_s": 1.0})
+    answers, outcomes = requests.end(), sessions.end()
+    serve.shutdown()
+    assert set(answers) == {"right"}, answers
+    assert outcomes == {("right", 1012): 2}, outcomes
+
+
+def test_ray_is_told_that_an_engine_has_failed() -> None:
+    from twostage_asr.engine.ray_replica import ReplicaState
+
+    recognizer: Any = SimpleNamespace(service=SimpleNamespace(failed=True))
+    with pytest.raises(DecodeError, match="has failed"):
+        asyncio.run(ReplicaState(recognizer).check())
 
 
 def test_the_command_line_runs_a_job_on_the_cluster(
