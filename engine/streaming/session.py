@@ -22,8 +22,8 @@ final does not make. Later partials get the confirmed text as the beginning of t
 what is new. A Final is decoded without it, and nearly always begins with it; if not, it is decoded again with it.
 
 Speech without a pause: a segment is cut in two while somebody speaks, often before the end of the audio that the last
-partial covers. The first half keeps as many confirmed words as its own text has. The rest of them are
-confirmed for the second half.
+partial covers. The first half keeps as many confirmed words as its own text has. The rest of them are confirmed for the
+second half.
 
 Speakers, if somebody asks for them: the voices of a closed segment are embedded while it is decoded (speakers.py).
 
