@@ -207,8 +207,8 @@ class SpeechSegmenter:
         """Whether speech has gone on for unbroken_s, and the quietest QUIET_S of that time have just ended."""
         if self._now - max(start, self._pause_end) < self._unbroken:
             return False
-        *before, last = (level for level, _ in self._heard[-math.ceil(self._unbroken) :])
-        return min(before) == before[-1] < last
+        *before, last = self._heard[-math.ceil(self._unbroken) :]
+        return last > before[-1] == min(before)
 
     def _await_speech(self) -> None:
         if not self._is_speech:
