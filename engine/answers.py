@@ -17,6 +17,7 @@ from .quality import Verdict, check_text, seconds_of_speech, with_ctc_text
 from .transcript import Segment, Token, Transcript, TranscriptWarning
 from .words.aligner import Alignment, TextAligner
 from .words.confidence import WrittenTokens, text_confidence, token_pieces
+from .words.pauses import edges_at_sound
 
 _NO_ALIGNMENT = Alignment(None)
 _NO_VERDICT = Verdict()
@@ -112,9 +113,16 @@ def _align(model: LoadedModel, answers: Sequence[DecodedClip]) -> None:
             compare=any(each.clip.options.check for each, _ in heard),
         )
         for (each, _), alignment in zip(heard, alignments, strict=True):
-            each.alignment = alignment
+            each.alignment = _at_sound(each.clip, alignment)
     if model.forced_aligner is not None:
         _align_with(model.forced_aligner, [each for each in answers if each.clip.options.timestamps])
+
+
+def _at_sound(clip: Clip, alignment: Alignment) -> Alignment:
+    """The alignment with word edges where the clip's sound has them, if somebody asks for word times."""
+    if not (clip.options.timestamps and alignment.words) or clip.waveform is None:
+        return alignment
+    return replace(alignment, words=edges_at_sound(alignment.words, clip.waveform))
 
 
 def _written(model: LoadedModel, written: DecodedClip) -> WrittenTokens | None:

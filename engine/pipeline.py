@@ -171,8 +171,8 @@ class Pipeline:
         torch.cuda.empty_cache()
 
     def _needs_waveform(self, clip: Clip) -> bool:
-        """Whether an encoded clip keeps its waveform: for a VAD, a forced aligner, or a second pass over its end."""
-        return clip.options.check or (self.model.forced_aligner is not None and clip.options.timestamps)
+        """Whether an encoded clip keeps its waveform: for a VAD, for word times, or a second pass over its end."""
+        return clip.options.check or clip.options.timestamps
 
     def _decode(self, clip: Clip, params: DecodeParams) -> Iterator[Result]:
         """Hand an encoded clip to stage 2; yields an error result if the decoder refuses it."""

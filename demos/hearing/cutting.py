@@ -34,13 +34,14 @@ def main() -> None:
     parser.add_argument("clips", type=Path)
     parser.add_argument("--half", type=int, choices=(0, 1), default=0, help="which half of the clips")
     parser.add_argument("--language", help="en or zh: Whisper writes one language in a segment; default: any")
+    parser.add_argument("--order", type=int, default=0, help="another order of the sentences, with other pauses")
     parser.add_argument("--most", type=int, default=60, help="clips")
     parser.add_argument("--only", nargs="+", help="conditions; default: all")
     parser.add_argument("--vad", default="silero", help="silero, or the directory of an fsmn-vad")
     parser.add_argument("--whisper", type=Path, help="directory of a Whisper checkpoint that writes the texts")
     args = parser.parse_args()
     whisper = None if args.whisper is None else Whisper(args.whisper)
-    chosen = {"most": args.most, "styles": STYLES, "language": args.language}
+    chosen = {"most": args.most, "styles": STYLES, "language": args.language, "order": args.order}
     clean = lay_together(args.clips, half=args.half, pause_s=PAUSE_S, **chosen)
     others = lay_together(args.clips, half=1 - args.half, pause_s=(0.1, 0.1), most=60)
     print(f"{len(clean.turns)} sentences, {len(clean.waveform) / SAMPLE_RATE:.0f} s\n")

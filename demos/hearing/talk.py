@@ -48,16 +48,17 @@ def lay_together(
     most: int,
     styles: Sequence[str] = ("read",),
     language: str | None = None,
+    order: int = 0,
 ) -> Talk:
     """Every second sentence of 1.5 to 15 s, in a shuffled order in which the speaker changes each time.
 
     `pause_s`: the shortest and the longest pause between two of them. `styles`: how those of a style begin.
-    `language`: of all of them; None takes any.
+    `language`: of all of them; None takes any. `order`: each number gives another order and other pauses.
     """
     rows = [row for row in manifest(directory) if row.get("style", "").startswith(tuple(styles))]
     rows = [row for row in rows if language in (None, row["language"])]
     rows = [row for row in rows if 1.5 < row["seconds"] < 15][half::2]
-    rng = np.random.default_rng(half + 1)
+    rng = np.random.default_rng(half + 1 + 100 * order)
     rows = _alternating([rows[i] for i in rng.permutation(len(rows))])[:most]
     parts, turns, place = [np.zeros(SAMPLE_RATE // 2, np.float32)], [], SAMPLE_RATE // 2
     for row in rows:

@@ -25,6 +25,7 @@ from twostage_asr.encoders.fun_asr_nano import FunASRNanoAcoustic, FunASRNanoAco
 from twostage_asr.engine.manifest import ACOUSTIC_NAME, CTC_VOCABULARY_NAME, EngineManifest
 from twostage_asr.engine.transcript import Word
 from twostage_asr.engine.words.aligner import WordAligner
+from twostage_asr.engine.words.pauses import edges_at_sound
 from twostage_asr.engine.words.tokenizer import CTCTokenizer
 
 TimedWord = tuple[str, float, float]
@@ -45,8 +46,8 @@ def main() -> None:
         alignments = aligner.align(hidden, [clip[form] for clip in clips], durations)
         errors = [
             error
-            for clip, alignment in zip(clips, alignments, strict=True)
-            for error in time_errors(alignment.words or (), clip["words"])
+            for clip, waveform, alignment in zip(clips, waveforms, alignments, strict=True)
+            for error in time_errors(edges_at_sound(alignment.words or (), waveform), clip["words"])
         ]
         starts, ends = 1000 * np.abs(np.array(errors)).T
         failed = sum(alignment.words is None for alignment in alignments)

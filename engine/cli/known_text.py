@@ -10,6 +10,7 @@ from ..families.base import StageOneOptions
 from ..manifest import EngineManifest
 from ..text import clean_text
 from ..transcript import Segment, Transcript, TranscriptWarning
+from ..words.pauses import edges_at_sound
 
 
 def align_known_text(engine_dir: Path, waveform: Waveform, text: str, *, key: str, device: str) -> Transcript:
@@ -35,7 +36,7 @@ def align_known_text(engine_dir: Path, waveform: Waveform, text: str, *, key: st
     text, duration = clean_text(text), len(waveform) / SAMPLE_RATE
     hidden = [] if utterance.ctc_hidden is None else [utterance.ctc_hidden]
     (alignment,) = aligner.align(hidden, [text], [duration])
-    words = alignment.words
+    words = alignment.words and edges_at_sound(alignment.words, waveform)
     warnings = () if alignment.reason is None else (TranscriptWarning("no_word_times", alignment.reason),)
     start, end = (words[0].start, words[-1].end) if words else (0.0, duration)
     return Transcript(

@@ -57,9 +57,9 @@ class FunASRNanoStreamingVLLM(Closing):
             chunk_ms: new audio between two partials.
             rollback_chars: number of characters at the end of a partial that are never confirmed.
             vad: "silero", or the directory of an fsmn-vad checkpoint.
-            max_segment_s: speech without a pause is cut after so many seconds.
+            max_segment_s: speech without a pause is cut after so many seconds at the latest.
             silence_schedule: [(age, silence), ...] in ms: a segment of up to this age is closed by this much silence.
-                None is 700 ms, or 1200 ms where the text stops within a sentence. FunASR's table is
+                None is 670 ms, or 1170 ms where the text stops within a sentence. FunASR's table is
                 `twostage_asr.engine.vad.STREAMING_SCHEDULE`.
             dynamic_silence: False closes every segment after 800 ms of silence.
 

@@ -21,9 +21,9 @@ and cut where a token of the LLM ends. Two partials are not enough, because the 
 final does not make. Later partials get the confirmed text as the beginning of their answer, so that they decode only
 what is new. A Final is decoded without it, and nearly always begins with it; if not, it is decoded again with it.
 
-Speech without a pause: a segment that reaches max_segment_s is cut in two, at a place before the end of the audio that
-the last partial covers. The first half keeps as many confirmed words as its own text has. The rest of them are
-confirmed for the second half.
+Speech without a pause: a segment is cut in two while somebody speaks, often before the end of the audio that the last
+partial covers. The first half keeps as many confirmed words as its own text has. The rest of them are confirmed for the
+second half.
 
 Speakers, if somebody asks for them: the voices of a closed segment are embedded while it is decoded (speakers.py).
 

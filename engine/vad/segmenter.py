@@ -8,7 +8,9 @@
   last speech. The schedule is looked up at every frame, so that silence may count for more in an older segment.
 - It waits mid_sentence_ms longer if the text of all its speech stops within a sentence. Live sessions tell this.
 - A segment that reaches max_segment_s is cut in two: in the middle of the longest pause of its second half, or, if
-  there is no pause, at the frame with the lowest speech probability.
+  there is no pause, in the middle of its quietest QUIET_S. The network's probabilities find no such place among many
+  voices, where they stay high in every pause.
+- Speech that has gone on for unbroken_s is cut in the same way as soon as its quietest QUIET_S have ended.
 
 The state machine counts whole frames, so the sizes of the pushed chunks change nothing. A file is one push() and one
 finish().
@@ -16,9 +18,12 @@ finish().
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from typing import ClassVar, Self, TypeAlias
+
+import numpy as np
 
 from ..audio.waveform import SAMPLE_RATE, Waveform
 from ..checks import check_fields
@@ -39,6 +44,9 @@ STREAMING_SCHEDULE: Schedule = (
 )  # fmt: skip
 FIXED_SCHEDULE: Schedule = ((math.inf, 800),)
 HYSTERESIS = 0.15  # difference in probability
+QUIET_S = 0.4  # length of a pause that only the level shows: with 0.1 s, more cuts fall on sound (demos/hearing.md)
+
+Heard: TypeAlias = list[tuple[float, bool]]  # of each frame: mean square of the QUIET_S that end with it, is speech
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +58,7 @@ class SegmentRules:
     min_speech_s: float = 0.15  # shorter speech opens no segment
     silence_schedule: Schedule = RECORDING_SCHEDULE
     mid_sentence_ms: float = 0.0  # more silence that is waited for within a sentence
+    unbroken_s: float = math.inf  # speech without a pause for this long is cut at its next quietest place
     threshold: float | None = None  # a frame with at least this probability is speech; None: the model's default
 
     MAX_PADDING_S: ClassVar[float] = 0.5
@@ -65,6 +74,8 @@ class SegmentRules:
                 raise ConfigError(f"{name} must be in [0, {self.MAX_PADDING_S}] s, got {value}")
         if not 0.0 <= self.mid_sentence_ms < math.inf:
             raise ConfigError(f"mid_sentence_ms must be 0 or more, got {self.mid_sentence_ms}")
+        if not self.unbroken_s >= 2.0:
+            raise ConfigError(f"unbroken_s must be at least 2 s, got {self.unbroken_s}")
         bounds = [bound for bound, _ in _rows(self.silence_schedule)]
         rising = all(a < b for a, b in itertools.pairwise(bounds))
         if not bounds or not rising or bounds[-1] != math.inf or not all(ms > 0 for _, ms in self.silence_schedule):
@@ -79,8 +90,8 @@ class SegmentRules:
         return silence + self.mid_sentence_ms if is_mid_sentence else silence
 
     def with_silence(self, schedule: Schedule) -> Self:
-        """The same rules with this schedule, which then holds whatever the text says."""
-        return replace(self, silence_schedule=schedule, mid_sentence_ms=0.0)
+        """The same rules with this schedule, which then holds whatever the text or the level says."""
+        return replace(self, silence_schedule=schedule, mid_sentence_ms=0.0, unbroken_s=math.inf)
 
 
 def checked_schedule(schedule: Iterable[tuple[float, float]] | None, *, dynamic: bool, default: Schedule) -> Schedule:
@@ -104,8 +115,10 @@ def _rows(schedule: Iterable[tuple[float, float]]) -> Schedule:
 
 
 # Two speakers 0.8 s apart get segments of their own. Pauses within a sentence are often as long; see mid_sentence_ms.
-# Among many voices nothing ends in silence: the limit alone closes segments, so that the text is not too late.
-LIVE_RULES = SegmentRules(max_segment_s=20.0, silence_schedule=((math.inf, 700),), mid_sentence_ms=500.0)
+# Among many voices nothing ends in silence: the level and the limit close segments, so that the text is not too late.
+LIVE_RULES = SegmentRules(
+    max_segment_s=20.0, silence_schedule=((math.inf, 670),), mid_sentence_ms=500.0, unbroken_s=8.0
+)
 
 
 class SpeechSegmenter:
@@ -119,6 +132,11 @@ class SpeechSegmenter:
         self._max_frames = int(rules.max_segment_s / stream.frame_s)
         self._padding = math.ceil(rules.padding_s / stream.frame_s)
         self._min_speech = max(math.ceil(rules.min_speech_s / stream.frame_s), 1)
+        self._unbroken = rules.unbroken_s / stream.frame_s
+        self._frame_samples = round(stream.frame_s * SAMPLE_RATE)
+        self._rest: Waveform = np.zeros(0, np.float32)  # samples of the incomplete frame
+        self._levels = deque[float]()  # mean squares of the frames that wait for their probability
+        self._last_levels = deque[float](maxlen=max(round(QUIET_S / stream.frame_s), 1))
         self.mid_sentence_to_s = 0.0  # the text of the open segment up to here (s) stops within a sentence
         self._num_samples = 0
         self._now = 0  # frames processed
@@ -126,8 +144,9 @@ class SpeechSegmenter:
         self._onset: int | None = None  # first frame of speech that may open a segment
         self._start: int | None = None  # of the open segment
         self._speech_end = 0  # end of the last speech in the open segment
+        self._pause_end = 0  # end of the last frame without speech
         self._free_from = 0  # where the previous segment ended
-        self._heard: list[tuple[float, bool]] = []  # frames of the open segment: (probability, is speech)
+        self._heard: Heard = []  # of the open segment
 
     @property
     def open(self) -> SpeechSpan | None:
@@ -150,6 +169,7 @@ class SpeechSegmenter:
     def push(self, samples: Waveform) -> list[SpeechSpan]:
         """(N,) float32 at 16 kHz -> the segments that close within these samples."""
         self._num_samples += len(samples)
+        self._measure(samples)
         spans = [self._step(probability) for probability in self._stream.push(samples).tolist()]
         return [span for span in spans if span is not None]
 
@@ -157,20 +177,40 @@ class SpeechSegmenter:
         """Close the open segment, if any, at the end of the stream. Nothing may be pushed afterwards."""
         return [] if self._start is None else [self._close(self._speech_end + self._padding)]
 
+    def _measure(self, samples: Waveform) -> None:
+        """Note the levels of the frames that these samples complete."""
+        self._rest = np.concatenate([self._rest, samples])
+        num_frames = len(self._rest) // self._frame_samples
+        whole = self._rest[: num_frames * self._frame_samples].reshape(num_frames, self._frame_samples)
+        self._levels += np.square(whole).mean(axis=1).tolist()
+        self._rest = self._rest[num_frames * self._frame_samples :].copy()
+
     def _step(self, probability: float) -> SpeechSpan | None:
         self._is_speech = probability >= self._threshold - (HYSTERESIS if self._is_speech else 0.0)
         self._now += 1
+        self._last_levels.append(self._levels.popleft())
+        if not self._is_speech:
+            self._pause_end = self._now
         if self._start is None:
-            self._await_speech(probability)
+            self._await_speech()
             return None
-        self._heard.append((probability, self._is_speech))
+        self._heard.append((math.fsum(self._last_levels) / len(self._last_levels), self._is_speech))
         if self._is_speech:
             self._speech_end = self._now
         elif self._now - self._speech_end >= self._end_silence(self._now - self._start):
             return self._close(min(self._speech_end + self._padding, self._now))
-        return self._cut(self._start) if self._now - self._start >= self._max_frames else None
+        if self._now - self._start >= self._max_frames:
+            return self._cut(self._start, len(self._heard) - len(self._heard) // 2)
+        return self._cut(self._start, math.ceil(self._unbroken)) if self._is_past_its_quietest(self._start) else None
 
-    def _await_speech(self, probability: float) -> None:
+    def _is_past_its_quietest(self, start: int) -> bool:
+        """Whether speech has gone on for unbroken_s, and the quietest QUIET_S of that time have just ended."""
+        if self._now - max(start, self._pause_end) < self._unbroken:
+            return False
+        *before, last = self._heard[-math.ceil(self._unbroken) :]
+        return last > before[-1] == min(before)
+
+    def _await_speech(self) -> None:
         if not self._is_speech:
             self._onset = None
             return
@@ -179,7 +219,7 @@ class SpeechSegmenter:
         if self._now - self._onset >= self._min_speech:
             self._start = max(self._onset - self._padding, self._free_from)
             self._speech_end = self._now
-            self._heard = [(probability, True)] * (self._now - self._start)  # no cut is searched so early
+            self._heard = [(math.inf, True)] * (self._now - self._start)  # no cut is searched so early
 
     def _end_silence(self, age: int) -> int:
         """Frames of silence that close a segment of this age."""
@@ -194,10 +234,11 @@ class SpeechSegmenter:
         self._free_from = end
         return span
 
-    def _cut(self, start: int) -> SpeechSpan:
-        """Cut the open segment at its best pause; the rest stays open."""
-        first, last = _best_pause(self._heard[len(self._heard) // 2 :])
-        first, last = (place + start + len(self._heard) // 2 for place in (first, last))
+    def _cut(self, start: int, num_frames: int) -> SpeechSpan:
+        """Cut the open segment at the best pause of its last frames; the rest stays open."""
+        first, last = (
+            place + self._now - num_frames for place in _best_pause(self._heard[-num_frames:], len(self._last_levels))
+        )
         middle = (first + last) // 2
         span = self._close(min(first + self._padding, middle))
         if last < self._now:
@@ -209,10 +250,10 @@ class SpeechSegmenter:
         return SpeechSpan(start * self._frame_s, min(end * self._frame_s, self._num_samples / SAMPLE_RATE))
 
 
-def _best_pause(heard: Sequence[tuple[float, bool]]) -> tuple[int, int]:
+def _best_pause(heard: Heard, num_quiet: int) -> tuple[int, int]:
     """[first, last) of the longest run of frames without speech.
 
-    Without such a run, it is an empty interval at the frame with the lowest speech probability.
+    Without such a run, it is an empty interval in the middle of the quietest `num_quiet` frames.
     """
     best = (0, 0)
     place = 0
@@ -222,6 +263,7 @@ def _best_pause(heard: Sequence[tuple[float, bool]]) -> tuple[int, int]:
             best = (place, end)
         place = end
     if best == (0, 0):
-        quietest = min(range(len(heard)), key=lambda i: heard[i][0])
-        return quietest, quietest
+        quietest = min(range(num_quiet - 1, len(heard)), key=lambda i: heard[i][0])
+        middle = quietest + 1 - num_quiet // 2
+        return middle, middle
     return best

@@ -14,9 +14,12 @@ import torch
 from tests.hostile import hostile_inputs
 from tests.paths import CHECKPOINTS, CONVERSIONS
 from twostage_asr.engine import AutoModelVLLM, CheckpointError, ConfigError, FunASRNanoVLLM, Transcript
+from twostage_asr.engine.audio.inputs import expand_inputs
+from twostage_asr.engine.audio.loading import load
 from twostage_asr.engine.decoder import backlog
 from twostage_asr.engine.decoder.torch_decoder import TorchDecoder
 from twostage_asr.engine.decoder.two_lanes import TwoLaneDecoder
+from twostage_asr.engine.words.pauses import edges_at_sound
 
 
 def transcribe(model: AutoModelVLLM, clips: list[dict[str, Any]], tmp_path: Path, **options: Any) -> list[Transcript]:
@@ -73,6 +76,12 @@ def test_words_are_ordered_inside_the_clip_and_rebuild_the_text(
         position = 0
         for word in result.words:
             position = result.text.index(word.text, position) + len(word.text)
+
+
+def test_no_word_reaches_into_a_pause(vllm_model: AutoModelVLLM, clips: list[dict[str, Any]]) -> None:
+    sources = [clip["source"] for clip in clips]
+    for source, result in zip(sources, vllm_model.generate(sources), strict=True):
+        assert result.words == edges_at_sound(result.words or (), load(expand_inputs(source)[0]))
 
 
 def test_timestamps_false_leaves_words_out(vllm_model: AutoModelVLLM, clips: list[dict[str, Any]]) -> None:

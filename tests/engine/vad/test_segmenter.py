@@ -68,6 +68,7 @@ def rules(draw: st.DrawFn) -> SegmentRules:
         padding_s=draw(st.floats(0, 0.5)),
         min_speech_s=draw(st.floats(0, 0.5)),
         silence_schedule=draw(st.sampled_from([schedule, OFFLINE_SCHEDULE, STREAMING_SCHEDULE])),
+        unbroken_s=draw(st.sampled_from([2.0, 3.0, math.inf])),
     )
 
 
@@ -136,9 +137,10 @@ def test_a_segment_waits_longer_if_the_text_of_all_its_speech_stops_within_a_sen
     assert segmenter.push(samples((0.01, 0.0))) == [SpeechSpan(0.0, 1.0)]
 
 
-def test_a_schedule_that_is_asked_for_holds_whatever_the_text_says() -> None:
+def test_a_schedule_that_is_asked_for_holds_whatever_the_text_or_the_level_says() -> None:
     rules = LIVE_RULES.with_silence(STREAMING_SCHEDULE)
     assert rules.end_silence_ms(1000, is_mid_sentence=True) == 2000
+    assert rules.unbroken_s == math.inf
 
 
 def test_a_segment_keeps_padding_but_never_shares_it() -> None:
@@ -167,9 +169,26 @@ def test_a_long_segment_is_cut_in_its_longest_late_pause() -> None:
     assert spans(rules, *runs) == [(0, 8.1), (8.3, 13.4)]
 
 
-def test_a_long_segment_without_a_pause_is_cut_where_speech_is_least_likely() -> None:
-    runs = ((2, 0.9), (5.5, 1), (0.01, 0.6), (6, 1))
-    assert spans(SegmentRules(max_segment_s=10.0), *runs) == [(0, 7.5), (7.5, 13.51)]
+def test_a_long_segment_without_a_pause_is_cut_in_the_middle_of_its_quietest_part() -> None:
+    """One frame may be quieter still: a consonant is no pause."""
+    runs = ((5.5, 1), (0.01, 0.5), (1.49, 1), (0.4, 0.9), (6, 1))
+    assert spans(SegmentRules(max_segment_s=10.0), *runs) == [(0, 7.2), (7.2, 13.4)]
+
+
+def test_unbroken_speech_is_cut_as_soon_as_its_quietest_part_has_ended() -> None:
+    rules = SegmentRules(max_segment_s=30.0, unbroken_s=5.0)
+    segmenter = SpeechSegmenter(Scripted(), rules)
+    assert segmenter.push(samples((3.0, 1.0), (0.4, 0.8), (2.0, 1.0), (0.4, 0.9), (2.0, 1.0))) == []
+    assert segmenter.push(samples((0.4, 0.7))) == []
+    assert segmenter.push(samples((0.01, 1.0))) == [SpeechSpan(0.0, 8.0)]
+    assert segmenter.open == SpeechSpan(8.0, pytest.approx(8.21))  # type: ignore[arg-type]
+    assert segmenter.push(samples((4.7, 1.0))) == []  # 5 s have not passed since the cut
+
+
+def test_a_pause_breaks_speech_and_an_even_level_has_no_quietest_part() -> None:
+    rules = SegmentRules(max_segment_s=30.0, unbroken_s=5.0)
+    assert spans(rules, (4.9, 1), (0.1, 0), (3, 1), (0.4, 0.7), (1, 1)) == [(0, 9.4)]
+    assert spans(rules, (20, 1)) == [(0, 20)]
 
 
 def test_open_and_settled_tell_where_the_next_span_begins() -> None:
@@ -202,7 +221,14 @@ def test_a_schedule_is_the_default_the_fixed_one_or_the_users() -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"max_segment_s": 1.9}, {"padding_s": -0.1}, {"min_speech_s": 0.6}, {"mid_sentence_ms": -1.0}]
+    "change",
+    [
+        {"max_segment_s": 1.9},
+        {"padding_s": -0.1},
+        {"min_speech_s": 0.6},
+        {"mid_sentence_ms": -1.0},
+        {"unbroken_s": 1.9},
+    ],
 )
 def test_rules_that_cannot_work_are_refused(change: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=next(iter(change))):

@@ -1,0 +1,55 @@
+"""Word edges and pauses, with noise bursts for words."""
+
+import numpy as np
+import pytest
+
+from twostage_asr.engine.audio.waveform import Waveform
+from twostage_asr.engine.transcript import Word
+from twostage_asr.engine.words.pauses import edges_at_sound
+
+
+def sound(*runs: tuple[float, float]) -> Waveform:
+    """(seconds, dB) runs of noise."""
+    rng = np.random.default_rng(0)
+    parts = [10 ** (level / 20) * rng.standard_normal(round(s * 16_000)) for s, level in runs]
+    return np.concatenate(parts).astype(np.float32)
+
+
+def times(waveform: Waveform, *words: tuple[float, float]) -> list[tuple[float, float]]:
+    found = edges_at_sound([Word("a", start, end, 0.5) for start, end in words], waveform)
+    return [(word.start, word.end) for word in found]
+
+
+LOUD, QUIET = -20.0, -60.0
+TWO_WORDS = sound((0.5, QUIET), (0.5, LOUD), (0.3, QUIET), (0.5, LOUD), (0.5, QUIET))
+
+
+def test_edges_in_pauses_move_to_the_sound_of_their_words() -> None:
+    (first, second) = times(TWO_WORDS, (0.4, 1.2), (1.2, 1.95))
+    assert first == pytest.approx((0.5, 1.0), abs=0.0101)
+    assert second == pytest.approx((1.3, 1.8), abs=0.0101)
+
+
+def test_edges_in_sound_stay() -> None:
+    assert times(TWO_WORDS, (0.6, 0.9), (1.4, 1.7)) == [(0.6, 0.9), (1.4, 1.7)]
+
+
+def test_a_word_that_lies_in_a_pause_stays() -> None:
+    assert times(TWO_WORDS, (1.05, 1.25)) == [(1.05, 1.25)]
+
+
+def test_a_closure_is_no_pause() -> None:
+    closure = sound((0.5, LOUD), (0.09, QUIET), (0.5, LOUD))
+    assert times(closure, (0.1, 0.55), (0.55, 1.0)) == [(0.1, 0.55), (0.55, 1.0)]
+
+
+def test_a_bang_does_not_make_quiet_words_pauses() -> None:
+    waveform = sound((0.5, -40), (0.3, -80), (0.5, -40), (0.01, 0), (0.5, -40))
+    (first, second) = times(waveform, (0.0, 0.65), (0.65, 1.3))
+    assert first == pytest.approx((0.0, 0.5), abs=0.0101)
+    assert second == pytest.approx((0.8, 1.3), abs=0.0101)
+
+
+@pytest.mark.parametrize("waveform", [np.zeros(0, np.float32), np.zeros(16_000, np.float32), sound((1.0, LOUD))])
+def test_without_pauses_or_sound_every_word_stays(waveform: Waveform) -> None:
+    assert times(waveform, (0.2, 0.8)) == [(0.2, 0.8)]
