@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ConfigError
-from .onnx_file import OnnxFile, OnnxGraph, read_onnx
+from .onnx_file import OnnxFile, OnnxGraph, Shape, read_onnx
 
 FloatArray: TypeAlias = "npt.NDArray[np.float32]"
 State: TypeAlias = tuple[FloatArray, FloatArray]  # the hidden state and the cell of the LSTM, (1, 1, 128) each
@@ -118,7 +118,7 @@ def _encoder(weights: dict[str, FloatArray]) -> bytes:
             features = graph.node("Gemm", features, graph.constant(matrix), graph.constant(bias))
         features = graph.node("Relu", features)
     graph.node("Identity", features, outputs=["features"])
-    inputs = {"even": ["W", _NUM_FRAMES, _MIDDLE], "odd": ["W", _NUM_FRAMES, _MIDDLE - 1]}
+    inputs: dict[str, Shape] = {"even": ["W", _NUM_FRAMES, _MIDDLE], "odd": ["W", _NUM_FRAMES, _MIDDLE - 1]}
     return graph.model(inputs, {"features": ["W", _SIZE]})
 
 
@@ -161,7 +161,7 @@ def _recurrent(weights: dict[str, FloatArray], lstm: list[FloatArray]) -> bytes:
     logits = graph.node("Gemm", hidden, output, graph.constant(weights["output.bias"]))
     graph.node("Sigmoid", logits, outputs=["probabilities"])
     state = [1, 1, _SIZE]
-    inputs = {"features": ["W", _SIZE], "h": state, "c": state}
+    inputs: dict[str, Shape] = {"features": ["W", _SIZE], "h": state, "c": state}
     return graph.model(inputs, {"probabilities": ["W", 1], "hn": state, "cn": state})
 
 
