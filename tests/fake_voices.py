@@ -22,6 +22,7 @@ class FakeVoices:
 
     def __init__(self, number_of: Callable[[Waveform], int] = loudness) -> None:
         self.batches: list[int] = []  # windows of each call
+        self.num_warm_ups = 0
         self._number_of = number_of
 
     def get(self) -> "FakeVoices":
@@ -33,6 +34,9 @@ class FakeVoices:
         if BROKEN in numbers:
             raise RuntimeError("broken")
         return np.eye(NUM_VOICES, dtype=np.float32)[[number % NUM_VOICES for number in numbers]]
+
+    def warm_up(self) -> None:
+        self.num_warm_ups += 1
 
 
 class GatedVoices(FakeVoices):

@@ -2,9 +2,11 @@
 
 An encoder of 70 layers launches a thousand kernels. For one clip the GPU needs 3 ms, but the CPU needs 20 ms to launch
 them. A CUDA graph launches all of them in one call. A graph has a fixed shape, so batches are padded to a few shapes.
-Each shape is captured at its first use, which takes 0.2 s, unless another thread is capturing or compiling.
+Each shape is captured at its first use, which takes 0.2 s, unless another thread is capturing or compiling. After a
+capture that has failed, no other is tried, and batches of shapes that are not captured run without a graph.
 """
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -12,10 +14,13 @@ import torch
 from torch import Tensor
 
 from ..captures import CAPTURES
+from ..isolation import caught
 
 MAX_CLIPS, MAX_FRAMES = 32, 512  # limits of a small batch; 30 s are 500 frames
 FRAME_STEP = 64
 WARM_UP_RUNS = 3  # before a capture, as PyTorch's documentation requires
+
+logger = logging.getLogger(__name__)
 
 Encode = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
 
@@ -44,6 +49,7 @@ class SmallBatchGraphs:
         self._encode = encode
         self._max_clips, self._frame_step = max_clips, frame_step
         self._captured: dict[tuple[int, int], _Captured] = {}
+        self._has_graphs = True
         self._pool = torch.cuda.graph_pool_handle()
 
     def __call__(self, features: Tensor, lens: Tensor) -> tuple[Tensor, ...]:
@@ -60,11 +66,17 @@ class SmallBatchGraphs:
         return tuple(output[:num_clips].clone() for output in captured.outputs)
 
     def _captured_for(self, features: Tensor, bucket: tuple[int, int]) -> _Captured | None:
-        if bucket not in self._captured and CAPTURES.acquire(blocking=False):
+        """The graph of a bucket; None if there is none now, or because a capture has failed."""
+        if bucket not in self._captured and self._has_graphs and CAPTURES.acquire(blocking=False):
             try:
-                self._captured[bucket] = self._capture(features, bucket)
+                captured = caught(lambda: self._capture(features, bucket))
             finally:
                 CAPTURES.release()
+            if isinstance(captured, Exception):
+                logger.warning("small batches go on without CUDA graphs, because a capture failed: %r", captured)
+                self._has_graphs = False
+            else:
+                self._captured[bucket] = captured
         return self._captured.get(bucket)
 
     def _capture(self, features: Tensor, bucket: tuple[int, int]) -> _Captured:
@@ -77,8 +89,12 @@ class SmallBatchGraphs:
                 self._encode(inputs, lens)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        # In the default mode, an allocation by any other thread would fail and invalidate the capture.
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+        # The first context restores this thread's stream also after a capture that fails. In the default mode, an
+        # allocation by any other thread would fail and invalidate the capture.
+        with (
+            torch.cuda.stream(torch.cuda.current_stream()),
+            torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"),
+        ):
             outputs = self._encode(inputs, lens)
         return _Captured(graph, inputs, lens, outputs)
 

@@ -151,6 +151,9 @@ class _Embedder:
         futures = [self._service.embed(waveform, [(0, len(waveform))]) for waveform in waveforms]
         return np.concatenate([future.result() for future in futures])
 
+    def warm_up(self) -> None:
+        """The service does this by itself."""
+
 
 async def offered(submit: Callable[[], Future[Done]], *, waits: bool = True) -> Done:
     """The result of what `submit` hands to the service, as soon as that has room.

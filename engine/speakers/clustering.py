@@ -1,12 +1,13 @@
 """Speaker embeddings -> one label each: agglomerative clustering by average cosine similarity.
 
-    windows -> average linkage -> clusters with too little speech dissolve -> alike centres are one -> nearest centres
+    windows -> average linkage -> voices with enough speech -> alike centres are one -> nearest centres
 
 Average linkage joins the two clusters whose windows are most alike on average, so it needs no number of speakers. It
 compares all pairs, so a recording of more than MAX_POINTS windows is first reduced to small groups, block by block, and
 the groups are linked instead. Memory is that of one block, and time grows linearly with the duration.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,10 +19,10 @@ from .model import Embeddings
 
 MAX_POINTS = 2000  # points of one linkage, whose distances take 16 MB: 25 minutes of speech
 MAX_SPEAKERS = 20
-SAME_VOICE = 0.35  # average cosine similarity of two clusters' windows, from which on they are one voice
-SAME_SPEAKER = 0.55  # cosine similarity of two speakers' centres, from which on they are one
-LEAST_SPEECH_S, LEAST_SHARE = 2.0, 0.05  # a cluster with less speech, or less of all, is no speaker of its own,
-ENOUGH_SPEECH_S = 8.0  # but one with so much speech is, whatever its share
+SAME_VOICE = 0.45  # average cosine similarity of two clusters' windows, from which on they are one voice
+SAME_SPEAKER = 0.51  # cosine similarity of two speakers' centres, from which on they are one
+LEAST_SPEECH = 0.45  # times the square root of all seconds: a cluster with less speech is no speaker of its own,
+ENOUGH_SPEECH_S = 8.0  # but one with so much is, however long the recording is
 _GROUP_SIMILARITY, _MAX_GROUPS = 0.62, 64  # of the groups of one block: their least similarity, unless they are more
 _REFINEMENTS = 5
 Labels = npt.NDArray[np.int64]
@@ -117,11 +118,6 @@ def _tree(points: Embeddings) -> Tree:
     return tree
 
 
-def _cut(tree: Tree, num: int) -> Labels:
-    """The clusters of each point, from 0 on, when `num` are left, or fewer where points are equal."""
-    return _flat(tree, num, "maxclust") - 1 if num > 1 else np.zeros(len(tree) + 1, np.int64)
-
-
 def _flat(tree: Tree, bound: float, criterion: str) -> Labels:
     """The clusters of a tree, counted from 1."""
     from scipy.cluster.hierarchy import fcluster
@@ -142,24 +138,41 @@ def _speakers(points: Embeddings, seconds: Weights, count: SpeakerCount) -> Labe
     if least == 1 and (points @ points.T).min() >= SAME_VOICE:  # then the average of any two clusters is as high
         return np.zeros(len(points), np.int64)
     tree = _tree(points)
-    voices = 1 + int((tree[:, 2] > 1.0 - SAME_VOICE).sum())
-    for num in range(max(voices, least), len(points) + 1):  # finer, until there are enough speakers
-        labels = _cut(tree, num)
-        large = _large(labels, seconds)
-        if len(large) >= least:
+    labels = _voices(tree, seconds, least)
+    if labels.max() + 1 < least:  # there is too little speech for this number, so each cluster is a speaker
+        labels = _flat(tree, least, "maxclust") - 1
+    is_sure = labels >= 0
+    centres, _ = _centres(points[is_sure], seconds[is_sure], labels[is_sure])
+    labels = np.where(is_sure, labels, np.argmax(points @ centres.T, axis=1))
+    return _joined(points, seconds, labels, (least, most))
+
+
+def _voices(tree: Tree, seconds: Weights, least: int) -> Labels:
+    """The voice of each point, from 0 on, or -1 where it is in a cluster with too little speech.
+
+    From the root on, a cluster is divided into those of its two parts that have enough speech, as long as the parts are
+    less alike than SAME_VOICE or there are fewer voices than `least`. A cluster whose parts both have too little stays
+    whole, so that a voice is not lost because it varies.
+    """
+    num = len(tree) + 1
+    parts = tree[:, :2].astype(np.int64)
+    sizes = np.concatenate([seconds, np.zeros(len(tree), np.float32)])
+    for row, both in enumerate(parts):
+        sizes[num + row] = sizes[both].sum()
+    enough = min(LEAST_SPEECH * math.sqrt(sizes[-1]), ENOUGH_SPEECH_S) - 1e-3
+    voices = {2 * num - 2}
+    for row in reversed(range(len(tree))):  # the least alike parts come first
+        if 1.0 - tree[row, 2] >= SAME_VOICE and len(voices) >= least:
             break
-    else:  # there is too little speech for this number, so each cluster is a speaker
-        labels = _cut(tree, least)
-        large = np.arange(int(labels.max()) + 1)
-    centres, _ = _centres(points, seconds, labels)
-    return _joined(points, seconds, np.argmax(centres @ centres[large].T, axis=1)[labels], (least, most))
-
-
-def _large(labels: Labels, seconds: Weights) -> Labels:
-    """The clusters with enough speech to be a speaker, at least the largest one."""
-    sizes = np.bincount(labels, seconds)
-    least = min(max(LEAST_SPEECH_S, LEAST_SHARE * sizes.sum()), ENOUGH_SPEECH_S, sizes.max())
-    return np.flatnonzero(sizes >= least - 1e-3)
+        large = {int(part) for part in parts[row] if sizes[part] >= enough}
+        if num + row in voices and large:
+            voices = voices - {num + row} | large
+    labels = np.full(2 * num - 1, -1)
+    labels[sorted(voices)] = np.arange(len(voices))
+    for row in reversed(range(len(tree))):
+        if labels[num + row] >= 0:
+            labels[parts[row]] = labels[num + row]
+    return labels[:num]
 
 
 def _joined(points: Embeddings, seconds: Weights, labels: Labels, bounds: tuple[int, int]) -> Labels:

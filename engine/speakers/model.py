@@ -35,6 +35,9 @@ class SpeakerModel(Protocol):
     def embed(self, waveforms: Sequence[Waveform]) -> Embeddings:
         """(N_i,) float32 at 16 kHz each -> (len(waveforms), D) float32, each row of length 1."""
 
+    def warm_up(self) -> None:
+        """Prepare what the first windows would otherwise wait for."""
+
 
 class TorchSpeakerModel:
     """A network of encoders/ on a device. The result for a waveform does not depend on the others of the call.
@@ -69,6 +72,11 @@ class TorchSpeakerModel:
                 embeddings[part] = rows.numpy()
         return embeddings
 
+    def warm_up(self) -> None:
+        """On a GPU, load the kernels and capture the graphs of all sizes of batches, the smallest first."""
+        for share in _SHARES if self._graphs is not None else ():
+            self.embed([np.zeros(WINDOW_SAMPLES, np.float32)] * (self._batch_windows // share))
+
     def _batches(self, waveforms: Sequence[Waveform]) -> Iterator[list[int]]:
         """The places of the waveforms of each batch."""
         by_length: dict[int, list[int]] = {}
@@ -97,6 +105,8 @@ def embed_windows(model: SpeakerModel, parts: Sequence[tuple[Waveform, Sequence[
 
     Raises InternalError if one is not finite.
     """
+    if not any(windows for _, windows in parts):
+        return [np.zeros((0, 0), np.float32) for _ in parts]
     rows = model.embed([waveform[first:last] for waveform, windows in parts for first, last in windows])
     if not np.isfinite(rows).all():
         raise InternalError("the speaker model's embeddings are not finite")

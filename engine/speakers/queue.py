@@ -1,5 +1,6 @@
 """SpeakerQueue: embeds the speech of a run, or of all callers of a service, in batches, in a thread of its own."""
 
+import logging
 import threading
 import time
 from collections import deque
@@ -13,11 +14,14 @@ import torch
 
 from ..audio.waveform import SAMPLE_RATE, Waveform
 from ..errors import ASRError, ConfigError, ServiceClosedError
-from ..isolation import alone, isolated
+from ..isolation import alone, caught, isolated
 from .model import Bounds, Embeddings, SpeakerModel, embed_windows
 
 BATCH_WINDOWS = 512  # two batches of CAM++ on a GPU: the second is filled while the first is computed
 RETRY_S = 60.0  # from a failure to load the model to the next attempt, which may have to ask a hub
+
+
+logger = logging.getLogger(__name__)
 
 
 class ModelSource(Protocol):
@@ -40,7 +44,7 @@ class SpeakerQueue:
     """Embeds first what comes first; what has come meanwhile is embedded together."""
 
     def __init__(self, source: ModelSource | None, *, on_gpu: bool, least_windows: int = 0) -> None:
-        """The model is loaded for the first job.
+        """The model is loaded for the first job, and warmed up once that is done, both in the queue's thread.
 
         Args:
             on_gpu: it computes on one, as acoustic/threads.py explains.
@@ -55,6 +59,7 @@ class SpeakerQueue:
         self._is_working = False
         self._is_closed = False
         self._failure: tuple[float, ASRError] | None = None  # why there is no model, and time.monotonic() of that
+        self._is_warm = False
         self._thread = ThreadPoolExecutor(1, "speakers", partial(torch.set_num_threads, 1) if on_gpu else None)
 
     def embed(self, waveform: Waveform, windows: Sequence[Bounds]) -> Future[Embeddings]:
@@ -77,6 +82,10 @@ class SpeakerQueue:
             self._num_windows += len(windows)
             self._begin()
         return job.future
+
+    def prepare(self) -> None:
+        """Load the model and warm it up before any job; returns at once. The jobs say why there is none."""
+        self._thread.submit(self._prepare)
 
     @property
     def is_idle(self) -> bool:
@@ -110,6 +119,20 @@ class SpeakerQueue:
         while batch := self._next():
             self._embed(batch)
 
+    def _prepare(self) -> None:
+        model = self._model()
+        if not isinstance(model, ASRError):
+            self._warm_up(model)
+
+    def _warm_up(self, model: SpeakerModel) -> None:
+        """Once. A job without windows is done before that, and others find a model that is ready for them."""
+        if self._is_warm:
+            return
+        self._is_warm = True
+        failure = caught(model.warm_up)
+        if isinstance(failure, Exception):
+            logger.warning("the speaker model was not warmed up, so that its first windows take longer: %r", failure)
+
     def _next(self) -> list[_Job]:
         """The next batch; empty if none is due. Cancelled jobs are left out, so it is looked for until there is one."""
         with self._lock:
@@ -133,6 +156,7 @@ class SpeakerQueue:
                 job.future.set_exception(rows)
             else:
                 job.future.set_result(rows)
+        self._warm_up(model)
 
     def _taken(self, most_windows: float) -> list[_Job]:
         """The oldest jobs whose futures nobody has cancelled, of at most so many windows, but at least one."""

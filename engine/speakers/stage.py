@@ -78,6 +78,7 @@ class SpeakerStage:
         self._settings = settings
         self._known = enrolled(source.get(), settings, allow_urls=allow_urls)
         self._queue = SpeakerQueue(source, on_gpu=on_gpu, least_windows=BATCH_WINDOWS)
+        self._queue.prepare()
         self._clips: deque[_Clip] = deque()  # that are not embedded yet
         self._waiting_s = 0.0  # of these
         self._num_waiting: Counter[int] = Counter()  # of these, those of each input

@@ -8,8 +8,11 @@ At the end of a stream, relabel() looks at all that was heard at once and says w
 Texts are never changed. What fails for a segment costs this segment its speakers, and a warning says so.
 """
 
+from collections.abc import Sequence
 from concurrent.futures import Future
 from functools import partial
+
+import numpy as np
 
 from ..audio.waveform import Waveform
 from ..errors import ASRError
@@ -19,7 +22,7 @@ from ..speakers.clustering import SpeakerCount
 from ..speakers.diarize import diarize, stretch_of, windows_of
 from ..speakers.enrolment import KnownSpeakers
 from ..speakers.labelling import relabelled, speakers_of, unnamed, with_speakers
-from ..speakers.model import Embeddings
+from ..speakers.model import Bounds, Embeddings
 from ..speakers.tracker import SpeakerTracker
 from ..transcript import Transcript
 
@@ -35,11 +38,15 @@ class LiveSpeakers:
         self._service = service
         self._tracker = SpeakerTracker(known=known, count=count)
         self._count = SpeakerCount(most=count.exact or count.most)  # a segment need not have all of the speakers
+        self._embed(np.zeros(0, np.float32), ())  # has the model loaded and warmed up before the first segment ends
 
     def hear(self, audio: Waveform) -> Future[Embeddings]:
         """Embed the windows of a segment, (N,) float32 at 16 kHz; returns at once. The future raises any error."""
+        return self._embed(audio, windows_of(len(audio)))
+
+    def _embed(self, audio: Waveform, windows: Sequence[Bounds]) -> Future[Embeddings]:
         try:
-            return self._service.embed(audio, windows_of(len(audio)))
+            return self._service.embed(audio, windows)
         except ASRError as error:
             failed: Future[Embeddings] = Future()
             failed.set_exception(error)

@@ -26,6 +26,7 @@ from twostage_asr.engine import AutoModelVLLM, DecodeError
 from twostage_asr.engine.acoustic import runner
 from twostage_asr.engine.acoustic.cuda_graphs import MAX_CLIPS, MAX_FRAMES, Encode, SmallBatchGraphs, bucket_of
 from twostage_asr.engine.acoustic.runner import StageOneRunner
+from twostage_asr.engine.captures import CAPTURES
 from twostage_asr.engine.families import family_named
 from twostage_asr.engine.families.base import StageOneOptions
 from twostage_asr.engine.manifest import EngineManifest, FrameClock
@@ -109,6 +110,40 @@ def test_graphs_say_what_the_function_says() -> None:
         lens = torch.randint(1, num_frames + 1, (num_clips,), device="cuda")
         for ours, plain in zip(graphs(features, lens), encode(features, lens), strict=True):
             torch.testing.assert_close(ours[:, :num_frames], plain)
+
+
+def test_a_capture_that_fails_is_not_tried_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
+    tried: list[tuple[int, int]] = []
+
+    def capture(features: torch.Tensor, bucket: tuple[int, int]) -> None:
+        tried.append(bucket)
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    graphs = SmallBatchGraphs(lambda features, lens: (features + 1,))
+    monkeypatch.setattr(graphs, "_capture", capture)
+    for num_clips in (1, 1, 4):
+        (out,) = graphs(torch.zeros(num_clips, 5, 8), torch.full((num_clips,), 5))
+        assert out.shape == (num_clips, 5, 8) and bool((out == 1).all())
+    assert tried == [(1, 64)]
+    assert "go on without CUDA graphs" in caplog.text and CAPTURES.acquire(blocking=False)
+    CAPTURES.release()
+
+
+@needs_cuda
+def test_after_a_capture_that_fails_the_stream_is_the_same_and_results_are_right() -> None:
+    def encode(features: torch.Tensor, lens: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return (features + float(features.sum().item() * 0 + 1),)  # it waits for the GPU, which fails a capture
+
+    graphs, stream = SmallBatchGraphs(encode), torch.cuda.current_stream()
+    features = torch.randn(1, 5, 8, device="cuda")
+    for _ in range(2):
+        (out,) = graphs(features, torch.tensor([5], device="cuda"))
+        torch.testing.assert_close(out, features + 1)
+        assert torch.cuda.current_stream() == stream
+    assert not graphs._has_graphs
 
 
 @needs_cuda

@@ -70,3 +70,13 @@ def test_a_long_recording_is_grouped_in_blocks(monkeypatch: pytest.MonkeyPatch) 
 def test_contradictory_counts_are_refused(bounds: dict[str, int]) -> None:
     with pytest.raises(ConfigError):
         SpeakerCount(**bounds)
+
+
+def test_speakers_are_as_alike_as_the_variants_of_one_voice_that_are_each_too_short() -> None:
+    """The cosine similarity of two speakers with enough speech is 0.4, and so is that of a third one's variants."""
+    alike, own = np.sqrt(0.4), np.sqrt(0.6)
+    points = np.zeros((40, 64), np.float32)
+    points[:20, 0], points[20:36, 1] = alike, alike
+    points[np.arange(36), 2 + np.r_[np.arange(20) // 10, 2 + np.arange(16) // 2]] = own
+    points[36:, 1], points[36:, 10] = alike, own
+    assert cluster(points, [0.75] * 40, ANY).tolist() == [0] * 10 + [1] * 10 + [2] * 20

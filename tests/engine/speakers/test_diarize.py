@@ -78,9 +78,9 @@ def test_a_speaker_changes_sooner_the_less_the_window_across_the_change_is_like_
 
 
 def test_one_doubtful_window_does_not_interrupt_a_turn() -> None:
-    rows = voices([0] * 6 + [1] * 6)
-    rows[2] = normalised((0.53 * rows[2] + 0.47 * rows[8])[None])[0]
-    found = diarize([spoken(0.0, 9.75, rows)], ANY)
+    rows = voices([0] * 24 + [1] * 24)
+    rows[2] = normalised((0.52 * rows[2] + 0.48 * rows[26])[None])[0]
+    found = diarize([spoken(0.0, 36.75, rows)], ANY)
     assert [name for name, _ in itertools.groupby(names(found))] == ["SPK0", "SPK1"]
 
 

@@ -129,6 +129,20 @@ def test_batches_of_windows_are_filled_up_to_a_few_sizes(speaker_model: TorchSpe
     assert sizes == [4]  # three windows; the longer clip has a size of its own
 
 
+def test_a_warm_up_runs_every_size_of_batch_once(speaker_model: TorchSpeakerModel) -> None:
+    sizes: list[int] = []
+
+    def graphs(fbank: Tensor, lens: Tensor) -> tuple[Tensor, ...]:
+        sizes.append(len(fbank))
+        return (fbank.new_ones(len(fbank), speaker_model.size),)
+
+    model = TorchSpeakerModel(speaker_model.network, CPU, speaker_model.size, batch_windows=16)
+    model.warm_up()
+    model._graphs = graphs  # type: ignore[assignment]  # as on a GPU
+    model.warm_up()
+    assert sizes == [1, 4, 16]
+
+
 def test_a_short_clip_is_repeated(speaker_model: TorchSpeakerModel) -> None:
     clip = noise(1_000, 0)
     repeated = np.tile(clip, WINDOW_SAMPLES // len(clip))
@@ -140,6 +154,9 @@ def test_embeddings_that_are_not_finite_are_an_error() -> None:
     class Broken:
         def embed(self, waveforms: Sequence[Waveform]) -> Embeddings:
             return np.full((len(waveforms), 192), np.nan, np.float32)
+
+        def warm_up(self) -> None:
+            pass
 
     with pytest.raises(InternalError, match="embeddings are not finite"):
         embed_windows(Broken(), [(noise(24_000, 0), [(0, 24_000)])])

@@ -39,6 +39,9 @@ class Voices:
             raise RuntimeError("broken")
         return np.eye(64, dtype=np.float32)[[number % 64 for number in numbers]]
 
+    def warm_up(self) -> None:
+        pass
+
 
 @dataclass
 class Lazy:

@@ -108,3 +108,30 @@ def test_a_model_without_speakers_says_so() -> None:
     with pytest.raises(ConfigError, match="without a speaker model"):
         jobs.embed(samples(1), WHOLE)
     jobs.close()
+
+
+def test_the_model_is_warmed_up_once_before_jobs_with_windows() -> None:
+    class Cold(FakeVoices):
+        def warm_up(self) -> None:
+            super().warm_up()
+            assert not self.batches
+            raise RuntimeError("no memory for it")
+
+    voices = Cold()
+    jobs = SpeakerQueue(voices, on_gpu=False)
+    assert not len(jobs.embed(samples(1), ()).result(20))
+    assert jobs.embed(samples(2), WHOLE).result(20).argmax() == 2
+    jobs.prepare()
+    jobs.close()
+    assert (voices.num_warm_ups, voices.batches) == (1, [1])
+
+
+def test_a_model_is_prepared_before_there_is_a_job() -> None:
+    voices = FakeVoices()
+    jobs = SpeakerQueue(voices, on_gpu=False, least_windows=100)
+    jobs.prepare()
+    late = jobs.embed(samples(2), WHOLE)
+    jobs.flush()
+    assert late.result(20).argmax() == 2
+    assert voices.num_warm_ups == 1
+    jobs.close()

@@ -1,6 +1,7 @@
 """Speakers of live audio: a voice keeps its name, finals are split where it changes, and texts stay what they are."""
 
 import asyncio
+import threading
 from concurrent.futures import Future
 from typing import Any
 
@@ -12,10 +13,11 @@ from hypothesis import strategies as st
 from tests.engine.streaming.listening import finals, hear
 from tests.engine.streaming.scripted import LoudIsSpeech
 from tests.engine.streaming.voiced import VoicedService, talk
-from tests.fake_voices import BROKEN
+from tests.fake_voices import BROKEN, FakeVoices
 from twostage_asr.engine import AsyncStreamingSession, ConfigError, Final, LiveOptions, StreamingSession, Transcript
 from twostage_asr.engine.run_options import transcribe_options
 from twostage_asr.engine.speakers.clustering import SpeakerCount
+from twostage_asr.engine.speakers.queue import SpeakerQueue
 from twostage_asr.engine.streaming import LiveSpeakers, relabelled
 from twostage_asr.engine.transcript import Segment
 
@@ -99,7 +101,7 @@ def test_names_of_one_voice_become_the_first_of_them() -> None:
 
         def embed(self, waveform: Any, windows: Any) -> Any:
             future: Future[Any] = Future()
-            angle = float(waveform.max())  # samples(314) turns by 90 degrees
+            angle = float(waveform.max(initial=0.0))  # samples(314) turns by 90 degrees
             row = np.float32([np.cos(5 * angle), np.sin(5 * angle)])
             future.set_result(np.tile(row, (len(windows), 1)))
             return future
@@ -169,3 +171,51 @@ def test_options_that_ask_for_speakers_are_not_overheard() -> None:
 def test_a_transcript_without_speakers_stays() -> None:
     plain = Transcript("a", "b", segments=(Segment(0.0, 1.0, "b", None, None),))
     assert relabelled(plain, {"SPK0": "SPK1"}) is plain
+
+
+def test_the_same_pushes_give_the_same_texts_while_the_model_is_loading() -> None:
+    """Partials do not wait for it, and the final waits in the push that ends its segment."""
+
+    class Slow(FakeVoices):
+        loaded = threading.Event()
+
+        def get(self) -> FakeVoices:
+            assert self.loaded.wait(20)
+            return self
+
+    class Loading(VoicedService):
+        def __init__(self, voices: FakeVoices) -> None:
+            super().__init__()
+            self.queue = SpeakerQueue(voices, on_gpu=False)
+
+        def embed(self, waveform: Any, windows: Any) -> Any:
+            return self.queue.embed(waveform, windows)
+
+    def pushes(voices: FakeVoices, loaded_by: int) -> list[Any]:
+        service: Any = Loading(voices)
+        session, audio, told = session_of(service), talk((3, 4.0), PAUSE, (5, 3.0), PAUSE), []
+        for number, start in enumerate(range(0, len(audio), 8000)):
+            if number == loaded_by:
+                assert not voices.num_warm_ups and any(told)
+                Slow.loaded.set()
+            told.append(session.push(audio[start : start + 8000]))
+        service.queue.close()
+        assert voices.num_warm_ups == 1
+        return [[(type(event), event.text, event.start, event.end) for event in events] for events in told]
+
+    at_once = pushes(FakeVoices(), -1)
+    first_final = next(number for number, events in enumerate(at_once) if events and events[0][0] is Final)
+    assert pushes(Slow(), first_final) == at_once
+
+
+def test_a_session_has_the_model_loaded_before_its_first_segment_ends() -> None:
+    asked: list[int] = []
+
+    class Asked(VoicedService):
+        def embed(self, waveform: Any, windows: Any) -> Any:
+            asked.append(len(windows))
+            return super().embed(waveform, windows)
+
+    service: Any = Asked()
+    session_of(service)
+    assert asked == [0]
