@@ -32,10 +32,7 @@ def edges_at_sound(words: Sequence[Word], waveform: Waveform) -> tuple[Word, ...
 
 def _at_sound(word: Word, starts: Sequence[float], ends: Sequence[float]) -> Word:
     start, end = word.start, word.end
-    at_start, at_end = (
-        bisect_right(starts, start) - 1,
-        bisect_left(starts, end) - 1,
-    )  # the last pauses that begin before
+    at_start, at_end = bisect_right(starts, start) - 1, bisect_left(starts, end) - 1  # the last that begin before
     if at_start >= 0:
         start = max(start, ends[at_start])
     if at_end >= 0 and end <= ends[at_end]:
@@ -51,9 +48,8 @@ def _pauses(waveform: Waveform) -> tuple[list[float], list[float]]:
         return [], []
     power = np.convolve(np.einsum("ij,ij->i", hops, hops), np.ones(3), "same")
     place = int(_LOUD * len(power))
-    is_quiet = power < np.partition(power, place)[place] * 10 ** (
-        -QUIET_DB / 10
-    )  # a partition is faster than quantile()
+    loud = np.partition(power, place)[place]  # faster than quantile()
+    is_quiet = power < loud * 10 ** (-QUIET_DB / 10)
     edges = np.flatnonzero(np.diff(is_quiet, prepend=False, append=False)).reshape(-1, 2)
     edges = edges[edges[:, 1] - edges[:, 0] >= LEAST_PAUSE_S * SAMPLE_RATE / _HOP]
     starts, ends = (edges * (_HOP / SAMPLE_RATE)).round(3).T.tolist()
