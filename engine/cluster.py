@@ -201,16 +201,7 @@ def serve_app(
         asked["api_key_file"] = Path(asked["api_key_file"])
 
     def build() -> Any:
-        from .ray_replica import ReplicaState
-        from .server.app import create_app
-        from .server.recognizer import Recognizer
-        from .server.settings import ServerSettings
-        from .vad import load_vad
-
-        recognizer = Recognizer(load(model), ServerSettings(**asked), vad=load_vad())
-        app = create_app(recognizer)
-        app.state.replica = ReplicaState(recognizer)
-        return app
+        return _app_of_replica(load(model), asked)
 
     class Server:
         app: Any  # what build() returns; set by serve.ingress
@@ -234,6 +225,20 @@ def serve_app(
         },
     )
     return deployment.bind()
+
+
+def _app_of_replica(model: Transcriber, settings: Mapping[str, Any]) -> Any:
+    """The server of one replica, which its health checks find in its state."""
+    from .ray_replica import ReplicaState
+    from .server.app import create_app
+    from .server.recognizer import Recognizer
+    from .server.settings import ServerSettings
+    from .vad import load_vad
+
+    recognizer = Recognizer(model, ServerSettings(**settings), vad=load_vad())
+    app = create_app(recognizer)
+    app.state.replica = ReplicaState(recognizer)
+    return app
 
 
 def serve_application(args: dict[str, Any]) -> Any:

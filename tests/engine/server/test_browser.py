@@ -104,8 +104,8 @@ def test_a_file_on_the_page(server: Running, clip: Clip, visit: Visit) -> None:
         assert (await page.run("document.querySelector('#text p').textContent")).strip() == clip["text"]
         assert await page.run("document.querySelectorAll('#text .w').length") == len(clip["text"].split())
         srt = await page.run(SAVED.format(format="srt"))
-        cues = [cue.splitlines()[-1] for cue in srt.split("\n\n")]
-        assert len(cues) > 1 and " ".join(cues) == clip["text"]
+        lines = [line for cue in srt.split("\n\n") for line in cue.splitlines()[2:]]
+        assert " --> " in srt and " ".join(lines) == clip["text"]
 
     visit(f"{server.http}/", read)
 
