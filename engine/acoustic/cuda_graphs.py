@@ -6,21 +6,17 @@ Each shape is captured at its first use, which takes 0.2 s, unless another threa
 capture that has failed, no other is tried, and batches of shapes that are not captured run without a graph.
 """
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ..captures import CAPTURES
-from ..isolation import caught
+from ..captures import captured_alone
 
 MAX_CLIPS, MAX_FRAMES = 32, 512  # limits of a small batch; 30 s are 500 frames
 FRAME_STEP = 64
 WARM_UP_RUNS = 3  # before a capture, as PyTorch's documentation requires
-
-logger = logging.getLogger(__name__)
 
 Encode = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
 
@@ -67,15 +63,11 @@ class SmallBatchGraphs:
 
     def _captured_for(self, features: Tensor, bucket: tuple[int, int]) -> _Captured | None:
         """The graph of a bucket; None if there is none now, or because a capture has failed."""
-        if bucket not in self._captured and self._has_graphs and CAPTURES.acquire(blocking=False):
-            try:
-                captured = caught(lambda: self._capture(features, bucket))
-            finally:
-                CAPTURES.release()
+        if bucket not in self._captured and self._has_graphs:
+            captured = captured_alone("small batches go on", lambda: self._capture(features, bucket))
             if isinstance(captured, Exception):
-                logger.warning("small batches go on without CUDA graphs, because a capture failed: %r", captured)
                 self._has_graphs = False
-            else:
+            elif captured is not None:
                 self._captured[bucket] = captured
         return self._captured.get(bucket)
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..captures import CAPTURES
+from ..captures import captured_alone
 from ..isolation import caught
 from .llm import LLM, WHERE, Passed
 from .plain_step import PlainStep
@@ -150,15 +150,11 @@ class GraphPasses(Passes):
 
     def _captured_for(self, shape: Shape) -> _Captured | None:
         """The graph of a shape; None if there is none now, or because a capture has failed."""
-        if shape not in self._captured and self._has_graphs and CAPTURES.acquire(blocking=False):
-            try:
-                captured = caught(lambda: self._capture(shape))
-            finally:
-                CAPTURES.release()
+        if shape not in self._captured and self._has_graphs:
+            captured = captured_alone("stage 2 goes on", lambda: self._capture(shape))
             if isinstance(captured, Exception):
-                logger.warning("stage 2 goes on without CUDA graphs, because a capture failed: %r", captured)
                 self._has_graphs = False
-            else:
+            elif captured is not None:
                 self._captured[shape] = captured
         return self._captured.get(shape)
 
