@@ -138,7 +138,8 @@ class _Server(uvicorn.Server):
         self._recognizer = recognizer
         self._connections = connections
         self._beside = beside
-        self._announces = not isinstance(recognizer.service, RemoteService)
+        service = recognizer.service
+        self._remote = service if isinstance(service, RemoteService) else None  # of a front end: its engine announces
         self._is_asked_to_stop = False
         self._drains_at = 0.0  # time.monotonic(), as the others
         self._ends_at: float | None = None
@@ -147,9 +148,8 @@ class _Server(uvicorn.Server):
         for listener in self._beside:
             await listener.start()
         await super().startup(sockets)  # from here on the sockets listen
-        service = self._recognizer.service
-        if isinstance(service, RemoteService):
-            service.say_ready()
+        if self._remote is not None:
+            self._remote.say_ready()
         else:
             log_addresses(sockets or (), is_tls=self.config.is_ssl)  # uvicorn does not log these
 
@@ -170,7 +170,7 @@ class _Server(uvicorn.Server):
         self._connections.sweep(asyncio.get_running_loop().time())
         self._recognizer.session_bytes.tick()
         if self._ends_at is None and self._recognizer.service.failed:
-            if self._announces:
+            if self._remote is None:
                 log.error("the engine has failed; the process ends with exit code %d", ENGINE_FAILED)
             self._ends_at = now + FAILED_GRACE_S
         if self._ends_at is None and self._is_asked_to_stop:
