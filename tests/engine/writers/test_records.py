@@ -2,12 +2,11 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from twostage_asr.engine import ConfigError, Segment, Transcript, TranscriptWarning, Word
-from twostage_asr.engine.writers import WRITERS, JsonlWriter, records, write_file, write_jsonl
+from twostage_asr.engine.writers import WRITERS, JsonlWriter, write_file, write_jsonl
 
 WARNING = TranscriptWarning("unfinished", "it\nstops")
 SPOKEN = Transcript(
@@ -86,18 +85,3 @@ def test_a_file_is_replaced_when_the_new_one_is_complete(tmp_path: Path, monkeyp
 def test_a_suffix_that_is_no_format_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"a\.doc: the suffix names no format; allowed: txt, json"):
         write_file(SPOKEN, tmp_path / "a.doc")
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        [],
-        [{}],
-        [{"a": 1}, {}],
-        {"words": [{"text": '"},\n    {"', "start": 0.1}] * 2_500, "segments": [{"words": [], "warnings": None}]},
-        {"segments": [{"words": [{"text": "é", "start": 1e-7}], "warnings": [{"code": "a"}]}, {"words": None}]},
-        {"a": {"b": {"c": [1, [2, "x"]]}}, "d": []},
-    ],
-)
-def test_json_is_indented_as_the_slow_encoder_indents_it(value: Any) -> None:
-    assert records._indented(value, "\n") == json.dumps(value, ensure_ascii=False, indent=2)
