@@ -19,7 +19,6 @@ Without a GPU, `--kind cpu --counts 1,2 --clips 20 --passes 1 --warm-s 0 --model
 import argparse
 import json
 import logging
-import os
 import statistics
 import subprocess
 import sys
@@ -36,6 +35,7 @@ from twostage_asr.engine.audio.waveform import SAMPLE_RATE
 from twostage_asr.engine.bench.load import Load, random_lengths, random_load
 from twostage_asr.engine.bench.random_checkpoint import write_checkpoint
 from twostage_asr.engine.console import spare_loaded_objects
+from twostage_asr.engine.cores import usable_cores
 
 TUNED = '{"decoder_processes": 4, "vllm": {"attention_backend": "TRITON_ATTN"}}'  # for an H200 with 16 cores
 Run = dict[str, Any]  # the figures of one run and form
@@ -140,7 +140,7 @@ def main() -> None:
             for run in in_own_process(count, options):
                 runs.append({"name": name} | run)
                 compared(runs[-1], runs)
-                report = {"clips": args.clips, "cores": os.cpu_count(), "wanted": wanted, "runs": runs}
+                report = {"clips": args.clips, "cores": usable_cores(), "wanted": wanted, "runs": runs}
                 args.json.write_text(json.dumps(report, indent=2) + "\n")
 
 

@@ -18,7 +18,6 @@ batch of another size may write another text, which load_test.py counts as wrong
 import argparse
 import itertools
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -45,6 +44,7 @@ from twostage_asr.engine.bench.agreeing import AGREEMENT, AgreeingDecoder
 from twostage_asr.engine.bench.command import WRITERS
 from twostage_asr.engine.bench.load import LANGUAGE, TOKENS_PER_SECOND, noise
 from twostage_asr.engine.bench.machine import hardware, versions
+from twostage_asr.engine.cores import usable_cores
 from twostage_asr.engine.decoder.base import DecodeParams
 from twostage_asr.engine.run_options import TranscribeOptions
 from twostage_asr.engine.server.app import create_app
@@ -227,7 +227,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=10.0, help="of each of these (default %(default)s)")
     parser.add_argument("--front-ends", type=int, metavar="N", help="as `twostage-asr serve` has them by default")
     parser.add_argument(
-        "--client-processes", type=int, metavar="N", default=max((os.cpu_count() or 1) // 4, 1), help="of the clients"
+        "--client-processes", type=int, metavar="N", default=max(usable_cores() // 4, 1), help="of the clients"
     )
     parser.add_argument("--decoder-processes", type=int, metavar="N", help="see `twostage-asr serve --help`")
     parser.add_argument("--json", type=Path, metavar="FILE")

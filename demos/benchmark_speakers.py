@@ -191,6 +191,7 @@ def main() -> None:
         found["network"] = network_alone(alone, args.device, args.batches, args.windows)
         del alone
         with AutoModelVLLM(args.model, device=args.device, backend=args.backend, speaker_model=name) as model:
+            model.transcriber.wait_until_complete()
             listed = many_clips(clips, args.list)
             for speakers in (False, True):
                 job(model, many_clips(clips, 64 if args.list >= 64 else 2), speakers=speakers)

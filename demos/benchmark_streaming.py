@@ -239,6 +239,7 @@ def main() -> None:
         with FunASRNanoStreamingVLLM.from_pretrained(
             args.model or folder, device=args.device, backend=args.backend, speaker_model=args.speaker_model
         ) as engine:
+            engine.service.model.wait_until_complete()  # a model that has just been loaded is another question
             warm_s = min(WARM_UP_S, args.seconds)
             num_warm = 1 if args.minutes else max(args.sessions)
             asyncio.run(measure(engine, options, num_warm, talk(warm_s), with_speakers=args.speakers))

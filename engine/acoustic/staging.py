@@ -4,7 +4,6 @@ Pinning 150 MB takes 40 ms, and filling it on one core takes as long again: more
 pinned buffers are kept. A few threads fill one of them while the other is being copied to the GPU.
 """
 
-import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,9 +14,11 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from ..cores import usable_cores
+
 Upload = Callable[[Sequence[np.ndarray]], Tensor]  # (N,) float32 each -> (B, longest N), padded with zeros
 
-_NUM_THREADS = min(4, os.cpu_count() or 1)  # more do not copy faster
+_NUM_THREADS = min(4, usable_cores())  # more do not copy faster
 
 
 def uploader(device: torch.device) -> Upload:

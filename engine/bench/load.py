@@ -3,7 +3,6 @@
 Loads are identified by their form, which says where the clips are stored, and by their number of clips.
 """
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ import soxr
 
 from ..audio.decode import SAMPLE_RATE, Waveform
 from ..audio.inputs import AudioInput, audio_files, expand_inputs
+from ..cores import usable_cores
 from ..decoder.base import DecodeParams
 from ..errors import ConfigError
 from ..families.base import Request
@@ -72,7 +72,7 @@ def random_load(lengths: Sequence[int], form: Form, folder: Path) -> Load:
     else:
         folder.mkdir()
         paths = [folder / f"{number:06d}.{form}" for number in range(len(lengths))]
-        with ThreadPoolExecutor(os.cpu_count()) as threads:
+        with ThreadPoolExecutor(usable_cores()) as threads:
             list(threads.map(_write_wav if form == "wav" else _write_mp3, paths, clips))
         items = expand_inputs(paths)
     num_tokens = max(1, round(TOKENS_PER_SECOND * sum(lengths) / SAMPLE_RATE / len(lengths)))

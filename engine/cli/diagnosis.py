@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from ..cores import usable_cores
+
 State = Literal["ok", "info", "warn", "bad"]  # info: may be as it is; warn: less than could run; bad: no model can run
 
 PACKAGE = "twostage-asr"
@@ -100,10 +102,6 @@ def _machine() -> Iterator[Finding]:
         yield Finding("memory", "warn", found, f"less than {LEAST_MEMORY / GIB:.0f} GiB: take the smallest models")
     else:
         yield Finding("memory", "ok", found)
-
-
-def usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _memory() -> tuple[int, int]:

@@ -6,8 +6,9 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from ..cores import usable_cores
 from ..errors import ConfigError
-from .diagnosis import GIB, Finding, usable_cores
+from .diagnosis import GIB, Finding
 
 # Seconds of audio in a second that were measured, see demos/speed.md, and measured_gflops() of that processor.
 _H200_RTFX = "6,000 to 9,000"

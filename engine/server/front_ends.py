@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 
+from ..cores import num_cores
 from ..errors import ASRError, ConfigError, InternalError
 from ..service import TranscriptionService
 from ..transcriber import Transcriber
@@ -84,7 +85,7 @@ def number_of_front_ends(asked: int | None, device: torch.device) -> int:
     """What was asked for; else as many as pay, because a CPU that computes both stages has no core to spare."""
     if asked is not None:
         return asked
-    return AUTO_FRONT_ENDS if device.type == "cuda" and len(os.sched_getaffinity(0)) >= AUTO_CORES else 0
+    return AUTO_FRONT_ENDS if device.type == "cuda" and num_cores() >= AUTO_CORES else 0
 
 
 class FrontEnds:
@@ -120,7 +121,7 @@ class FrontEnds:
         """
         max_waiting = self._setup.settings.max_waiting
         service = TranscriptionService(model, max_waiting=max_waiting, timeline=MetricsTimeline(self.metrics))
-        num_readers = max(2, (os.cpu_count() or 1) // self._setup.num_front_ends)
+        num_readers = max(2, num_cores() // self._setup.num_front_ends)
         card = ModelCard(model.family, model.tokenizer, num_readers, max_waiting)
         self.service, self._card = service, card
         self.metrics.watch_decoder(model.decoder)

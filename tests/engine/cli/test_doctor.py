@@ -99,7 +99,7 @@ def test_on_a_gpu_the_engines_and_the_fast_lane_are_told(monkeypatch: pytest.Mon
     config = SimpleNamespace(
         tensor_parallel_size=1, vllm={}, decoder_processes=None, fast_lane="auto", gpu_memory_utilization=0.8
     )
-    monkeypatch.setattr("os.cpu_count", lambda: 16)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(16))
     monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", "somewhere")
     assert outlook._engines(config).startswith("one engine, and up to 4 when prompts wait")
     monkeypatch.delenv("CUDA_MPS_PIPE_DIRECTORY")

@@ -478,7 +478,7 @@ def test_as_many_engines_as_memory_and_cores_allow(
         directory = tmp_path
 
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: Properties)
-    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(cores))
     with (tmp_path / "model.safetensors").open("wb") as file:
         file.truncate(1_200_000_000)
     options = VLLMOptions(device=torch.device("cuda"), gpu_memory_utilization=0.8)

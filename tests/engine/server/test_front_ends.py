@@ -288,7 +288,7 @@ def test_a_front_end_is_ready_once_its_socket_listens(monkeypatch: pytest.Monkey
 def test_front_ends_are_started_where_they_pay(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu, cpu = torch.device("cuda"), torch.device("cpu")
     for num_cores, found in ((8, 4), (7, 0)):
-        monkeypatch.setattr(front_ends.os, "sched_getaffinity", lambda _, num=num_cores: set(range(num)))
+        monkeypatch.setattr(front_ends, "num_cores", lambda num=num_cores: num)
         assert number_of_front_ends(None, gpu) == found
         assert number_of_front_ends(None, cpu) == 0
     assert [number_of_front_ends(asked, gpu) for asked in (0, 2)] == [0, 2]
