@@ -56,6 +56,9 @@ class _Captured:
     staged_embeds: Tensor | None
     passed: Passed
     result: Tensor  # pinned
+    # Views of pinned memory: NumPy reads and writes a few numbers ten times as fast as PyTorch.
+    written_ints: np.ndarray
+    read_result: np.ndarray
 
 
 class Passes:
@@ -66,10 +69,7 @@ class Passes:
 
     def prefill(self, prompts: Sequence[Tensor], places: Sequence[Place]) -> Found:
         """Read prompts, (P, hidden_size) each; finds the first token of each answer."""
-        embeds = torch.zeros(len(prompts), max(map(len, prompts)), prompts[0].shape[1], dtype=self._llm.dtype)
-        for row, prompt in zip(embeds, prompts, strict=True):
-            row[: len(prompt)] = prompt
-        return self._run(_ints(places, [len(prompt) - 1 for prompt in prompts]), embeds)
+        return self._run(_ints(places, [len(prompt) - 1 for prompt in prompts]), prompts)
 
     def step(self, token_ids: Sequence[Sequence[int]], places: Sequence[Place]) -> Found:
         """Go on behind the last tokens; each sequence has 1 or 1 + NUM_DRAFTED of them."""
@@ -83,10 +83,14 @@ class Passes:
     def warm_up_more(self) -> None:
         """Prepare a part of what later passes need, which takes up to 0.2 s: here nothing."""
 
-    def _run(self, ints: np.ndarray, embeds: Tensor | None) -> Found:
-        device = self._llm.device
-        passed = self._llm.run(torch.from_numpy(ints).to(device), None if embeds is None else embeds.to(device))
-        return _found(passed.best.cpu(), passed.logits, len(ints))
+    def _run(self, ints: np.ndarray, prompts: Sequence[Tensor] | None) -> Found:
+        device, embeds = self._llm.device, None
+        if prompts is not None:
+            embeds = torch.zeros(len(prompts), max(map(len, prompts)), prompts[0].shape[1], dtype=self._llm.dtype)
+            _fill(embeds, prompts)
+            embeds = embeds.to(device)
+        passed = self._llm.run(torch.from_numpy(ints).to(device), embeds)
+        return _found(passed.best.cpu().numpy(), passed.logits, len(ints))
 
 
 class GraphPasses(Passes):
@@ -126,11 +130,12 @@ class GraphPasses(Passes):
             if self._captured_for(self._later[-1]) is not None or not self._has_graphs:
                 self._later.pop()
 
-    def _run(self, ints: np.ndarray, embeds: Tensor | None) -> Found:
+    def _run(self, ints: np.ndarray, prompts: Sequence[Tensor] | None) -> Found:
+        longest = None if prompts is None else max(map(len, prompts))
         with torch.cuda.stream(self._stream):
-            shape = padded_shape(len(ints), ints.shape[1] - WHERE, None if embeds is None else embeds.shape[1])
+            shape = padded_shape(len(ints), ints.shape[1] - WHERE, longest)
             captured = None if shape is None else self._captured_for(shape)
-            return super()._run(ints, embeds) if captured is None else self._replay(captured, ints, embeds)
+            return super()._run(ints, prompts) if captured is None else self._replay(captured, ints, prompts)
 
     def _try_kernels(self) -> None:
         """Run a step and a prompt, which compiles all kernels."""
@@ -158,19 +163,19 @@ class GraphPasses(Passes):
                 self._captured[shape] = captured
         return self._captured.get(shape)
 
-    def _replay(self, captured: _Captured, ints: np.ndarray, embeds: Tensor | None) -> Found:
+    def _replay(self, captured: _Captured, ints: np.ndarray, prompts: Sequence[Tensor] | None) -> Found:
         num_sequences = len(ints)
-        captured.staged_ints.zero_()  # sequences that only pad the shape keep no rows
-        captured.staged_ints[:num_sequences] = torch.from_numpy(ints)
+        captured.written_ints[:num_sequences] = ints
+        captured.written_ints[num_sequences:] = 0  # sequences that only pad the shape keep no rows
         captured.ints.copy_(captured.staged_ints, non_blocking=True)
-        if embeds is not None:
+        if prompts is not None:
             assert captured.embeds is not None and captured.staged_embeds is not None
-            captured.staged_embeds[:num_sequences, : embeds.shape[1]] = embeds
+            _fill(captured.staged_embeds, prompts)
             captured.embeds.copy_(captured.staged_embeds, non_blocking=True)
         captured.graph.replay()
         captured.result.copy_(captured.passed.best, non_blocking=True)
         self._stream.synchronize()
-        return _found(captured.result, captured.passed.logits, num_sequences)
+        return _found(captured.read_result, captured.passed.logits, num_sequences)
 
     def _capture(self, shape: Shape) -> _Captured:
         ints, embeds = self._inputs(shape)
@@ -181,15 +186,17 @@ class GraphPasses(Passes):
         # In the default mode, an allocation by any other thread would fail and invalidate the capture.
         with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
             passed = self._llm.run(ints, embeds)
-        staged = None if embeds is None else torch.zeros_like(embeds, device="cpu").pin_memory()
+        staged_ints, result = (torch.zeros_like(each, device="cpu").pin_memory() for each in (ints, passed.best))
         return _Captured(
             graph=graph,
             ints=ints,
             embeds=embeds,
-            staged_ints=torch.zeros_like(ints, device="cpu").pin_memory(),
-            staged_embeds=staged,
+            staged_ints=staged_ints,
+            staged_embeds=None if embeds is None else torch.zeros_like(embeds, device="cpu").pin_memory(),
             passed=passed,
-            result=torch.empty_like(passed.best, device="cpu").pin_memory(),
+            result=result,
+            written_ints=staged_ints.numpy(),
+            read_result=result.numpy(),
         )
 
 
@@ -213,6 +220,12 @@ def _ints(places: Sequence[Place], read: Sequence[int]) -> np.ndarray:
     return np.array(rows, np.int32)
 
 
-def _found(best: Tensor, logits: Tensor, num_sequences: int) -> Found:
-    token_ids, log_probs = best[0, :num_sequences], best[1, :num_sequences].contiguous().view(torch.float32)
-    return Found(token_ids.tolist(), log_probs.tolist(), logits)
+def _fill(rows: Tensor, prompts: Sequence[Tensor]) -> None:
+    """Write each prompt to the beginning of a row. What follows it there must be finite, and is not read."""
+    for row, prompt in zip(rows, prompts, strict=False):
+        row[: len(prompt)] = prompt
+
+
+def _found(best: np.ndarray, logits: Tensor, num_sequences: int) -> Found:
+    token_ids, log_probs = best[:, :num_sequences]
+    return Found(token_ids.tolist(), log_probs.view(np.float32).tolist(), logits)
