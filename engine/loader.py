@@ -30,8 +30,8 @@ logger = logging.getLogger(__name__)
 
 # Encoder frames (60 ms) of a stage 1 batch. One clip keeps a CPU busy, and padding costs time; a GPU needs more clips.
 CPU_BATCH_FRAMES, GPU_BATCH_FRAMES = 600, 40_000
-# Prompts that the fast lane decodes together.
-FAST_LANE_PROMPTS = 8
+# Prompts that the fast lane decodes together: on a GPU the most that fit into its memory. demos/speed.md compares them.
+GPU_FAST_LANE_PROMPTS, CPU_FAST_LANE_PROMPTS = (32, 8), (8,)
 # On a CPU, vLLM in a process of its own takes cores from stage 1: an LLM of 0.6 B parameters then reaches RTFx 2.0 on
 # two cores, and 5.1 in one process. A small LLM has decoded minutes of speech before vLLM has loaded.
 SMALL_LLM_BYTES = 100 << 20
@@ -151,10 +151,10 @@ def _vllm_decoder(source: LLMSource, config: EngineConfig, device: torch.device,
         gpu_memory_utilization=config.gpu_memory_utilization,
         engine=config.vllm,
     )
-    has_fast_lane = _has_fast_lane(source, config, device, is_spread=options.is_spread)
+    fast_lane_prompts = _fast_lane_prompts(source, config, device, is_spread=options.is_spread)
     num_processes = config.decoder_processes
     if num_processes is None:
-        num_processes = 1 if device.type != "cpu" or options.is_spread or has_fast_lane else 0
+        num_processes = 1 if device.type != "cpu" or options.is_spread or fast_lane_prompts else 0
     if num_processes == 0:
         return VLLMDecoder(source, options)
     from .decoder.process_decoder import ProcessDecoder, engines_that_fit
@@ -167,7 +167,7 @@ def _vllm_decoder(source: LLMSource, config: EngineConfig, device: torch.device,
             options = replace(options, engine={"attention_backend": SHARED_GPU_ATTENTION, **config.vllm})
         engines = f"{num_processes} vLLM engine(s), {most} when prompts wait"
         logger.info("%s; %d cores; %s", engines, num_cores(), unshared or "they share the GPU by MPS")
-    loads_at_once = not (has_fast_lane and device.type == "cpu" and config.decoder_processes is None)
+    loads_at_once = not (fast_lane_prompts and device.type == "cpu" and config.decoder_processes is None)
     large = ProcessDecoder(
         source,
         options,
@@ -175,36 +175,37 @@ def _vllm_decoder(source: LLMSource, config: EngineConfig, device: torch.device,
         max_processes=most,
         stall_timeout_s=config.stall_timeout_s,
     )
-    return _with_fast_lane(large, source, device, loads_at_once=loads_at_once) if has_fast_lane else large
-
-
-def _with_fast_lane(large: Decoder, source: LLMSource, device: torch.device, *, loads_at_once: bool) -> Decoder:
+    if not fast_lane_prompts:
+        return large
     from .decoder.torch_decoder import TorchDecoder
     from .decoder.two_lanes import TwoLaneDecoder
 
     with contextlib.ExitStack() as on_failure:
         on_failure.callback(large.close)
-        fast = TorchDecoder(source, device=device, max_sequences=FAST_LANE_PROMPTS)
+        fast = TorchDecoder(source, device=device, max_sequences=fast_lane_prompts)
         on_failure.pop_all()
     return TwoLaneDecoder(fast, large, loads_at_once=loads_at_once)
 
 
-def _has_fast_lane(source: LLMSource, config: EngineConfig, device: torch.device, *, is_spread: bool) -> bool:
-    """Whether vLLM gets a fast lane beside it. Raises ConfigError if it cannot have the one that was asked for."""
+def _fast_lane_prompts(source: LLMSource, config: EngineConfig, device: torch.device, *, is_spread: bool) -> int:
+    """Prompts that the fast lane beside vLLM decodes together; 0: there is none.
+
+    Raises ConfigError if there cannot be the one that was asked for.
+    """
     if config.fast_lane is False or (config.fast_lane == "auto" and not _may_have_fast_lane(source, config, device)):
-        return False
+        return 0
     if config.decoder_processes == 0 or is_spread:
-        obstacle: str | None = (
+        found: int | str = (
             "it needs a vLLM engine in one other process (decoder_processes of at least 1, and one GPU each)"
         )
     else:
-        obstacle = _fast_lane_obstacle(source, config, device)
-    if obstacle is None:
-        return True
+        found = _most_fitting_prompts(source, config, device)
+    if isinstance(found, int):
+        return found
     if config.fast_lane is True:
-        raise ConfigError(f"fast_lane=True: {obstacle}")
-    logger.info("no fast lane: %s", obstacle)
-    return False
+        raise ConfigError(f"fast_lane=True: {found}")
+    logger.info("no fast lane: %s", found)
+    return 0
 
 
 def _may_have_fast_lane(source: LLMSource, config: EngineConfig, device: torch.device) -> bool:
@@ -214,26 +215,30 @@ def _may_have_fast_lane(source: LLMSource, config: EngineConfig, device: torch.d
     return device.type == "cuda" or (is_small and not names_vllm)
 
 
-def _fast_lane_obstacle(source: LLMSource, config: EngineConfig, device: torch.device) -> str | None:
-    """Why this LLM cannot have a second copy on this device; None if it can."""
+def _most_fitting_prompts(source: LLMSource, config: EngineConfig, device: torch.device) -> int | str:
+    """The most prompts of which a second copy of this LLM has room on this device, or why it has none."""
     from .decoder.torch_decoder import needed_bytes
 
-    try:
-        num_bytes = needed_bytes(source, FAST_LANE_PROMPTS)
-    except CheckpointError as error:
-        return str(error)
-    is_checked = config.fast_lane == "auto" and device.type == "cuda"
-    obstacle = _too_small(device, num_bytes, config.gpu_memory_utilization) if is_checked else None
-    if obstacle is None and device.type != "cpu":
-        logger.info("the fast lane's copy of the LLM and its cache take %.1f GiB of memory", num_bytes / 2**30)
+    is_gpu, obstacle = device.type == "cuda", ""
+    for num_prompts in GPU_FAST_LANE_PROMPTS if is_gpu else CPU_FAST_LANE_PROMPTS:
+        try:
+            num_bytes = needed_bytes(source, num_prompts)
+        except CheckpointError as error:
+            return str(error)
+        if is_gpu and config.fast_lane == "auto":
+            obstacle = _too_small(device, num_bytes, config.gpu_memory_utilization)
+        if not obstacle:
+            size = "the fast lane's copy of the LLM, and its cache for %d prompts, take %.1f GiB of memory"
+            logger.log(logging.INFO if is_gpu else logging.DEBUG, size, num_prompts, num_bytes / 2**30)
+            return num_prompts
     return obstacle
 
 
-def _too_small(device: torch.device, num_bytes: int, utilization: float) -> str | None:
-    """Why "auto" takes no fast lane on this GPU. Half of what vLLM leaves is stage 1's."""
+def _too_small(device: torch.device, num_bytes: int, utilization: float) -> str:
+    """Why "auto" takes no fast lane of this size on this GPU, or "". Half of what vLLM leaves is stage 1's."""
     left = left_by_vllm(device, utilization)
     if num_bytes <= left / 2:
-        return None
+        return ""
     needed, found = num_bytes / 2**30, left / 2**30
     return f"it needs {needed:.1f} GiB, more than half of the {found:.1f} GiB that gpu_memory_utilization leaves"
 

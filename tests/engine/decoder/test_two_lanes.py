@@ -25,7 +25,7 @@ from twostage_asr.engine.decoder.base import DecodeParams, LLMSource
 from twostage_asr.engine.decoder.torch_decoder import TorchDecoder, needed_bytes
 from twostage_asr.engine.decoder.two_lanes import TwoLaneDecoder
 from twostage_asr.engine.errors import ConfigError, DecodeError, PromptTooLongError
-from twostage_asr.engine.loader import _has_fast_lane, _too_small
+from twostage_asr.engine.loader import _fast_lane_prompts, _too_small
 
 FAST, LARGE = 1, 2  # the tokens that the lanes write
 NUM_ROWS = 2000  # of the fast lane's cache
@@ -276,13 +276,15 @@ def test_there_is_a_fast_lane_where_it_makes_sense(
     source: LLMSource, options: EngineOptions, is_spread: bool, expected: bool
 ) -> None:
     """On a CPU, "auto" takes none where vLLM is asked for."""
-    assert _has_fast_lane(source, EngineConfig.of(options), torch.device("cpu"), is_spread=is_spread) == expected
+    assert _fast_lane_prompts(source, EngineConfig.of(options), torch.device("cpu"), is_spread=is_spread) == (
+        8 if expected else 0
+    )
 
 
 def test_a_large_llm_on_a_cpu_starts_with_vllm(source: LLMSource, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loader, "SMALL_LLM_BYTES", 1000)
-    assert not _has_fast_lane(source, EngineConfig(), torch.device("cpu"), is_spread=False)
-    assert _has_fast_lane(source, EngineConfig(fast_lane=True), torch.device("cpu"), is_spread=False)
+    assert not _fast_lane_prompts(source, EngineConfig(), torch.device("cpu"), is_spread=False)
+    assert _fast_lane_prompts(source, EngineConfig(fast_lane=True), torch.device("cpu"), is_spread=False) == 8
 
 
 @pytest.mark.parametrize("options", [{"decoder_processes": 0}, {"backend": "vllm"}, {"fast_lane": False}])
@@ -290,22 +292,33 @@ def test_where_there_is_none_its_decoder_is_not_imported(
     source: LLMSource, monkeypatch: pytest.MonkeyPatch, options: EngineOptions
 ) -> None:
     monkeypatch.setitem(sys.modules, TorchDecoder.__module__, None)  # an import raises ImportError
-    assert not _has_fast_lane(source, EngineConfig.of(options), torch.device("cpu"), is_spread=False)
+    assert not _fast_lane_prompts(source, EngineConfig.of(options), torch.device("cpu"), is_spread=False)
 
 
 @pytest.mark.parametrize(("num_processes", "is_spread"), [(0, False), (1, True)])
 def test_a_fast_lane_that_cannot_be_is_refused(source: LLMSource, num_processes: int, is_spread: bool) -> None:
     config, device = EngineConfig(fast_lane=True, decoder_processes=num_processes), torch.device("cpu")
     with pytest.raises(ConfigError, match="fast_lane=True: it needs a vLLM engine in one other process"):
-        _has_fast_lane(source, config, device, is_spread=is_spread)
+        _fast_lane_prompts(source, config, device, is_spread=is_spread)
 
 
 def test_auto_leaves_half_of_the_memory_to_stage_1(source: LLMSource, monkeypatch: pytest.MonkeyPatch) -> None:
     size = SimpleNamespace(total_memory=8 << 30)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: size)
     device = torch.device("cuda")
-    assert _too_small(device, 2 << 30, 0.5) is None
+    assert not _too_small(device, 2 << 30, 0.5)
     assert _too_small(device, (2 << 30) + 1, 0.5) == (
         "it needs 2.0 GiB, more than half of the 4.0 GiB that gpu_memory_utilization leaves"
     )
     assert needed_bytes(source, 8) > source.directory.joinpath("model.safetensors").stat().st_size
+
+
+@pytest.mark.parametrize(("num_prompts", "expected"), [(32, 32), (31, 8), (8, 8), (7, 0)])
+def test_on_a_gpu_the_fast_lane_takes_as_many_prompts_as_fit(
+    source: LLMSource, monkeypatch: pytest.MonkeyPatch, num_prompts: int, expected: int
+) -> None:
+    """The GPU has as much memory as a lane of `num_prompts` needs."""
+    memory = SimpleNamespace(total_memory=4 * needed_bytes(source, num_prompts))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: memory)
+    config = EngineConfig(gpu_memory_utilization=0.5)
+    assert _fast_lane_prompts(source, config, torch.device("cuda"), is_spread=False) == expected
