@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 # Encoder frames (60 ms) of a stage 1 batch. One clip keeps a CPU busy, and padding costs time; a GPU needs more clips.
 CPU_BATCH_FRAMES, GPU_BATCH_FRAMES = 600, 40_000
 # Prompts that the fast lane decodes together: on a GPU the most that fit into its memory. demos/speed.md compares them.
-GPU_FAST_LANE_PROMPTS, CPU_FAST_LANE_PROMPTS = (32, 8), (8,)
+GPU_FAST_LANE_PROMPTS, CPU_FAST_LANE_PROMPTS = (128, 64, 32, 16, 8), (8,)
 # On a CPU, vLLM in a process of its own takes cores from stage 1: an LLM of 0.6 B parameters then reaches RTFx 2.0 on
 # two cores, and 5.1 in one process. A small LLM has decoded minutes of speech before vLLM has loaded.
 SMALL_LLM_BYTES = 100 << 20

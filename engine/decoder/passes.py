@@ -21,7 +21,8 @@ from .plain_step import PlainStep
 
 NUM_DRAFTED = 8  # drafted tokens that a step checks
 PREFILL_LENGTHS = (32, 64, 96, 128, 192, 256, 384, 512)  # positions of the graphs for prompts; longer ones need none
-FEW_SIZES, FEW_LENGTHS = (1, 2, 4, 8), (64, 96)  # of the usual graphs; 10 s of audio take 45 positions
+# Of the usual graphs: sequences in a step, prompts that are read together, and their lengths. 10 s take 45 positions.
+STEP_SIZES, PROMPT_SIZES, PROMPT_LENGTHS = (1, 2, 4, 8, 16, 32, 64, 128), (1, 2, 4, 8, 16, 32), (64, 96)
 _WARM_UP_RUNS = 2  # before a capture: Triton compiles, and cuBLAS allocates its workspace
 
 logger = logging.getLogger(__name__)
@@ -108,10 +109,10 @@ class GraphPasses(Passes):
 
     def warm_up(self) -> None:
         """Compile the kernels and capture the usual shapes of one sequence."""
-        steps = [(False, length) for length in (1, 1 + NUM_DRAFTED)]
-        prompts = [(True, length) for length in FEW_LENGTHS]
-        few = [size for size in FEW_SIZES if size <= self._max_sequences]
-        usual = [(is_prompt, size, length) for size in few for is_prompt, length in (*steps, *prompts)]
+        steps = [(False, size, length) for size in STEP_SIZES for length in (1, 1 + NUM_DRAFTED)]
+        prompts = [(True, size, length) for size in PROMPT_SIZES for length in PROMPT_LENGTHS]
+        usual = [shape for shape in steps + prompts if shape[1] <= self._max_sequences]
+        usual.sort(key=lambda shape: shape[1])
         with torch.cuda.stream(self._stream):
             failure = caught(self._try_kernels)
             if isinstance(failure, Exception):
@@ -139,7 +140,7 @@ class GraphPasses(Passes):
 
     def _try_kernels(self) -> None:
         """Run a step and a prompt, which compiles all kernels."""
-        for shape in ((False, 1, 1), (True, 1, FEW_LENGTHS[0])):
+        for shape in ((False, 1, 1), (True, 1, PROMPT_LENGTHS[0])):
             self._llm.run(*self._inputs(shape))
         self._stream.synchronize()
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from twostage_asr.engine.captures import CAPTURES
-from twostage_asr.engine.decoder.passes import FEW_LENGTHS, FEW_SIZES, NUM_DRAFTED, GraphPasses, Shape, padded_shape
+from twostage_asr.engine.decoder.passes import NUM_DRAFTED, PROMPT_LENGTHS, GraphPasses, Shape, padded_shape
 
 
 @pytest.fixture
@@ -34,11 +34,11 @@ def passes() -> GraphPasses:
 def test_the_first_text_waits_for_the_graphs_of_one_sequence_alone(captured: list[Shape]) -> None:
     ours = passes()
     ours.warm_up()
-    of_one = [(False, 1, 1), (False, 1, 1 + NUM_DRAFTED), *((True, 1, length) for length in FEW_LENGTHS)]
+    of_one = [(False, 1, 1), (False, 1, 1 + NUM_DRAFTED), *((True, 1, length) for length in PROMPT_LENGTHS)]
     assert captured == of_one
     for number in range(1, 20):
         ours.warm_up_more()
-        assert len(captured) == min(len(of_one) + number, len(of_one) * len(FEW_SIZES))
+        assert len(captured) == min(len(of_one) + number, 4 * len(of_one))  # 1, 2, 4 and 8 sequences
     assert len(set(captured)) == len(captured)
     assert captured[4:6] == [(False, 2, 1), (False, 2, 1 + NUM_DRAFTED)]
 

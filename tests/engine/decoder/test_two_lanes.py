@@ -313,7 +313,7 @@ def test_auto_leaves_half_of_the_memory_to_stage_1(source: LLMSource, monkeypatc
     assert needed_bytes(source, 8) > source.directory.joinpath("model.safetensors").stat().st_size
 
 
-@pytest.mark.parametrize(("num_prompts", "expected"), [(32, 32), (31, 8), (8, 8), (7, 0)])
+@pytest.mark.parametrize(("num_prompts", "expected"), [(128, 128), (127, 64), (31, 16), (8, 8), (7, 0)])
 def test_on_a_gpu_the_fast_lane_takes_as_many_prompts_as_fit(
     source: LLMSource, monkeypatch: pytest.MonkeyPatch, num_prompts: int, expected: int
 ) -> None:
