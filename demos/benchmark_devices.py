@@ -122,7 +122,8 @@ def main() -> None:
     args = parser.parse_args()
     args.model = args.model or args.work / "model"
     if args.only is not None:
-        logging.basicConfig(level=logging.INFO)  # says which engines were chosen, and when others are loaded
+        # It says which engines were chosen, and how many milliseconds after the start others have loaded.
+        logging.basicConfig(level=logging.INFO, format="%(relativeCreated)8.0f %(name)s: %(message)s")
         for run in measure(args, *args.only):
             print(json.dumps(run), flush=True)
         return

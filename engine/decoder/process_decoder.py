@@ -166,6 +166,7 @@ class ProcessDecoder:
                 return
             engine.wait_until_ready()
             self._engines.append(engine)
+            logger.info("%d vLLM engines decode", len(self._engines))
         except ASRError as error:
             logger.warning("a further vLLM engine did not load, %d go on: %s", len(self._engines), error)
             engine.close()
