@@ -136,6 +136,8 @@ def _transcribed_clips(
                     yield number, clip
             while pool.is_ready:
                 yield from pipeline.start(pool.take())
+    if speakers is not None:
+        speakers.flush()
     while pool:
         yield from pipeline.start(pool.take(last=True))
     while not pipeline.is_idle:

@@ -104,6 +104,10 @@ class SpeakerStage:
             self._queue.flush()
             self._take()
 
+    def flush(self) -> None:
+        """Let no clip wait for a full batch, since no other comes; the last ones are embedded beside stage 2."""
+        self._queue.flush()
+
     def finish(self, index: int, transcript: Transcript) -> None:
         """The transcript of an input, all of whose clips were added; done() or rest() gives it with its speakers."""
         self._finished[index] = time.monotonic(), transcript

@@ -14,6 +14,7 @@ from twostage_asr.engine import CheckpointError
 from twostage_asr.engine.audio.waveform import Waveform
 from twostage_asr.engine.errors import HubError, InternalError
 from twostage_asr.engine.speakers import loading
+from twostage_asr.engine.speakers.diarize import windows_of
 from twostage_asr.engine.speakers.loading import DEFAULT_MODEL, load_speaker_model
 from twostage_asr.engine.speakers.model import WINDOW_SAMPLES, Embeddings, TorchSpeakerModel, embed_windows
 
@@ -140,7 +141,27 @@ def test_a_warm_up_runs_every_size_of_batch_once(speaker_model: TorchSpeakerMode
     model.warm_up()
     model._graphs = graphs  # type: ignore[assignment]  # as on a GPU
     model.warm_up()
+    model.warm_up()  # of the next run
     assert sizes == [1, 4, 16]
+
+
+def test_samples_that_windows_share_are_copied_once(speaker_model: TorchSpeakerModel) -> None:
+    model = TorchSpeakerModel(speaker_model.network, CPU, speaker_model.size, batch_windows=32)
+    copied: list[int] = []
+    upload = model._upload
+
+    def counted(waveforms: Sequence[Waveform]) -> Tensor:
+        copied.extend(map(len, waveforms))
+        return upload(waveforms)
+
+    model._upload = counted
+    clips = [noise(75_000, 0), noise(9_000, 1), noise(50_000, 2)]
+    parts = [(clip, windows_of(len(clip))) for clip in clips]
+    found = embed_windows(model, parts)
+    assert copied == [75_000, 24_000, 50_000]  # the short one is repeated up to one window
+    for (clip, windows), rows in zip(parts, found, strict=True):
+        alone = speaker_model.embed([clip[first:last] for first, last in windows])
+        np.testing.assert_allclose(rows, alone, atol=1e-5)
 
 
 def test_a_short_clip_is_repeated(speaker_model: TorchSpeakerModel) -> None:

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.fake_model import ReadAlready, fake_transcriber, number_of, samples
+from tests.fake_decoder import FakeDecoder
+from tests.fake_model import HIDDEN_SIZE, ReadAlready, fake_transcriber, number_of, samples, write_answer
 from twostage_asr.engine import AudioError, ConfigError, Transcript, transcribe_options
 from twostage_asr.engine.audio.inputs import expand_inputs
 from twostage_asr.engine.audio.waveform import Waveform
+from twostage_asr.engine.decoder.base import Hypothesis
 from twostage_asr.engine.run_options import SpeakerSettings
 from twostage_asr.engine.speakers import stage
 from twostage_asr.engine.speakers.model import Embeddings
@@ -204,6 +206,26 @@ def test_inputs_that_finish_while_the_model_is_busy_share_its_next_batch(monkeyp
         model.let_go.set()
         assert [index for index, _ in speakers.rest()] == [0, 1, 2, 3]
     assert model.calls == [1, 3]
+
+
+def test_the_last_clips_are_embedded_while_stage_2_decodes(tmp_path: Path) -> None:
+    model = Held()
+    model.let_go.set()
+
+    class Waiting(FakeDecoder):
+        def poll(self, *, wait_s: float = 0.0, wake: int | None = None) -> list[tuple[int, Hypothesis]]:
+            assert model.begun.wait(20)
+            return super().poll(wait_s=wait_s, wake=wake)
+
+    transcriber = fake_transcriber(
+        tmp_path,
+        readers=ReadAlready([samples(5)]),
+        speakers=Lazy(model),
+        decoder=Waiting(write_answer, hidden_size=HIDDEN_SIZE),
+    )
+    options = transcribe_options(check=False, speakers=True)
+    ((_, transcript),) = transcriber.run(expand_inputs([samples(1)]), options)
+    assert transcript.segments[0].speaker == "SPK0"
 
 
 def test_a_busy_run_fills_its_batches() -> None:
