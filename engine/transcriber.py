@@ -96,6 +96,8 @@ def _transcribed_inputs(
         yield from speakers.done()
 
     for number, transcript in _transcribed_clips(pipeline, recordings, inputs, options, speakers):
+        if speakers is not None:
+            speakers.told(*recordings.place(number), is_spoken=any(part.text for part in transcript.segments))
         recordings.finish(number, transcript)
         yield from done()
     yield from done()

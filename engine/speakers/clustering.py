@@ -8,7 +8,7 @@ the groups are linked instead. Memory is that of one block, and time grows linea
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +28,7 @@ _REFINEMENTS = 5
 Labels = npt.NDArray[np.int64]
 Weights = npt.NDArray[np.float32]
 Tree = npt.NDArray[np.float64]
+GroupsOf = Callable[[Embeddings], Labels]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,17 +52,32 @@ class SpeakerCount:
             raise ConfigError(f"1 <= min_speakers <= max_speakers is needed, got {self.least} and {self.most}")
 
 
-def cluster(embeddings: Embeddings, weights: Sequence[float] | Weights | None, count: SpeakerCount) -> Labels:
+def block_groups(points: Embeddings) -> Labels:
+    """Groups of alike points, (N, D) with N at most MAX_POINTS, numbered from 0."""
+    tree = _tree(points)
+    labels = _flat(tree, 1.0 - _GROUP_SIMILARITY, "distance")
+    if labels.max() > _MAX_GROUPS:
+        labels = _flat(tree, _MAX_GROUPS, "maxclust")
+    return labels - 1
+
+
+def cluster(
+    embeddings: Embeddings,
+    weights: Sequence[float] | Weights | None,
+    count: SpeakerCount,
+    groups_of: GroupsOf = block_groups,
+) -> Labels:
     """The speaker of each embedding, numbered from 0 in the order of their first embedding.
 
     Args:
         embeddings: (N, D), each row of length 1, in order of time.
         weights: (N,) seconds of speech that each stands for; None counts each as one second.
+        groups_of: gives what block_groups() does; see ahead.py.
     """
     if not len(embeddings):
         return np.zeros(0, np.int64)
     seconds = np.ones(len(embeddings), np.float32) if weights is None else np.asarray(weights, np.float32)
-    groups = _groups(embeddings, seconds)
+    groups = _groups(embeddings, seconds, groups_of)
     labels = _speakers(*_centres(embeddings, seconds, groups), count)[groups]
     return in_order(_refined(embeddings, seconds, labels))
 
@@ -84,7 +100,7 @@ def centres_of(embeddings: Embeddings, labels: Sequence[int] | Labels) -> Embedd
     return centres
 
 
-def _groups(embeddings: Embeddings, seconds: Weights) -> Labels:
+def _groups(embeddings: Embeddings, seconds: Weights, groups_of: GroupsOf) -> Labels:
     """(N,) labels of at most MAX_POINTS groups of alike neighbours in time; of each embedding if they are few."""
     labels: Labels = np.arange(len(embeddings))
     points, sizes = embeddings, seconds
@@ -92,25 +108,23 @@ def _groups(embeddings: Embeddings, seconds: Weights) -> Labels:
         joined, offset = np.empty(len(points), np.int64), 0
         for start in range(0, len(points), MAX_POINTS):
             block = slice(start, start + MAX_POINTS)
-            joined[block] = offset + _block_groups(points[block])
+            joined[block] = offset + groups_of(points[block])
             offset = int(joined[block].max()) + 1
         labels = joined[labels]
         points, sizes = _centres(points, sizes, joined)
     return labels
 
 
-def _block_groups(points: Embeddings) -> Labels:
-    tree = _tree(points)
-    labels = _flat(tree, 1.0 - _GROUP_SIMILARITY, "distance")
-    if labels.max() > _MAX_GROUPS:
-        labels = _flat(tree, _MAX_GROUPS, "maxclust")
-    return labels - 1
+def import_scipy() -> None:
+    """Half a second at its first import, which a run without speakers does not need."""
+    import scipy.cluster.hierarchy
+    import scipy.spatial.distance  # noqa: F401
 
 
 def _tree(points: Embeddings) -> Tree:
     if len(points) == 1:
         return np.zeros((0, 4))
-    from scipy.cluster.hierarchy import linkage  # half a second, which a run without speakers does not need
+    from scipy.cluster.hierarchy import linkage  # see import_scipy()
     from scipy.spatial.distance import squareform
 
     distances = squareform(np.maximum(1.0 - points @ points.T, 0.0), checks=False)

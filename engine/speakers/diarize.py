@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from ..audio.waveform import SAMPLE_RATE, Waveform
 from ..transcript import SpeakerTurn
-from .clustering import Labels, SpeakerCount, centres_of, cluster, in_order
+from .clustering import GroupsOf, Labels, SpeakerCount, block_groups, centres_of, cluster, in_order
 from .model import WINDOW_SAMPLES, Bounds, Embeddings, SpeakerModel, embed_windows
 
 SHIFT_SAMPLES = WINDOW_SAMPLES // 2
@@ -63,16 +63,16 @@ def stretch_of(start: float, num_samples: int, embeddings: Embeddings, channel: 
     return Stretch(start, start + num_samples / SAMPLE_RATE, windows, embeddings, channel)
 
 
-def diarize(stretches: Sequence[Stretch], count: SpeakerCount) -> Diarized:
+def diarize(stretches: Sequence[Stretch], count: SpeakerCount, groups_of: GroupsOf = block_groups) -> Diarized:
     """Group all windows into speakers "SPK0", "SPK1", ..., and make turns of each stretch's windows.
 
-    A turn may be a laugh or a cough; labelling.py knows who says something.
+    A turn may be a laugh or a cough; labelling.py knows who says something. `groups_of`: see cluster().
     """
     stretches = sorted((one for one in stretches if len(one.windows)), key=lambda one: one.start)
     if not stretches:
         return Diarized((), {})
     embeddings = np.concatenate([one.embeddings for one in stretches])
-    labels = cluster(embeddings, list(itertools.chain(*(one.weights for one in stretches))), count)
+    labels = cluster(embeddings, list(itertools.chain(*(one.weights for one in stretches))), count, groups_of)
     labels = _smoothed(stretches, embeddings, labels)
     centres = centres_of(embeddings, labels)
     names = [f"SPK{number}" for number in range(len(centres))]

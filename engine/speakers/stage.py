@@ -24,7 +24,8 @@ from ..errors import ASRError, AudioError, ConfigError
 from ..isolation import alone
 from ..run_options import SpeakerSettings
 from ..transcript import Transcript
-from .clustering import SpeakerCount
+from .ahead import GroupsAhead
+from .clustering import GroupsOf, SpeakerCount, block_groups
 from .diarize import Stretch, diarize, stretch_of, windows_of
 from .enrolment import REFERENCE_LIMITS, KnownSpeakers, label_names
 from .labelling import relabelled, speakers_of, unnamed, with_speakers
@@ -42,6 +43,11 @@ class _Clip:
     num_samples: int
     channel: int | None
     voices: Future[Embeddings]
+
+    @property
+    def name(self) -> tuple[float, int | None]:
+        """It has no other of its input."""
+        return self.start, self.channel
 
     @property
     def seconds(self) -> float:
@@ -83,6 +89,7 @@ class SpeakerStage:
         self._waiting_s = 0.0  # of these
         self._num_waiting: Counter[int] = Counter()  # of these, those of each input
         self._stretches: dict[int, list[Stretch]] = {}
+        self._ahead: dict[int, GroupsAhead] = {}  # of each input that is not finished
         self._finished: dict[int, tuple[float, Transcript]] = {}  # that wait for their clips since time.monotonic()
         self._named: deque[tuple[int, Future[Transcript]]] = deque()
         self._naming_thread = ThreadPoolExecutor(1, "speakers-naming")
@@ -100,9 +107,17 @@ class SpeakerStage:
         self._clips.append(_Clip(index, start, len(waveform), channel, voices))
         self._waiting_s += self._clips[-1].seconds
         self._num_waiting[index] += 1
+        if index not in self._ahead:
+            self._ahead[index] = GroupsAhead(self._naming_thread)
+        self._ahead[index].add(self._clips[-1].name)
         while self._waiting_s > MAX_WAITING_S:
             self._queue.flush()
             self._take()
+
+    def told(self, index: int, start: float, channel: int | None, *, is_spoken: bool) -> None:
+        """Whether a clip that may have been added says anything, which the windows of a long input are grouped by."""
+        if index in self._ahead:
+            self._ahead[index].told((start, channel), is_spoken=is_spoken)
 
     def flush(self) -> None:
         """Let no clip wait for a full batch, since no other comes; the last ones are embedded beside stage 2."""
@@ -133,7 +148,9 @@ class SpeakerStage:
 
     def _take(self) -> None:
         clip = self._clips.popleft()
-        self._stretches.setdefault(clip.index, []).append(clip.heard())
+        stretch = clip.heard()
+        self._stretches.setdefault(clip.index, []).append(stretch)
+        self._ahead[clip.index].heard(clip.name, stretch.embeddings)
         self._waiting_s -= clip.seconds
         self._num_waiting[clip.index] -= 1
         self._name(clip.index)
@@ -144,7 +161,8 @@ class SpeakerStage:
             return
         del self._num_waiting[index]
         (_, transcript), stretches = self._finished.pop(index), self._stretches.pop(index, [])
-        future = self._naming_thread.submit(named, transcript, stretches, self._settings.count, self._known)
+        groups_of = self._ahead.pop(index, block_groups)
+        future = self._naming_thread.submit(named, transcript, stretches, self._settings.count, self._known, groups_of)
         self._named.append((index, future))
 
     def _take_named(self) -> tuple[int, Transcript]:
@@ -161,23 +179,31 @@ def heard(start: float, num_samples: int, rows: Embeddings | ASRError, channel: 
 
 
 def named(
-    transcript: Transcript, stretches: Sequence[Stretch], count: SpeakerCount, known: KnownSpeakers | None
+    transcript: Transcript,
+    stretches: Sequence[Stretch],
+    count: SpeakerCount,
+    known: KnownSpeakers | None,
+    groups_of: GroupsOf = block_groups,
 ) -> Transcript:
     """The transcript with the speakers of its stretches, in any order. What fails in this is a warning of it.
 
-    A transcript of status "error" stays as it is.
+    A transcript of status "error" stays as it is. `groups_of`: see clustering.cluster().
     """
     if transcript.status == "error":
         return transcript
-    done = alone("speakers", transcript.key, partial(_named, transcript, stretches, count, known))
+    done = alone("speakers", transcript.key, partial(_named, transcript, stretches, count, known, groups_of))
     return unnamed(transcript, str(done)) if isinstance(done, ASRError) else done
 
 
 def _named(
-    transcript: Transcript, stretches: Sequence[Stretch], count: SpeakerCount, known: KnownSpeakers | None
+    transcript: Transcript,
+    stretches: Sequence[Stretch],
+    count: SpeakerCount,
+    known: KnownSpeakers | None,
+    groups_of: GroupsOf,
 ) -> Transcript:
     spoken = _with_words(stretches, transcript)
-    diarized = diarize(spoken, count)
+    diarized = diarize(spoken, count, groups_of)
     labelled = with_speakers(transcript, diarized.turns)
     speakers = speakers_of(labelled)
     names = [None] * len(speakers) if known is None else known.names_of([diarized.voices[one] for one in speakers])
