@@ -89,9 +89,8 @@ class _Finder:
         if len(turns) < 2:
             return turns
         first = min(bisect.bisect_right(self._ends[part.channel], part.start), len(turns) - 1)
-        is_alone = first + 1 == len(turns) or turns[first + 1].start >= part.end
-        if is_alone and _shared(turns[first], part) > 0:  # as of most words
-            return [turns[first]]
+        if _shared(turns[first], part) > 0 and (first + 1 == len(turns) or turns[first + 1].start >= part.end):
+            return [turns[first]]  # so it is for most words
         following = itertools.takewhile(lambda turn: turn.start < part.end, itertools.islice(turns, first, None))
         if within := [turn for turn in following if _shared(turn, part) > 0]:
             return within
