@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from ..errors import ConfigError
 from .model import Embeddings
@@ -127,9 +128,20 @@ def _tree(points: Embeddings) -> Tree:
     from scipy.cluster.hierarchy import linkage  # see import_scipy()
     from scipy.spatial.distance import squareform
 
-    distances = squareform(np.maximum(1.0 - points @ points.T, 0.0), checks=False)
-    tree: Tree = linkage(distances, "average")
+    distances = _similarities(points, points)
+    np.subtract(1.0, distances, out=distances)
+    np.maximum(distances, 0.0, out=distances)
+    tree: Tree = linkage(squareform(distances, checks=False), "average")
     return tree
+
+
+def _similarities(points: Embeddings, others: Embeddings) -> Embeddings:
+    """(N, D) and (M, D) -> (N, M). By PyTorch, which takes as many threads as the run allows it.
+
+    NumPy's library takes all cores, and its threads spin for up to 30 ms after each product.
+    """
+    products: Embeddings = (torch.from_numpy(points) @ torch.from_numpy(others).T).numpy()
+    return products
 
 
 def _flat(tree: Tree, bound: float, criterion: str) -> Labels:
@@ -149,7 +161,9 @@ def _speakers(points: Embeddings, seconds: Weights, count: SpeakerCount) -> Labe
     """The speakers of at most MAX_POINTS points."""
     least, most = count.bounds
     least = min(least, len(points))
-    if least == 1 and (points @ points.T).min() >= SAME_VOICE:  # then the average of any two clusters is as high
+    if (
+        least == 1 and _similarities(points, points).min() >= SAME_VOICE
+    ):  # then the average of any two clusters is as high
         return np.zeros(len(points), np.int64)
     tree = _tree(points)
     labels = _voices(tree, seconds, least)
@@ -157,7 +171,7 @@ def _speakers(points: Embeddings, seconds: Weights, count: SpeakerCount) -> Labe
         labels = _flat(tree, least, "maxclust") - 1
     is_sure = labels >= 0
     centres, _ = _centres(points[is_sure], seconds[is_sure], labels[is_sure])
-    labels = np.where(is_sure, labels, np.argmax(points @ centres.T, axis=1))
+    labels = np.where(is_sure, labels, np.argmax(_similarities(points, centres), axis=1))
     return _joined(points, seconds, labels, (least, most))
 
 
@@ -207,7 +221,7 @@ def _refined(embeddings: Embeddings, seconds: Weights, labels: Labels) -> Labels
     """Give each embedding to the nearest centre, a few times. No speaker is lost by it."""
     num = int(labels.max()) + 1
     for _ in range(_REFINEMENTS if num > 1 else 0):
-        nearest = np.argmax(embeddings @ _centres(embeddings, seconds, labels)[0].T, axis=1)
+        nearest = np.argmax(_similarities(embeddings, _centres(embeddings, seconds, labels)[0]), axis=1)
         if len(np.unique(nearest)) < num or np.array_equal(nearest, labels):
             break
         labels = nearest

@@ -1,7 +1,7 @@
 """SpeakerStage: embeds the clips of one offline run beside its two stages, and names the speakers of what is done.
 
-A SpeakerQueue embeds clips in batches, and finished recordings get their speakers in a thread. Only embeddings are kept
-of a recording: 50 MB for ten hours.
+A SpeakerQueue embeds clips in batches, and finished recordings get their speakers in a thread, which groups the windows
+of long ones before they are finished. Only embeddings are kept of a recording: 50 MB for ten hours.
 """
 
 import bisect
@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Self
 
 import numpy as np
+import torch
 
 from ..audio.inputs import iterate_inputs
 from ..audio.loading import load
@@ -92,7 +93,8 @@ class SpeakerStage:
         self._ahead: dict[int, GroupsAhead] = {}  # of each input that is not finished
         self._finished: dict[int, tuple[float, Transcript]] = {}  # that wait for their clips since time.monotonic()
         self._named: deque[tuple[int, Future[Transcript]]] = deque()
-        self._naming_thread = ThreadPoolExecutor(1, "speakers-naming")
+        in_thread = partial(torch.set_num_threads, 1) if on_gpu else None
+        self._naming_thread = ThreadPoolExecutor(1, "speakers-naming", in_thread)
 
     def __enter__(self) -> Self:
         return self
