@@ -72,4 +72,4 @@ class GroupsAhead:
 
 
 def _digest(block: Embeddings) -> bytes:
-    return hashlib.sha256(np.ascontiguousarray(block)).digest()
+    return hashlib.sha256(np.ascontiguousarray(block).data).digest()
