@@ -138,6 +138,7 @@ def _transcribed_clips(
                     yield number, clip
             while pool.is_ready:
                 yield from pipeline.start(pool.take())
+            yield from _until_there_is_room(pipeline, speakers)
     if speakers is not None:
         speakers.flush()
     while pool:
@@ -145,3 +146,10 @@ def _transcribed_clips(
     while not pipeline.is_idle:
         yield from pipeline.submit()
         yield from pipeline.collect()
+
+
+def _until_there_is_room(pipeline: Pipeline, speakers: SpeakerStage | None) -> Iterator[Result]:
+    """Both stages go on while the speaker model catches up."""
+    while speakers is not None and speakers.is_full:
+        speakers.catch_up(READ_WAIT_S)
+        yield from pipeline.advance()

@@ -9,7 +9,7 @@ import math
 import time
 from collections import Counter, deque
 from collections.abc import Collection, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
@@ -34,7 +34,7 @@ from .model import Embeddings, SpeakerModel
 from .queue import BATCH_WINDOWS, ModelSource, SpeakerQueue
 
 PATIENCE_S = 0.25  # that a finished input lets its clips wait for a full batch; a busy run fills one in 0.05 s
-MAX_WAITING_S = 1536.0  # of speech that waits for the model; for more the loop waits, so that memory stays bounded
+MAX_WAITING_S = 1536.0  # of speech that waits for the model; the loop reads no more meanwhile
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -104,7 +104,7 @@ class SpeakerStage:
         self._naming_thread.shutdown(cancel_futures=True)
 
     def add(self, index: int, start: float, waveform: Waveform, channel: int | None) -> None:
-        """A clip of the input at this place; it is embedded with others, soon."""
+        """A clip of the input at this place; it is embedded with others, soon. See is_full."""
         voices = self._queue.embed(waveform, windows_of(len(waveform)))
         self._clips.append(_Clip(index, start, len(waveform), channel, voices))
         self._waiting_s += self._clips[-1].seconds
@@ -112,8 +112,16 @@ class SpeakerStage:
         if index not in self._ahead:
             self._ahead[index] = GroupsAhead(self._naming_thread)
         self._ahead[index].add(self._clips[-1].name)
-        while self._waiting_s > MAX_WAITING_S:
-            self._queue.flush()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no clip is to be added before catch_up() has made room, so that memory stays bounded."""
+        return self._waiting_s > MAX_WAITING_S
+
+    def catch_up(self, wait_s: float) -> None:
+        """Wait so long at most until the clip that was added first is embedded."""
+        self._queue.flush()
+        if wait([self._clips[0].voices], wait_s).done:
             self._take()
 
     def told(self, index: int, start: float, channel: int | None, *, is_spoken: bool) -> None:
