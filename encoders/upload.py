@@ -18,11 +18,14 @@ def from_device(*tensors: Tensor) -> list[Tensor]:
     return copies
 
 
-def to_cpu(tensor: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
-    """The tensor on the CPU; from a CUDA device without waiting, and the event after which it can be read."""
+def to_cpu(tensor: Tensor, *, sleeps: bool = False) -> tuple[Tensor, torch.cuda.Event | None]:
+    """The tensor on the CPU; from a CUDA device without waiting, and the event after which it can be read.
+
+    Who waits for the event keeps a core busy, which is soonest, or `sleeps` meanwhile, which leaves the core to others.
+    """
     if not tensor.is_cuda:
         return tensor.cpu(), None
     copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
-    done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    done = torch.cuda.Event(blocking=sleeps)  # type: ignore[no-untyped-call]
     done.record()
     return copy, done

@@ -96,6 +96,8 @@ def _transcribed_inputs(
         yield from speakers.done()
 
     for number, transcript in _transcribed_clips(pipeline, recordings, inputs, options, speakers):
+        if speakers is not None:
+            speakers.told(*recordings.place(number), is_spoken=any(part.text for part in transcript.segments))
         recordings.finish(number, transcript)
         yield from done()
     yield from done()
@@ -136,8 +138,18 @@ def _transcribed_clips(
                     yield number, clip
             while pool.is_ready:
                 yield from pipeline.start(pool.take())
+            yield from _until_there_is_room(pipeline, speakers)
+    if speakers is not None:
+        speakers.flush()
     while pool:
         yield from pipeline.start(pool.take(last=True))
     while not pipeline.is_idle:
         yield from pipeline.submit()
         yield from pipeline.collect()
+
+
+def _until_there_is_room(pipeline: Pipeline, speakers: SpeakerStage | None) -> Iterator[Result]:
+    """Both stages go on while the speaker model catches up."""
+    while speakers is not None and speakers.is_full:
+        speakers.catch_up(READ_WAIT_S)
+        yield from pipeline.advance()

@@ -8,11 +8,12 @@ the groups are linked instead. Memory is that of one block, and time grows linea
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from ..errors import ConfigError
 from .model import Embeddings
@@ -28,6 +29,7 @@ _REFINEMENTS = 5
 Labels = npt.NDArray[np.int64]
 Weights = npt.NDArray[np.float32]
 Tree = npt.NDArray[np.float64]
+GroupsOf = Callable[[Embeddings], Labels]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,17 +53,32 @@ class SpeakerCount:
             raise ConfigError(f"1 <= min_speakers <= max_speakers is needed, got {self.least} and {self.most}")
 
 
-def cluster(embeddings: Embeddings, weights: Sequence[float] | Weights | None, count: SpeakerCount) -> Labels:
+def block_groups(points: Embeddings) -> Labels:
+    """Groups of alike points, (N, D) with N at most MAX_POINTS, numbered from 0."""
+    tree = _tree(points)
+    labels = _flat(tree, 1.0 - _GROUP_SIMILARITY, "distance")
+    if labels.max() > _MAX_GROUPS:
+        labels = _flat(tree, _MAX_GROUPS, "maxclust")
+    return labels - 1
+
+
+def cluster(
+    embeddings: Embeddings,
+    weights: Sequence[float] | Weights | None,
+    count: SpeakerCount,
+    groups_of: GroupsOf = block_groups,
+) -> Labels:
     """The speaker of each embedding, numbered from 0 in the order of their first embedding.
 
     Args:
         embeddings: (N, D), each row of length 1, in order of time.
         weights: (N,) seconds of speech that each stands for; None counts each as one second.
+        groups_of: gives what block_groups() does; see ahead.py.
     """
     if not len(embeddings):
         return np.zeros(0, np.int64)
     seconds = np.ones(len(embeddings), np.float32) if weights is None else np.asarray(weights, np.float32)
-    groups = _groups(embeddings, seconds)
+    groups = _groups(embeddings, seconds, groups_of)
     labels = _speakers(*_centres(embeddings, seconds, groups), count)[groups]
     return in_order(_refined(embeddings, seconds, labels))
 
@@ -84,7 +101,7 @@ def centres_of(embeddings: Embeddings, labels: Sequence[int] | Labels) -> Embedd
     return centres
 
 
-def _groups(embeddings: Embeddings, seconds: Weights) -> Labels:
+def _groups(embeddings: Embeddings, seconds: Weights, groups_of: GroupsOf) -> Labels:
     """(N,) labels of at most MAX_POINTS groups of alike neighbours in time; of each embedding if they are few."""
     labels: Labels = np.arange(len(embeddings))
     points, sizes = embeddings, seconds
@@ -92,30 +109,39 @@ def _groups(embeddings: Embeddings, seconds: Weights) -> Labels:
         joined, offset = np.empty(len(points), np.int64), 0
         for start in range(0, len(points), MAX_POINTS):
             block = slice(start, start + MAX_POINTS)
-            joined[block] = offset + _block_groups(points[block])
+            joined[block] = offset + groups_of(points[block])
             offset = int(joined[block].max()) + 1
         labels = joined[labels]
         points, sizes = _centres(points, sizes, joined)
     return labels
 
 
-def _block_groups(points: Embeddings) -> Labels:
-    tree = _tree(points)
-    labels = _flat(tree, 1.0 - _GROUP_SIMILARITY, "distance")
-    if labels.max() > _MAX_GROUPS:
-        labels = _flat(tree, _MAX_GROUPS, "maxclust")
-    return labels - 1
+def import_scipy() -> None:
+    """Half a second at its first import, which a run without speakers does not need."""
+    import scipy.cluster.hierarchy
+    import scipy.spatial.distance  # noqa: F401
 
 
 def _tree(points: Embeddings) -> Tree:
     if len(points) == 1:
         return np.zeros((0, 4))
-    from scipy.cluster.hierarchy import linkage  # half a second, which a run without speakers does not need
+    from scipy.cluster.hierarchy import linkage  # see import_scipy()
     from scipy.spatial.distance import squareform
 
-    distances = squareform(np.maximum(1.0 - points @ points.T, 0.0), checks=False)
-    tree: Tree = linkage(distances, "average")
+    distances = _similarities(points, points)
+    np.subtract(1.0, distances, out=distances)
+    np.maximum(distances, 0.0, out=distances)
+    tree: Tree = linkage(squareform(distances, checks=False), "average")
     return tree
+
+
+def _similarities(points: Embeddings, others: Embeddings) -> Embeddings:
+    """(N, D) and (M, D) -> (N, M). By PyTorch, which takes as many threads as the run allows it.
+
+    NumPy's library takes all cores, and its threads spin for up to 30 ms after each product.
+    """
+    products: Embeddings = (torch.from_numpy(points) @ torch.from_numpy(others).T).numpy()
+    return products
 
 
 def _flat(tree: Tree, bound: float, criterion: str) -> Labels:
@@ -135,7 +161,9 @@ def _speakers(points: Embeddings, seconds: Weights, count: SpeakerCount) -> Labe
     """The speakers of at most MAX_POINTS points."""
     least, most = count.bounds
     least = min(least, len(points))
-    if least == 1 and (points @ points.T).min() >= SAME_VOICE:  # then the average of any two clusters is as high
+    if (
+        least == 1 and _similarities(points, points).min() >= SAME_VOICE
+    ):  # then the average of any two clusters is as high
         return np.zeros(len(points), np.int64)
     tree = _tree(points)
     labels = _voices(tree, seconds, least)
@@ -143,7 +171,7 @@ def _speakers(points: Embeddings, seconds: Weights, count: SpeakerCount) -> Labe
         labels = _flat(tree, least, "maxclust") - 1
     is_sure = labels >= 0
     centres, _ = _centres(points[is_sure], seconds[is_sure], labels[is_sure])
-    labels = np.where(is_sure, labels, np.argmax(points @ centres.T, axis=1))
+    labels = np.where(is_sure, labels, np.argmax(_similarities(points, centres), axis=1))
     return _joined(points, seconds, labels, (least, most))
 
 
@@ -193,7 +221,7 @@ def _refined(embeddings: Embeddings, seconds: Weights, labels: Labels) -> Labels
     """Give each embedding to the nearest centre, a few times. No speaker is lost by it."""
     num = int(labels.max()) + 1
     for _ in range(_REFINEMENTS if num > 1 else 0):
-        nearest = np.argmax(embeddings @ _centres(embeddings, seconds, labels)[0].T, axis=1)
+        nearest = np.argmax(_similarities(embeddings, _centres(embeddings, seconds, labels)[0]), axis=1)
         if len(np.unique(nearest)) < num or np.array_equal(nearest, labels):
             break
         labels = nearest

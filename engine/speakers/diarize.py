@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from ..audio.waveform import SAMPLE_RATE, Waveform
 from ..transcript import SpeakerTurn
-from .clustering import Labels, SpeakerCount, centres_of, cluster, in_order
+from .clustering import GroupsOf, Labels, SpeakerCount, block_groups, centres_of, cluster, in_order
 from .model import WINDOW_SAMPLES, Bounds, Embeddings, SpeakerModel, embed_windows
 
 SHIFT_SAMPLES = WINDOW_SAMPLES // 2
@@ -63,16 +63,16 @@ def stretch_of(start: float, num_samples: int, embeddings: Embeddings, channel: 
     return Stretch(start, start + num_samples / SAMPLE_RATE, windows, embeddings, channel)
 
 
-def diarize(stretches: Sequence[Stretch], count: SpeakerCount) -> Diarized:
+def diarize(stretches: Sequence[Stretch], count: SpeakerCount, groups_of: GroupsOf = block_groups) -> Diarized:
     """Group all windows into speakers "SPK0", "SPK1", ..., and make turns of each stretch's windows.
 
-    A turn may be a laugh or a cough; labelling.py knows who says something.
+    A turn may be a laugh or a cough; labelling.py knows who says something. `groups_of`: see cluster().
     """
     stretches = sorted((one for one in stretches if len(one.windows)), key=lambda one: one.start)
     if not stretches:
         return Diarized((), {})
     embeddings = np.concatenate([one.embeddings for one in stretches])
-    labels = cluster(embeddings, list(itertools.chain(*(one.weights for one in stretches))), count)
+    labels = cluster(embeddings, list(itertools.chain(*(one.weights for one in stretches))), count, groups_of)
     labels = _smoothed(stretches, embeddings, labels)
     centres = centres_of(embeddings, labels)
     names = [f"SPK{number}" for number in range(len(centres))]
@@ -90,25 +90,36 @@ def _smoothed(stretches: Sequence[Stretch], embeddings: Embeddings, labels: Labe
     if not labels.any():
         return labels
     centres = centres_of(embeddings, labels)
-    smoothed = in_order(np.concatenate([most_alike(one.embeddings @ centres.T) for one in stretches]))
+    smoothed = in_order(most_alike([one.embeddings @ centres.T for one in stretches]))
     return smoothed if smoothed.max() == labels.max() else labels
 
 
-def most_alike(similarities: Similarities) -> Labels:
-    """The most similar path through the speakers: (T, K) similarities of a stretch's windows -> (T,), by Viterbi.
+def most_alike(stretches: Sequence[Similarities]) -> Labels:
+    """The most similar path through the speakers: (T, K) similarities of each stretch's windows -> (sum of T,).
 
-    Each change of the speaker costs CHANGE_COST, so that one doubtful window does not interrupt a turn.
+    Each change of the speaker costs CHANGE_COST, so that one doubtful window does not interrupt a turn. It is Viterbi's
+    algorithm, for all stretches at once: each step is one window of all those that have so many, the longest first.
     """
-    total, before = similarities[0], []
-    for row in similarities[1:]:
-        best = int(np.argmax(total))
-        changed = total[best] - CHANGE_COST
-        before.append(np.where(total >= changed, np.arange(len(total)), best))
-        total = np.maximum(total, changed) + row
-    path = [int(np.argmax(total))]
-    for choices in reversed(before):
-        path.append(int(choices[path[-1]]))
-    return np.array(path[::-1])
+    lengths = np.array([len(one) for one in stretches])
+    longest_first = np.argsort(-lengths, kind="stable")
+    begins, lengths = (np.cumsum(lengths) - lengths)[longest_first], lengths[longest_first]
+    rows = np.concatenate(stretches)
+    total, before = rows[begins], []
+    for step in range(1, lengths[0]):
+        num = int(np.searchsorted(-lengths, -step))  # stretches that are longer than this
+        now = total[:num]
+        best = np.argmax(now, axis=1)[:, None]
+        changed = np.take_along_axis(now, best, 1) - CHANGE_COST
+        before.append(np.where(now >= changed, np.arange(rows.shape[1]), best))
+        total[:num] = np.maximum(now, changed) + rows[begins[:num] + step]
+    labels = np.argmax(total, axis=1)
+    path = np.empty(len(rows), np.int64)
+    path[begins + lengths - 1] = labels
+    for step in reversed(range(1, lengths[0])):
+        choices = before[step - 1]
+        labels[: len(choices)] = choices[np.arange(len(choices)), labels[: len(choices)]]
+        path[begins[: len(choices)] + step - 1] = labels[: len(choices)]
+    return path
 
 
 def _is_doubtful(similarities: Similarities) -> npt.NDArray[np.bool_]:
@@ -125,17 +136,16 @@ def _is_doubtful(similarities: Similarities) -> npt.NDArray[np.bool_]:
 def _turns(stretch: Stretch, labels: Labels, similarities: Similarities, names: Sequence[str]) -> Iterator[SpeakerTurn]:
     """Runs of windows of one speaker."""
     doubtful = _is_doubtful(similarities)
-    runs = [list(run) for _, run in itertools.groupby(range(len(labels)), key=lambda i: (labels[i], doubtful[i]))]
+    changes = np.flatnonzero((labels[1:] != labels[:-1]) | (doubtful[1:] != doubtful[:-1]))
     middles = stretch.windows.mean(axis=1)
-    start = stretch.start
-    for run, following in itertools.zip_longest(runs, runs[1:]):
-        first, last = run[0], run[-1]
+    start, first = stretch.start, 0
+    for last in (*changes.tolist(), len(labels) - 1):  # the last window of each run
         end = stretch.end
-        if following is not None:
+        if last + 1 < len(labels):
             share = _change(similarities[last : last + 2], labels[last], labels[last + 1])
             end = float(middles[last] + share * (middles[last + 1] - middles[last]))
         yield SpeakerTurn(round(start, 3), round(end, 3), names[labels[first]], bool(doubtful[first]), stretch.channel)
-        start = end
+        start, first = end, last + 1
 
 
 def _change(similarities: Similarities, before: int, after: int) -> float:

@@ -41,7 +41,7 @@ def relabelled(transcript: Transcript, names: Mapping[str, str]) -> Transcript:
         return None if speaker is None else names.get(speaker, speaker)
 
     def words(some: tuple[Word, ...] | None) -> tuple[Word, ...] | None:
-        return some and tuple(replace(word, speaker=name(word.speaker)) for word in some)
+        return some and tuple(_spoken_by(name(word.speaker), word) for word in some)
 
     return replace(
         transcript,
@@ -73,6 +73,9 @@ class _Finder:
     def speaker_of(self, part: Word | Segment) -> str | None:
         """Who has the largest share of a part, or speaks nearest to it; None if nobody speaks at all."""
         turns = self._turns_of(part)
+        if len(turns) == 1:
+            self.spoken.add(turns[0])
+            return turns[0].speaker
         shares: dict[str, float] = {}
         for turn in turns:
             shares[turn.speaker] = shares.get(turn.speaker, 0.0) + _shared(turn, part)
@@ -86,6 +89,8 @@ class _Finder:
         if len(turns) < 2:
             return turns
         first = min(bisect.bisect_right(self._ends[part.channel], part.start), len(turns) - 1)
+        if _shared(turns[first], part) > 0 and (first + 1 == len(turns) or turns[first + 1].start >= part.end):
+            return [turns[first]]  # so it is for most words
         following = itertools.takewhile(lambda turn: turn.start < part.end, itertools.islice(turns, first, None))
         if within := [turn for turn in following if _shared(turn, part) > 0]:
             return within
@@ -104,15 +109,20 @@ def _split(segment: Segment, finder: _Finder) -> list[Segment]:
         return [segment]
     if not segment.words:
         return [replace(segment, speaker=finder.speaker_of(segment))]
-    words = tuple(replace(word, speaker=finder.speaker_of(word)) for word in segment.words)
+    words = tuple(_spoken_by(finder.speaker_of(word), word) for word in segment.words)
     runs = [tuple(run) for _, run in itertools.groupby(words, key=lambda word: word.speaker)]
-    texts = _texts(segment.text, runs)
-    if len(runs) == 1 or texts is None:
+    texts = None if len(runs) == 1 else _texts(segment.text, runs)
+    if texts is None:
         longest: dict[str | None, float] = {}
         for word in words:
             longest[word.speaker] = longest.get(word.speaker, 0.0) + word.end - word.start
         return [replace(segment, words=words, speaker=max(longest, key=longest.__getitem__))]
     return list(_parts(segment, runs, texts))
+
+
+def _spoken_by(speaker: str | None, word: Word) -> Word:
+    """The word with its speaker, in a third of the time that replace() takes: ten hours have 100,000 words."""
+    return Word(word.text, word.start, word.end, word.confidence, word.channel, speaker)
 
 
 def _parts(segment: Segment, runs: list[tuple[Word, ...]], texts: list[str]) -> Iterator[Segment]:

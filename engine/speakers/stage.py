@@ -1,7 +1,7 @@
 """SpeakerStage: embeds the clips of one offline run beside its two stages, and names the speakers of what is done.
 
-A SpeakerQueue embeds clips in batches, and finished recordings get their speakers in a thread. Only embeddings are kept
-of a recording: 50 MB for ten hours.
+A SpeakerQueue embeds clips in batches, and finished recordings get their speakers in a thread, which groups the windows
+of long ones before they are finished. Only embeddings are kept of a recording: 50 MB for ten hours.
 """
 
 import bisect
@@ -9,13 +9,14 @@ import math
 import time
 from collections import Counter, deque
 from collections.abc import Collection, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
 from typing import Self
 
 import numpy as np
+import torch
 
 from ..audio.inputs import iterate_inputs
 from ..audio.loading import load
@@ -24,7 +25,8 @@ from ..errors import ASRError, AudioError, ConfigError
 from ..isolation import alone
 from ..run_options import SpeakerSettings
 from ..transcript import Transcript
-from .clustering import SpeakerCount
+from .ahead import GroupsAhead
+from .clustering import GroupsOf, SpeakerCount, block_groups
 from .diarize import Stretch, diarize, stretch_of, windows_of
 from .enrolment import REFERENCE_LIMITS, KnownSpeakers, label_names
 from .labelling import relabelled, speakers_of, unnamed, with_speakers
@@ -32,7 +34,7 @@ from .model import Embeddings, SpeakerModel
 from .queue import BATCH_WINDOWS, ModelSource, SpeakerQueue
 
 PATIENCE_S = 0.25  # that a finished input lets its clips wait for a full batch; a busy run fills one in 0.05 s
-MAX_WAITING_S = 1536.0  # of speech that waits for the model; for more the loop waits, so that memory stays bounded
+MAX_WAITING_S = 1536.0  # of speech that waits for the model; the loop reads no more meanwhile
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,6 +44,11 @@ class _Clip:
     num_samples: int
     channel: int | None
     voices: Future[Embeddings]
+
+    @property
+    def name(self) -> tuple[float, int | None]:
+        """It has no other of its input."""
+        return self.start, self.channel
 
     @property
     def seconds(self) -> float:
@@ -83,9 +90,11 @@ class SpeakerStage:
         self._waiting_s = 0.0  # of these
         self._num_waiting: Counter[int] = Counter()  # of these, those of each input
         self._stretches: dict[int, list[Stretch]] = {}
+        self._ahead: dict[int, GroupsAhead] = {}  # of each input that is not finished
         self._finished: dict[int, tuple[float, Transcript]] = {}  # that wait for their clips since time.monotonic()
         self._named: deque[tuple[int, Future[Transcript]]] = deque()
-        self._naming_thread = ThreadPoolExecutor(1, "speakers-naming")
+        in_thread = partial(torch.set_num_threads, 1) if on_gpu else None
+        self._naming_thread = ThreadPoolExecutor(1, "speakers-naming", in_thread)
 
     def __enter__(self) -> Self:
         return self
@@ -95,14 +104,34 @@ class SpeakerStage:
         self._naming_thread.shutdown(cancel_futures=True)
 
     def add(self, index: int, start: float, waveform: Waveform, channel: int | None) -> None:
-        """A clip of the input at this place; it is embedded with others, soon."""
+        """A clip of the input at this place; it is embedded with others, soon. See is_full."""
         voices = self._queue.embed(waveform, windows_of(len(waveform)))
         self._clips.append(_Clip(index, start, len(waveform), channel, voices))
         self._waiting_s += self._clips[-1].seconds
         self._num_waiting[index] += 1
-        while self._waiting_s > MAX_WAITING_S:
-            self._queue.flush()
+        if index not in self._ahead:
+            self._ahead[index] = GroupsAhead(self._naming_thread)
+        self._ahead[index].add(self._clips[-1].name)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no clip is to be added before catch_up() has made room, so that memory stays bounded."""
+        return self._waiting_s > MAX_WAITING_S
+
+    def catch_up(self, wait_s: float) -> None:
+        """Wait so long at most until the clip that was added first is embedded."""
+        self._queue.flush()
+        if wait([self._clips[0].voices], wait_s).done:
             self._take()
+
+    def told(self, index: int, start: float, channel: int | None, *, is_spoken: bool) -> None:
+        """Whether a clip that may have been added says anything, which the windows of a long input are grouped by."""
+        if index in self._ahead:
+            self._ahead[index].told((start, channel), is_spoken=is_spoken)
+
+    def flush(self) -> None:
+        """Let no clip wait for a full batch, since no other comes; the last ones are embedded beside stage 2."""
+        self._queue.flush()
 
     def finish(self, index: int, transcript: Transcript) -> None:
         """The transcript of an input, all of whose clips were added; done() or rest() gives it with its speakers."""
@@ -129,7 +158,9 @@ class SpeakerStage:
 
     def _take(self) -> None:
         clip = self._clips.popleft()
-        self._stretches.setdefault(clip.index, []).append(clip.heard())
+        stretch = clip.heard()
+        self._stretches.setdefault(clip.index, []).append(stretch)
+        self._ahead[clip.index].heard(clip.name, stretch.embeddings)
         self._waiting_s -= clip.seconds
         self._num_waiting[clip.index] -= 1
         self._name(clip.index)
@@ -140,7 +171,8 @@ class SpeakerStage:
             return
         del self._num_waiting[index]
         (_, transcript), stretches = self._finished.pop(index), self._stretches.pop(index, [])
-        future = self._naming_thread.submit(named, transcript, stretches, self._settings.count, self._known)
+        groups_of = self._ahead.pop(index, block_groups)
+        future = self._naming_thread.submit(named, transcript, stretches, self._settings.count, self._known, groups_of)
         self._named.append((index, future))
 
     def _take_named(self) -> tuple[int, Transcript]:
@@ -157,23 +189,31 @@ def heard(start: float, num_samples: int, rows: Embeddings | ASRError, channel: 
 
 
 def named(
-    transcript: Transcript, stretches: Sequence[Stretch], count: SpeakerCount, known: KnownSpeakers | None
+    transcript: Transcript,
+    stretches: Sequence[Stretch],
+    count: SpeakerCount,
+    known: KnownSpeakers | None,
+    groups_of: GroupsOf = block_groups,
 ) -> Transcript:
     """The transcript with the speakers of its stretches, in any order. What fails in this is a warning of it.
 
-    A transcript of status "error" stays as it is.
+    A transcript of status "error" stays as it is. `groups_of`: see clustering.cluster().
     """
     if transcript.status == "error":
         return transcript
-    done = alone("speakers", transcript.key, partial(_named, transcript, stretches, count, known))
+    done = alone("speakers", transcript.key, partial(_named, transcript, stretches, count, known, groups_of))
     return unnamed(transcript, str(done)) if isinstance(done, ASRError) else done
 
 
 def _named(
-    transcript: Transcript, stretches: Sequence[Stretch], count: SpeakerCount, known: KnownSpeakers | None
+    transcript: Transcript,
+    stretches: Sequence[Stretch],
+    count: SpeakerCount,
+    known: KnownSpeakers | None,
+    groups_of: GroupsOf,
 ) -> Transcript:
     spoken = _with_words(stretches, transcript)
-    diarized = diarize(spoken, count)
+    diarized = diarize(spoken, count, groups_of)
     labelled = with_speakers(transcript, diarized.turns)
     speakers = speakers_of(labelled)
     names = [None] * len(speakers) if known is None else known.names_of([diarized.voices[one] for one in speakers])

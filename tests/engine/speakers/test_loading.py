@@ -14,10 +14,12 @@ from twostage_asr.engine import CheckpointError
 from twostage_asr.engine.audio.waveform import Waveform
 from twostage_asr.engine.errors import HubError, InternalError
 from twostage_asr.engine.speakers import loading
+from twostage_asr.engine.speakers.diarize import windows_of
 from twostage_asr.engine.speakers.loading import DEFAULT_MODEL, load_speaker_model
-from twostage_asr.engine.speakers.model import WINDOW_SAMPLES, Embeddings, TorchSpeakerModel, embed_windows
+from twostage_asr.engine.speakers.model import WINDOW_SAMPLES, Embeddings, TorchSpeakerModel, _placed, embed_windows
 
 CPU = torch.device("cpu")
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU here")
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +142,37 @@ def test_a_warm_up_runs_every_size_of_batch_once(speaker_model: TorchSpeakerMode
     model.warm_up()
     model._graphs = graphs  # type: ignore[assignment]  # as on a GPU
     model.warm_up()
+    model.warm_up()  # of the next run
     assert sizes == [1, 4, 16]
+
+
+def test_samples_that_windows_share_are_copied_once(speaker_model: TorchSpeakerModel) -> None:
+    model = TorchSpeakerModel(speaker_model.network, CPU, speaker_model.size, batch_windows=32)
+    copied: list[int] = []
+    upload = model._upload
+
+    def counted(waveforms: Sequence[Waveform]) -> Tensor:
+        copied.extend(map(len, waveforms))
+        return upload(waveforms)
+
+    model._upload = counted
+    clips = [noise(75_000, 0), noise(9_000, 1), noise(50_000, 2)]
+    parts = [(clip, windows_of(len(clip))) for clip in clips]
+    found = embed_windows(model, parts)
+    assert copied == [75_000, 24_000, 50_000]  # the short one is repeated up to one window
+    for (clip, windows), rows in zip(parts, found, strict=True):
+        alone = speaker_model.embed([clip[first:last] for first, last in windows])
+        np.testing.assert_allclose(rows, alone, atol=1e-5)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_cuda)])
+def test_the_device_cuts_windows_from_joined_samples(directory: Path, device: str) -> None:
+    model = load_speaker_model(directory, torch.device(device))
+    clips = [noise(75_000, 0), noise(9_000, 1), noise(50_000, 2)]
+    waveforms, places = _placed([(clip, windows_of(len(clip))) for clip in clips])
+    some = places[1:-1]  # of a batch that begins and ends within a clip
+    cut = model._cut(waveforms, some, WINDOW_SAMPLES).cpu().numpy()
+    np.testing.assert_array_equal(cut, [waveforms[number][first:last] for number, first, last in some])
 
 
 def test_a_short_clip_is_repeated(speaker_model: TorchSpeakerModel) -> None:

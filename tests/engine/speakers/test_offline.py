@@ -1,7 +1,7 @@
 """generate(speakers=True), with a speaker model whose voices are the loudness of the clips."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,10 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.fake_model import ReadAlready, fake_transcriber, number_of, samples
+from tests.fake_decoder import FakeDecoder
+from tests.fake_model import HIDDEN_SIZE, ReadAlready, fake_transcriber, number_of, samples, write_answer
 from twostage_asr.engine import AudioError, ConfigError, Transcript, transcribe_options
-from twostage_asr.engine.audio.inputs import expand_inputs
+from twostage_asr.engine.audio.inputs import AudioInput, expand_inputs
+from twostage_asr.engine.audio.read_ahead import Audio
 from twostage_asr.engine.audio.waveform import Waveform
+from twostage_asr.engine.decoder.base import Hypothesis
 from twostage_asr.engine.run_options import SpeakerSettings
 from twostage_asr.engine.speakers import stage
 from twostage_asr.engine.speakers.model import Embeddings
@@ -206,6 +209,26 @@ def test_inputs_that_finish_while_the_model_is_busy_share_its_next_batch(monkeyp
     assert model.calls == [1, 3]
 
 
+def test_the_last_clips_are_embedded_while_stage_2_decodes(tmp_path: Path) -> None:
+    model = Held()
+    model.let_go.set()
+
+    class Waiting(FakeDecoder):
+        def poll(self, *, wait_s: float = 0.0, wake: int | None = None) -> list[tuple[int, Hypothesis]]:
+            assert model.begun.wait(20)
+            return super().poll(wait_s=wait_s, wake=wake)
+
+    transcriber = fake_transcriber(
+        tmp_path,
+        readers=ReadAlready([samples(5)]),
+        speakers=Lazy(model),
+        decoder=Waiting(write_answer, hidden_size=HIDDEN_SIZE),
+    )
+    options = transcribe_options(check=False, speakers=True)
+    ((_, transcript),) = transcriber.run(expand_inputs([samples(1)]), options)
+    assert transcript.segments[0].speaker == "SPK0"
+
+
 def test_a_busy_run_fills_its_batches() -> None:
     model = Held()
     with SpeakerStage(model, SpeakerSettings()) as speakers:
@@ -217,10 +240,37 @@ def test_a_busy_run_fills_its_batches() -> None:
     assert model.calls == [BATCH_WINDOWS, 10]
 
 
-def test_audio_does_not_pile_up_before_a_slow_model(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_audio_does_not_pile_up_before_a_slow_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stage, "MAX_WAITING_S", 10.0)
     model = Voices()
-    with SpeakerStage(model, SpeakerSettings()) as speakers:
-        for index in range(30):
-            speakers.add(index, 0.0, samples(5, 1.0), None)
-            assert index - sum(model.calls) < 10
+
+    class Counting(ReadAlready):
+        def read(self, items: Iterable[AudioInput], **_: object) -> Generator[tuple[int, AudioInput, Audio]]:
+            for number, *read in super().read(items):
+                assert number - sum(model.calls) <= 10
+                yield number, *read
+
+    transcriber = fake_transcriber(tmp_path, readers=Counting([samples(5)] * 30), speakers=Lazy(model))
+    results = list(transcriber.run(expand_inputs([samples(1)] * 30), transcribe_options(check=False, speakers=True)))
+    assert {transcript.segments[0].speaker for _, transcript in results} == {"SPK0"}
+
+
+def test_stage_2_goes_on_while_the_speakers_catch_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stage, "MAX_WAITING_S", 0.5)
+    model = Held()
+
+    class Answering(FakeDecoder):
+        def poll(self, *, wait_s: float = 0.0, wake: int | None = None) -> list[tuple[int, Hypothesis]]:
+            if found := super().poll(wait_s=wait_s, wake=wake):
+                model.let_go.set()  # which the speakers of the first clip wait for
+            return found
+
+    transcriber = fake_transcriber(
+        tmp_path,
+        readers=ReadAlready([samples(5)] * 2),
+        speakers=Lazy(model),
+        decoder=Answering(write_answer, hidden_size=HIDDEN_SIZE),
+    )
+    options = transcribe_options(check=False, speakers=True, batch_size=1)
+    results = list(transcriber.run(expand_inputs([samples(1)] * 2), options))
+    assert [transcript.segments[0].speaker for _, transcript in results] == ["SPK0", "SPK0"]
