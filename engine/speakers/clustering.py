@@ -161,9 +161,8 @@ def _speakers(points: Embeddings, seconds: Weights, count: SpeakerCount) -> Labe
     """The speakers of at most MAX_POINTS points."""
     least, most = count.bounds
     least = min(least, len(points))
-    if (
-        least == 1 and _similarities(points, points).min() >= SAME_VOICE
-    ):  # then the average of any two clusters is as high
+    # If all points are alike, the average of any two clusters is as well.
+    if least == 1 and _similarities(points, points).min() >= SAME_VOICE:
         return np.zeros(len(points), np.int64)
     tree = _tree(points)
     labels = _voices(tree, seconds, least)
