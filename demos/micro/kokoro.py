@@ -24,7 +24,7 @@ from english import ENGLISH
 from everyday import EVERYDAY_ENGLISH, EVERYDAY_MANDARIN, is_reserved
 from grammar import Grammar, Language, Sentence, Unit
 from mandarin import MANDARIN
-from phonemes import phonemes, unknown_phonemes
+from phonemes import ACCENTS, phonemes, unknown_phonemes
 
 SAMPLE_RATE = 16_000
 LANGUAGES: tuple[Language, ...] = ("英文", "中文")
@@ -46,6 +46,8 @@ DRILLS = (
 
 _DURATIONS = "/encoder/Clip_output_0"
 _DRILL_SHARE = 0.3
+_FIRST_ACCENT_SHARE = 0.7
+_FOREIGN_SHARE = 0.3  # of blends in English, of which one manner is that of a voice of any language
 _EVERYDAY_SHARE = 0.6  # of the other sentences
 _NUM_PARTS = 2  # of the weights
 _PEAK = 32_000
@@ -101,7 +103,8 @@ def plan(count: int, out: Path, *, held_out: bool, unknown: bool, seed: int) -> 
             units, words = [], unknown_phonemes(language, rng)
         else:
             sentence = _draw(rng, held_out=held_out)
-            language, words = sentence.language, phonemes(sentence)
+            accent = ACCENTS[0] if held_out or rng.random() < _FIRST_ACCENT_SHARE else ACCENTS[1]
+            language, words = sentence.language, phonemes(sentence, accent)
             units = [astuple(unit) for unit in sentence.units]
         if words is not None:
             lines.append(json.dumps({"language": language, "units": units, "words": words}, ensure_ascii=False))
@@ -123,13 +126,14 @@ def _draw(rng: random.Random, *, held_out: bool) -> Sentence:
 
 
 def draw_style(voices: Mapping[str, Floats], language: Language, rng: random.Random) -> tuple[str, Floats]:
-    """A name, and styles by number of phonemes (128, 256): a voice, or a blend of timbres and of natives' manners."""
+    """A name, and styles by number of phonemes (128, 256): a voice, or a blend of timbres and of manners."""
     own = natives(voices, language)
     manner = rng.choice(own)
     if rng.random() < _PLAIN_SHARE:
         return manner, voices[manner]
     pool = own if rng.random() < 0.5 else list(voices)
-    timbres, manners = (rng.choice(pool), rng.choice(pool)), (manner, rng.choice(own))
+    is_foreign = language == "英文" and rng.random() < _FOREIGN_SHARE
+    timbres, manners = (rng.choice(pool), rng.choice(pool)), (manner, rng.choice(list(voices) if is_foreign else own))
     timbre, how = (np.float32(rng.uniform(0.0, 1.0)) for _ in range(2))
     style = how * voices[manners[0]] + (1 - how) * voices[manners[1]]
     blend = timbre * voices[timbres[0]] + (1 - timbre) * voices[timbres[1]]

@@ -16,6 +16,7 @@ from everyday import ENGLISH_SAYINGS
 from grammar import Language, Sentence
 from mandarin import CHARACTERS, read_characters
 
+ACCENTS = ("en-us", "en-gb")
 SPACE = 16  # Kokoro's id of " "
 _LETTER_A = "ˈeɪ"
 _AM = "ˈeɪˈɛm"  # in times of day
@@ -25,10 +26,13 @@ _MOST_PHONEMES = 120
 _KNOWN_SHARE = 0.3  # of the English words in speech that is unknown as a whole
 
 
-def phonemes(sentence: Sentence) -> list[list[int]] | None:
-    """Ids of each word's phonemes, the space before it included; None where a word has none."""
+def phonemes(sentence: Sentence, accent: str = ACCENTS[0]) -> list[list[int]] | None:
+    """Ids of each word's phonemes, the space before it included; None where a word has none.
+
+    `accent` is that of English words.
+    """
     if sentence.language == "英文":
-        return _checked(_english_phonemes(sentence.words))
+        return _checked(_english_phonemes(sentence.words, accent))
     return _checked(_mandarin_phonemes(sentence.spoken, read_characters(sentence.spoken)))
 
 
@@ -36,12 +40,12 @@ def _checked(words: list[list[int]]) -> list[list[int]] | None:
     return words if all(words) and sum(map(len, words)) <= _MOST_PHONEMES else None
 
 
-def _english_phonemes(words: tuple[str, ...]) -> list[list[int]]:
+def _english_phonemes(words: tuple[str, ...], accent: str = ACCENTS[0]) -> list[list[int]]:
     tokenizer, _, _ = _phonemisers()
     is_spelled = all(len(word) == 1 for word in words)
-    groups = [] if is_spelled else _say(" ".join(words)).split()
+    groups = [] if is_spelled else _say(" ".join(words), accent).split()
     if len(groups) != len(words):  # run together, "in the", or letters, of which each is said alone
-        groups = [_LETTER_A if is_spelled and word == "a" else _say(word).replace(" ", "") for word in words]
+        groups = [_LETTER_A if is_spelled and word == "a" else _say(word, accent).replace(" ", "") for word in words]
     groups = [as_verb_or_time(*each) for each in zip(("", *words), words, groups, strict=False)]
     return [
         ([SPACE] if place else []) + [int(token) for token in tokenizer.tokenize(group)]
@@ -118,5 +122,5 @@ def _phonemisers() -> tuple[Any, Any, Any]:
 
 
 @cache
-def _say(text: str) -> str:
-    return str(_phonemisers()[0].phonemize(text, "en-us"))
+def _say(text: str, accent: str) -> str:
+    return str(_phonemisers()[0].phonemize(text, accent))

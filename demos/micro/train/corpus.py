@@ -30,7 +30,7 @@ SHARD_SIZE = 20 * BLOCK_SIZE  # what a worker makes at a time
 LONGEST_S = 12.0
 _NAME_SHARE = 0.35  # of sentences, at least
 _PLACEHOLDER_SHARE = 0.08  # of Mandarin sentences with a name
-_MIXED_SHARE = 0.10
+_MIXED_SHARE = 0.2  # of what is not everyday; natural voices speak no such sentence
 _EVERYDAY_SHARE = 0.3
 _USUAL_SAMPLES = 3 * SAMPLE_RATE  # more than an average sentence has
 _REPORT_S = 5.0  # between progress lines
@@ -118,8 +118,10 @@ def add_natural(corpus: Corpus, folder: Path, *, share: float) -> Corpus:
 
 
 def _repeat(utterances: list[Utterance], share: float, others: int) -> list[Utterance]:
-    """The list as often as makes it `share` beside `others` utterances."""
-    return utterances * max(1, round(share / (1 - share) * others / max(len(utterances), 1)))
+    """The list as often as makes it `share` beside `others` utterances, each time in an order of its own."""
+    rng = random.Random(0)
+    times = max(1, round(share / (1 - share) * others / max(len(utterances), 1)))
+    return [each for _ in range(times) for each in rng.sample(utterances, len(utterances))]
 
 
 def _report(num_sentences: int, num_samples: int, started: float) -> None:
