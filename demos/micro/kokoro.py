@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from english import ENGLISH
-from everyday import EVERYDAY_ENGLISH, EVERYDAY_MANDARIN, is_reserved
+from everyday import DRILLS, EVERYDAY_ENGLISH, EVERYDAY_MANDARIN, is_reserved
 from grammar import Grammar, Language, Sentence, Unit
 from mandarin import MANDARIN
 from phonemes import ACCENTS, phonemes, unknown_phonemes
@@ -29,20 +29,6 @@ from phonemes import ACCENTS, phonemes, unknown_phonemes
 SAMPLE_RATE = 16_000
 LANGUAGES: tuple[Language, ...] = ("英文", "中文")
 HELD_OUT_VOICES = ("af_nova", "am_eric", "bm_lewis", "zf_xiaoni", "zm_yunyang", "zm_yunxi")
-
-# What only the ear tells. Without many of them, strings of known words are taken for unknown speech.
-DRILLS = (
-    Grammar(
-        language="英文",
-        templates=(*("{words}.",) * 5, *("{letters}.",) * 2, "{digit_string}.", "{digit}.", "{word}."),
-        slots=EVERYDAY_ENGLISH.slots,
-    ),
-    Grammar(
-        language="中文",
-        templates=(*("{words}。",) * 5, *("{digit_string}。",) * 3, "{digit}。", "{word}。"),
-        slots=EVERYDAY_MANDARIN.slots,
-    ),
-)
 
 _DURATIONS = "/encoder/Clip_output_0"
 _DRILL_SHARE = 0.3

@@ -33,7 +33,8 @@ def align_head(
     optimizer = torch.optim.AdamW(head.parameters(), lr=_LR, betas=(0.9, 0.98), weight_decay=0.02)
     started = time.perf_counter()
     for step in range(steps):
-        progress = max(step / steps, (time.perf_counter() - started) / max(until - started, 1e-3))
+        now = time.perf_counter()
+        progress = max(step / steps, (now - started) / (until - started)) if now < until else 1.0
         if progress >= 1.0:
             print(f"CTC head: out of time after {step} of {steps} steps", flush=True)
             break

@@ -91,8 +91,9 @@ class Trainer:
     @property
     def progress(self) -> float:
         """0..1, the larger share of the limits."""
-        elapsed, whole = time.perf_counter() - self._started, self._options.until - self._started
-        return min(max(elapsed / max(whole, 1e-3), self._step / self._options.steps), 1.0)
+        now, until = time.perf_counter(), self._options.until
+        elapsed = (now - self._started) / (until - self._started) if now < until else 1.0
+        return min(max(elapsed, self._step / self._options.steps), 1.0)
 
     def set_bars(self) -> None:
         """Make the error rates of the model as it is those that the trained one should not exceed."""
