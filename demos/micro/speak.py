@@ -99,7 +99,7 @@ def speak(model: Path, plan_file: Path, out: Path, *, seconds: float, workers: i
 def _speak_some(
     model: Path, plan_file: Path, out: Path, deadline: float, held_out: bool, index: int, count: int
 ) -> None:
-    speaker = Speaker(model, held_out=held_out)
+    speaker, speeds = Speaker(model, held_out=held_out), _HELD_OUT_SPEEDS if held_out else _SPEEDS
     lines = plan_file.read_text("utf-8").splitlines()
     for number in range(index, -(-len(lines) // _SHARD), count):
         path = out / f"{number:05d}.npz"
