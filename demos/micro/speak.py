@@ -99,7 +99,8 @@ def speak(model: Path, plan_file: Path, out: Path, *, seconds: float, workers: i
 def _speak_some(
     model: Path, plan_file: Path, out: Path, deadline: float, held_out: bool, index: int, count: int
 ) -> None:
-    speaker, speeds = Speaker(model, held_out=held_out), _HELD_OUT_SPEEDS if held_out else _SPEEDS
+    speaker = Speaker(model, held_out=held_out)
+    speeds = _HELD_OUT_SPEEDS if held_out else _SPEEDS
     lines = plan_file.read_text("utf-8").splitlines()
     for number in range(index, -(-len(lines) // _SHARD), count):
         path = out / f"{number:05d}.npz"
@@ -110,9 +111,7 @@ def _speak_some(
         for text in lines[number * _SHARD : (number + 1) * _SHARD]:
             row = json.loads(text)
             name, style = speaker.draw_style(row["language"], rng)
-            samples, edges = speaker.speak(
-                row["words"], style, rng.uniform(*(_HELD_OUT_SPEEDS if held_out else _SPEEDS))
-            )
+            samples, edges = speaker.speak(row["words"], style, rng.uniform(*speeds))
             spoken.append(Spoken(row, name, samples, edges))
             if time.time() > deadline:
                 break
