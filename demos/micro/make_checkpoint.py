@@ -68,7 +68,7 @@ SMOKE = Scale(
     num_held_out=1,
     batch=BatchLimits(audio_s=60.0, clips=24),
     steps=4,
-    seconds=120.0,
+    seconds=170.0,
     head_steps=2,
     examinations=0,
     max_new_tokens=4,
