@@ -5,7 +5,8 @@
 
 HUMAN holds manifest.jsonl (file, text, language, source, style) and nonspeech/. Digits, and whatever else is made of
 words that the grammars have, count as known: right when the words are, whatever their case, marks and figures. Other
-speech is unknown: right when nothing is written or the text is marked. No sound in nonspeech/ may have a text.
+speech is unknown: right when nothing is written or the text is marked. No sound in nonspeech/ may have a text. Numbers
+that synthesizers speak are to be written as each clip says, in figures or in words; those of people in words.
 """
 
 import argparse
@@ -30,12 +31,13 @@ _MOST_CLIPS = 150  # of Kokoro, of each kind and language
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Heard:
-    """A recording, its words as they are said, and the table's line that counts it."""
+    """A recording, its words as `spoken_words` gives them, and the table's line that counts it."""
 
     source: Path
     words: str
     kind: str
     is_known: bool = True
+    itn: bool = False  # numbers are asked for in figures
 
 
 def human_clips(folder: Path) -> Iterator[Heard]:
@@ -64,7 +66,8 @@ def _kokoro_clips(folder: Path, kind: str, out: Path) -> list[Heard]:
         if counts[clip.condition] <= _MOST_CLIPS:
             source = out / f"{kind} {clip.recipe.key}.wav"
             soundfile.write(source, clip.waveform, SAMPLE_RATE, subtype="PCM_16")
-            found.append(Heard(source=source, words=clip.recipe.spoken, kind=f"Kokoro, {kind}, {clip.condition[:2]}"))
+            words, name = spoken_words(clip.recipe.text), f"Kokoro, {kind}, {clip.condition[:2]}"
+            found.append(Heard(source=source, words=words, kind=name, itn=clip.recipe.itn))
     return found
 
 
@@ -117,12 +120,17 @@ def is_right(clip: Heard, text: str, is_marked: bool) -> bool:
     return clip.words.replace(" ", "") == spoken_words(text).replace(" ", "")
 
 
-def transcribe(model_dir: str, sources: list[Path]) -> list[tuple[str, bool]]:
-    """Each file's text, and whether the engine marks it."""
+def transcribe(model_dir: str, heard: list[Heard]) -> list[tuple[str, bool]]:
+    """Each clip's text, and whether the engine marks it."""
     from twostage_asr.engine import AutoModelVLLM
 
+    written: dict[Path, tuple[str, bool]] = {}
     with AutoModelVLLM(model=model_dir, dtype="fp32", encoder_dtype="fp32", backend="torch") as model:
-        return [(result.text, bool(result.warnings)) for result in model.generate([str(each) for each in sources])]
+        for itn in {clip.itn for clip in heard}:
+            sources = [clip.source for clip in heard if clip.itn == itn]
+            results = model.generate([str(each) for each in sources], itn=itn)
+            written |= {each: (found.text, bool(found.warnings)) for each, found in zip(sources, results, strict=True)}
+    return [written[clip.source] for clip in heard]
 
 
 def main() -> None:
@@ -142,13 +150,13 @@ def main() -> None:
                 if not row["hotwords"]:
                     kind = f"espeak-ng, held out, {row['condition']}"
                     source = arguments.heldout.parent / row["source"]
-                    heard.append(Heard(source=source, words=row["spoken"], kind=kind))
+                    heard.append(Heard(source=source, words=spoken_words(row["text"]), kind=kind, itn=row["itn"]))
         if arguments.kokoro:
             heard += _kokoro_clips(arguments.kokoro, "voices of the training", Path(folder))
         if arguments.kokoro_held_out:
             heard += _kokoro_clips(arguments.kokoro_held_out, "held-out voices", Path(folder))
         heard += human_clips(arguments.human) if arguments.human else []
-        written = transcribe(arguments.model, [clip.source for clip in heard])
+        written = transcribe(arguments.model, heard)
     if arguments.show_errors:
         for clip, (text, is_marked) in zip(heard, written, strict=True):
             print(f"{clip.kind} | {clip.words} | {text}{' (marked)' if is_marked else ''}")

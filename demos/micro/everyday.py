@@ -202,6 +202,20 @@ EVERYDAY_MANDARIN = Grammar(
 )
 
 EVERYDAY = (EVERYDAY_ENGLISH, EVERYDAY_MANDARIN)
+
+# What only the ear tells. Without many of them, strings of known words are taken for unknown speech.
+DRILLS = (
+    Grammar(
+        language="英文",
+        templates=(*("{words}.",) * 5, *("{letters}.",) * 2, "{digit_string}.", "{digit}.", "{word}."),
+        slots=EVERYDAY_ENGLISH.slots,
+    ),
+    Grammar(
+        language="中文",
+        templates=(*("{words}。",) * 5, *("{digit_string}。",) * 3, "{digit}。", "{word}。"),
+        slots=EVERYDAY_MANDARIN.slots,
+    ),
+)
 _BY_HEART = frozenset((*ENGLISH_SAYINGS, *MANDARIN_SAYINGS, *mandarin.WORDS))
 
 

@@ -21,20 +21,23 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from english import ENGLISH
-from everyday import EVERYDAY_ENGLISH, EVERYDAY_MANDARIN, is_reserved
+from everyday import DRILLS, EVERYDAY_ENGLISH, EVERYDAY_MANDARIN, is_reserved
 from grammar import Grammar, Language, Sentence, Unit
 from mandarin import MANDARIN
-from phonemes import phonemes, unknown_phonemes
+from phonemes import ACCENTS, phonemes, unknown_phonemes
 
 SAMPLE_RATE = 16_000
 LANGUAGES: tuple[Language, ...] = ("英文", "中文")
 HELD_OUT_VOICES = ("af_nova", "am_eric", "bm_lewis", "zf_xiaoni", "zm_yunyang", "zm_yunxi")
 
 _DURATIONS = "/encoder/Clip_output_0"
-_EVERYDAY_SHARE = 0.6
+_DRILL_SHARE = 0.3
+_FIRST_ACCENT_SHARE = 0.7
+_FOREIGN_SHARE = 0.3  # of blends in English, of which one manner is that of a voice of any language
+_EVERYDAY_SHARE = 0.6  # of the other sentences
 _NUM_PARTS = 2  # of the weights
 _PEAK = 32_000
-_PLAIN_SHARE = 0.4  # of sentences that one voice speaks as it is
+_PLAIN_SHARE = 0.25  # of sentences that one voice speaks as it is
 _TIMBRE = 128  # the first half of a style; the second half is how it is said
 
 Floats = npt.NDArray[np.float32]
@@ -86,7 +89,8 @@ def plan(count: int, out: Path, *, held_out: bool, unknown: bool, seed: int) -> 
             units, words = [], unknown_phonemes(language, rng)
         else:
             sentence = _draw(rng, held_out=held_out)
-            language, words = sentence.language, phonemes(sentence)
+            accent = ACCENTS[0] if held_out or rng.random() < _FIRST_ACCENT_SHARE else ACCENTS[1]
+            language, words = sentence.language, phonemes(sentence, accent)
             units = [astuple(unit) for unit in sentence.units]
         if words is not None:
             lines.append(json.dumps({"language": language, "units": units, "words": words}, ensure_ascii=False))
@@ -95,26 +99,32 @@ def plan(count: int, out: Path, *, held_out: bool, unknown: bool, seed: int) -> 
 
 def _draw(rng: random.Random, *, held_out: bool) -> Sentence:
     while True:
-        everyday, usual = rng.choice(((EVERYDAY_ENGLISH, ENGLISH), (EVERYDAY_MANDARIN, MANDARIN)))
+        everyday, usual, drill = rng.choice(
+            ((EVERYDAY_ENGLISH, ENGLISH, DRILLS[0]), (EVERYDAY_MANDARIN, MANDARIN, DRILLS[1]))
+        )
         grammar: Grammar = everyday if rng.random() < _EVERYDAY_SHARE else usual
+        if not held_out and rng.random() < _DRILL_SHARE:
+            grammar = drill
         sentence = grammar.draw(rng)
-        is_kept_back = is_reserved(sentence) if grammar is everyday else sentence.is_held_out
+        is_kept_back = sentence.is_held_out if grammar is usual else is_reserved(sentence)
         if held_out == is_kept_back or (held_out and len(sentence.words) <= 3 and rng.random() < 0.3):
             return sentence
 
 
 def draw_style(voices: Mapping[str, Floats], language: Language, rng: random.Random) -> tuple[str, Floats]:
-    """A name, and styles by number of phonemes (128, 256): a voice, or a blend of timbres with one's manner."""
+    """A name, and styles by number of phonemes (128, 256): a voice, or a blend of timbres and of manners."""
     own = natives(voices, language)
     manner = rng.choice(own)
     if rng.random() < _PLAIN_SHARE:
         return manner, voices[manner]
-    first, second = rng.choice(own), rng.choice(own if rng.random() < 0.5 else list(voices))
-    share = np.float32(rng.uniform(0.0, 1.0))
-    style = voices[manner].copy()
-    blend = share * voices[first] + (1 - share) * voices[second]
+    pool = own if rng.random() < 0.5 else list(voices)
+    is_foreign = language == "英文" and rng.random() < _FOREIGN_SHARE
+    timbres, manners = (rng.choice(pool), rng.choice(pool)), (manner, rng.choice(list(voices) if is_foreign else own))
+    timbre, how = (np.float32(rng.uniform(0.0, 1.0)) for _ in range(2))
+    style = how * voices[manners[0]] + (1 - how) * voices[manners[1]]
+    blend = timbre * voices[timbres[0]] + (1 - timbre) * voices[timbres[1]]
     style[:, :_TIMBRE] = blend[:, :_TIMBRE]
-    return f"{manner}/{first}*{share:.2f}+{second}", style
+    return f"{manner}*{how:.2f}+{manners[1]}/{timbres[0]}*{timbre:.2f}+{timbres[1]}", style
 
 
 def natives(voices: Mapping[str, Floats], language: Language) -> list[str]:

@@ -4,8 +4,8 @@
     python demos/micro/make_checkpoint.py --out DIR --kokoro SHARDS --kokoro-held-out SHARDS   # with natural voices
     python demos/micro/make_checkpoint.py --out DIR --smoke    # two CPU cores, under 3 minutes; does not transcribe
 
-Needs the library of espeak-ng (espeak.py). Writes DIR in the layout of the model hubs. Interrupted (Ctrl-C), it writes
-the model as it is.
+Needs the library of espeak-ng (espeak.py). Writes DIR in the layout of the model hubs. Interrupted (Ctrl-C, SIGTERM),
+it writes the best model examined so far, or the model as it is if there is none.
 """
 
 import argparse
@@ -15,6 +15,8 @@ import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
+
+_BEGAN = time.perf_counter()  # before the imports that take seconds
 
 import torch
 from heldout import CONDITIONS, HeldOutClip, draw_all
@@ -31,6 +33,7 @@ from train.start import start_from
 from train.vocabulary import Vocabulary, learn_vocabulary
 
 NATURAL_SHARE = 0.5  # of all sentences that are heard in training
+_HEAD_SHARE, _TABLE_SHARE = 0.06, 0.05  # of the time, at its end: for the CTC head alone, and to examine
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +45,7 @@ class Scale:
     num_held_out: int  # per condition
     batch: BatchLimits
     steps: int
-    seconds: float  # at most, should the machine be too slow for the steps; then the checkpoint is a worse one
+    seconds: float  # for everything, should the machine be too slow for the steps; then the checkpoint is a worse one
     head_steps: int  # at the end, of the CTC head alone
     examinations: int  # while training
     max_new_tokens: int  # of an answer when examining
@@ -54,7 +57,7 @@ FULL = Scale(
     num_held_out=320,
     batch=BatchLimits(audio_s=1600.0, clips=480),
     steps=10_000,
-    seconds=900.0,
+    seconds=1140.0,
     head_steps=1_000,
     examinations=4,
     max_new_tokens=MAX_NEW_TOKENS,
@@ -65,7 +68,7 @@ SMOKE = Scale(
     num_held_out=1,
     batch=BatchLimits(audio_s=60.0, clips=24),
     steps=4,
-    seconds=60.0,
+    seconds=170.0,
     head_steps=2,
     examinations=0,
     max_new_tokens=4,
@@ -74,7 +77,7 @@ SMOKE = Scale(
 
 def make(arguments: argparse.Namespace, scale: Scale) -> None:
     """All steps. Worker processes are forked before anything touches a GPU."""
-    started = time.perf_counter()
+    whole_s = 60 * arguments.minutes if arguments.minutes else scale.seconds
     num_workers = arguments.workers or len(os.sched_getaffinity(0))
     random.seed(arguments.seed)
     torch.manual_seed(arguments.seed)
@@ -82,7 +85,7 @@ def make(arguments: argparse.Namespace, scale: Scale) -> None:
     print(f"seed {arguments.seed}, {num_workers} worker processes, {scale}", flush=True)
     vocabulary = learn_vocabulary(seed=arguments.seed)
     clips = _held_out(arguments, scale, num_workers)
-    print(f"held out {time.perf_counter() - started:.1f} s: {len(clips)} clips", flush=True)
+    print(f"held out {time.perf_counter() - _BEGAN:.1f} s: {len(clips)} clips", flush=True)
     corpus = _corpus(arguments, scale, num_workers)
     options = PlannerOptions(
         limits=scale.batch,
@@ -97,14 +100,14 @@ def make(arguments: argparse.Namespace, scale: Scale) -> None:
         model = _model(vocabulary).to(device)
         examiner = Examiner(clips, vocabulary, max_new_tokens=scale.max_new_tokens)
         composer = Composer(torch.from_numpy(corpus.audio).to(device), seed=arguments.seed)
-        print(f"ready {time.perf_counter() - started:.1f} s, training on {device}", flush=True)
+        print(f"ready {time.perf_counter() - _BEGAN:.1f} s, training on {device}", flush=True)
         trainer = Trainer(
             model,
             composer,
             planners,
             examiner,
             TrainingOptions(
-                seconds=60 * arguments.minutes if arguments.minutes else scale.seconds,
+                until=_BEGAN + whole_s * (1 - _HEAD_SHARE - _TABLE_SHARE),
                 steps=scale.steps,
                 examinations=scale.examinations,
                 report_steps=min(100, max(scale.steps // 4, 1)),
@@ -117,17 +120,20 @@ def make(arguments: argparse.Namespace, scale: Scale) -> None:
             trainer.set_bars()
         if arguments.start:
             start_from(model, vocabulary, arguments.start)
-        trainer.run()
+        is_whole = trainer.run()
         write_checkpoint(model, vocabulary, arguments.out)  # whatever becomes of the last step
+        if not is_whole:
+            return
         planners.set_progress(1.0)
-        align_head(model.acoustic, composer, iter(planners), steps=arguments.head_steps or scale.head_steps)
+        steps, until = arguments.head_steps or scale.head_steps, _BEGAN + whole_s * (1 - _TABLE_SHARE)
+        align_head(model.acoustic, composer, iter(planners), steps=steps, until=until)
         write_checkpoint(model, vocabulary, arguments.out)
         size = sum(file.stat().st_size for file in arguments.out.rglob("*") if file.is_file())
-        print(f"written {time.perf_counter() - started:.1f} s: {arguments.out}, {size} bytes", flush=True)
+        print(f"written {time.perf_counter() - _BEGAN:.1f} s: {arguments.out}, {size} bytes", flush=True)
         trainer.show(examiner.examine(model))
         print("   at full rate:", flush=True)
         trainer.show(examiner.examine(model, names=FULL_RATE, low_frame_rate=False))
-    print(f"done {time.perf_counter() - started:.1f} s", flush=True)
+    print(f"done {time.perf_counter() - _BEGAN:.1f} s", flush=True)
 
 
 def _held_out(arguments: argparse.Namespace, scale: Scale, num_workers: int) -> list[HeldOutClip]:
@@ -165,7 +171,7 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="a few steps on little data")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--workers", type=int, help="processes that speak and plan; by default one per CPU core")
-    parser.add_argument("--minutes", type=float, help="of training at most")
+    parser.add_argument("--minutes", type=float, help="for everything, from the start of the process")
     parser.add_argument("--held-out-clips", type=int, help="of each condition, to examine")
     parser.add_argument("--sentences", type=int, help="that espeak-ng speaks")
     parser.add_argument("--head-steps", type=int, help="of the CTC head alone, at the end")

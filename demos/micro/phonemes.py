@@ -5,54 +5,68 @@ Speech that the recogniser does not know is made here too: random words of the p
 
 import json
 import random
+from collections.abc import Sequence
 from functools import cache
 from importlib import resources
+from itertools import accumulate
 from typing import Any
 
-from english import WORDS
+from english import WORDS, number_words
 from everyday import ENGLISH_SAYINGS
 from grammar import Language, Sentence
-from mandarin import CHARACTERS
+from mandarin import CHARACTERS, read_characters
 
+ACCENTS = ("en-us", "en-gb")
 SPACE = 16  # Kokoro's id of " "
 _LETTER_A = "ˈeɪ"
+_AM = "ˈeɪˈɛm"  # in times of day
+_NUMBERS = frozenset(word for value in range(60) for word in number_words(value).split())
+_READINGS = {"lives": "lˈɪvz", "close": "klˈoʊz"}  # as verbs, which they are in all sentences
 _MOST_PHONEMES = 120
 _KNOWN_SHARE = 0.3  # of the English words in speech that is unknown as a whole
 
 
-def phonemes(sentence: Sentence) -> list[list[int]] | None:
-    """Ids of each word's phonemes, the space before it included; None where a word has none."""
-    words = _english_phonemes(sentence.words) if sentence.language == "英文" else _mandarin_phonemes(sentence.spoken)
-    return _checked(words)
+def phonemes(sentence: Sentence, accent: str = ACCENTS[0]) -> list[list[int]] | None:
+    """Ids of each word's phonemes, the space before it included; None where a word has none.
+
+    `accent` is that of English words.
+    """
+    if sentence.language == "英文":
+        return _checked(_english_phonemes(sentence.words, accent))
+    return _checked(_mandarin_phonemes(sentence.spoken, read_characters(sentence.spoken)))
 
 
 def _checked(words: list[list[int]]) -> list[list[int]] | None:
     return words if all(words) and sum(map(len, words)) <= _MOST_PHONEMES else None
 
 
-def _english_phonemes(words: tuple[str, ...]) -> list[list[int]]:
+def _english_phonemes(words: tuple[str, ...], accent: str = ACCENTS[0]) -> list[list[int]]:
     tokenizer, _, _ = _phonemisers()
     is_spelled = all(len(word) == 1 for word in words)
-    groups = [] if is_spelled else _say(" ".join(words)).split()
+    groups = [] if is_spelled else _say(" ".join(words), accent).split()
     if len(groups) != len(words):  # run together, "in the", or letters, of which each is said alone
-        groups = [_LETTER_A if is_spelled and word == "a" else _say(word).replace(" ", "") for word in words]
+        groups = [_LETTER_A if is_spelled and word == "a" else _say(word, accent).replace(" ", "") for word in words]
+    groups = [as_verb_or_time(*each) for each in zip(("", *words), words, groups, strict=False)]
     return [
         ([SPACE] if place else []) + [int(token) for token in tokenizer.tokenize(group)]
         for place, group in enumerate(groups)
     ]
 
 
-def _mandarin_phonemes(text: str) -> list[list[int]]:
-    tokenizer, jieba, zh = _phonemisers()
-    from pypinyin import Style, lazy_pinyin
+def as_verb_or_time(before: str, word: str, group: str) -> str:
+    """The word's phonemes, where the phonemiser does not see that it is a verb or, after a number, a time of day."""
+    return _AM if word == "am" and before in _NUMBERS else _READINGS.get(word, group)
 
+
+def _mandarin_phonemes(text: str, readings: Sequence[str]) -> list[list[int]]:
+    """`readings` is the numbered pinyin of each character; words are set off as jieba finds them."""
+    tokenizer, jieba, zh = _phonemisers()
+    starts = {0, *accumulate(map(len, jieba.lcut(text)))}
     words: list[list[int]] = []
-    for word in jieba.lcut(text):
-        readings = lazy_pinyin(word, style=Style.TONE3, neutral_tone_with_five=True)
-        for place, reading in enumerate(readings):
-            sound = zh.ZHG2P.py2ipa(reading).replace(chr(815), "")
-            gap = [SPACE] if words and place == 0 else []
-            words.append(gap + [int(token) for token in tokenizer.tokenize(sound)])
+    for place, reading in enumerate(readings):
+        sound = zh.ZHG2P.py2ipa(reading).replace(chr(815), "")
+        gap = [SPACE] if place and place in starts else []
+        words.append(gap + [int(token) for token in tokenizer.tokenize(sound)])
     assert len(words) == len(text), text
     return words
 
@@ -68,7 +82,14 @@ def unknown_phonemes(language: Language, rng: random.Random) -> list[list[int]] 
     text = "".join(rng.choices(words, weights, k=count))
     if 2 * sum(character in CHARACTERS for character in text) > len(text):
         return None
-    return _checked(_mandarin_phonemes(text))
+    return _checked(_mandarin_phonemes(text, _usual_readings(text)))
+
+
+def _usual_readings(text: str) -> list[str]:
+    from pypinyin import Style, lazy_pinyin
+
+    words = _phonemisers()[1].lcut(text)
+    return [sound for word in words for sound in lazy_pinyin(word, style=Style.TONE3, neutral_tone_with_five=True)]
 
 
 @cache
@@ -101,5 +122,5 @@ def _phonemisers() -> tuple[Any, Any, Any]:
 
 
 @cache
-def _say(text: str) -> str:
-    return str(_phonemisers()[0].phonemize(text, "en-us"))
+def _say(text: str, accent: str) -> str:
+    return str(_phonemisers()[0].phonemize(text, accent))

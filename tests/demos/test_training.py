@@ -1,9 +1,12 @@
 """What the micro checkpoint is trained on, and how its network is set up; espeak-ng is not needed."""
 
+import ast
+import math
 import random
 import re
 from collections.abc import Iterator
 from itertools import pairwise
+from pathlib import Path
 
 import english
 import numpy as np
@@ -11,14 +14,17 @@ import pytest
 import torch
 from espeak import SAMPLE_RATE
 from everyday import is_reserved
+from grammar import compose, same
 from heldout import CONDITIONS, draw_clips
 from names import draw_nearest_name, is_heard_in, sound, spellings
-from train.align import aligned_ctc_loss
+from train.align import align_head, aligned_ctc_loss
 from train.batches import NO_ENTRY, NO_WORD, Batch, BatchLimits, Collator, cut_into_batches
 from train.codes import FRAMES_BACK, WIDE_KERNEL, WIDE_SHIFT, code_table, prepare_encoder, route_adaptor, widen
 from train.compose import NO_AUGMENTATION, Augmentation, Composer, to_device
-from train.corpus import Corpus, build_corpus
-from train.lessons import LONGEST_SAMPLES, MAX_HOTWORDS, Lesson, Mixture, Teacher
+from train.corpus import Corpus, Utterance, build_corpus
+from train.examine import Examiner, Tally
+from train.lessons import LONGEST_SAMPLES, MAX_HOTWORDS, Lesson, Mixture, Teacher, _whole
+from train.loop import Trainer, TrainingOptions
 from train.model import MicroConfig, MicroModel, losses
 from train.muon import orthogonalise
 from train.vocabulary import SPECIAL_TOKENS, Vocabulary, learn_vocabulary
@@ -99,6 +105,20 @@ def test_lessons_lie_within_their_limits(lessons: list[Lesson], corpus: Corpus) 
             assert segment.start + segment.length <= lesson.num_samples
             assert segment.source + segment.length * segment.speed <= len(corpus.audio) + 1
         assert all(0 <= middle < lesson.num_samples for _, middle in lesson.words)
+
+
+def test_what_is_said_of_a_cut_sentence_is_no_sentence() -> None:
+    slots = [same("Paris"), same("today")]
+    sentences = [
+        compose("英文", f"What is the weather in {template}?", slots) for template in ("{city}", "{city} {when}")
+    ]
+    speech = [
+        Utterance(each, np.linspace(0, 1, 2 * len(each.words), dtype=np.float32).reshape(-1, 2), 0, 0, SAMPLE_RATE)
+        for each in sentences
+    ]
+    teacher = Teacher(Corpus(speech, [], np.zeros(SAMPLE_RATE, np.int16)), random.Random(0))
+    cut = {teacher._cut(_whole(speech[1])).sentence.spoken for _ in range(20)}
+    assert cut == {"what is the weather in"}
 
 
 def test_a_name_is_respelled_only_if_a_hotword_asks_for_it(lessons: list[Lesson]) -> None:
@@ -266,6 +286,49 @@ def test_the_aligned_loss_is_plain_ctc_where_tokens_may_be_anywhere(batch: Batch
     free = aligned_ctc_loss(log_probs, lens, tensors)
     torch.testing.assert_close(free, plain / len(tensors["ctc_ids"]))
     assert aligned > free + 0.1
+
+
+def test_the_head_learns_nothing_after_its_time(model: MicroModel, corpus: Corpus) -> None:
+    before = [parameter.detach().clone() for parameter in model.acoustic.parameters()]
+    align_head(model.acoustic, Composer(torch.from_numpy(corpus.audio), seed=0), iter(()), steps=5, until=0.0)
+    torch.testing.assert_close([parameter.detach() for parameter in model.acoustic.parameters()], before)
+
+
+def test_an_interrupted_training_ends_with_the_best_model(
+    model: MicroModel, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted() -> Iterator[Batch]:
+        with torch.no_grad():
+            model.chunk_head.weight.zero_()
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr(Examiner, "examine", lambda *_, **__: {"en_clean": Tally(clips=1, characters=1)})
+    best = model.chunk_head.weight.detach().clone()
+    composer, kept = Composer(torch.from_numpy(corpus.audio), seed=0), []
+    options = TrainingOptions(until=math.inf, steps=10, goes_on=True)
+    examiner = Examiner([], learn_vocabulary(seed=0))
+    trainer = Trainer(model, composer, interrupted(), examiner, options, lambda: kept.append(1))  # type: ignore[arg-type]
+    assert not trainer.run()
+    assert kept == [1]
+    torch.testing.assert_close(model.chunk_head.weight.detach(), best)
+
+
+def test_a_training_needs_nothing_of_the_command_line() -> None:
+    micro = Path(english.__file__).parent
+    reached, waiting = set(), ["make_checkpoint", "speak"]
+    while waiting:
+        name = waiting.pop()
+        file = micro.joinpath(*name.split(".")).with_suffix(".py")
+        if name in reached or not file.exists():
+            continue
+        reached.add(name)
+        for node in ast.parse(file.read_text("utf-8")).body:
+            if isinstance(node, ast.ImportFrom):
+                found = ("train." if node.level else "") + str(node.module)
+                assert not found.startswith("twostage_asr.engine.cli"), name
+                waiting.append(found)
+    assert {"evaluate", "train.examine", "kokoro"} <= reached
 
 
 def test_the_wide_kernel_gives_what_the_table_gives() -> None:

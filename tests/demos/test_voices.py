@@ -9,12 +9,13 @@ import kokoro
 import numpy as np
 import pytest
 import torch
-from evaluate_voices import Heard, is_made_of, is_right, spoken_words, table
-from everyday import ENGLISH_SAYINGS, EVERYDAY, MANDARIN_SAYINGS, is_reserved
-from grammar import Grammar, Sentence, same
+from evaluate_voices import Heard, _kokoro_clips, is_made_of, is_right, spoken_words, table
+from everyday import DRILLS, ENGLISH_SAYINGS, EVERYDAY, MANDARIN_SAYINGS, is_reserved
+from grammar import Grammar, Sentence, same, spoken_as
 from graph import Graph
 from mandarin import read_characters
 from natural import natural_clips
+from phonemes import as_verb_or_time
 from train.compose import NO_AUGMENTATION, Augmentation, Composer
 from train.corpus import Corpus, Utterance, add_natural
 from train.examine import Tally
@@ -49,8 +50,8 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("grammar", EVERYDAY, ids=["english", "mandarin"])
-def test_every_template_of_everyday_can_be_drawn_and_said(grammar: Grammar) -> None:
+@pytest.mark.parametrize("grammar", [*EVERYDAY, *DRILLS])
+def test_every_template_can_be_drawn_and_said(grammar: Grammar) -> None:
     for template in grammar.templates:
         one = Grammar(language=grammar.language, templates=(template,), slots=grammar.slots)
         sentence = one.draw(random.Random(template))
@@ -216,6 +217,24 @@ def test_a_room_rings_on_after_a_sound() -> None:
     dry = torch.fft.irfft(composer._rooms(4, 16_000, NO_AUGMENTATION.rooms), n=16_000)
     assert float(dry[:, 1:].abs().max()) < 1e-5
     assert Augmentation().rooms > 0
+
+
+def test_a_sentence_is_to_be_written_as_its_clip_asks(tmp_path: Path) -> None:
+    year = Sentence(language="英文", units=(same("It started in "), spoken_as("twenty fifteen", "2015"), same(".")))
+    kokoro.write_shard(tmp_path / "00000.npz", [spoken(year) for _ in range(8)])
+    clips = _kokoro_clips(tmp_path, "held-out voices", tmp_path)
+    assert {clip.itn for clip in clips} == {True, False}
+    for clip in clips:
+        written = "It started in 2015." if clip.itn else "It started in twenty fifteen."
+        assert is_right(clip, written, is_marked=False)
+
+
+@pytest.mark.parametrize(
+    ("before", "word", "said"),
+    [("eleven", "am", "ˈeɪˈɛm"), ("i", "am", "-"), ("", "am", "-"), ("john", "lives", "lˈɪvz"), ("not", "open", "-")],
+)
+def test_times_of_day_are_spelled_and_verbs_are_read_as_verbs(before: str, word: str, said: str) -> None:
+    assert as_verb_or_time(before, word, "-") == said
 
 
 def test_words_are_compared_as_they_are_said() -> None:

@@ -6,6 +6,7 @@ their words, which the synthesizer knows. What the LLM hears and writes stays as
 """
 
 import math
+import time
 from collections.abc import Iterator, Mapping
 
 import torch
@@ -22,13 +23,21 @@ _LR = 1e-3
 _NEVER = -1e4  # log-probability of what is not allowed; finite, so that a clip with too little room has a gradient
 
 
-def align_head(acoustic: FunASRNanoAcoustic, composer: Composer, batches: Iterator[Batch], *, steps: int) -> None:
-    """Train the CTC head for `steps` batches."""
+def align_head(
+    acoustic: FunASRNanoAcoustic, composer: Composer, batches: Iterator[Batch], *, steps: int, until: float
+) -> None:
+    """Train the CTC head for `steps` batches, or until a time of time.perf_counter()."""
     head = acoustic.ctc_head
     assert head is not None
     device = next(head.parameters()).device
     optimizer = torch.optim.AdamW(head.parameters(), lr=_LR, betas=(0.9, 0.98), weight_decay=0.02)
+    started = time.perf_counter()
     for step in range(steps):
+        now = time.perf_counter()
+        progress = max(step / steps, (now - started) / (until - started)) if now < until else 1.0
+        if progress >= 1.0:
+            print(f"CTC head: out of time after {step} of {steps} steps", flush=True)
+            break
         batch = to_device(next(batches), device)
         with torch.no_grad():
             features, lens = composer.features(batch, Augmentation())
@@ -37,7 +46,7 @@ def align_head(acoustic: FunASRNanoAcoustic, composer: Composer, batches: Iterat
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(head.parameters(), 1.0)
-        optimizer.param_groups[0]["lr"] = _LR * min(1.0, (step + 1) / 20) * 0.5 * (1 + math.cos(math.pi * step / steps))
+        optimizer.param_groups[0]["lr"] = _LR * min(1.0, (step + 1) / 20) * 0.5 * (1 + math.cos(math.pi * progress))
         optimizer.step()
         if step % max(steps // 10, 1) == 0:
             print(f"CTC head, step {step:5d}  loss {float(loss.detach()):.4f}", flush=True)

@@ -298,7 +298,8 @@ class Planners:
 def _plan(
     corpus: Corpus, vocabulary: Vocabulary, options: PlannerOptions, index: int, progress: Any, queue: "Queue[Batch]"
 ) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends it
+    for number in (signal.SIGINT, signal.SIGTERM):  # the parent ends it, and may first have batches to ask for
+        signal.signal(number, signal.SIG_IGN)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     torch.set_num_threads(1)  # after a fork, OpenMP's other threads are gone
     rng = random.Random(f"planner {options.seed} {index}")

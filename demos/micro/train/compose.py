@@ -30,10 +30,10 @@ class Augmentation:
 
     noise: float = 0.62
     babble: float = 0.08
-    equaliser: float = 0.45
-    telephone: float = 0.15
+    equaliser: float = 0.55
+    telephone: float = 0.25
     rooms: float = 0.35
-    mel_warp: float = 0.5
+    mel_warp: float = 0.6
     masks: float = 0.5
     dither: float = 0.5
 
@@ -177,7 +177,7 @@ class Composer:
         if not share:
             return fbank
         num_clips, device = len(fbank), fbank.device
-        factor = torch.where(self._uniform(num_clips, 1) < share, self._uniform(num_clips, 1, low=0.9, high=1.1), 1.0)
+        factor = torch.where(self._uniform(num_clips, 1) < share, self._uniform(num_clips, 1, low=0.87, high=1.14), 1.0)
         mels = torch.arange(NUM_MELS, device=device)
         knee = 0.75 * NUM_MELS  # the upper quarter leads back to the last bin
         slope = (NUM_MELS - 1 - knee * factor) / (NUM_MELS - 1 - knee)

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from english import ENGLISH
 from espeak import SAMPLE_RATE, EspeakError, Synthesizer
-from everyday import EVERYDAY, is_reserved
+from everyday import DRILLS, EVERYDAY, is_reserved
 from grammar import Grammar, Sentence, Unit
 from kokoro import read_shards
 from mandarin import MANDARIN, PLACEHOLDERS
@@ -30,8 +30,9 @@ SHARD_SIZE = 20 * BLOCK_SIZE  # what a worker makes at a time
 LONGEST_S = 12.0
 _NAME_SHARE = 0.35  # of sentences, at least
 _PLACEHOLDER_SHARE = 0.08  # of Mandarin sentences with a name
-_MIXED_SHARE = 0.10
+_MIXED_SHARE = 0.2  # of what is neither everyday nor drill; natural voices speak no such sentence
 _EVERYDAY_SHARE = 0.3
+_DRILL_SHARE = 0.15
 _USUAL_SAMPLES = 3 * SAMPLE_RATE  # more than an average sentence has
 _REPORT_S = 5.0  # between progress lines
 _PEAK = 32_000  # of every sentence, in 16-bit steps
@@ -118,8 +119,10 @@ def add_natural(corpus: Corpus, folder: Path, *, share: float) -> Corpus:
 
 
 def _repeat(utterances: list[Utterance], share: float, others: int) -> list[Utterance]:
-    """The list as often as makes it `share` beside `others` utterances."""
-    return utterances * max(1, round(share / (1 - share) * others / max(len(utterances), 1)))
+    """The list as often as makes it `share` beside `others` utterances, each time in an order of its own."""
+    rng = random.Random(0)
+    times = max(1, round(share / (1 - share) * others / max(len(utterances), 1)))
+    return [each for _ in range(times) for each in rng.sample(utterances, len(utterances))]
 
 
 def _report(num_sentences: int, num_samples: int, started: float) -> None:
@@ -154,6 +157,8 @@ def _speak(rng: random.Random, job: _Job) -> Iterator[_Spoken]:
         grammar = MIXED if rng.random() < _MIXED_SHARE else rng.choice((ENGLISH, MANDARIN))
         if rng.random() < _EVERYDAY_SHARE:
             grammar = rng.choice(EVERYDAY)
+        if rng.random() < _DRILL_SHARE:
+            grammar = rng.choice(DRILLS)
         voice, english_file = draw_training_voice(grammar.language, rng), rng.choice(ENGLISH_FILES)
         block = job.index * SHARD_SIZE + number
         for _ in range(min(BLOCK_SIZE, job.num_speech - number)):
@@ -170,7 +175,7 @@ def _speak(rng: random.Random, job: _Job) -> Iterator[_Spoken]:
 def _draw(grammar: Grammar, rng: random.Random) -> Sentence:
     while True:
         sentence = (_names_only(grammar, rng) if rng.random() < _NAME_SHARE else grammar).draw(rng)
-        is_kept_back = is_reserved(sentence) if grammar in EVERYDAY else sentence.is_held_out
+        is_kept_back = is_reserved(sentence) if grammar in (*EVERYDAY, *DRILLS) else sentence.is_held_out
         if not is_kept_back:
             return sentence
 

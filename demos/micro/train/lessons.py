@@ -130,6 +130,7 @@ class Teacher:
 
     def __init__(self, corpus: Corpus, rng: random.Random) -> None:
         self._speech, self._sounds, self._rng = corpus.speech, corpus.sounds, rng
+        self._whole = {utterance.sentence.spoken for utterance in corpus.speech if utterance.sentence is not None}
         self._named: dict[Language, list[Utterance]] = {"英文": [], "中文": []}
         for utterance in corpus.speech:
             if utterance.sentence is not None and any(unit.is_name for unit in utterance.sentence.units):
@@ -180,12 +181,12 @@ class Teacher:
         return [_whole(self._rng.choice(pool)) for _ in range(count)]
 
     def _cut(self, part: _Part) -> _Part:
-        """Only the first units of the sentence, as in live audio."""
+        """Only the first units of the sentence, as in live audio; none that are a sentence, which would have a mark."""
         units = part.sentence.units
         for keep in self._rng.sample(range(1, len(units)), len(units) - 1):
             begun = replace(part.sentence, units=units[:keep])
-            num_words = len(begun.words)
-            if begun.words == part.sentence.words[:num_words] and num_words < part.num_words:
+            num_words, is_whole = len(begun.words), begun.spoken in self._whole
+            if begun.words == part.sentence.words[:num_words] and num_words < part.num_words and not is_whole:
                 num_samples = int(part.utterance.edges[num_words, 0] * SAMPLE_RATE)
                 return _Part(begun, part.utterance, num_words, num_samples, {})
         return part
@@ -290,9 +291,7 @@ class Teacher:
                     right.append(self._right_hotword(name))
         right = right[: mixture.most_hotwords]
         _choose(parts, right)
-        size = max(self._list_size(mixture), len(right))
-        if right and rng.random() < 0.2:
-            size = len(right)
+        size = len(right) if right and rng.random() < 0.2 else max(self._list_size(mixture), len(right))
         hotwords = right + self._distractors(parts[0].sentence.language, heard, size - len(right), mixture)
         if rng.random() < 0.15:  # a word that is heard and has one spelling
             units = [unit for part in parts for unit in part.sentence.units if not unit.is_name]

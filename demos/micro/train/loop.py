@@ -25,7 +25,8 @@ _CALM = 0.88  # progress from which clips are no longer masked
 _WARM_UP_STEPS = 3  # before the clock starts
 _REPORT_STEPS = 100
 _REPORT_S = 8.0  # at most between progress lines
-_EXAMINED_CLIPS = 48  # of each condition, while training
+_EXAMINED_CLIPS = 96  # of each condition, while training
+_KNOWN = 0.6  # progress at which one that goes on begins: every kind of clip, and losses as late in a training
 _LEEWAY = 0.3  # percent of CER by which a condition may exceed its bar
 _STRICTNESS = 10.0  # of the score, per percent beyond that
 # While training; all conditions follow at the end.
@@ -40,7 +41,7 @@ _EXAMINED = (
 class TrainingOptions:
     """How to train, and when to stop: at the first of two limits."""
 
-    seconds: float
+    until: float  # of time.perf_counter()
     steps: int
     examinations: int = 6
     goes_on: bool = False  # from trained weights: a lower rate, and every kind of clip from the start
@@ -90,8 +91,9 @@ class Trainer:
     @property
     def progress(self) -> float:
         """0..1, the larger share of the limits."""
-        elapsed = time.perf_counter() - self._started
-        return min(max(elapsed / self._options.seconds, self._step / self._options.steps), 1.0)
+        now, until = time.perf_counter(), self._options.until
+        elapsed = (now - self._started) / (until - self._started) if now < until else 1.0
+        return min(max(elapsed, self._step / self._options.steps), 1.0)
 
     def set_bars(self) -> None:
         """Make the error rates of the model as it is those that the trained one should not exceed."""
@@ -99,8 +101,12 @@ class Trainer:
         self.show(tallies)
         self._bars = {name: rate for name, rate in error_rates(tallies).items() if name not in NATURAL}
 
-    def run(self) -> None:
-        """Train to the end, or until interrupted. Weights that training goes on from are the first to be examined."""
+    def run(self) -> bool:
+        """Train to the end, or until interrupted: whether it came to its end. The model is then the best one examined.
+
+        Weights that training goes on from are the first to be examined.
+        """
+        is_whole = False
         batches = iter(self._planners)
         try:
             if self._options.goes_on:
@@ -111,10 +117,13 @@ class Trainer:
             self._examine()
             if self._step < self._options.steps:
                 print(f"out of time after {self._step} of {self._options.steps} steps", flush=True)
+            is_whole = True
         except KeyboardInterrupt:
-            print(f"interrupted at step {self._step}; the model is written as it is", flush=True)
-            return
-        self._model.load_state_dict(self._best)
+            found = "best model examined" if self._best else "model as it is"
+            print(f"interrupted at step {self._step}; what is written is the {found}", flush=True)
+        if self._best:
+            self._model.load_state_dict(self._best)
+        return is_whole
 
     def _train(self, batches: Iterator[Batch]) -> None:
         examined = 0
@@ -183,7 +192,8 @@ class Trainer:
             route_adaptor(self._model.acoustic.audio_adaptor, encoder_out, lens)
 
     def _train_step(self, batch: Batch, progress: float) -> dict[str, Tensor]:
-        self._planners.set_progress(max(progress, 0.55) if self._options.goes_on else progress)
+        stage = max(progress, _KNOWN) if self._options.goes_on else progress  # of what is taught, not of the rates
+        self._planners.set_progress(stage)
         scale = _schedule(progress) * (_RATE_GOING_ON if self._options.goes_on else 1.0)
         for group in self._adamw.param_groups:
             group["lr"] = _LR * scale
@@ -192,7 +202,7 @@ class Trainer:
         features, lens = self._composer.features(tensors, augmentation)
         outputs = self._model(features, lens, tensors)
         found = losses(outputs, lens, tensors)
-        weights = _loss_weights(progress)
+        weights = _loss_weights(stage)
         total = weights.answer * found["answer"] + weights.ctc * found["ctc"]
         total = total + weights.chunk * found["chunk"] + weights.look_up * found["look-up"]
         self._model.zero_grad(set_to_none=True)
