@@ -8,6 +8,7 @@ So an input is done if it has all its files, and a line of status "ok" if there 
 between runs: a resumed job must be given the same inputs again, because their keys identify them.
 """
 
+import fcntl
 import os
 from collections.abc import Iterable, Sequence
 from functools import partial
@@ -45,7 +46,8 @@ class OutputFolder(Closing):
             shape: how subtitles are cut and shown.
 
         Raises:
-            ConfigError: a format is unknown, or none is given; or the directory is a file.
+            ConfigError: a format is unknown, or none is given; or the directory is a file; or another run writes its
+                JSONL file.
             OSError: the folder cannot be made, or nothing can be written to it.
         """
         unknown = [name for name in formats if name not in WRITERS]
@@ -61,8 +63,10 @@ class OutputFolder(Closing):
         self._names = file_names(keys)
         self._done_lines: set[str] | None = None  # keys in the JSONL file of the earlier run; None without that format
         self._jsonl: JsonlWriter | None = None
+        self._lock: int | None = None  # a file descriptor, while this run alone writes the JSONL file
         if "jsonl" in formats:
             path = directory / JSONL_NAME
+            self._lock = _locked(directory)
             self._done_lines = _keep_done_lines(path) if resume else set()
             self._jsonl = JsonlWriter(path, append=resume)
         self.is_resumed = resume
@@ -141,6 +145,27 @@ class OutputFolder(Closing):
     def close(self) -> None:
         if self._jsonl is not None:
             self._jsonl.close()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+
+def _locked(directory: Path) -> int:
+    """A lock on the folder, as a file descriptor. Raises ConfigError if another run has it.
+
+    Two runs that write one JSONL file would overwrite each other's lines.
+    """
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise ConfigError(
+            f"another run writes {directory / JSONL_NAME}; wait for its end, or name another folder"
+        ) from None
+    except OSError:  # a file system without locks
+        pass
+    return descriptor
 
 
 def file_names(keys: Iterable[str]) -> dict[str, str]:
