@@ -19,6 +19,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ..vad.splitting import Piece
+from .bodies import is_form
 from .failures import Refusal
 
 if TYPE_CHECKING:
@@ -128,8 +129,7 @@ class ClientRoute(APIRoute):
         answer = super().get_route_handler()
 
         async def handler(request: Request) -> Response:
-            is_form = request.headers.get("content-type", "").startswith("multipart/form-data")
-            if is_form and self.body_field is not None:
+            if is_form(request.headers) and self.body_field is not None:
                 try:
                     await request.form(max_part_size=MAX_PART_BYTES)  # which FastAPI finds read
                 except OSError as error:
