@@ -14,6 +14,7 @@ import json
 import logging
 import signal
 import socket
+import ssl
 import sys
 import threading
 import time
@@ -64,8 +65,10 @@ def bind(address: Address) -> list[socket.socket]:
     They are bound before the model is loaded, so that an address in use is found before minutes are spent on that.
 
     Raises:
-        ConfigError: another program listens there, or the address is not one of this machine's.
+        ConfigError: another program listens there, the address is not one of this machine's, or its certificate and
+            key cannot be used.
     """
+    _require_tls(address)
     sockets = []
     try:
         found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -80,6 +83,20 @@ def bind(address: Address) -> list[socket.socket]:
             taken.close()
         raise ConfigError(f"cannot serve at {address.host}, port {address.port}: {error.strerror}") from error
     return sockets
+
+
+def _require_tls(address: Address) -> None:
+    certificate, key = address.tls_certificate, address.tls_key
+    if certificate is None:
+        if key is not None:
+            raise ConfigError(f"the TLS key {key} needs its certificate: --tls-certificate FILE")
+        return
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)
+    except OSError as error:
+        files = " and ".join(str(path) for path in (certificate, key) if path is not None)
+        reason = "not a certificate and its key, as PEM" if isinstance(error, ssl.SSLError) else error.strerror
+        raise ConfigError(f"cannot serve TLS with {files}: {reason}") from error
 
 
 def log_addresses(sockets: Sequence[socket.socket], *, is_tls: bool) -> None:

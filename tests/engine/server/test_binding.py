@@ -2,10 +2,13 @@
 
 import argparse
 import logging
+import re
 import socket
+from pathlib import Path
 
 import pytest
 
+from tests.engine.server.certificates import write_certificate
 from twostage_asr.engine import ConfigError
 from twostage_asr.engine.cli import serve
 from twostage_asr.engine.server.process import Address, LineFormatter, Sparse, bind
@@ -16,6 +19,22 @@ def test_a_port_in_use_is_an_error() -> None:
         port = other.getsockname()[1]
         with pytest.raises(ConfigError, match=f"cannot serve at 127.0.0.1, port {port}: Address already in use"):
             bind(Address(port=port))
+
+
+def test_a_certificate_that_cannot_serve_is_named_before_a_model_is_loaded(tmp_path: Path) -> None:
+    certificate, key = write_certificate(tmp_path)
+    junk, missing = tmp_path / "junk.pem", tmp_path / "none.pem"
+    junk.write_text("junk")
+    for address, message in (
+        (Address(port=0, tls_key=key), f"key {key} needs its certificate"),
+        (Address(port=0, tls_certificate=junk), f"with {junk}: not a certificate and its key"),
+        (Address(port=0, tls_certificate=certificate, tls_key=certificate), f"{certificate} and {certificate}: not a"),
+        (Address(port=0, tls_certificate=missing, tls_key=key), f"with {missing} and {key}: No such file"),
+    ):
+        with pytest.raises(ConfigError, match=re.escape(message)):
+            bind(address)
+    for taken in bind(Address(port=0, tls_certificate=certificate, tls_key=key)):
+        taken.close()
 
 
 def test_nobody_can_connect_before_the_server_listens() -> None:
