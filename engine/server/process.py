@@ -35,6 +35,7 @@ from .remote import RemoteService
 ENGINE_FAILED = 70  # EX_SOFTWARE of sysexits.h
 FAILED_GRACE_S = 1.0  # from the engine's death to the end of the process, to send answers and let probes see /ready
 TICK_S = 0.1  # between two calls of uvicorn's on_tick
+AFTER_REFUSAL = "ASGI callable returned without completing handshake."
 CLOSE_TIMEOUT_S = 2  # for closing connections at the end
 
 log = logging.getLogger("twostage_asr.server")
@@ -251,7 +252,10 @@ class LineFormatter(logging.Formatter):
 
 
 class Sparse(logging.Filter):
-    """Passes the same warning once in LOG_EVERY_S, because clients can make uvicorn log warnings without limit."""
+    """Passes the same warning once in LOG_EVERY_S, because clients can make uvicorn log warnings without limit.
+
+    It drops the error that uvicorn (0.54) logs after each WebSocket that was refused as it should be.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -259,7 +263,7 @@ class Sparse(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.levelno != logging.WARNING:
-            return True
+            return record.msg != AFTER_REFUSAL
         now = time.monotonic()
         is_due = now >= self._next.get(str(record.msg), 0.0)
         if is_due:

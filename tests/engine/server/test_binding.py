@@ -1,12 +1,18 @@
 """What a server does before it serves: its address is taken before a model is loaded, and its log is set up."""
 
 import argparse
+import asyncio
 import logging
 import re
 import socket
 from pathlib import Path
 
 import pytest
+import uvicorn
+import websockets
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+from starlette.websockets import WebSocket
 
 from tests.engine.server.certificates import write_certificate
 from twostage_asr.engine import ConfigError
@@ -69,3 +75,24 @@ def test_a_warning_that_comes_again_and_again_is_logged_once() -> None:
     again = [sparse.filter(record_of(logging.WARNING, "no HTTP")) for _ in range(3)]
     assert again == [True, False, False]
     assert all(sparse.filter(record_of(logging.ERROR, "a fault")) for _ in range(3))
+
+
+def test_a_refused_websocket_is_no_error_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
+        await WebSocket(scope, receive, send).send_denial_response(Response(status_code=401))
+
+    async def ask() -> None:
+        (taken,) = bind(Address(port=0))
+        taken.listen()  # so that the client can wait for the server
+        server = uvicorn.Server(uvicorn.Config(refuse, lifespan="off", ws="websockets-sansio", log_config=None))
+        served = asyncio.create_task(server.serve([taken]))
+        with pytest.raises(websockets.InvalidStatus, match="401"):
+            await websockets.connect(f"ws://127.0.0.1:{taken.getsockname()[1]}")
+        server.should_exit = True
+        await served
+
+    log, sparse = logging.getLogger("uvicorn.error"), Sparse()
+    log.addFilter(sparse)
+    asyncio.run(ask())
+    log.removeFilter(sparse)
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
