@@ -23,6 +23,7 @@ from ..writers import WRITERS, JsonlWriter, SubtitleShape, write_file
 JSONL_NAME = "transcripts.jsonl"
 _NOT_IN_NAMES = '\\:*?"<>|'  # characters that some system does not allow in file names
 _PROBE_BYTES = 64 << 10  # more than most transcripts take
+_OF_FILES = (*WRITERS, "png", "part")  # what files of transcripts end with, once whole and while they are written
 _MAX_NAME_BYTES = 200  # most file systems allow 255, and suffixes need some
 
 
@@ -137,7 +138,7 @@ class OutputFolder(Closing):
         for path in self.paths(transcript.key):
             if transcript.status == "ok":
                 write_file(transcript, path, self._shape)
-            else:
+            elif not path.is_dir():  # a folder of that name is not ours
                 path.unlink(missing_ok=True)
         if self._jsonl is not None:
             self._jsonl.write(transcript)
@@ -171,13 +172,15 @@ def _locked(directory: Path) -> int:
 def file_names(keys: Iterable[str]) -> dict[str, str]:
     """Key -> file name without suffix, with a folder for each part of the key that ends with "/".
 
-    Names are unique and never lead out of the folder; a key whose parts are valid names is its own name. The same keys
-    in the same order give the same names.
+    Names are unique and never lead out of the folder; a key whose parts are valid names is its own name, unless a folder
+    in it is named like a file, as "a.srt", which is the file of the key "a". The same keys in the same order give the
+    same names.
     """
     names: dict[str, str] = {}
     taken: set[str] = set()
     for key in keys:
-        stem = "/".join(map(_valid_name, key.split("/")))
+        *folders, last = map(_valid_name, key.split("/"))
+        stem = "/".join([*map(_folder_name, folders), last])
         name, number = stem, 0
         while name.casefold() in taken:
             number += 1
@@ -192,6 +195,11 @@ def _valid_name(part: str) -> str:
     plain = "".join("_" if char in _NOT_IN_NAMES or not char.isprintable() else char for char in plain)
     stem = plain.encode()[:_MAX_NAME_BYTES].decode(errors="ignore")
     return "_" + stem[1:] if stem.startswith(".") else stem or "_"
+
+
+def _folder_name(name: str) -> str:
+    stem, _, suffix = name.rpartition(".")
+    return f"{stem}_{suffix}" if suffix in _OF_FILES else name
 
 
 def _keep_done_lines(path: Path) -> set[str]:
