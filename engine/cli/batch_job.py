@@ -172,9 +172,9 @@ def _locked(directory: Path) -> int:
 def file_names(keys: Iterable[str]) -> dict[str, str]:
     """Key -> file name without suffix, with a folder for each part of the key that ends with "/".
 
-    Names are unique and never lead out of the folder; a key whose parts are valid names is its own name, unless a folder
-    in it is named like a file, as "a.srt", which is the file of the key "a". The same keys in the same order give the
-    same names.
+    Names are unique and never lead out of the folder. A key whose parts are valid names is its own name, unless a
+    folder in it is named like a file, as "a.srt", which is the file of the key "a". The same keys in the same order
+    give the same names.
     """
     names: dict[str, str] = {}
     taken: set[str] = set()
