@@ -14,7 +14,7 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
-_LINE_END = re.compile(r"\r\n|\n|\r")  # str.splitlines() also splits at characters that may stand in a JSON string
+LINE_END = re.compile(r"\r\n|\n|\r")  # str.splitlines() also splits at characters that may stand in a JSON string
 
 
 def encoding_of(content: bytes) -> tuple[bytes, str]:
@@ -35,7 +35,7 @@ def read_text(path: Path) -> str:
         return content[len(mark) :].decode(encoding)
     except UnicodeDecodeError as error:
         before = content[len(mark) :][: error.start].decode(encoding)
-        line = len(_LINE_END.findall(before)) + 1
+        line = len(LINE_END.findall(before)) + 1
         place = len(mark) + error.start
         raise ConfigError(
             f"{path}, line {line}: not {encoding.upper()}: byte {place:,} is 0x{content[place]:02x}; save the file as "
@@ -45,4 +45,4 @@ def read_text(path: Path) -> str:
 
 def read_lines(path: Path) -> list[str]:
     """The lines of a text file, stripped of white space; empty lines are included. Raises what read_text raises."""
-    return [line.strip() for line in _LINE_END.split(read_text(path))]
+    return [line.strip() for line in LINE_END.split(read_text(path))]

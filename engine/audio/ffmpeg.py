@@ -217,6 +217,8 @@ class _PacketReader:
 
 def _promised_s(container: Any, stream: Any, clock: Clock, *, is_counted: bool) -> float | None:
     """Seconds from time zero to the end of the audio as the container states it; None if FFmpeg can only guess."""
+    if container.format.name == "caf" and stream.frames and stream.rate:  # FFmpeg fits the duration to a cut file
+        return float(stream.frames / stream.rate)
     if container.format.name not in _FORMATS_WITH_LENGTH and not (container.format.name == "mp3" and is_counted):
         return None
     if stream.duration is not None:

@@ -6,6 +6,7 @@ In: command line arguments. Out: files, text on stdout, an exit code. Read trans
 import argparse
 import errno
 import io
+import os
 import sys
 from collections.abc import Sequence
 
@@ -30,6 +31,7 @@ _ADVICE = {
 def main(arguments: list[str] | None = None) -> int:
     """Run one sub-command and return the exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    _open_standard_streams()
     parser, commands = build_parser()
     if not arguments:
         parser.print_help(sys.stderr)
@@ -51,6 +53,16 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{PROGRAM}: interrupted", file=sys.stderr)
         return INTERRUPTED
     return code
+
+
+def _open_standard_streams() -> None:
+    """Let a standard stream that the caller has closed be the null device.
+
+    Without this the next file that is opened would have its number, and get what C libraries print.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - open until the program ends
 
 
 def build_parser() -> tuple[CommandParser, Commands]:

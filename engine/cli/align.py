@@ -1,11 +1,13 @@
 """`twostage-asr align`: find when each word of a known text is spoken. It needs no LLM, only stage 1 and a CTC head."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
 from ..audio.decode import decode_audio
 from ..audio.notes import Notes
+from ..errors import ConfigError
 from ..hub.resolve import resolve_model
 from ..segments import with_warnings
 from ..text_files import read_text
@@ -48,13 +50,18 @@ def run(args: argparse.Namespace) -> int:
     if args.output is None:
         print(WRITERS[args.format](transcript), end="")
     else:
-        args.output.write_text(WRITERS[args.format](transcript), encoding="utf-8", newline="\n")
+        text = WRITERS[args.format](transcript)
+        args.output.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")  # as replace_text does
     for warning in transcript.warnings:
         print(f"twostage-asr: {args.audio}: {warning.message}", file=sys.stderr)
     return 1 if transcript.words is None else 0
 
 
 def _text(given: str) -> str:
-    """The text itself, or the content of the .txt file with this name."""
+    """The text itself, or the content of the .txt file with this name. Raises ConfigError for another file's name."""
     path = Path(given)
-    return read_text(path) if path.suffix == ".txt" else given
+    if path.suffix.lower() == ".txt":
+        return read_text(path)
+    if os.path.isfile(given):  # Path.is_file() would raise OSError for a long text
+        raise ConfigError(f"{given} is a file, and texts are read from .txt files alone; rename it")
+    return given

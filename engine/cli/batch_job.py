@@ -8,6 +8,7 @@ So an input is done if it has all its files, and a line of status "ok" if there 
 between runs: a resumed job must be given the same inputs again, because their keys identify them.
 """
 
+import fcntl
 import os
 from collections.abc import Iterable, Sequence
 from functools import partial
@@ -22,6 +23,7 @@ from ..writers import WRITERS, JsonlWriter, SubtitleShape, write_file
 JSONL_NAME = "transcripts.jsonl"
 _NOT_IN_NAMES = '\\:*?"<>|'  # characters that some system does not allow in file names
 _PROBE_BYTES = 64 << 10  # more than most transcripts take
+_OF_FILES = (*WRITERS, "png", "part")  # what files of transcripts end with, once whole and while they are written
 _MAX_NAME_BYTES = 200  # most file systems allow 255, and suffixes need some
 
 
@@ -45,7 +47,8 @@ class OutputFolder(Closing):
             shape: how subtitles are cut and shown.
 
         Raises:
-            ConfigError: a format is unknown, or none is given; or the directory is a file.
+            ConfigError: a format is unknown, or none is given; or the directory is a file; or another run writes its
+                JSONL file.
             OSError: the folder cannot be made, or nothing can be written to it.
         """
         unknown = [name for name in formats if name not in WRITERS]
@@ -61,8 +64,10 @@ class OutputFolder(Closing):
         self._names = file_names(keys)
         self._done_lines: set[str] | None = None  # keys in the JSONL file of the earlier run; None without that format
         self._jsonl: JsonlWriter | None = None
+        self._lock: int | None = None  # a file descriptor, while this run alone writes the JSONL file
         if "jsonl" in formats:
             path = directory / JSONL_NAME
+            self._lock = _locked(directory)
             self._done_lines = _keep_done_lines(path) if resume else set()
             self._jsonl = JsonlWriter(path, append=resume)
         self.is_resumed = resume
@@ -133,7 +138,7 @@ class OutputFolder(Closing):
         for path in self.paths(transcript.key):
             if transcript.status == "ok":
                 write_file(transcript, path, self._shape)
-            else:
+            elif not path.is_dir():  # a folder of that name is not ours
                 path.unlink(missing_ok=True)
         if self._jsonl is not None:
             self._jsonl.write(transcript)
@@ -141,18 +146,41 @@ class OutputFolder(Closing):
     def close(self) -> None:
         if self._jsonl is not None:
             self._jsonl.close()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+
+def _locked(directory: Path) -> int:
+    """A lock on the folder, as a file descriptor. Raises ConfigError if another run has it.
+
+    Two runs that write one JSONL file would overwrite each other's lines.
+    """
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise ConfigError(
+            f"another run writes {directory / JSONL_NAME}; wait for its end, or name another folder"
+        ) from None
+    except OSError:  # a file system without locks
+        pass
+    return descriptor
 
 
 def file_names(keys: Iterable[str]) -> dict[str, str]:
     """Key -> file name without suffix, with a folder for each part of the key that ends with "/".
 
-    Names are unique and never lead out of the folder; a key whose parts are valid names is its own name. The same keys
-    in the same order give the same names.
+    Names are unique and never lead out of the folder. A key whose parts are valid names is its own name, unless a
+    folder in it is named like a file, as "a.srt", which is the file of the key "a". The same keys in the same order
+    give the same names.
     """
     names: dict[str, str] = {}
     taken: set[str] = set()
     for key in keys:
-        stem = "/".join(map(_valid_name, key.split("/")))
+        *folders, last = map(_valid_name, key.split("/"))
+        stem = "/".join([*map(_folder_name, folders), last])
         name, number = stem, 0
         while name.casefold() in taken:
             number += 1
@@ -167,6 +195,11 @@ def _valid_name(part: str) -> str:
     plain = "".join("_" if char in _NOT_IN_NAMES or not char.isprintable() else char for char in plain)
     stem = plain.encode()[:_MAX_NAME_BYTES].decode(errors="ignore")
     return "_" + stem[1:] if stem.startswith(".") else stem or "_"
+
+
+def _folder_name(name: str) -> str:
+    stem, _, suffix = name.rpartition(".")
+    return f"{stem}_{suffix}" if suffix in _OF_FILES else name
 
 
 def _keep_done_lines(path: Path) -> set[str]:

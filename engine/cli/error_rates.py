@@ -21,7 +21,7 @@ from pathlib import Path
 from kaldialign import edit_distance
 
 from ..errors import ConfigError
-from ..text_files import read_lines, read_text
+from ..text_files import LINE_END, read_lines, read_text
 from ..words.split import split_words
 
 _APOSTROPHES = "'’＇ʼ"
@@ -115,7 +115,9 @@ def read_texts(path: Path, *, by_line: bool = False) -> dict[str, str]:
     if not path.is_file():
         raise ConfigError(f"{path}: no such file")
     if by_line:
-        return {f"line {number}": line for number, line in enumerate(read_text(path).splitlines(), start=1)}
+        lines = LINE_END.split(read_text(path))
+        lines = lines if lines[-1] else lines[:-1]  # after the end of the last line
+        return {f"line {number}": line for number, line in enumerate(lines, start=1)}
     texts: dict[str, str] = {}
     for number, line in enumerate(read_lines(path), start=1):
         if not line:

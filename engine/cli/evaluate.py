@@ -32,6 +32,8 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.worst < 0:
+        args.error(f"--worst must be at least 0, got {args.worst}")
     references, hypotheses = (read_texts(path, by_line=args.lines) for path in (args.reference, args.hypothesis))
     missing = [key for key in references if key not in hypotheses]
     if missing:

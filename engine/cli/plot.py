@@ -49,7 +49,8 @@ def plot_transcript(transcript: Transcript, waveform: Waveform, path: Path, *, v
     num_rows = max(1, math.ceil(duration / row_s))
     row_s = min(row_s, max(duration, 1.0))  # a short clip fills its row
     figure = Figure(figsize=(16, 1 + 1.6 * num_rows), layout="constrained")
-    figure.suptitle(f"{transcript.key}: {duration:.2f} s", fontfamily=fonts)
+    key = transcript.key.encode(errors="backslashreplace").decode()  # of a file whose name is no Unicode
+    figure.suptitle(f"{key}: {duration:.2f} s", fontfamily=fonts, parse_math=False)
     for row, axes in enumerate(figure.subplots(num_rows, squeeze=False).flat):
         start = row * row_s
         _draw_waveform(axes, waveform[int(start * SAMPLE_RATE) : int((start + row_s) * SAMPLE_RATE)], start)
@@ -108,4 +109,4 @@ def _draw_transcript(axes: Any, transcript: Transcript, shown: tuple[float, floa
         if start <= word.start < end:
             height = 1.1 + 0.22 * (number % 2)  # neighbours do not overlap
             axes.plot([word.start, word.end], [height - 0.04] * 2, color="tab:green", label="word")
-            axes.text(word.start, height, word.text, fontsize=8, fontfamily=fonts, clip_on=True)
+            axes.text(word.start, height, word.text, fontsize=8, fontfamily=fonts, clip_on=True, parse_math=False)

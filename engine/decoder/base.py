@@ -6,6 +6,7 @@ others are being decoded join the running batch. Each prompt can be dropped (`ca
 NaN could become text.
 """
 
+import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +44,7 @@ class DecodeParams:
             raise ConfigError(f"temperature must be in [0, 2] (0 is greedy), got {self.temperature}")
         if not 0 < self.top_p <= 1:
             raise ConfigError(f"top_p must be in (0, 1], got {self.top_p}")
-        if self.repetition_penalty <= 0:
+        if not 0 < self.repetition_penalty < math.inf:
             raise ConfigError(f"repetition_penalty must be positive (1 is off), got {self.repetition_penalty}")
         if self.seed is not None and not -(2**63) <= self.seed < 2**63:  # a generator that refuses it stops the engine
             raise ConfigError(f"seed must be in [-2^63, 2^63), got {self.seed}")

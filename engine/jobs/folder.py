@@ -27,7 +27,7 @@ from typing import BinaryIO, Self
 from ..errors import ConfigError
 from ..isolation import alone
 from ..transcript import Transcript
-from ..writers import SubtitleShape, formatted, replace_text
+from ..writers import WRITERS, SubtitleShape, formatted, replace_text
 from .journal import Record, read_journal
 from .lease import take_lease
 from .plan import JobSpec, Plan, make_plan, replace_file, shard_name
@@ -35,6 +35,8 @@ from .plan import JobSpec, Plan, make_plan, replace_file, shard_name
 FOLDERS = ("journals", "leases", "workers", "transcripts", "reports")
 PLAN_LEASE = "plan"
 _MAX_NAME_BYTES = 180  # of one part of a path; most file systems allow 255, and suffixes need some
+_MAX_PATH_BYTES = 1024  # of all parts; Linux allows 4096 with the folder that they lie in
+_OF_FILES = (*WRITERS, "part")  # what files of transcripts end with, once whole and while they are written
 
 Lines = Mapping[int, Record]  # by the position of the input
 
@@ -103,9 +105,14 @@ class JobFolder:
         return sorted((self.directory / "journals").glob(f"{prefix}.*"))
 
     def complete(self) -> set[int]:
-        """The shards that are complete."""
-        names = os.listdir(self.directory / "transcripts")
-        return {int(name.removesuffix(".jsonl")) for name in names if name.endswith(".jsonl")}
+        """The shards that are complete. Files of other names, which users and file systems make, count for nothing."""
+        names = set(os.listdir(self.directory / "transcripts"))
+        return {shard for shard in range(self.plan.num_shards) if shard_name(shard) in names}
+
+    def journaled_shards(self) -> set[int]:
+        """The shards that have journals."""
+        begun = {name.partition(".")[0] for name in os.listdir(self.directory / "journals")}
+        return {shard for shard in range(self.plan.num_shards) if Path(shard_name(shard)).stem in begun}
 
     def journaled(self, shard: int) -> dict[int, Record]:
         """What the journals of a shard hold; of two records of one input, the first."""
@@ -116,7 +123,7 @@ class JobFolder:
         return lines
 
     def published(self, shard: int) -> dict[int, Record]:
-        """What the shard's file holds; nothing if it is not complete."""
+        """What the shard's file holds; nothing if it is not complete. Raises ConfigError if it is damaged."""
         path = self.shard_path(shard)
         return {record.position: record for record in _read_shard(path)} if path.exists() else {}
 
@@ -125,7 +132,7 @@ class JobFolder:
         try:
             data = json.loads(self.report_path(shard).read_bytes())
             return ShardReport(data["num_inputs"], tuple(data["failed"]), data["audio_s"])
-        except (OSError, ValueError, KeyError):  # it was not written, or not to its end
+        except (OSError, ValueError, KeyError, TypeError):  # it was not written, or not to its end
             return ShardReport.of(self.published(shard))
 
     def publish(self, shard: int) -> None:
@@ -166,19 +173,30 @@ class JobFolder:
 def file_name(key: str) -> str:
     """A relative path for a key, without suffix. Keys that differ have names that differ, and none leads elsewhere.
 
-    A "/" makes folders. Characters other than letters, digits and a few signs are written as %XX, long parts end in a
-    digest.
+    A "/" makes folders. Characters other than letters, digits and a few signs are written as %XX, and long parts end in
+    a digest. So does the dot of a folder that is named like a file, since "a.srt" is the file of the key "a". A digest
+    stands for a key with more folders than a path can have.
     """
-    return "/".join(_part_name(part) for part in key.split("/"))
+    *folders, last = map(_part_name, key.split("/"))
+    name = "/".join([*map(_folder_name, folders), last])
+    return name if len(name.encode()) <= _MAX_PATH_BYTES else f"~{_digest(key)}"
+
+
+def _folder_name(name: str) -> str:
+    stem, dot, suffix = name.rpartition(".")
+    return f"{stem}{_percent(dot)}{suffix}" if suffix in _OF_FILES else name
 
 
 def _part_name(part: str) -> str:
-    encoded = part.encode(errors="surrogatepass")
     name = "".join(char if char.isalnum() or char in " ._-+=,@" else _percent(char) for char in part)
     name = "%2E" + name[1:] if name.startswith(".") else name
     if len(name.encode()) > _MAX_NAME_BYTES:
-        name = f"{name.encode()[: _MAX_NAME_BYTES // 2].decode(errors='ignore')}~{sha256(encoded).hexdigest()[:32]}"
+        name = f"{name.encode()[: _MAX_NAME_BYTES // 2].decode(errors='ignore')}~{_digest(part)}"
     return name or "%"
+
+
+def _digest(text: str) -> str:
+    return sha256(text.encode(errors="surrogatepass")).hexdigest()[:32]
 
 
 def _percent(char: str) -> str:
@@ -194,6 +212,10 @@ def _read_shard(path: Path) -> Iterator[Record]:
     offset = 0
     with path.open("rb") as lines:
         for position, line in enumerate(lines):
-            data = json.loads(line)
-            yield Record(path, position, data["status"] == "ok", data["duration"], offset, len(line))
+            try:
+                data = json.loads(line)
+                yield Record(path, position, data["status"] == "ok", data["duration"], offset, len(line))
+            except (ValueError, KeyError, TypeError) as error:
+                said = f"{path}, line {position + 1} is no transcript: {error}"
+                raise ConfigError(f"{said}; without this file, its inputs are done again") from error
             offset += len(line)

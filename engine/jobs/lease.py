@@ -78,7 +78,8 @@ def take_lease(folder: Path, name: str, *, expiry_s: float = EXPIRY_S) -> Lease 
 
 
 def _numbers(files: Iterable[str], name: str) -> list[int]:
-    return [int(file[len(name) + 1 :]) for file in files if file.startswith(f"{name}.")]
+    numbers = [file.removeprefix(f"{name}.") for file in files if file.startswith(f"{name}.")]
+    return [int(number) for number in numbers if number.isdecimal()]
 
 
 def _is_over(path: Path, expiry_s: float) -> bool:

@@ -13,7 +13,7 @@ list names. Folders are searched depth first, files before folders, both sorted 
 the same order. Memory holds the names of one folder, or one line of a list, at a time.
 """
 
-import codecs
+import io
 import json
 import os
 import re
@@ -29,7 +29,7 @@ from ..audio.ffmpeg import AUDIO_SUFFIXES
 from ..audio.inputs import AudioInput, Source, jsonl_line, key_of, listed_input, scp_line, with_unique_keys
 from ..audio.urls import is_url
 from ..errors import ConfigError
-from ..text_files import encoding_of
+from ..text_files import LINE_END, encoding_of
 
 _WILDCARD = re.compile(r"[*?\[]")
 _FETCHED = ("http://", "https://", "data:")  # audio/urls.py reads these
@@ -59,9 +59,14 @@ class Listing:
         self.num_passed_over = 0  # files of folders that, by their names, are not audio
 
     def __iter__(self) -> Iterator[AudioInput]:
-        """Raises ConfigError for a malformed list, and OSError for what cannot be listed."""
+        """Raises ConfigError for a malformed list or an unknown kind of URL, and OSError for what cannot be listed."""
         for name in self._named:
-            yield from self._inputs(name)
+            try:
+                yield from self._inputs(name)
+            except ConfigError:
+                raise
+            except (ImportError, ValueError) as error:  # fsspec's for URLs, and pyarrow's for files that are no Parquet
+                raise ConfigError(f"{name}: {error}") from error
 
     def _inputs(self, name: str) -> Iterator[AudioInput]:
         if name.startswith(_FETCHED):
@@ -165,7 +170,11 @@ def _listed_lines(name: str, parse: Callable[[str, Callable[[str], Source]], Aud
 def _text_lines(raw: IO[bytes]) -> Iterator[str]:
     mark, encoding = encoding_of(raw.read(4))
     raw.seek(len(mark))
-    yield from codecs.getreader(encoding)(raw) if encoding != "utf-8" else map(bytes.decode, raw)
+    if encoding != "utf-8":
+        yield from io.TextIOWrapper(raw, encoding)
+        return
+    for line in raw:  # by itself, so that an error of decoding names its line; "\r" alone ends a line as well
+        yield from LINE_END.split(line.removesuffix(b"\n").removesuffix(b"\r").decode())
 
 
 def _listed_rows(name: str) -> Iterator[AudioInput]:

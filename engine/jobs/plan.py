@@ -87,9 +87,18 @@ class Plan:
         return min(self.shard_size, self.num_inputs - shard * self.shard_size)
 
     def inputs(self, shard: int) -> list[AudioInput]:
-        """In the order of the listing, which is that of the shard's lines."""
-        with (self.directory / INPUTS_NAME / shard_name(shard)).open("rb") as lines:
-            return [from_line(line) for line in lines]
+        """In the order of the listing, which is that of the shard's lines. Raises ConfigError for a damaged file."""
+        path = self.directory / INPUTS_NAME / shard_name(shard)
+        try:
+            with path.open("rb") as lines:
+                items = [from_line(line) for line in lines]
+        except ValueError as error:
+            raise ConfigError(f"{path} is damaged: {error}; begin a new job with another --output") from error
+        if len(items) != self.size(shard):
+            raise ConfigError(
+                f"{path} has {len(items)} of {self.size(shard)} inputs; begin a new job with another --output"
+            )
+        return items
 
     def require(self, spec: JobSpec) -> None:
         """Raises ConfigError, naming what differs, unless the job was begun with this specification."""

@@ -47,8 +47,7 @@ def job_status(directory: Path) -> JobStatus:
     folder = JobFolder(plan)
     complete = folder.complete()
     reports = [folder.report(shard) for shard in complete]
-    open_shards = {int(path.name.partition(".")[0]) for path in (directory / "journals").iterdir()} - complete
-    lines = [record for shard in open_shards for record in folder.journaled(shard).values()]
+    lines = [record for shard in folder.journaled_shards() - complete for record in folder.journaled(shard).values()]
     failed = sum(len(report.failed) for report in reports) + sum(not record.is_ok for record in lines)
     over = sum(report.num_inputs for report in reports) + len(lines)
     audio_s = sum(report.audio_s for report in reports) + sum(record.duration for record in lines)
@@ -65,7 +64,7 @@ def _rates(folder: Path) -> list[tuple[float, float]]:
             if time.time() - path.stat().st_mtime < STALE_S:
                 data = json.loads(path.read_bytes())
                 rates.append((data["files_per_s"], data["audio_per_s"]))
-        except (FileNotFoundError, ValueError):  # just ended
+        except (FileNotFoundError, ValueError, KeyError, TypeError):  # just ended, or another program's
             continue
     return rates
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from starlette.datastructures import UploadFile
+from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartParser
 from starlette.types import Message, Receive
 
@@ -49,6 +49,11 @@ class Complexity:
             found = f"{self._num_values:,} values and {self._num_escapes:,} escapes, or more"
             allowed = f"at most {self._max_values:,} and {self._max_values * _ESCAPES_PER_VALUE:,} are taken"
             raise Refusal(413, f"JSON of {found}; {allowed}", code="body_too_complex")
+
+
+def is_form(headers: Headers) -> bool:
+    """Whether a body is a form with files. The names of media types may have capital letters (RFC 9110, 8.3.1)."""
+    return headers.get("content-type", "").lower().startswith("multipart/form-data")
 
 
 class Body:

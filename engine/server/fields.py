@@ -19,6 +19,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ..vad.splitting import Piece
+from .bodies import is_form
 from .failures import Refusal
 
 if TYPE_CHECKING:
@@ -122,18 +123,20 @@ def named(names: list[str]) -> str:
 
 
 class ClientRoute(APIRoute):
-    """A route whose answer names the ignored fields, and whose forms may have data URLs."""
+    """A route whose answer names the ignored fields, and whose forms may have data URLs, and one file of each name."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         answer = super().get_route_handler()
 
         async def handler(request: Request) -> Response:
-            is_form = request.headers.get("content-type", "").startswith("multipart/form-data")
-            if is_form and self.body_field is not None:
+            if is_form(request.headers) and self.body_field is not None:
                 try:
-                    await request.form(max_part_size=MAX_PART_BYTES)  # which FastAPI finds read
+                    form = await request.form(max_part_size=MAX_PART_BYTES)  # which FastAPI finds read
                 except OSError as error:
                     raise HTTPException(400, "the form could not be read") from error
+                for name in FILES:  # FastAPI would take the last one
+                    if (count := len(form.getlist(name))) > 1:
+                        raise Refusal(400, f"one {name} is transcribed, got {count}", code="invalid_value", param=name)
             response = await answer(request)
             if ignored := getattr(request.state, "ignored", ""):
                 response.headers[HEADER] = ignored

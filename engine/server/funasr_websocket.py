@@ -129,7 +129,8 @@ class ClassicSession:
         except ValidationError as error:
             raise ConfigError(": ".join(first_problem(error))) from error
         self._said |= {name: value for name, value in said.items() if name in Settings.model_fields}
-        self._settings = message
+        if not self._num_bytes:  # a recording keeps the settings that it was begun with, and with them its limits
+            self._settings = message
         if not message.is_speaking:
             await self._finish(is_end=message.is_end)
         elif not self._num_bytes:
@@ -153,6 +154,7 @@ class ClassicSession:
 
     async def _hear(self, content: bytes) -> None:
         if self._recording is None:  # the next recording, for which the client has not repeated its settings
+            self._settings = Settings.model_validate(self._said)
             self._recording = self._begin()
         self._num_bytes += len(content)
         self._require_size()

@@ -14,6 +14,7 @@ import json
 import logging
 import signal
 import socket
+import ssl
 import sys
 import threading
 import time
@@ -34,6 +35,7 @@ from .remote import RemoteService
 ENGINE_FAILED = 70  # EX_SOFTWARE of sysexits.h
 FAILED_GRACE_S = 1.0  # from the engine's death to the end of the process, to send answers and let probes see /ready
 TICK_S = 0.1  # between two calls of uvicorn's on_tick
+AFTER_REFUSAL = "ASGI callable returned without completing handshake."
 CLOSE_TIMEOUT_S = 2  # for closing connections at the end
 
 log = logging.getLogger("twostage_asr.server")
@@ -64,8 +66,10 @@ def bind(address: Address) -> list[socket.socket]:
     They are bound before the model is loaded, so that an address in use is found before minutes are spent on that.
 
     Raises:
-        ConfigError: another program listens there, or the address is not one of this machine's.
+        ConfigError: another program listens there, the address is not one of this machine's, or its certificate and
+            key cannot be used.
     """
+    _require_tls(address)
     sockets = []
     try:
         found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -80,6 +84,20 @@ def bind(address: Address) -> list[socket.socket]:
             taken.close()
         raise ConfigError(f"cannot serve at {address.host}, port {address.port}: {error.strerror}") from error
     return sockets
+
+
+def _require_tls(address: Address) -> None:
+    certificate, key = address.tls_certificate, address.tls_key
+    if certificate is None:
+        if key is not None:
+            raise ConfigError(f"the TLS key {key} needs its certificate: --tls-certificate FILE")
+        return
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)
+    except OSError as error:
+        files = " and ".join(str(path) for path in (certificate, key) if path is not None)
+        reason = "not a certificate and its key, as PEM" if isinstance(error, ssl.SSLError) else error.strerror
+        raise ConfigError(f"cannot serve TLS with {files}: {reason}") from error
 
 
 def log_addresses(sockets: Sequence[socket.socket], *, is_tls: bool) -> None:
@@ -234,7 +252,10 @@ class LineFormatter(logging.Formatter):
 
 
 class Sparse(logging.Filter):
-    """Passes the same warning once in LOG_EVERY_S, because clients can make uvicorn log warnings without limit."""
+    """Passes the same warning once in LOG_EVERY_S, because clients can make uvicorn log warnings without limit.
+
+    It drops the error that uvicorn (0.54) logs after each WebSocket that was refused as it should be.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -242,7 +263,7 @@ class Sparse(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.levelno != logging.WARNING:
-            return True
+            return record.msg != AFTER_REFUSAL
         now = time.monotonic()
         is_due = now >= self._next.get(str(record.msg), 0.0)
         if is_due:

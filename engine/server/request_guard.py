@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from .api_keys import ApiKeys
-from .bodies import Body
+from .bodies import Body, is_form
 from .failures import Refusal, error_response
 from .origins import Origins
 from .page_content import FILES
@@ -128,8 +128,7 @@ class RequestGuard:
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers, started = Headers(scope=scope), time.perf_counter()
-        is_form = headers.get("content-type", "").startswith("multipart/form-data")
-        body = Body(self._settings, self._recognizer.uploads, is_form=is_form)
+        body = Body(self._settings, self._recognizer.uploads, is_form=is_form(headers))
         exchange = Exchange(receive, send, _request_id(headers), body)
         scope.setdefault("state", {}).update(request_id=exchange.request_id, key=None, client=None)
         try:

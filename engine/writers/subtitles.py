@@ -50,7 +50,7 @@ def srt_text(transcript: Transcript, shape: SubtitleShape = DEFAULT_SHAPE) -> st
     shown: list[tuple[int, int, str]] = []
     for cue in _cues_and_notes(transcript, shape, names_shown=True)[0]:
         is_karaoke = shape.highlight_words and cue.is_timed
-        copies = _underlined(cue) if is_karaoke else [(_ms(cue.start), _ms(cue.end), "\n".join(cue.lines))]
+        copies = _underlined(cue) if is_karaoke else [(*_span(cue, _ms), "\n".join(cue.lines))]
         shown += ((start, end, name_label(cue.speaker) + text) for start, end, text in copies)
     return "\n".join(
         f"{number}\n{_clock(start, ',')} --> {_clock(end, ',')}\n{text}\n"
@@ -66,7 +66,8 @@ def vtt_text(transcript: Transcript, shape: SubtitleShape = DEFAULT_SHAPE) -> st
         is_karaoke = shape.highlight_words and cue.is_timed
         text = _stamped(cue) if is_karaoke else "\n".join(map(_escaped, cue.lines))
         voice = f"<v {_escaped(cue.speaker)}>" if cue.speaker else ""
-        blocks.append(f"{_clock(_ms(cue.start), '.')} --> {_clock(_ms(cue.end), '.')}\n{voice}{text}\n")
+        start, end = _span(cue, _ms)
+        blocks.append(f"{_clock(start, '.')} --> {_clock(end, '.')}\n{voice}{text}\n")
     return "\n".join(blocks)
 
 
@@ -83,7 +84,7 @@ def ass_text(transcript: Transcript, shape: SubtitleShape = DEFAULT_SHAPE) -> st
         is_karaoke = shape.highlight_words and cue.is_timed
         text = _karaoke(cue) if is_karaoke else r"\N".join(line.translate(_ASS_TEXT) for line in cue.lines)
         style = "Karaoke" if is_karaoke else "Default"
-        times = f"{_ass_clock(_cs(cue.start))},{_ass_clock(_cs(cue.end))}"
+        times = ",".join(map(_ass_clock, _span(cue, _cs)))
         spoken.append(f"Dialogue: 0,{times},{style},{name},0,0,0,,{colours.get(cue.speaker, '')}{text}")
     head, rest = _ASS_HEAD.split("\n", maxsplit=1)
     return "\n".join([head, *(f"; {note}" for note in notes), rest + "\n".join([*spoken, ""])])
@@ -104,15 +105,17 @@ def _cues_and_notes(
 def _underlined(cue: Cue) -> Iterator[tuple[int, int, str]]:
     """One copy of the cue for each word, with that word underlined, and one for each pause; times in milliseconds.
 
-    A word shorter than a millisecond has no copy.
+    A word shorter than a millisecond has no copy; if no word has one, the cue is shown as it is.
     """
-    clock = _ms(cue.start)
+    clock, last = _span(cue, _ms)
     for spoken, (start, end) in enumerate(_times_within(cue, _ms)):
         if start > clock:
             yield clock, start, "\n".join(cue.lines)
         if end > start:
             yield start, end, _marked(cue, partial(_underline, spoken))
         clock = end
+    if last > clock:
+        yield clock, last, "\n".join(cue.lines)
 
 
 def _underline(spoken: int, number: int, text: str) -> str:
@@ -122,9 +125,9 @@ def _underline(spoken: int, number: int, text: str) -> str:
 def _stamped(cue: Cue) -> str:
     """The cue's lines with time stamps. WebVTT requires that they increase and lie within the cue."""
     stamps: list[str] = []
-    last = _ms(cue.start)
+    last, cue_end = _span(cue, _ms)
     for start, _ in _times_within(cue, _ms):
-        is_later = last < start < _ms(cue.end)
+        is_later = last < start < cue_end
         stamps.append(f"<{_clock(start, '.')}>" if is_later else "")
         last = start if is_later else last
     return _marked(cue, lambda number, text: f"{stamps[number]}<c>{_escaped(text)}</c>")
@@ -142,11 +145,17 @@ def _karaoke(cue: Cue) -> str:
 
 def _times_within(cue: Cue, clock: Callable[[float], int]) -> Iterator[tuple[int, int]]:
     """Start and end of each word in the clock's unit, within the cue, in order and without overlap."""
-    first, last = clock(cue.start), clock(cue.end)
+    first, last = _span(cue, clock)
     for word in cue.words:
         start = min(max(clock(word.start), first), last)
         first = min(max(clock(word.end), start), last)
         yield start, first
+
+
+def _span(cue: Cue, clock: Callable[[float], int]) -> tuple[int, int]:
+    """Start and end of a cue in the clock's unit. They differ, because players skip a cue of zero length."""
+    start = clock(cue.start)
+    return start, max(clock(cue.end), start + 1)
 
 
 def _marked(cue: Cue, mark: Callable[[int, str], str], line_end: str = "\n") -> str:

@@ -1,6 +1,7 @@
 """Options: wrong values are refused with the value and what is allowed; misspelt names with the nearest known one."""
 
 import dataclasses
+import math
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,7 @@ def test_npu_without_torch_npu_says_what_is_missing() -> None:
     "params",
     [
         *({"max_new_tokens": 0}, {"temperature": -0.1}, {"top_p": 0.0}, {"top_p": 1.1}, {"repetition_penalty": 0.0}),
+        *({"repetition_penalty": math.inf}, {"repetition_penalty": math.nan}),
         *({"seed": 2**63}, {"seed": -(2**63) - 1}),
     ],
 )

@@ -81,7 +81,11 @@ def test_a_streamed_wav_has_nothing_beyond_its_header(length: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("container", "codec"), [("WAV", "PCM_16"), ("FLAC", "PCM_16"), ("MP3", "MPEG_LAYER_III"), ("webm", "libopus")]
+    ("container", "codec"),
+    [
+        *(("WAV", "PCM_16"), ("FLAC", "PCM_16"), ("MP3", "MPEG_LAYER_III"), ("webm", "libopus")),
+        *(("CAF", "PCM_16"), ("CAF", "ULAW")),
+    ],
 )
 def test_what_is_left_of_a_truncated_file_can_be_salvaged(container: str, codec: str) -> None:
     content = encode(clip(48_000), 48_000, container, codec)

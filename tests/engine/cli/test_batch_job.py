@@ -110,6 +110,28 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
         OutputFolder(tmp_path / "out", ["srt"], "a", resume=False)
 
 
+def test_folders_named_like_files_cost_nothing(tmp_path: Path) -> None:
+    keys = ["a.txt/b", "a", "a_txt/b", "c"]
+    (tmp_path / "c.txt").mkdir()  # somebody else's
+    with OutputFolder(tmp_path, ["txt"], keys, resume=False) as folder:
+        written = [folder.write(Transcript(key, text="x")).status for key in keys]
+        paths = [folder.paths(key)[0] for key in keys]
+    assert written == ["ok", "ok", "ok", "error"]
+    assert len(set(paths)) == 4 and all(path.is_file() for path in paths[:3])
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_two_runs_never_write_one_jsonl_file(tmp_path: Path, resume: bool) -> None:
+    with OutputFolder(tmp_path, ["jsonl"], ["a"], resume=False) as first:
+        first.write(Transcript("a", text="one"))
+        with pytest.raises(ConfigError, match="another run writes"):
+            OutputFolder(tmp_path, ["jsonl"], ["b"], resume=resume)
+        with OutputFolder(tmp_path, ["txt"], ["b"], resume=resume) as other:
+            other.write(Transcript("b", text="two"))
+    with OutputFolder(tmp_path, ["jsonl"], ["a"], resume=True) as again:
+        assert again.is_done("a")
+
+
 @pytest.mark.parametrize("cut", [1, 10, 60])
 def test_a_torn_last_line_is_written_again(tmp_path: Path, cut: int) -> None:
     run(tmp_path, ["a", "b"], resume=False)

@@ -339,6 +339,11 @@ def test_align_times_a_known_text(
     ]
     assert main(wrong) == 1
     assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))["warnings"][0]["code"] == "no_word_times"
+    odd = os.fsdecode(os.fsencode(tmp_path) + b"/\xff.flac")  # a name that is no Unicode
+    shutil.copy(clip["source"], odd)
+    wrong[1] = odd
+    assert main(wrong) == 1
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))["key"] == "\udcff"
 
 
 def test_eval_counts_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -572,6 +577,38 @@ def test_lines_without_keys_are_compared_by_their_numbers(tmp_path: Path, capsys
     assert main(["eval", *map(str, files), "--lines"]) == 0
     printed = capsys.readouterr().out
     assert "WER  33.33 %" in printed and "the first word" not in printed
+
+
+def test_only_line_ends_divide_lines_without_keys(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "ref.txt").write_text("a\x0cb\u2028c\r\n\nd", newline="")
+    (tmp_path / "hyp.txt").write_text("a b c\n\nd\n")
+    assert main(["eval", str(tmp_path / "ref.txt"), str(tmp_path / "hyp.txt"), "--lines"]) == 0
+    assert "3 utterances" in (printed := capsys.readouterr().out) and "WER   0.00 %" in printed
+
+
+def test_eval_shows_no_negative_number_of_utterances() -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["eval", "ref.txt", "hyp.txt", "--worst", "-1"])
+
+
+@pytest.mark.parametrize("closed", ["stdin", "stdout", "stderr"])
+def test_a_closed_standard_stream_is_the_null_device(
+    closed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "ref.txt").write_text("k a\n")
+    monkeypatch.setattr(sys, closed, None)
+    assert main(["eval", str(tmp_path / "ref.txt"), str(tmp_path / "ref.txt")]) == 0
+    with getattr(sys, closed) as stream:
+        assert stream.name == os.devnull
+
+
+def test_align_takes_no_name_of_a_file_for_a_text(
+    clips: list[Clip], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, reason in (("talk.srt", "texts are read from .txt files alone"), ("talk.TXT", "not UTF-8")):
+        (tmp_path / name).write_bytes(b"\xff")
+        assert main(["align", clips[0]["source"], str(tmp_path / name), "--model", "m"]) == 1
+        assert reason in capsys.readouterr().err
 
 
 def test_each_command_asks_for_a_model_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -29,3 +29,11 @@ def test_boxes_are_told_once_and_the_axis_ends_with_the_audio(
     assert "install fonts-noto-cjk" in record.message
     assert drawn[0].axes[0].get_xlim() == (0.0, 3.0)
     assert [text.get_text() for text in drawn[0].legends[0].get_texts()][:3] == ["waveform", "segment", "word"]
+
+
+@pytest.mark.parametrize(("key", "word"), [("a$x_{$", "b"), ("a", "$x_{$"), ("\udcff", "b")])
+def test_names_and_words_are_drawn_as_they_are(tmp_path: Path, key: str, word: str) -> None:
+    words = (Word(word, 0.2, 0.5, 1.0),)
+    transcript = Transcript(key, text=word, segments=(Segment(0.2, 0.5, word, words, 1.0),), words=words, duration=1.0)
+    plot.plot_transcript(transcript, np.zeros(16_000, np.float32), tmp_path / "a.png", vad=load_vad("silero"))
+    assert (tmp_path / "a.png").stat().st_size > 1000

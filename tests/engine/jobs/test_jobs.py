@@ -216,6 +216,41 @@ def test_names_are_paths_below_the_folder_and_differ(keys: list[str]) -> None:
         assert all(part not in ("", ".", "..") and len(part.encode()) < 240 and "\0" not in part for part in parts)
 
 
+def test_no_folder_has_the_name_of_a_file() -> None:
+    keys = ["a", "a.srt/b", "a.srt.part/c", "a%2Esrt/b", "x/" * 2000]
+    files = [Path(f"{file_name(key)}.srt") for key in keys]
+    folders = {folder for file in files for folder in file.parents}
+    assert len(set(files)) == len(keys) and folders.isdisjoint({*files, Path("a.srt.part")})
+    assert all(len(str(file)) < 1100 for file in files)  # bytes; PATH_MAX is 4096
+
+
+@pytest.mark.parametrize(
+    "name", ["transcripts/all.jsonl", "transcripts/000001.old.jsonl", "transcripts/999999.jsonl", "journals/.nfs01"]
+)
+def test_foreign_files_in_the_folder_count_for_nothing(tmp_path: Path, inputs: Path, name: str) -> None:
+    folder = opened(tmp_path / "out", inputs)
+    for foreign in (name, "leases/000000.jsonl.old", "workers/mine.json"):
+        (folder.directory / foreign).write_text("[]")
+    assert len(work(folder)) == 60
+    assert job_status(folder.directory).done == 58
+
+
+@pytest.mark.parametrize("content", [b"x\n", b"[]\n", b'{"source": "a.wav"}\n'])
+def test_a_damaged_file_of_the_job_is_named(tmp_path: Path, inputs: Path, content: bytes) -> None:
+    folder = opened(tmp_path / "out", inputs)
+    planned = folder.directory / "inputs" / "000000.jsonl"
+    whole = planned.read_bytes()
+    planned.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"inputs/000000\.jsonl .*begin a new job"):
+        work(folder)
+    planned.write_bytes(whole)
+    work(folder)
+    folder.report_path(0).unlink()
+    folder.shard_path(0).write_bytes(content)
+    with pytest.raises(ConfigError, match=r"transcripts/000000\.jsonl, line 1 is no transcript"):
+        job_status(folder.directory)
+
+
 def test_status_is_seen_from_another_process(tmp_path: Path, inputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "BEAT_S", 0.01)
     folder = opened(tmp_path / "out", inputs)

@@ -59,6 +59,27 @@ def test_rows_of_parquet_are_inputs(place: str) -> None:
     assert [(item.key, item.language) for item in items] == [("b", "zh"), ("a", None)]
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_any_line_end_ends_a_line_and_nothing_else(tmp_path: Path, encoding: str, end: str) -> None:
+    lines = ['{"source": "a.wav", "context": "x\u2028y\x85z"}', "", '{"source": "b.wav"}', "{"]
+    (tmp_path / "l.jsonl").write_bytes(end.join(lines).encode(encoding))
+    found = iter(Listing([str(tmp_path / "l.jsonl")]))
+    assert [next(found).context, next(found).key] == ["x\u2028y\x85z", "b"]
+    with pytest.raises(ConfigError, match="line 4"):
+        next(found)
+
+
+@pytest.mark.parametrize("name", ["nosuch://bucket/a.wav", "filecache://a", "not.parquet"])
+def test_what_no_library_can_list_is_an_error_that_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("not.parquet").write_bytes(b"PAR1")
+    with pytest.raises(ConfigError, match=name):
+        list(Listing([name]))
+
+
 def test_a_malformed_line_is_named(tmp_path: Path) -> None:
     (tmp_path / "l.jsonl").write_text('{"source": "a.wav"}\n{"source": 3}\n')
     with pytest.raises(ConfigError, match='line 2: "source" must be'):

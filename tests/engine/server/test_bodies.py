@@ -4,8 +4,9 @@ import asyncio
 import math
 
 import pytest
+from starlette.datastructures import Headers
 
-from twostage_asr.engine.server.bodies import Body, Complexity, require_few_values
+from twostage_asr.engine.server.bodies import Body, Complexity, is_form, require_few_values
 from twostage_asr.engine.server.budget import Budget
 from twostage_asr.engine.server.failures import Refusal
 from twostage_asr.engine.server.ledger import Ledger
@@ -30,6 +31,11 @@ def test_64_escapes_count_as_a_value() -> None:
 
 def test_a_form_of_files_is_not_counted() -> None:
     Complexity(math.inf).add(b"," * 1_000)
+
+
+@pytest.mark.parametrize("kind", ["multipart/form-data; boundary=x", "Multipart/Form-Data;boundary=x"])
+def test_the_kind_of_a_body_may_have_capital_letters(kind: str) -> None:
+    assert is_form(Headers({"content-type": kind})) and not is_form(Headers({"content-type": "application/json"}))
 
 
 def test_bytes_are_counted_as_they_come_whatever_their_header_says() -> None:

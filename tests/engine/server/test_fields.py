@@ -49,6 +49,12 @@ def test_of_several_languages_the_only_known_one_is_asked_for(
     assert answer.json()["language"] == language
 
 
+def test_a_second_file_is_refused_and_not_dropped(faked: Running) -> None:
+    files = [("file", ("a.wav", FAKE_WAV)), ("file", ("b.wav", FAKE_WAV))]
+    answer = requests.post(f"{faked.http}/v1/audio/transcriptions", files=files, timeout=20)
+    assert answer.status_code == 400 and answer.json()["error"]["message"] == "one file is transcribed, got 2"
+
+
 def test_none_of_the_languages_is_known(faked: Running) -> None:
     answer = transcribe_fake(faked, **{"languages[]": ["de", "fr"]})
     assert (answer.status_code, answer.json()["error"]["message"][:21]) == (400, "language 'de' is unkn")

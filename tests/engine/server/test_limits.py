@@ -174,6 +174,8 @@ def test_sessions_end_with_a_code_and_a_reason(start: Callable[..., Any], monkey
         assert asyncio.run(end_of(server, "START")) == (1008, "no message for 0.5 s")
         assert asyncio.run(end_of(server, bytes(100_001)))[0] == 1009
         assert asyncio.run(end_of(server, "START", bytes(32_000), bytes(40_000))) == (1009, "more than 2 s of audio")
+        faster = ['{"mode": "offline"}', bytes(32_000), '{"audio_fs": 384000}', bytes(40_000)]  # says so too late
+        assert asyncio.run(end_of(server, *faster)) == (1009, "more than 2 s of audio")
 
         async def patient() -> None:
             """Who waits longer than that for an answer is not idle."""

@@ -151,3 +151,12 @@ def test_without_word_times_the_lines_are_kept_and_the_rest_is_said(
 def test_a_shape_of_nothing_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match=f"{name} must be at least 1, got 0"):
         SubtitleShape(**{name: 0})
+
+
+@pytest.mark.parametrize("name", ["srt", "vtt", "ass"])
+@pytest.mark.parametrize("shape", [SubtitleShape(), KARAOKE])
+@pytest.mark.parametrize("start", [1.0, 1.0015, 1.005])
+def test_words_without_length_are_shown(name: str, shape: SubtitleShape, start: float) -> None:
+    said = spoken("Oh no.", ("Oh", start, start), ("no", start, start))
+    (event,) = pysubs2.SSAFile.from_string(formatted(said, name, shape), format_=name)
+    assert event.plaintext == "Oh no." and event.start < event.end
