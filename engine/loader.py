@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from .acoustic.base import AcousticModel, StageOneOptions
 from .audio.readers import AudioReaders
 from .config import DEFAULT_MODEL_LEN, EngineConfig, is_spread
 from .cores import num_cores
@@ -16,7 +17,6 @@ from .decoder import mps
 from .decoder.base import Decoder, LLMSource, weight_bytes
 from .errors import CheckpointError, ConfigError
 from .families import family_named
-from .families.base import AcousticModel, StageOneOptions
 from .manifest import LLM_DIR_NAME, EngineManifest
 from .model_lock import ModelLock
 from .preparation import Preparation

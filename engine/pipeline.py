@@ -18,6 +18,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+from .acoustic.base import EncodedBatch, EncodedUtterance
 from .answers import DecodedClip, answer_of, finalize, transcript_of
 from .audio.inputs import AudioInput
 from .audio.waveform import SAMPLE_RATE, Waveform
@@ -25,7 +26,6 @@ from .clip import Clip, Encoding, Result, request_of, with_before
 from .clip_prompt import draft_of, first_prompt, pick_hotwords, picks_hotwords
 from .decoder.base import POLL_S, DecodeParams, Hypothesis, recover_gpu
 from .errors import ASRError, AudioError, InternalError
-from .families.base import EncodedBatch, EncodedUtterance
 from .isolation import alone, caught, isolated
 from .model import LoadedModel
 from .run_options import TranscribeOptions

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from ...encoders import SAMPLE_RATE
 from ...encoders.transformer import attention_for_any_shape, layers_as_written
 from ...encoders.upload import to_cpu
+from ..acoustic.base import AcousticModel, EncodedBatch, StageOneOptions
 from ..errors import CheckpointError
-from ..families.base import AcousticModel, EncodedBatch, StageOneOptions
 from ..hub.model_files import check_file
 from ..manifest import EngineManifest
 from .cuda_graphs import FRAME_STEP, MAX_CLIPS, Encode, SmallBatchGraphs

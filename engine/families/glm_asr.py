@@ -3,12 +3,13 @@
 from pathlib import Path
 
 from ...encoders.glm_asr import GLMASRTower, GLMASRTowerConfig
+from ..acoustic.base import StageOneOptions
 from ..acoustic.runner import load_module, read_config
 from ..acoustic.tower import TowerModel
 from ..manifest import ACOUSTIC_NAME, EngineManifest
 from ..prompt import PromptText
 from ..words.aligner import WordAligner
-from .base import Answer, Request, StageOneOptions
+from .base import Answer, Request
 
 
 class GLMASRNano:

@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 from ...encoders.qwen3_asr import Qwen3ASRTower, Qwen3ASRTowerConfig
+from ..acoustic.base import StageOneOptions
 from ..acoustic.runner import load_module, read_config
 from ..acoustic.tower import TowerModel
 from ..checks import check_arguments
@@ -16,7 +17,7 @@ from ..errors import ConfigError
 from ..manifest import ACOUSTIC_NAME, EngineManifest
 from ..prompt import PromptText
 from ..words.aligner import WordAligner
-from .base import Answer, Request, StageOneOptions
+from .base import Answer, Request
 from .languages import LANGUAGES, KnownLanguages
 
 TEXT_TAG = "<asr_text>"  # between the language and the text
