@@ -20,7 +20,7 @@ from .devices.replicas import Replicas
 from .errors import ConfigError
 from .families import FAMILIES, family_named
 from .hub.resolve import HubName, resolve_model
-from .loader import load_transcriber, why_unshared
+from .loader import load_transcriber, share_gpu
 from .manifest import EngineManifest
 from .options import GenerateOptions
 from .run_options import transcribe_options
@@ -179,7 +179,7 @@ def _load(engine_dir: Path, aligner_dir: Path | None, config: EngineConfig) -> T
 def _load_on_each(engine_dir: Path, aligner_dir: Path | None, config: EngineConfig, devices: Sequence[str]) -> Replicas:
     """Both stages on each of these devices, in a process of its own."""
     configs = [replace(config, devices=None, device=device_within(name)) for name in devices]
-    why_unshared(configs[0], in_children=True)  # one service for all GPUs; each process would start its own
+    share_gpu(configs[0], in_children=True)  # one service for all GPUs; each process would start its own
     family = family_named(EngineManifest.read(engine_dir).family)
     loads = [partial(_load, engine_dir, aligner_dir, own) for own in configs]
     return Replicas(family, list(zip(devices, loads, strict=True)))

@@ -6,10 +6,10 @@ from typing import Generic, TypeVar
 
 POOL_BATCHES = 4  # full batches that a pool gathers before one is taken
 
-Clip = TypeVar("Clip")
+Item = TypeVar("Item")
 
 
-class BatchPool(Generic[Clip]):
+class BatchPool(Generic[Item]):
     """Clips that wait for their batch.
 
     Each batch takes the longest clips that are no longer than those of the batch before it. After the shortest clips,
@@ -27,7 +27,7 @@ class BatchPool(Generic[Clip]):
         """
         self._max_frames = max_frames
         self._max_size = max_size
-        self._clips: list[tuple[int, int, Clip]] = []  # (-frames, number, clip), sorted: longest first, then earliest
+        self._clips: list[tuple[int, int, Item]] = []  # (-frames, number, clip), sorted: longest first, then earliest
         self._numbers = itertools.count()
         self._num_frames = 0
         self._num_taken = 0  # batches
@@ -36,7 +36,7 @@ class BatchPool(Generic[Clip]):
     def __len__(self) -> int:
         return len(self._clips)
 
-    def add(self, num_frames: int, clip: Clip) -> None:
+    def add(self, num_frames: int, clip: Item) -> None:
         """Add a clip of `num_frames` encoder frames."""
         bisect.insort(self._clips, (-num_frames, next(self._numbers), clip))
         self._num_frames += num_frames
@@ -50,7 +50,7 @@ class BatchPool(Generic[Clip]):
         num_batches = min(1 + self._num_taken, POOL_BATCHES)
         return self._num_frames >= num_batches * self._max_frames or len(self) >= num_batches * self._max_size
 
-    def take(self, *, last: bool = False) -> list[Clip]:
+    def take(self, *, last: bool = False) -> list[Item]:
         """The next batch. `last` says that no more clips will come: batches are then taken from the longest clip on."""
         first = 0 if last or self._after is None else bisect.bisect(self._clips, self._after, key=lambda clip: clip[:2])
         if first + self._most(first) > len(self):  # the shorter clips do not fill a batch: they wait for more

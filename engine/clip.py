@@ -5,9 +5,10 @@ from typing import TypeAlias
 
 from torch import Tensor
 
+from .acoustic.base import EncodedBatch
 from .audio.decode import Waveform
 from .audio.inputs import AudioInput
-from .families.base import EncodedBatch, Request
+from .families.base import Request
 from .prompt import EmbeddedPrompt
 from .run_options import TranscribeOptions
 from .segments import Part, join_parts

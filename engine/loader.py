@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from .acoustic.base import AcousticModel, StageOneOptions
 from .audio.readers import AudioReaders
 from .config import DEFAULT_MODEL_LEN, EngineConfig, is_spread
 from .cores import num_cores
@@ -16,7 +17,6 @@ from .decoder import mps
 from .decoder.base import Decoder, LLMSource, weight_bytes
 from .errors import CheckpointError, ConfigError
 from .families import family_named
-from .families.base import AcousticModel, StageOneOptions
 from .manifest import LLM_DIR_NAME, EngineManifest
 from .model_lock import ModelLock
 from .preparation import Preparation
@@ -45,7 +45,7 @@ def load_transcriber(engine_dir: Path, config: EngineConfig) -> Transcriber:
     """Load both stages of a converted model."""
     manifest = EngineManifest.read(engine_dir)
     family = family_named(manifest.family)
-    unshared = why_unshared(config)  # before the device is used
+    unshared = share_gpu(config)  # before the device is used
     logger.debug("loading: MPS has been asked for, where it is of use")
     device = config.torch_device()
     cores = num_cores()
@@ -96,10 +96,10 @@ def _preparing_steps(acoustic: AcousticModel, aligner: WordAligner | None) -> li
     return [acoustic.prepare, *([aligner.warm_up] if aligner else []), *acoustic.further_steps()]
 
 
-def why_unshared(config: EngineConfig, *, in_children: bool = False) -> str:
-    """Why several engines cannot share a GPU; "" once they can. It comes before the first use of CUDA (mps.py).
+def share_gpu(config: EngineConfig, *, in_children: bool = False) -> str:
+    """Start MPS if several engines are to share a GPU; returns why they cannot, "" if they can.
 
-    `in_children`: it is asked for the processes that this one starts.
+    It comes before the first use of CUDA (mps.py). `in_children`: the engines are in processes that this one starts.
     """
     runs_elsewhere = config.device.startswith(("cpu", "npu")) or config.backend == "torch"
     if runs_elsewhere or config.decoder_processes in (0, 1) or installed_vllm_device() != "cuda":

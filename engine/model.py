@@ -7,11 +7,12 @@ from typing import Protocol
 
 import torch
 
+from .acoustic.base import AcousticModel
 from .audio.readers import AudioReaders
 from .audio.waveform import Waveform
 from .decoder.base import Decoder
 from .errors import ConfigError
-from .families.base import AcousticModel, ModelFamily
+from .families.base import ModelFamily
 from .model_lock import ModelLock
 from .preparation import Preparation
 from .prompt import PromptEmbedder

@@ -18,16 +18,14 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-import torch
-
+from .acoustic.base import EncodedBatch, EncodedUtterance
 from .answers import DecodedClip, answer_of, finalize, transcript_of
 from .audio.inputs import AudioInput
 from .audio.waveform import SAMPLE_RATE, Waveform
 from .clip import Clip, Encoding, Result, request_of, with_before
 from .clip_prompt import draft_of, first_prompt, pick_hotwords, picks_hotwords
-from .decoder.base import POLL_S, DecodeParams, Hypothesis
-from .errors import ASRError, AudioError, DecodeError, InternalError
-from .families.base import EncodedBatch, EncodedUtterance
+from .decoder.base import POLL_S, DecodeParams, Hypothesis, recover_gpu
+from .errors import ASRError, AudioError, InternalError
 from .isolation import alone, caught, isolated
 from .model import LoadedModel
 from .run_options import TranscribeOptions
@@ -72,10 +70,10 @@ class Pipeline:
     ) -> Clip | Transcript:
         """A clip ready for stage 1, or an error result if it cannot be made. Clip explains the arguments."""
         if isinstance(audio, AudioError):
-            return _failed(item.key, 0.0, audio)
+            return Transcript.failed(item.key, audio)
         prepared = alone("prepare", item.key, partial(self._prepared, index, item, audio, options, answer_prefix))
         if not isinstance(prepared, Clip):
-            return _failed(item.key, len(audio) / SAMPLE_RATE, prepared)
+            return Transcript.failed(item.key, prepared, duration=len(audio) / SAMPLE_RATE)
         prepared.is_speech, prepared.draft, prepared.is_followed = is_speech, draft, is_followed
         return prepared
 
@@ -140,7 +138,7 @@ class Pipeline:
                 yield self._failure(clip, utterance)
                 continue
             clip.audio_embeds, clip.ctc_hidden = utterance.audio_embeds, utterance.ctc_hidden
-            if not self._needs_waveform(clip):
+            if not (clip.options.check or clip.options.timestamps):  # it is for the VAD, word times and a second pass
                 clip.waveform = None
             if picks_hotwords(self.model, clip.request):
                 picked = alone("pick hotwords", clip, partial(pick_hotwords, self.model, clip), recover=self._recover)
@@ -161,18 +159,7 @@ class Pipeline:
         return isolated("encode", encoding.clips, work, recover=self._recover)
 
     def _recover(self) -> None:
-        """Free the GPU allocator's cache after a step that failed. Raises DecodeError if the GPU is broken."""
-        if self.model.device.type != "cuda":
-            return
-        try:
-            torch.cuda.synchronize(self.model.device)
-        except RuntimeError as error:  # every later CUDA call of this process would fail as well
-            raise DecodeError(f"the GPU of stage 1 failed: {error}") from error
-        torch.cuda.empty_cache()
-
-    def _needs_waveform(self, clip: Clip) -> bool:
-        """Whether an encoded clip keeps its waveform: for a VAD, for word times, or a second pass over its end."""
-        return clip.options.check or clip.options.timestamps
+        recover_gpu(self.model.device, "stage 1")
 
     def _decode(self, clip: Clip, params: DecodeParams) -> Iterator[Result]:
         """Hand an encoded clip to stage 2; yields an error result if the decoder refuses it."""
@@ -249,7 +236,7 @@ class Pipeline:
 
     def _failure(self, clip: Clip, error: ASRError) -> Result:
         """The error result of a clip, joined to what was already transcribed of the same input."""
-        failed = _failed(clip.item.key, clip.duration, error)
+        failed = Transcript.failed(clip.item.key, error, duration=clip.duration)
         joined = alone("finish", clip, partial(with_before, clip, failed))
         return clip.index, joined if isinstance(joined, Transcript) else failed
 
@@ -269,7 +256,3 @@ class Pipeline:
         """The partial text of a clip whose answer consists of these tokens so far."""
         before = (part.transcript.text for part in clip.before)
         return join_texts([*before, answer_of(self.model, clip, token_ids).text])
-
-
-def _failed(key: str, duration: float, error: ASRError) -> Transcript:
-    return Transcript.failed(key, error, duration=duration)

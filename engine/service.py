@@ -108,7 +108,7 @@ class TranscriptionService:
         self._batch_wait_s = batch_wait_s
         self._pipeline = Pipeline(model, timeline or NullTimeline(), align_wait_s=0.0)
         self._speakers = SpeakerQueue(model.speakers, on_gpu=model.device.type != "cpu")
-        self._lock = threading.Lock()  # guards the five attributes below, and `failed`
+        self._lock = threading.Lock()  # held to change the five attributes below, or `failed`; single reads need none
         self._jobs: dict[int, _Job] = {}  # all that are not done, by the index of their clip
         self._waiting: deque[_Waiting] = deque()  # those that are not encoded yet, the oldest first
         self._cancelled: set[int] = set()  # indices of jobs that the thread must drop

@@ -206,6 +206,7 @@ class Transcript(_Record):
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """What to_dict() gave. Raises TypeError for a field that is missing or unknown."""
         return cls(
             **{
                 **data,
@@ -219,6 +220,7 @@ class Transcript(_Record):
 
     @classmethod
     def from_json(cls, text: str) -> Self:
+        """What to_json() gave. Raises ValueError if it is no JSON, and as from_dict() does."""
         return cls.from_dict(json.loads(text))
 
 

@@ -15,12 +15,13 @@ from torch import Tensor
 
 from tests.fake_decoder import FakeDecoder
 from tests.fake_voices import FakeVoices
+from twostage_asr.engine.acoustic.base import EncodedBatch
 from twostage_asr.engine.audio.inputs import AudioInput
 from twostage_asr.engine.audio.read_ahead import Audio
 from twostage_asr.engine.audio.readers import AudioReaders
 from twostage_asr.engine.audio.waveform import SAMPLE_RATE, Waveform
 from twostage_asr.engine.errors import ConfigError
-from twostage_asr.engine.families.base import Answer, EncodedBatch, Request
+from twostage_asr.engine.families.base import Answer, Request
 from twostage_asr.engine.model_lock import ModelLock
 from twostage_asr.engine.prompt import EMBEDDING_NAME, PromptEmbedder, PromptText
 from twostage_asr.engine.transcriber import Transcriber

@@ -6,10 +6,10 @@ A family says in a subclass of StageOneRunner what is computed.
 
 import logging
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from ...encoders import SAMPLE_RATE
 from ...encoders.transformer import attention_for_any_shape, layers_as_written
 from ...encoders.upload import to_cpu
+from ..acoustic.base import AcousticModel, EncodedBatch, StageOneOptions
 from ..errors import CheckpointError
-from ..families.base import AcousticModel, EncodedBatch, StageOneOptions
 from ..hub.model_files import check_file
+from ..manifest import EngineManifest
 from .cuda_graphs import FRAME_STEP, MAX_CLIPS, Encode, SmallBatchGraphs
 from .staging import uploader
 from .threads import one_thread
@@ -32,6 +33,7 @@ logger = logging.getLogger(__name__)
 USUAL_CLIPS = (1, 2, 4, 8)  # of small batches
 USUAL_SECONDS = (3, 7, 11, 15, 19, 23, 26, 30)  # one for each multiple of FRAME_STEP, at frames of 60 ms
 
+Config = TypeVar("Config")
 Module = TypeVar("Module", bound=nn.Module)
 
 
@@ -39,7 +41,7 @@ class StageOneRunner(AcousticModel):
     """Stage 1 of one loaded checkpoint. `num_frames` is, where there is a CTC head, the frames that it reads."""
 
     def __init__(self, options: StageOneOptions, *, max_clips: int = MAX_CLIPS, frame_step: int = FRAME_STEP) -> None:
-        """See SmallBatchGraphs for `max_clips` and `frame_step`. A subclass can run before it calls this."""
+        """See SmallBatchGraphs for `max_clips` and `frame_step`."""
         self._options = options
         self._max_clips, self._frame_step = max_clips, frame_step
         self._graphs: Encode | None = None  # runs the modules compiled, once that is prepared
@@ -105,6 +107,16 @@ class StageOneRunner(AcousticModel):
     def _by_clip(self, encoded: Tensor, audio_lens: Sequence[int]) -> Tensor:
         """The modules' embeddings -> (B, A, hidden_size), meaningless beyond a clip's length."""
         return encoded
+
+
+def read_config(
+    make: Callable[[Mapping[str, Any]], Config], engine_dir: Path, manifest: EngineManifest, what: str
+) -> Config:
+    """The configuration that `make` reads from engine.json. Raises CheckpointError if it is not one of `what`."""
+    try:
+        return make(manifest.acoustic)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{engine_dir}: engine.json describes no {what}: {error}") from error
 
 
 def load_module(path: Path, make: Callable[[], Module], options: StageOneOptions) -> Module:

@@ -41,9 +41,7 @@ import numpy.typing as npt
 from ..errors import ConfigError
 from ..text_files import read_lines
 from .channels import Channels, check_channels
-from .decode import (
-    is_tensor,
-)
+from .decode import is_tensor
 from .ffmpeg import AUDIO_SUFFIXES
 from .urls import is_data_url, is_url, shown_url
 from .waveform import SAMPLE_RATE, Waveform

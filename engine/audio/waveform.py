@@ -213,7 +213,7 @@ class Joiner:
         """The part of the waveform that has not been taken: (N,) float32 at 16 kHz, or (N, channels) if split.
 
         Raises:
-            UnsupportedAudioError: the recording has fewer than 2 samples, or NaN or infinite ones.
+            UnsupportedAudioError: the recording has fewer than MIN_SAMPLES samples, or NaN or infinite ones.
         """
         if not self._num_decoded:
             raise UnsupportedAudioError(f"{self.name}: no samples")
@@ -221,8 +221,10 @@ class Joiner:
             self._flush(last=True)
         waveform = self._concatenated(self._blocks)
         self._require_finite(waveform)
-        if self._num_taken + len(waveform) < 2:
-            raise UnsupportedAudioError(f"{self.name}: {len(waveform)} sample(s) at 16 kHz, at least 2 are needed")
+        if self._num_taken + len(waveform) < MIN_SAMPLES:
+            raise UnsupportedAudioError(
+                f"{self.name}: {len(waveform)} sample(s) at 16 kHz, at least {MIN_SAMPLES} are needed"
+            )
         return waveform
 
     def _require_finite(self, block: Waveform) -> None:

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
+from ..acoustic.base import StageOneOptions
 from ..audio.decode import SAMPLE_RATE, Waveform
 from ..config import EngineConfig
 from ..errors import ConfigError
 from ..families import family_named
-from ..families.base import StageOneOptions
 from ..manifest import EngineManifest
 from ..text import clean_text
 from ..transcript import Segment, Transcript, TranscriptWarning

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from tqdm import tqdm
 
 from ..closing import Closing
+from ..jobs.status import clock_time
 from ..transcript import Transcript
 
 LINE_S = 30.0  # between two lines, where there is no terminal
@@ -106,9 +107,3 @@ def amount(seconds: float) -> str:
     if seconds < 60:
         return f"{seconds:.1f} s"
     return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:.2f} h"
-
-
-def clock_time(seconds: float) -> str:
-    """h:mm:ss"""
-    minutes, s = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{s:02d}"

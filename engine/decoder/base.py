@@ -179,6 +179,17 @@ class LLMSource:
         return PromptLimits(self.info.hidden_size, self.max_model_len, self.dtype)
 
 
+def recover_gpu(device: torch.device, stage: str) -> None:
+    """Free the GPU allocator's cache after work that failed. Raises DecodeError if the GPU is broken."""
+    if device.type != "cuda":
+        return
+    try:
+        torch.cuda.synchronize(device)
+    except RuntimeError as error:  # every later CUDA call of this process would fail as well
+        raise DecodeError(f"the GPU of {stage} failed: {error}") from error
+    torch.cuda.empty_cache()
+
+
 def weight_bytes(directory: Path) -> int:
     """Size of a converted LLM's weights."""
     return sum(file.stat().st_size for file in directory.glob("*.safetensors"))

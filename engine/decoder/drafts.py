@@ -2,7 +2,7 @@
 
 A decoder asks for the next few tokens, checks them in one step and keeps those that it would have written itself. So
 the answer does not depend on the draft. What the draft gains depends on how well it follows the answer, and the texts
-differ: a CTC head writes no punctuation, no capitals and no figures. The draft is therefore compared by its letters
+differ: a CTC head writes no punctuation, no capitals and no digits. The draft is therefore compared by its letters
 alone, without case. Where the answer departs from it, the draft goes on behind the nearest place that holds the last
 tokens of the answer (arXiv 2106.04970, 2304.04487). It begins sentences with a capital, and ends with a full stop and
 the end token.
@@ -25,7 +25,7 @@ class Draft:
 
     def __init__(self, text: str, tokenizer: LLMTokenizer) -> None:
         self._text, self._tokenizer = text.strip(), tokenizer
-        places = [(letter, end) for end, sign in enumerate(self._text, 1) for letter in _letters(sign)]
+        places = [(letter, end) for end, char in enumerate(self._text, 1) for letter in _letters(char)]
         self._letters = "".join(letter for letter, _ in places)
         self._ends = [end for _, end in places]  # of each letter, the place in the text behind it
         self._place = 0  # number of letters that the answer has taken
@@ -54,7 +54,7 @@ class Draft:
 
     def _follow(self, letters: str) -> None:
         if not letters:
-            return  # a mark or a space
+            return  # punctuation or a space
         self._recent = [*self._recent[1 - _MOST_TOKENS :], letters]
         if self._letters.startswith(letters, self._place):
             self._place += len(letters)
@@ -78,26 +78,26 @@ class Draft:
     def _rest(self) -> str:
         """The text from here on, as an answer would write it."""
         rest = self._text[self._ends[self._place - 1] :] if self._place else self._text
-        is_behind_mark = bool(self._before) and not _letters(self._before)
-        if is_behind_mark:
-            rest = rest.lstrip("".join(filter(_is_mark, rest)))
+        is_behind_punctuation = bool(self._before) and not _letters(self._before)
+        if is_behind_punctuation:
+            rest = rest.lstrip("".join(filter(_is_punctuation, rest)))
         if not self._before or self._before.endswith(_STOPS):
             rest = _capitalised(rest)
-        last = rest[-1:] or ("" if is_behind_mark else self._text[-1:])
-        if not last or _is_mark(last):
+        last = rest[-1:] or ("" if is_behind_punctuation else self._text[-1:])
+        if not last or _is_punctuation(last):
             return rest
         return rest + ("。" if ord(last) >= _FIRST_WIDE else ".")
 
 
-def _is_mark(sign: str) -> bool:
-    return unicodedata.category(sign)[0] == "P"
+def _is_punctuation(char: str) -> bool:
+    return unicodedata.category(char)[0] == "P"
 
 
 def _letters(text: str) -> str:
-    """The letters, figures and signs that combine with them, without case."""
-    return "".join(sign for sign in text.casefold() if unicodedata.category(sign)[0] in "LMN")
+    """The letters, digits and combining marks (categories L, N, M), without case."""
+    return "".join(char for char in text.casefold() if unicodedata.category(char)[0] in "LMN")
 
 
 def _capitalised(text: str) -> str:
-    first = next((place for place, sign in enumerate(text) if sign.isalpha()), len(text))
+    first = next((place for place, char in enumerate(text) if char.isalpha()), len(text))
     return text[:first] + text[first : first + 1].upper() + text[first + 1 :]

@@ -131,7 +131,7 @@ class EngineProcess:
 
         If the process has ended, this does nothing: `receive` raises the error, with the reason that the engine sent.
         """
-        self.fileno()
+        self.fileno()  # raises if the engine was given up
         try:
             send(self.child.socket, message)
         except BlockingIOError as error:  # the socket's timeout

@@ -4,7 +4,6 @@ A socket would copy the rows several times into fresh memory, with a page fault 
 for 190 MB, on a virtual machine.
 """
 
-import bisect
 import mmap
 import os
 from collections.abc import Sequence
@@ -13,7 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_ALIGNMENT = 64  # bytes
+from .rows import Rows
+
+_BLOCK = 64  # bytes: the alignment of prompts
 
 
 def map_rows(file_descriptor: int) -> Tensor:
@@ -38,35 +39,25 @@ class PromptMemory:
         self.file_descriptor = os.memfd_create("prompts")
         os.ftruncate(self.file_descriptor, num_bytes)
         self._rows = map_rows(self.file_descriptor)
-        self._pieces: list[Piece] = []  # sorted by start
+        self._blocks = Rows(num_bytes // _BLOCK)
 
     def write(self, prompts: Sequence[Tensor]) -> Piece | None:
         """Write prompts, each (P, hidden_size) of the same dtype, contiguously; None if they do not all fit."""
         size = sum(prompt.nbytes for prompt in prompts)
-        start = self._find(size)
-        if start is None:
+        block = self._blocks.take(-(-size // _BLOCK))
+        if block is None:
             return None
+        start = _BLOCK * block
         rows = self._rows[start : start + size].view(prompts[0].dtype).view(-1, prompts[0].shape[1])
         torch.cat(list(prompts), out=rows)
-        piece = Piece(start, size, rows, len(prompts))
-        bisect.insort(self._pieces, piece, key=lambda each: each.start)
-        return piece
+        return Piece(start, size, rows, len(prompts))
 
     def release(self, piece: Piece) -> None:
         """Record that one of the piece's prompts is done; frees the piece after the last one."""
         piece.num_prompts -= 1
         if not piece.num_prompts:
-            self._pieces.remove(piece)
+            self._blocks.give_back(piece.start // _BLOCK)
 
     def close(self) -> None:
         """Close the descriptor. Worker processes may still read the memory."""
         os.close(self.file_descriptor)
-
-    def _find(self, size: int) -> int | None:
-        """The lowest free offset for `size` bytes, to allocate as few pages as possible; None if there is none."""
-        start = 0
-        for piece in self._pieces:
-            if start + size <= piece.start:
-                return start
-            start = -(-(piece.start + piece.size) // _ALIGNMENT) * _ALIGNMENT
-        return start if start + size <= len(self._rows) else None

@@ -1,10 +1,10 @@
-"""Which rows of the LLM's cache are taken."""
+"""Which rows of a memory are taken: of the LLM's cache, or of memory that two processes share."""
 
 import bisect
 
 
 class Rows:
-    """A sequence takes consecutive rows, one for each of its positions: the first gap that is large enough."""
+    """First fit: consecutive rows are taken at the lowest gap that is large enough, so that few pages are touched."""
 
     def __init__(self, num_rows: int) -> None:
         self._num_rows = num_rows

@@ -17,9 +17,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from ..errors import ASRError, DecodeError
+from ..errors import ASRError
 from ..isolation import alone, isolated
-from .base import POLL_S, DecodeParams, DecodingCounts, DraftSource, Hypothesis, LLMSource, weight_bytes
+from .base import POLL_S, DecodeParams, DecodingCounts, DraftSource, Hypothesis, LLMSource, recover_gpu, weight_bytes
 from .drafts import Draft
 from .llm import LLM
 from .llm_config import LLMConfig
@@ -197,7 +197,7 @@ class TorchDecoder:
     ) -> list[tuple[int, Hypothesis]]:
         """Add to the answers what `work` writes, and return those that are finished, or that failed."""
         done: list[tuple[int, Hypothesis]] = []
-        outcomes = isolated("decode", sequences, work, recover=self._recover)
+        outcomes = isolated("decode", sequences, work, recover=partial(recover_gpu, self._device, "stage 2"))
         for sequence, outcome in zip(sequences, outcomes, strict=True):
             if isinstance(outcome, ASRError):
                 hypothesis: Hypothesis | None = Hypothesis((), (), "stop", error=str(outcome))
@@ -267,16 +267,6 @@ class TorchDecoder:
 
     def _ends(self, sequence: _Sequence, token_id: int) -> bool:
         return token_id in self._end_ids and not sequence.params.ignore_eos
-
-    def _recover(self) -> None:
-        """Raises DecodeError if the GPU is broken: every later call of this process would fail as well."""
-        if self._device.type != "cuda":
-            return
-        try:
-            torch.cuda.synchronize(self._device)
-        except RuntimeError as error:
-            raise DecodeError(f"the GPU of stage 2 failed: {error}") from error
-        torch.cuda.empty_cache()
 
 
 def needed_bytes(source: LLMSource, max_sequences: int) -> int:

@@ -37,7 +37,6 @@ class _Handed:
 
     item: AudioInput
     start: int | None  # of its waveform in the arena
-    num_samples: int
 
 
 class Replica:
@@ -108,7 +107,7 @@ class Replica:
             self._is_begun = True
             self._send(Begin(options))
         num_samples = 0 if waveform is None else len(waveform)
-        self._handed[place] = _Handed(item, start, num_samples)
+        self._handed[place] = _Handed(item, start)
         self._ahead.append(sent.num_bytes)
         self._bytes_ahead += self._ahead[-1]
         self._outbox.append(Given(place, sent, start, num_samples))
@@ -188,7 +187,7 @@ class Replica:
 
     def _free(self, handed: _Handed) -> None:
         if handed.start is not None:
-            self._arena.free(handed.start, handed.num_samples)
+            self._arena.free(handed.start)
 
     def _send(self, message: object) -> None:
         """A process that has ended needs no message: receive() finds that out."""

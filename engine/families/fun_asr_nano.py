@@ -10,13 +10,14 @@ from torch import Tensor
 from ...encoders.fbank import num_lfr_frames
 from ...encoders.fun_asr_nano import FunASRNanoAcoustic, FunASRNanoAcousticConfig
 from ...encoders.upload import to_device
-from ..acoustic.runner import StageOneRunner, load_module
+from ..acoustic.base import StageOneOptions
+from ..acoustic.runner import StageOneRunner, load_module, read_config
 from ..manifest import ACOUSTIC_NAME, CTC_VOCABULARY_NAME, EngineManifest
 from ..prompt import PromptText
 from ..text import clean_text
 from ..words.aligner import WordAligner
 from ..words.tokenizer import CTCTokenizer
-from .base import Answer, Request, StageOneOptions
+from .base import Answer, Request
 from .languages import LANGUAGES, KnownLanguages, is_auto
 
 _NANO_CODES = ("zh", "en", "ja")
@@ -45,7 +46,7 @@ class FunASRNano:
     def build_acoustic_model(
         self, engine_dir: Path, manifest: EngineManifest, options: StageOneOptions
     ) -> tuple["FunASRNanoAcousticModel", WordAligner | None]:
-        config = FunASRNanoAcousticConfig.from_dict(manifest.acoustic)
+        config = read_config(FunASRNanoAcousticConfig.from_dict, engine_dir, manifest, "encoder of Fun-ASR-Nano")
         module = load_module(engine_dir / ACOUSTIC_NAME, lambda: FunASRNanoAcoustic(config), options)
         model = FunASRNanoAcousticModel(module, options)
         if module.ctc_head is None:

@@ -3,13 +3,13 @@
 from pathlib import Path
 
 from ...encoders.glm_asr import GLMASRTower, GLMASRTowerConfig
-from ..acoustic.runner import load_module
+from ..acoustic.base import StageOneOptions
+from ..acoustic.runner import load_module, read_config
 from ..acoustic.tower import TowerModel
-from ..errors import CheckpointError
 from ..manifest import ACOUSTIC_NAME, EngineManifest
 from ..prompt import PromptText
 from ..words.aligner import WordAligner
-from .base import Answer, Request, StageOneOptions
+from .base import Answer, Request
 
 
 class GLMASRNano:
@@ -22,11 +22,9 @@ class GLMASRNano:
     def build_acoustic_model(
         self, engine_dir: Path, manifest: EngineManifest, options: StageOneOptions
     ) -> tuple[TowerModel, WordAligner | None]:
-        try:
-            config = GLMASRTowerConfig(**manifest.acoustic)
-        except (TypeError, ValueError) as error:
-            raise CheckpointError(f"{engine_dir}: engine.json describes no encoder of GLM-ASR: {error}") from error
-        return TowerModel(load_module(engine_dir / ACOUSTIC_NAME, lambda: GLMASRTower(config), options), options), None
+        config = read_config(lambda sizes: GLMASRTowerConfig(**sizes), engine_dir, manifest, "encoder of GLM-ASR")
+        tower = load_module(engine_dir / ACOUSTIC_NAME, lambda: GLMASRTower(config), options)
+        return TowerModel(tower, options), None
 
     def prompt_text(self, request: Request) -> PromptText:
         """The official prompt; its second user turn is intentional. The model detects the language."""

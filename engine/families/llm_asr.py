@@ -3,13 +3,13 @@
 from pathlib import Path
 
 from ...encoders.llm_asr import LLMASRTower, LLMASRTowerConfig
-from ..acoustic.runner import load_module
+from ..acoustic.base import StageOneOptions
+from ..acoustic.runner import load_module, read_config
 from ..acoustic.tower import TowerModel
-from ..errors import CheckpointError
 from ..manifest import ACOUSTIC_NAME, EngineManifest
 from ..prompt import PromptText
 from ..words.aligner import WordAligner
-from .base import Answer, Request, StageOneOptions
+from .base import Answer, Request
 
 INSTRUCTION = "Transcribe speech to text."
 
@@ -24,11 +24,9 @@ class LLMASR:
     def build_acoustic_model(
         self, engine_dir: Path, manifest: EngineManifest, options: StageOneOptions
     ) -> tuple[TowerModel, WordAligner | None]:
-        try:
-            config = LLMASRTowerConfig(**manifest.acoustic)
-        except (TypeError, ValueError) as error:
-            raise CheckpointError(f"{engine_dir}: engine.json describes no encoder of LLMASR: {error}") from error
-        return TowerModel(load_module(engine_dir / ACOUSTIC_NAME, lambda: LLMASRTower(config), options), options), None
+        config = read_config(lambda sizes: LLMASRTowerConfig(**sizes), engine_dir, manifest, "encoder of LLMASR")
+        tower = load_module(engine_dir / ACOUSTIC_NAME, lambda: LLMASRTower(config), options)
+        return TowerModel(tower, options), None
 
     def prompt_text(self, request: Request) -> PromptText:
         """The prompt that FunASR's `inference` builds; the audio comes last."""

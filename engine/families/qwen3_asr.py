@@ -9,14 +9,15 @@ import re
 from pathlib import Path
 
 from ...encoders.qwen3_asr import Qwen3ASRTower, Qwen3ASRTowerConfig
-from ..acoustic.runner import load_module
+from ..acoustic.base import StageOneOptions
+from ..acoustic.runner import load_module, read_config
 from ..acoustic.tower import TowerModel
 from ..checks import check_arguments
-from ..errors import CheckpointError, ConfigError
+from ..errors import ConfigError
 from ..manifest import ACOUSTIC_NAME, EngineManifest
 from ..prompt import PromptText
 from ..words.aligner import WordAligner
-from .base import Answer, Request, StageOneOptions
+from .base import Answer, Request
 from .languages import LANGUAGES, KnownLanguages
 
 TEXT_TAG = "<asr_text>"  # between the language and the text
@@ -46,13 +47,9 @@ class Qwen3ASR:
     def build_acoustic_model(
         self, engine_dir: Path, manifest: EngineManifest, options: StageOneOptions
     ) -> tuple[TowerModel, WordAligner | None]:
-        try:
-            config = Qwen3ASRTowerConfig(**manifest.acoustic)
-        except (TypeError, ValueError) as error:
-            raise CheckpointError(f"{engine_dir}: engine.json describes no tower of Qwen3-ASR: {error}") from error
-        return TowerModel(
-            load_module(engine_dir / ACOUSTIC_NAME, lambda: Qwen3ASRTower(config), options), options
-        ), None
+        config = read_config(lambda sizes: Qwen3ASRTowerConfig(**sizes), engine_dir, manifest, "tower of Qwen3-ASR")
+        tower = load_module(engine_dir / ACOUSTIC_NAME, lambda: Qwen3ASRTower(config), options)
+        return TowerModel(tower, options), None
 
     def prompt_text(self, request: Request) -> PromptText:
         """Context and hotwords are the system turn. A requested language begins the answer."""

@@ -95,20 +95,20 @@ def _prepare(repository: Repository, snapshot: Snapshot, names: Sequence[str], t
     rest = sum(missing.values()) - begun
     free = shutil.disk_usage(_existing(snapshot.directory)).free
     if rest + conversion > free:
-        converted = f" and {_written(conversion)} for their conversion" if conversion else ""
+        converted = f" and {_as_text(conversion)} for their conversion" if conversion else ""
         raise HubError(
-            f"{title} needs {_written(rest)} for {len(missing)} files{converted}, but the disk of {snapshot.directory} "
-            f"has {_written(free)} free; free some, or have the cache elsewhere ({repository.cache_variable})"
+            f"{title} needs {_as_text(rest)} for {len(missing)} files{converted}, but the disk of {snapshot.directory} "
+            f"has {_as_text(free)} free; free some, or have the cache elsewhere ({repository.cache_variable})"
         )
     logger.info(
         "fetching %s in %d files of %s from %s to %s%s; %s free",
-        _written(rest),
+        _as_text(rest),
         len(missing),
         title,
         repository.endpoint,
         snapshot.directory,
-        f" ({_written(begun)} are there)" if begun else "",
-        _written(free),
+        f" ({_as_text(begun)} are there)" if begun else "",
+        _as_text(free),
     )
 
 
@@ -132,7 +132,7 @@ def _size(path: Path) -> int | None:
     return path.stat().st_size if path.is_file() else None
 
 
-def _written(num_bytes: int) -> str:
+def _as_text(num_bytes: int) -> str:
     return f"{num_bytes / 1e9:.2f} GB" if num_bytes >= 1e8 else f"{num_bytes / 1e6:.2f} MB"
 
 

@@ -25,7 +25,7 @@ _HTML_STARTS = (b"<!doctype", b"<html")
 
 
 @dataclass(frozen=True, slots=True)
-class RemoteFile:
+class ListedFile:
     """A file in a hub's listing."""
 
     size: int  # bytes
@@ -37,7 +37,7 @@ class Snapshot:
     """One commit of a repository."""
 
     directory: Path  # local directory of the files that have been fetched
-    files: Mapping[str, RemoteFile]  # all files that the hub lists, keyed by path in the repository
+    files: Mapping[str, ListedFile]  # all files that the hub lists, keyed by path in the repository
 
 
 class Repository(Protocol):
@@ -88,7 +88,7 @@ class HuggingFace:
         if directory.name != info.sha:  # the branch got a new commit between the two calls
             info = api.model_info(self._model_id, revision=directory.name, files_metadata=True, timeout=timeout)
         files = {
-            file.rfilename: RemoteFile(file.size or 0, None if file.lfs is None else file.lfs.sha256)
+            file.rfilename: ListedFile(file.size or 0, None if file.lfs is None else file.lfs.sha256)
             for file in info.siblings or ()
         }
         return Snapshot(directory, files)
@@ -154,7 +154,7 @@ class ModelScope:
         if constants.HF_HUB_OFFLINE:  # serves both hubs, because ModelScope's library has no such variable
             raise ConnectionError("HF_HUB_OFFLINE is set")
         listed = HubApi(endpoint=self.endpoint).list_repo_files(self._model_id, "model", revision=self._revision)
-        files = {file.path: RemoteFile(file.size, file.sha256) for file in listed if not file.is_dir}
+        files = {file.path: ListedFile(file.size, file.sha256) for file in listed if not file.is_dir}
         return Snapshot(self._snapshot(self._first), files)
 
     def fetch(self, snapshot: Snapshot, names: Collection[str]) -> None:
@@ -186,7 +186,7 @@ class _NoBar(tqdm):  # type: ignore[type-arg]
         super().__init__(*args, **{**options, "disable": True})
 
 
-def _fetch_large(url: str, blob: Path, file: RemoteFile, name: str) -> None:
+def _fetch_large(url: str, blob: Path, file: ListedFile, name: str) -> None:
     """Download `url` to `blob`, resuming an earlier attempt of any process.
 
     Raises OSError if the content is not the listed file, after deleting it, and all that http_get raises.
@@ -225,7 +225,7 @@ def _discard_html(partial: Path, name: str) -> None:
         raise OSError(f"a page of HTML came instead of {name}")
 
 
-def _check_digest(partial: Path, file: RemoteFile, name: str) -> None:
+def _check_digest(partial: Path, file: ListedFile, name: str) -> None:
     with partial.open("rb") as content:
         digest = hashlib.file_digest(content, "sha256").hexdigest()
     if digest != file.sha256:

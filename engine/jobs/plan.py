@@ -18,6 +18,7 @@ from typing import Any, Self
 import numpy as np
 
 from ..audio.inputs import AudioInput
+from ..audio.urls import is_url
 from ..errors import ConfigError
 from ..writers import WRITERS, SubtitleShape
 from .listing import Listing, from_line, to_line
@@ -179,4 +180,4 @@ def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _absolute(name: str) -> str:
-    return name if "://" in name else os.path.abspath(name)
+    return name if is_url(name) else os.path.abspath(name)

@@ -31,7 +31,7 @@ class JobStatus:
         return self.left / self.files_per_s if self.files_per_s else None
 
     def __str__(self) -> str:
-        eta = "unknown" if self.eta_s is None else _clock(self.eta_s)
+        eta = "unknown" if self.eta_s is None else clock_time(self.eta_s)
         return (
             f"{self.done} done, {self.failed} failed, {self.left} left; {self.audio_s / 3600:.2f} h of audio; "
             f"{self.num_workers} processes, {self.files_per_s:.1f} files/s, {self.audio_per_s:.1f} times real time; "
@@ -69,6 +69,7 @@ def _rates(folder: Path) -> list[tuple[float, float]]:
     return rates
 
 
-def _clock(seconds: float) -> str:
+def clock_time(seconds: float) -> str:
+    """h:mm:ss"""
     minutes, s = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{s:02d}"

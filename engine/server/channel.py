@@ -5,7 +5,6 @@ Waveforms do not pass over them: the front end writes each one into an Arena, me
 frame says where it is. So the engine's process copies no audio, and spends some 0.1 ms on a request.
 """
 
-import bisect
 import mmap
 import os
 import pickle
@@ -20,11 +19,12 @@ from typing import Any
 import numpy as np
 
 from ..audio.waveform import Waveform
+from ..decoder.rows import Rows
 from ..errors import QueueFullError
 
 ARENA_BYTES = 1 << 30  # of one front end: 512 clips of 30 s; memory is taken as it is written
 READ_BYTES = 1 << 18
-_ALIGN = 64  # bytes
+_BLOCK = 64  # bytes: the alignment of waveforms
 _HEAD = struct.Struct("<IIQ")  # bytes of the body, kind, number of the job
 
 
@@ -118,7 +118,7 @@ class Arena:
     def __init__(self, file: int) -> None:
         """`file`: a descriptor of create(). One that another process used before must not be in use any more."""
         self._bytes = np.frombuffer(mmap.mmap(file, 0), np.uint8)
-        self._free = [(0, len(self._bytes))]  # start and size of each gap, in order
+        self._blocks = Rows(len(self._bytes) // _BLOCK)
         self._lock = threading.Lock()
 
     @staticmethod
@@ -134,28 +134,14 @@ class Arena:
 
     def put(self, waveform: Waveform) -> int:
         """Copy a waveform to the first gap that is large enough; returns its place. Raises QueueFullError."""
-        size = _size(len(waveform))
         with self._lock:
-            number = next((i for i, (_, gap) in enumerate(self._free) if gap >= size), None)
-            if number is None:
-                raise QueueFullError(f"the clips under way take {len(self._bytes):,} bytes; try again later")
-            start, gap = self._free[number]
-            self._free[number : number + 1] = [(start + size, gap - size)] if gap > size else []
-        self.waveform(start, len(waveform))[:] = waveform
-        return start
+            block = self._blocks.take(max(-(-4 * len(waveform) // _BLOCK), 1))
+        if block is None:
+            raise QueueFullError(f"the clips under way take {len(self._bytes):,} bytes; try again later")
+        self.waveform(_BLOCK * block, len(waveform))[:] = waveform
+        return _BLOCK * block
 
-    def free(self, start: int, num_samples: int) -> None:
-        """Return a place, and join it to the gaps beside it."""
-        end = start + _size(num_samples)
+    def free(self, start: int) -> None:
+        """Return a place."""
         with self._lock:
-            number = bisect.bisect(self._free, (start, 0))
-            first = last = number
-            if number and sum(self._free[number - 1]) == start:
-                first, start = number - 1, self._free[number - 1][0]
-            if number < len(self._free) and self._free[number][0] == end:
-                last, end = number + 1, sum(self._free[number])
-            self._free[first:last] = [(start, end - start)]
-
-
-def _size(num_samples: int) -> int:
-    return max(-(-4 * num_samples // _ALIGN), 1) * _ALIGN
+            self._blocks.give_back(start // _BLOCK)

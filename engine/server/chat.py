@@ -1,5 +1,6 @@
 """OpenAI's chat completions with audio in the messages, which Qwen3-ASR's users call."""
 
+import asyncio
 import time
 import uuid
 from dataclasses import replace
@@ -103,7 +104,8 @@ def router(recognizer: Recognizer) -> APIRouter:
         options = _options(recognizer, body, text)
         recording = await recognizer.read(url, client=request.state.client)
         request.state.log = {"audio_s": round(recording.duration, 2)}
-        form = ChatForm(recognizer, body, num_prompt_tokens=recognizer.audio_tokens(recording), has_text=bool(text))
+        num_audio_tokens = await asyncio.to_thread(recognizer.audio_tokens, recording)  # a front end asks the engine
+        form = ChatForm(recognizer, body, num_prompt_tokens=num_audio_tokens, has_text=bool(text))
         if body.stream:
             return event_stream(recognizer, form, recording, options)
         return JSONResponse(form.whole(await recognizer.transcribe(recording, options)))

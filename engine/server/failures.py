@@ -4,7 +4,6 @@
 """
 
 import errno
-import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,8 +23,6 @@ from ..errors import (
     QueueFullError,
     ServiceClosedError,
 )
-
-logger = logging.getLogger(__name__)
 
 # The most specific class that fits decides the status. The `code` of an answer is that of the error (errors.py).
 STATUS: dict[type[ASRError], int] = {
@@ -59,6 +56,11 @@ class Refusal(HTTPException):
         super().__init__(status, message, dict(headers or {}))
         self.code = code
         self.param = param
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """The answer, in the schema above."""
+        return error_body(self.status_code, str(self.detail), code=self.code, param=self.param)
 
 
 def refusal_of(error: ASRError) -> Refusal:

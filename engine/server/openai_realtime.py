@@ -347,8 +347,7 @@ def _with_id(event: dict[str, Any]) -> dict[str, Any]:
 
 def _error_event(refusal: Refusal, event_id: object = None) -> dict[str, Any]:
     """The error event for a mistake. `event_id` is that of the client's event, if it has one."""
-    body = error_body(refusal.status_code, str(refusal.detail), code=refusal.code, param=refusal.param)["error"]
-    return _with_id({"type": "error", "error": {**body, "event_id": event_id}})
+    return _with_id({"type": "error", "error": {**refusal.body["error"], "event_id": event_id}})
 
 
 def _error_of(event: Event) -> dict[str, Any] | None:

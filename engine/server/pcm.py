@@ -3,11 +3,10 @@
 import numpy as np
 import soxr
 
-from ..audio.waveform import SAMPLE_RATE, Waveform
-from ..streaming import PCMReader
+from ..audio.waveform import MIN_SAMPLES, SAMPLE_RATE, Waveform
+from ..streaming.audio import PCM16_FULL_SCALE, PCMReader
 
-MIN_PCM_BYTES = 4  # two samples, the shortest audio that features can be computed of
-_PCM16_FULL_SCALE = np.float32(32768)
+MIN_PCM_BYTES = 2 * MIN_SAMPLES
 
 
 class PCMDecoder:
@@ -51,7 +50,7 @@ def _mu_law() -> Waveform:
     code = ~np.arange(256, dtype=np.uint8)
     exponent, mantissa = (code >> 4) & 7, (code & 15).astype(np.int32)
     magnitude = (((mantissa << 3) + 0x84) << exponent) - 0x84
-    return np.where(code & 0x80, -magnitude, magnitude).astype(np.float32) / _PCM16_FULL_SCALE
+    return np.where(code & 0x80, -magnitude, magnitude).astype(np.float32) / PCM16_FULL_SCALE
 
 
 def _a_law() -> Waveform:
@@ -60,7 +59,7 @@ def _a_law() -> Waveform:
     exponent, mantissa = ((code >> 4) & 7).astype(np.int32), (code & 15).astype(np.int32)
     linear = (mantissa << 4) + 8
     magnitude = np.where(exponent == 0, linear, (linear + 0x100) << np.maximum(exponent - 1, 0))
-    return np.where(code & 0x80, magnitude, -magnitude).astype(np.float32) / _PCM16_FULL_SCALE
+    return np.where(code & 0x80, magnitude, -magnitude).astype(np.float32) / PCM16_FULL_SCALE
 
 
 MU_LAW, A_LAW = _mu_law(), _a_law()

@@ -18,7 +18,7 @@ from ..errors import ASRError
 from ..transcript import Transcript
 from ..vad.splitting import Piece
 from .bodies import require_few_values, samples_of
-from .failures import Refusal, error_body, first_problem, refusal_of
+from .failures import Refusal, first_problem, refusal_of
 from .fields import ClientRoute, Open
 from .recognizer import Recognizer
 from .sse import texts
@@ -75,8 +75,7 @@ async def _lines(recognizer: Recognizer, recording: Piece) -> AsyncIterator[str]
             line = {"id": prediction_id, "transcript": text, "is_final": is_final}
             yield json.dumps(line, ensure_ascii=False) + "\n"
     except ASRError as error:
-        refusal = refusal_of(error)
-        yield json.dumps(error_body(refusal.status_code, str(error), code=refusal.code)) + "\n"
+        yield json.dumps(refusal_of(error).body) + "\n"
 
 
 async def _read(recognizer: Recognizer, request: Request, audio: UploadFile, description: str) -> Piece:

@@ -8,7 +8,7 @@ does not know, and the known ones must apply all the same. Keys that OpenAI docu
 recogniser (voices, tools, noise reduction) are ignored and not listed.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from math import inf
 from typing import Annotated, Any, Literal
@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..vad import SegmentRules
 from .failures import Refusal, first_problem
+from .fields import unknown_fields
 
 OPENAI_RATE = 24_000  # Hz, of PCM without a stated rate
 G711_RATE = 8_000  # Hz
@@ -125,7 +126,7 @@ class SessionConfig(_Open):
 
     def unknown_keys(self) -> list[str]:
         """Dotted names of the unknown keys."""
-        return list(_unknown(self, "session"))
+        return [name for name in unknown_fields(self, "session.") if name.rpartition(".")[2] not in _WITHOUT_MEANING]
 
 
 def _today(session: Mapping[str, Any]) -> dict[str, Any]:
@@ -137,13 +138,3 @@ def _today(session: Mapping[str, Any]) -> dict[str, Any]:
         given["format"] = {"type": _BETA_FORMATS.get(given["format"], given["format"])}
     kept = {key: value for key, value in session.items() if key not in _BETA}
     return {**kept, "audio": {"input": given}}
-
-
-def _unknown(model: BaseModel, place: str) -> Iterator[str]:
-    for key in model.model_extra or ():
-        if key not in _WITHOUT_MEANING:
-            yield f"{place}.{key}"
-    for key in type(model).model_fields:
-        value = getattr(model, key)
-        if isinstance(value, BaseModel):
-            yield from _unknown(value, f"{place}.{key}")

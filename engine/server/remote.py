@@ -49,7 +49,6 @@ class _Job:
     future: Future[Any]  # of a Transcript, or of Embeddings
     on_text: OnText | None
     place: int  # of its waveform in the arena
-    num_samples: int
 
 
 class RemoteService:
@@ -63,7 +62,7 @@ class RemoteService:
         self._engine = engine
         self._arena = arena
         self._ledger = ledger
-        self._lock = threading.Lock()  # guards the two below, and keeps frames whole
+        self._lock = threading.Lock()  # keeps frames whole: several threads send
         self._jobs: dict[int, _Job] = {}
         self._asked: dict[int, Future[Any]] = {}
         self._numbers = itertools.count(1)
@@ -100,10 +99,10 @@ class RemoteService:
         return self._hand_over(Kind.EMBED, waveform, (list(windows),), None)
 
     def _hand_over(self, kind: Kind, waveform: Waveform, asked: tuple[Any, ...], on_text: OnText | None) -> Future[Any]:
-        job = _Job(Future(), on_text, self._arena.put(waveform), len(waveform))
+        job = _Job(Future(), on_text, self._arena.put(waveform))
         number = next(self._numbers)
         self._jobs[number] = job
-        self._send(kind, number, (job.place, job.num_samples, *asked))
+        self._send(kind, number, (job.place, len(waveform), *asked))
         job.future.add_done_callback(lambda done: self._send(Kind.CANCEL, number) if done.cancelled() else None)
         return job.future
 
@@ -176,7 +175,7 @@ class RemoteService:
 
     def _end(self, given: Frame) -> None:
         job = self._jobs.pop(given.job)
-        self._arena.free(job.place, job.num_samples)
+        self._arena.free(job.place)
         if given.kind is Kind.CANCELLED or not job.future.set_running_or_notify_cancel():
             return
         content: Transcript | Embeddings | ASRError = given.content

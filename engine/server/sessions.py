@@ -172,13 +172,12 @@ async def hold_session(socket: WebSocket, recognizer: Recognizer, protocol: str,
         await socket.send_denial_response(error_response(Refusal(429, message, code="server_busy", headers=headers)))
         return
     started = time.perf_counter()
-    recognizer.metrics.active_sessions.labels(protocol).inc()
     try:
-        await socket.accept(subprotocol=_chosen(socket))
-        end = await _talk_until_end(Link(socket, recognizer), recognizer, talk)
+        with recognizer.metrics.active_sessions.labels(protocol).track_inprogress():
+            await socket.accept(subprotocol=_chosen(socket))
+            end = await _talk_until_end(Link(socket, recognizer), recognizer, talk)
     finally:
         recognizer.ledger.add("sessions", -1)
-        recognizer.metrics.active_sessions.labels(protocol).dec()
     if socket.client_state is WebSocketState.CONNECTED and socket.application_state is WebSocketState.CONNECTED:
         with contextlib.suppress(RuntimeError, WebSocketDisconnect):  # the client disconnects at this moment
             await socket.close(end.code, end.reason)

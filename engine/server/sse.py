@@ -12,7 +12,7 @@ from ..run_options import TranscribeOptions
 from ..transcript import Transcript
 from ..vad.splitting import Piece
 from . import formats
-from .failures import error_body, refusal_of
+from .failures import refusal_of
 from .recognizer import Recognizer
 
 News = TypeVar("News")
@@ -101,8 +101,7 @@ async def _events(
                 for event in form.done(news):
                     yield _event(event)
     except ASRError as error:
-        refusal = refusal_of(error)
-        yield _event({"type": "error", **error_body(refusal.status_code, str(error), code=refusal.code)})
+        yield _event({"type": "error", **refusal_of(error).body})
     yield b"data: [DONE]\n\n"
 
 

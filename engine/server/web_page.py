@@ -37,7 +37,7 @@ from ..transcript import Segment, SpeakerTurn, Transcript, TranscriptWarning, Wo
 from ..vad.splitting import Piece
 from ..writers import WRITERS
 from .bodies import require_few_values
-from .failures import Refusal, error_body, first_problem, refusal_of
+from .failures import Refusal, first_problem, refusal_of
 from .fields import ClientRoute
 from .openai_audio import MAX_WORDS, hotwords_in
 from .page_content import FILES, INDEX, MEDIA_TYPES
@@ -152,8 +152,7 @@ async def _lines(
                 segments = _placed(part, recording.duration)
                 yield _line("segment", number=number, segments=segments, progress=num_done / max(num_samples, 1))
     except ASRError as error:
-        refusal = refusal_of(error)
-        yield _line("error", **error_body(refusal.status_code, str(error), code=refusal.code))
+        yield _line("error", **refusal_of(error).body)
 
 
 def _placed(part: Part, duration: float) -> list[dict[str, Any]]:

@@ -136,18 +136,17 @@ class WyomingServer:
     def _counted(self, writer: asyncio.StreamWriter) -> Iterator[None]:
         """One more session of this client's, meanwhile. Raises Refusal if there may be no more."""
         recognizer, peer = self._recognizer, writer.get_extra_info("peername")
-        ledger, most = recognizer.ledger, recognizer.settings.max_sessions
-        if not recognizer.is_ready or ledger.total("sessions") >= most:
+        if not (recognizer.is_ready and recognizer.ledger.take("sessions", recognizer.settings.max_sessions)):
             raise Refusal(503, "the server is busy or shutting down; try again later", code="server_busy")
         address = peer[0] if isinstance(peer, tuple) else None  # a Unix socket has none
-        with self._sessions.held(client_of(None, address)):
-            ledger.add("sessions", 1)
-            recognizer.metrics.active_sessions.labels(PROTOCOL).inc()
-            try:
+        try:
+            with (
+                self._sessions.held(client_of(None, address)),
+                recognizer.metrics.active_sessions.labels(PROTOCOL).track_inprogress(),
+            ):
                 yield
-            finally:
-                ledger.add("sessions", -1)
-                recognizer.metrics.active_sessions.labels(PROTOCOL).dec()
+        finally:
+            recognizer.ledger.add("sessions", -1)
 
 
 class _Connection:

@@ -18,6 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ...convert.export import ensure_converted
 from ...encoders.qwen3_asr import Qwen3AlignerTower, Qwen3ASRTowerConfig
+from ..acoustic.base import StageOneOptions
 from ..acoustic.runner import load_module
 from ..acoustic.threads import one_thread
 from ..acoustic.tower import TowerModel
@@ -28,7 +29,6 @@ from ..batching import BatchPool
 from ..checks import argument_names, check_arguments, checked_texts, refuse_unknown, say_unused
 from ..config import EngineConfig, device_name, dtype_name
 from ..errors import AudioTooLongError, CheckpointError, ConfigError, PromptTooLongError
-from ..families.base import StageOneOptions
 from ..families.qwen3_asr import KNOWN_LANGUAGES
 from ..hub.resolve import HubName, resolve_model
 from ..manifest import ACOUSTIC_NAME, LLM_DIR_NAME, EngineManifest

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tests.fake_model import FakeAcoustic, fake_transcriber
-from twostage_asr.engine.families.base import EncodedBatch
+from twostage_asr.engine.acoustic.base import EncodedBatch
 from twostage_asr.engine.transcriber import Transcriber
 
 

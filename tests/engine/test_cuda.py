@@ -24,11 +24,11 @@ from twostage_asr.encoders.sensevoice import SenseVoiceConfig, SenseVoiceEncoder
 from twostage_asr.encoders.transformer import LayerStack, PaddedKeys, attend, attention_bias, key_mask, valid_frames
 from twostage_asr.engine import AutoModelVLLM, DecodeError
 from twostage_asr.engine.acoustic import runner
+from twostage_asr.engine.acoustic.base import StageOneOptions
 from twostage_asr.engine.acoustic.cuda_graphs import MAX_CLIPS, MAX_FRAMES, Encode, SmallBatchGraphs, bucket_of
 from twostage_asr.engine.acoustic.runner import StageOneRunner
 from twostage_asr.engine.captures import CAPTURES
 from twostage_asr.engine.families import family_named
-from twostage_asr.engine.families.base import StageOneOptions
 from twostage_asr.engine.manifest import EngineManifest, FrameClock
 from twostage_asr.engine.words import aligner
 from twostage_asr.engine.words.aligner import WordAligner

@@ -13,9 +13,9 @@ from tests.tones import clip
 from twostage_asr.encoders.glm_asr import GLMASRTower, GLMASRTowerConfig
 from twostage_asr.encoders.llm_asr import AdaptorKind, LLMASRTower, LLMASRTowerConfig
 from twostage_asr.encoders.qwen3_asr import Qwen3ASRTower, Qwen3ASRTowerConfig
+from twostage_asr.engine.acoustic.base import StageOneOptions
 from twostage_asr.engine.acoustic.threads import one_thread
 from twostage_asr.engine.acoustic.tower import TowerModel
-from twostage_asr.engine.families.base import StageOneOptions
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU here")
 

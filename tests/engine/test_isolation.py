@@ -31,10 +31,10 @@ from twostage_asr.engine import (
     recordings,
     transcribe_options,
 )
+from twostage_asr.engine.acoustic.base import EncodedBatch
 from twostage_asr.engine.audio.inputs import AudioInput, expand_inputs
 from twostage_asr.engine.audio.waveform import SAMPLE_RATE
 from twostage_asr.engine.decoder.base import Hypothesis
-from twostage_asr.engine.families.base import EncodedBatch
 from twostage_asr.engine.isolation import isolated
 from twostage_asr.engine.pipeline import Pipeline
 from twostage_asr.engine.transcriber import Transcriber

@@ -11,7 +11,7 @@ import torch
 from tests.fake_model import FakeAcoustic, fake_transcriber, samples
 from twostage_asr.engine import AudioInput, AutoModelVLLM, transcribe_options
 from twostage_asr.engine.acoustic import threads
-from twostage_asr.engine.families.base import EncodedBatch
+from twostage_asr.engine.acoustic.base import EncodedBatch
 
 
 class Threads:

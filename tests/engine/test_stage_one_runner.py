@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from twostage_asr.encoders import SAMPLE_RATE
+from twostage_asr.engine.acoustic.base import StageOneOptions
 from twostage_asr.engine.acoustic.cuda_graphs import FRAME_STEP, MAX_CLIPS, MAX_FRAMES, bucket_of
 from twostage_asr.engine.acoustic.runner import USUAL_CLIPS, StageOneRunner
-from twostage_asr.engine.families.base import StageOneOptions
 
 FRAME_SAMPLES = 960
 

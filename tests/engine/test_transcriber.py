@@ -16,12 +16,12 @@ import torch
 from tests.fake_model import fake_transcriber, samples, text_of
 from tests.pipeline import Clip
 from twostage_asr.engine import AutoModelVLLM, ConfigError, transcribe_options
+from twostage_asr.engine.acoustic.base import StageOneOptions
 from twostage_asr.engine.audio import readers
 from twostage_asr.engine.audio.inputs import AudioInput, expand_inputs, iterate_inputs
 from twostage_asr.engine.audio.loading import load_blocks
 from twostage_asr.engine.audio.waveform import Waveform
 from twostage_asr.engine.families import family_named
-from twostage_asr.engine.families.base import StageOneOptions
 from twostage_asr.engine.manifest import EngineManifest
 from twostage_asr.engine.timeline import Timeline
 from twostage_asr.engine.transcriber import Transcriber

@@ -11,8 +11,8 @@ import numpy as np
 
 from tests.fake_decoder import FakeDecoder
 from tests.fake_model import HIDDEN_SIZE, FakeAcoustic, fake_transcriber, number_of, write_answer
+from twostage_asr.engine.acoustic.base import EncodedBatch
 from twostage_asr.engine.errors import CheckpointError
-from twostage_asr.engine.families.base import EncodedBatch
 from twostage_asr.engine.transcriber import Transcriber
 
 DEADLY = 990  # the number of a clip

@@ -19,8 +19,9 @@ from twostage_asr.convert.safetensors_file import read_checkpoint
 from twostage_asr.convert.weights import plan_weights
 from twostage_asr.engine import AutoModelVLLM
 from twostage_asr.engine import families as engine_families
+from twostage_asr.engine.acoustic.base import EncodedBatch, StageOneOptions
 from twostage_asr.engine.acoustic.runner import load_module
-from twostage_asr.engine.families.base import Answer, EncodedBatch, Request, StageOneOptions
+from twostage_asr.engine.families.base import Answer, Request
 from twostage_asr.engine.manifest import ACOUSTIC_NAME, EngineManifest
 from twostage_asr.engine.prompt import PromptText
 

@@ -15,7 +15,7 @@ import pytest
 from tests.hub_mirror import HubMirror
 from twostage_asr.engine.errors import HubError
 from twostage_asr.engine.hub import fetch, libraries
-from twostage_asr.engine.hub.libraries import RemoteFile, Snapshot
+from twostage_asr.engine.hub.libraries import ListedFile, Snapshot
 from twostage_asr.engine.hub.resolve import resolve_model
 
 WEIGHTS = 2_000_000_000  # bytes
@@ -37,7 +37,7 @@ class Hub:
     def look(self) -> Snapshot:
         (self.directory / "config.yaml").write_text("model: FunASRNano\n")
         sizes = {"config.yaml": 18, "model.pt": WEIGHTS, "NOTES.md": 5_000, "multilingual.tiktoken": 900_000}
-        return Snapshot(self.directory, {name: RemoteFile(size, None) for name, size in sizes.items()})
+        return Snapshot(self.directory, {name: ListedFile(size, None) for name, size in sizes.items()})
 
     def fetch(self, snapshot: Snapshot, names: Collection[str]) -> None:
         Hub.fetches += 1
@@ -122,7 +122,7 @@ def test_a_file_of_another_size_is_refused(directory: Path, monkeypatch: pytest.
 def test_a_part_that_is_no_beginning_of_the_file_is_thrown_away(tmp_path: Path, part: bytes, is_told: bool) -> None:
     content = bytes(range(256)) * 40
     (tmp_path / "model.pt").write_bytes(content)
-    file = RemoteFile(len(content), hashlib.sha256(content).hexdigest())
+    file = ListedFile(len(content), hashlib.sha256(content).hexdigest())
     blob = tmp_path / "cache" / "blobs" / "digest"
     blob.parent.mkdir(parents=True)
     blob.with_name("digest.incomplete").write_bytes(part)

@@ -300,7 +300,7 @@ def test_places_in_the_arena_are_used_again() -> None:
     places = [arena.put(np.full(n, n, np.float32)) for n in lengths]
     assert [set(arena.waveform(place, n)) for place, n in zip(places, lengths, strict=True)] == [{n} for n in lengths]
     for index in (2, 0, 3, 1):
-        arena.free(places[index], lengths[index])
+        arena.free(places[index])
     assert arena.put(np.zeros(5000, np.float32)) == 0
 
 
