@@ -98,7 +98,8 @@ def _own_sounds(middles: FloatArray, sounds: _Sounds) -> list[int]:
     bounds = [len(middles)]
     for begin in reversed(begins):
         bounds.append(begin[bounds[-1]])
-    return np.repeat(np.arange(len(begins)), -np.diff(bounds)[::-1]).tolist()
+    counts = -np.diff(bounds)[::-1]
+    return [i for i, count in enumerate(counts.tolist()) for _ in range(count)]
 
 
 def _sounds(waveform: Waveform) -> _Sounds:
@@ -116,5 +117,5 @@ def _sounds(waveform: Waveform) -> _Sounds:
     starts, ends = edges[::2], edges[1::2]
     is_pause = np.ones(len(starts) + 1, np.bool_)
     np.greater_equal(starts[1:] - ends[:-1], LEAST_PAUSE_S * _HOPS_PER_S, out=is_pause[1:-1])
-    starts, ends = starts[is_pause[:-1]] / _HOPS_PER_S, ends[is_pause[1:]] / _HOPS_PER_S
-    return _Sounds(starts.tolist(), ends.tolist(), len(power) / _HOPS_PER_S)
+    kept_s = [(each / _HOPS_PER_S).tolist() for each in (starts[is_pause[:-1]], ends[is_pause[1:]])]
+    return _Sounds(*kept_s, clip_end=len(power) / _HOPS_PER_S)
