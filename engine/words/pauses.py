@@ -117,5 +117,6 @@ def _sounds(waveform: Waveform) -> _Sounds:
     starts, ends = edges[::2], edges[1::2]
     is_pause = np.ones(len(starts) + 1, np.bool_)
     np.greater_equal(starts[1:] - ends[:-1], LEAST_PAUSE_S * _HOPS_PER_S, out=is_pause[1:-1])
-    kept_s = [(each / _HOPS_PER_S).tolist() for each in (starts[is_pause[:-1]], ends[is_pause[1:]])]
-    return _Sounds(*kept_s, clip_end=len(power) / _HOPS_PER_S)
+    starts_s: list[float] = (starts[is_pause[:-1]] / _HOPS_PER_S).tolist()
+    ends_s: list[float] = (ends[is_pause[1:]] / _HOPS_PER_S).tolist()
+    return _Sounds(starts_s, ends_s, len(power) / _HOPS_PER_S)
