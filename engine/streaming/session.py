@@ -12,10 +12,10 @@ as a whole. Its Final is what offline transcription of the same audio gives. Sil
 the open segment is dropped, so the cost grows linearly with the length of the stream.
 
 Sentences: a segment whose text stops within a sentence waits SegmentRules.mid_sentence_ms longer for more speech. To
-know the text in time, it is also decoded when speech has paused for _PAUSE_S. Unless the last final in such a script, or a
-later partial, has ended with a mark that ends sentences, the model may be one that writes none in this language. Nothing
-is concluded from their absence then, so that such a model makes one segment wait at most. Scripts are told apart by
-whether words have spaces between them: a model may write marks in English, but none in Chinese.
+know the text in time, it is also decoded when speech has paused for _PAUSE_S. Unless the last final in such a script,
+or a later partial, has ended with a mark that ends sentences, the model may be one that writes none in this language.
+Nothing is concluded from their absence then, so that such a model makes one segment wait at most. Scripts are told
+apart by whether words have spaces between them: a model may write marks in English, but none in Chinese.
 
 Confirmed text: the text that three partials in a row agree on is confirmed, without its last rollback_chars characters,
 and cut where a token of the LLM ends. Two partials are not enough, because the second may repeat a mistake that the
