@@ -5,7 +5,7 @@ between them, are cut by the rules for recordings. With `--whisper`, a Whisper c
 segment, and of each sentence by itself with 0.2 s around it, as if it had been cut by hand.
 
 "In sound": cuts within a sentence that have sound of the clean talk within 30 ms. "Edges": sentences of which more than
-50 ms are lost at the beginning, at the end.
+50 ms are lost at the beginning, at the end. What lies below 80 Hz is the rumble of a recording, and no sound of these.
 """
 
 import argparse
@@ -26,6 +26,7 @@ PAUSE_S = (0.3, 1.5)
 AROUND_S = 0.2
 NEAR_S = 0.03
 EDGE_S = 0.05
+RUMBLE_HZ = 80.0
 Spans = list[tuple[float, float]]
 
 
@@ -72,12 +73,25 @@ def conditions(clean: Talk, others: Talk) -> dict[str, Talk]:
 
 def cuts(clean: Talk, spans: Spans) -> str:
     inside = [(end, turn) for _, end in spans for turn in clean.turns if turn[0] + 0.2 < end < turn[1] - 0.25]
-    kept = [[(max(a, s), min(b, e)) for s, e in spans if s < b and e > a] for a, b in clean.turns]
-    first = sum(bool(parts) and parts[0][0] - a > EDGE_S for parts, (a, _) in zip(kept, clean.turns, strict=True))
-    last = sum(bool(parts) and b - parts[-1][1] > EDGE_S for parts, (_, b) in zip(kept, clean.turns, strict=True))
+    turns = sounding(clean)
+    kept = [[(max(a, s), min(b, e)) for s, e in spans if s < b and e > a] for a, b in turns]
+    first = sum(bool(parts) and parts[0][0] - a > EDGE_S for parts, (a, _) in zip(kept, turns, strict=True))
+    last = sum(bool(parts) and b - parts[-1][1] > EDGE_S for parts, (_, b) in zip(kept, turns, strict=True))
     in_sound = sum(sounds_at(clean, end, turn) for end, turn in inside)
     longest = max(end - start for start, end in spans)
     return f"{len(spans)}, {longest:.1f} | {len(inside)}, {in_sound} | {first}, {last} |"
+
+
+def sounding(clean: Talk) -> Spans:
+    """Where (s) each sentence's first sound begins and its last one ends."""
+    spectrum = np.fft.rfft(clean.waveform)
+    spectrum[np.fft.rfftfreq(len(clean.waveform), 1 / SAMPLE_RATE) < RUMBLE_HZ] = 0.0
+    heard = np.fft.irfft(spectrum, len(clean.waveform))
+    edges = []
+    for start, end in clean.turns:
+        loud = np.flatnonzero(is_loud(heard[int(start * SAMPLE_RATE) : int(end * SAMPLE_RATE)])) / SAMPLE_RATE
+        edges.append((start + loud[0], start + loud[-1]))
+    return edges
 
 
 def sounds_at(clean: Talk, time_s: float, turn: tuple[float, float]) -> bool:

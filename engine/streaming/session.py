@@ -12,9 +12,10 @@ as a whole. Its Final is what offline transcription of the same audio gives. Sil
 the open segment is dropped, so the cost grows linearly with the length of the stream.
 
 Sentences: a segment whose text stops within a sentence waits SegmentRules.mid_sentence_ms longer for more speech. To
-know the text in time, it is also decoded when speech has paused for _PAUSE_S. Unless the last final or a later partial
-has ended with a mark that ends sentences, the model may be one that writes none, at least not in this language. Nothing
-is concluded from their absence then, so that such a model makes one segment wait at most.
+know the text in time, it is also decoded when speech has paused for _PAUSE_S. Unless the last final in such a script,
+or a later partial, has ended with a mark that ends sentences, the model may be one that writes none in this language.
+Nothing is concluded from their absence then, so that such a model makes one segment wait at most. Scripts are told
+apart by whether words have spaces between them: a model may write marks in English, but none in Chinese.
 
 Confirmed text: the text that three partials in a row agree on is confirmed, without its last rollback_chars characters,
 and cut where a token of the LLM ends. Two partials are not enough, because the second may repeat a mistake that the
@@ -57,7 +58,7 @@ from .audio import PCM, PCMReader, RecentAudio
 from .events import Event, Final, Partial
 from .speakers import LiveSpeakers
 from .steps import Done, Steps, outcome_of, wait, wait_on_loop
-from .text import ends_sentence, on_stream_time, split_after, token_prefix, with_text
+from .text import ends_sentence, is_unspaced, on_stream_time, split_after, token_prefix, with_text
 
 logger = logging.getLogger(__name__)
 
@@ -214,7 +215,7 @@ class _Stream:
         self._language: str | None = None  # of its last partial
         self._num_partials = 0
         self._heard_s = 0.0  # end (s) of the audio that the last partial covers
-        self._writes_sentences = False  # whether the last final, or a partial since, has ended with a mark
+        self._has_marks = {True: False, False: False}  # of unspaced texts, of others: see the top of this file
         self._has_ended = False  # nothing may be pushed any more
         self._caller = threading.Lock()  # held while a push or finish() is under way
 
@@ -294,7 +295,7 @@ class _Stream:
             self._finished.append(Final(self._segment, start, end, transcript))
             self._segment += 1
             if transcript.text:
-                self._writes_sentences = ends_sentence(transcript.text)
+                self._has_marks[is_unspaced(transcript.text)] = ends_sentence(transcript.text)
             self._confirmed = rest
             self._hypotheses.clear()
             self._num_partials = 0
@@ -352,15 +353,15 @@ class _Stream:
 
     def _is_due(self, start: float, now: float) -> bool:
         """Whether chunk_ms of new audio have come, or a pause after speech that the last partial does not cover."""
-        is_waiting = self._writes_sentences and self._live.rules.mid_sentence_ms > 0
+        is_waiting = any(self._has_marks.values()) and self._live.rules.mid_sentence_ms > 0
         has_paused = self._heard_s < self._segmenter.speech_end_s <= now - _PAUSE_S
         return (is_waiting and has_paused) or now - max(self._heard_s, start) >= self._live.chunk_ms / 1000
 
     def _note_sentence(self, text: str) -> None:
         """Tell the segmenter how far the text goes, if it stops within a sentence."""
         is_whole = ends_sentence(text)
-        self._writes_sentences |= is_whole
-        is_mid_sentence = bool(text) and not is_whole and self._writes_sentences
+        has_marks = self._has_marks[is_unspaced(text)] = is_whole or self._has_marks[is_unspaced(text)]
+        is_mid_sentence = bool(text) and not is_whole and has_marks
         self._segmenter.mid_sentence_to_s = self._heard_s if is_mid_sentence else 0.0
 
     def _confirmable(self, text: str) -> str:

@@ -35,6 +35,12 @@ def ends_sentence(text: str) -> bool:
     return text.endswith(_SENTENCE_ENDS) and not text.endswith("..")
 
 
+def is_unspaced(text: str) -> bool:
+    """Whether the last letter of the text is Chinese or Japanese, which have no spaces between words."""
+    last = next((character for character in reversed(text) if character.isalpha()), "")
+    return "\u2e80" <= last < "\uac00" or last >= "\U00020000"  # Korean, which has spaces, begins at \uac00
+
+
 def split_after(text: str, num_words: int) -> tuple[str, str]:
     """The first `num_words` words of a text, and the rest of it."""
     words = split_words(text)

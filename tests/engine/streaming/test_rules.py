@@ -158,6 +158,16 @@ def test_a_model_that_writes_no_marks_in_a_language_makes_one_segment_wait(model
     assert len(finals(hear(session, speech(1.0, 2.0, 1.0, 1.4, 1.0, 0.9, 1.0, 2.0), 1600))) == 4
 
 
+@pytest.mark.parametrize(("first", "num_finals"), [("One.", 3), ("一。", 2)])
+def test_marks_in_another_script_make_no_segment_wait(model: Model, first: str, num_finals: int) -> None:
+    def answer(asked: Submitted) -> str:
+        return first if all(each.is_partial for each in service.submitted[:-1]) else "二三"
+
+    service = ScriptedService(model, answer)
+    session = StreamingSession(service, OPTIONS, LiveOptions(vad=LoudIsSpeech()))  # type: ignore[arg-type]
+    assert len(finals(hear(session, speech(1.0, 2.0, 1.0, 0.9, 1.0, 2.0), 1600))) == num_finals
+
+
 def test_words_beyond_a_cut_are_kept_for_the_next_segment(model: Model) -> None:
     def answer(asked: Submitted) -> str:
         if asked.is_partial:

@@ -3,7 +3,7 @@
 import pytest
 
 from twostage_asr.engine.errors import UnsupportedAudioError
-from twostage_asr.engine.streaming.text import ends_sentence, on_stream_time, split_after, with_text
+from twostage_asr.engine.streaming.text import ends_sentence, is_unspaced, on_stream_time, split_after, with_text
 from twostage_asr.engine.transcript import Segment, Transcript, Word
 
 WORDS = (Word("one", 0.1, 0.4, 0.9), Word("two", 0.5, 0.8, 0.7))
@@ -63,3 +63,19 @@ def test_times_count_from_the_start_of_the_stream() -> None:
     moved = (Word("one", 60.1, 60.4, 0.9), Word("two", 60.5, 60.8, 0.7))
     assert later.words == moved and later.segments == (Segment(60.1, 60.8, "one, two", moved, 0.8),)
     assert on_stream_time(Transcript("k"), 60.0).words is None
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("two.", False),
+        ("二。", True),
+        ("カナ!", True),
+        ("𠮷", True),
+        ("한국어.", False),
+        ("OK 好 3.", True),
+        ("", False),
+    ],
+)
+def test_chinese_and_japanese_have_no_spaces(text: str, expected: bool) -> None:
+    assert is_unspaced(text) is expected

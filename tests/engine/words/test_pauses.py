@@ -30,8 +30,49 @@ def test_edges_in_pauses_move_to_the_sound_of_their_words() -> None:
     assert second == pytest.approx((1.3, 1.8), abs=0.0101)
 
 
-def test_edges_in_sound_stay() -> None:
-    assert times(TWO_WORDS, (0.6, 0.9), (1.4, 1.7)) == [(0.6, 0.9), (1.4, 1.7)]
+def test_edges_between_words_of_one_sound_stay() -> None:
+    words = [(0.55, 0.75), (0.75, 0.95), (1.4, 1.5), (1.5, 1.7)]
+    assert times(TWO_WORDS, *words) == words
+
+
+def test_a_word_that_is_alone_lasts_as_long_as_its_sound() -> None:
+    assert times(TWO_WORDS, (0.6, 0.9), (1.4, 1.7)) == [
+        pytest.approx((0.5, 1.0), abs=0.0101),
+        pytest.approx((1.3, 1.8), abs=0.0101),
+    ]
+
+
+def test_a_word_gets_no_sound_of_more_than_twice_its_length() -> None:
+    assert times(TWO_WORDS, (0.6, 0.83), (1.4, 1.63)) == [(0.6, 0.83), (1.4, 1.63)]
+
+
+def test_no_word_reaches_into_the_sound_of_its_neighbour() -> None:
+    (first, second) = times(TWO_WORDS, (0.5, 1.4), (1.4, 1.8))
+    assert first == pytest.approx((0.5, 1.0), abs=0.0101)
+    assert second == pytest.approx((1.3, 1.8), abs=0.0101)
+
+
+def test_an_edge_within_a_sound_of_several_words_stays() -> None:
+    words = times(TWO_WORDS, (0.6, 1.35), (1.35, 1.55), (1.55, 1.75))
+    assert words == [pytest.approx((0.5, 1.35), abs=0.0101), (1.35, 1.55), (1.55, 1.75)]
+
+
+def test_a_word_in_the_sound_of_its_neighbour_gets_the_sound_that_has_no_word() -> None:
+    assert times(TWO_WORDS, (0.5, 0.7), (0.7, 1.0)) == [(0.5, 0.7), pytest.approx((1.3, 1.8), abs=0.0101)]
+
+
+def test_no_word_moves_to_a_cough() -> None:
+    cough = sound((0.5, QUIET), (0.5, LOUD), (0.3, QUIET), (0.1, LOUD), (0.5, QUIET))
+    assert times(cough, (0.5, 0.7), (0.7, 1.0)) == [(0.5, 0.7), (0.7, 1.0)]
+
+
+def test_no_word_moves_to_a_sound_far_away() -> None:
+    far = sound((0.5, QUIET), (0.5, LOUD), (0.5, QUIET), (0.5, LOUD), (0.5, QUIET))
+    assert times(far, (0.5, 0.7), (0.7, 1.0)) == [(0.5, 0.7), (0.7, 1.0)]
+
+
+def test_a_pause_within_a_word_stays_in_it() -> None:
+    assert times(TWO_WORDS, (0.45, 1.85)) == [pytest.approx((0.5, 1.8), abs=0.0101)]
 
 
 def test_a_word_that_lies_in_a_pause_stays() -> None:
