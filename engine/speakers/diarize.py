@@ -13,7 +13,7 @@ from .clustering import Labels, SpeakerCount, centres_of, cluster, in_order
 from .model import WINDOW_SAMPLES, Bounds, Embeddings, SpeakerModel, embed_windows
 
 SHIFT_SAMPLES = WINDOW_SAMPLES // 2
-CHANGE_COST = 0.05  # of cosine similarity: a speaker who seems to be heard for a moment must be this much more alike
+CHANGE_COST = 0.03  # of cosine similarity: a speaker who seems to be heard for a moment must be this much more alike
 _OVERLAP_SIMILARITY, _OVERLAP_MARGIN = 0.4, 0.08  # to the second speaker, and to the first less the second
 Spans = npt.NDArray[np.float64]  # (N, 2): start and end in seconds
 Similarities = npt.NDArray[np.float32]  # (windows, speakers)
@@ -68,7 +68,7 @@ def diarize(stretches: Sequence[Stretch], count: SpeakerCount) -> Diarized:
 
     A turn may be a laugh or a cough; labelling.py knows who says something.
     """
-    stretches = sorted((one for one in stretches if len(one.windows)), key=lambda one: one.start)
+    stretches = sorted((one for one in stretches if len(one.windows)), key=lambda one: (one.channel or 0, one.start))
     if not stretches:
         return Diarized((), {})
     embeddings = np.concatenate([one.embeddings for one in stretches])
@@ -86,25 +86,29 @@ def diarize(stretches: Sequence[Stretch], count: SpeakerCount) -> Diarized:
 
 
 def _smoothed(stretches: Sequence[Stretch], embeddings: Embeddings, labels: Labels) -> Labels:
-    """The labels of all windows without doubtful changes, unless a speaker would be lost."""
+    """The labels of all windows without doubtful changes, unless a speaker would be lost.
+
+    A short window says less about the voice, so its similarities count by its length.
+    """
     if not labels.any():
         return labels
-    centres = centres_of(embeddings, labels)
-    smoothed = in_order(np.concatenate([most_alike(one.embeddings @ centres.T) for one in stretches]))
+    seconds = np.diff(np.concatenate([one.windows for one in stretches]), axis=1)
+    lengths = (seconds * SAMPLE_RATE / WINDOW_SAMPLES).astype(np.float32)
+    smoothed = in_order(most_alike(embeddings @ centres_of(embeddings, labels).T * lengths))
     return smoothed if smoothed.max() == labels.max() else labels
 
 
 def most_alike(similarities: Similarities) -> Labels:
-    """The most similar path through the speakers: (T, K) similarities of a stretch's windows -> (T,), by Viterbi.
+    """The most similar path through the speakers: (T, K) similarities of windows in order of time -> (T,), by Viterbi.
 
     Each change of the speaker costs CHANGE_COST, so that one doubtful window does not interrupt a turn.
     """
     total, before = similarities[0], []
     for row in similarities[1:]:
         best = int(np.argmax(total))
-        changed = total[best] - CHANGE_COST
-        before.append(np.where(total >= changed, np.arange(len(total)), best))
-        total = np.maximum(total, changed) + row
+        total = total - total[best]  # so that it stays exact for hours
+        before.append(np.where(total >= -CHANGE_COST, np.arange(len(total)), best))
+        total = np.maximum(total, -CHANGE_COST) + row
     path = [int(np.argmax(total))]
     for choices in reversed(before):
         path.append(int(choices[path[-1]]))
