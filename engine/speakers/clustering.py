@@ -21,10 +21,8 @@ MAX_POINTS = 2000  # points of one linkage, whose distances take 16 MB: 25 minut
 MAX_SPEAKERS = 20
 SAME_VOICE = 0.45  # average cosine similarity of two clusters' windows, from which on they are one voice
 SAME_SPEAKER = 0.51  # cosine similarity of two speakers' centres, from which on they are one,
-SAME_LARGE = (
-    0.62  # and of two that have LARGE_SHARE of all seconds and LARGE_S each. People who talk over each other are
-)
-LARGE_SHARE, LARGE_S = 0.22, 5.0  # alike, since many windows hear both. A small cluster that is as alike is a mixture.
+SAME_LARGE = 0.62  # and of two that have LARGE_SHARE of all seconds and LARGE_S each. People who talk over each other
+LARGE_SHARE, LARGE_S = 0.22, 5.0  # are alike, since many windows hear both. A small cluster as alike is a mixture.
 LEAST_SPEECH = 0.45  # times the square root of all seconds: a cluster with less speech is no speaker of its own,
 ENOUGH_SPEECH_S = 8.0  # but one with so much is, however long the recording is
 _GROUP_SIMILARITY, _MAX_GROUPS = 0.62, 64  # of the groups of one block: their least similarity, unless they are more
