@@ -21,7 +21,9 @@ from .model import Embeddings
 MAX_POINTS = 2000  # points of one linkage, whose distances take 16 MB: 25 minutes of speech
 MAX_SPEAKERS = 20
 SAME_VOICE = 0.45  # average cosine similarity of two clusters' windows, from which on they are one voice
-SAME_SPEAKER = 0.51  # cosine similarity of two speakers' centres, from which on they are one
+SAME_SPEAKER = 0.51  # cosine similarity of two speakers' centres, from which on they are one,
+SAME_LARGE = 0.62  # and of two that have LARGE_SHARE of all seconds and LARGE_S each. People who talk over each other
+LARGE_SHARE, LARGE_S = 0.22, 5.0  # are alike, since many windows hear both. A small cluster as alike is a mixture.
 LEAST_SPEECH = 0.45  # times the square root of all seconds: a cluster with less speech is no speaker of its own,
 ENOUGH_SPEECH_S = 8.0  # but one with so much is, however long the recording is
 _GROUP_SIMILARITY, _MAX_GROUPS = 0.62, 64  # of the groups of one block: their least similarity, unless they are more
@@ -205,12 +207,14 @@ def _voices(tree: Tree, seconds: Weights, least: int) -> Labels:
 def _joined(points: Embeddings, seconds: Weights, labels: Labels, bounds: tuple[int, int]) -> Labels:
     """Join the two speakers that are most alike, as long as they are one or there are too many."""
     least, most = bounds
+    large = max(LARGE_SHARE * float(seconds.sum()), LARGE_S)
     while (num := int(labels.max()) + 1) > least:
-        centres, _ = _centres(points, seconds, labels)
-        alike = centres @ centres.T
-        np.fill_diagonal(alike, -np.inf)
-        kept, joined = sorted(divmod(int(np.argmax(alike)), num))
-        if num <= most and alike[kept, joined] < SAME_SPEAKER:
+        centres, spoken = _centres(points, seconds, labels)
+        are_large = np.minimum.outer(spoken, spoken) >= large
+        excess = centres @ centres.T - np.where(are_large, SAME_LARGE, SAME_SPEAKER)
+        np.fill_diagonal(excess, -np.inf)
+        kept, joined = sorted(divmod(int(np.argmax(excess)), num))
+        if num <= most and excess[kept, joined] < 0:
             break
         labels = np.where(labels == joined, kept, labels - (labels > joined))
     return labels

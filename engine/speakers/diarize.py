@@ -13,7 +13,7 @@ from .clustering import GroupsOf, Labels, SpeakerCount, block_groups, centres_of
 from .model import WINDOW_SAMPLES, Bounds, Embeddings, SpeakerModel, embed_windows
 
 SHIFT_SAMPLES = WINDOW_SAMPLES // 2
-CHANGE_COST = 0.05  # of cosine similarity: a speaker who seems to be heard for a moment must be this much more alike
+CHANGE_COST = 0.03  # of cosine similarity: a speaker who seems to be heard for a moment must be this much more alike
 _OVERLAP_SIMILARITY, _OVERLAP_MARGIN = 0.4, 0.08  # to the second speaker, and to the first less the second
 Spans = npt.NDArray[np.float64]  # (N, 2): start and end in seconds
 Similarities = npt.NDArray[np.float32]  # (windows, speakers)
@@ -86,40 +86,38 @@ def diarize(stretches: Sequence[Stretch], count: SpeakerCount, groups_of: Groups
 
 
 def _smoothed(stretches: Sequence[Stretch], embeddings: Embeddings, labels: Labels) -> Labels:
-    """The labels of all windows without doubtful changes, unless a speaker would be lost."""
+    """The labels of all windows without doubtful changes, unless a speaker would be lost.
+
+    A short window says less about the voice, so its similarities count by its length. Channels, which are heard at the
+    same time, follow each other here.
+    """
     if not labels.any():
         return labels
-    centres = centres_of(embeddings, labels)
-    smoothed = in_order(most_alike([one.embeddings @ centres.T for one in stretches]))
+    seconds = np.diff(np.concatenate([one.windows for one in stretches]), axis=1)
+    lengths = (seconds * SAMPLE_RATE / WINDOW_SAMPLES).astype(np.float32)
+    similarities = embeddings @ centres_of(embeddings, labels).T * lengths
+    by_channel = np.argsort([one.channel or 0 for one in stretches for _ in one.windows], kind="stable")
+    path = np.empty_like(labels)
+    path[by_channel] = most_alike(similarities[by_channel])
+    smoothed = in_order(path)
     return smoothed if smoothed.max() == labels.max() else labels
 
 
-def most_alike(stretches: Sequence[Similarities]) -> Labels:
-    """The most similar path through the speakers: (T, K) similarities of each stretch's windows -> (sum of T,).
+def most_alike(similarities: Similarities) -> Labels:
+    """The most similar path through the speakers: (T, K) similarities of windows in order of time -> (T,), by Viterbi.
 
-    Each change of the speaker costs CHANGE_COST, so that one doubtful window does not interrupt a turn. It is Viterbi's
-    algorithm, for all stretches at once: each step is one window of all those that have so many, the longest first.
+    Each change of the speaker costs CHANGE_COST, so that one doubtful window does not interrupt a turn.
     """
-    lengths = np.array([len(one) for one in stretches])
-    longest_first = np.argsort(-lengths, kind="stable")
-    begins, lengths = (np.cumsum(lengths) - lengths)[longest_first], lengths[longest_first]
-    rows = np.concatenate(stretches)
-    total, before = rows[begins], []
-    for step in range(1, lengths[0]):
-        num = int(np.searchsorted(-lengths, -step))  # stretches that are longer than this
-        now = total[:num]
-        best = np.argmax(now, axis=1)[:, None]
-        changed = np.take_along_axis(now, best, 1) - CHANGE_COST
-        before.append(np.where(now >= changed, np.arange(rows.shape[1]), best))
-        total[:num] = np.maximum(now, changed) + rows[begins[:num] + step]
-    labels = np.argmax(total, axis=1)
-    path = np.empty(len(rows), np.int64)
-    path[begins + lengths - 1] = labels
-    for step in reversed(range(1, lengths[0])):
-        choices = before[step - 1]
-        labels[: len(choices)] = choices[np.arange(len(choices)), labels[: len(choices)]]
-        path[begins[: len(choices)] + step - 1] = labels[: len(choices)]
-    return path
+    total, before = similarities[0], []
+    for row in similarities[1:]:
+        best = int(np.argmax(total))
+        total = total - total[best]  # so that it stays exact for hours
+        before.append(np.where(total >= -CHANGE_COST, np.arange(len(total)), best))
+        total = np.maximum(total, -CHANGE_COST) + row
+    path = [int(np.argmax(total))]
+    for choices in reversed(before):
+        path.append(int(choices[path[-1]]))
+    return np.array(path[::-1])
 
 
 def _is_doubtful(similarities: Similarities) -> npt.NDArray[np.bool_]:

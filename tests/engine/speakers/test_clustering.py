@@ -80,3 +80,13 @@ def test_speakers_are_as_alike_as_the_variants_of_one_voice_that_are_each_too_sh
     points[np.arange(36), 2 + np.r_[np.arange(20) // 10, 2 + np.arange(16) // 2]] = own
     points[36:, 1], points[36:, 10] = alike, own
     assert cluster(points, [0.75] * 40, ANY).tolist() == [0] * 10 + [1] * 10 + [2] * 20
+
+
+@pytest.mark.parametrize(("first", "speakers"), [(20, 2), (34, 1)])
+def test_two_alike_speakers_stay_apart_if_both_have_much_speech(first: int, speakers: int) -> None:
+    """Windows of one voice have a cosine similarity of 0.62, and of two voices 0.35: their centres have about 0.55."""
+    points = np.zeros((40, 64), np.float32)
+    points[:, 0] = np.sqrt(0.35)
+    points[:first, 1] = points[first:, 2] = np.sqrt(0.27)
+    points[np.arange(40), 3 + np.arange(40)] = np.sqrt(0.38)
+    assert len(set(cluster(points, [0.75] * 40, ANY).tolist())) == speakers

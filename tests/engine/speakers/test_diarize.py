@@ -3,6 +3,7 @@
 import itertools
 import tracemalloc
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -79,9 +80,23 @@ def test_a_speaker_changes_sooner_the_less_the_window_across_the_change_is_like_
 
 def test_one_doubtful_window_does_not_interrupt_a_turn() -> None:
     rows = voices([0] * 24 + [1] * 24)
-    rows[2] = normalised((0.52 * rows[2] + 0.48 * rows[26])[None])[0]
+    rows[2] = normalised((0.54 * rows[2] + 0.46 * rows[26])[None])[0]
     found = diarize([spoken(0.0, 36.75, rows)], ANY)
     assert [name for name, _ in itertools.groupby(names(found))] == ["SPK0", "SPK1"]
+
+
+@pytest.mark.parametrize(("seconds", "speaker"), [(0.2, "SPK1"), (1.5, "SPK0")])
+def test_a_short_window_says_less_about_the_speaker_than_a_long_one(seconds: float, speaker: str) -> None:
+    """SPK1 has just spoken, and what follows sounds a little more like SPK0."""
+    row = normalised(0.4 * voices([1], 5) + 0.6 * voices([0], 6))
+    found = diarize([one_voice(0.0, 15.0, 0), one_voice(16.0, 15.0, 1), spoken(31.2, seconds, row)], ANY)
+    assert names(found) == ["SPK0", "SPK1", speaker]
+
+
+def test_who_speaks_first_is_the_first_on_whichever_channel() -> None:
+    early, late = one_voice(0.0, 15.0, 1), one_voice(5.0, 15.0, 0)
+    found = diarize([replace(late, channel=0), replace(early, channel=1)], ANY)
+    assert [(turn.speaker, turn.channel) for turn in found.turns] == [("SPK0", 1), ("SPK1", 0)]
 
 
 def test_a_word_of_an_unlike_sound_is_no_speaker_of_its_own() -> None:
