@@ -141,8 +141,8 @@ class Trainer:
         pairs = []
         for batch in in_order(group, _EXAMINED, self._model.end_id):
             waveforms = self._kept_composer.waveforms(_uploaded(batch, self._device), NO_AUGMENTATION)
-            with torch.inference_mode(), _autocast(self._device):
-                answers = self._model.decode(self._model.hear(waveforms), MOST_TOKENS)
+            with _autocast(self._device):  # with gradients, so that the adaptor runs as in training
+                answers = self._model.decode(self._model.hear(waveforms).detach(), MOST_TOKENS)
             pairs += zip(batch.texts, map(self._model.tokenizer.decode, answers), strict=True)
         return pairs
 

@@ -26,6 +26,7 @@ DOWNSAMPLE, LAYERS, FFN = 5, 4, 2048  # of the adaptor
 RANK, ALPHA = 32, 64.0  # of the updates
 _HEADS = 8
 _SCALE = 20.0  # of the CTC head's cosines, at first
+_LENGTH_WEIGHT = 0.3  # of the embeddings' lengths, beside CTC
 _WRONG = 0.1  # of the tokens that the LLM reads while it learns
 _FRAME_SAMPLES = 2 * HOP_SAMPLES  # of the encoder
 WHISPER_NAMES = {
@@ -183,16 +184,22 @@ class Recognizer(nn.Module):
         return self.llm.get_input_embeddings().weight[ids].float()
 
     def _ctc(self, audio: Tensor, answers: Tensor, sounding: Tensor, no_token: int) -> Tensor:
-        """Of the frames of each clip's own length; the silence behind it names nothing."""
-        names = torch.cat([self.blank[None], self._rows(self.ctc_ids) - self.middle])
-        logits = self.scale * F.linear(F.normalize(audio.float() - self.middle, dim=-1), F.normalize(names, dim=-1))
+        """Of the frames of each clip's own length; the silence behind it names nothing.
+
+        Cosines do not see lengths. Embeddings that are much longer than words would drown what the LLM's layers add to
+        them, so all are kept about as long as words.
+        """
+        rows, audio = self._rows(self.ctc_ids) - self.middle, audio.float() - self.middle
+        names = torch.cat([self.blank[None], rows])
+        logits = self.scale * F.linear(F.normalize(audio, dim=-1), F.normalize(names, dim=-1))
         frames = -(-sounding // (_FRAME_SAMPLES * self.config.downsample_rate))
         is_text = (answers != no_token) & (answers != self.end_id)
         targets = self.ctc_places[answers[is_text]]
         log_probs = logits.float().log_softmax(-1).transpose(0, 1)
         lens = is_text.sum(1).cpu()
         found = F.ctc_loss(log_probs, targets, frames.cpu(), lens, reduction="sum", zero_infinity=True)
-        return found / max(int(lens.sum()), 1)
+        longer = audio.norm(dim=-1).clamp(min=1e-6) / rows.norm(dim=-1).mean()
+        return found / max(int(lens.sum()), 1) + _LENGTH_WEIGHT * longer.log().square().mean()
 
     @torch.inference_mode()
     def decode(self, audio: Tensor, most: int) -> list[list[int]]:

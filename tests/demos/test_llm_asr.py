@@ -130,6 +130,15 @@ def test_the_head_learns_alone_at_first_and_a_stop_still_writes_the_model(
     assert (tmp_path / "trained.safetensors").exists()
 
 
+def test_embeddings_become_as_long_as_words(parts: Path, corpus: Corpus) -> None:
+    model = new_model(parts, corpus)
+    audio = (100 * torch.randn(1, 300, 64) + model.middle).requires_grad_()
+    losses = model.losses(audio, torch.full((1, 1), NO_TOKEN), torch.tensor([0]), NO_TOKEN, with_llm=False)
+    losses.ctc.backward()
+    assert audio.grad is not None
+    assert bool(((audio.grad * (audio - model.middle)).sum(-1) > 0).all())
+
+
 @torch.no_grad()
 def test_the_engine_writes_what_training_would(parts: Path, corpus: Corpus, tmp_path: Path) -> None:
     """Equal tokens: the same weights, merged, under the same prompt."""
