@@ -113,10 +113,11 @@ class Trainer:
             audio = self._model.hear(waveforms, self._mask)
             answers = to_device(batch.answers, self._device)
             found = self._model.losses(audio, answers, batch.sounding, NO_TOKEN, with_llm=with_llm)
+        answer_weight = min(max((progress - self._alone) / _WARM_UP, 0.02), 1.0)
         first, last = _CTC_WEIGHTS
         ctc_weight = first + (last - first) * min(2 * progress, 1.0)
         self._adam.zero_grad(set_to_none=True)
-        (found.answer + ctc_weight * found.ctc).backward()
+        (answer_weight * found.answer + ctc_weight * found.ctc).backward()
         trained = [each for each in self._model.parameters() if each.requires_grad]
         nn.utils.clip_grad_norm_(trained, _CLIP_NORM)
         self._adam.step()
