@@ -2,12 +2,14 @@
         --kokoro SHARDS --human DIR [--kokoro-held-out SHARDS] [--start trained.safetensors] [--minutes 8]
 
 SHARDS is what demos/micro/speak.py spoke, DIR of --human what label.py wrote. OUT/trained.safetensors is the best model
-so far: that with the fewest wrong words in held-out voices and in the recordings that label.py kept back.
+so far: that with the fewest wrong words in held-out voices and in the recordings that label.py kept back. The minutes
+count from the start of the process; SIGTERM ends the training early, after a last examination.
 """
 
 import argparse
 import math
 import re
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -30,6 +32,7 @@ MOST_TOKENS = 100  # of an answer that is examined: a model that has learned lit
 _RATES = {"tower": 5e-4, "llm": 5e-4, "rest": 5e-3}  # learning rates
 _WEIGHT_DECAY = 0.01
 _WARM_UP = 0.08  # of the training
+_CTC_ALONE = 0.2  # of the training, at its beginning
 _GOING_ON = 0.5  # of the rates, if weights are given to start from
 _LEAST_RATE = 0.02  # of the peak, at the end
 _CTC_WEIGHTS = (1.0, 0.15)  # at the beginning and from the middle on
@@ -63,11 +66,13 @@ class Trainer:
         self._mask = Mask(1, self._device)
         parameters = {name: each for name, each in model.named_parameters() if each.requires_grad}
         groups = [
-            {"params": [each for name, each in parameters.items() if _kind(name) == kind], "rate": rate}
+            {"params": [each for name, each in parameters.items() if _kind(name) == kind], "rate": rate, "kind": kind}
             for kind, rate in _RATES.items()
         ]
         self._adam = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=_WEIGHT_DECAY)
+        self._alone = 0.0 if goes_on else _CTC_ALONE
         self._started = time.monotonic()
+        self._is_stopped = False
         self._step = 0
         self._best = math.inf
 
@@ -76,10 +81,14 @@ class Trainer:
         elapsed = time.monotonic() - self._started
         return min(max(elapsed / self._options.seconds, self._step / self._options.steps), 1.0)
 
+    def stop(self) -> None:
+        """Let `run` end after the step that it is at, with an examination."""
+        self._is_stopped = True
+
     def run(self, out: Path) -> None:
         """Train, and write the model whenever it is the best so far."""
         examined, reported, losses = 0, time.monotonic(), []
-        while (progress := self.progress) < 1.0:
+        while (progress := self.progress) < 1.0 and not self._is_stopped:
             losses.append(self._train_step(self._batches.draw(), progress))
             self._step += 1
             if time.monotonic() - reported > _REPORT_S or self._step <= 3:
@@ -88,24 +97,27 @@ class Trainer:
                 took = (time.monotonic() - reported) / len(losses)
                 print(f"{100 * progress:5.1f} %  step {self._step}  {took:.2f} s a step  {shown}", flush=True)
                 reported, losses = time.monotonic(), []
-            if progress > (examined + 1) / (self._options.examinations + 1):
+            share = (progress - self._alone) / (1 - self._alone)  # of the time in which the LLM learns
+            if share > (examined + 1) / (self._options.examinations + 1):
                 examined += 1
                 self.examine(out)
         self.examine(out)
 
     def _train_step(self, batch: Batch, progress: float) -> torch.Tensor:
-        rate = self._scale * _schedule(progress)
+        with_llm = progress >= self._alone
         for group in self._adam.param_groups:
-            group["lr"] = rate * group["rate"]
+            begun = progress - self._alone if group["kind"] == "llm" else progress
+            group["lr"] = self._scale * _schedule(progress, begun) * group["rate"]
         waveforms = self._composer.waveforms(_uploaded(batch, self._device), _AUGMENTATION)
         with _autocast(self._device):
             audio = self._model.hear(waveforms, self._mask)
             answers = to_device(batch.answers, self._device)
-            found = self._model.losses(audio, answers, batch.sounding, NO_TOKEN)
+            found = self._model.losses(audio, answers, batch.sounding, NO_TOKEN, with_llm=with_llm)
+        answer_weight = min(max((progress - self._alone) / _WARM_UP, 0.02), 1.0)
         first, last = _CTC_WEIGHTS
         ctc_weight = first + (last - first) * min(2 * progress, 1.0)
         self._adam.zero_grad(set_to_none=True)
-        (found.answer + ctc_weight * found.ctc).backward()
+        (answer_weight * found.answer + ctc_weight * found.ctc).backward()
         trained = [each for each in self._model.parameters() if each.requires_grad]
         nn.utils.clip_grad_norm_(trained, _CLIP_NORM)
         self._adam.step()
@@ -128,15 +140,16 @@ class Trainer:
     def transcribe(self, group: Sequence[Utterance]) -> list[tuple[str, str]]:
         """What was said and what is written."""
         pairs = []
-        for batch in in_order(group, self._options.size, self._model.end_id):
+        for batch in in_order(group, _EXAMINED, self._model.end_id):
             waveforms = self._kept_composer.waveforms(_uploaded(batch, self._device), NO_AUGMENTATION)
-            with torch.inference_mode(), _autocast(self._device):
-                answers = self._model.decode(self._model.hear(waveforms), MOST_TOKENS)
+            with _autocast(self._device):  # with gradients, so that the adaptor runs as in training
+                answers = self._model.decode(self._model.hear(waveforms).detach(), MOST_TOKENS)
             pairs += zip(batch.texts, map(self._model.tokenizer.decode, answers), strict=True)
         return pairs
 
 
 _SHOWN = ("answer", "ctc", "tokens right")
+_EXAMINED = 128  # clips at once: the time of a step hardly depends on their number
 
 
 def word_error_rate(pairs: Sequence[tuple[str, str]]) -> float:
@@ -150,10 +163,10 @@ def _kind(name: str) -> str:
     return next((kind for kind in ("tower", "llm") if name.startswith(f"{kind}.")), "rest")
 
 
-def _schedule(progress: float) -> float:
-    """Linear warm-up, then half a cosine."""
+def _schedule(progress: float, begun: float) -> float:
+    """Linear warm-up of what began to learn `begun` ago, and half a cosine."""
     cosine = 0.5 * (1 + math.cos(math.pi * progress))
-    return min(0.02 + progress / _WARM_UP, 1.0) * (_LEAST_RATE + (1 - _LEAST_RATE) * cosine)
+    return min(max(0.02 + begun / _WARM_UP, 0.0), 1.0) * (_LEAST_RATE + (1 - _LEAST_RATE) * cosine)
 
 
 def _autocast(device: torch.device) -> torch.autocast:
@@ -181,11 +194,12 @@ def main() -> None:
     parser.add_argument("--start", type=Path, help="trained.safetensors to go on from")
     parser.add_argument("--minutes", type=float, default=8.0)
     parser.add_argument("--steps", type=int, default=1_000_000)
-    parser.add_argument("--size", type=int, default=96, help="clips of a batch")
-    parser.add_argument("--examinations", type=int, default=4, help="while training")
+    parser.add_argument("--size", type=int, default=64, help="clips of a batch")
+    parser.add_argument("--examinations", type=int, default=6, help="while training")
     parser.add_argument("--held-out", type=int, default=96, help="clips of each kind that are examined")
     parser.add_argument("--most", type=int, default=0, help="clips of each kind to train on; 0: all")
     arguments = parser.parse_args()
+    started = time.monotonic()
     torch.manual_seed(1)
     arguments.out.mkdir(parents=True, exist_ok=True)
     tokenizer = LLMTokenizer(arguments.llm)
@@ -203,13 +217,14 @@ def main() -> None:
         model.load(arguments.start)
     model.to(device)
     options = Options(
-        seconds=60 * arguments.minutes,
+        seconds=max(60 * arguments.minutes - (time.monotonic() - started), 1.0),
         steps=arguments.steps,
         size=arguments.size,
         examinations=arguments.examinations,
         held_out=arguments.held_out,
     )
     trainer = Trainer(model, corpus, kept, options, goes_on=arguments.start is not None)
+    signal.signal(signal.SIGTERM, lambda *_: trainer.stop())
     if arguments.start:
         trainer.examine(arguments.out)
     trainer.run(arguments.out)

@@ -26,6 +26,8 @@ DOWNSAMPLE, LAYERS, FFN = 5, 4, 2048  # of the adaptor
 RANK, ALPHA = 32, 64.0  # of the updates
 _HEADS = 8
 _SCALE = 20.0  # of the CTC head's cosines, at first
+_LENGTH_WEIGHT = 0.3  # of the embeddings' lengths, beside CTC
+_WRONG = 0.1  # of the tokens that the LLM reads while it learns
 _FRAME_SAMPLES = 2 * HOP_SAMPLES  # of the encoder
 WHISPER_NAMES = {
     "layers": "blocks",
@@ -121,6 +123,8 @@ class Recognizer(nn.Module):
         self.blank = nn.Parameter(torch.randn(self.config.llm_dim))
         self.scale = nn.Parameter(torch.tensor(_SCALE))
         self.register_buffer("ctc_ids", ctc_ids, persistent=False)
+        self.register_buffer("middle", self._rows(ctc_ids).mean(0), persistent=False)
+        self.tower.audio_adaptor.linear2.bias.data.copy_(self.middle)  # audio begins where the LLM's words are
         places = torch.full((self.llm.config.vocab_size,), -1)
         places[ctc_ids] = torch.arange(1, len(ctc_ids) + 1)
         self.register_buffer("ctc_places", places, persistent=False)
@@ -152,30 +156,50 @@ class Recognizer(nn.Module):
         out: Tensor = self.tower.audio_adaptor(encoded)
         return out
 
-    def losses(self, audio: Tensor, answers: Tensor, sounding: Tensor, no_token: int) -> Losses:
-        """`answers` (B, Y) ends with the end token, then `no_token`; `sounding` (B,) samples, on the CPU."""
+    def losses(
+        self, audio: Tensor, answers: Tensor, sounding: Tensor, no_token: int, *, with_llm: bool = True
+    ) -> Losses:
+        """`answers` (B, Y) ends with the end token, then `no_token`; `sounding` (B,) samples, on the CPU.
+
+        Without the LLM its loss is 0. Some of the tokens that it reads are wrong, as they will be when it reads what it
+        wrote itself; and it cannot learn the texts by heart.
+        """
+        ctc = self._ctc(audio, answers, sounding, no_token)
+        if not with_llm:
+            return Losses(torch.zeros_like(ctc), ctc, torch.zeros_like(ctc))
         embed = self.llm.get_input_embeddings()
         prompt = embed(self.prompt_ids).expand(len(audio), -1, -1)
-        inputs = torch.cat([prompt, audio.to(prompt.dtype), embed(answers.clamp(min=0)[:, :-1])], 1)
+        given = answers.clamp(min=0)[:, :-1]
+        others = self.ctc_ids[torch.randint(len(self.ctc_ids), given.shape, device=given.device)]
+        read = torch.where(torch.rand(given.shape, device=given.device) < _WRONG, others, given)
+        inputs = torch.cat([prompt, audio.to(prompt.dtype), embed(read)], 1)
         hidden = self.llm.model(inputs_embeds=inputs, use_cache=False).last_hidden_state
         hidden = hidden[:, prompt.shape[1] + audio.shape[1] - 1 :]
         wanted = answers != no_token
         logits, targets = self.llm.lm_head(hidden[wanted]).float(), answers[wanted]
         right = (logits.argmax(-1) == targets).float().mean()
-        return Losses(F.cross_entropy(logits, targets), self._ctc(audio, answers, sounding, no_token), right)
+        return Losses(F.cross_entropy(logits, targets), ctc, right)
+
+    def _rows(self, ids: Tensor) -> Tensor:
+        return self.llm.get_input_embeddings().weight[ids].float()
 
     def _ctc(self, audio: Tensor, answers: Tensor, sounding: Tensor, no_token: int) -> Tensor:
-        """Of the frames of each clip's own length; the silence behind it names nothing."""
-        rows = self.llm.get_input_embeddings().weight[self.ctc_ids].float()
-        names = torch.cat([self.blank[None], rows - rows.mean(0)])
-        logits = self.scale * F.linear(F.normalize(audio.float(), dim=-1), F.normalize(names, dim=-1))
+        """Of the frames of each clip's own length; the silence behind it names nothing.
+
+        Cosines do not see lengths. Embeddings that are much longer than words would drown what the LLM's layers add to
+        them, so all are kept about as long as words.
+        """
+        rows, audio = self._rows(self.ctc_ids) - self.middle, audio.float() - self.middle
+        names = torch.cat([self.blank[None], rows])
+        logits = self.scale * F.linear(F.normalize(audio, dim=-1), F.normalize(names, dim=-1))
         frames = -(-sounding // (_FRAME_SAMPLES * self.config.downsample_rate))
         is_text = (answers != no_token) & (answers != self.end_id)
         targets = self.ctc_places[answers[is_text]]
         log_probs = logits.float().log_softmax(-1).transpose(0, 1)
         lens = is_text.sum(1).cpu()
         found = F.ctc_loss(log_probs, targets, frames.cpu(), lens, reduction="sum", zero_infinity=True)
-        return found / max(int(lens.sum()), 1)
+        longer = audio.norm(dim=-1).clamp(min=1e-6) / rows.norm(dim=-1).mean()
+        return found / max(int(lens.sum()), 1) + _LENGTH_WEIGHT * longer.log().square().mean()
 
     @torch.inference_mode()
     def decode(self, audio: Tensor, most: int) -> list[list[int]]:

@@ -20,10 +20,11 @@ from twostage_asr.engine import AutoModelVLLM
 
 sys.path.append(str(Path(__file__).parents[2] / "demos" / "llm_asr"))
 import learn
+import recognizer
 from assemble import assemble
 from gguf_llm import read_gguf, state_dict
 from kokoro import write_shard
-from label import accepted, spoken
+from label import accepted, is_part, phrases, spoken
 from recognizer import ALPHA, RANK, Recognizer, Updated, read_whisper
 from speech import MOST_S, NO_TOKEN, RATE, Batches, Corpus, collate, read_corpus
 from texts import cleaned, sentences
@@ -102,17 +103,42 @@ def test_a_few_steps_lower_the_losses_and_keep_the_best_model(
     parts: Path, corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(learn, "_RATES", dict.fromkeys(learn._RATES, 5e-3))
+    monkeypatch.setattr(recognizer, "_LENGTH_WEIGHT", 0.0)  # at such rates lengths grow for some steps
     model = new_model(parts, corpus)
     options = learn.Options(seconds=600, steps=8, size=4, examinations=0, held_out=1)
     trainer = learn.Trainer(model, corpus, corpus, options, goes_on=False)
     batch = collate([[each] for each in corpus.spoken], model.end_id, None)
-    losses = [trainer._train_step(batch, 0.1) for _ in range(8)]
+    losses = [trainer._train_step(batch, 0.5) for _ in range(8)]
     assert bool((losses[-1][:2] < 0.9 * losses[0][:2]).all())
     trainer.examine(tmp_path)
     again = new_model(parts, corpus)
     again.load(tmp_path / "trained.safetensors")
     for name, tensor in model.trained().items():
         torch.testing.assert_close(again.state_dict()[name], tensor.float())
+
+
+def test_the_head_learns_alone_at_first_and_a_stop_still_writes_the_model(
+    parts: Path, corpus: Corpus, tmp_path: Path
+) -> None:
+    model = new_model(parts, corpus)
+    options = learn.Options(seconds=600, steps=100, size=2, examinations=0, held_out=1)
+    trainer = learn.Trainer(model, corpus, corpus, options, goes_on=False)
+    before = model.trained()
+    trainer._train_step(collate([[each] for each in corpus.spoken], model.end_id, None), 0.0)
+    moved = {name.split(".")[0] for name, tensor in model.trained().items() if not tensor.equal(before[name])}
+    assert "tower" in moved and "llm" not in moved
+    trainer.stop()
+    trainer.run(tmp_path)
+    assert (tmp_path / "trained.safetensors").exists()
+
+
+def test_embeddings_become_as_long_as_words(parts: Path, corpus: Corpus) -> None:
+    model = new_model(parts, corpus)
+    audio = (100 * torch.randn(1, 300, 64) + model.middle).requires_grad_()
+    losses = model.losses(audio, torch.full((1, 1), NO_TOKEN), torch.tensor([0]), NO_TOKEN, with_llm=False)
+    losses.ctc.backward()
+    assert audio.grad is not None
+    assert bool(((audio.grad * (audio - model.middle)).sum(-1) > 0).all())
 
 
 @torch.no_grad()
@@ -182,6 +208,16 @@ def test_labels_are_kept_if_whisper_is_sure_and_they_can_be_spoken_as_written() 
     assert accepted("Dated 30th April.", -0.1, 3.0) is None
     assert accepted("I am not sure.", -0.9, 3.0) is None
     assert accepted("So many words in so little time.", -0.1, 0.5) is None
+
+
+def test_recordings_are_cut_in_their_pauses() -> None:
+    rng = np.random.default_rng(0)
+    noise = 1e-3 * rng.standard_normal(6 * RATE).astype(np.float32)
+    noise[RATE // 10 : 2 * RATE] += np.sin(np.arange(2 * RATE - RATE // 10) / 8)  # two sounds, a pause of half a second
+    noise[5 * RATE // 2 : 6 * RATE] += np.sin(np.arange(7 * RATE // 2) / 8)
+    first, second = phrases(noise)
+    assert abs(len(first) / RATE - 2.25) < 0.02 and len(first) + len(second) == len(noise)
+    assert is_part("the moon.", "Over The moon, again.") and not is_part("moo", "Over the moon.")
 
 
 def test_gguf_values_are_multiplied_out_and_rotations_are_put_apart(tmp_path: Path) -> None:
