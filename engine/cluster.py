@@ -94,9 +94,11 @@ def run_job(
     kind = ray.remote(max_restarts=-1, max_task_retries=-1, num_gpus=num_gpus, scheduling_strategy="SPREAD")(JobActor)
     actors = [kind.remote(load, dict(model), EXPIRY_S) for _ in range(num_workers)]
     work = [actor.work.remote(directory.resolve(), options, retry_failed) for actor in actors]
-    done: list[int] = ray.get(work)
-    for actor in actors:
-        ray.kill(actor)
+    try:
+        done: list[int] = ray.get(work)
+    finally:  # a caller that keeps the exception keeps this frame, and with it the actors
+        for actor in actors:
+            ray.kill(actor)
     return done
 
 

@@ -21,8 +21,8 @@ import soundfile
 from tests.engine.ray_model import load
 from tests.fake_model import samples, text_of
 from tests.paths import ROOT
-from tests.processes import wait_until
-from twostage_asr.engine import DecodeError, Transcript
+from tests.processes import is_running, wait_until
+from twostage_asr.engine import ConfigError, DecodeError, Transcript
 from twostage_asr.engine.cli import main
 from twostage_asr.engine.jobs import JobFolder, JobRun, JobSpec, job_status
 from twostage_asr.engine.run_options import transcribe_options
@@ -102,6 +102,15 @@ def test_a_job_survives_the_death_of_a_worker_and_of_a_node(
     thread.join()
     assert shards(output) == shards(tmp_path / "whole")
     assert len(set(pids(model)) - local) >= 3
+
+
+def test_no_actor_outlives_a_job_that_fails(cluster: Any, tmp_path: Path, model: dict[str, Any]) -> None:
+    from twostage_asr.engine.cluster import run_job
+
+    with pytest.raises(ConfigError, match="holds no job") as kept:  # and with it the frame that has the actors
+        run_job(tmp_path / "nowhere", model, {}, num_workers=2, num_gpus=0, load=load)
+    wait_until(lambda: not any(map(is_running, pids(model))), 30)
+    assert kept.traceback
 
 
 def test_a_dataset_gets_the_columns_of_its_transcripts(cluster: Any, clips: Path, model: dict[str, Any]) -> None:
