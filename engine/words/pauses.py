@@ -8,7 +8,7 @@ the sounds. Each word belongs to one of them, in order, so that this sum is the 
 - of each word, how far (s) its middle is from its sound;
 - of each sound without a word, its length SOUND_WEIGHT times, but MOST_S at most: a cough is no word.
 
-Both were chosen on the digits of three human speakers, with others' noises added (demos/hearing.md).
+Both limits were chosen on the digits of three human speakers (demos/hearing.md).
 """
 
 from bisect import bisect_left, bisect_right
