@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import kaldialign
+
 TABLE_HEAD = (
     "| | clips | CER % | exact % | CER %, no punctuation | exact %, no punctuation | names right % |",
     "|---|---|---|---|---|---|---|",
@@ -66,12 +68,7 @@ class Score:
 
 def edit_distance(reference: Sequence[object], hypothesis: Sequence[object]) -> int:
     """Least number of inserted, deleted and replaced characters or tokens (Levenshtein, 1966)."""
-    row = list(range(len(hypothesis) + 1))
-    for count, expected in enumerate(reference, 1):
-        corner, row[0] = row[0], count
-        for place, found in enumerate(hypothesis, 1):
-            corner, row[place] = row[place], min(row[place] + 1, row[place - 1] + 1, corner + (expected != found))
-    return row[-1]
+    return int(kaldialign.edit_distance(list(reference), list(hypothesis))["total"])
 
 
 def without_punctuation(text: str) -> str:

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from ...encoders import SAMPLE_RATE
 from ...encoders.transformer import attention_for_any_shape, layers_as_written
 from ...encoders.upload import to_cpu
-from ..acoustic.base import AcousticModel, EncodedBatch, StageOneOptions
 from ..errors import CheckpointError
 from ..hub.model_files import check_file
 from ..manifest import EngineManifest
+from .base import AcousticModel, EncodedBatch, StageOneOptions
 from .cuda_graphs import FRAME_STEP, MAX_CLIPS, Encode, SmallBatchGraphs
 from .staging import uploader
 from .threads import one_thread

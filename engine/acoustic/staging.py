@@ -57,24 +57,17 @@ class WaveformStaging:
         return self._uploaded(waveforms, list(map(len, waveforms)))
 
     def _uploaded(self, waveforms: Sequence[np.ndarray], sizes: Sequence[int]) -> Tensor:
-        with self._lock:
-            return self._copied(waveforms, sizes)
-
-    def _copied(self, waveforms: Sequence[np.ndarray], sizes: Sequence[int]) -> Tensor:
-        self._buffers.reverse()
-        buffer = self._buffers[0]
-        buffer.copied.synchronize()
         *starts, total = itertools.accumulate(sizes, initial=0)
-        if buffer.memory.numel() < total:
-            buffer.memory = torch.empty(total, pin_memory=True)
-        filled = buffer.memory[:total].numpy()
-        rows = [
-            (filled[start : start + size], waveform)
-            for start, size, waveform in zip(starts, sizes, waveforms, strict=True)
-        ]
-        list(self._threads.map(_fill, (rows[start::_NUM_THREADS] for start in range(_NUM_THREADS))))
-        on_device = buffer.memory[:total].to(self._device, non_blocking=True)
-        buffer.copied.record()
+        with self._lock:
+            self._buffers.reverse()
+            buffer = self._buffers[0]
+            buffer.copied.synchronize()
+            if buffer.memory.numel() < total:
+                buffer.memory = torch.empty(total, pin_memory=True)
+            rows = list(zip(np.split(buffer.memory[:total].numpy(), starts[1:]), waveforms, strict=True))
+            list(self._threads.map(_fill, (rows[start::_NUM_THREADS] for start in range(_NUM_THREADS))))
+            on_device = buffer.memory[:total].to(self._device, non_blocking=True)
+            buffer.copied.record()
         return on_device
 
 

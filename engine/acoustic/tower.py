@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ...encoders.upload import to_device
 from ...encoders.whisper_features import log_mel
-from ..acoustic.base import StageOneOptions
+from .base import StageOneOptions
 from .runner import StageOneRunner
 
 COST_SAMPLES = 960  # samples that count as one frame (60 ms) in a batch's cost, whatever the tower's own frame rate

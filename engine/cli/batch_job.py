@@ -18,12 +18,12 @@ from ..closing import Closing
 from ..errors import ConfigError, InternalError
 from ..isolation import alone
 from ..transcript import Transcript
-from ..writers import WRITERS, JsonlWriter, SubtitleShape, write_file
+from ..writers import OUTPUT_SUFFIXES, WRITERS, JsonlWriter, SubtitleShape, write_file
 
 JSONL_NAME = "transcripts.jsonl"
 _NOT_IN_NAMES = '\\:*?"<>|'  # characters that some system does not allow in file names
 _PROBE_BYTES = 64 << 10  # more than most transcripts take
-_OF_FILES = (*WRITERS, "png", "part")  # what files of transcripts end with, once whole and while they are written
+_OF_FILES = (*OUTPUT_SUFFIXES, "png")
 _MAX_NAME_BYTES = 200  # most file systems allow 255, and suffixes need some
 
 

@@ -27,7 +27,7 @@ from typing import BinaryIO, Self
 from ..errors import ConfigError
 from ..isolation import alone
 from ..transcript import Transcript
-from ..writers import WRITERS, SubtitleShape, formatted, replace_text
+from ..writers import OUTPUT_SUFFIXES, SubtitleShape, formatted, replace_text
 from .journal import Record, read_journal
 from .lease import take_lease
 from .plan import JobSpec, Plan, make_plan, replace_file, shard_name
@@ -36,7 +36,6 @@ FOLDERS = ("journals", "leases", "workers", "transcripts", "reports")
 PLAN_LEASE = "plan"
 _MAX_NAME_BYTES = 180  # of one part of a path; most file systems allow 255, and suffixes need some
 _MAX_PATH_BYTES = 1024  # of all parts; Linux allows 4096 with the folder that they lie in
-_OF_FILES = (*WRITERS, "part")  # what files of transcripts end with, once whole and while they are written
 
 Lines = Mapping[int, Record]  # by the position of the input
 
@@ -184,7 +183,7 @@ def file_name(key: str) -> str:
 
 def _folder_name(name: str) -> str:
     stem, dot, suffix = name.rpartition(".")
-    return f"{stem}{_percent(dot)}{suffix}" if suffix in _OF_FILES else name
+    return f"{stem}{_percent(dot)}{suffix}" if suffix in OUTPUT_SUFFIXES else name
 
 
 def _part_name(part: str) -> str:

@@ -96,7 +96,8 @@ def _smoothed(stretches: Sequence[Stretch], embeddings: Embeddings, labels: Labe
     seconds = np.diff(np.concatenate([one.windows for one in stretches]), axis=1)
     lengths = (seconds * SAMPLE_RATE / WINDOW_SAMPLES).astype(np.float32)
     similarities = embeddings @ centres_of(embeddings, labels).T * lengths
-    by_channel = np.argsort([one.channel or 0 for one in stretches for _ in one.windows], kind="stable")
+    channels = np.repeat([one.channel or 0 for one in stretches], [len(one.windows) for one in stretches])
+    by_channel = np.argsort(channels, kind="stable")
     path = np.empty_like(labels)
     path[by_channel] = most_alike(similarities[by_channel])
     smoothed = in_order(path)

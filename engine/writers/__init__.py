@@ -31,6 +31,7 @@ from .records import JsonlWriter, json_text, jsonl_text, tsv_text, txt_text, wri
 from .subtitles import ass_text, srt_text, vtt_text
 
 __all__ = [
+    "OUTPUT_SUFFIXES",
     "SUBTITLES",
     "WRITERS",
     "Cue",
@@ -68,6 +69,7 @@ WRITERS: Mapping[str, Writer] = {
     "TextGrid": textgrid_text,
     "rttm": rttm_text,
 }
+OUTPUT_SUFFIXES = (*WRITERS, "part")  # what files of transcripts end with, once whole and while they are written
 
 
 def formatted(transcript: Transcript, name: str, shape: SubtitleShape | None = None) -> str:
