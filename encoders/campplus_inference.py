@@ -2,7 +2,8 @@
 
 Each normalisation is folded into the convolution beside it. A normalisation and a rectifier before a convolution of one
 frame become one clamp. The channels come last in memory, so that these convolutions are matrix products. The layers of
-a dense block write into one buffer, where the module copies all channels once more for each layer.
+a dense block write into one buffer, where the module copies all channels once more for each layer. In float16 on an
+NVIDIA GPU, campplus_triton.py computes the same in one kernel for each convolution.
 """
 
 from typing import Any
@@ -39,7 +40,7 @@ class FoldedCAMPPlus(nn.Module):
         x = self.delay(bands).relu_().permute(0, 2, 3, 1)[:, 0]  # (B, 128, 1, T / 2) -> (B, T / 2, 128)
         for layers, transit in zip(self.blocks, self.transits, strict=True):
             x = transit(layers(x))
-        variance, mean = torch.var_mean(x.relu_().float(), 1)
+        variance, mean = torch.var_mean(x.float(), 1)
         embeddings: Tensor = self.dense(torch.cat([mean, variance.sqrt_()], -1))
         return embeddings
 
@@ -55,6 +56,13 @@ class _Head(nn.Module):
 
     def forward(self, fbank: Tensor) -> Tensor:
         """(B, T, 80) -> (B, 32, 10, T), the channels last in memory."""
+        if _has_kernels(fbank, self._dtype):
+            from .campplus_triton import convolution, first_convolution
+
+            x = first_convolution(fbank, self.first)
+            for block in self.blocks:
+                x = block(x)
+            return convolution(x, self.last)
         x = fbank.to(self._dtype).transpose(1, 2)[:, None].contiguous(memory_format=torch.channels_last)
         x = self.first(x).relu_()
         for block in self.blocks:
@@ -64,14 +72,27 @@ class _Head(nn.Module):
 
 
 class _Residual(nn.Module):
+    skip_weight: Tensor  # (32, 32), of the shortcut, which is the identity where it has no convolution
+
     def __init__(self, trained: ResidualBlock, dtype: torch.dtype) -> None:
         super().__init__()
         self.first = _convolution(trained.conv1, trained.bn1, dtype)
         self.second = _convolution(trained.conv2, trained.bn2, dtype)
         shortcut: Any = trained.shortcut
         self.shortcut = _convolution(shortcut[0], shortcut[1], dtype) if len(shortcut) else nn.Identity()
+        skip_weight = torch.eye(HEAD_CHANNELS, dtype=dtype)
+        if isinstance(self.shortcut, nn.Conv2d):
+            assert self.second.bias is not None and self.shortcut.bias is not None
+            self.second.bias += self.shortcut.bias  # one addition for both
+            self.shortcut.bias = None
+            skip_weight = self.shortcut.weight[:, :, 0, 0].contiguous()
+        self.register_buffer("skip_weight", skip_weight)
 
     def forward(self, x: Tensor) -> Tensor:
+        if _has_kernels(x, x.dtype):
+            from .campplus_triton import convolution
+
+            return convolution(convolution(x, self.first), self.second, x, self.skip_weight)
         outputs: Tensor = self.second(self.first(x).relu_()).add_(self.shortcut(x)).relu_()
         return outputs
 
@@ -93,13 +114,13 @@ class _DenseLayers(nn.Module):
         buffer = x.new_empty(*x.shape[:2], num + growth * len(self.masks))
         buffer[..., :num] = x
         for bottleneck, mask in zip(self.bottlenecks, self.masks, strict=True):
-            mask(bottleneck(buffer[..., :num]).relu_(), buffer[..., num : num + growth])
+            mask(bottleneck(buffer[..., :num]), buffer[..., num : num + growth])
             num += growth
         return buffer
 
 
 class _Rectified(nn.Module):
-    """norm(linear(relu(norm(x)))), as one clamp and one matrix product.
+    """linear(relu(norm(x))), as one clamp and one matrix product; relu(norm(that)) if a normalisation follows.
 
     With norm(x) = a x + b and t = -b / a, relu(a x + b) = a (max(x, t) - t) if a is positive, and a (min(x, t) - t) if
     it is not. So x is clamped, the linear map takes the factor a, and its bias takes the rest.
@@ -115,6 +136,7 @@ class _Rectified(nn.Module):
         scale, shift = _affine(norm)
         scale = torch.where(scale.abs() < _LEAST_SCALE, _LEAST_SCALE, scale)
         bound = (-shift / scale).to(dtype)
+        self._rectifies = following is not None
         weight, bias = _weights(conv, following)
         weight = (weight[:, :, 0] * scale).to(dtype)
         # The bias is that of the rounded numbers, so that a channel that is off adds nothing at all.
@@ -126,7 +148,13 @@ class _Rectified(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, C) -> (B, T, O)."""
-        return F.linear(x.clamp(self.least, self.most), self.weight, self.bias)
+        if _has_kernels(x, x.dtype):
+            from .campplus_triton import clamped_linear
+
+            bounds = self.least, self.most
+            return clamped_linear(x, bounds, self.weight, self.bias, rectifies=self._rectifies)
+        outputs = F.linear(x.clamp(self.least, self.most), self.weight, self.bias)
+        return outputs.relu_() if self._rectifies else outputs
 
 
 class _MaskedConvolution(nn.Module):
@@ -139,6 +167,11 @@ class _MaskedConvolution(nn.Module):
     def forward(self, x: Tensor, outputs: Tensor) -> None:
         """Write what (B, T, 128) gives into `outputs`, (B, T, 32)."""
         num_frames = x.shape[1]
+        if num_frames <= CONTEXT_FRAMES and _has_kernels(x, x.dtype):
+            from .campplus_triton import masked_convolution
+
+            masked_convolution(x, self.local, self.first, self.second, outputs)
+            return
         context = x.mean(1, keepdim=True)
         if num_frames > CONTEXT_FRAMES:
             context = (context + _means(x)) / 2
@@ -147,6 +180,10 @@ class _MaskedConvolution(nn.Module):
             mask = mask.repeat_interleave(CONTEXT_FRAMES, 1)[:, :num_frames]
         local = self.local(x[:, None].permute(0, 3, 1, 2)).permute(0, 2, 3, 1)[:, 0]
         torch.mul(local, mask, out=outputs)
+
+
+def _has_kernels(x: Tensor, dtype: torch.dtype) -> bool:
+    return x.is_cuda and dtype == torch.float16
 
 
 def _means(x: Tensor) -> Tensor:

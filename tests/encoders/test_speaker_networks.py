@@ -3,6 +3,7 @@
 Of CAM++, this is what the folded network gives, which runs; the module that the weights are loaded into gives the same.
 """
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,12 +17,15 @@ from torch import Tensor, nn
 
 from tests.speaker_networks import NETWORKS, random_network
 from twostage_asr.convert.checkpoint import read_state_dict
+from twostage_asr.encoders import campplus as campplus_module
 from twostage_asr.encoders.campplus import CAMPPlus
 from twostage_asr.encoders.campplus_inference import FoldedCAMPPlus
 from twostage_asr.encoders.fbank import speaker_fbank
 from twostage_asr.engine.speakers.loading import packaged_weights
 
 PEER = Path(__file__).parents[1] / "peers/funasr_speakers.py"
+KERNELS = Path(__file__).with_name("interpreted_campplus.py")
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU here")
 CLIP_LENS = (8_000, 24_000, 47_321)  # samples; 2.96 s are more frames than one of CAM++'s segments of context has
 
 
@@ -103,15 +107,40 @@ def test_folding_changes_no_number(campplus: CAMPPlus, num_frames: int) -> None:
     torch.testing.assert_close(folded, campplus(fbank), atol=1e-4, rtol=1e-4)
 
 
-def test_scales_of_zero_and_below_are_folded_too() -> None:
+def unusual_network() -> CAMPPlus:
+    """Some of its normalisations have scales of zero and below."""
     network = random_network("campplus")
     for norm in network.modules():
         if isinstance(norm, nn.BatchNorm1d) and norm.affine:
             norm.weight[::5] *= -1.0
             norm.weight[1] = 0.0
     assert isinstance(network, CAMPPlus)
+    return network
+
+
+def test_scales_of_zero_and_below_are_folded_too() -> None:
+    unusual = unusual_network()
     fbank = torch.randn(2, 148, 80, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(FoldedCAMPPlus(network, torch.float32)(fbank), network(fbank), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(FoldedCAMPPlus(unusual, torch.float32)(fbank), unusual(fbank), atol=1e-4, rtol=1e-4)
+
+
+def test_kernels_compute_what_pytorch_computes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In Triton's interpreter, on any machine; in a process of its own, because it changes all of Triton."""
+    pytest.importorskip("triton")
+    monkeypatch.setattr(campplus_module, "_BLOCKS", ((1, 1), (2, 2), (1, 2)))
+    torch.save(unusual_network().state_dict(), tmp_path / "campplus.pt")
+    environment = os.environ | {"TRITON_INTERPRET": "1"}
+    command = [sys.executable, KERNELS, tmp_path / "campplus.pt"]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+
+
+@needs_cuda
+@pytest.mark.parametrize("num_frames", [37, 148, 230])
+def test_kernels_on_a_gpu_give_the_same_embeddings(campplus: CAMPPlus, num_frames: int) -> None:
+    fbank = torch.cat([speaker_fbank(voiced(240 + 160 * num_frames, seed)[None]) for seed in range(4)])
+    on_gpu = FoldedCAMPPlus(campplus, torch.float16).cuda()(fbank.cuda()).cpu()
+    assert nn.functional.cosine_similarity(on_gpu, campplus(fbank)).min() > 0.9995
 
 
 def test_half_precision_turns_an_embedding_by_less_than_two_degrees(campplus: CAMPPlus) -> None:
