@@ -38,8 +38,8 @@ def convolution(x: Tensor, conv: nn.Conv2d, skipped: Tensor | None = None, skip_
     outputs = _image(conv, num_clips, num_bands, num_frames)
     skip_stride = 0 if skipped is None else skipped.shape[2] // num_bands
     _convolve[_grid(outputs)](
-        x, conv.weight, conv.bias, skipped, skip_weight, outputs, num_frames,
-        num_bands, conv.stride[0], skip_stride, channels, _PLACES, num_warps=4, num_stages=3,
+        x, conv.weight, conv.bias, skipped, skip_weight, outputs, num_frames, num_bands,
+        conv.stride[0], skip_stride, channels, _PLACES, num_warps=4, num_stages=3,
     )  # fmt: skip
     return outputs
 
@@ -112,11 +112,10 @@ def _convolve_first(  # type: ignore[no-untyped-def]
     tl.store(out, total.to(outputs.dtype.element_ty), mask=exists[:, None])
 
 
-@triton.jit(do_not_specialize=["num_frames"])  # type: ignore[untyped-decorator]
+@triton.jit(do_not_specialize=["num_frames", "num_bands"])  # type: ignore[untyped-decorator]
 def _convolve(  # type: ignore[no-untyped-def]  # noqa: PLR0913 - a kernel has no objects
-    images, weight, bias, skipped, skip_weight, outputs, num_frames,
-    num_bands: tl.constexpr, stride: tl.constexpr, skip_stride: tl.constexpr, channels: tl.constexpr,
-    block: tl.constexpr,
+    images, weight, bias, skipped, skip_weight, outputs, num_frames, num_bands,
+    stride: tl.constexpr, skip_stride: tl.constexpr, channels: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
     clip = tl.program_id(1).to(tl.int64)
     place = tl.program_id(0) * block + tl.arange(0, block)
@@ -172,10 +171,10 @@ def _multiply(  # type: ignore[no-untyped-def]  # noqa: PLR0913 - a kernel has n
     tl.store(out, total.to(outputs.dtype.element_ty), mask=is_row & is_column[None, :])
 
 
-@triton.jit(do_not_specialize=["num_frames"])  # type: ignore[untyped-decorator]
+@triton.jit(do_not_specialize=["num_frames", "dilation"])  # type: ignore[untyped-decorator]
 def _convolve_masked(  # type: ignore[no-untyped-def]  # noqa: PLR0913 - a kernel has no objects
-    x, local, first, first_bias, second, second_bias, outputs, num_frames, stride,
-    dilation: tl.constexpr, width: tl.constexpr, hidden: tl.constexpr, growth: tl.constexpr, block: tl.constexpr,
+    x, local, first, first_bias, second, second_bias, outputs, num_frames, stride, dilation,
+    width: tl.constexpr, hidden: tl.constexpr, growth: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
     clip = tl.program_id(0).to(tl.int64)
     frame = tl.arange(0, block)

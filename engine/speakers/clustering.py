@@ -80,25 +80,28 @@ def cluster(
     if not len(embeddings):
         return np.zeros(0, np.int64)
     seconds = np.ones(len(embeddings), np.float32) if weights is None else np.asarray(weights, np.float32)
-    groups = _groups(embeddings, seconds, groups_of)
-    labels = _speakers(*_centres(embeddings, seconds, groups), count)[groups]
+    if len(embeddings) <= MAX_POINTS:
+        labels = _speakers(embeddings, seconds, count)
+    else:
+        groups = _groups(embeddings, seconds, groups_of)
+        labels = _speakers(*_centres(embeddings, seconds, groups), count)[groups]
     return in_order(_refined(embeddings, seconds, labels))
 
 
 def in_order(labels: Labels) -> Labels:
     """The same groups, numbered from 0 in the order of their first members."""
-    _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
-    rank: Labels = np.argsort(np.argsort(first))
-    return rank[inverse]
+    ranks: dict[int, int] = {}
+    return np.array([ranks.setdefault(label, len(ranks)) for label in labels.tolist()], np.int64)
 
 
 def centres_of(embeddings: Embeddings, labels: Sequence[int] | Labels) -> Embeddings:
     """The mean direction of each label from 0 on: (K, D), each row of length 1, or 0 where there is no embedding."""
     order = np.argsort(labels, kind="stable")
-    present, starts = np.unique(np.asarray(labels, np.int64)[order], return_index=True)
-    sums = np.zeros((int(np.max(labels, initial=-1)) + 1, embeddings.shape[1]), np.float32)
+    sizes = np.bincount(np.asarray(labels, np.int64))
+    present = sizes.nonzero()[0]
+    sums = np.zeros((len(sizes), embeddings.shape[1]), np.float32)
     if len(present):
-        sums[present] = np.add.reduceat(embeddings[order], starts)
+        sums[present] = np.add.reduceat(embeddings[order], (sizes.cumsum() - sizes)[present])
     centres: Embeddings = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-9)
     return centres
 
@@ -171,8 +174,9 @@ def _speakers(points: Embeddings, seconds: Weights, count: SpeakerCount) -> Labe
     if labels.max() + 1 < least:  # there is too little speech for this number, so each cluster is a speaker
         labels = _flat(tree, least, "maxclust") - 1
     is_sure = labels >= 0
-    centres, _ = _centres(points[is_sure], seconds[is_sure], labels[is_sure])
-    labels = np.where(is_sure, labels, np.argmax(_similarities(points, centres), axis=1))
+    if not is_sure.all():
+        centres, _ = _centres(points[is_sure], seconds[is_sure], labels[is_sure])
+        labels = np.where(is_sure, labels, np.argmax(_similarities(points, centres), axis=1))
     return _joined(points, seconds, labels, (least, most))
 
 
@@ -184,24 +188,27 @@ def _voices(tree: Tree, seconds: Weights, least: int) -> Labels:
     whole, so that a voice is not lost because it varies.
     """
     num = len(tree) + 1
-    parts = tree[:, :2].astype(np.int64)
-    sizes = np.concatenate([seconds, np.zeros(len(tree), np.float32)])
-    for row, both in enumerate(parts):
-        sizes[num + row] = sizes[both].sum()
+    parts = tree[:, :2].astype(np.int64).tolist()
+    similarities = (1.0 - tree[:, 2]).tolist()
+    sizes = seconds.tolist()
+    for first, second in parts:
+        sizes.append(sizes[first] + sizes[second])
     enough = min(LEAST_SPEECH * math.sqrt(sizes[-1]), ENOUGH_SPEECH_S) - 1e-3
     voices = {2 * num - 2}
     for row in reversed(range(len(tree))):  # the least alike parts come first
-        if 1.0 - tree[row, 2] >= SAME_VOICE and len(voices) >= least:
+        if similarities[row] >= SAME_VOICE and len(voices) >= least:
             break
-        large = {int(part) for part in parts[row] if sizes[part] >= enough}
+        large = {part for part in parts[row] if sizes[part] >= enough}
         if num + row in voices and large:
             voices = voices - {num + row} | large
-    labels = np.full(2 * num - 1, -1)
-    labels[sorted(voices)] = np.arange(len(voices))
+    labels = [-1] * (2 * num - 1)
+    for label, voice in enumerate(sorted(voices)):
+        labels[voice] = label
     for row in reversed(range(len(tree))):
         if labels[num + row] >= 0:
-            labels[parts[row]] = labels[num + row]
-    return labels[:num]
+            first, second = parts[row]
+            labels[first] = labels[second] = labels[num + row]
+    return np.array(labels[:num])
 
 
 def _joined(points: Embeddings, seconds: Weights, labels: Labels, bounds: tuple[int, int]) -> Labels:
@@ -225,7 +232,7 @@ def _refined(embeddings: Embeddings, seconds: Weights, labels: Labels) -> Labels
     num = int(labels.max()) + 1
     for _ in range(_REFINEMENTS if num > 1 else 0):
         nearest = np.argmax(_similarities(embeddings, _centres(embeddings, seconds, labels)[0]), axis=1)
-        if len(np.unique(nearest)) < num or np.array_equal(nearest, labels):
+        if np.array_equal(nearest, labels) or len(np.unique(nearest)) < num:
             break
         labels = nearest
     return labels

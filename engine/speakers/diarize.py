@@ -107,17 +107,20 @@ def _smoothed(stretches: Sequence[Stretch], embeddings: Embeddings, labels: Labe
 def most_alike(similarities: Similarities) -> Labels:
     """The most similar path through the speakers: (T, K) similarities of windows in order of time -> (T,), by Viterbi.
 
-    Each change of the speaker costs CHANGE_COST, so that one doubtful window does not interrupt a turn.
+    Each change of the speaker costs CHANGE_COST, so that one doubtful window does not interrupt a turn. The rows are
+    short, so that NumPy would take longer for each.
     """
-    total, before = similarities[0], []
-    for row in similarities[1:]:
-        best = int(np.argmax(total))
-        total = total - total[best]  # so that it stays exact for hours
-        before.append(np.where(total >= -CHANGE_COST, np.arange(len(total)), best))
-        total = np.maximum(total, -CHANGE_COST) + row
-    path = [int(np.argmax(total))]
+    total, *rows = similarities.tolist()
+    before = []
+    for row in rows:
+        most = max(total)
+        best = total.index(most)
+        leads = [one - most for one in total]  # so that they stay exact for hours
+        before.append([speaker if lead >= -CHANGE_COST else best for speaker, lead in enumerate(leads)])
+        total = [max(lead, -CHANGE_COST) + more for lead, more in zip(leads, row, strict=True)]
+    path = [total.index(max(total))]
     for choices in reversed(before):
-        path.append(int(choices[path[-1]]))
+        path.append(choices[path[-1]])
     return np.array(path[::-1])
 
 

@@ -19,7 +19,7 @@ def with_speakers(transcript: Transcript, turns: Sequence[SpeakerTurn]) -> Trans
     timed = [segment.words for segment in segments if segment.words is not None]
     words = transcript.words and tuple(itertools.chain(*timed))
     return replace(
-        transcript, segments=segments, words=words, turns=tuple(turn for turn in turns if turn in finder.spoken)
+        transcript, segments=segments, words=words, turns=tuple(turn for turn in turns if id(turn) in finder.spoken)
     )
 
 
@@ -56,6 +56,8 @@ def relabelled(transcript: Transcript, names: Mapping[str, str]) -> Transcript:
 
 def unnamed(transcript: Transcript, *reasons: str) -> Transcript:
     """The transcript with a warning for each reason why speakers of it, or of a part of it, are not known."""
+    if not reasons:
+        return transcript
     told = (TranscriptWarning("no_speakers", f"the speakers are not known: {reason}") for reason in reasons)
     return replace(transcript, warnings=(*transcript.warnings, *told))
 
@@ -64,7 +66,7 @@ class _Finder:
     """Finds who speaks in a span, and remembers which turns have words."""
 
     def __init__(self, turns: Sequence[SpeakerTurn]) -> None:
-        self.spoken: set[SpeakerTurn] = set()
+        self.spoken: set[int] = set()  # the id() of each such turn
         self._turns: dict[int | None, list[SpeakerTurn]] = {}
         for turn in turns:
             self._turns.setdefault(turn.channel, []).append(turn)
@@ -74,13 +76,13 @@ class _Finder:
         """Who has the largest share of a part, or speaks nearest to it; None if nobody speaks at all."""
         turns = self._turns_of(part)
         if len(turns) == 1:
-            self.spoken.add(turns[0])
+            self.spoken.add(id(turns[0]))
             return turns[0].speaker
         shares: dict[str, float] = {}
         for turn in turns:
             shares[turn.speaker] = shares.get(turn.speaker, 0.0) + _shared(turn, part)
         speaker = max(shares, key=shares.__getitem__, default=None)
-        self.spoken.update(turn for turn in turns if turn.speaker == speaker or isinstance(part, Segment))
+        self.spoken.update(id(turn) for turn in turns if turn.speaker == speaker or isinstance(part, Segment))
         return speaker
 
     def _turns_of(self, part: Word | Segment) -> list[SpeakerTurn]:

@@ -175,6 +175,13 @@ def test_the_device_cuts_windows_from_joined_samples(directory: Path, device: st
     np.testing.assert_array_equal(cut, [waveforms[number][first:last] for number, first, last in some])
 
 
+@needs_cuda
+def test_a_gpu_gives_the_same_vectors(directory: Path, speaker_model: TorchSpeakerModel) -> None:
+    clips = [noise(num_samples, seed) for seed, num_samples in enumerate([WINDOW_SAMPLES] * 20 + [50_000])]
+    on_gpu = load_speaker_model(directory, torch.device("cuda")).embed(clips)
+    assert (on_gpu * speaker_model.embed(clips)).sum(1).min() > 0.999
+
+
 def test_a_short_clip_is_repeated(speaker_model: TorchSpeakerModel) -> None:
     clip = noise(1_000, 0)
     repeated = np.tile(clip, WINDOW_SAMPLES // len(clip))
