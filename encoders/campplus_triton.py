@@ -97,8 +97,8 @@ def _convolve_first(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     clip = tl.program_id(1).to(tl.int64)
     place = tl.program_id(0) * block + tl.arange(0, block)
-    frame, band = place % num_frames, place // num_frames
-    exists = band < num_bands
+    frame, band = place // num_bands, place % num_bands  # in the order in which they are read
+    exists = frame < num_frames
     channel = tl.arange(0, channels)
     bands = fbank + clip * num_frames * num_bands
     total = tl.zeros((block, channels), tl.float32) + tl.load(bias + channel).to(tl.float32)[None, :]
@@ -108,7 +108,8 @@ def _convolve_first(  # type: ignore[no-untyped-def]
         values = tl.load(bands + from_frame * num_bands + from_band, mask=inside, other=0.0).to(tl.float32)
         total += values[:, None] * tl.load(weight + channel * 9 + tap).to(tl.float32)[None, :]
     total = tl.maximum(total, 0.0, propagate_nan=tl.PropagateNan.ALL)
-    out = outputs + (clip * num_bands * num_frames + place)[:, None] * channels + channel[None, :]
+    to = (clip * num_bands + band) * num_frames + frame
+    out = outputs + to[:, None] * channels + channel[None, :]
     tl.store(out, total.to(outputs.dtype.element_ty), mask=exists[:, None])
 
 
