@@ -7,6 +7,7 @@ Interspeech 2024. The names of the modules are those of the published weights, s
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 EMBEDDING_SIZE = 192
 _CHANNELS, _NUM_BLOCKS, _EXPANSION, _BASE_WIDTH, _SCALE = 64, (3, 4, 6, 3), 2, 26, 2
@@ -38,6 +39,25 @@ class ERes2NetV2(nn.Module):
         deviation = (fused.var(-1) + _VARIANCE_FLOOR).sqrt()
         embeddings: Tensor = self.seg_1(torch.cat([fused.mean(-1).flatten(1), deviation.flatten(1)], 1))
         return embeddings
+
+
+def without_norms(network: ERes2NetV2) -> ERes2NetV2:
+    """The same network for inference, changed in place: each normalisation is folded into the convolution before it."""
+    parts = dict(network.named_modules())
+    for name, conv in parts.items():
+        following = _norm_after(name)
+        norm = parts.get(following)
+        if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            folded = fuse_conv_bn_eval(conv, norm)
+            conv.weight, conv.bias = folded.weight, folded.bias
+            network.set_submodule(following, nn.Identity())
+    return network
+
+
+def _norm_after(name: str) -> str:
+    """Where the normalisation after the convolution of this name is, if there is one."""
+    parent, _, last = name.rpartition(".")
+    return f"{parent}.{int(last) + 1}" if last.isdecimal() and "conv" not in name else name.replace("conv", "bn")
 
 
 def _layer(in_planes: int, planes: int, num_blocks: int, *, stride: int, fuse: bool) -> nn.Sequential:

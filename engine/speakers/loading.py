@@ -15,7 +15,7 @@ from ...convert.layout import RepositoryFiles
 from ...convert.wording import enumerate_names
 from ...encoders.campplus import EMBEDDING_SIZE, CAMPPlus
 from ...encoders.campplus_inference import FoldedCAMPPlus
-from ...encoders.eres2netv2 import ERes2NetV2
+from ...encoders.eres2netv2 import ERes2NetV2, without_norms
 from ..errors import ASRError, CheckpointError, HubError
 from ..hub.model_files import check_file
 from ..hub.resolve import HubName, resolve_model
@@ -80,7 +80,7 @@ def load_speaker_model(name: str | Path, device: torch.device, *, hub: HubName =
 def _for_inference(module: CAMPPlus | ERes2NetV2, device: torch.device) -> nn.Module:
     """The network as it runs. On a GPU, CAM++ computes in float16, since its activations stay below 100."""
     if not isinstance(module, CAMPPlus):
-        return module
+        return without_norms(module)
     return FoldedCAMPPlus(module, torch.float16 if device.type == "cuda" else torch.float32)
 
 

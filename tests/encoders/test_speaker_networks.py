@@ -1,8 +1,9 @@
 """CAM++ and ERes2NetV2: the published layout, a clip's independence of its batch, and FunASR 1.4.16's numbers.
 
-Of CAM++, this is what the folded network gives, which runs; the module that the weights are loaded into gives the same.
+They are what the folded networks give, which run; the modules that the weights are loaded into give the same.
 """
 
+import copy
 import os
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from twostage_asr.convert.checkpoint import read_state_dict
 from twostage_asr.encoders import campplus as campplus_module
 from twostage_asr.encoders.campplus import CAMPPlus
 from twostage_asr.encoders.campplus_inference import FoldedCAMPPlus
+from twostage_asr.encoders.eres2netv2 import ERes2NetV2, without_norms
 from twostage_asr.encoders.fbank import speaker_fbank
 from twostage_asr.engine.speakers.loading import packaged_weights
 
@@ -52,7 +54,10 @@ def name(request: pytest.FixtureRequest, networks: dict[str, nn.Module]) -> str:
 def network(name: str, networks: dict[str, nn.Module]) -> nn.Module:
     """As it runs."""
     loaded = networks[name]
-    return FoldedCAMPPlus(loaded, torch.float32) if isinstance(loaded, CAMPPlus) else loaded
+    if isinstance(loaded, CAMPPlus):
+        return FoldedCAMPPlus(loaded, torch.float32)
+    assert isinstance(loaded, ERes2NetV2)
+    return without_norms(copy.deepcopy(loaded))
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +121,15 @@ def unusual_network() -> CAMPPlus:
             norm.weight[1] = 0.0
     assert isinstance(network, CAMPPlus)
     return network
+
+
+def test_no_normalisation_of_eres2netv2_is_left_and_no_number_changes(networks: dict[str, nn.Module]) -> None:
+    loaded = copy.deepcopy(networks["eres2netv2"]).double()  # in float32, either one is off by up to 2e-5
+    assert isinstance(loaded, ERes2NetV2)
+    folded = without_norms(copy.deepcopy(loaded))
+    assert not any(isinstance(part, nn.BatchNorm2d) for part in folded.modules())
+    fbank = 3 * torch.randn(1, 60, 80, generator=torch.Generator().manual_seed(0)).double()
+    torch.testing.assert_close(folded(fbank), loaded(fbank), atol=1e-9, rtol=1e-9)
 
 
 def test_scales_of_zero_and_below_are_folded_too() -> None:
