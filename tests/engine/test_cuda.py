@@ -184,20 +184,36 @@ def test_features_in_a_graph_are_those_of_an_fft(precision: str) -> None:
         frame_step=64 * 960,
     )
     generator, matmul = torch.Generator().manual_seed(0), torch.backends.cuda.matmul
-    before, matmul.fp32_precision = matmul.fp32_precision, precision
-    try:
-        for num_clips, num_samples in ((1, 75_200), (3, 16_000), (32, 480_000), (1, 400), (33, 16_000), (1, 75_200)):
-            waveforms = (torch.randn(num_clips, num_samples, generator=generator) * 0.1).cuda()
-            lens = torch.randint(400, num_samples + 1, (num_clips,), generator=generator)
-            lens[0] = num_samples
+    before = matmul.fp32_precision
+    for num_clips, num_samples in ((1, 75_200), (3, 16_000), (32, 480_000), (1, 400), (33, 16_000), (1, 75_200)):
+        tone = 0.3 * torch.sin(torch.arange(num_samples) * 0.17)  # beside which rounding to TF32 would be heard
+        waveforms = (torch.randn(num_clips, num_samples, generator=generator) * 1e-3 + tone).cuda()
+        lens = torch.randint(400, num_samples + 1, (num_clips,), generator=generator)
+        lens[0] = num_samples
+        matmul.fp32_precision = precision
+        try:
             features, frame_lens = graphs(waveforms, lens.pin_memory())
-            torch.backends.cuda.cufft_plan_cache.clear()
-            expected, expected_lens = stack_frames(*log_mel_fbank(waveforms, lens))
-            assert torch.equal(frame_lens, expected_lens)
-            torch.testing.assert_close(features[:, : expected.shape[1]], expected, atol=2e-3, rtol=0)
-            assert not features[:, expected.shape[1] :].any()
-    finally:
-        matmul.fp32_precision = before
+        finally:
+            matmul.fp32_precision = before
+        torch.backends.cuda.cufft_plan_cache.clear()
+        expected, expected_lens = stack_frames(*log_mel_fbank(waveforms, lens))
+        assert torch.equal(frame_lens.cpu(), expected_lens.cpu())
+        assert (features[:, : expected.shape[1]] - expected).abs().mean() < 1e-3
+        assert not features[:, expected.shape[1] :].any()
+
+
+@needs_cuda
+def test_the_dither_of_a_graph_is_new_in_each_replay() -> None:
+    graphs = SmallBatchGraphs(
+        lambda waveforms, lens: graph_fbank(waveforms, lens, dither=1.0),
+        max_frames=MAX_FRAMES * 960,
+        frame_step=64 * 960,
+    )
+    silence, lens = torch.zeros(1, 61_440, device="cuda"), torch.tensor([61_440]).pin_memory()
+    first, second = (graphs(silence, lens)[0] for _ in range(2))
+    plain, _ = log_mel_fbank(silence, lens, dither=1.0)
+    assert (first - second).abs().mean() > 0.1
+    torch.testing.assert_close(first.mean(), plain.mean(), atol=0.1, rtol=0)
 
 
 @needs_cuda
