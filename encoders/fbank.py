@@ -8,7 +8,8 @@ own size. A clip's features depend neither on its padding nor on the other clips
 
 import math
 from collections.abc import Callable, Iterator
-from functools import lru_cache
+from contextlib import contextmanager
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -68,18 +69,33 @@ def log_mel_fbank(waveforms: Tensor, sample_lens: Tensor, *, dither: float = 0.0
         ValueError: a wrong shape or dtype, or a length outside 2..N.
     """
     _check_waveforms(waveforms, sample_lens)
-    num_clips, num_samples = waveforms.shape
-    num_frames = num_fbank_frames(num_samples)
-    fbank = waveforms.new_empty(num_clips, num_frames, NUM_MELS)
-    if num_samples >= WINDOW_SAMPLES:
-        windows = waveforms.unfold(1, WINDOW_SAMPLES, HOP_SAMPLES)
-        for part in _parts(num_frames, _MAX_FRAMES_AT_ONCE // num_clips):
-            fbank[:, part] = _log_mel(windows[:, part], dither)
+    fbank = _of_whole_windows(waveforms, dither, _energies_by_fft)
     for clip in (sample_lens < WINDOW_SAMPLES).nonzero().flatten().tolist():
         fbank[clip, :1] = _log_mel(waveforms[clip : clip + 1, : int(sample_lens[clip])], dither)
     fbank_lens = fbank_frame_lens(sample_lens)
     if not fbank_lens.is_cuda:
         fbank_lens = to_device(fbank_lens, waveforms.device)
+    return _zero_padding(fbank, fbank_lens), fbank_lens
+
+
+def graph_fbank(waveforms: Tensor, sample_lens: Tensor, *, dither: float = 0.0) -> tuple[Tensor, Tensor]:
+    """`log_mel_fbank` in operations that a CUDA graph can hold, for clips of at least WINDOW_SAMPLES.
+
+    The spectrum is a matrix product, because cuFFT frees the plans that were not used for long, also one that a graph
+    still uses. Of many clips the product takes longer than an FFT: a frame costs 0.4 million multiplications.
+
+    Args:
+        waveforms: (B, N) float32 in [-1, 1], 16 kHz. Samples beyond a clip's length are ignored.
+        sample_lens: (B,) int64 on the device of the waveforms, in 1..N. They are not checked, because a check would
+            wait for the device. A clip that is shorter than a window gives one frame, which has no meaning.
+        dither: see `log_mel_fbank`.
+
+    Returns:
+        As `log_mel_fbank`.
+    """
+    fbank_lens = fbank_frame_lens(sample_lens)
+    with _without_tf32():
+        fbank = _of_whole_windows(waveforms, dither, _energies_by_product)
     return _zero_padding(fbank, fbank_lens), fbank_lens
 
 
@@ -131,9 +147,36 @@ def _check_waveforms(waveforms: Tensor, sample_lens: Tensor) -> None:
         raise ValueError(f"sample_lens must be in {MIN_SAMPLES}..{waveforms.shape[1]}, got {shortest}..{longest}")
 
 
+def _of_whole_windows(waveforms: Tensor, dither: float, energies: Callable[[Tensor], Tensor]) -> Tensor:
+    """(B, N) -> (B, num_fbank_frames(N), 80), without values where not even one whole window fits."""
+    num_clips, num_samples = waveforms.shape
+    num_frames = num_fbank_frames(num_samples)
+    fbank = waveforms.new_empty(num_clips, num_frames, NUM_MELS)
+    if num_samples >= WINDOW_SAMPLES:
+        windows = waveforms.unfold(1, WINDOW_SAMPLES, HOP_SAMPLES)
+        for part in _parts(num_frames, _MAX_FRAMES_AT_ONCE // num_clips):
+            fbank[:, part] = _log_mel(windows[:, part], dither, energies=energies)
+    return fbank
+
+
 def _parts(total: int, size: int) -> Iterator[slice]:
     size = max(size, 1)
     return (slice(start, start + size) for start in range(0, total, size))
+
+
+def _energies_by_fft(samples: Tensor) -> Tensor:
+    """(..., W) windowed samples -> (..., 80) mel energies. W determines the size of the FFT."""
+    fft_size = _fft_size(samples.shape[-1])
+    power: Tensor = torch.fft.rfft(samples, n=fft_size).abs().square_()
+    return power @ _mel_filters(fft_size, samples.device)
+
+
+def _energies_by_product(samples: Tensor) -> Tensor:
+    """The same. The sum over the filters also adds the squares of the real and the imaginary parts."""
+    num_samples, device = samples.shape[-1], samples.device
+    parts = samples @ _fourier(num_samples, device)
+    filters = _mel_filters(_fft_size(num_samples), device)[:-1]  # all but the last bin, which has no filter
+    return parts.square_() @ filters.repeat(2, 1)
 
 
 def _log_mel(
@@ -142,19 +185,35 @@ def _log_mel(
     *,
     scale: float = _INT16_SCALE,
     shape: Callable[[int, torch.device], Tensor] | None = None,
+    energies: Callable[[Tensor], Tensor] = _energies_by_fft,
 ) -> Tensor:
-    """(..., W) samples in [-1, 1] -> (..., 80) log-mel energies. W determines the window and the size of the FFT."""
-    num_samples = windows.shape[-1]
-    fft_size = 1 << (num_samples - 1).bit_length()
+    """(..., W) samples in [-1, 1] -> (..., 80) log-mel energies. W determines the window."""
     samples = windows * scale
     if dither:
         samples.add_(torch.randn_like(samples), alpha=dither)
     samples.sub_(samples.mean(-1, keepdim=True))
     previous = torch.cat([samples[..., :1], samples[..., :-1]], -1)
-    samples.sub_(previous, alpha=_PREEMPHASIS).mul_((shape or _hamming)(num_samples, windows.device))
-    power = torch.fft.rfft(samples, n=fft_size).abs().square_()
-    energies: Tensor = power @ _mel_filters(fft_size, windows.device)
-    return energies.clamp_(min=_POWER_FLOOR).log_()
+    samples.sub_(previous, alpha=_PREEMPHASIS).mul_((shape or _hamming)(windows.shape[-1], windows.device))
+    return energies(samples).clamp_(min=_POWER_FLOOR).log_()
+
+
+def _fft_size(num_samples: int) -> int:
+    return 1 << (num_samples - 1).bit_length()
+
+
+@contextmanager
+def _without_tf32() -> Iterator[None]:
+    """Keep a product's inputs from being rounded to 11 bits, if the program around us allows that for its own."""
+    matmul = torch.backends.cuda.matmul
+    before = matmul.fp32_precision
+    if before in ("none", "ieee"):
+        yield
+        return
+    matmul.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        matmul.fp32_precision = before
 
 
 def _zero_padding(rows: Tensor, lens: Tensor) -> Tensor:
@@ -163,20 +222,20 @@ def _zero_padding(rows: Tensor, lens: Tensor) -> Tensor:
     return rows.masked_fill_(padding[..., None], 0.0)
 
 
-@lru_cache(maxsize=64)
-@torch.inference_mode(False)  # cached, so it must be usable in every mode
+@cache  # a table is never dropped: a CUDA graph may use it
+@torch.inference_mode(False)  # it must be usable in every mode
 def _hamming(size: int, device: torch.device) -> Tensor:
     return torch.hamming_window(size, periodic=False, dtype=torch.float32).to(device)
 
 
-@lru_cache(maxsize=64)
+@cache
 @torch.inference_mode(False)
 def _povey(size: int, device: torch.device) -> Tensor:
     """A Hann window to the power of 0.85."""
     return torch.hann_window(size, periodic=False, dtype=torch.float32).pow(0.85).to(device)
 
 
-@lru_cache(maxsize=64)
+@cache
 @torch.inference_mode(False)
 def _mel_filters(fft_size: int, device: torch.device) -> Tensor:
     """Kaldi's triangular filters, equally spaced on the mel scale: (fft_size // 2 + 1, 80) float32."""
@@ -191,6 +250,16 @@ def _mel_filters(fft_size: int, device: torch.device) -> Tensor:
     filters = torch.minimum(rising, falling).clamp(min=0.0)
     nyquist = torch.zeros(1, NUM_MELS)  # Kaldi does not use the last bin
     return torch.cat([filters, nyquist]).to(device)
+
+
+@cache
+@torch.inference_mode(False)
+def _fourier(num_samples: int, device: torch.device) -> Tensor:
+    """Cosines and sines of all bins but the last: (num_samples, fft_size) float32."""
+    size = _fft_size(num_samples)
+    turns = torch.arange(num_samples)[:, None] * torch.arange(size // 2) % size
+    angles = turns.double() * (2 * math.pi / size)
+    return torch.cat([angles.cos(), angles.sin()], 1).float().to(device)
 
 
 def _mel(hz: float) -> float:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from .adaptor import AdaptorConfig, Count, TransformerAdaptor, audio_token_count
 from .ctc import CTCConfig, CTCHead
-from .fbank import fbank_frame_lens, lfr_frame_lens, log_mel_fbank, stack_frames
+from .fbank import fbank_frame_lens, graph_fbank, lfr_frame_lens, log_mel_fbank, stack_frames
 from .sensevoice import SenseVoiceConfig, SenseVoiceEncoder
 
 _Config = TypeVar("_Config", SenseVoiceConfig, AdaptorConfig)
@@ -116,6 +116,10 @@ class FunASRNanoAcoustic(nn.Module):
         """
         rows, _ = stack_frames(*log_mel_fbank(waveforms, sample_lens, dither=dither))
         return rows, lfr_frame_lens(fbank_frame_lens(sample_lens))
+
+    def graph_features(self, waveforms: Tensor, sample_lens: Tensor, dither: float = 0.0) -> tuple[Tensor, Tensor]:
+        """`features` in operations that a CUDA graph can hold; see `graph_fbank`. All lens are on its device."""
+        return stack_frames(*graph_fbank(waveforms, sample_lens, dither=dither))
 
     def forward(self, features: Tensor, lens: Tensor) -> tuple[Tensor, Tensor]:
         """Run encoder and adaptor.

@@ -24,56 +24,67 @@ Encode = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
 @dataclass(frozen=True, slots=True, eq=False)
 class _Captured:
     graph: torch.cuda.CUDAGraph
-    features: Tensor
+    inputs: Tensor
     lens: Tensor
     outputs: tuple[Tensor, ...]
 
 
 class SmallBatchGraphs:
-    """Runs `encode(features, lens)`, as a CUDA graph if the batch is small.
+    """Runs `encode(inputs, lens)`, as a CUDA graph if the batch is small.
 
-    `features` (B, T, D) and `lens` (B,) are on the GPU. The first axis of each output is the batch. Rows beyond a
-    clip's length are undefined, and a graph may return more of them than `encode` itself, because T is padded.
+    `inputs` (B, T, ...) are on the GPU: features, or waveforms, whose T are samples. A graph finds `lens` (B,) there
+    too, wherever they are given. The first axis of each output is the batch. Rows beyond a clip's length are undefined,
+    and a graph may return more of them than `encode` itself, because T is padded with what earlier batches have left.
 
     Args:
-        encode: the function to run.
+        encode: the function to run as a graph.
+        otherwise: what a batch without a graph runs, with `lens` where they are given; `encode` if None.
         max_clips: most clips of a small batch.
+        max_frames: the longest T of a small batch.
         frame_step: see `bucket_of`; 1 if T is always the same.
     """
 
-    def __init__(self, encode: Encode, *, max_clips: int = MAX_CLIPS, frame_step: int = FRAME_STEP) -> None:
-        self._encode = encode
-        self._max_clips, self._frame_step = max_clips, frame_step
+    def __init__(
+        self,
+        encode: Encode,
+        *,
+        otherwise: Encode | None = None,
+        max_clips: int = MAX_CLIPS,
+        max_frames: int = MAX_FRAMES,
+        frame_step: int = FRAME_STEP,
+    ) -> None:
+        self._encode, self._otherwise = encode, otherwise or encode
+        self._max_clips, self._max_frames, self._frame_step = max_clips, max_frames, frame_step
         self._captured: dict[tuple[int, int], _Captured] = {}
         self._has_graphs = True
         self._pool = torch.cuda.graph_pool_handle()
 
-    def __call__(self, features: Tensor, lens: Tensor) -> tuple[Tensor, ...]:
-        num_clips, num_frames, _ = features.shape
-        if num_clips > self._max_clips or num_frames > MAX_FRAMES:
-            return self._encode(features, lens)
-        captured = self._captured_for(features, bucket_of(num_clips, num_frames, self._frame_step))
+    def __call__(self, inputs: Tensor, lens: Tensor) -> tuple[Tensor, ...]:
+        num_clips, num_frames = inputs.shape[:2]
+        if num_clips > self._max_clips or num_frames > self._max_frames:
+            return self._otherwise(inputs, lens)
+        captured = self._captured_for(inputs, bucket_of(num_clips, num_frames, self._frame_step))
         if captured is None:
-            return self._encode(features, lens)
-        captured.features[:num_clips, :num_frames].copy_(features)
-        captured.lens[:num_clips].copy_(lens)
+            return self._otherwise(inputs, lens)
+        captured.inputs[:num_clips, :num_frames].copy_(inputs)
+        captured.lens[:num_clips].copy_(lens, non_blocking=True)
         captured.lens[num_clips:] = 1
         captured.graph.replay()
         return tuple(output[:num_clips].clone() for output in captured.outputs)
 
-    def _captured_for(self, features: Tensor, bucket: tuple[int, int]) -> _Captured | None:
+    def _captured_for(self, like: Tensor, bucket: tuple[int, int]) -> _Captured | None:
         """The graph of a bucket; None if there is none now, or because a capture has failed."""
         if bucket not in self._captured and self._has_graphs:
-            captured = captured_alone("small batches go on", lambda: self._capture(features, bucket))
+            captured = captured_alone("small batches go on", lambda: self._capture(like, bucket))
             if isinstance(captured, Exception):
                 self._has_graphs = False
             elif captured is not None:
                 self._captured[bucket] = captured
         return self._captured.get(bucket)
 
-    def _capture(self, features: Tensor, bucket: tuple[int, int]) -> _Captured:
-        inputs = features.new_zeros(*bucket, features.shape[2])
-        lens = torch.ones(bucket[0], dtype=torch.int64, device=inputs.device)  # padding clips have one frame
+    def _capture(self, like: Tensor, bucket: tuple[int, int]) -> _Captured:
+        inputs = like.new_zeros(*bucket, *like.shape[2:])
+        lens = torch.ones(bucket[0], dtype=torch.int64, device=inputs.device)  # padding clips are as short as can be
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):

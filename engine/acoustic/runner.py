@@ -24,7 +24,7 @@ from ..errors import CheckpointError
 from ..hub.model_files import check_file
 from ..manifest import EngineManifest
 from .base import AcousticModel, EncodedBatch, StageOneOptions
-from .cuda_graphs import FRAME_STEP, MAX_CLIPS, Encode, SmallBatchGraphs
+from .cuda_graphs import FRAME_STEP, MAX_CLIPS, MAX_FRAMES, Encode, SmallBatchGraphs
 from .staging import uploader
 from .threads import one_thread
 
@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 USUAL_CLIPS = (1, 2, 4, 8)  # of small batches
 USUAL_SECONDS = (3, 7, 11, 15, 19, 23, 26, 30)  # one for each multiple of FRAME_STEP, at frames of 60 ms
 
+Inputs = tuple[Tensor, Tensor]  # what is encoded of a batch, on the device, and the lengths of it
+
 Config = TypeVar("Config")
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -40,10 +42,19 @@ Module = TypeVar("Module", bound=nn.Module)
 class StageOneRunner(AcousticModel):
     """Stage 1 of one loaded checkpoint. `num_frames` is, where there is a CTC head, the frames that it reads."""
 
-    def __init__(self, options: StageOneOptions, *, max_clips: int = MAX_CLIPS, frame_step: int = FRAME_STEP) -> None:
-        """See SmallBatchGraphs for `max_clips` and `frame_step`."""
+    def __init__(
+        self,
+        options: StageOneOptions,
+        *,
+        max_clips: int = MAX_CLIPS,
+        max_frames: int = MAX_FRAMES,
+        frame_step: int = FRAME_STEP,
+        min_samples: int = 0,
+    ) -> None:
+        """See SmallBatchGraphs for the first three sizes. A batch with a clip below `min_samples` runs without one."""
         self._options = options
-        self._max_clips, self._frame_step = max_clips, frame_step
+        self._max_clips, self._max_frames, self._frame_step = max_clips, max_frames, frame_step
+        self._min_samples = min_samples
         self._graphs: Encode | None = None  # runs the modules compiled, once that is prepared
         self._upload = uploader(options.device)
 
@@ -52,11 +63,20 @@ class StageOneRunner(AcousticModel):
         if self._options.device.type != "cuda":
             return
         self._compile()
-        graphs = SmallBatchGraphs(self._run_modules, max_clips=self._max_clips, frame_step=self._frame_step)
+        graphs = self._small_batch_graphs()
         for num_clips in (self._max_clips + 1, 1):
             self._encode_silence(graphs, num_clips, 1)
         self._graphs = graphs
         logger.debug("loading: stage 1 is compiled")
+
+    def _small_batch_graphs(self) -> SmallBatchGraphs:
+        return SmallBatchGraphs(
+            self._run_in_graph,
+            otherwise=self._run_modules,
+            max_clips=self._max_clips,
+            max_frames=self._max_frames,
+            frame_step=self._frame_step,
+        )
 
     def further_steps(self) -> list[Callable[[], None]]:
         """The captures of the usual sizes of small batches; see AcousticModel."""
@@ -81,7 +101,9 @@ class StageOneRunner(AcousticModel):
     @torch.inference_mode()
     @attention_for_any_shape()
     def _encoded(self, waveforms: Sequence[np.ndarray], run: Encode, *, with_ctc: bool) -> EncodedBatch:
-        encoded, *hidden = run(*self._features(waveforms))
+        if min(map(len, waveforms)) < self._min_samples:
+            run = self._run_modules
+        encoded, *hidden = run(*self._inputs(waveforms))
         audio_lens = [self.num_audio_tokens(len(waveform)) for waveform in waveforms]
         embeds, done = to_cpu(self._by_clip(encoded, audio_lens))
         return EncodedBatch(
@@ -97,12 +119,16 @@ class StageOneRunner(AcousticModel):
         """Make the modules faster on a GPU."""
 
     @abstractmethod
-    def _features(self, waveforms: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
-        """What the modules read of a batch, and the lengths of it, where they are wanted."""
+    def _inputs(self, waveforms: Sequence[np.ndarray]) -> Inputs:
+        """What `_run_modules` takes of a batch."""
 
     @abstractmethod
-    def _run_modules(self, features: Tensor, lens: Tensor, /) -> tuple[Tensor, ...]:
+    def _run_modules(self, inputs: Tensor, lens: Tensor, /) -> tuple[Tensor, ...]:
         """Embeddings in the LLM's dtype and, where the checkpoint has a CTC head, what that reads."""
+
+    def _run_in_graph(self, inputs: Tensor, lens: Tensor, /) -> tuple[Tensor, ...]:
+        """The same with `lens` on the GPU, in operations that a CUDA graph can hold."""
+        return self._run_modules(inputs, lens)
 
     def _by_clip(self, encoded: Tensor, audio_lens: Sequence[int]) -> Tensor:
         """The modules' embeddings -> (B, A, hidden_size), meaningless beyond a clip's length."""

@@ -20,6 +20,7 @@ from ..cores import usable_cores
 Upload = Callable[[Sequence[np.ndarray]], Tensor]  # (N,) float32 each -> (B, longest N), padded with zeros; or joined
 
 _NUM_THREADS = min(4, usable_cores())  # more do not copy faster
+_FEW_SAMPLES = 1 << 18  # 1 MB is copied sooner than threads have woken up
 
 
 def uploader(device: torch.device, *, joined: bool = False) -> Upload:
@@ -65,7 +66,10 @@ class WaveformStaging:
             if buffer.memory.numel() < total:
                 buffer.memory = torch.empty(total, pin_memory=True)
             rows = list(zip(np.split(buffer.memory[:total].numpy(), starts[1:]), waveforms, strict=True))
-            list(self._threads.map(_fill, (rows[start::_NUM_THREADS] for start in range(_NUM_THREADS))))
+            if total <= _FEW_SAMPLES:
+                _fill(rows)
+            else:
+                list(self._threads.map(_fill, (rows[start::_NUM_THREADS] for start in range(_NUM_THREADS))))
             on_device = buffer.memory[:total].to(self._device, non_blocking=True)
             buffer.copied.record()
         return on_device

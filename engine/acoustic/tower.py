@@ -16,7 +16,7 @@ from torch import Tensor
 from ...encoders.upload import to_device
 from ...encoders.whisper_features import log_mel
 from .base import StageOneOptions
-from .runner import StageOneRunner
+from .runner import Inputs, StageOneRunner
 
 COST_SAMPLES = 960  # samples that count as one frame (60 ms) in a batch's cost, whatever the tower's own frame rate
 
@@ -66,7 +66,7 @@ class TowerModel(StageOneRunner):
     def _compile(self) -> None:
         self._tower.compile()
 
-    def _features(self, waveforms: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+    def _inputs(self, waveforms: Sequence[np.ndarray]) -> Inputs:
         tower = self._tower
         pieces = [part for waveform in waveforms for part in self._cut(waveform)]
         sample_lens = torch.tensor([len(piece) for piece in pieces])

@@ -1,9 +1,11 @@
 """Runs the passes of llm.py: copies their inputs to the device, and their results back, once for each pass.
 
 On an NVIDIA GPU a pass of a small shape is a CUDA graph, because launching its kernels takes the CPU longer than
-running them takes the GPU. A graph has a fixed shape, so that inputs are padded to a few shapes. Those of one sequence
-are captured while the model loads, the usual ones of several when there is nothing else to do, and others at their
-first use. A pass whose graph cannot be captured now, because another thread compiles or captures, runs without.
+running them takes the GPU. The graph also holds these copies, from and to pinned memory of its own, so that the CPU
+fills that memory, launches once and waits once. A graph has a fixed shape, so that inputs are padded to a few shapes.
+Those of one sequence are captured while the model loads, the usual ones of several when there is nothing else to do,
+and others at their first use. A pass whose graph cannot be captured now, because another thread compiles or captures,
+runs without.
 """
 
 import logging
@@ -50,13 +52,14 @@ class Found:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Captured:
+    """A graph, and the memory that it uses."""
+
     graph: torch.cuda.CUDAGraph
-    ints: Tensor  # the inputs on the device
-    embeds: Tensor | None
-    staged_ints: Tensor  # the same, pinned
-    staged_embeds: Tensor | None
+    on_device: tuple[Tensor, Tensor | None]  # the inputs of the pass
+    ints: np.ndarray  # pinned; the graph copies it to the device
+    embeds: Tensor | None  # likewise
     passed: Passed
-    result: Tensor  # pinned
+    best: np.ndarray  # pinned; the graph copies `passed.best` to it
 
 
 class Passes:
@@ -163,37 +166,31 @@ class GraphPasses(Passes):
 
     def _replay(self, captured: _Captured, ints: np.ndarray, prompts: Sequence[Tensor] | None) -> Found:
         num_sequences = len(ints)
-        staged = captured.staged_ints.numpy()  # NumPy writes a few numbers in a fraction of PyTorch's time
-        staged[:num_sequences] = ints
-        staged[num_sequences:] = 0  # sequences that only pad the shape keep no rows
-        captured.ints.copy_(captured.staged_ints, non_blocking=True)
+        captured.ints[:num_sequences] = ints
+        captured.ints[num_sequences:] = 0  # sequences that only pad the shape keep no rows
         if prompts is not None:
-            assert captured.embeds is not None and captured.staged_embeds is not None
-            _fill(captured.staged_embeds, prompts)
-            captured.embeds.copy_(captured.staged_embeds, non_blocking=True)
+            assert captured.embeds is not None
+            _fill(captured.embeds, prompts)
         captured.graph.replay()
-        captured.result.copy_(captured.passed.best, non_blocking=True)
-        self._stream.synchronize()
-        return _found(captured.result.numpy(), captured.passed.logits, num_sequences)
+        self._stream.synchronize()  # from here on the pinned memory may be read, and written again
+        return _found(captured.best, captured.passed.logits, num_sequences)
 
     def _capture(self, shape: Shape) -> _Captured:
-        ints, embeds = self._inputs(shape)
+        on_device = ints, embeds = self._inputs(shape)
         for _ in range(_WARM_UP_RUNS):
-            self._llm.run(ints, embeds)
+            passed = self._llm.run(ints, embeds)
+        pinned_ints, pinned_best = _pinned_like(ints), _pinned_like(passed.best)
+        pinned_embeds = None if embeds is None else _pinned_like(embeds)
         self._stream.synchronize()
         graph = torch.cuda.CUDAGraph()
         # In the default mode, an allocation by any other thread would fail and invalidate the capture.
         with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+            ints.copy_(pinned_ints, non_blocking=True)
+            if embeds is not None and pinned_embeds is not None:
+                embeds.copy_(pinned_embeds, non_blocking=True)
             passed = self._llm.run(ints, embeds)
-        return _Captured(
-            graph=graph,
-            ints=ints,
-            embeds=embeds,
-            staged_ints=torch.zeros_like(ints, device="cpu").pin_memory(),
-            staged_embeds=None if embeds is None else torch.zeros_like(embeds, device="cpu").pin_memory(),
-            passed=passed,
-            result=torch.empty_like(passed.best, device="cpu").pin_memory(),
-        )
+            pinned_best.copy_(passed.best, non_blocking=True)
+        return _Captured(graph, on_device, pinned_ints.numpy(), pinned_embeds, passed, pinned_best.numpy())
 
 
 def passes_for(llm: LLM, max_sequences: int) -> Passes:
@@ -214,6 +211,11 @@ def padded_shape(num_sequences: int, num_tokens: int, prompt_length: int | None)
 def _ints(places: Sequence[Place], read: Sequence[int]) -> np.ndarray:
     rows = [(place.start, place.base, place.size, at) for place, at in zip(places, read, strict=True)]
     return np.array(rows, np.int32)
+
+
+def _pinned_like(tensor: Tensor) -> Tensor:
+    """Zeros in memory of the CPU that a GPU copies from and to without the CPU."""
+    return torch.zeros_like(tensor, device="cpu").pin_memory()
 
 
 def _fill(rows: Tensor, prompts: Sequence[Tensor]) -> None:

@@ -22,6 +22,12 @@ class Rows:
         bisect.insort(self._taken, (first, first + size))
         return first
 
+    def copy(self) -> "Rows":
+        """Rows of which the same are taken, to try out what fits."""
+        rows = Rows(self._num_rows)
+        rows._taken = self._taken.copy()
+        return rows
+
     def give_back(self, first: int) -> None:
         """Free the rows that begin with this one."""
         del self._taken[bisect.bisect_left(self._taken, (first, 0))]

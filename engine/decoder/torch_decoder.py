@@ -5,7 +5,6 @@ time than a step of vLLM. A draft of the answer, where there is one, makes greed
 reads the last token and the next drafted ones, and keeps those that greedy decoding would have written.
 """
 
-import copy
 import itertools
 import math
 import time
@@ -124,7 +123,7 @@ class TorchDecoder:
 
     def num_fitting(self, sizes: Sequence[int]) -> int:
         """How many of these prompts, from the first on, need not wait for others; `sizes` are those of rows_for."""
-        rows = copy.deepcopy(self._rows)
+        rows = self._rows.copy()
         room = self._max_sequences - len(self._pending)
         return sum(1 for _ in itertools.takewhile(lambda size: rows.take(size) is not None, sizes[:room]))
 
@@ -137,6 +136,10 @@ class TorchDecoder:
         draft: DraftSource | None = None,
     ) -> int:
         self.limits.check(prompt_embeds, params)
+        return self.submit_checked(prompt_embeds, params, draft)
+
+    def submit_checked(self, prompt_embeds: Tensor, params: DecodeParams, draft: DraftSource | None) -> int:
+        """`submit` for a prompt that was checked already: to look for NaN a second time would only delay its answer."""
         prompt_id = next(self._ids)
         self._pending[prompt_id] = _Sequence(prompt_id, prompt_embeds, params, draft)
         return prompt_id

@@ -171,9 +171,12 @@ class TwoLaneDecoder:
             lane, given = self._large, waiting
         for prompt_id, each in given:
             del self._waiting[prompt_id]
-            theirs = lane.decoder.submit(
-                each.prompt_embeds, each.params, stream_tokens=each.stream_tokens, draft=each.draft
-            )
+            if lane is self._fast:
+                theirs = self._fast_decoder.submit_checked(each.prompt_embeds, each.params, each.draft)
+            else:
+                theirs = lane.decoder.submit(
+                    each.prompt_embeds, each.params, stream_tokens=each.stream_tokens, draft=each.draft
+                )
             lane.ours[theirs] = prompt_id
             self._given[prompt_id] = lane, theirs
 

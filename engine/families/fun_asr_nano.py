@@ -7,11 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...encoders.fbank import num_lfr_frames
+from ...encoders.fbank import HOP_SAMPLES, LFR_N, WINDOW_SAMPLES, num_lfr_frames
 from ...encoders.fun_asr_nano import FunASRNanoAcoustic, FunASRNanoAcousticConfig
 from ...encoders.upload import to_device
 from ..acoustic.base import StageOneOptions
-from ..acoustic.runner import StageOneRunner, load_module, read_config
+from ..acoustic.cuda_graphs import FRAME_STEP, MAX_FRAMES
+from ..acoustic.runner import Inputs, StageOneRunner, load_module, read_config
 from ..manifest import ACOUSTIC_NAME, CTC_VOCABULARY_NAME, EngineManifest
 from ..prompt import PromptText
 from ..text import clean_text
@@ -25,6 +26,7 @@ _MLT_CODES = (
     *("zh", "en", "yue", "ja", "ko", "vi", "id", "th", "ms", "fil", "ar", "hi", "bg", "hr", "cs", "da", "nl", "et"),
     *("fi", "el", "hu", "ga", "lv", "lt", "mt", "pl", "pt", "ro", "sk", "sl", "sv"),
 )
+_FRAME_SAMPLES = LFR_N * HOP_SAMPLES
 HOTWORD_HEADER = (
     "请结合上下文信息，更加准确地完成语音转写任务。如果没有相关信息，我们会留空。"
     "\n\n\n**上下文信息：**\n\n\n热词列表：[{}]\n"
@@ -81,11 +83,16 @@ class FunASRMLTNano(FunASRNano):
 
 
 class FunASRNanoAcousticModel(StageOneRunner):
-    """Stage 1 of one loaded checkpoint."""
+    """Stage 1 of one loaded checkpoint. Its graphs take waveforms, and compute the features too."""
 
     def __init__(self, module: FunASRNanoAcoustic, options: StageOneOptions) -> None:
         self._module = module
-        super().__init__(options)
+        super().__init__(
+            options,
+            max_frames=MAX_FRAMES * _FRAME_SAMPLES,
+            frame_step=FRAME_STEP * _FRAME_SAMPLES,
+            min_samples=WINDOW_SAMPLES,
+        )
 
     def num_frames(self, num_samples: int) -> int:
         return num_lfr_frames(num_samples)
@@ -96,13 +103,19 @@ class FunASRNanoAcousticModel(StageOneRunner):
     def _compile(self) -> None:
         self._module.audio_encoder.compile()
 
-    def _features(self, waveforms: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
-        device = self._options.device
-        sample_lens = torch.tensor([len(w) for w in waveforms])  # on the CPU, to avoid waits for the GPU
-        features, lens = self._module.features(self._upload(waveforms), sample_lens, self._options.dither)
-        return features, to_device(lens, device) if device.type == "cuda" else lens
+    def _inputs(self, waveforms: Sequence[np.ndarray]) -> Inputs:
+        """The waveforms, and their lengths in samples on the CPU: read from there, they need no wait for the GPU."""
+        is_pinned = self._options.device.type == "cuda"  # so that a copy of them is only queued
+        return self._upload(waveforms), torch.tensor([len(w) for w in waveforms], pin_memory=is_pinned)
 
-    def _run_modules(self, features: Tensor, lens: Tensor, /) -> tuple[Tensor, ...]:
+    def _run_modules(self, waveforms: Tensor, sample_lens: Tensor, /) -> tuple[Tensor, ...]:
+        features, lens = self._module.features(waveforms, sample_lens, self._options.dither)
+        return self._encode(features, to_device(lens, self._options.device))
+
+    def _run_in_graph(self, waveforms: Tensor, sample_lens: Tensor, /) -> tuple[Tensor, ...]:
+        return self._encode(*self._module.graph_features(waveforms, sample_lens, self._options.dither))
+
+    def _encode(self, features: Tensor, lens: Tensor) -> tuple[Tensor, ...]:
         encoder_out, audio_embeds = self._module(features, lens)
         head = self._module.ctc_head
         hidden = () if head is None else (head.hidden(encoder_out, lens),)

@@ -9,9 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from tests.recorded_graphs import Operations
 from twostage_asr.encoders import fbank as fbank_module
 from twostage_asr.encoders.fbank import (
     fbank_frame_lens,
+    graph_fbank,
     lfr_frame_lens,
     log_mel_fbank,
     num_fbank_frames,
@@ -112,14 +114,61 @@ def test_the_waveforms_are_left_as_they_are() -> None:
     assert torch.equal(batch, before)
 
 
-def test_a_first_call_in_inference_mode_does_not_spoil_later_ones() -> None:
-    fbank_module._hamming.cache_clear()
-    fbank_module._mel_filters.cache_clear()
-    clip, lens = noise(800)[None], torch.tensor([800])
+def test_a_table_made_in_inference_mode_serves_every_mode() -> None:
+    cpu = torch.device("cpu")
     with torch.inference_mode():
-        log_mel_fbank(clip, lens)
-    assert not any(table.is_inference() for table in (fbank_module._hamming(400, clip.device),))
-    assert not fbank_module._mel_filters(512, clip.device).is_inference()
+        for make in (fbank_module._hamming, fbank_module._mel_filters, fbank_module._fourier):
+            assert not make.__wrapped__(256, cpu).is_inference()  # not cached: a CUDA graph may use the tables there
+
+
+@settings(deadline=None, max_examples=20)
+@given(
+    lens=st.lists(st.integers(400, 5000), min_size=1, max_size=4),
+    amplitude=st.sampled_from([1e-4, 1e-2, 0.3]),
+    offset=st.sampled_from([0.0, 0.2]),
+)
+def test_features_of_a_graph_are_those_of_an_fft(lens: list[int], amplitude: float, offset: float) -> None:
+    batch, sample_lens = pad([noise(n, amplitude=amplitude, seed=n) + offset for n in lens], float("nan"), 300)
+    expected, expected_lens = log_mel_fbank(batch, sample_lens)
+    fbank, fbank_lens = graph_fbank(batch, sample_lens)
+    assert torch.equal(fbank_lens, expected_lens)
+    errors = (fbank - expected).abs()
+    assert errors.mean() < 1e-4 and errors.max() < 0.05  # where a band is empty by chance, its logarithm is not exact
+
+
+def test_features_of_a_graph_are_as_exact_as_those_of_an_fft() -> None:
+    """A loud tone beside almost nothing: the error of a sum shows where the spectrum is weak."""
+    t = torch.arange(32_000) / 16_000
+    for clip in (0.5 * torch.sin(2 * math.pi * 440 * t), noise(32_000), noise(32_000, amplitude=1e-4)):
+        windows = clip.unfold(0, 400, 160)
+        exact = fbank_module._log_mel(windows.double(), 0.0, energies=energies_in_double)
+        lens = torch.tensor([len(clip)])
+        errors = [(f(clip[None], lens)[0][0] - exact).abs().mean() for f in (graph_fbank, log_mel_fbank)]
+        assert errors[0] < max(2 * errors[1], torch.tensor(1e-5))
+
+
+def energies_in_double(samples: Tensor) -> Tensor:
+    return torch.fft.rfft(samples, n=512).abs().square() @ fbank_module._mel_filters(512, samples.device).double()
+
+
+def test_nothing_in_a_graph_is_read_by_the_cpu_or_planned_by_cufft() -> None:
+    batch, lens = pad([noise(9000), noise(5000)], 0.0)
+    with Operations() as operations:
+        stack_frames(*graph_fbank(batch, lens))
+    names = {str(function) for function, *_ in operations.calls}
+    assert not {name for name in names if "fft" in name or "_local_scalar_dense" in name or "nonzero" in name}
+
+
+@pytest.mark.parametrize("precision", ["none", "ieee", "tf32"])
+def test_features_are_computed_without_tf32_and_leave_the_programs_choice(precision: str) -> None:
+    matmul = torch.backends.cuda.matmul
+    before, matmul.fp32_precision = matmul.fp32_precision, precision
+    try:
+        with fbank_module._without_tf32():
+            assert matmul.fp32_precision != "tf32"
+        assert matmul.fp32_precision == precision
+    finally:
+        matmul.fp32_precision = before
 
 
 @pytest.mark.parametrize(

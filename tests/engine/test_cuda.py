@@ -14,12 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch._dynamo.utils import counters
+from torch.profiler import ProfilerActivity, profile
 
 from tests.engine.words.test_aligner import byte_tokenizer, spoken_evenly, transparent_head
 from tests.pipeline import Clip
 from tests.processes import is_running, wait_until
 from twostage_asr.encoders.adaptor import AdaptorConfig
 from twostage_asr.encoders.ctc import CTCConfig, CTCHead
+from twostage_asr.encoders.fbank import graph_fbank, log_mel_fbank, stack_frames
 from twostage_asr.encoders.sensevoice import SenseVoiceConfig, SenseVoiceEncoder
 from twostage_asr.encoders.transformer import LayerStack, PaddedKeys, attend, attention_bias, key_mask, valid_frames
 from twostage_asr.engine import AutoModelVLLM, DecodeError
@@ -27,6 +29,7 @@ from twostage_asr.engine.acoustic import runner
 from twostage_asr.engine.acoustic.base import StageOneOptions
 from twostage_asr.engine.acoustic.cuda_graphs import MAX_CLIPS, MAX_FRAMES, Encode, SmallBatchGraphs, bucket_of
 from twostage_asr.engine.acoustic.runner import StageOneRunner
+from twostage_asr.engine.acoustic.threads import one_thread
 from twostage_asr.engine.captures import CAPTURES
 from twostage_asr.engine.families import family_named
 from twostage_asr.engine.manifest import EngineManifest, FrameClock
@@ -63,7 +66,7 @@ def test_on_a_gpu_the_first_text_waits_for_nothing_that_is_compiled_and_later_on
         def _compile(self) -> None:
             stack._run_layer = lambda _, x: seen.append("compiled layer") or x  # type: ignore[func-returns-value]
 
-        def _features(self, waveforms: Sequence[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
+        def _inputs(self, waveforms: Sequence[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
             seen.append(len(waveforms))
             return torch.zeros(len(waveforms), 1, 1), torch.ones(len(waveforms), dtype=torch.int64)
 
@@ -71,7 +74,7 @@ def test_on_a_gpu_the_first_text_waits_for_nothing_that_is_compiled_and_later_on
             seen.append("layers")
             return (stack.run_layers([nn.Identity()], features),)
 
-    def graphs(encode: Encode, **sizes: int) -> Encode:
+    def graphs(encode: Encode, *, otherwise: Encode, **sizes: int) -> Encode:
         seen.append(sizes)
         return encode
 
@@ -87,7 +90,8 @@ def test_on_a_gpu_the_first_text_waits_for_nothing_that_is_compiled_and_later_on
     assert seen == [1, "layers"]
     seen.clear()
     model.prepare()
-    assert seen == [{"max_clips": 3, "frame_step": 1}, 4, "layers", "compiled layer", 1, "layers", "compiled layer"]
+    sizes = {"max_clips": 3, "max_frames": MAX_FRAMES, "frame_step": 1}
+    assert seen == [sizes, 4, "layers", "compiled layer", 1, "layers", "compiled layer"]
     seen.clear()
     model.encode([clip], with_ctc=False)
     model._graphs = None  # as in another thread while `prepare` compiles
@@ -118,7 +122,7 @@ def test_a_capture_that_fails_is_not_tried_again(
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
     tried: list[tuple[int, int]] = []
 
-    def capture(features: torch.Tensor, bucket: tuple[int, int]) -> None:
+    def capture(like: torch.Tensor, bucket: tuple[int, int]) -> None:
         tried.append(bucket)
         raise RuntimeError("operation not permitted when stream is capturing")
 
@@ -168,6 +172,76 @@ def test_a_capture_bears_the_work_of_another_thread_on_the_gpu() -> None:
     (out,) = SmallBatchGraphs(encode)(features, torch.tensor([5], device="cuda"))
     assert not failures
     torch.testing.assert_close(out[:, :5], features + 1)
+
+
+@needs_cuda
+@pytest.mark.parametrize("precision", ["ieee", "tf32"])  # which the program around us has chosen
+def test_features_in_a_graph_are_those_of_an_fft(precision: str) -> None:
+    graphs = SmallBatchGraphs(
+        lambda waveforms, lens: stack_frames(*graph_fbank(waveforms, lens)),
+        otherwise=lambda waveforms, lens: stack_frames(*log_mel_fbank(waveforms, lens)),
+        max_frames=MAX_FRAMES * 960,
+        frame_step=64 * 960,
+    )
+    generator, matmul = torch.Generator().manual_seed(0), torch.backends.cuda.matmul
+    before = matmul.fp32_precision
+    for num_clips, num_samples in ((1, 75_200), (3, 16_000), (32, 480_000), (1, 400), (33, 16_000), (1, 75_200)):
+        tone = 0.3 * torch.sin(torch.arange(num_samples) * 0.17)  # beside which rounding to TF32 would be heard
+        waveforms = (torch.randn(num_clips, num_samples, generator=generator) * 1e-3 + tone).cuda()
+        lens = torch.randint(400, num_samples + 1, (num_clips,), generator=generator)
+        lens[0] = num_samples
+        matmul.fp32_precision = precision
+        try:
+            features, frame_lens = graphs(waveforms, lens.pin_memory())
+        finally:
+            matmul.fp32_precision = before
+        torch.backends.cuda.cufft_plan_cache.clear()
+        expected, expected_lens = stack_frames(*log_mel_fbank(waveforms, lens))
+        assert torch.equal(frame_lens.cpu(), expected_lens.cpu())
+        assert (features[:, : expected.shape[1]] - expected).abs().mean() < 1e-3
+        assert not features[:, expected.shape[1] :].any()
+
+
+@needs_cuda
+def test_the_dither_of_a_graph_is_new_in_each_replay() -> None:
+    graphs = SmallBatchGraphs(
+        lambda waveforms, lens: graph_fbank(waveforms, lens, dither=1.0),
+        max_frames=MAX_FRAMES * 960,
+        frame_step=64 * 960,
+    )
+    silence, lens = torch.zeros(1, 61_440, device="cuda"), torch.tensor([61_440]).pin_memory()
+    first, second = (graphs(silence, lens)[0] for _ in range(2))
+    plain, _ = log_mel_fbank(silence, lens, dither=1.0)
+    assert (first - second).abs().mean() > 0.1
+    torch.testing.assert_close(first.mean(), plain.mean(), atol=0.1, rtol=0)
+
+
+@needs_cuda
+def test_a_clip_is_encoded_from_its_samples_on_in_one_launch_without_a_wait(engine_dirs: dict[str, Path]) -> None:
+    directory = engine_dirs["low_frame_rate"]
+    manifest = EngineManifest.read(directory)
+    options = StageOneOptions(device=torch.device("cuda"), dtype=torch.float32, embeds_dtype=torch.float32)
+    model, _ = family_named(manifest.family).build_acoustic_model(directory, manifest, options)
+    rng = np.random.default_rng(0)
+    clips = [(rng.standard_normal(n) * 0.05).astype(np.float32) for n in (75_200, 30_000, 399, 160_000)]
+    plain = [model.encode([clip], with_ctc=True).utterances()[0] for clip in clips]
+    model.prepare()
+    with one_thread(active=True):
+        for batch in ([0], [1], [2], [3], [0, 1, 3], [0, 1, 2, 3], [1]):
+            for _ in range(2):  # captured, and replayed
+                encoded = model.encode([clips[number] for number in batch], with_ctc=True).utterances()
+                for ours, number in zip(encoded, batch, strict=True):
+                    assert F.cosine_similarity(ours.audio_embeds, plain[number].audio_embeds).min() > 0.9999
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            model.encode(clips[:1], with_ctc=True)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as trace:
+            model.encode(clips[:1], with_ctc=True)
+    calls = {event.key: event.count for event in trace.key_averages()}
+    assert calls.get("cudaGraphLaunch") == 1
+    assert calls.get("cudaLaunchKernel", 0) <= 4  # copies of the input and of the results
 
 
 @needs_cuda

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from tests.engine.decoder.test_drafts import Listed, drafted
 from tests.engine.decoder.tiny_llms import decoder_of, make_llm, some_prompts, source_of
 from tests.pipeline import decode, token_ids
 from twostage_asr.engine.decoder.base import DecodeParams, Hypothesis, LLMSource
-from twostage_asr.engine.decoder.passes import GraphPasses
+from twostage_asr.engine.decoder.passes import GraphPasses, Place
 from twostage_asr.engine.decoder.torch_decoder import TorchDecoder
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU here")
@@ -53,6 +54,16 @@ def test_steps_without_graphs_write_the_same(on_gpu: TorchDecoder, expected: lis
     captured, passes._captured, passes._has_graphs = passes._captured, {}, False
     check(decode(on_gpu, PROMPTS, PARAMS), expected)
     passes._captured, passes._has_graphs = captured, True
+
+
+def test_a_step_is_one_launch_whose_graph_holds_the_copies(on_gpu: TorchDecoder) -> None:
+    step = [[3]], [Place(0, 0, 8)]
+    on_gpu._passes.step(*step)
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as trace:
+        on_gpu._passes.step(*step)
+    calls = {event.key: event.count for event in trace.key_averages()}
+    assert calls.get("cudaGraphLaunch") == 1
+    assert not {"aten::copy_", "cudaMemcpyAsync", "cudaLaunchKernel"} & calls.keys()
 
 
 def test_drafts_change_no_token(on_gpu: TorchDecoder) -> None:

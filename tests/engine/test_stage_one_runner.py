@@ -1,15 +1,22 @@
-"""What stage 1 prepares behind the first text."""
+"""What stage 1 prepares behind the first text, and what its graphs hold."""
 
 from collections.abc import Sequence
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
+from tests.recorded_graphs import Operations, RecordedGraph, record_graphs
 from twostage_asr.encoders import SAMPLE_RATE
+from twostage_asr.encoders.adaptor import AdaptorConfig
+from twostage_asr.encoders.ctc import CTCConfig
+from twostage_asr.encoders.fun_asr_nano import FunASRNanoAcoustic, FunASRNanoAcousticConfig
+from twostage_asr.encoders.sensevoice import SenseVoiceConfig
 from twostage_asr.engine.acoustic.base import StageOneOptions
 from twostage_asr.engine.acoustic.cuda_graphs import FRAME_STEP, MAX_CLIPS, MAX_FRAMES, bucket_of
 from twostage_asr.engine.acoustic.runner import USUAL_CLIPS, StageOneRunner
+from twostage_asr.engine.families.fun_asr_nano import FunASRNanoAcousticModel
 
 FRAME_SAMPLES = 960
 
@@ -26,7 +33,7 @@ class Runner(StageOneRunner):
     def _compile(self) -> None:
         """Nothing."""
 
-    def _features(self, waveforms: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+    def _inputs(self, waveforms: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
         lens = torch.tensor([self.num_frames(len(waveform)) for waveform in waveforms])
         return torch.zeros(len(waveforms), int(lens.max()), 1), lens
 
@@ -66,3 +73,45 @@ def test_without_compiled_modules_nothing_is_run() -> None:
     for step in ours.further_steps():
         step()
     assert ours._graphs is None
+
+
+def small_fun_asr_nano() -> FunASRNanoAcousticModel:
+    torch.manual_seed(0)
+    encoder = SenseVoiceConfig(
+        output_dim=32, attention_heads=2, linear_units=64, num_blocks=2, tp_blocks=1, kernel_size=11
+    )
+    adaptor = AdaptorConfig(encoder_dim=32, llm_dim=64, ffn_dim=48, n_layer=1)
+    ctc = CTCConfig(decoder=adaptor, vocab_size=20, blank_id=19)
+    module = FunASRNanoAcoustic(
+        FunASRNanoAcousticConfig(encoder=encoder, adaptor=adaptor, ctc=ctc, low_frame_rate=True)
+    )
+    options = StageOneOptions(device=torch.device("cpu"), dtype=torch.float32, embeds_dtype=torch.float32)
+    return FunASRNanoAcousticModel(module.eval(), options)
+
+
+def test_graphs_encode_waveforms_as_plain_modules_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch with a clip of less than a window, and one that is too long, take no graph."""
+    record_graphs(monkeypatch)
+    model, rng = small_fun_asr_nano(), np.random.default_rng(0)
+    model._graphs = graphs = model._small_batch_graphs()
+    plain = small_fun_asr_nano()
+    for lens in ([70_000], [400], [61_440, 3000, 16_000], [61_441], [500], [399, 16_000], [492_000], [5000, 61_000]):
+        clips = [(rng.standard_normal(n) * 0.1).astype(np.float32) for n in lens]
+        ours, expected = (m.encode(clips, with_ctc=True).utterances() for m in (model, plain))
+        for one, other in zip(ours, expected, strict=True):
+            torch.testing.assert_close(one.audio_embeds, other.audio_embeds, atol=1e-3, rtol=1e-3)
+            torch.testing.assert_close(one.ctc_hidden, other.ctc_hidden, atol=1e-3, rtol=1e-3)
+    assert sorted(graphs._captured) == [(1, 61_440), (1, 122_880), (2, 61_440), (4, 61_440)]
+
+
+def test_beside_the_graph_there_are_only_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    record_graphs(monkeypatch)
+    model, clip = small_fun_asr_nano(), np.ones(70_000, np.float32)
+    model._graphs = model._small_batch_graphs()
+    model.encode([clip], with_ctc=True)
+    monkeypatch.setattr(RecordedGraph, "replay", lambda self: None)
+    with Operations() as operations:
+        model.encode([clip], with_ctc=True)
+    names = {function.overloadpacket.__name__ for function, *_ in operations.calls}
+    free = {"slice", "lift_fresh", "detach_"}  # they launch nothing
+    assert names - free == {"pad_sequence", "to", "copy_", "fill_", "clone"}

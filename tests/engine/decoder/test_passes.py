@@ -1,15 +1,29 @@
-"""Which CUDA graphs are captured, and when. There is only the GPU's name here."""
+"""Which CUDA graphs are captured, when, and what they hold. Of the GPU there is only the name here."""
 
 import contextlib
 import threading
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
+from tests.recorded_graphs import Operations, RecordedGraph, record_graphs
 from twostage_asr.engine.captures import CAPTURES
-from twostage_asr.engine.decoder.passes import NUM_DRAFTED, PROMPT_LENGTHS, GraphPasses, Shape, padded_shape
+from twostage_asr.engine.decoder.llm import WHERE, Passed
+from twostage_asr.engine.decoder.passes import (
+    NUM_DRAFTED,
+    PROMPT_LENGTHS,
+    GraphPasses,
+    Passes,
+    Place,
+    Shape,
+    padded_shape,
+)
+
+WIDTH = 4
 
 
 @pytest.fixture
@@ -56,3 +70,62 @@ def test_no_graph_is_captured_while_another_thread_compiles(captured: list[Shape
     assert done == [None, None] and shape not in captured
     ours.warm_up_more()
     assert captured[-1] == shape == ours._captured_for(shape)  # it was not forgotten
+
+
+class Sums:
+    """In place of an LLM: its answers name all that it has read, and a GPU could compute them."""
+
+    device, dtype, config = torch.device("cpu"), torch.float32, SimpleNamespace(hidden_size=WIDTH)
+
+    @torch.inference_mode()
+    def run(self, ints: Tensor, embeds: Tensor | None = None) -> Passed:
+        if embeds is None:
+            read = ints[:, WHERE:].float()
+        else:
+            read = embeds[torch.arange(len(ints)), ints[:, 3].long()].sum(-1, keepdim=True)
+        best = read.int() + 1000 * ints[:, :1] + 10_000 * ints[:, 1:2] + 100_000 * ints[:, 2:3]
+        return Passed(torch.stack([best, (read / 7).view(torch.int32)]), read[:, :1] * 3)
+
+
+def some_steps() -> list[tuple[list[list[int]], list[Place]]]:
+    rng = np.random.default_rng(0)
+    sizes = [(1, 1), (3, 1), (2, 1 + NUM_DRAFTED), (4, 1), (1, 1), (3, 1)]
+    return [
+        (rng.integers(1, 300, size).tolist(), [Place(*rng.integers(1, 50, 3).tolist()) for _ in range(size[0])])
+        for size in sizes
+    ]
+
+
+def some_prompts() -> list[tuple[list[Tensor], list[Place]]]:
+    generator = torch.Generator().manual_seed(0)
+    lengths = [[40], [90, 7, 33], [3, 96, 2, 50], [600]]  # the last is too long for a graph
+    prompts = [[torch.rand(length, WIDTH, generator=generator) * 100 for length in group] for group in lengths]
+    return [(group, [Place(0, number, 900) for number in range(len(group))]) for group in prompts]
+
+
+def test_a_graph_finds_in_each_pass_what_plain_passes_find(monkeypatch: pytest.MonkeyPatch) -> None:
+    record_graphs(monkeypatch)
+    llm: Any = Sums()
+    plain, graphs = Passes(llm), GraphPasses(llm, 4)
+    for _ in range(2):  # captured, and replayed over what the passes before have left in the memory
+        for given in some_prompts():
+            expected, found = plain.prefill(*given), graphs.prefill(*given)
+            assert (found.token_ids, found.log_probs) == (expected.token_ids, expected.log_probs)
+        for tokens, places in some_steps():
+            expected, found = plain.step(tokens, places), graphs.step(tokens, places)
+            assert (found.token_ids, found.log_probs) == (expected.token_ids, expected.log_probs)
+            assert torch.equal(found.logits[: len(places)], expected.logits)
+
+
+def test_a_step_is_one_launch_and_one_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = record_graphs(monkeypatch)
+    llm: Any = Sums()
+    graphs = GraphPasses(llm, 4)
+    step = [[1], [2], [3]], [Place(1, 2, 3)] * 3
+    graphs.step(*step)  # it is captured
+    launches: list[RecordedGraph] = []
+    monkeypatch.setattr(RecordedGraph, "replay", lambda self: launches.append(self))
+    stream.num_waits = 0
+    with Operations() as operations:
+        graphs.step(*step)
+    assert (len(launches), stream.num_waits, operations.calls) == (1, 1, [])

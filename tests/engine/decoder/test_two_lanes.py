@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.engine.decoder.tiny_llms import make_llm, source_of
+from tests.engine.decoder.tiny_llms import WIDTH, decoder_of, make_llm, source_of
 from tests.fake_decoder import FakeDecoder, Rule
 from tests.fake_model import fake_transcriber, samples, text_of, write_answer
 from tests.pipeline import decode
@@ -21,7 +21,7 @@ from twostage_asr.engine.audio.inputs import expand_inputs
 from twostage_asr.engine.audio.waveform import SAMPLE_RATE
 from twostage_asr.engine.config import EngineConfig, EngineOptions
 from twostage_asr.engine.decoder import backlog
-from twostage_asr.engine.decoder.base import DecodeParams, LLMSource
+from twostage_asr.engine.decoder.base import DecodeParams, DraftSource, LLMSource, PromptLimits
 from twostage_asr.engine.decoder.torch_decoder import TorchDecoder, needed_bytes
 from twostage_asr.engine.decoder.two_lanes import TwoLaneDecoder
 from twostage_asr.engine.errors import ConfigError, DecodeError, PromptTooLongError
@@ -53,6 +53,9 @@ class Fast(FakeDecoder):
 
     def __init__(self, rule: Rule = lambda prompt: [FAST] * 6) -> None:
         super().__init__(rule, max_pending=3)
+
+    def submit_checked(self, prompt_embeds: Tensor, params: DecodeParams, draft: DraftSource | None) -> int:
+        return self.submit(prompt_embeds, params, draft=draft)
 
     def num_fitting(self, sizes: Sequence[int]) -> int:
         taken = sum(params.max_new_tokens for params in self.submitted[len(self.submitted) - self.num_pending :])
@@ -322,3 +325,12 @@ def test_on_a_gpu_the_fast_lane_takes_as_many_prompts_as_fit(
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: memory)
     config = EngineConfig(gpu_memory_utilization=0.5)
     assert _fast_lane_prompts(source, config, torch.device("cuda"), is_spread=False) == expected
+
+
+def test_a_prompt_for_the_fast_lane_is_checked_once(source: LLMSource, monkeypatch: pytest.MonkeyPatch) -> None:
+    checked: list[object] = []
+    monkeypatch.setattr(PromptLimits, "check", lambda self, *prompt: checked.append(prompt))
+    decoder = TwoLaneDecoder(decoder_of(source, 2), Slow(), loads_at_once=False)
+    decoder.submit(torch.zeros(2, WIDTH), DecodeParams(max_new_tokens=1))
+    assert len(decoder.poll()) == len(checked) == 1
+    decoder.close()
