@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from twostage_asr.encoders.fbank import log_mel_fbank, stack_frames
+from twostage_asr.encoders.fbank import WINDOW_SAMPLES, graph_fbank, log_mel_fbank, stack_frames
 from twostage_asr.encoders.fun_asr_nano import FunASRNanoAcoustic
 
 PEER = Path(__file__).parents[1] / "peers/funasr_reference.py"
@@ -84,6 +84,15 @@ def test_features(reference: list[dict[str, Any]], batch: tuple[Tensor, Tensor])
     features, lens = stack_frames(*log_mel_fbank(*batch))
     assert lens.tolist() == [len(clip["features"]) for clip in reference]
     assert_rows_close(features, reference, "features", 2e-3)
+
+
+def test_features_of_a_graph(reference: list[dict[str, Any]], batch: tuple[Tensor, Tensor]) -> None:
+    waveforms, sample_lens = batch
+    has_window = sample_lens >= WINDOW_SAMPLES
+    features, _ = stack_frames(*graph_fbank(waveforms[has_window], sample_lens[has_window]))
+    clips = [clip for clip, has in zip(reference, has_window.tolist(), strict=True) if has]
+    assert len(clips) > 1
+    assert_rows_close(features, clips, "features", 2e-3)
 
 
 def test_modules_on_the_references_features(acoustic: FunASRNanoAcoustic, reference: list[dict[str, Any]]) -> None:
