@@ -14,7 +14,8 @@ sessions begin at different times. Printed in seconds, p50 and p95:
     lag       the most that a session fell behind its audio
 
 Random weights never end a text: each answer then takes TOKENS tokens, partial or final, and is not checked, because
-random texts contradict random CTC heads.
+random texts contradict random CTC heads. After four partials the text that they agree on is longer than that, so that
+nearly every final contradicts it and is decoded a second time, which real ones seldom are.
 --minutes hears that much in one session, as fast as it goes, and prints what each tenth of it took and how much memory
 Python's objects take after it. Without a model, a stub answers each clip at once, with embeddings of six voices that
 are scattered as CAM++ scatters them, so that what grows is the session's.

@@ -147,6 +147,11 @@ class Pipeline:
                     continue
             yield from self._decode(clip, clip.options.params)
 
+    def submit_encoded(self) -> Iterator[Result]:
+        """The same, unless it would wait for a GPU while stage 2 can go on with other clips."""
+        if self.encoding is None or self.encoding.is_done or not self.decoding:
+            yield from self.submit()
+
     def _utterances(self, encoding: Encoding) -> list[EncodedUtterance | ASRError]:
         """The encoded clips. A batch that fails, as when memory runs out, is encoded again in halves."""
 

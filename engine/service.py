@@ -28,13 +28,7 @@ from .audio.waveform import Waveform, check_samples
 from .checks import check_arguments, check_text
 from .clip import Clip, Result
 from .decoder.base import POLL_S
-from .errors import (
-    ASRError,
-    ConfigError,
-    DecodeError,
-    QueueFullError,
-    ServiceClosedError,
-)
+from .errors import ASRError, ConfigError, DecodeError, QueueFullError, ServiceClosedError
 from .isolation import alone, caught
 from .model import LoadedModel
 from .pipeline import Pipeline
@@ -46,6 +40,8 @@ from .transcript import Transcript
 
 MAX_WAITING = 512  # jobs that are not encoded yet; so many clips of 30 s take 1 GB
 BATCH_WAIT_S = 0.003  # a job waits so long for others to share its batch; a GPU encodes one clip in little more
+FEW_JOBS = 4  # that are not done: so few gain less by a common batch than they lose by waiting for it
+ENCODING_WAIT_S = 0.001  # longest wait for news of stage 2 while stage 1 is at work
 IDLE_CHECK_S = 1.0  # how often an idle service checks that the engine is alive
 
 logger = logging.getLogger(__name__)
@@ -283,14 +279,18 @@ class TranscriptionService:
             _end_of(job, partial(job.future.set_exception, type(error)(str(error))))
 
     def _loop(self) -> None:
-        """Repeat: start stage 1 on a batch, wait for news of stage 2, deliver what has finished."""
+        """Repeat: start stage 1 on a batch, wait for news of stage 2, deliver what has finished.
+
+        While a GPU encodes a batch, the answers that stage 2 writes in this thread go on.
+        """
         pipeline = self._pipeline
         while not self._is_over():
             self._drop_cancelled()
             due_s = self._due_s()
             batch = self._next_batch() if due_s <= 0 else []
-            self._deliver(pipeline.encode(batch) if batch else pipeline.submit())
-            self._deliver(pipeline.collect(wait_s=min(due_s, POLL_S), wake=self._woken.fileno()))
+            self._deliver(pipeline.encode(batch) if batch else pipeline.submit_encoded())
+            wait_s = min(due_s, POLL_S if pipeline.encoding is None else ENCODING_WAIT_S)
+            self._deliver(pipeline.collect(wait_s=wait_s, wake=self._woken.fileno()))
             self._emit_partials()
             if pipeline.is_idle:
                 self._selector.select(min(due_s, IDLE_CHECK_S))
@@ -319,7 +319,8 @@ class TranscriptionService:
                 return math.inf
             _, is_full = self._front()
             oldest = self._jobs[self._waiting[0].index].submitted
-        return 0.0 if is_full else max(0.0, oldest + self._batch_wait_s - time.monotonic())
+            is_urgent = is_full or len(self._jobs) <= FEW_JOBS
+        return 0.0 if is_urgent else max(0.0, oldest + self._batch_wait_s - time.monotonic())
 
     def _front(self) -> tuple[int, bool]:
         """Size of the next batch, taken from the oldest jobs, and whether it is full. The caller holds the lock.

@@ -8,8 +8,8 @@
 
 Segments: voice activity detection cuts the stream into segments of at most SegmentRules.max_segment_s (vad/). An open
 segment is decoded again after each chunk_ms of new audio, which gives a Partial. A closed segment is decoded once more
-as a whole. Its Final is what offline transcription of the same audio gives. Silence is not decoded, and audio before
-the open segment is dropped, so the cost grows linearly with the length of the stream.
+as a whole (closed.py). Its Final is what offline transcription of the same audio gives. Silence is not decoded, and
+audio before the open segment is dropped, so the cost grows linearly with the length of the stream.
 
 Sentences: a segment whose text stops within a sentence waits SegmentRules.mid_sentence_ms longer for more speech. To
 know the text in time, it is also decoded when speech has paused for _PAUSE_S. Unless the last final in such a script,
@@ -38,7 +38,7 @@ import logging
 import math
 import threading
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from itertools import takewhile
@@ -50,11 +50,11 @@ from ..errors import ConfigError, QueueFullError
 from ..families.languages import is_auto
 from ..model import ClipService
 from ..run_options import TranscribeOptions
-from ..speakers.model import Embeddings
 from ..transcript import Transcript
 from ..vad import LIVE_RULES, SegmentRules, SpeechSegmenter, SpeechSpan, VoiceActivityModel
 from ..words.split import split_words
 from .audio import PCM, PCMReader, RecentAudio
+from .closed import Closed
 from .events import Event, Final, Partial
 from .speakers import LiveSpeakers
 from .steps import Done, Steps, outcome_of, wait, wait_on_loop
@@ -62,6 +62,7 @@ from .text import ends_sentence, is_unspaced, on_stream_time, split_after, token
 
 logger = logging.getLogger(__name__)
 
+_AHEAD_S = 0.3  # a final takes less, and pauses that last so long after speech mostly close the segment
 _PAUSE_S = 0.3  # less than the silence that closes a segment by the time that a partial takes
 
 
@@ -173,16 +174,6 @@ class AsyncStreamingSession:
         return await asyncio.to_thread(self._stream.relabel)
 
 
-@dataclass(slots=True, eq=False)
-class _Closed:
-    """A closed segment that waits for its final."""
-
-    span: SpeechSpan
-    audio: Waveform
-    future: Future[Transcript] | None = None  # None until the service has taken it
-    voices: Future[Embeddings] | None = None  # None unless somebody asks for speakers
-
-
 class _Stream:
     """The state and logic of one session. `push` and `finish` are generators that yield futures and get the results."""
 
@@ -206,7 +197,8 @@ class _Stream:
         self.reader = PCMReader()
         self._segmenter = SpeechSegmenter(live.vad.new_stream(), live.rules)
         self._recent = RecentAudio()
-        self._closed: deque[_Closed] = deque()
+        self._closed: deque[Closed] = deque()
+        self._ahead: Closed | None = None  # the open segment, if its final is decoded ahead of time
         self._finished: list[Event] = []  # of closed segments; they outlive a push that the service is too busy for
         self._asked: list[Future[Any]] = []  # that the service has not finished
         self._segment = 0  # number of the oldest segment without a final; the next four are about this segment
@@ -226,8 +218,9 @@ class _Stream:
                 raise ConfigError("this session has ended, by finish() or a cancelled push: open a new one")
             self._recent.push(samples)
             self._close(self._segmenter.push(samples))
-            events = yield from self._finals()
-            return events + (yield from self._partial())
+            events = (yield from self._finals()) + (yield from self._partial())
+            self._look_ahead()
+            return events
 
     def finish(self) -> Steps:
         with self._alone():
@@ -267,24 +260,38 @@ class _Stream:
         for future in self._asked:
             future.cancel()
 
-    def _close(self, spans: Iterable[SpeechSpan]) -> None:
-        self._closed += (_Closed(span, self._recent.cut(span)) for span in spans)
+    def _close(self, spans: Sequence[SpeechSpan]) -> None:
+        ahead = self._ahead
+        for span in spans:
+            self._closed.append(ahead if ahead and ahead.span == span else Closed(span, self._recent.cut(span)))
+        if ahead and (spans or ahead.span.end < self._segmenter.speech_end_s):  # somebody goes on speaking
+            if ahead not in self._closed:
+                ahead.drop()
+            self._ahead = None
         self._recent.forget(self._segmenter.settled_s)
+
+    def _look_ahead(self) -> None:
+        """Begin the final of a segment that silence is about to close, unless the service is too busy."""
+        span = self._segmenter.closing_in(_AHEAD_S)
+        if span is not None and self._ahead is None:
+            ahead = Closed(span, self._recent.cut(span))
+            with contextlib.suppress(QueueFullError):
+                self._ask_for(ahead)
+                self._ahead = ahead
+
+    def _ask_for(self, closed: Closed) -> None:
+        if not closed.is_asked_for:
+            closed.future = self._submit(closed.audio, self._options)
+        if closed.voices is None and self._speakers is not None:
+            closed.voices = self._note(self._speakers.hear(closed.audio))
 
     def _finals(self) -> Steps:
         for closed in self._closed:
-            if closed.future is None:
-                closed.future = self._submit(closed.audio, self._options)
-            if closed.voices is None and self._speakers is not None:
-                closed.voices = self._note(self._speakers.hear(closed.audio))
+            self._ask_for(closed)
         while self._closed:
             closed = self._closed[0]
             assert closed.future is not None
-            try:
-                transcript = yield closed.future
-            except QueueFullError:  # a service in another process says so late; a later call submits it again
-                closed.future = None
-                raise
+            transcript = yield closed.future  # which a later call asks for again if the service is too busy
             self._closed.popleft()
             transcript, rest = yield from self._reconciled(closed, transcript)
             start, end = closed.span.start, closed.span.end
@@ -307,7 +314,7 @@ class _Stream:
         return events
 
     def _reconciled(
-        self, closed: _Closed, transcript: Transcript
+        self, closed: Closed, transcript: Transcript
     ) -> Generator[Future[Transcript], Transcript, tuple[Transcript, str]]:
         """A final that begins with its confirmed text, and the confirmed text that belongs to the next segment."""
         confirmed = self._confirmed

@@ -158,6 +158,14 @@ class SpeechSegmenter:
         """End (s) of the last speech in the open segment."""
         return self._speech_end * self._frame_s
 
+    def closing_in(self, seconds: float) -> SpeechSpan | None:
+        """The open segment as it will be closed within so many seconds, if the silence lasts; None: it will not."""
+        if self._start is None:
+            return None
+        end = self._speech_end + self._padding
+        left = self._end_silence(self._now - self._start) - (self._now - self._speech_end)
+        return self._span(self._start, end) if left * self._frame_s <= seconds and end < self._now else None
+
     @property
     def settled_s(self) -> float:
         """No later span begins before this time, so samples before it may be dropped."""

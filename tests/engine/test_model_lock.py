@@ -26,6 +26,7 @@ from twostage_asr.engine import (
     load_vad,
     transcribe_options,
 )
+from twostage_asr.engine import service as service_module
 from twostage_asr.engine.audio.decode import AudioLimits
 from twostage_asr.engine.model_lock import ModelLock
 from twostage_asr.engine.server.recognizer import Recognizer
@@ -201,7 +202,10 @@ def test_inputs_that_close_the_model(model: AutoModelVLLM, clips: list[Clip]) ->
     assert model.generate(clips[0]["source"])[0].status == "ok"
 
 
-def test_closing_with_an_open_service_closes_that(model: AutoModelVLLM, clips: list[Clip]) -> None:
+def test_closing_with_an_open_service_closes_that(
+    model: AutoModelVLLM, clips: list[Clip], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service_module, "FEW_JOBS", 0)  # a single job waits for others
     transcriber = model.transcriber
     service = TranscriptionService(transcriber, batch_wait_s=60)
     future = service.submit(np.zeros(16_000, np.float32), transcribe_options())

@@ -9,13 +9,14 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.fake_decoder import FakeDecoder
-from tests.fake_model import FakeAligner, ReadAlready, fake_transcriber, samples, text_of
+from tests.fake_model import FakeAcoustic, FakeAligner, ReadAlready, fake_transcriber, samples, text_of, write_answer
 from tests.pipeline import Clip
 from twostage_asr.engine import (
     AutoModelVLLM,
@@ -28,6 +29,8 @@ from twostage_asr.engine import (
     UnsupportedAudioError,
     transcribe_options,
 )
+from twostage_asr.engine import service as service_module
+from twostage_asr.engine.acoustic.base import EncodedBatch
 from twostage_asr.engine.acoustic.cuda_graphs import MAX_CLIPS
 from twostage_asr.engine.audio.decode import Waveform, decode_audio
 from twostage_asr.engine.audio.inputs import AudioInput, expand_inputs
@@ -181,7 +184,10 @@ def test_one_bad_input_or_caller_costs_nobody_else(
         service.submit(waveforms[0], transcribe_options(language="Klingon"))
 
 
-def test_a_full_queue_says_so_and_recovers(vllm_model: AutoModelVLLM, waveforms: list[Waveform]) -> None:
+def test_a_full_queue_says_so_and_recovers(
+    vllm_model: AutoModelVLLM, waveforms: list[Waveform], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service_module, "FEW_JOBS", 0)  # they wait for each other from the first on
     service = TranscriptionService(vllm_model.transcriber, max_waiting=4, batch_wait_s=0.2)
     try:
         own = transcribe_options()
@@ -196,8 +202,9 @@ def test_a_full_queue_says_so_and_recovers(vllm_model: AutoModelVLLM, waveforms:
 
 
 def test_a_burst_is_decoded_while_the_rest_of_it_is_encoded(
-    vllm_model: AutoModelVLLM, waveforms: list[Waveform]
+    vllm_model: AutoModelVLLM, waveforms: list[Waveform], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(service_module, "FEW_JOBS", 0)
     timeline = Timeline()
     service = TranscriptionService(vllm_model.transcriber, batch_wait_s=1.0, timeline=timeline)
     try:
@@ -231,6 +238,51 @@ def test_closing_drains_or_drops(vllm_model: AutoModelVLLM, waveforms: list[Wave
 
 
 # --- on a model of rules
+
+
+def test_few_jobs_do_not_wait_for_others(tmp_path: Path) -> None:
+    service = TranscriptionService(fake_transcriber(tmp_path), batch_wait_s=60.0)
+    try:
+        for number in (5, 6):
+            assert service.submit(samples(number), transcribe_options()).result(10).text == text_of(number)
+    finally:
+        service.close()
+
+
+class OnGPU(FakeAcoustic):
+    """Clips of 2 s are encoded once `end` is set, as on a GPU that takes its time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.has_begun, self.end = threading.Event(), threading.Event()
+
+    def encode(self, waveforms: Any, *, with_ctc: bool) -> EncodedBatch:
+        encoded = super().encode(waveforms, with_ctc=with_ctc)
+        if len(waveforms[0]) < 32_000:
+            return encoded
+        self.has_begun.set()
+        done: Any = SimpleNamespace(query=self.end.is_set, synchronize=lambda: self.end.wait(20))
+        return replace(encoded, done=done)
+
+
+def test_answers_go_on_while_stage_1_is_at_work(tmp_path: Path) -> None:
+    decoder, acoustic = FakeDecoder(write_answer), OnGPU()
+    service = TranscriptionService(fake_transcriber(tmp_path, acoustic=acoustic, decoder=decoder))
+    try:
+        decoder.hold()
+        first = service.submit(samples(5), transcribe_options())
+        while not decoder.num_pending:
+            assert not first.done()
+        second = service.submit(samples(6, seconds=2.0), transcribe_options())
+        assert acoustic.has_begun.wait(10)
+        decoder.release()
+        assert first.result(10).text == text_of(5)
+        assert not second.done()
+        acoustic.end.set()
+        assert second.result(10).text == text_of(6)
+    finally:
+        acoustic.end.set()
+        service.close()
 
 
 def test_what_are_no_samples_and_no_text_is_refused_where_it_is_given(tmp_path: Path) -> None:

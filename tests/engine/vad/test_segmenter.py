@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -233,3 +234,23 @@ def test_a_schedule_is_the_default_the_fixed_one_or_the_users() -> None:
 def test_rules_that_cannot_work_are_refused(change: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=next(iter(change))):
         SegmentRules(**change)  # type: ignore[arg-type]
+
+
+@settings(deadline=None, max_examples=50)
+@given(streams(), st.sampled_from([PLAIN, LIVE_RULES]), st.floats(0.0, 1.0))
+def test_a_segment_that_is_closing_is_closed_so_if_the_silence_lasts(
+    stream: np.ndarray, rules: SegmentRules, seconds: float
+) -> None:
+    segmenter = SpeechSegmenter(Scripted(), replace(rules, max_segment_s=3600.0))
+    segmenter.push(stream[: len(stream) // FRAME * FRAME])
+    closing = segmenter.closing_in(seconds)
+    if closing is not None:
+        assert segmenter.push(samples((seconds + 0.01, 0.0))) == [closing]
+
+
+def test_a_segment_is_closing_once_the_silence_lacks_so_much() -> None:
+    segmenter = SpeechSegmenter(Scripted(), replace(PLAIN, padding_s=0.2))
+    segmenter.push(samples((1.0, 1.0), (0.69, 0.0)))
+    assert segmenter.closing_in(0.1) is None
+    segmenter.push(samples((0.01, 0.0)))
+    assert segmenter.closing_in(0.1) == SpeechSpan(0.0, pytest.approx(1.2))
