@@ -2,7 +2,8 @@
 
 A search that holds every state of every frame needs frames times states: 1.4e9 cells for an hour of speech with its
 12,000 tokens. This one goes through the frames twice. The first pass keeps only the scores at the start of each block.
-The second pass goes from the last block to the first: it computes a block again, and follows its moves back.
+The second pass goes from the last block to the first: it computes the block again, for the states from which the path
+can have come, and follows its moves back.
 
 In a block, the search looks at a window of WINDOW tokens around the best path so far. A text of up to WINDOW tokens is
 searched whole, and the path is the one of viterbi.py. For a longer text the path is the best one whose tokens are in
@@ -72,10 +73,11 @@ def path_in_blocks(score: Score, token_ids: IntArray, num_frames: int) -> Path:
         num_frames: at least 1.
     """
     blocks, row = _blocks(score, token_ids, num_frames)
-    state = 2 * blocks[-1].tokens.start + last_states(row, torch.tensor([1]), _num_tokens(blocks[-1]))
+    num_tokens = blocks[-1].tokens.stop - blocks[-1].tokens.start
+    state = 2 * blocks[-1].tokens.start + int(last_states(row, torch.tensor([1]), torch.tensor([num_tokens])))
     parts = []
     for block in reversed(blocks):
-        part, state = _block_path(block, score(block.frames, block.tokens), state)
+        part, state = _block_path(score, block, state)
         parts.append(part)
     return Path(*(torch.cat(column, dim=1) for column in zip(*reversed(parts), strict=True)))
 
@@ -120,19 +122,23 @@ def _scores(block: _Block, scores: FrameScores) -> Tensor:
     return best_scores(block.start, scores.emissions, columns, jumpable(columns))
 
 
-def _block_path(block: _Block, scores: FrameScores, last: Tensor) -> tuple[Path, Tensor]:
-    """The path through a block that ends in the state `last`, (1, 1); and the state before the block."""
-    first_state = 2 * block.tokens.start
+def _block_path(score: Score, block: _Block, last: int) -> tuple[Path, int]:
+    """The path through a block that ends in the state `last`; and the state before the block."""
+    last = min(max(last, 2 * block.tokens.start), 2 * block.tokens.stop)  # scores that are no numbers lead out of it
+    block = _behind(block, last)
+    scores = score(block.frames, block.tokens)
+    first = 2 * block.tokens.start
     best = _scores(block, scores)
-    may_jump = jumpable(columns_of_states(scores.targets))
-    moves = best_moves(best, may_jump, torch.tensor([len(best)]))
-    # Scores that are no numbers lead nowhere, and may leave the window.
-    in_window = (last - first_state).clamp(0, may_jump.shape[1] - 1)
-    states = trace_back(moves, in_window)
+    moves = best_moves(best, jumpable(columns_of_states(scores.targets)), torch.tensor([len(best)]))
+    states = trace_back(moves, torch.tensor([[last - first]]))
     log_probs = path_log_probs(scores.emissions, scores.targets, states[:, 1:])
-    path = Path(states[:, 1:] + first_state, log_probs, scores.emissions[:, :, BLANK], scores.best)
-    return path, states[:, :1] + first_state
+    blank_log_probs = scores.emissions[:, :, BLANK].clone()  # a view would keep all emissions in memory
+    return Path(states[:, 1:] + first, log_probs, blank_log_probs, scores.best), first + int(states[0, 0])
 
 
-def _num_tokens(block: _Block) -> Tensor:
-    return torch.tensor([block.tokens.stop - block.tokens.start])
+def _behind(block: _Block, last: int) -> _Block:
+    """The block with the tokens alone from which a path gets to `last`, as it goes on by one token a frame at most."""
+    tokens = slice(max(block.tokens.start, last // 2 - BLOCK - 1), min(block.tokens.stop, last // 2 + 1))
+    first, stop = (2 * (token - block.tokens.start) for token in (tokens.start, tokens.stop))
+    start = F.pad(block.start[:, 2 + first : 3 + stop], (2, 0), value=-torch.inf)
+    return block._replace(tokens=tokens, start=start)
