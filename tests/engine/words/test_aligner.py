@@ -22,6 +22,7 @@ from twostage_asr.engine.errors import CheckpointError
 from twostage_asr.engine.manifest import FrameClock
 from twostage_asr.engine.words import aligner as aligner_module
 from twostage_asr.engine.words import processes as word_processes
+from twostage_asr.engine.words import viterbi_blocks
 from twostage_asr.engine.words.aligner import HALF_WINDOW_S, Alignment, WordAligner
 from twostage_asr.engine.words.confidence import WrittenTokens
 from twostage_asr.engine.words.split import split_words
@@ -261,6 +262,20 @@ def test_a_clip_in_any_batch_gets_what_it_gets_alone(
         for word, other in zip(ours.words or (), theirs.words or (), strict=True):
             assert (word.text, word.start, word.end) == (other.text, other.start, other.end)
             assert word.confidence == pytest.approx(other.confidence, rel=1e-4)
+
+
+def test_a_clip_that_is_searched_in_blocks_gets_the_same_times(
+    aligner: WordAligner, tokenizer: CTCTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "set the 你好 世界 25% the the set " * 30
+    hidden = spoken_evenly(tokenizer, text)
+    at_once = aligner.align([hidden], [text], [len(hidden) * FRAME_S])
+    monkeypatch.setattr(aligner_module, "_MAX_CELLS", 1000)
+    monkeypatch.setattr(viterbi_blocks, "BLOCK", 64)
+    monkeypatch.setattr(viterbi_blocks, "WINDOW", 50)
+    monkeypatch.setattr(aligner_module, "best_paths", None)  # the other search
+    assert aligner.align([hidden], [text], [len(hidden) * FRAME_S]) == at_once
+    assert at_once[0].words
 
 
 def test_batches_bound_memory(monkeypatch: pytest.MonkeyPatch) -> None:
