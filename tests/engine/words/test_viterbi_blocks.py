@@ -1,5 +1,8 @@
 """The search in blocks: the path of a search that holds all states, from a few of them at a time."""
 
+import weakref
+from typing import NamedTuple
+
 import numpy as np
 import pytest
 import torch
@@ -15,18 +18,26 @@ from twostage_asr.engine.words.viterbi_blocks import FrameScores, Path, path_in_
 TOKENS = 4  # of the vocabulary, besides blank
 
 
-def found(emissions: Tensor, targets: list[int]) -> tuple[Path, int]:
-    """The path of one clip, (T, K), and the most cells of a block."""
-    most = 0
+class Work(NamedTuple):
+    """The most that a search has used at any time."""
+
+    cells: int  # frames x states of a block
+    kept: int  # blocks whose emissions are in memory
+
+
+def found(emissions: Tensor, targets: list[int]) -> tuple[Path, Work]:
+    """The path of one clip, (T, K)."""
+    cells, parts, kept = [], [], []
 
     def score(frames: slice, tokens: slice) -> FrameScores:
-        nonlocal most
-        part = emissions[None, frames]
+        part = emissions[None, frames].numpy().copy()
+        parts.append(weakref.ref(part))
+        kept.append(sum(each() is not None for each in parts))
         window = torch.tensor([targets[tokens]])
-        most = max(most, part.shape[1] * (2 * window.shape[1] + 1))
-        return FrameScores(part, window, part.argmax(-1))
+        cells.append(part.shape[1] * (2 * window.shape[1] + 1))
+        return FrameScores(torch.from_numpy(part), window, torch.from_numpy(part.argmax(-1)))
 
-    return path_in_blocks(score, np.array(targets), len(emissions)), most
+    return path_in_blocks(score, np.array(targets), len(emissions)), Work(max(cells), max(kept))
 
 
 def spoken(targets: list[int], step: int, seed: int) -> Tensor:
@@ -62,10 +73,10 @@ def test_windows_follow_a_text_that_fits_and_bound_memory(monkeypatch: pytest.Mo
     monkeypatch.setattr(viterbi_blocks, "WINDOW", 16)
     targets = np.random.default_rng(0).integers(1, TOKENS + 1, 300).tolist()
     emissions = spoken(targets, 3, seed=1)
-    path, most = found(emissions, targets)
+    path, work = found(emissions, targets)
     lens = torch.tensor([len(emissions)]), torch.tensor([len(targets)])
     assert torch.equal(path.states, batched_paths(emissions[None], torch.tensor([targets]), *lens))
-    assert most == 8 * (2 * 16 + 1)
+    assert work == (8 * (2 * 16 + 1), 1)
 
 
 def test_windows_come_back_after_sounds_that_the_text_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
