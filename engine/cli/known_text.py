@@ -5,11 +5,10 @@ what it is given. Then one search finds the path of the text through all of the 
 """
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from ..acoustic.base import AcousticModel, StageOneOptions
@@ -96,14 +95,30 @@ def _loaded(engine_dir: Path, device: str) -> _Stage:
 
 def _hidden(stage: _Stage, waveform: Waveform, tell: Callable[[float], object]) -> Tensor:
     """The hidden states (T, D) of the CTC head for all of a recording."""
+    encoded = _encoded(stage, waveform, tell)
+    first = next(encoded)
+    hidden = first.new_empty(stage.acoustic.num_frames(len(waveform)), first.shape[1])
+    position = 0
+    for states in itertools.chain([first], encoded):
+        hidden[position : position + len(states)] = states
+        position += len(states)
+    return hidden
+
+
+def _encoded(stage: _Stage, waveform: Waveform, tell: Callable[[float], object]) -> Iterator[Tensor]:
+    """The hidden states of the frames that each window keeps, in order."""
+    hop = round(stage.frame_s * SAMPLE_RATE)
     windows = _windows(stage.acoustic.num_frames(len(waveform)), stage.frame_s)
-    parts: list[Tensor] = []
     tell(0.0)
     for i in range(0, len(windows), AT_ONCE):
         batch = windows[i : i + AT_ONCE]
-        parts += _encoded(stage, batch, waveform)
-        tell(min(batch[-1].kept.stop * stage.frame_s, len(waveform) / SAMPLE_RATE))
-    return torch.cat(parts)
+        clips = [waveform[window.heard.start * hop : window.heard.stop * hop] for window in batch]
+        utterances = stage.acoustic.encode(clips, with_ctc=True).utterances()
+        for window, utterance in zip(batch, utterances, strict=True):
+            assert utterance.ctc_hidden is not None, "there is a CTC head"
+            kept = window.kept
+            yield utterance.ctc_hidden[kept.start - window.heard.start : kept.stop - window.heard.start]
+        tell(min(batch[-1].kept.stop * hop, len(waveform)) / SAMPLE_RATE)
 
 
 def _windows(num_frames: int, frame_s: float) -> list[_Window]:
@@ -114,13 +129,3 @@ def _windows(num_frames: int, frame_s: float) -> list[_Window]:
         _Window(slice(max(first - context, 0), min(stop + context, num_frames)), slice(first, stop))
         for first, stop in itertools.pairwise(num_frames * i // count for i in range(count + 1))
     ]
-
-
-def _encoded(stage: _Stage, windows: Sequence[_Window], waveform: Waveform) -> Iterator[Tensor]:
-    """The hidden states of the frames that each window keeps."""
-    hop = round(stage.frame_s * SAMPLE_RATE)
-    clips = [waveform[window.heard.start * hop : window.heard.stop * hop] for window in windows]
-    utterances = stage.acoustic.encode(clips, with_ctc=True).utterances()
-    for window, utterance in zip(windows, utterances, strict=True):
-        assert utterance.ctc_hidden is not None, "there is a CTC head"
-        yield utterance.ctc_hidden[window.kept.start - window.heard.start :][: window.kept.stop - window.kept.start]

@@ -88,12 +88,14 @@ def _blocks(score: Score, token_ids: IntArray, num_frames: int) -> tuple[list[_B
     tokens = slice(0, min(WINDOW, len(token_ids)))
     row = torch.full((1, 3 + 2 * tokens.stop), -torch.inf)
     row[:, 2] = 0.0  # before the first frame, a path is in the blank before the first token
+    # All starts have one memory. In memories of their own, they would lie between those of the blocks and fragment it.
+    starts = row.new_empty(-(-num_frames // BLOCK), row.shape[1])
     blocks = []
-    for first in range(0, num_frames, BLOCK):
+    for first, start in zip(range(0, num_frames, BLOCK), starts.split(1), strict=True):
         frames = slice(first, min(first + BLOCK, num_frames))
         must_begin = int((frames_left > num_frames - frames.stop).sum())
-        tokens, row = _moved(tokens, row, must_begin, len(token_ids))
-        blocks.append(_Block(frames, tokens, row))
+        tokens, start[:] = _moved(tokens, row, must_begin, len(token_ids))
+        blocks.append(_Block(frames, tokens, start))
         row = _scores(blocks[-1], score(frames, tokens))[-1]
         row = row - row.max()  # float32 is exact to 0.001 only for sums below 8192
     return blocks, row[None]
