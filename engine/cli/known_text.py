@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from ..acoustic.base import AcousticModel, StageOneOptions
@@ -102,6 +103,8 @@ def _hidden(stage: _Stage, waveform: Waveform, tell: Callable[[float], object]) 
     for states in itertools.chain([first], encoded):
         hidden[position : position + len(states)] = states
         position += len(states)
+    if hidden.is_cuda:
+        torch.cuda.synchronize(hidden.device)  # the aligner reads them in a stream of its own
     return hidden
 
 

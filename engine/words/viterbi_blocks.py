@@ -91,7 +91,7 @@ def _blocks(score: Score, token_ids: IntArray, num_frames: int) -> tuple[list[_B
     # All starts have one memory. In memories of their own, they would lie between those of the blocks and fragment it.
     starts = row.new_empty(-(-num_frames // BLOCK), row.shape[1])
     blocks = []
-    for first, start in zip(range(0, num_frames, BLOCK), starts.split(1), strict=True):
+    for first, start in zip(range(0, num_frames, BLOCK), starts[:, None], strict=True):
         frames = slice(first, min(first + BLOCK, num_frames))
         must_begin = int((frames_left > num_frames - frames.stop).sum())
         tokens, start[:] = _moved(tokens, row, must_begin, len(token_ids))
