@@ -2,21 +2,29 @@
 
     python demos/micro/long_audio.py make OUT.wav --minutes 60       # or OUT.mp3; OUT.jsonl says what is where
     python demos/micro/long_audio.py measure OUT.wav --model demos/micro/checkpoint
+    python demos/micro/long_audio.py align OUT.wav --model demos/micro/checkpoint --seconds 100 600 3600
 
 `make` needs espeak-ng (see espeak.py). `measure` transcribes the recording as one file, and the same sentences cut by
 hand (their own clips, with 0.3 s of silence around them), and prints for both the character error rate (case and
 punctuation count, spaces do not), and for the recording the errors of word starts, its speed, and the peak of this
 process's memory until then.
+
+`align` gives the command of that name the first seconds of the recording and their text, and prints for each length the
+command's time and peak of memory, and the errors of word starts.
 """
 
 import argparse
 import json
+import os
 import random
 import resource
+import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import soundfile
@@ -89,6 +97,38 @@ def measure(path: Path, model_dir: str, *, dynamic_silence: bool, by_hand: bool)
     print(f"{len(stray)} segments with text where nobody speaks {[s.text for s in stray]}")
 
 
+class TimedWord(NamedTuple):
+    text: str
+    start: float
+
+
+def measure_alignment(path: Path, model_dir: str, seconds: Sequence[float]) -> None:
+    """Print what the top of this file promises of `align`."""
+    truth = [json.loads(line) for line in path.with_suffix(".jsonl").read_text("utf-8").splitlines()]
+    samples, _ = soundfile.read(path, dtype="int16")
+    for length in seconds:
+        spoken = [line for line in truth if line["end"] <= length]
+        with tempfile.TemporaryDirectory() as folder:
+            audio, text, times = (Path(folder) / name for name in ("part.wav", "part.txt", "part.ctm"))
+            soundfile.write(audio, samples[: round(length * SAMPLE_RATE)], SAMPLE_RATE)
+            text.write_text(" ".join(line["text"] for line in spoken), "utf-8")
+            command = [sys.executable, "-m", "twostage_asr", "align", str(audio), str(text), "--output", str(times)]
+            started = time.perf_counter()
+            child = subprocess.Popen([*command, "--model", model_dir, "--device", "cpu"])
+            _, status, usage = os.wait4(child.pid, 0)
+            wall_s = time.perf_counter() - started
+            if status:
+                raise SystemExit(f"align ended with {os.waitstatus_to_exitcode(status)}")
+            rows = [line.split() for line in times.read_text("utf-8").splitlines()]
+        found = [TimedWord(row[4], float(row[2])) for row in rows]
+        errors = np.abs(list(start_errors(found, [word for line in spoken for word in line["words"]])))
+        print(
+            f"{length:g} s: {wall_s:.1f} s, of a CPU {usage.ru_utime + usage.ru_stime:.1f} s, "
+            f"peak of memory {usage.ru_maxrss / 1024:.0f} MB; {len(rows)} words, the start of {len(errors)} compared: "
+            f"median {np.median(errors):.3f} s, p95 {np.percentile(errors, 95):.3f} s, most {errors.max():.3f} s"
+        )
+
+
 def cut_by_hand(path: Path, truth: list[dict[str, Any]]) -> Iterator[tuple[str, np.ndarray, int]]:
     """Each clip of the recording with silence around it."""
     padding = np.zeros(round(PADDING_S * SAMPLE_RATE), np.float32)
@@ -131,9 +171,15 @@ def main() -> None:
     measurer.add_argument("--model", required=True)
     measurer.add_argument("--fixed-silence", action="store_true", help="800 ms of silence end any segment")
     measurer.add_argument("--no-cut-by-hand", action="store_true", help="spare the comparison, and its memory")
+    aligner = commands.add_parser("align")
+    aligner.add_argument("path", type=Path)
+    aligner.add_argument("--model", required=True)
+    aligner.add_argument("--seconds", type=float, nargs="+", default=[100.0, 600.0, 3600.0])
     arguments = parser.parse_args()
     if arguments.command == "make":
         make(arguments.path, arguments.minutes, arguments.seed)
+    elif arguments.command == "align":
+        measure_alignment(arguments.path, arguments.model, arguments.seconds)
     else:
         by_hand = not arguments.no_cut_by_hand
         measure(arguments.path, arguments.model, dynamic_silence=not arguments.fixed_silence, by_hand=by_hand)

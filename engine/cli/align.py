@@ -5,8 +5,9 @@ import os
 import sys
 from pathlib import Path
 
-from ..audio.decode import decode_audio
+from ..audio.decode import SAMPLE_RATE, decode_audio
 from ..audio.notes import Notes
+from ..console import tell_loading
 from ..errors import ConfigError
 from ..hub.resolve import resolve_model
 from ..segments import with_warnings
@@ -14,6 +15,7 @@ from ..text_files import read_text
 from ..writers import WRITERS
 from .command import add_which_model
 from .parser import Commands, new_parser
+from .progress import AudioProgress
 
 
 def add_parser(commands: Commands) -> None:
@@ -22,8 +24,9 @@ def add_parser(commands: Commands) -> None:
         "align",
         help="find when each word of a known text is spoken",
         usage="AUDIO TEXT --model MODEL",
-        more="The model needs a CTC head. Its confidence in each word is the last column of CTM: it is low where the "
-        "head would have written something else, and near 0 where the text is not what is said.",
+        more="The model needs a CTC head. A recording may last hours. The head's confidence in each word is the last "
+        "column of CTM: it is low where the head would have written something else, and near 0 where the text is not "
+        "what is said.",
         examples=(
             "twostage-asr align talk.wav talk.txt --model FunAudioLLM/Fun-ASR-Nano-2512",
             "twostage-asr align hello.wav 'hello world' --model my_model --format TextGrid --output hello.TextGrid",
@@ -41,11 +44,15 @@ def add_parser(commands: Commands) -> None:
 def run(args: argparse.Namespace) -> int:
     text, notes = _text(args.text), Notes()
     waveform = decode_audio(args.audio, notes=notes)
+    tell_loading(args.model)
     from ...convert.export import ensure_converted  # imports torch
     from .known_text import align_known_text
 
     engine_dir = ensure_converted(resolve_model(args.model, hub=args.hub, revision=args.revision))
-    transcript = align_known_text(engine_dir, waveform, text, key=args.audio.stem, device=args.device)
+    with AudioProgress(len(waveform) / SAMPLE_RATE) as progress:
+        transcript = align_known_text(
+            engine_dir, waveform, text, key=args.audio.stem, device=args.device, tell=progress.show
+        )
     transcript = with_warnings(transcript, notes.warnings())
     if args.output is None:
         print(WRITERS[args.format](transcript), end="")

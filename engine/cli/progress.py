@@ -1,4 +1,4 @@
-"""How far a run over files is, while it runs and at its end.
+"""How far a run over files, or through one recording, is while it runs, and at its end.
 
 On a terminal the progress is a bar on stderr. Elsewhere it is a line every LINE_S seconds, so that a log tells of a run
 of hours without growing by a line for each file.
@@ -97,6 +97,37 @@ class Progress(Closing):
         """Print lines above the bar: results on stdout, remarks on stderr."""
         for line in lines:
             tqdm.write(line, file=sys.stdout if is_result else sys.stderr)
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+class AudioProgress(Closing):
+    """Shows how far through one recording a run is."""
+
+    def __init__(
+        self, total_s: float, *, every_s: float = LINE_S, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        self._total_s = total_s
+        self._every_s = every_s
+        self._clock = clock
+        self._started = self._said = clock()
+        self._bar = tqdm(total=total_s, bar_format=_BAR, disable=None)
+
+    def show(self, done_s: float) -> None:
+        """Tell how much of the recording is done; the rate is that since the first call, with 0."""
+        now = self._clock()
+        if not done_s:
+            self._started = self._said = now
+        line = f"{amount(done_s)} of {amount(self._total_s)} of audio"
+        if done_s and (wall_s := now - self._started) > 0:
+            line += f", RTFx {done_s / wall_s:.1f}, ETA {clock_time(wall_s / done_s * (self._total_s - done_s))}"
+        if not self._bar.disable:
+            self._bar.set_description_str(line, refresh=False)
+            self._bar.update(done_s - self._bar.n)
+        elif now - self._said >= self._every_s:
+            self._said = now
+            print(line, file=sys.stderr)
 
     def close(self) -> None:
         self._bar.close()

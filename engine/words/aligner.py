@@ -31,7 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...encoders import SAMPLE_RATE
-from ...encoders.ctc import CTCHead, CTCScores
+from ...encoders.ctc import CTCHead
 from ...encoders.fbank import WINDOW_SAMPLES
 from ...encoders.upload import from_device, to_device
 from ..audio.waveform import Waveform
@@ -44,11 +44,12 @@ from .timer import CTCFrames, Emissions, TargetTokens, Texts, TimedText, WordTim
 from .token_times import IntArray
 from .tokenizer import CTCTokenizer
 from .viterbi import BLANK, best_paths, path_log_probs
+from .viterbi_blocks import FrameScores, Path, path_in_blocks
 
 logger = logging.getLogger(__name__)
 
 HALF_WINDOW_S = WINDOW_SAMPLES / SAMPLE_RATE / 2
-_MAX_CELLS = 4_000_000  # clips x frames x states of one search: about 80 MB
+_MAX_CELLS = 4_000_000  # clips x frames x states of one search: about 80 MB; a clip with more is searched in blocks
 _MAX_FRAMES_AT_ONCE = 512  # frames whose logits are in memory at once: 124 MB
 _LEAST_WARM, _MOST_WARM = 15, 240  # shortest and longest text, in tokens, of the warm-up
 
@@ -225,15 +226,31 @@ class WordAligner:
         return Emissions(found[0][:, row], found[1][row], found[2][row])
 
     def _paths(self, hidden: Sequence[Tensor], token_ids: Sequence[IntArray]) -> _Paths:
-        """Search the best paths of one batch. On a GPU the work is queued, not awaited."""
+        """Search the best paths of one batch. On a GPU the work is queued, not awaited, except for a long clip."""
         device = hidden[0].device
         lens = [torch.tensor([len(clip) for clip in clips]) for clips in (hidden, token_ids)]
+        if len(token_ids[0]) and len(hidden[0]) * (2 * len(token_ids[0]) + 1) > _MAX_CELLS:  # a batch of its own
+            path = self._path_in_blocks(hidden[0], token_ids[0])
+            return _read_paths(Path(*(to_device(each, device) for each in path)), len(token_ids[0]), lens[0].to(device))
         columns, targets, frame_lens, target_lens = (
             to_device(each, device) for each in (*_columns_and_targets(token_ids, self._head.config.blank_id), *lens)
         )
         scores = self._head.scores(hidden, columns)
         states = best_paths(scores.emissions, targets, frame_lens, target_lens)
-        return _read_paths(scores, targets, states, frame_lens)
+        log_probs = path_log_probs(scores.emissions, targets, states)
+        path = Path(states, log_probs, scores.emissions[:, :, BLANK], scores.best)
+        return _read_paths(path, targets.shape[1], frame_lens)
+
+    def _path_in_blocks(self, hidden: Tensor, token_ids: IntArray) -> Path:
+        """The path of one clip, on the CPU."""
+
+        def score(frames: slice, tokens: slice) -> FrameScores:
+            columns, targets = _columns_and_targets([token_ids[tokens]], self._head.config.blank_id)
+            scores = self._head.scores([hidden[frames]], to_device(columns, hidden.device))
+            emissions, best = from_device(scores.emissions, scores.best)
+            return FrameScores(emissions, targets, best)
+
+        return path_in_blocks(score, token_ids, len(hidden))
 
 
 def _alignment(timed: TimedText) -> Alignment:
@@ -272,24 +289,22 @@ def _columns_and_targets(token_ids: Sequence[IntArray], blank_id: int) -> tuple[
     return torch.from_numpy(columns), torch.from_numpy(targets)
 
 
-def _read_paths(scores: CTCScores, targets: Tensor, states: Tensor, frame_lens: Tensor) -> _Paths:
-    # The frames of each path (B, T) are reduced to its tokens (B, S).
-    emissions = scores.emissions
-    num_clips, num_tokens = targets.shape
-    log_probs = path_log_probs(emissions, targets, states)
+def _read_paths(path: Path, num_tokens: int, frame_lens: Tensor) -> _Paths:
+    """Reduce the frames of each path (B, T) to its tokens (B, S)."""
+    states, num_clips = path.states, len(path.states)
     # Blank and padding frames are collected in one extra token at the end.
     token = torch.where(states % 2 == 1, states // 2, num_tokens)
     frames = torch.arange(states.shape[1], dtype=torch.float32, device=states.device).expand(num_clips, -1)
-    nothing = emissions.new_zeros(num_clips, num_tokens + 1)
+    nothing = frames.new_zeros(num_clips, num_tokens + 1)
     num_frames = nothing.scatter_add(1, token, torch.ones_like(frames)).clamp(min=1.0)
     centres = nothing.scatter_add(1, token, frames) / num_frames
-    token_probs = nothing.scatter_reduce(1, token, log_probs.exp(), "amax")
-    speech_probs = nothing.scatter_reduce(1, token, -emissions[:, :, BLANK].expm1(), "amax")
+    token_probs = nothing.scatter_reduce(1, token, path.log_probs.exp(), "amax")
+    speech_probs = nothing.scatter_reduce(1, token, -path.blank_log_probs.expm1(), "amax")
     padding = frames >= frame_lens[:, None]
     return _Paths(
         of_tokens=torch.stack([centres, token_probs, speech_probs])[:, :, :num_tokens],
-        frame_log_probs=log_probs.masked_fill(padding, 0.0).sum(1) / frame_lens,
-        best=scores.best.int(),
+        frame_log_probs=path.log_probs.masked_fill(padding, 0.0).sum(1) / frame_lens,
+        best=path.best.int(),
     )
 
 

@@ -9,10 +9,13 @@ the sounds. Each word belongs to one of them, in order, so that this sum is the 
 - of each sound without a word, its length SOUND_WEIGHT times, but MOST_S at most: a cough is no word.
 
 Both limits were chosen on the digits of three human speakers (demos/hearing.md).
+
+The search for this sum takes sounds times words, and what is loud may change in an hour. So a long recording is cut
+into pieces, between two words that are far apart.
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from math import inf
 from typing import NamedTuple
@@ -29,6 +32,7 @@ QUIET_DB = 30.0  # what is so far below the loud parts of a clip is no sound of 
 SOUND_WEIGHT = 3.0
 MOST_S = 0.5
 MOST_LONGER = 2.0  # a word that is alone in its sound lasts as long as the sound, up to this many times its estimate
+PIECE_S = 60.0  # a recording is cut into pieces of one to two times this length, where it has words
 _LOUD = 0.95  # quantile of the levels: one bang does not make the words quiet
 _HOP = 80  # samples: 5 ms
 _HOPS_PER_S = SAMPLE_RATE // _HOP
@@ -36,11 +40,12 @@ _EVERY = 4  # levels from which that one is taken
 
 
 class _Sounds(NamedTuple):
-    """Where (s) the sounds of a clip begin and end, in order; pauses are between them."""
+    """Where (s) the sounds of a piece begin and end, in order; pauses are between them."""
 
     starts: list[float]
     ends: list[float]
-    clip_end: float
+    piece_start: float
+    piece_end: float
 
 
 def edges_at_sound(words: Sequence[Word], waveform: Waveform) -> tuple[Word, ...]:
@@ -48,15 +53,38 @@ def edges_at_sound(words: Sequence[Word], waveform: Waveform) -> tuple[Word, ...
 
     A word that finds no room in its sound stays as it is, and so does every word of a clip without pauses, as in noise.
     """
-    sounds = _sounds(waveform)
+    found: list[Word] = []
+    for of_piece, hops in _pieces(words):
+        piece = waveform[hops.start * _HOP : None if hops.stop is None else hops.stop * _HOP]
+        found += _in_piece(words[of_piece], _sounds(piece, hops.start))
+    return tuple(found)
+
+
+def _pieces(words: Sequence[Word]) -> Iterator[tuple[slice, slice]]:
+    """The words of each piece of a recording, and its hops; the last piece has those up to the end."""
+    starts, ends = np.array([word.start for word in words]), np.array([word.end for word in words])
+    first = begin = 0
+    while len(words) and ends[-1] > (begin_s := begin / _HOPS_PER_S) + 2 * PIECE_S:
+        near, far = ends.searchsorted([begin_s + PIECE_S, begin_s + 2 * PIECE_S]).tolist()
+        if near == len(words) - 1:
+            break
+        far = max(far, near + 1)
+        last = near + int((starts[near + 1 : far + 1] - ends[near:far]).argmax())
+        stop = round((ends[last] + starts[last + 1]) / 2 * _HOPS_PER_S)
+        yield slice(first, last + 1), slice(begin, stop)
+        first, begin = last + 1, stop
+    yield slice(first, None), slice(begin, None)
+
+
+def _in_piece(words: Sequence[Word], sounds: _Sounds) -> Sequence[Word]:
     if not words or not sounds.starts:
-        return tuple(words)
+        return words
     own = _own_sounds(np.array([(word.start + word.end) / 2 for word in words]), sounds)
     is_alone = [before != i != after for before, i, after in zip([-1, *own], own, [*own[1:], -1], strict=False)]
     firsts = [sounds.starts[i] if alone else inf for i, alone in zip(own, is_alone, strict=True)]
     lasts = [sounds.ends[i] if alone else -inf for i, alone in zip(own, is_alone, strict=True)]
     limits = zip(words, own, is_alone, [-inf, *lasts[:-1]], [*firsts[1:], inf], strict=True)
-    return tuple(_in_sound(*each, sounds) for each in limits)
+    return [_in_sound(*each, sounds) for each in limits]
 
 
 def _in_sound(word: Word, own: int, is_alone: bool, earliest: float, latest: float, sounds: _Sounds) -> Word:
@@ -68,7 +96,7 @@ def _in_sound(word: Word, own: int, is_alone: bool, earliest: float, latest: flo
     # No edge stays in a pause.
     start = max(start, sounds.starts[bisect_right(sounds.ends, start, hi=len(sounds.ends) - 1)])
     end = min(end, sounds.ends[bisect_left(sounds.starts, end, lo=1) - 1])
-    is_bounded = first > 0.0 and last < sounds.clip_end  # by pauses
+    is_bounded = first > sounds.piece_start and last < sounds.piece_end  # by pauses
     if is_alone and is_bounded and last - first <= MOST_LONGER * (word.end - word.start):
         is_outside = start >= last or end <= first
         start, end = (first, last) if is_outside else (min(start, first), max(end, last))
@@ -102,11 +130,14 @@ def _own_sounds(middles: FloatArray, sounds: _Sounds) -> list[int]:
     return [i for i, count in enumerate(counts.tolist()) for _ in range(count)]
 
 
-def _sounds(waveform: Waveform) -> _Sounds:
-    """Runs of sound; quiet that is shorter than LEAST_PAUSE_S is a part of them. All of a silent clip is one sound."""
+def _sounds(waveform: Waveform, first_hop: int) -> _Sounds:
+    """Runs of sound; quiet that is shorter than LEAST_PAUSE_S is a part of them. All of a silent piece is one sound.
+
+    `first_hop`: where the piece begins in its recording, whose times are returned.
+    """
     hops = waveform[: len(waveform) // _HOP * _HOP].reshape(-1, _HOP)
     if not len(hops):
-        return _Sounds([], [], 0.0)
+        return _Sounds([], [], 0.0, 0.0)
     power = np.convolve(np.einsum("ij,ij->i", hops, hops), np.ones(3, np.float32), "same")
     some = power[::_EVERY]
     place = int(_LOUD * len(some))
@@ -117,6 +148,6 @@ def _sounds(waveform: Waveform) -> _Sounds:
     starts, ends = edges[::2], edges[1::2]
     is_pause = np.ones(len(starts) + 1, np.bool_)
     np.greater_equal(starts[1:] - ends[:-1], LEAST_PAUSE_S * _HOPS_PER_S, out=is_pause[1:-1])
-    starts_s: list[float] = (starts[is_pause[:-1]] / _HOPS_PER_S).tolist()
-    ends_s: list[float] = (ends[is_pause[1:]] / _HOPS_PER_S).tolist()
-    return _Sounds(starts_s, ends_s, len(power) / _HOPS_PER_S)
+    starts_s: list[float] = ((starts[is_pause[:-1]] + first_hop) / _HOPS_PER_S).tolist()
+    ends_s: list[float] = ((ends[is_pause[1:]] + first_hop) / _HOPS_PER_S).tolist()
+    return _Sounds(starts_s, ends_s, first_hop / _HOPS_PER_S, (first_hop + len(power)) / _HOPS_PER_S)

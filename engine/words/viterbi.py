@@ -13,6 +13,7 @@ There are three searches, which return the same path if the best path is unique.
 and serves CPUs. The other two process all clips at once: a kernel for NVIDIA GPUs (viterbi_triton.py), and six tensor
 operations per frame for other devices. demos/benchmark_alignment.py measures their speed. If paths tie exactly, which
 is rare in float32, torchaudio 2.11 may return a worse path (github.com/pytorch/audio/issues/4221); the others do not.
+All of them hold every state of every frame, so long clips are searched in blocks of frames (viterbi_blocks.py).
 """
 
 import torch
@@ -30,7 +31,7 @@ def best_paths(emissions: Tensor, targets: Tensor, frame_lens: Tensor, target_le
 
 def path_log_probs(emissions: Tensor, targets: Tensor, states: Tensor) -> Tensor:
     """(B, T) float32, the log-probability that each frame emits its state's column."""
-    columns = _columns_of_states(targets).gather(1, states)
+    columns = columns_of_states(targets).gather(1, states)
     return emissions.gather(2, columns[:, :, None])[:, :, 0]
 
 
@@ -48,11 +49,13 @@ def torchaudio_paths(emissions: Tensor, targets: Tensor, frame_lens: Tensor, tar
 def batched_paths(emissions: Tensor, targets: Tensor, frame_lens: Tensor, target_lens: Tensor) -> Tensor:
     """`best_paths` for all clips at once, with one loop over frames. Ties prefer stay, then step, then jump."""
     frame_lens, target_lens = frame_lens.to(emissions.device), target_lens.to(emissions.device)
-    columns = _columns_of_states(targets)
-    may_jump = _may_jump(columns)
-    best = _best_scores(emissions, columns, may_jump)
-    moves = _best_moves(best, may_jump, frame_lens)
-    states = _trace_back(moves, _last_states(best, frame_lens, target_lens))
+    columns = columns_of_states(targets)
+    may_jump = jumpable(columns)
+    first = emissions.new_full((len(columns), 2 + columns.shape[1]), -torch.inf)
+    first[:, 2:4] = emissions[:, 0].gather(1, columns[:, :2])
+    best = best_scores(first, emissions[:, 1:], columns, may_jump)
+    moves = best_moves(best, may_jump, frame_lens)
+    states = trace_back(moves, last_states(best, frame_lens, target_lens))
     in_clip = torch.arange(states.shape[1], device=states.device) < frame_lens[:, None]
     return states.masked_fill_(~in_clip, 0)
 
@@ -61,24 +64,24 @@ def kernel_paths(emissions: Tensor, targets: Tensor, frame_lens: Tensor, target_
     """`best_paths` with one kernel on an NVIDIA GPU; texts of more than MAX_STATES states use `batched_paths`."""
     from .viterbi_triton import MAX_STATES, triton_paths
 
-    columns = _columns_of_states(targets)
+    columns = columns_of_states(targets)
     if columns.shape[1] > MAX_STATES:
         return batched_paths(emissions, targets, frame_lens, target_lens)
     frame_lens, target_lens = frame_lens.to(emissions.device), target_lens.to(emissions.device)
-    return triton_paths(emissions.contiguous(), columns, _may_jump(columns), frame_lens, target_lens)
+    return triton_paths(emissions.contiguous(), columns, jumpable(columns), frame_lens, target_lens)
 
 
 _FASTEST = {"cpu": torchaudio_paths, "cuda": kernel_paths}
 
 
-def _may_jump(columns: Tensor) -> Tensor:
+def jumpable(columns: Tensor) -> Tensor:
     """(B, N) columns of states -> (B, N) bool, whether a state may be reached by a jump over the blank before it."""
     may_jump = torch.zeros_like(columns, dtype=torch.bool)
     may_jump[:, 3::2] = columns[:, 3::2] != columns[:, 1:-2:2]
     return may_jump
 
 
-def _columns_of_states(targets: Tensor) -> Tensor:
+def columns_of_states(targets: Tensor) -> Tensor:
     """(B, S) targets -> (B, 2S + 1) columns of the states: blank, target 0, blank, ..., target S - 1, blank."""
     columns = targets.new_full((targets.shape[0], 2 * targets.shape[1] + 1), BLANK)
     columns[:, 1::2] = targets
@@ -93,27 +96,29 @@ def _states_of_columns(path: Tensor) -> Tensor:
     return 2 * targets_begun - emits_target.long()
 
 
-def _best_scores(emissions: Tensor, columns: Tensor, may_jump: Tensor) -> Tensor:
-    """Log-probability of the best path into each state at each frame, (T, B, 2 + states) float32.
+def best_scores(first: Tensor, emissions: Tensor, columns: Tensor, may_jump: Tensor) -> Tensor:
+    """Log-probability of the best path into each state at each frame, (1 + T, B, 2 + states) float32.
 
     The first two columns are -inf and stand for states before the first, so that a step and a jump are shifted views.
+
+    Args:
+        first: (B, 2 + states), the scores before the T frames of `emissions`; they become the first row.
     """
-    num_clips, num_frames, _ = emissions.shape
-    emitted = emissions.gather(2, columns[:, None, :].expand(-1, num_frames, -1)).transpose(0, 1).contiguous()
-    jump_cost = torch.zeros_like(emitted[0]).masked_fill_(~may_jump, -torch.inf)
-    best = emissions.new_full((num_frames, num_clips, 2 + columns.shape[1]), -torch.inf)
-    best[0, :, 2:4] = emitted[0, :, :2]
-    into, jumped = torch.empty_like(emitted[0]), torch.empty_like(emitted[0])
-    for t in range(1, num_frames):
-        before = best[t - 1]
+    emitted = emissions.gather(2, columns[:, None, :].expand(-1, emissions.shape[1], -1)).transpose(0, 1).contiguous()
+    jump_cost = torch.zeros_like(first[:, 2:]).masked_fill_(~may_jump, -torch.inf)
+    best = emissions.new_full((1 + len(emitted), *first.shape), -torch.inf)
+    best[0] = first
+    into, jumped = torch.empty_like(jump_cost), torch.empty_like(jump_cost)
+    for t, of_frame in enumerate(emitted):
+        before = best[t]
         torch.maximum(before[:, 2:], before[:, 1:-1], out=into)
         torch.add(before[:, :-2], jump_cost, out=jumped)
         torch.maximum(into, jumped, out=into)
-        torch.add(into, emitted[t], out=best[t, :, 2:])
+        torch.add(into, of_frame, out=best[t + 1, :, 2:])
     return best
 
 
-def _best_moves(best: Tensor, may_jump: Tensor, frame_lens: Tensor) -> Tensor:
+def best_moves(best: Tensor, may_jump: Tensor, frame_lens: Tensor) -> Tensor:
     """The best move into each state, (T - 1, B, states) uint8: 0 stay, 1 step, 2 jump; 0 in the padding."""
     stay, step, jump = best[:-1, :, 2:], best[:-1, :, 1:-1], best[:-1, :, :-2]
     moves = (step > stay).to(torch.uint8)
@@ -122,7 +127,7 @@ def _best_moves(best: Tensor, may_jump: Tensor, frame_lens: Tensor) -> Tensor:
     return moves.masked_fill_((frames[:, None] >= frame_lens)[:, :, None], 0)
 
 
-def _last_states(best: Tensor, frame_lens: Tensor, target_lens: Tensor) -> Tensor:
+def last_states(best: Tensor, frame_lens: Tensor, target_lens: Tensor) -> Tensor:
     """(B, 1) state at each clip's last frame: the better of the last target and the blank after it."""
     blank = 2 * target_lens[:, None]
     last = best[frame_lens - 1, torch.arange(len(frame_lens), device=best.device)]
@@ -130,7 +135,7 @@ def _last_states(best: Tensor, frame_lens: Tensor, target_lens: Tensor) -> Tenso
     return blank - (target_is_better & (blank > 0)).long()
 
 
-def _trace_back(moves: Tensor, last: Tensor) -> Tensor:
+def trace_back(moves: Tensor, last: Tensor) -> Tensor:
     """Follow the moves back from each clip's last state; returns the state of each frame, (B, T)."""
     states = [last]
     for moved in moves.flip(0):

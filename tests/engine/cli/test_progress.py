@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from twostage_asr.engine import Transcript, TranscriptWarning
-from twostage_asr.engine.cli.progress import Counts, Progress, amount
+from twostage_asr.engine.cli.progress import AudioProgress, Counts, Progress, amount
 
 
 class Clock:
@@ -81,6 +81,30 @@ def test_a_terminal_shows_a_bar_below_the_results(monkeypatch: pytest.MonkeyPatc
     shown = screen.getvalue()
     assert " 50%|" in shown and "1 of 2 files, 20.0 s of audio, RTFx 2.0, ETA 0:00:10" in shown
     assert "FAILED b: why" in shown
+
+
+def test_a_long_recording_tells_how_far_it_is_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
+    clock = Clock()
+    with AudioProgress(7200.0, every_s=30.0, clock=clock) as progress:
+        clock.now += 100  # loading
+        for i in range(5):
+            progress.show(96.0 * i)
+            clock.now += 20
+    assert capsys.readouterr().err.splitlines() == [
+        "3.2 min of 2.00 h of audio, RTFx 4.8, ETA 0:24:20",
+        "6.4 min of 2.00 h of audio, RTFx 4.8, ETA 0:23:40",
+    ]
+
+
+def test_a_terminal_shows_a_bar_of_a_recording(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    clock = Clock()
+    with AudioProgress(100.0, clock=clock) as progress:
+        progress.show(0.0)
+        clock.now += 5
+        progress.show(50.0)
+    assert " 50%|" in screen.getvalue() and "50.0 s of 1.7 min of audio, RTFx 10.0, ETA 0:00:05" in screen.getvalue()
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0.0 s"), (59.94, "59.9 s"), (90, "1.5 min"), (9000, "2.50 h")])

@@ -17,17 +17,19 @@ from torch import Tensor
 
 from tests.processes import processes
 from twostage_asr.encoders.adaptor import AdaptorConfig
-from twostage_asr.encoders.ctc import CTCConfig, CTCHead, CTCScores
+from twostage_asr.encoders.ctc import CTCConfig, CTCHead
 from twostage_asr.engine.errors import CheckpointError
 from twostage_asr.engine.manifest import FrameClock
 from twostage_asr.engine.words import aligner as aligner_module
 from twostage_asr.engine.words import processes as word_processes
+from twostage_asr.engine.words import viterbi_blocks
 from twostage_asr.engine.words.aligner import HALF_WINDOW_S, Alignment, WordAligner
 from twostage_asr.engine.words.confidence import WrittenTokens
 from twostage_asr.engine.words.split import split_words
 from twostage_asr.engine.words.timer import MIN_TOKEN_S, Emissions, Targets, _settle
 from twostage_asr.engine.words.tokenizer import CTCTokenizer
-from twostage_asr.engine.words.viterbi import best_paths
+from twostage_asr.engine.words.viterbi import BLANK, best_paths, path_log_probs
+from twostage_asr.engine.words.viterbi_blocks import Path
 
 MERGES = ["th", "the", " the", "se", "set", "你", "好", "你好", "世"]  # 界 and 𠮷 stay in bytes
 BLANK_ID = 300
@@ -262,6 +264,20 @@ def test_a_clip_in_any_batch_gets_what_it_gets_alone(
             assert word.confidence == pytest.approx(other.confidence, rel=1e-4)
 
 
+def test_a_clip_that_is_searched_in_blocks_gets_the_same_times(
+    aligner: WordAligner, tokenizer: CTCTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "set the 你好 世界 25% the the set " * 30
+    hidden = spoken_evenly(tokenizer, text)
+    at_once = aligner.align([hidden], [text], [len(hidden) * FRAME_S])
+    monkeypatch.setattr(aligner_module, "_MAX_CELLS", 1000)
+    monkeypatch.setattr(viterbi_blocks, "BLOCK", 64)
+    monkeypatch.setattr(viterbi_blocks, "WINDOW", 50)
+    monkeypatch.setattr(aligner_module, "best_paths", None)  # the other search
+    assert aligner.align([hidden], [text], [len(hidden) * FRAME_S]) == at_once
+    assert at_once[0].words
+
+
 def test_batches_bound_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(aligner_module, "_MAX_CELLS", 3000)
     num_frames = [10, 100, 20, 95, 90, 40, 39, 38, 37, 11, 300, 1000, 0, *[60] * 30] * 2
@@ -310,10 +326,11 @@ def test_padding_does_not_count_as_doubt() -> None:
     targets = torch.tensor([[1, 2], [2, 1]])
     frame_lens = torch.tensor([12, 7])
     states = best_paths(emissions, targets, frame_lens, torch.tensor([2, 2]))
-    scores = CTCScores(emissions, emissions.argmax(-1))
-    alone = CTCScores(emissions[1:, :7], scores.best[1:, :7])
-    with_padding = aligner_module._read_paths(scores, targets, states, frame_lens)
-    without = aligner_module._read_paths(alone, targets[1:], states[1:, :7], frame_lens[1:])
+    log_probs = path_log_probs(emissions, targets, states)
+    path = Path(states, log_probs, emissions[:, :, BLANK], emissions.argmax(-1))
+    alone = Path(*(each[1:, :7] for each in path))
+    with_padding = aligner_module._read_paths(path, 2, frame_lens)
+    without = aligner_module._read_paths(alone, 2, frame_lens[1:])
     torch.testing.assert_close(with_padding.frame_log_probs[1:], without.frame_log_probs)
     torch.testing.assert_close(with_padding.of_tokens[:, 1:], without.of_tokens)
 

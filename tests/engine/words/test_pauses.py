@@ -5,7 +5,8 @@ import pytest
 
 from twostage_asr.engine.audio.waveform import Waveform
 from twostage_asr.engine.transcript import Word
-from twostage_asr.engine.words.pauses import edges_at_sound
+from twostage_asr.engine.words import pauses
+from twostage_asr.engine.words.pauses import PIECE_S, edges_at_sound
 
 
 def sound(*runs: tuple[float, float]) -> Waveform:
@@ -94,3 +95,43 @@ def test_a_bang_does_not_make_quiet_words_pauses() -> None:
 @pytest.mark.parametrize("waveform", [np.zeros(0, np.float32), np.zeros(16_000, np.float32), sound((1.0, LOUD))])
 def test_without_pauses_or_sound_every_word_stays(waveform: Waveform) -> None:
     assert times(waveform, (0.2, 0.8)) == [(0.2, 0.8)]
+
+
+def long_recording(seconds: float) -> tuple[Waveform, list[tuple[float, float]]]:
+    """TWO_WORDS again and again, and words that reach into the pauses."""
+    length = len(TWO_WORDS) / 16_000
+    count = round(seconds / length)
+    words = [(i * length + start, i * length + end) for i in range(count) for start, end in ((0.4, 1.2), (1.2, 1.95))]
+    return np.tile(TWO_WORDS, count), words
+
+
+def test_words_of_a_long_recording_move_as_those_of_a_short_one() -> None:
+    waveform, words = long_recording(10 * PIECE_S)
+    length = len(TWO_WORDS) / 16_000
+    edges = times(TWO_WORDS, *words[:2])
+    expected = [(i * length + start, i * length + end) for i in range(len(words) // 2) for start, end in edges]
+    assert np.allclose(times(waveform, *words), expected, atol=0.0101)
+
+
+def test_the_search_of_a_long_recording_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+    search = pauses._own_sounds
+
+    def watched(middles: np.ndarray, sounds: pauses._Sounds) -> list[int]:
+        sizes.append((len(middles), len(sounds.starts), sounds.piece_end - sounds.piece_start))
+        return search(middles, sounds)
+
+    monkeypatch.setattr(pauses, "_own_sounds", watched)
+    waveform, words = long_recording(10 * PIECE_S)
+    times(waveform, *words)
+    assert sum(size[0] for size in sizes) == len(words)
+    assert max(size[2] for size in sizes) <= 2 * PIECE_S
+    assert sum(size[2] for size in sizes) == pytest.approx(len(waveform) / 16_000)
+
+
+def test_a_recording_is_cut_in_its_widest_pause() -> None:
+    words = [Word("a", float(i), i + (0.5 if i == 77 else 0.9), 0.5) for i in range(200)]
+    first = next(pauses._pieces(words))
+    assert first == (slice(0, 78), slice(0, round((77.5 + 78) / 2 * 200)))
+    far = [Word("a", 1.0, 2.0, 0.5), Word("a", 500.0, 500.5, 0.5), Word("a", 501.0, 502.0, 0.5)]
+    assert [words for words, _ in pauses._pieces(far)] == [slice(0, 2), slice(2, None)]
