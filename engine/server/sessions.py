@@ -31,7 +31,7 @@ from .request_guard import KEY_SUBPROTOCOL
 MAX_BUFFERED_BYTES = 4 << 20  # two minutes of PCM16
 MESSAGE_BYTES = 256  # least size that a waiting message counts as, because an empty one takes memory too
 CLIENT_GONE = 1006  # RFC 6455: the connection was closed without a close frame
-LAST_WORD_S = 1.0  # longest time for telling an evicted client that its session has ended
+LAST_WORD_S = 1.0  # longest time for telling a client that its session has ended
 FULL = "all sessions together keep too much audio, and this one most; try again later"
 MAX_REASON_BYTES = 123  # RFC 6455: a control frame has up to 125 bytes, of which the code takes two
 
@@ -179,8 +179,10 @@ async def hold_session(socket: WebSocket, recognizer: Recognizer, protocol: str,
     finally:
         recognizer.ledger.add("sessions", -1)
     if socket.client_state is WebSocketState.CONNECTED and socket.application_state is WebSocketState.CONNECTED:
-        with contextlib.suppress(RuntimeError, WebSocketDisconnect):  # the client disconnects at this moment
-            await socket.close(end.code, end.reason)
+        # The client may disconnect at this moment, or not read, and then the close frame is never sent.
+        with contextlib.suppress(TimeoutError, RuntimeError, WebSocketDisconnect):
+            async with asyncio.timeout(LAST_WORD_S):
+                await socket.close(end.code, end.reason)
     recognizer.metrics.sessions.labels(protocol, str(end.code)).inc()
     fields = {"request_id": socket.state.request_id, "protocol": protocol, "code": end.code, "reason": end.reason}
     seconds = round(time.perf_counter() - started, 2)
