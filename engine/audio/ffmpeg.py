@@ -9,7 +9,7 @@ import av
 
 from ..errors import UnsupportedAudioError
 from .clock import Clock, FrameQueue
-from .header import has_fitting_xing_tag
+from .header import PLACEHOLDER_LENGTH, has_fitting_xing_tag, num_missing_in_w64
 from .parts import Part, is_foreign, parts_of, without_foreign_head
 from .waveform import Joiner
 
@@ -27,7 +27,7 @@ AUDIO_SUFFIXES = frozenset(
     )
 )
 _FORMATS_WITH_LENGTH = {
-    "aiff", "ape", "asf", "au", "flac", "matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2", "ogg", "tta", "wv",
+    "aiff", "ape", "asf", "au", "flac", "flv", "matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2", "ogg", "tta", "wv",
 }  # fmt: skip
 _UNREADABLE = (av.error.InvalidDataError, av.error.ArgumentError, av.error.EOFError)
 _FORMATS_WITH_ONE_LENGTH = {"flv", "matroska,webm"}  # formats with one length for all streams together
@@ -100,6 +100,7 @@ def _push_stream(container: Any, stream: Any, joiner: Joiner, part: Part, *, is_
             raise UnsupportedAudioError(f"{joiner.name}: truncated or damaged: {unread}") from error
         joiner.note_missing(unread)
     filled_s, missing_s = reader.finish()
+    missing_s += reader.seconds_of(num_missing_in_w64(part.file))
     if part.link is not None:
         filled_s += reader.seconds_of(part.link.num_damaged)
     if part.link is not None and part.link.is_cut:
@@ -219,6 +220,8 @@ def _promised_s(container: Any, stream: Any, clock: Clock, *, is_counted: bool) 
     """Seconds from time zero to the end of the audio as the container states it; None if FFmpeg can only guess."""
     if container.format.name == "caf" and stream.frames and stream.rate:  # FFmpeg fits the duration to a cut file
         return float(stream.frames / stream.rate)
+    if container.format.name == "avi" and 0 < stream.frames < PLACEHOLDER_LENGTH:  # it does so for AVI as well
+        return float(stream.frames * stream.time_base)
     if container.format.name not in _FORMATS_WITH_LENGTH and not (container.format.name == "mp3" and is_counted):
         return None
     if stream.duration is not None:
