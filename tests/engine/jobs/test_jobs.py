@@ -18,9 +18,9 @@ from tests.paths import ROOT
 from tests.processes import wait_until
 from twostage_asr.engine import ConfigError, Transcript
 from twostage_asr.engine.jobs import JobFolder, JobRun, job_status, journal, run
-from twostage_asr.engine.jobs.folder import file_name
 from twostage_asr.engine.jobs.journal import Journal, read_journal
 from twostage_asr.engine.jobs.lease import take_lease
+from twostage_asr.engine.writers.names import file_name
 
 
 @pytest.fixture
@@ -169,7 +169,7 @@ def test_the_plan_stays_when_the_folder_changes(tmp_path: Path) -> None:
     folder = opened(tmp_path / "out", tmp_path / "in")
     (tmp_path / "in" / "0.wav").touch()
     again = opened(tmp_path / "out", tmp_path / "in")
-    assert [item.key for item in again.plan.inputs(0)] == ["a", "a_1", "b", "deep/c"]
+    assert [item.key for item in again.plan.inputs(0)] == ["a.mp3", "a.wav", "b", "deep/c"]
     assert (folder.plan.num_inputs, folder.plan.num_passed_over) == (4, 1)
 
 
