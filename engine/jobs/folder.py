@@ -96,10 +96,14 @@ class JobFolder:
     def report_path(self, shard: int) -> Path:
         return (self.directory / "reports" / shard_name(shard)).with_suffix(".json")
 
+    def journal_path(self, shard: int, writer: str) -> Path:
+        """The journal of one writer."""
+        return self.directory / "journals" / f"{self.shard_path(shard).stem}.{writer}"
+
     def journal_paths(self, shard: int) -> list[Path]:
         """The journals of a shard, by the names of their writers."""
-        prefix = Path(shard_name(shard)).stem
-        return sorted((self.directory / "journals").glob(f"{prefix}.*"))
+        pattern = self.journal_path(shard, "*")
+        return sorted(pattern.parent.glob(pattern.name))
 
     def complete(self) -> set[int]:
         """The shards that are complete. Files of other names, which users and file systems make, count for nothing."""
@@ -109,7 +113,7 @@ class JobFolder:
     def journaled_shards(self) -> set[int]:
         """The shards that have journals."""
         begun = {name.partition(".")[0] for name in os.listdir(self.directory / "journals")}
-        return {shard for shard in range(self.plan.num_shards) if Path(shard_name(shard)).stem in begun}
+        return {shard for shard in range(self.plan.num_shards) if self.shard_path(shard).stem in begun}
 
     def journaled(self, shard: int) -> dict[int, Record]:
         """What the journals of a shard hold; of two records of one input, the first."""

@@ -24,7 +24,7 @@ from ..vad import STREAMING_SCHEDULE, VoiceActivityModel
 from ..vad.splitting import DEFAULT_SEGMENTATION, Piece
 from .bodies import content_of
 from .budget import Budget
-from .fields import UnknownFields
+from .fields import UnknownFields, hotwords_in
 from .ledger import Ledger
 from .metrics import Metrics
 from .recording import OnPart, transcribe_recording
@@ -114,6 +114,10 @@ class Recognizer:
         except ConfigError:
             return False
         return True
+
+    def prompted(self, text: str) -> tuple[list[str], str]:
+        """What a client says that the speech is about, as hotwords and as context: whichever the model takes."""
+        return ([], text) if self.takes_context else (hotwords_in(text), "")
 
     @property
     def readiness(self) -> str:
