@@ -265,6 +265,8 @@ def test_messages_without_end_are_cut_off(serve: Start, fragment: bytes) -> None
 def test_a_client_that_never_reads_is_ended_before_its_answers_fill_the_memory(
     serve: Start, asks: str, idle_s: float
 ) -> None:
+    ended = 'twostage_sessions_total{code="1008",protocol="realtime"} 1.0'
+
     async def most_unread() -> int:
         sizes, narrow = [], socket.socket()
         narrow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 12)  # so that few answers fill it
@@ -279,13 +281,12 @@ def test_a_client_that_never_reads_is_ended_before_its_answers_fill_the_memory(
                     )
                     await asyncio.wait_for(asked, 0.5)
                     sizes.append(connection.transport.get_write_buffer_size())
+            wait_until(lambda: ended in server.recognizer.metrics.text().decode(), "the session goes on")
             session.transport.abort()
         return max(sizes)
 
     with serve(session_idle_s=idle_s) as server:
         assert 1 << 16 < asyncio.run(most_unread()) < 1 << 20
-        ended = 'twostage_sessions_total{code="1008",protocol="realtime"} 1.0'
-        wait_until(lambda: ended in server.recognizer.metrics.text().decode(), "the session goes on")
 
 
 def test_an_event_that_is_costly_to_parse_is_not_parsed(serve: Start) -> None:
