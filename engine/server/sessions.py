@@ -17,7 +17,7 @@ import json
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
 from fastapi import WebSocket
@@ -212,46 +212,62 @@ Talk = Callable[[Link], Coroutine[Any, Any, None]]
 
 async def hold_session(socket: WebSocket, recognizer: Recognizer, protocol: str, talk: Talk) -> None:
     """Accept a WebSocket, run `talk` on it, and close it with a code and a reason, whatever happens meanwhile."""
-    settings = recognizer.settings
-    if not recognizer.ledger.take("sessions", settings.max_sessions):
-        message = f"{settings.max_sessions} sessions are open, no more are taken; try again later"
-        headers = {"Retry-After": str(settings.retry_after_s)}
-        await socket.send_denial_response(error_response(Refusal(429, message, code="server_busy", headers=headers)))
-        return
     started = time.perf_counter()
     try:
-        with recognizer.metrics.active_sessions.labels(protocol).track_inprogress():
+        with counted(recognizer, protocol):
             await socket.accept(subprotocol=_chosen(socket))
             link = Link(socket, recognizer)
-            try:
-                end = await _talk_until_end(link, talk)
-            finally:
-                link.release()
+            end = await _talk_until_end(link, talk)
             await link.say_why_evicted()
-    finally:
-        recognizer.ledger.add("sessions", -1)
+    except Refusal as refusal:
+        await socket.send_denial_response(error_response(refusal))
+        return
     if socket.client_state is WebSocketState.CONNECTED and socket.application_state is WebSocketState.CONNECTED:
         # The client may disconnect at this moment, or not read, and then the close frame is never sent.
         with contextlib.suppress(TimeoutError, RuntimeError, WebSocketDisconnect):
             async with asyncio.timeout(LAST_WORD_S):
                 await socket.close(end.code, end.reason)
+    fields = {"request_id": socket.state.request_id, "key": socket.state.key}
+    record_end(recognizer, protocol, end, fields | {"seconds": round(time.perf_counter() - started, 2)})
+
+
+@contextlib.contextmanager
+def counted(recognizer: Recognizer, protocol: str) -> Iterator[None]:
+    """Count one more session while the block runs. Raises Refusal if there may be no more."""
+    settings = recognizer.settings
+    if not recognizer.ledger.take("sessions", settings.max_sessions):
+        message = f"{settings.max_sessions} sessions are open, no more are taken; try again later"
+        headers = {"Retry-After": str(settings.retry_after_s)}
+        raise Refusal(429, message, code="server_busy", headers=headers)
+    try:
+        with recognizer.metrics.active_sessions.labels(protocol).track_inprogress():
+            yield
+    finally:
+        recognizer.ledger.add("sessions", -1)
+
+
+def record_end(recognizer: Recognizer, protocol: str, end: SessionEnd, fields: Mapping[str, Any]) -> None:
+    """Count the end of a session in the metrics, and write it to the log with these fields."""
     recognizer.metrics.sessions.labels(protocol, str(end.code)).inc()
-    fields = {"request_id": socket.state.request_id, "protocol": protocol, "code": end.code, "reason": end.reason}
-    seconds = round(time.perf_counter() - started, 2)
-    log.info("session", extra={"fields": fields | {"key": socket.state.key, "seconds": seconds}})
+    about = {"protocol": protocol, "code": end.code, "reason": end.reason}
+    log.info("session", extra={"fields": {**about, **fields}})
 
 
 async def _talk_until_end(link: Link, talk: Talk) -> SessionEnd:
-    async with at_work(talk(link), link.read_ahead(), link.put_end_at_drain()) as (talking, reading, _):
-        ended = await link.first_ended(talking, reading)
-        if isinstance(ended, SessionEnd):
-            return ended
-        error = ended.exception()
-        if error is not None:
-            return end_after(error, is_client_gone=reading.done())
-        if ended is reading:
-            return SessionEnd(reading.result(), "the client has closed")
-        return link.end or SessionEnd(1000, "")
+    try:
+        async with at_work(talk(link), link.read_ahead(), link.put_end_at_drain()) as (talking, reading, _):
+            ended = await link.first_ended(talking, reading)
+            is_client_gone = reading.done()
+    finally:
+        link.release()
+    if isinstance(ended, SessionEnd):
+        return ended
+    error = ended.exception()
+    if error is not None:
+        return end_after(error, is_client_gone=is_client_gone)
+    if ended is reading:
+        return SessionEnd(reading.result(), "the client has closed")
+    return link.end or SessionEnd(1000, "")
 
 
 @contextlib.asynccontextmanager

@@ -34,7 +34,7 @@ from ..families.languages import LANGUAGES
 from .failures import Refusal, refusal_of
 from .quotas import Quota, client_of
 from .recognizer import Recognizer
-from .sessions import CLIENT_GONE, SHUTTING_DOWN, UNREAD, Inbox, SessionEnd, at_work, end_after
+from .sessions import CLIENT_GONE, SHUTTING_DOWN, UNREAD, Inbox, SessionEnd, at_work, counted, end_after, record_end
 from .utterance import PCMFormat, Utterance
 from .wyoming_events import EventReader
 
@@ -127,24 +127,17 @@ class WyomingServer:
         except Refusal as refusal:
             await connection.close(SessionEnd(1013, str(refusal.detail)))
             return
-        recognizer.metrics.sessions.labels(PROTOCOL, str(end.code)).inc()
-        log.info("session", extra={"fields": {"protocol": PROTOCOL, "code": end.code, "reason": end.reason}})
+        record_end(recognizer, PROTOCOL, end, {})
 
     @contextlib.contextmanager
     def _counted(self, writer: asyncio.StreamWriter) -> Iterator[None]:
         """One more session of this client's, meanwhile. Raises Refusal if there may be no more."""
         recognizer, peer = self._recognizer, writer.get_extra_info("peername")
-        if not (recognizer.is_ready and recognizer.ledger.take("sessions", recognizer.settings.max_sessions)):
+        if not recognizer.is_ready:
             raise Refusal(503, "the server is busy or shutting down; try again later", code="server_busy")
         address = peer[0] if isinstance(peer, tuple) else None  # a Unix socket has none
-        try:
-            with (
-                self._sessions.held(client_of(None, address)),
-                recognizer.metrics.active_sessions.labels(PROTOCOL).track_inprogress(),
-            ):
-                yield
-        finally:
-            recognizer.ledger.add("sessions", -1)
+        with counted(recognizer, PROTOCOL), self._sessions.held(client_of(None, address)):
+            yield
 
 
 class _Connection(Inbox[Event]):
