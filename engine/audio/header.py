@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 PLACEHOLDER_LENGTH = 0x7FFF_0000  # bytes; a data chunk of this length or more means "until the end of the file"
-_MAX_WAV_CHUNKS = 1_000  # before and after the data chunk; a forged file could have millions
+_MAX_CHUNKS = 1_000  # that are looked at, in one go; a forged file could have millions
 _AUDIO_CHUNKS = (b"RIFF", b"RIFX", b"RF64", b"data")
 _SPEECH_FORMAT = struct.pack("<HHIIHH", 1, 1, 16_000, 32_000, 2, 16)  # PCM; channels, Hz, bytes/s, block, bits
 _W64_RIFF = b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\0\0"  # the GUID that a W64 begins with
@@ -45,7 +45,7 @@ def read_wav_header(file: BinaryIO) -> WavHeader | None:
         return None
     order = ">" if head[:4] == b"RIFX" else "<"
     position, format_tag, bytes_per_s, long_length, is_speech = 12, 0, 0, 0, False
-    for _ in range(_MAX_WAV_CHUNKS):
+    for _ in range(_MAX_CHUNKS):
         file.seek(position)
         chunk, length, body = file.read(4), file.read(4), file.read(16)
         if len(length) < 4:
@@ -86,7 +86,7 @@ def _num_surplus(file: BinaryIO, data_end: int, end: int, order: str) -> int:
 
 def _num_after_chunks(file: BinaryIO, position: int, end: int, order: str) -> int:
     """Skip the complete chunks from `position` on, and count the bytes after them."""
-    for _ in range(_MAX_WAV_CHUNKS):
+    for _ in range(_MAX_CHUNKS):
         file.seek(position)
         name, length = file.read(4), file.read(4)
         if len(length) < 4:
@@ -110,7 +110,7 @@ def num_missing_in_w64(file: BinaryIO) -> int:
     if file.read(len(_W64_RIFF)) != _W64_RIFF:
         return 0
     position = _W64_HEAD + 16  # the GUID that follows says WAVE
-    for _ in range(_MAX_WAV_CHUNKS):
+    for _ in range(_MAX_CHUNKS):
         file.seek(position)
         head = file.read(_W64_HEAD)
         length = int.from_bytes(head[16:], "little")
@@ -120,6 +120,21 @@ def num_missing_in_w64(file: BinaryIO) -> int:
             return max(0, position + length - end)
         position += length + -length % 8
     return 0
+
+
+def is_cut_avi(file: BinaryIO) -> bool:
+    """Whether an AVI ends within one of its RIFF chunks; a file of more than a gigabyte has several."""
+    end = file.seek(0, io.SEEK_END)
+    position = 0
+    for _ in range(_MAX_CHUNKS):
+        file.seek(position)
+        head = file.read(12)
+        if head[:4] != b"RIFF" or head[8:11] != b"AVI":  # "AVIX" from the second on
+            return False
+        position += 8 + int.from_bytes(head[4:8], "little")
+        if position > end:
+            return True
+    return False
 
 
 def has_fitting_xing_tag(file: BinaryIO) -> bool:

@@ -124,6 +124,13 @@ def test_a_streamed_avi_promises_nothing(length: int) -> None:
     assert len(decode_audio(streamed[: len(content) // 2])) > 0
 
 
+def test_a_whole_avi_with_a_wrong_length_is_whole() -> None:
+    content = encode(clip(), 16_000, "avi", "pcm_s16le")
+    place = content.index(b"auds") + 32
+    (length,) = struct.unpack_from("<I", content, place)
+    decode_audio(content[:place] + struct.pack("<I", 2 * length) + content[place + 4 :])
+
+
 def test_rf64_keeps_its_promise() -> None:
     content = encode(clip(), 16_000, "RF64", "PCM_16")
     with pytest.raises(UnsupportedAudioError, match="truncated"):
