@@ -181,7 +181,7 @@ class Link(Inbox[str | bytes]):
         if isinstance(error, DecodeError):
             raise SessionEnd(1011, "the engine has failed")
         if isinstance(error, ServiceClosedError):
-            raise SessionEnd(1012, "the server is shutting down")
+            raise SessionEnd(SHUTTING_DOWN, "the server is shutting down")
 
     async def read_ahead(self) -> int:
         """Read until the client disconnects, and return its close code. Raises SessionEnd if a message is too large."""
