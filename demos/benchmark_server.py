@@ -114,7 +114,7 @@ def serving(transcriber: Transcriber, settings: ServerSettings, num_front_ends: 
         front_ends.leave()
         thread.join()
         return
-    recognizer = Recognizer(transcriber, settings, vad=load_vad())
+    recognizer = Recognizer.of(transcriber, settings, vad=load_vad())
     server = server_of(create_app(recognizer), recognizer, Address())
     thread = threading.Thread(target=server.run, args=([taken],), daemon=True)
     thread.start()

@@ -237,7 +237,7 @@ def _app_of_replica(model: Transcriber, settings: Mapping[str, Any]) -> Any:
     from .server.settings import ServerSettings
     from .vad import load_vad
 
-    recognizer = Recognizer(model, ServerSettings(**settings), vad=load_vad())
+    recognizer = Recognizer.of(model, ServerSettings(**settings), vad=load_vad())
     app = create_app(recognizer)
     app.state.replica = ReplicaState(recognizer)
     return app

@@ -15,12 +15,12 @@ the loss is a warning. These lengths count as promises:
   from 0x7FFF0000 up. Such a length promises nothing, and the file is read to its end. Data beyond a definite length is
   not read, and a warning says so.
 - MP3: the length in the Xing tag, if the tag fits the file's size. In joined files it does not.
-- Containers that store a length (MP4, Matroska, FLAC, AIFF, ...): that length. In Ogg it is the position of the last
-  page, and no earlier page may be missing or damaged.
+- Containers that store a length (MP4, Matroska, FLAC, AIFF, FLV, ...): that length. In Ogg it is the position of the
+  last page, and no earlier page may be missing or damaged. For CAF, W64 and AVI, FFmpeg fits the length to the file's
+  size, so it is read from the header, for AVI only if the file also ends before its RIFF chunk does.
 - Streams without a length (ADTS AAC, AC-3, AMR, MPEG-TS, MP3 without a tag) promise nothing and end where the file
-  ends. The same holds for W64 and CAF, whose lengths FFmpeg takes from the file's size. Their undecodable packets count
-  as lost audio, with one exception: packets between decodable ones, and packets of text or padding, are foreign bytes
-  such as tags. These are skipped with a warning.
+  ends. Their undecodable packets count as lost audio, with one exception: packets between decodable ones, and packets
+  of text or padding, are foreign bytes such as tags. These are skipped with a warning.
 Up to LOSS_TOLERANCE_S (waveform.py) may be missing.
 
 clock.py places samples at the container's time stamps. Joined files and the links of an Ogg follow each other end to

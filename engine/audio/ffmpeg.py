@@ -9,7 +9,7 @@ import av
 
 from ..errors import UnsupportedAudioError
 from .clock import Clock, FrameQueue
-from .header import has_fitting_xing_tag
+from .header import PLACEHOLDER_LENGTH, has_fitting_xing_tag, is_cut_avi, num_missing_in_w64
 from .parts import Part, is_foreign, parts_of, without_foreign_head
 from .waveform import Joiner
 
@@ -27,7 +27,7 @@ AUDIO_SUFFIXES = frozenset(
     )
 )
 _FORMATS_WITH_LENGTH = {
-    "aiff", "ape", "asf", "au", "flac", "matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2", "ogg", "tta", "wv",
+    "aiff", "ape", "asf", "au", "flac", "flv", "matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2", "ogg", "tta", "wv",
 }  # fmt: skip
 _UNREADABLE = (av.error.InvalidDataError, av.error.ArgumentError, av.error.EOFError)
 _FORMATS_WITH_ONE_LENGTH = {"flv", "matroska,webm"}  # formats with one length for all streams together
@@ -43,7 +43,7 @@ def read_with_ffmpeg(file: BinaryIO, joiner: Joiner) -> Generator[None, None, No
     """
     parts = yield from parts_of(file, joiner)
     for part in parts:
-        is_counted = has_fitting_xing_tag(part.file)
+        is_counted = has_fitting_xing_tag(part.file) or is_cut_avi(part.file)
         with _opened(part.file, joiner) as container:
             stream = container.streams.best("audio")
             if stream is None:
@@ -100,6 +100,7 @@ def _push_stream(container: Any, stream: Any, joiner: Joiner, part: Part, *, is_
             raise UnsupportedAudioError(f"{joiner.name}: truncated or damaged: {unread}") from error
         joiner.note_missing(unread)
     filled_s, missing_s = reader.finish()
+    missing_s += reader.seconds_of(num_missing_in_w64(part.file))
     if part.link is not None:
         filled_s += reader.seconds_of(part.link.num_damaged)
     if part.link is not None and part.link.is_cut:
@@ -216,9 +217,14 @@ class _PacketReader:
 
 
 def _promised_s(container: Any, stream: Any, clock: Clock, *, is_counted: bool) -> float | None:
-    """Seconds from time zero to the end of the audio as the container states it; None if FFmpeg can only guess."""
+    """Seconds from time zero to the end of the audio as the container states it; None if FFmpeg can only guess.
+
+    `is_counted`: whether the number of frames in the header of an MP3 or AVI counts, see header.py.
+    """
     if container.format.name == "caf" and stream.frames and stream.rate:  # FFmpeg fits the duration to a cut file
         return float(stream.frames / stream.rate)
+    if container.format.name == "avi" and is_counted and 0 < stream.frames < PLACEHOLDER_LENGTH:
+        return float(stream.frames * stream.time_base)  # what the header says, which some programs get wrong
     if container.format.name not in _FORMATS_WITH_LENGTH and not (container.format.name == "mp3" and is_counted):
         return None
     if stream.duration is not None:

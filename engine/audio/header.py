@@ -9,10 +9,12 @@ import struct
 from dataclasses import dataclass
 from typing import BinaryIO
 
-_PLACEHOLDER_LENGTH = 0x7FFF_0000  # bytes; a data chunk of this length or more means "until the end of the file"
-_MAX_WAV_CHUNKS = 1_000  # before and after the data chunk; a forged file could have millions
+PLACEHOLDER_LENGTH = 0x7FFF_0000  # bytes; a data chunk of this length or more means "until the end of the file"
+_MAX_CHUNKS = 1_000  # that are looked at, in one go; a forged file could have millions
 _AUDIO_CHUNKS = (b"RIFF", b"RIFX", b"RF64", b"data")
 _SPEECH_FORMAT = struct.pack("<HHIIHH", 1, 1, 16_000, 32_000, 2, 16)  # PCM; channels, Hz, bytes/s, block, bits
+_W64_RIFF = b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\0\0"  # the GUID that a W64 begins with
+_W64_HEAD = 24  # bytes of a W64 chunk before its content: GUID 16, length 8
 _XING_WINDOW = 64  # first bytes of an MP3 frame, which hold the tag: header 4, CRC 2, side information up to 32
 
 
@@ -20,7 +22,7 @@ _XING_WINDOW = 64  # first bytes of an MP3 frame, which hold the tag: header 4, 
 class WavHeader:
     """The facts of a WAV header that decide how the file is read.
 
-    A data chunk with a placeholder for its length (0, or _PLACEHOLDER_LENGTH and more without an RF64 length) promises
+    A data chunk with a placeholder for its length (0, or PLACEHOLDER_LENGTH and more without an RF64 length) promises
     nothing, and the three durations are 0.0.
     """
 
@@ -43,7 +45,7 @@ def read_wav_header(file: BinaryIO) -> WavHeader | None:
         return None
     order = ">" if head[:4] == b"RIFX" else "<"
     position, format_tag, bytes_per_s, long_length, is_speech = 12, 0, 0, 0, False
-    for _ in range(_MAX_WAV_CHUNKS):
+    for _ in range(_MAX_CHUNKS):
         file.seek(position)
         chunk, length, body = file.read(4), file.read(4), file.read(16)
         if len(length) < 4:
@@ -55,12 +57,12 @@ def read_wav_header(file: BinaryIO) -> WavHeader | None:
         elif chunk == b"ds64" and len(body) >= 16:  # RF64: the data chunk itself says 0xFFFFFFFF
             (long_length,) = struct.unpack_from("<Q", body, 8)
         elif chunk == b"data":
-            promised = num_bytes if num_bytes < _PLACEHOLDER_LENGTH else long_length
+            promised = num_bytes if num_bytes < PLACEHOLDER_LENGTH else long_length
             end = file.seek(0, io.SEEK_END)
             held = end - position - 8
             has_surplus = 0 < promised < held
             surplus = _num_surplus(file, position + 8 + promised, end, order) if has_surplus else 0
-            is_all = 2 <= num_bytes <= held <= num_bytes + 1 and num_bytes < _PLACEHOLDER_LENGTH
+            is_all = 2 <= num_bytes <= held <= num_bytes + 1 and num_bytes < PLACEHOLDER_LENGTH
             return WavHeader(
                 format_tag=format_tag,
                 missing_s=max(0, promised - held) / max(bytes_per_s, 1),
@@ -84,7 +86,7 @@ def _num_surplus(file: BinaryIO, data_end: int, end: int, order: str) -> int:
 
 def _num_after_chunks(file: BinaryIO, position: int, end: int, order: str) -> int:
     """Skip the complete chunks from `position` on, and count the bytes after them."""
-    for _ in range(_MAX_WAV_CHUNKS):
+    for _ in range(_MAX_CHUNKS):
         file.seek(position)
         name, length = file.read(4), file.read(4)
         if len(length) < 4:
@@ -95,6 +97,44 @@ def _num_after_chunks(file: BinaryIO, position: int, end: int, order: str) -> in
             break
         position += 8 + num_bytes + num_bytes % 2
     return end - position
+
+
+def num_missing_in_w64(file: BinaryIO) -> int:
+    """Bytes that the data chunk of a W64 promises and the file does not hold; 0 in other formats.
+
+    A chunk's length counts its head as well, and the next chunk begins at a multiple of 8 bytes. Tools that write to a
+    pipe leave 0, the length of an empty chunk, or one near 2^63, which promise nothing.
+    """
+    end = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    if file.read(len(_W64_RIFF)) != _W64_RIFF:
+        return 0
+    position = _W64_HEAD + 16  # the GUID that follows says WAVE
+    for _ in range(_MAX_CHUNKS):
+        file.seek(position)
+        head = file.read(_W64_HEAD)
+        length = int.from_bytes(head[16:], "little")
+        if not _W64_HEAD < length < 1 << 62:
+            break
+        if head[:4] == b"data":
+            return max(0, position + length - end)
+        position += length + -length % 8
+    return 0
+
+
+def is_cut_avi(file: BinaryIO) -> bool:
+    """Whether an AVI ends within one of its RIFF chunks; a file of more than a gigabyte has several."""
+    end = file.seek(0, io.SEEK_END)
+    position = 0
+    for _ in range(_MAX_CHUNKS):
+        file.seek(position)
+        head = file.read(12)
+        if head[:4] != b"RIFF" or head[8:11] != b"AVI":  # "AVIX" from the second on
+            return False
+        position += 8 + int.from_bytes(head[4:8], "little")
+        if position > end:
+            return True
+    return False
 
 
 def has_fitting_xing_tag(file: BinaryIO) -> bool:

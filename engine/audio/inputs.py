@@ -28,7 +28,7 @@ import numbers
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -43,6 +43,7 @@ from ..text_files import read_lines
 from .channels import Channels, check_channels
 from .decode import is_tensor
 from .ffmpeg import AUDIO_SUFFIXES
+from .folders import walk
 from .urls import is_data_url, is_url, shown_url
 from .waveform import SAMPLE_RATE, Waveform
 
@@ -194,22 +195,27 @@ def audio_files(folder: Path) -> Folder:
 
     Raises:
         ConfigError: there is no such file.
+        OSError: a folder cannot be listed.
     """
-    found: list[Path] = []
-    passed_over: list[Path] = []
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in AUDIO_SUFFIXES:
-            found.append(path)
-        elif path.is_file():
-            passed_over.append(path)
+    paths = [f"{below}{name}" for below, names in walk(str(folder)) for name in names]
+    found = list(inputs_of([path for path in paths if is_audio(path)], folder.joinpath))
     if not found:
         raise ConfigError(f"{folder}: holds no audio; looked for {', '.join(sorted(AUDIO_SUFFIXES))}")
-    num_alike = Counter(path.with_suffix("") for path in found)
-    items = []
-    for path in found:
-        key = path if num_alike[path.with_suffix("")] > 1 else path.with_suffix("")
-        items.append(AudioInput(key=key.relative_to(folder).as_posix(), source=path))
-    return Folder(list(with_unique_keys(items, reserved={item.key for item in items})), passed_over)
+    return Folder(found, [folder / path for path in paths if not is_audio(path)])
+
+
+def is_audio(path: str) -> bool:
+    """Whether a file's name has one of AUDIO_SUFFIXES."""
+    return PurePosixPath(path).suffix.lower() in AUDIO_SUFFIXES
+
+
+def inputs_of(paths: Sequence[str], source_of: SourceOf) -> Iterator[AudioInput]:
+    """Files of a folder, as paths in it. Keys are these paths, without suffix where no two differ by it alone."""
+    without_suffix = [path[: -len(suffix)] if (suffix := PurePosixPath(path).suffix) else path for path in paths]
+    num_alike = Counter(without_suffix)
+    keys = [path if num_alike[short] > 1 else short for path, short in zip(paths, without_suffix, strict=True)]
+    items = [AudioInput(key=key, source=source_of(path)) for key, path in zip(keys, paths, strict=True)]
+    return with_unique_keys(items, reserved=set(keys))
 
 
 def is_samples(value: object) -> "TypeIs[Samples]":

@@ -12,7 +12,7 @@ from ..errors import ConfigError
 from ..hub.resolve import resolve_model
 from ..segments import with_warnings
 from ..text_files import read_text
-from ..writers import WRITERS
+from ..writers import WRITERS, encoded
 from .command import add_which_model
 from .parser import Commands, new_parser
 from .progress import AudioProgress
@@ -54,11 +54,11 @@ def run(args: argparse.Namespace) -> int:
             engine_dir, waveform, text, key=args.audio.stem, device=args.device, tell=progress.show
         )
     transcript = with_warnings(transcript, notes.warnings())
+    written = WRITERS[args.format](transcript)
     if args.output is None:
-        print(WRITERS[args.format](transcript), end="")
+        print(written, end="")
     else:
-        text = WRITERS[args.format](transcript)
-        args.output.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")  # as replace_text does
+        args.output.write_bytes(encoded(written))  # not replaced: it may be a pipe or /dev/stdout
     for warning in transcript.warnings:
         print(f"twostage-asr: {args.audio}: {warning.message}", file=sys.stderr)
     return 1 if transcript.words is None else 0

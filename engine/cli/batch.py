@@ -15,7 +15,14 @@ from ..console import spare_loaded_objects, tell_loading
 from ..jobs import JobFolder, JobRun, JobSpec, job_status
 from ..jobs.plan import SHARD_SIZE
 from ..manifest import EngineManifest
-from .command import INTERRUPTED, add_devices_option, add_model_options, model_options, request_options
+from .command import (
+    INTERRUPTED,
+    add_devices_option,
+    add_model_options,
+    converted_model,
+    model_options,
+    request_options,
+)
 from .file_options import add_file_options, file_options, formats, subtitle_shape
 from .parser import Commands, add_switch, new_parser
 from .progress import Counts, Progress, amount
@@ -125,12 +132,8 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _spec(args: argparse.Namespace) -> JobSpec:
-    from ...convert.export import ensure_converted
-    from ..hub.resolve import resolve_model
-
     asked = model_options(args)
-    engine_dir = ensure_converted(resolve_model(args.model, hub=args.hub, revision=args.revision))
-    source = EngineManifest.read(engine_dir).source
+    source = EngineManifest.read(converted_model(args)).source
     digest = hashlib.sha256(json.dumps({name: file.sha256 for name, file in sorted(source.items())}).encode())
     model = {name: value for name, value in asked.items() if name not in _OF_THE_MACHINE}
     if not args.speakers:

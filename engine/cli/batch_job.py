@@ -18,13 +18,11 @@ from ..closing import Closing
 from ..errors import ConfigError, InternalError
 from ..isolation import alone
 from ..transcript import Transcript
-from ..writers import OUTPUT_SUFFIXES, WRITERS, JsonlWriter, SubtitleShape, write_file
+from ..writers import WRITERS, JsonlWriter, SubtitleShape, replacing, write_file
+from ..writers.names import file_name
 
 JSONL_NAME = "transcripts.jsonl"
-_NOT_IN_NAMES = '\\:*?"<>|'  # characters that some system does not allow in file names
 _PROBE_BYTES = 64 << 10  # more than most transcripts take
-_OF_FILES = (*OUTPUT_SUFFIXES, "png")
-_MAX_NAME_BYTES = 200  # most file systems allow 255, and suffixes need some
 
 
 class OutputFolder(Closing):
@@ -170,18 +168,12 @@ def _locked(directory: Path) -> int:
 
 
 def file_names(keys: Iterable[str]) -> dict[str, str]:
-    """Key -> file name without suffix, with a folder for each part of the key that ends with "/".
-
-    Names are unique and never lead out of the folder. A key whose parts are valid names is its own name, unless a
-    folder in it is named like a file, as "a.srt", which is the file of the key "a". The same keys in the same order
-    give the same names.
-    """
+    """Key -> file name without suffix. Names that differ in case alone get numbers, since some systems see one name."""
     names: dict[str, str] = {}
     taken: set[str] = set()
     for key in keys:
-        *folders, last = map(_valid_name, key.split("/"))
-        stem = "/".join([*map(_folder_name, folders), last])
-        name, number = stem, 0
+        name = stem = file_name(key)
+        number = 0
         while name.casefold() in taken:
             number += 1
             name = f"{stem}_{number}"
@@ -190,31 +182,17 @@ def file_names(keys: Iterable[str]) -> dict[str, str]:
     return names
 
 
-def _valid_name(part: str) -> str:
-    plain = part.encode("utf-8", "backslashreplace").decode()  # replaces lone surrogates
-    plain = "".join("_" if char in _NOT_IN_NAMES or not char.isprintable() else char for char in plain)
-    stem = plain.encode()[:_MAX_NAME_BYTES].decode(errors="ignore")
-    return "_" + stem[1:] if stem.startswith(".") else stem or "_"
-
-
-def _folder_name(name: str) -> str:
-    stem, _, suffix = name.rpartition(".")
-    return f"{stem}_{suffix}" if suffix in _OF_FILES else name
-
-
 def _keep_done_lines(path: Path) -> set[str]:
     """Rewrite the file without failures and incomplete lines, and return the keys of the lines that are left."""
     keys: set[str] = set()
     if not path.is_file():
         return keys
-    part = path.with_name(f"{path.name}.part")
-    with path.open("rb") as old, part.open("wb") as new:
+    with path.open("rb") as old, replacing(path) as new:
         for line in old:
             key = _key_if_done(line)
             if key is not None and key not in keys:
                 keys.add(key)
                 new.write(line)
-    os.replace(part, path)
     return keys
 
 

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from ..audio.ffmpeg import AUDIO_SUFFIXES
 from ..errors import ConfigError
-from ..hub.resolve import HUBS
+from ..hub.resolve import HUBS, resolve_model
 from ..options import RequestOptions, SegmentOptions
 from ..text_files import read_lines
 from .parser import OptionGroup, add_switch
@@ -84,6 +84,13 @@ def add_which_model(group: OptionGroup) -> None:
     group.add_argument("--hub", choices=HUBS, default="ms", help="ms: ModelScope, hf: Hugging Face")
     group.add_argument("--revision", help="branch, tag or commit on the hub (default: its main branch)")
     group.set_defaults(needs_model=True)
+
+
+def converted_model(args: argparse.Namespace) -> Path:
+    """The directory of the converted model that add_which_model's options name. Raises what resolve_model raises."""
+    from ...convert.export import ensure_converted  # imports torch
+
+    return ensure_converted(resolve_model(args.model, hub=args.hub, revision=args.revision))
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:

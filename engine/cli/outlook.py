@@ -4,11 +4,16 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..cores import usable_cores
 from ..errors import ConfigError
 from .diagnosis import GIB, Finding
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..config import EngineConfig
 
 # Seconds of audio in a second that were measured, see demos/speed.md, and measured_gflops() of that processor.
 _H200_RTFX = "6,000 to 9,000"
@@ -48,7 +53,7 @@ def would_run(engine: dict[str, Any], *, measures: bool) -> Iterator[Finding]:
     yield _speed(device, backend, dtypes[1], measures=measures)
 
 
-def _engines(config: Any) -> str:
+def _engines(config: "EngineConfig") -> str:
     """How many vLLM engines decode on the GPU, and whether MPS lets them compute at the same time."""
     from ..config import is_spread
     from ..decoder.mps import COMMON_PIPE, CONTROL, PIPE
@@ -64,7 +69,7 @@ def _engines(config: Any) -> str:
     return f"one engine, and {most}, which share the GPU by MPS"
 
 
-def _fast_lane(config: Any, device: Any) -> str:
+def _fast_lane(config: "EngineConfig", device: "torch.device") -> str:
     from ..loader import left_by_vllm
 
     if config.fast_lane is False:
@@ -73,7 +78,7 @@ def _fast_lane(config: Any, device: Any) -> str:
     return f"a fast lane for few prompts, if a second copy of the LLM fits into {room / GIB:.1f} GiB"
 
 
-def _speed(device: Any, backend: str, dtype: str, *, measures: bool) -> Finding:
+def _speed(device: "torch.device", backend: str, dtype: str, *, measures: bool) -> Finding:
     """An estimate for Fun-ASR-Nano, from figures that were measured elsewhere, or from a short measurement here."""
     import torch
 
@@ -101,7 +106,7 @@ def _speed(device: Any, backend: str, dtype: str, *, measures: bool) -> Finding:
     return Finding("speed", "info", found, exact)
 
 
-def measured_gflops(device: Any, dtype: str, seconds: float = 1.0) -> float:
+def measured_gflops(device: "torch.device", dtype: str, seconds: float = 1.0) -> float:
     """The best rate of a product of two matrices of 2048 x 2048, in 10^9 operations a second.
 
     On a CPU one core is measured, by the time that it works for this process, and all are said to do the same.

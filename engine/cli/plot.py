@@ -18,6 +18,7 @@ from ..audio.waveform import SAMPLE_RATE, Waveform
 from ..errors import ConfigError
 from ..transcript import Transcript
 from ..vad import SegmentRules, SpeechSegmenter, SpeechSpan, VoiceActivityModel
+from ..writers import replacing
 
 ROW_S = 15.0  # audio in one row
 MAX_ROWS = 40  # a longer recording gets longer rows
@@ -64,9 +65,9 @@ def plot_transcript(transcript: Transcript, waveform: Waveform, path: Path, *, v
     handles, labels = figure.axes[0].get_legend_handles_labels()
     shown = dict(zip(labels, handles, strict=True))  # one for each label
     figure.legend(shown.values(), shown.keys(), loc="outside upper right", ncols=4, fontsize=8)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), replacing(path) as file:
         warnings.filterwarnings("ignore", "Glyph", UserWarning)
-        figure.savefig(path, format="png", dpi=100)
+        figure.savefig(file, format="png", dpi=100)
 
 
 @functools.cache

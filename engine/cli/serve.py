@@ -216,7 +216,7 @@ def run(args: argparse.Namespace) -> int:
         with contextlib.closing(FrontEnds(setup, sockets)) as front_ends, _loaded(args, engine) as model:
             return front_ends.serve(model.transcriber, operation)
     with _loaded(args, engine) as model:
-        recognizer = Recognizer(model.transcriber, settings, vad=load_vad(args.vad), chunk_ms=args.chunk_ms)
+        recognizer = Recognizer.of(model.transcriber, settings, vad=load_vad(args.vad), chunk_ms=args.chunk_ms)
         try:
             app = create_app(recognizer, offline=args.command == "serve", has_docs=not args.no_docs)
             beside: list[Listener] = [] if wyoming is None else [wyoming(recognizer)]

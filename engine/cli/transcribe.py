@@ -18,7 +18,14 @@ from ..transcript import Transcript
 from ..vad import VoiceActivityModel, load_vad
 from ..writers import WRITERS
 from .batch_job import OutputFolder
-from .command import INTERRUPTED, add_devices_option, add_model_options, model_options, request_options
+from .command import (
+    INTERRUPTED,
+    add_devices_option,
+    add_model_options,
+    converted_model,
+    model_options,
+    request_options,
+)
 from .file_options import add_file_options, file_options, formats, subtitle_shape
 from .parser import Commands, add_switch, new_parser
 from .progress import Counts, Progress
@@ -187,14 +194,12 @@ def _unreadable(todo: Sequence[AudioInput], args: argparse.Namespace) -> Iterato
 
 def _checked_model(args: argparse.Namespace, options: GenerateOptions) -> Path:
     """The directory of the converted model. Raises ConfigError for a request that its prompt has no place for."""
-    from ...convert.export import ensure_converted
     from ..families import family_named
-    from ..hub.resolve import resolve_model
     from ..manifest import EngineManifest
     from ..run_options import transcribe_options
 
     request = transcribe_options(**options).request
-    engine_dir = ensure_converted(resolve_model(args.model, hub=args.hub, revision=args.revision))
+    engine_dir = converted_model(args)
     family_named(EngineManifest.read(engine_dir).family).prompt_text(request)
     return engine_dir
 

@@ -20,22 +20,20 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
 from typing import BinaryIO, Self
 
 from ..errors import ConfigError
 from ..isolation import alone
 from ..transcript import Transcript
-from ..writers import OUTPUT_SUFFIXES, SubtitleShape, formatted, replace_text
+from ..writers import SubtitleShape, formatted, replace_text, replacing
+from ..writers.names import file_name
 from .journal import Record, read_journal
 from .lease import take_lease
 from .plan import JobSpec, Plan, make_plan, replace_file, shard_name
 
 FOLDERS = ("journals", "leases", "workers", "transcripts", "reports")
 PLAN_LEASE = "plan"
-_MAX_NAME_BYTES = 180  # of one part of a path; most file systems allow 255, and suffixes need some
-_MAX_PATH_BYTES = 1024  # of all parts; Linux allows 4096 with the folder that they lie in
 
 Lines = Mapping[int, Record]  # by the position of the input
 
@@ -98,10 +96,14 @@ class JobFolder:
     def report_path(self, shard: int) -> Path:
         return (self.directory / "reports" / shard_name(shard)).with_suffix(".json")
 
+    def journal_path(self, shard: int, writer: str) -> Path:
+        """The journal of one writer."""
+        return self.directory / "journals" / f"{self.shard_path(shard).stem}.{writer}"
+
     def journal_paths(self, shard: int) -> list[Path]:
         """The journals of a shard, by the names of their writers."""
-        prefix = Path(shard_name(shard)).stem
-        return sorted((self.directory / "journals").glob(f"{prefix}.*"))
+        pattern = self.journal_path(shard, "*")
+        return sorted(pattern.parent.glob(pattern.name))
 
     def complete(self) -> set[int]:
         """The shards that are complete. Files of other names, which users and file systems make, count for nothing."""
@@ -111,7 +113,7 @@ class JobFolder:
     def journaled_shards(self) -> set[int]:
         """The shards that have journals."""
         begun = {name.partition(".")[0] for name in os.listdir(self.directory / "journals")}
-        return {shard for shard in range(self.plan.num_shards) if Path(shard_name(shard)).stem in begun}
+        return {shard for shard in range(self.plan.num_shards) if self.shard_path(shard).stem in begun}
 
     def journaled(self, shard: int) -> dict[int, Record]:
         """What the journals of a shard hold; of two records of one input, the first."""
@@ -141,16 +143,13 @@ class JobFolder:
         for record in journaled.values():
             self._write_files(record)
         part = self.directory / "workers" / f"{self.shard_path(shard).stem}.part{os.getpid()}"
-        with contextlib.ExitStack() as opened, part.open("wb") as file:
+        path = self.shard_path(shard)
+        with contextlib.ExitStack() as opened, replacing(path, part=part, is_durable=True) as file:
             sources = {path: opened.enter_context(path.open("rb")) for path in {r.path for r in lines.values()}}
             for position in range(self.plan.size(shard)):
                 file.write(_line(lines[position], sources[lines[position].path]))
-            file.flush()
-            os.fsync(file.fileno())
         for left in part.parent.glob(f"{part.stem}.part*"):  # by processes that were killed here
-            if left != part:
-                left.unlink(missing_ok=True)
-        os.replace(part, self.shard_path(shard))
+            left.unlink(missing_ok=True)
         replace_file(self.report_path(shard), json.dumps(asdict(ShardReport.of(lines))).encode())
         for path in self.journal_paths(shard):
             path.unlink(missing_ok=True)
@@ -167,39 +166,6 @@ class JobFolder:
                 path = self.directory / name / f"{file_name(transcript.key)}.{name}"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 replace_text(path, text)
-
-
-def file_name(key: str) -> str:
-    """A relative path for a key, without suffix. Keys that differ have names that differ, and none leads elsewhere.
-
-    A "/" makes folders. Characters other than letters, digits and a few signs are written as %XX, and long parts end in
-    a digest. So does the dot of a folder that is named like a file, since "a.srt" is the file of the key "a". A digest
-    stands for a key with more folders than a path can have.
-    """
-    *folders, last = map(_part_name, key.split("/"))
-    name = "/".join([*map(_folder_name, folders), last])
-    return name if len(name.encode()) <= _MAX_PATH_BYTES else f"~{_digest(key)}"
-
-
-def _folder_name(name: str) -> str:
-    stem, dot, suffix = name.rpartition(".")
-    return f"{stem}{_percent(dot)}{suffix}" if suffix in OUTPUT_SUFFIXES else name
-
-
-def _part_name(part: str) -> str:
-    name = "".join(char if char.isalnum() or char in " ._-+=,@" else _percent(char) for char in part)
-    name = "%2E" + name[1:] if name.startswith(".") else name
-    if len(name.encode()) > _MAX_NAME_BYTES:
-        name = f"{name.encode()[: _MAX_NAME_BYTES // 2].decode(errors='ignore')}~{_digest(part)}"
-    return name or "%"
-
-
-def _digest(text: str) -> str:
-    return sha256(text.encode(errors="surrogatepass")).hexdigest()[:32]
-
-
-def _percent(char: str) -> str:
-    return "".join(f"%{byte:02X}" for byte in char.encode(errors="surrogatepass"))
 
 
 def _line(record: Record, file: BinaryIO) -> bytes:

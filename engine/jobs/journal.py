@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ..closing import Closing
 from ..transcript import Transcript
+from ..writers import encoded
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +41,7 @@ class Journal(Closing):
 
     def append(self, position: int, transcript: Transcript) -> None:
         """Write one line, which outlives this process from here on. Raises OSError, naming the file."""
-        # A key from a file name that is not UTF-8 has lone surrogates; backslashreplace writes them as JSON's \\udcxx.
-        line = transcript.to_json().encode(errors="backslashreplace")
+        line = encoded(transcript.to_json())
         body = b"%d %d %.3f %s" % (position, transcript.status == "ok", transcript.duration, line)
         write_all(self._file, b"%08x %s\n" % (zlib.crc32(body), body), self._path)
         self._is_synced = False

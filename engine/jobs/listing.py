@@ -2,7 +2,7 @@
 
 | named | inputs |
 |---|---|
-| a folder | the audio files in it and below, by their names; the key is the path in the folder, without its suffix |
+| a folder | the audio files in it and below, by their names; the key is the path in the folder (audio/inputs.py) |
 | a pattern with `*`, `?`, `[` or `**` | the files that match it; the key is the path below the part without wildcards |
 | `.scp`, `.jsonl` | one a line, as audio/inputs.py describes |
 | `.parquet` | one a row: columns with the names of the fields of `.jsonl`, of which `source` is required |
@@ -21,12 +21,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, TypeAlias
+from typing import IO
 
 import fsspec
 
-from ..audio.ffmpeg import AUDIO_SUFFIXES
-from ..audio.inputs import AudioInput, Source, jsonl_line, key_of, listed_input, scp_line, with_unique_keys
+from ..audio.folders import walk
+from ..audio.inputs import AudioInput, Source, inputs_of, is_audio, jsonl_line, key_of, listed_input, scp_line
 from ..audio.urls import is_url
 from ..errors import ConfigError
 from ..text_files import LINE_END, encoding_of
@@ -34,8 +34,6 @@ from ..text_files import LINE_END, encoding_of
 _WILDCARD = re.compile(r"[*?\[]")
 _FETCHED = ("http://", "https://", "data:")  # audio/urls.py reads these
 _PARQUET_ROWS = 1024  # that are read at a time
-
-Entries: TypeAlias = Callable[[str], tuple[list[str], list[str]]]  # folder -> names of its files, and of its folders
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,18 +78,17 @@ class Listing:
         if suffix == ".parquet":
             return _listed_rows(name)
         if _is_folder(name):
-            return self._folder(name, lambda path: PurePosixPath(path).suffix.lower() in AUDIO_SUFFIXES)
+            return self._folder(name, is_audio)
         source = source_of(name)
         return iter([AudioInput(key=key_of(source) or "audio", source=source)])
 
     def _folder(self, folder: str, is_wanted: Callable[[str], object]) -> Iterator[AudioInput]:
         """The files whose paths relative to the folder are wanted."""
-        for below, files in _walk(folder):
+        for below, files in walk(folder):
             paths = [f"{below}{name}" for name in files]
             wanted = [path for path in paths if is_wanted(path)]
             self.num_passed_over += len(paths) - len(wanted)
-            items = [AudioInput(key=_without_suffix(path), source=source_of(f"{folder}/{path}")) for path in wanted]
-            yield from with_unique_keys(items, reserved={item.key for item in items})
+            yield from inputs_of(wanted, lambda path: source_of(f"{folder}/{path}"))
 
 
 def source_of(name: str) -> Source:
@@ -99,10 +96,6 @@ def source_of(name: str) -> Source:
     if not is_url(name):
         return Path(name)
     return name if name.startswith(_FETCHED) else RemoteFile(name)  # type: ignore[return-value]
-
-
-def _without_suffix(path: str) -> str:
-    return path[: -len(suffix)] if (suffix := PurePosixPath(path).suffix) else path
 
 
 def _split_pattern(name: str) -> tuple[str, str]:
@@ -117,40 +110,6 @@ def _is_folder(name: str) -> bool:
         return os.path.isdir(name)
     system, path = fsspec.url_to_fs(name)
     return bool(system.isdir(path))
-
-
-def _walk(folder: str) -> Iterator[tuple[str, list[str]]]:
-    """(path below the folder, "" or with a "/" at its end; names of the files there), depth first and sorted."""
-    entries, root = _local_entries, folder
-    if is_url(folder):
-        system, root = fsspec.url_to_fs(folder)
-        entries = partial(_remote_entries, system)
-    waiting = [""]
-    while waiting:
-        below = waiting.pop()
-        files, folders = entries(f"{root}/{below}")
-        yield below, sorted(files)
-        waiting += [f"{below}{name}/" for name in sorted(folders, reverse=True)]
-
-
-def _local_entries(folder: str) -> tuple[list[str], list[str]]:
-    files: list[str] = []
-    folders: list[str] = []
-    with os.scandir(folder) as found:
-        for entry in found:  # a link to a folder is not followed: it may lead back
-            (folders if entry.is_dir(follow_symlinks=False) else files).append(entry.name)
-    return files, folders
-
-
-def _remote_entries(system: Any, folder: str) -> tuple[list[str], list[str]]:
-    files: list[str] = []
-    folders: list[str] = []
-    for entry in system.ls(folder, detail=True):
-        name = PurePosixPath(entry["name"]).name
-        if entry["name"].rstrip("/") != folder.rstrip("/"):  # object stores list a folder within itself
-            (folders if entry["type"] == "directory" else files).append(name)
-    system.dircache.clear()  # or it would remember all that was ever listed
-    return files, folders
 
 
 def _listed_lines(name: str, parse: Callable[[str, Callable[[str], Source]], AudioInput]) -> Iterator[AudioInput]:

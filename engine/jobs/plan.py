@@ -20,7 +20,7 @@ import numpy as np
 from ..audio.inputs import AudioInput
 from ..audio.urls import is_url
 from ..errors import ConfigError
-from ..writers import WRITERS, SubtitleShape
+from ..writers import WRITERS, SubtitleShape, replacing
 from .listing import Listing, from_line, to_line
 
 JOB_NAME = "job.json"
@@ -141,12 +141,8 @@ def shard_name(shard: int) -> str:
 
 def replace_file(path: Path, content: bytes) -> None:
     """Write a file that is there as a whole or not at all, and outlives the machine. It has one writer at a time."""
-    part = path.with_name(f"{path.name}.part")
-    with part.open("wb") as file:
+    with replacing(path, is_durable=True) as file:
         file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
 
 
 def _groups(listing: Iterable[AudioInput], size: int) -> Iterator[list[AudioInput]]:

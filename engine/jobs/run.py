@@ -156,8 +156,7 @@ class JobRun(Closing):
             lines = {position: record for position, record in lines.items() if record.is_ok}
         lines |= self._folder.journaled(number)
         todo = [position for position in range(self._folder.plan.size(number)) if position not in lines]
-        name = f"{shard_name(number).removesuffix('.jsonl')}.{self._name}"
-        shard = _Shard(number, lease, Journal(self._folder.directory / "journals" / name), len(todo))
+        shard = _Shard(number, lease, Journal(self._folder.journal_path(number, self._name)), len(todo))
         self._shards[number] = shard
         if not todo:
             self._finish(shard)

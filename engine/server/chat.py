@@ -15,7 +15,7 @@ from ..run_options import TranscribeOptions
 from ..transcript import Transcript
 from . import formats
 from .failures import Refusal
-from .fields import ClientRoute, Open, require_audio_url
+from .fields import ClientRoute, Open, log_duration, require_audio_url
 from .recognizer import Recognizer
 from .sse import event_stream
 
@@ -103,7 +103,7 @@ def router(recognizer: Recognizer) -> APIRouter:
         recognizer.require_prompt(text)
         options = _options(recognizer, body, text)
         recording = await recognizer.read(url, client=request.state.client)
-        request.state.log = {"audio_s": round(recording.duration, 2)}
+        log_duration(request, recording)
         num_audio_tokens = await asyncio.to_thread(recognizer.audio_tokens, recording)  # a front end asks the engine
         form = ChatForm(recognizer, body, num_prompt_tokens=num_audio_tokens, has_text=bool(text))
         if body.stream:

@@ -13,7 +13,7 @@ from ..audio.waveform import SAMPLE_RATE, Waveform
 from ..errors import ASRError, ConfigError, PromptTooLongError, QueueFullError
 from ..streaming import AsyncStreamingSession, Event
 from .failures import Refusal
-from .openai_audio import hotwords_in
+from .fields import hotwords_in
 from .recognizer import Recognizer
 from .sessions import Link, SessionEnd
 

@@ -36,6 +36,7 @@ LOG_EVERY_S = 10.0
 SPARE_FILES = 256  # file descriptors reserved for uploads on the disk, readers and the engine
 MOST_FILES = 1 << 20  # the limit to use if the system names none
 MAX_FRAGMENTS = 1024  # of one WebSocket message; without a limit, a client could send empty ones for ever
+MAX_UNREAD_PONGS = 1024  # of one WebSocket; without a limit, answers to a client that never reads would fill the memory
 
 _FULL = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n"
 _LATE = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
@@ -213,6 +214,7 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._share = self.keeper.session_bytes.share(lambda: self._fail(1013, "messages in parts fill the memory"))
+        self._num_unread_pongs = 0
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
@@ -231,6 +233,16 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
         if len(self.frames) < MAX_FRAGMENTS or self.close_sent:
             return
         self._fail(1009, f"a message may have {MAX_FRAGMENTS} fragments")
+
+    def handle_ping(self) -> None:
+        """Answer a ping. Unlike answers to messages, which wait for the client to read, pongs are sent at once."""
+        if self.close_sent:
+            return
+        self._num_unread_pongs = 0 if self.writable.is_set() else self._num_unread_pongs + 1
+        if self._num_unread_pongs > MAX_UNREAD_PONGS:
+            self._fail(1008, "the client does not read the answers to its pings")
+        else:
+            super().handle_ping()
 
     def _fail(self, code: int, reason: str) -> None:
         self.keeper.count("message")

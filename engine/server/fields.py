@@ -29,8 +29,9 @@ HEADER = "X-Ignored-Fields"
 MAX_NAMED = 16  # fields in one header or message
 MAX_NAME_CHARS = 40
 MAX_LOGGED = 1_000  # most names of fields that are logged, for all routes together
+MAX_WORDS = 10_000  # in a list of hotwords; a prompt may hold fewer
 MAX_PART_BYTES = 4 << 20  # of a part of a form that is no file: 10 s of 48 kHz and 24 bits as a data URL
-FILES = ("file", "audio_file")  # fields of forms that may not be texts
+FILE_FIELDS = ("file", "audio_file")  # of forms; they may not be texts
 AUDIO_SCHEMES = ("http://", "https://", "data:")
 
 _BRACKETED = re.compile(r"(\w+)\[(\w*)\]", re.ASCII)
@@ -110,6 +111,11 @@ class UnknownFields:
             log.info("fields ignored", extra={"fields": {"path": path, "names": sorted(name for _, name in new)}})
 
 
+def hotwords_in(text: str) -> list[str]:
+    """Split hotwords that are written into one field, separated by commas of any script or by line ends."""
+    return [word for part in re.split(r"[,，、\n]", text) if (word := part.strip())]
+
+
 def shown(name: str) -> str:
     """A client's name for a field, short and safe in a header and in the log."""
     plain = re.sub(r"[^\w.\[\]-]", "?", name[:MAX_NAME_CHARS], flags=re.ASCII)
@@ -134,7 +140,7 @@ class ClientRoute(APIRoute):
                     form = await request.form(max_part_size=MAX_PART_BYTES)  # which FastAPI finds read
                 except OSError as error:
                     raise HTTPException(400, "the form could not be read") from error
-                for name in FILES:  # FastAPI would take the last one
+                for name in FILE_FIELDS:  # FastAPI would take the last one
                     if (count := len(form.getlist(name))) > 1:
                         raise Refusal(400, f"one {name} is transcribed, got {count}", code="invalid_value", param=name)
             response = await answer(request)
@@ -166,7 +172,7 @@ class AudioForm(Open):
             name: [each for each in value if each != ""] if isinstance(value, list) else value
             for name, value in given.items()
         }
-        return {name: value for name, value in filled.items() if name in FILES or value not in ("", [])}
+        return {name: value for name, value in filled.items() if name in FILE_FIELDS or value not in ("", [])}
 
     @field_validator("file", mode="before")
     @classmethod
@@ -196,8 +202,13 @@ class AudioForm(Open):
         else:
             assert self.file is not None
             recording = await recognizer.read_upload(self.file, **how)
-        request.state.log = {"audio_s": round(recording.duration, 2)}
+        log_duration(request, recording)
         return recording
+
+
+def log_duration(request: Request, recording: Piece) -> None:
+    """Let the log's line of this request say how much audio it had."""
+    request.state.log = {"audio_s": round(recording.duration, 2)}
 
 
 def require_audio_url(url: str, *, param: str) -> None:

@@ -1,14 +1,12 @@
 """One front end: a server as process.py describes it, whose engine is in the process that has started this one."""
 
-import functools
 import signal
 import socket
-from collections.abc import Callable
 
 from ..vad import load_vad
 from ..worker_process import connect, receive
 from .app import create_app
-from .channel import Arena, Kind
+from .channel import Arena
 from .front_ends import Setup
 from .ledger import SharedLedger
 from .process import Listener, server_of, set_up_log
@@ -30,20 +28,13 @@ def main() -> None:
     service = RemoteService(engine, card, Arena(setup.arena), ledger)
     recognizer = Recognizer(service, setup.settings, vad=load_vad(setup.vad), chunk_ms=setup.chunk_ms, ledger=ledger)
     app = create_app(recognizer, offline=setup.offline, has_docs=setup.has_docs)
-    server = server_of(app, recognizer, setup.address, beside=_wyoming(setup, recognizer))
-    service.listen(functools.partial(_obey, service, recognizer, lambda: server.handle_exit(signal.SIGTERM, None)))
+    beside = _wyoming(setup, recognizer)
+    server = server_of(app, recognizer, setup.address, beside=beside, on_listening=service.say_ready)
+    service.listen(lambda: server.handle_exit(signal.SIGTERM, None))
     try:
         server.run(sockets)
     finally:
         recognizer.close()
-
-
-def _obey(service: RemoteService, recognizer: Recognizer, leave: Callable[[], None], kind: Kind) -> None:
-    """Do what the engine's process asks for. A failed engine is noticed by the server itself (process.py)."""
-    if kind is Kind.LEAVE:
-        leave()
-    elif kind is Kind.SCRAPE:
-        service.send_samples(recognizer.metrics.families())
 
 
 def _wyoming(setup: Setup, recognizer: Recognizer) -> list[Listener]:

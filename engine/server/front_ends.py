@@ -26,16 +26,16 @@ import torch
 
 from ..cores import num_cores
 from ..errors import ASRError, ConfigError, InternalError
-from ..service import TranscriptionService
 from ..transcriber import Transcriber
 from ..worker_process import Child, send, start_child
 from .channel import READ_BYTES, Arena, Frame, FrameReader, Kind, Outbox, frame
 from .connections import MOST_FILES, file_limit, raise_file_limit
 from .ledger import SharedLedger
-from .metrics import Metrics, MetricsTimeline, counters_of, merged, merged_text
+from .metrics import Metrics, counters_of, merged, merged_text
 from .operation import OperationServer
 from .process import ENGINE_FAILED, FAILED_GRACE_S, TICK_S, Address, ended_by_hang_up, log_addresses
 from .remote import ModelCard
+from .service import LocalService
 from .settings import ServerSettings
 
 RESTART_S = 1.0  # from the death of a front end to the start of the next
@@ -95,7 +95,7 @@ class FrontEnds:
         """Start them. They import what they need while this process loads the model."""
         raise_file_limit()
         self.metrics = Metrics()
-        self.service: TranscriptionService | None = None
+        self.service: LocalService | None = None
         names = setup.settings.max_requests + setup.settings.max_sessions + setup.settings.max_connections
         ledger = SharedLedger.create(setup.num_front_ends + 1, names + min(file_limit(), MOST_FILES) // 1024)
         self._setup = replace(setup, sockets=tuple(each.fileno() for each in sockets), ledger=ledger)
@@ -120,11 +120,10 @@ class FrontEnds:
             ConfigError: a front end has ended before it could serve.
         """
         max_waiting = self._setup.settings.max_waiting
-        service = TranscriptionService(model, max_waiting=max_waiting, timeline=MetricsTimeline(self.metrics))
+        service = LocalService(model, self.metrics, max_waiting=max_waiting)
         num_readers = max(2, num_cores() // self._setup.num_front_ends)
         card = ModelCard(model.family, model.tokenizer, num_readers, max_waiting)
         self.service, self._card = service, card
-        self.metrics.watch_decoder(model.decoder)
         self.metrics.watch("twostage_front_ends", "Front ends that answer", lambda: self.num_ready)
         is_main = threading.current_thread() is threading.main_thread()  # others cannot handle signals
         ends = (signal.SIGTERM, signal.SIGINT) if is_main else ()
@@ -261,7 +260,7 @@ class FrontEnds:
                     future.cancel()
             case Kind.COUNT:
                 assert self.service is not None
-                count = self.service.model.acoustic.num_audio_tokens(given.content)
+                count = self.service.num_audio_tokens(given.content)
                 front.outbox.send(frame(Kind.COUNT, given.job, count))
             case Kind.SCRAPE:  # waits for this loop to read the others' answers
                 answer = partial(self._answer_scrape, front, given.job)

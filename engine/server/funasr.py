@@ -12,8 +12,7 @@ from ..streaming import samples_of
 from ..transcript import TranscriptWarning
 from . import formats, whisper_asr
 from .commands import CommandSession
-from .fields import ClientRoute
-from .openai_audio import MAX_WORDS, hotwords_in
+from .fields import MAX_WORDS, ClientRoute, hotwords_in
 from .pcm import MIN_PCM_BYTES
 from .recognizer import Recognizer
 from .sessions import Link, hold_session

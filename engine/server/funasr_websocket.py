@@ -33,8 +33,7 @@ from ..transcript import Segment, Transcript, Word
 from .bodies import require_few_values
 from .commands import finish_stream
 from .failures import Refusal, first_problem
-from .fields import named
-from .openai_audio import hotwords_in
+from .fields import hotwords_in, named
 from .pcm import MIN_PCM_BYTES, Resampler
 from .recognizer import Recognizer
 from .sessions import Link, SessionEnd
@@ -266,20 +265,18 @@ class _Live:
         answers: list[Answer] = []
         for event in events:
             self._so_far.add([event])
-            fixed = self._so_far.fixed_text
-            is_final = isinstance(event, Final)
+            before, self._sent = self._sent, self._so_far.fixed_text
             if isinstance(event, Final):
-                self._recognizer.metrics.count(event.transcript)
-                if event.transcript.status == "error":
-                    answers.append({"text": "", "error": event.transcript.error, "code": "segment_failed"})
-            if isinstance(event, Final) and self._is_2pass:
-                if len(fixed) > len(self._finals):
-                    answers.append(_final_answer("2pass-offline", event.transcript, fixed[len(self._finals) :]))
-            elif len(fixed) > len(self._sent):
-                mode = "2pass-online" if self._is_2pass else "online"
-                answers.append({"mode": mode, "text": fixed[len(self._sent) :]})
-            self._sent = fixed
-            self._finals = fixed if is_final else self._finals
+                transcript, new = event.transcript, self._sent[len(self._finals) :]
+                self._finals = self._sent
+                self._recognizer.metrics.count(transcript)
+                if transcript.status == "error":
+                    answers.append({"text": "", "error": transcript.error, "code": "segment_failed"})
+                if self._is_2pass:
+                    answers += [_final_answer("2pass-offline", transcript, new)] if new else []
+                    continue
+            if new := self._sent[len(before) :]:
+                answers.append({"mode": "2pass-online" if self._is_2pass else "online", "text": new})
         return answers
 
 

@@ -1,6 +1,5 @@
 """OpenAI's audio API: POST /v1/audio/transcriptions and /v1/audio/translations, GET /v1/models."""
 
-import re
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
@@ -13,14 +12,13 @@ from ..writers import SubtitleShape, formatted
 from ..writers.cues import LINE_COLUMNS, LINES_PER_CUE
 from . import formats
 from .failures import Refusal
-from .fields import ClientRoute, require_audio_url
+from .fields import MAX_WORDS, ClientRoute, hotwords_in, require_audio_url
 from .recognizer import Recognizer
 from .speakers import MAX_KNOWN, SpeakerForm, known_speakers, require_references
 from .sse import DiarizedStream, TextStream, event_stream
 
 Granularity = Literal["word", "segment"]
 Name = Annotated[str, Field(min_length=1, max_length=128)]
-MAX_WORDS = 10_000  # in a list of hotwords; a prompt may hold fewer
 
 
 class TranscriptionForm(SpeakerForm):
@@ -123,11 +121,6 @@ def router(recognizer: Recognizer) -> APIRouter:
     return routes
 
 
-def hotwords_in(text: str) -> list[str]:
-    """Split hotwords that are written into one field, separated by commas of any script or by line ends."""
-    return [word for part in re.split(r"[,，、\n]", text) if (word := part.strip())]
-
-
 def _model(recognizer: Recognizer) -> dict[str, Any]:
     return {
         "id": recognizer.settings.model_name,
@@ -189,12 +182,12 @@ async def _speakers(recognizer: Recognizer, request: Request, form: Transcriptio
 
 def _options(recognizer: Recognizer, form: TranscriptionForm) -> TranscribeOptions:
     recognizer.require_prompt(form.language or "", form.prompt, *form.hotwords, *form.keywords)
-    prompted = [] if recognizer.takes_context else hotwords_in(form.prompt)
+    prompted, context = recognizer.prompted(form.prompt)
     options = recognizer.options(
         language=form.language or recognizer.only_language(form.languages),
         hotwords=[*form.keywords, *hotwords_in(",".join(form.hotwords)), *prompted],
         itn=form.itn,
-        context=form.prompt if recognizer.takes_context else "",
+        context=context,
         timestamps=form.names_speakers or (not form.stream and form.response_format in ("verbose_json", "srt", "vtt")),
         temperature=form.temperature,
         top_p=form.top_p,

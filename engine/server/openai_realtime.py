@@ -37,7 +37,6 @@ from .bodies import require_few_values
 from .commands import finish_stream
 from .failures import Refusal, error_body, refusal_of
 from .fields import named, shown
-from .openai_audio import hotwords_in
 from .pcm import PCMDecoder, Resampler
 from .realtime_config import SessionConfig
 from .recognizer import Recognizer
@@ -188,11 +187,8 @@ class _EventSession:
         asked, live, audio = self._config.transcription, self._recognizer.live, self._config.audio.input
         prompt, keywords = asked.prompt or "", asked.keywords or ()
         self._recognizer.require_prompt(asked.language or "", prompt, *keywords)
-        options = self._recognizer.options(
-            language=asked.language,
-            hotwords=[*keywords, *([] if self._recognizer.takes_context else hotwords_in(prompt))],
-            context=prompt if self._recognizer.takes_context else "",
-        )
+        prompted, context = self._recognizer.prompted(prompt)
+        options = self._recognizer.options(language=asked.language, hotwords=[*keywords, *prompted], context=context)
         if asked.language:
             self._recognizer.require_language(asked.language)
         self._cuts = audio.turn_detection is not None

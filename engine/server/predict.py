@@ -19,7 +19,7 @@ from ..transcript import Transcript
 from ..vad.splitting import Piece
 from .bodies import require_few_values, samples_of
 from .failures import Refusal, first_problem, refusal_of
-from .fields import ClientRoute, Open
+from .fields import ClientRoute, Open, log_duration
 from .recognizer import Recognizer
 from .sse import texts
 
@@ -50,7 +50,7 @@ def router(recognizer: Recognizer) -> APIRouter:
     ) -> Prediction:
         """Transcribe a file."""
         recording = await _read(recognizer, request, audio, description)
-        request.state.log = {"audio_s": round(recording.duration, 2)}
+        log_duration(request, recording)
         transcript = await recognizer.transcribe(recording, recognizer.options(timestamps=False))
         return Prediction(id=uuid.uuid4().hex, transcript=transcript.text)
 
@@ -60,7 +60,7 @@ def router(recognizer: Recognizer) -> APIRouter:
     ) -> StreamingResponse:
         """Send a line of JSON with the whole text so far each time it grows; `is_final` is true in the last line."""
         recording = await _read(recognizer, request, audio, description)
-        request.state.log = {"audio_s": round(recording.duration, 2)}
+        log_duration(request, recording)
         return StreamingResponse(_lines(recognizer, recording), media_type="application/x-ndjson")
 
     return routes

@@ -18,8 +18,9 @@ import ssl
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Protocol
@@ -30,7 +31,6 @@ from fastapi import FastAPI
 from ..errors import ConfigError
 from .connections import LOG_EVERY_S, Connections, protocols, raise_file_limit
 from .recognizer import Recognizer
-from .remote import RemoteService
 
 ENGINE_FAILED = 70  # EX_SOFTWARE of sysexits.h
 FAILED_GRACE_S = 1.0  # from the engine's death to the end of the process, to send answers and let probes see /ready
@@ -117,15 +117,27 @@ def serve(
 ) -> int:
     """Serve at the sockets of bind() until a signal or the engine's death; returns the exit code."""
     raise_file_limit()
+    tell = partial(log_addresses, sockets, is_tls=address.tls_certificate is not None)  # uvicorn does not log these
     with ended_by_hang_up():
-        server_of(app, recognizer, address, beside=beside).run(sockets)
-    return ENGINE_FAILED if recognizer.service.failed else 0
+        server_of(app, recognizer, address, beside=beside, on_listening=tell).run(sockets)
+    if not recognizer.service.failed:
+        return 0
+    log.error("the engine has failed; the process ends with exit code %d", ENGINE_FAILED)
+    return ENGINE_FAILED
 
 
 def server_of(
-    app: FastAPI, recognizer: Recognizer, address: Address, *, beside: Sequence[Listener] = ()
+    app: FastAPI,
+    recognizer: Recognizer,
+    address: Address,
+    *,
+    beside: Sequence[Listener] = (),
+    on_listening: Callable[[], None] = lambda: None,
 ) -> uvicorn.Server:
-    """uvicorn's server, configured with this server's limits and its way to end."""
+    """uvicorn's server, configured with this server's limits and its way to end.
+
+    `on_listening` is called once its sockets listen.
+    """
     connections = Connections(recognizer.settings, recognizer.metrics, recognizer.session_bytes, recognizer.ledger)
     config = uvicorn.Config(
         app,
@@ -143,21 +155,25 @@ def server_of(
         access_log=False,
         log_config=None,
     )
-    return _Server(config, recognizer, connections, beside)
+    return _Server(config, recognizer, connections, beside, on_listening)
 
 
 class _Server(uvicorn.Server):
     """uvicorn's server, which drains before it ends, and ends if the engine dies."""
 
     def __init__(
-        self, config: uvicorn.Config, recognizer: Recognizer, connections: Connections, beside: Sequence[Listener]
+        self,
+        config: uvicorn.Config,
+        recognizer: Recognizer,
+        connections: Connections,
+        beside: Sequence[Listener],
+        on_listening: Callable[[], None],
     ) -> None:
         super().__init__(config)
         self._recognizer = recognizer
         self._connections = connections
         self._beside = beside
-        service = recognizer.service
-        self._remote = service if isinstance(service, RemoteService) else None  # of a front end: its engine announces
+        self._on_listening = on_listening
         self._is_asked_to_stop = False
         self._drains_at = 0.0  # time.monotonic(), as the others
         self._ends_at: float | None = None
@@ -166,10 +182,7 @@ class _Server(uvicorn.Server):
         for listener in self._beside:
             await listener.start()
         await super().startup(sockets)  # from here on the sockets listen
-        if self._remote is not None:
-            self._remote.say_ready()
-        else:
-            log_addresses(sockets or (), is_tls=self.config.is_ssl)  # uvicorn does not log these
+        self._on_listening()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         for listener in self._beside:
@@ -188,8 +201,6 @@ class _Server(uvicorn.Server):
         self._connections.sweep(asyncio.get_running_loop().time())
         self._recognizer.session_bytes.tick()
         if self._ends_at is None and self._recognizer.service.failed:
-            if self._remote is None:
-                log.error("the engine has failed; the process ends with exit code %d", ENGINE_FAILED)
             self._ends_at = now + FAILED_GRACE_S
         if self._ends_at is None and self._is_asked_to_stop:
             self._leave(now)

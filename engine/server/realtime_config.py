@@ -45,7 +45,8 @@ _BETA_FORMATS = {"pcm16": "audio/pcm", "g711_ulaw": "audio/pcmu", "g711_alaw": "
 
 
 class _Open(BaseModel):
-    """An object that may have any keys; `unknown_keys` finds the unknown ones."""
+    """An object that may have any keys; `unknown_keys` finds the unknown ones. Its nulls mean something, unlike those
+    of fields.Open: without turn detection, `turn_detection` is null."""
 
     model_config = ConfigDict(extra="allow")
 

@@ -6,18 +6,17 @@ import time
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, Self, Unpack
 
 from starlette.datastructures import UploadFile
 
 from ..audio.channels import Channels
 from ..audio.inputs import AudioInput, Samples
-from ..audio.readers import AudioReaders
 from ..errors import AudioError, ConfigError, PromptTooLongError
-from ..families.base import ModelFamily, Request
+from ..families.base import Request
 from ..options import RequestOptions
 from ..run_options import TranscribeOptions, transcribe_options
-from ..service import OnText, TranscriptionService
+from ..service import OnText
 from ..streaming import LiveOptions
 from ..transcriber import Transcriber
 from ..transcript import Transcript
@@ -25,11 +24,11 @@ from ..vad import STREAMING_SCHEDULE, VoiceActivityModel
 from ..vad.splitting import DEFAULT_SEGMENTATION, Piece
 from .bodies import content_of
 from .budget import Budget
-from .fields import UnknownFields
+from .fields import UnknownFields, hotwords_in
 from .ledger import Ledger
-from .metrics import Metrics, MetricsTimeline
+from .metrics import Metrics
 from .recording import OnPart, transcribe_recording
-from .remote import RemoteService
+from .service import LocalService, Service
 from .settings import ServerSettings
 from .speakers import ServerSpeakers
 
@@ -41,7 +40,7 @@ class Recognizer:
 
     def __init__(
         self,
-        model: Transcriber | RemoteService,
+        service: Service,
         settings: ServerSettings,
         *,
         vad: VoiceActivityModel,
@@ -51,14 +50,15 @@ class Recognizer:
         """A live session decodes a partial text after each `chunk_ms` of new audio. Raises ConfigError.
 
         Args:
-            model: a loaded one, for which a service is started; or the service of an engine in another process.
+            service: this server's engine; closed with the recognizer.
             settings, vad: of this server.
             chunk_ms: see above.
             ledger: the one that other front ends share; by default, this process is the whole server.
         """
         self.settings = settings
         self.live = LiveOptions(vad=vad, chunk_ms=chunk_ms)
-        self.metrics = Metrics()
+        self.service = service
+        self.metrics = service.metrics
         self.unknown_fields = UnknownFields(are_errors=settings.strict_fields)
         self.ledger = ledger or Ledger()  # of the requests and sessions under way, among others
         self.uploads = Budget("upload_bytes", settings.max_upload_bytes, self.ledger)  # bodies of requests under way
@@ -68,18 +68,9 @@ class Recognizer:
         self.created = int(time.time())
         self.is_leaving = False  # /ready tells load balancers to stop, but requests are still taken
         self.is_draining = asyncio.Event()  # set when no new requests are taken and sessions must end
-        self.service: TranscriptionService | RemoteService
-        if isinstance(model, RemoteService):
-            self.service, self._num_audio_tokens = model, model.num_audio_tokens
-        else:
-            self._num_audio_tokens = model.acoustic.num_audio_tokens
-            self.metrics.watch_decoder(model.decoder)
-            self.service = TranscriptionService(
-                model, max_waiting=settings.max_waiting, timeline=MetricsTimeline(self.metrics)
-            )
         self.speakers = ServerSpeakers(self.service, settings.known_speakers)
-        self._readers: AudioReaders = self.service.model.readers
-        self._family: ModelFamily = self.service.model.family
+        self._readers = service.model.readers
+        self._family = service.model.family
         self._cutting = DEFAULT_SEGMENTATION.cutting(self._family.best_length_s)
         self.metrics.watch("twostage_active_requests", "Requests under way", lambda: self.num_requests)
         self.metrics.watch("twostage_upload_bytes", "Of bodies under way", lambda: self.uploads.num_bytes)
@@ -87,6 +78,14 @@ class Recognizer:
         self.metrics.watch("twostage_queue_clips", "Clips not yet encoded", lambda: self.service.num_waiting)
         self.metrics.watch("twostage_clips", "Clips not yet transcribed", lambda: self.service.num_jobs)
         self.metrics.watch("twostage_ready", "1 if requests are taken", lambda: float(self.is_ready))
+
+    @classmethod
+    def of(
+        cls, model: Transcriber, settings: ServerSettings, *, vad: VoiceActivityModel, chunk_ms: float = CHUNK_MS
+    ) -> Self:
+        """The recognizer of a model that is loaded in this process. Raises ConfigError if the model is in use."""
+        service = LocalService(model, Metrics(), max_waiting=settings.max_waiting)
+        return cls(service, settings, vad=vad, chunk_ms=chunk_ms)
 
     @property
     def funasr_live(self) -> LiveOptions:
@@ -115,6 +114,10 @@ class Recognizer:
         except ConfigError:
             return False
         return True
+
+    def prompted(self, text: str) -> tuple[list[str], str]:
+        """What a client says that the speech is about, as hotwords and as context: whichever the model takes."""
+        return ([], text) if self.takes_context else (hotwords_in(text), "")
 
     @property
     def readiness(self) -> str:
@@ -181,7 +184,7 @@ class Recognizer:
 
     def audio_tokens(self, recording: Piece) -> int:
         """Positions of the LLM that the audio takes."""
-        return sum(self._num_audio_tokens(len(cut.waveform)) for cut in recording.cuts)
+        return sum(self.service.num_audio_tokens(len(cut.waveform)) for cut in recording.cuts)
 
     async def read_upload(
         self, upload: UploadFile, *, channels: Channels = "mix", salvage: bool = False, client: Hashable = None
@@ -244,10 +247,8 @@ class Recognizer:
         return transcript
 
     def metrics_text(self) -> bytes:
-        """The metrics of the whole server, in Prometheus' text format. Waits for other processes, if there are any."""
-        if isinstance(self.service, RemoteService):
-            return self.service.metrics_text().result()
-        return self.metrics.text()
+        """See Service.metrics_text."""
+        return self.service.metrics_text()
 
     def close(self) -> None:
         """Close the service, which drops the work that is left. The model stays open; it belongs to the caller."""

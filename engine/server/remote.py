@@ -22,6 +22,7 @@ from ..text import LLMTokenizer
 from ..transcript import Transcript
 from .channel import READ_BYTES, Arena, Frame, FrameReader, Kind, frame
 from .ledger import Ledger
+from .metrics import Metrics
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,7 @@ class RemoteService:
     def __init__(self, engine: socket.socket, card: ModelCard, arena: Arena, ledger: Ledger) -> None:
         """`engine`: the socket to its process. The engine writes the number of waiting clips to the ledger."""
         self.failed = False
+        self.metrics = Metrics()
         self.model = RemoteModel(card)
         self._max_waiting = card.max_waiting
         self._engine = engine
@@ -116,20 +118,17 @@ class RemoteService:
         """Clips of this front end that are not done."""
         return len(self._jobs)
 
-    def metrics_text(self) -> Future[bytes]:
+    def metrics_text(self) -> bytes:
         """The metrics of all processes, in Prometheus' text format."""
-        return self._ask(Kind.SCRAPE, None)
-
-    def send_samples(self, samples: object) -> None:
-        """Send the metrics of this process."""
-        self._send(Kind.SAMPLES, 0, samples)
+        text: bytes = self._ask(Kind.SCRAPE, None).result()
+        return text
 
     def say_ready(self) -> None:
         self._send(Kind.READY)
 
-    def listen(self, tell: Callable[[Kind], None]) -> None:
-        """Receive in a thread of its own. `tell` gets SCRAPE, LEAVE and FAILED there."""
-        threading.Thread(target=self._listen, args=(tell,), name="engine-channel", daemon=True).start()
+    def listen(self, leave: Callable[[], None]) -> None:
+        """Receive in a thread of its own, which calls `leave` when this process is to end."""
+        threading.Thread(target=self._listen, args=(leave,), name="engine-channel", daemon=True).start()
 
     def close(self) -> None:
         self.model.readers.close()
@@ -150,14 +149,14 @@ class RemoteService:
         with self._lock:
             self._engine.sendall(data)
 
-    def _listen(self, tell: Callable[[Kind], None]) -> None:
+    def _listen(self, leave: Callable[[], None]) -> None:
         """Until the engine's process closes the channel, which ends this process as well (worker_process.connect)."""
         reader = FrameReader()
         while data := self._engine.recv(READ_BYTES):
             for each in reader.push(data):
-                self._take(each, tell)
+                self._take(each, leave)
 
-    def _take(self, given: Frame, tell: Callable[[Kind], None]) -> None:
+    def _take(self, given: Frame, leave: Callable[[], None]) -> None:
         match given.kind:
             case Kind.TEXT:
                 job = self._jobs.get(given.job)
@@ -167,11 +166,12 @@ class RemoteService:
                 self._end(given)
             case Kind.COUNT | Kind.METRICS:
                 self._asked.pop(given.job).set_result(given.content)
-            case Kind.FAILED:
+            case Kind.SCRAPE:
+                self._send(Kind.SAMPLES, 0, self.metrics.families())
+            case Kind.FAILED:  # the server notices it by itself (process.py)
                 self.failed = True
-                tell(given.kind)
-            case _:
-                tell(given.kind)
+            case Kind.LEAVE:
+                leave()
 
     def _end(self, given: Frame) -> None:
         job = self._jobs.pop(given.job)

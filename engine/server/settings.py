@@ -1,6 +1,6 @@
 """ServerSettings: a server's limits and permissions, with defaults and units, checked when they are made."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from ..audio.decode import AudioLimits
@@ -10,25 +10,7 @@ from .api_keys import parse_keys, read_keys
 from .origins import require_origin
 from .page_content import PageContent
 
-_POSITIVE = (
-    *(
-        "max_body_bytes",
-        "max_json_bytes",
-        "max_audio_s",
-        "max_samples",
-        "max_decoding_s",
-        "max_new_tokens",
-        "max_prompt_bytes",
-        "max_requests",
-        "max_waiting",
-        "request_timeout_s",
-    ),
-    *("max_requests_per_client", "max_sessions_per_client", "min_sample_rate", "max_sample_rate"),
-    *("max_sessions", "max_message_bytes", "max_session_bytes", "session_idle_s", "session_timeout_s"),
-    *("max_connections", "max_connections_per_address", "max_head_bytes", "header_timeout_s"),
-    *("max_upload_bytes", "body_grace_s", "max_json_values"),
-)
-_NOT_NEGATIVE = ("min_body_rate", "retry_after_s", "drain_delay_s", "drain_s")
+_MAY_BE_ZERO = ("min_body_rate", "retry_after_s", "drain_delay_s", "drain_s")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,13 +65,12 @@ class ServerSettings:
     drain_s: float = 30.0  # longest time for requests and sessions to end once the drain has begun
 
     def __post_init__(self) -> None:
-        for name in _POSITIVE:
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ConfigError(f"{name} must be positive, got {value}")
-        for name in _NOT_NEGATIVE:
-            if not getattr(self, name) >= 0:
-                raise ConfigError(f"{name} must be 0 or positive, got {getattr(self, name)}")
+        for name, value in ((each.name, getattr(self, each.name)) for each in fields(self)):
+            if isinstance(value, int | float) and not isinstance(value, bool) and not value > 0:
+                if name not in _MAY_BE_ZERO:
+                    raise ConfigError(f"{name} must be positive, got {value}")
+                if value != 0:
+                    raise ConfigError(f"{name} must be 0 or positive, got {value}")
         parse_keys(self.api_keys)
         if self.api_key_file is not None:
             read_keys(self.api_key_file)

@@ -17,9 +17,9 @@ from pydantic import Field
 
 from ..audio.waveform import Waveform
 from ..errors import ASRError, QueueFullError
+from ..model import ClipService
 from ..options import SpeakerOptions
 from ..run_options import SpeakerSettings, TranscribeOptions, speaker_settings
-from ..service import TranscriptionService
 from ..speakers.diarize import Stretch, windows_of
 from ..speakers.enrolment import KnownSpeakers
 from ..speakers.model import Embeddings
@@ -29,7 +29,6 @@ from ..transcript import Transcript, TranscriptWarning
 from ..vad.splitting import Cut, Piece
 from .failures import Refusal
 from .fields import AudioForm, Open
-from .remote import RemoteService
 
 BUSY_WAIT_S = 0.1  # until a clip is offered again to a service that is full
 MAX_SPEAKERS = 100  # that a request may ask for
@@ -94,7 +93,7 @@ class RecordingSpeakers:
 class ServerSpeakers:
     """Tells the speakers of all requests apart."""
 
-    def __init__(self, service: TranscriptionService | RemoteService, known: KnownSpeakers | None) -> None:
+    def __init__(self, service: ClipService, known: KnownSpeakers | None) -> None:
         """`known`: of all recordings that have no known speakers of their own."""
         self._service = service
         self._known = known
@@ -144,7 +143,7 @@ class ServerSpeakers:
 class _Embedder:
     """The service's speaker model, as SpeakerModel describes it; waits, so it is not for the event loop."""
 
-    def __init__(self, service: TranscriptionService | RemoteService) -> None:
+    def __init__(self, service: ClipService) -> None:
         self._service = service
 
     def embed(self, waveforms: Sequence[Waveform]) -> Embeddings:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine
 from typing import Any, Protocol, TypeVar
 
@@ -66,20 +67,36 @@ def event_stream(
 
 
 def texts(recognizer: Recognizer, recording: Piece, options: TranscribeOptions) -> AsyncIterator[str | Transcript]:
-    """The text so far whenever it has grown, and at the end the transcript. Raises ASRError."""
-    return followed(lambda tell: recognizer.transcribe(recording, options, on_text=tell))
+    """The text so far whenever it has grown, and at the end the transcript. Raises ASRError.
+
+    While a client does not read, the texts between are left out: together they can be larger than the memory.
+    """
+    return followed(lambda tell: recognizer.transcribe(recording, options, on_text=tell), only_newest=True)
 
 
 async def followed(
-    start: Callable[[Callable[[News], None]], Coroutine[Any, Any, Transcript]],
+    start: Callable[[Callable[[News], None]], Coroutine[Any, Any, Transcript]], *, only_newest: bool = False
 ) -> AsyncIterator[News | Transcript]:
-    """What a transcription tells while it goes on, and at the end the transcript. Raises ASRError."""
-    arrived: asyncio.Queue[News | None] = asyncio.Queue()
-    task = asyncio.create_task(start(arrived.put_nowait))
-    task.add_done_callback(lambda _: arrived.put_nowait(None))
+    """What a transcription tells while it goes on, and at the end the transcript. Raises ASRError.
+
+    With `only_newest`, what is told replaces what was told before and has not been taken yet.
+    """
+    untaken: deque[News] = deque(maxlen=1 if only_newest else None)
+    changed = asyncio.Event()
+
+    def tell(news: News) -> None:
+        untaken.append(news)
+        changed.set()
+
+    task = asyncio.create_task(start(tell))
+    task.add_done_callback(lambda _: changed.set())
     try:
-        while (news := await arrived.get()) is not None:
-            yield news
+        while untaken or not task.done():
+            if untaken:
+                yield untaken.popleft()
+            else:
+                changed.clear()
+                await changed.wait()
         yield await task
     finally:
         task.cancel()  # has an effect only if the client has disconnected

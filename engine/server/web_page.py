@@ -18,7 +18,7 @@ import gc
 import json
 import math
 import unicodedata
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import replace
 from pathlib import PurePath
 from typing import Annotated, Any
@@ -38,8 +38,7 @@ from ..vad.splitting import Piece
 from ..writers import WRITERS
 from .bodies import require_few_values
 from .failures import Refusal, first_problem, refusal_of
-from .fields import ClientRoute
-from .openai_audio import MAX_WORDS, hotwords_in
+from .fields import MAX_WORDS, ClientRoute, hotwords_in
 from .page_content import FILES, INDEX, MEDIA_TYPES
 from .recognizer import Recognizer
 from .recording import OnPart
@@ -94,7 +93,7 @@ def router(recognizer: Recognizer, *, offline: bool) -> APIRouter:
     return routes
 
 
-def _fixed(content: bytes, media_type: str) -> Any:
+def _fixed(content: bytes, media_type: str) -> Callable[[], Coroutine[Any, Any, Response]]:
     async def answer() -> Response:
         return Response(content, media_type=f"{media_type}; charset=utf-8", headers=FRESH)
 

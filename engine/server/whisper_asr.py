@@ -19,8 +19,7 @@ from ..vad.splitting import Piece
 from ..writers import WRITERS
 from .bodies import samples_of
 from .failures import Refusal
-from .fields import ClientRoute, Open
-from .openai_audio import hotwords_in
+from .fields import ClientRoute, Open, log_duration
 from .recognizer import Recognizer
 from .speakers import SpeakerCounts
 
@@ -72,11 +71,11 @@ async def answer(recognizer: Recognizer, request: Request, file: UploadFile, que
     if query.task == "translate":
         message = f"{recognizer.settings.model_name} transcribes and does not translate"
         raise Refusal(400, message, code="unsupported_task", param="task")
-    takes_context = recognizer.takes_context
+    hotwords, context = recognizer.prompted(query.initial_prompt)
     options = recognizer.options(
         language=query.language,
-        hotwords=[] if takes_context else hotwords_in(query.initial_prompt),
-        context=query.initial_prompt if takes_context else "",
+        hotwords=hotwords,
+        context=context,
         timestamps=query.word_timestamps or query.output in ("srt", "vtt") or query.diarize,
     )
     if query.diarize:
@@ -102,5 +101,5 @@ async def _read(recognizer: Recognizer, request: Request, file: UploadFile, quer
         recording = await recognizer.read_upload(file, client=client)
     else:
         recording = await recognizer.read(await samples_of(file), SAMPLE_RATE, client=client)
-    request.state.log = {"audio_s": round(recording.duration, 2)}
+    log_duration(request, recording)
     return recording

@@ -13,12 +13,11 @@ is an address. The protocol has no keys: whoever reaches the address may have sp
 import asyncio
 import contextlib
 import logging
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import NoReturn, TypeVar
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -35,16 +34,15 @@ from ..families.languages import LANGUAGES
 from .failures import Refusal, refusal_of
 from .quotas import Quota, client_of
 from .recognizer import Recognizer
-from .sessions import CLIENT_GONE, FULL, MAX_BUFFERED_BYTES, SessionEnd, end_after
+from .sessions import CLIENT_GONE, SHUTTING_DOWN, UNREAD, Inbox, SessionEnd, at_work, counted, end_after, record_end
 from .utterance import PCMFormat, Utterance
 from .wyoming_events import EventReader
 
 PROTOCOL = "wyoming"  # in metrics and log lines
 
 CLOSE_TIMEOUT_S = 2.0
-SHUTTING_DOWN = 1012  # a WebSocket close code; these stand for the reasons of this protocol's ends as well
 
-_CODES = {
+_CODES = {  # by the WebSocket close codes, which stand for the reasons of this protocol's ends as well
     1007: "bad_event",
     1008: "limit_passed",
     1009: "too_large",
@@ -129,66 +127,43 @@ class WyomingServer:
         except Refusal as refusal:
             await connection.close(SessionEnd(1013, str(refusal.detail)))
             return
-        recognizer.metrics.sessions.labels(PROTOCOL, str(end.code)).inc()
-        log.info("session", extra={"fields": {"protocol": PROTOCOL, "code": end.code, "reason": end.reason}})
+        record_end(recognizer, PROTOCOL, end, {})
 
     @contextlib.contextmanager
     def _counted(self, writer: asyncio.StreamWriter) -> Iterator[None]:
         """One more session of this client's, meanwhile. Raises Refusal if there may be no more."""
         recognizer, peer = self._recognizer, writer.get_extra_info("peername")
-        if not (recognizer.is_ready and recognizer.ledger.take("sessions", recognizer.settings.max_sessions)):
+        if not recognizer.is_ready:
             raise Refusal(503, "the server is busy or shutting down; try again later", code="server_busy")
         address = peer[0] if isinstance(peer, tuple) else None  # a Unix socket has none
-        try:
-            with (
-                self._sessions.held(client_of(None, address)),
-                recognizer.metrics.active_sessions.labels(PROTOCOL).track_inprogress(),
-            ):
-                yield
-        finally:
-            recognizer.ledger.add("sessions", -1)
+        with counted(recognizer, PROTOCOL), self._sessions.held(client_of(None, address)):
+            yield
 
 
-class _Connection:
-    """One client. A task reads ahead by at most MAX_BUFFERED_BYTES; beyond that, TCP slows the client down."""
+class _Connection(Inbox[Event]):
+    """One client. What it has sent before it disconnects is still answered."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, recognizer: Recognizer) -> None:
-        self._reader = EventReader(reader, recognizer.settings, self._count)
+        super().__init__(recognizer)
+        self._reader = EventReader(reader, recognizer.settings, self.count)
         self._writer = writer
         self._recognizer = recognizer
-        self._waiting: deque[tuple[Event, int]] = deque()  # and how many bytes each has had
-        self._num_bytes = 0  # of all of them, and of one that has come in part
-        self._evicted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._share = recognizer.session_bytes.share(lambda: self._evicted.set_result(None))
-        self._end: SessionEnd | None = None  # what follows them
-        self._changed = asyncio.Event()
-        self._has_room = asyncio.Event()
         self._asked = Transcribe()
         self._utterance: Utterance | None = None
         self._has_begun = False  # whether transcript-start has been sent for the utterance
 
     async def run(self) -> SessionEnd:
         """Answer events until the client disconnects or exceeds a limit, or the server shuts down."""
-        timeout_s = self._recognizer.settings.session_timeout_s
-        talking = asyncio.create_task(self._talk())
-        others = [asyncio.create_task(self._read_ahead()), asyncio.create_task(self._wait_for_drain())]
         try:
-            ends: set[asyncio.Future[Any]] = {talking, self._evicted}
-            done, _ = await asyncio.wait(ends, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-            if self._evicted in done:
-                return SessionEnd(1013, FULL)
-            if not done:
-                return SessionEnd(1008, f"a session may last {timeout_s:g} s")
-            error = talking.exception()
-            assert error is not None
-            if isinstance(error, ConnectionError):
-                return SessionEnd(CLIENT_GONE, "")
-            return end_after(error, is_client_gone=False)
+            async with at_work(self._talk(), self._read_ahead(), self.put_end_at_drain()) as (talking, *_):
+                ended = await self.first_ended(talking)
         finally:
-            for task in (talking, *others):
-                task.cancel()
-            await asyncio.gather(talking, *others, return_exceptions=True)
-            self._share.hold(0)
+            self.release()
+        if isinstance(ended, SessionEnd):
+            return ended
+        error = talking.exception()
+        assert error is not None
+        return SessionEnd(CLIENT_GONE, "") if isinstance(error, ConnectionError) else end_after(error)
 
     async def close(self, end: SessionEnd) -> None:
         """Send an error event, unless the session ended normally or the client is gone, and close the connection."""
@@ -206,14 +181,14 @@ class _Connection:
         """Answer events until the session ends; raises the exception that ends it, normally a SessionEnd."""
         while True:
             try:
-                event = await self._next()
+                event = await self.next()
                 if event is not None:
                     await self._obey(event)
                     continue
-                assert self._end is not None
-                if self._end.code == SHUTTING_DOWN and self._utterance is not None:
+                assert self.end is not None
+                if self.end.code == SHUTTING_DOWN and self._utterance is not None:
                     await self._finish()  # transcribe what has been heard
-                raise self._end
+                raise self.end
             except ASRError as error:  # for example an unknown language, or invalid audio
                 raise SessionEnd(1008, str(error)) from error
 
@@ -246,8 +221,8 @@ class _Connection:
         """Transcribe this chunk and all chunks that wait behind it, so that a slow machine keeps up."""
         utterance = self._utterance or self._begin()  # some clients leave audio-start out
         samples = [_samples(utterance, event)]
-        while self._waiting and AudioChunk.is_type(self._waiting[0][0].type):
-            samples.append(_samples(utterance, self._take()))
+        while (waiting := self.peek()) is not None and AudioChunk.is_type(waiting.type):
+            samples.append(_samples(utterance, self.take()))
         await self._say(await utterance.push(np.concatenate(samples)))
 
     async def _finish(self) -> None:
@@ -268,59 +243,21 @@ class _Connection:
         await self._send(TranscriptChunk(text=text))
 
     async def _send(self, event: Eventable) -> None:
-        idle_s = self._recognizer.settings.session_idle_s
         try:
-            async with asyncio.timeout(idle_s):
+            async with self.soon(UNREAD):
                 await async_write_event(event.event(), self._writer)
-        except TimeoutError:
-            raise SessionEnd(1008, "the client does not read what it is sent") from None
         except UnicodeEncodeError as error:  # JSON can hold half of a surrogate pair, UTF-8 cannot
             raise SessionEnd(1007, f"not a text: {error}") from error
 
-    async def _next(self) -> Event | None:
-        """The next event; None after the last one."""
-        idle_s = self._recognizer.settings.session_idle_s
-        while not self._waiting:
-            if self._end is not None:
-                return None
-            self._changed.clear()
-            try:
-                async with asyncio.timeout(idle_s):
-                    await self._changed.wait()
-            except TimeoutError:
-                raise SessionEnd(1008, f"no event for {idle_s:g} s") from None
-        return self._take()
-
-    def _take(self) -> Event:
-        event, num_bytes = self._waiting.popleft()
-        self._count(-num_bytes)
-        self._has_room.set()
-        return event
-
-    def _count(self, num_bytes: int) -> None:
-        """So many more have come. If all sessions keep too much, the one with most of it is ended."""
-        self._num_bytes += num_bytes
-        if not self._evicted.done():
-            self._share.hold(self._num_bytes)
-            self._share.budget.evict_largest()
-
     async def _read_ahead(self) -> None:
         """Read until the client disconnects or sends something that is not an event."""
-        while self._end is None:
-            while self._num_bytes > MAX_BUFFERED_BYTES:
-                self._has_room.clear()
-                await self._has_room.wait()
+        while self.end is None:
+            await self.wait_for_room()
             event = await self._reader.event()
             if isinstance(event, SessionEnd):
-                self._end = event
+                self.put_end(event)
             else:
-                self._waiting.append((event, self._reader.num_bytes))
-            self._changed.set()
-
-    async def _wait_for_drain(self) -> None:
-        await self._recognizer.is_draining.wait()
-        self._end = self._end or SessionEnd(SHUTTING_DOWN, "the server is shutting down")
-        self._changed.set()
+                self.put(event, self._reader.num_bytes)
 
 
 def _info(recognizer: Recognizer) -> Info:

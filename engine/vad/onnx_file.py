@@ -1,7 +1,9 @@
 """Reads the weights of an ONNX file, and writes a graph of a few operators as one.
 
 Both take a few lines of protobuf, so that the package onnx is not needed: it would have to be imported in each process
-that reads audio. The numbers of the fields are those of onnx.proto.
+that reads audio. Nothing that is installed anyway would do. onnxruntime does not give out the weights of a graph, and
+neither it nor the package protobuf has the messages of onnx.proto. The safetensors file that silero-vad 6.2.3 brings as
+well holds another network's weights. The numbers of the fields are those of onnx.proto.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -18,7 +18,6 @@
 The formats that leave warnings out have no place for them.
 """
 
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeAlias
@@ -27,6 +26,7 @@ from ..errors import ConfigError
 from ..transcript import Transcript
 from .annotations import ctm_text, rttm_text, textgrid_text
 from .cues import Cue, CueWord, SubtitleShape, cues
+from .files import encoded, replace_text, replacing
 from .records import JsonlWriter, json_text, jsonl_text, tsv_text, txt_text, write_jsonl
 from .subtitles import ass_text, srt_text, vtt_text
 
@@ -41,8 +41,10 @@ __all__ = [
     "Writer",
     "ass_text",
     "cues",
+    "encoded",
     "formatted",
     "replace_text",
+    "replacing",
     "srt_text",
     "vtt_text",
     "write_file",
@@ -69,7 +71,7 @@ WRITERS: Mapping[str, Writer] = {
     "TextGrid": textgrid_text,
     "rttm": rttm_text,
 }
-OUTPUT_SUFFIXES = (*WRITERS, "part")  # what files of transcripts end with, once whole and while they are written
+OUTPUT_SUFFIXES = (*WRITERS, "png", "part")  # what files of transcripts, and those in the making, end with
 
 
 def formatted(transcript: Transcript, name: str, shape: SubtitleShape | None = None) -> str:
@@ -90,19 +92,3 @@ def write_file(transcript: Transcript, path: Path, shape: SubtitleShape | None =
     if name not in WRITERS:
         raise ConfigError(f"{path}: the suffix names no format; allowed: {', '.join(WRITERS)}")
     replace_text(path, formatted(transcript, name, shape))
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Write a text in UTF-8; an existing file is replaced once the new one is complete. Raises OSError.
-
-    A key from a file name that is not UTF-8 has lone surrogates, which are written as \\udcxx.
-    """
-    part = path.with_name(f"{path.name}.part")
-    try:
-        part.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
-        os.replace(part, path)
-    except OSError as error:  # a full disk says no name
-        error.filename = error.filename or str(path)
-        raise
-    finally:
-        part.unlink(missing_ok=True)

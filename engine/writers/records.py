@@ -3,11 +3,12 @@
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO
 
 from ..closing import Closing
 from ..transcript import Transcript, TranscriptWarning
 from .cues import name_label, one_line
+from .files import encoded
 
 
 def txt_text(transcript: Transcript) -> str:
@@ -49,13 +50,10 @@ class JsonlWriter(Closing):
     """
 
     def __init__(self, path: Path, *, append: bool = False) -> None:
-        # A key from a file name that is not UTF-8 has lone surrogates; backslashreplace writes them as JSON's \udcxx.
-        self._file: TextIO = path.open(
-            "a" if append else "w", encoding="utf-8", errors="backslashreplace", newline="\n"
-        )
+        self._file: BinaryIO = path.open("ab" if append else "wb")
 
     def write(self, transcript: Transcript) -> None:
-        self._file.write(jsonl_text(transcript))
+        self._file.write(encoded(jsonl_text(transcript)))
         self._file.flush()
 
     def close(self) -> None:

@@ -1,7 +1,11 @@
 """Each public name may be the first that a program imports: no cycle of imports needs another one before it."""
 
+import ast
 import subprocess
 import sys
+from pathlib import Path
+
+from tests.paths import ROOT
 
 CHECK = """
 import os, sys, traceback
@@ -22,6 +26,32 @@ for module, name in {module: name for name, module in engine._HOMES.items()}.ite
         failed.append(module)
 sys.exit(f"not importable first: {failed}" if failed else 0)
 """
+
+
+# What of the engine the converter may import: how a model's files are named, read and refused.
+FILES_OF_A_MODEL = {
+    *("errors", "manifest", "text", "hub.model_files", "words.tokenizer", "decoder.llm_config"),
+    "hub.resolve",  # LLMASR's checkpoints name an LLM on a hub
+}
+
+
+def imported_by(path: Path) -> set[str]:
+    """The modules that a file imports by relative names, within functions as well, as `engine.x` or `convert.x`."""
+    found = set()
+    package = path.relative_to(ROOT).parts[:-1]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.level and node.module:
+            found.add(".".join([*package[: len(package) - node.level + 1], node.module]))
+    return found
+
+
+def test_the_converter_imports_only_what_says_how_files_are_read() -> None:
+    files = [path for path in (ROOT / "convert").glob("*.py") if path.name != "__main__.py"]
+    of_the_engine = {name for path in files for name in imported_by(path) if name.startswith("engine")}
+    assert of_the_engine == {f"engine.{name}" for name in FILES_OF_A_MODEL}
+    for name in FILES_OF_A_MODEL - {"hub.resolve"}:
+        path = ROOT / "engine" / f"{name.replace('.', '/')}.py"
+        assert not [one for one in imported_by(path) if one.startswith("convert")]
 
 
 def test_each_public_name_may_be_imported_first() -> None:

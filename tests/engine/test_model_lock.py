@@ -269,7 +269,7 @@ def test_a_forked_process_is_refused_at_once(model: AutoModelVLLM, aligner: Qwen
         "close": model.close,
     }
     said = said_in_a_fork(outside)
-    recognizer = Recognizer(model.transcriber, ServerSettings(), vad=load_vad())
+    recognizer = Recognizer.of(model.transcriber, ServerSettings(), vad=load_vad())
     session = StreamingSession(recognizer.service, options, LiveOptions(vad=load_vad()))
     inside = {
         "submit": lambda: recognizer.service.submit(samples, options),

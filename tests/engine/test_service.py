@@ -388,7 +388,7 @@ def test_a_segment_that_a_vad_has_cut_is_speech_here_as_it_is_offline(tmp_path: 
     offline = dict(fake_transcriber(tmp_path, aligner=HearsSomethingElse(), readers=reading).run(items, own))
 
     async def served() -> list[Transcript]:
-        recognizer = Recognizer(model, ServerSettings(), vad=load_vad())
+        recognizer = Recognizer.of(model, ServerSettings(), vad=load_vad())
         try:
             recording = Piece(cuts, 4.0, is_last=True)
             whole = Piece.whole(samples(33))

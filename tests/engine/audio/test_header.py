@@ -1,5 +1,6 @@
 """decode_audio and lengths: what a file promises, and what it holds."""
 
+import io
 import struct
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from tests import audio_clips
 from tests.audio_clips import DURATION_S, EXACT, assert_is_sweep, clip, encode, flac_with_total, wav_header
 from twostage_asr.engine.audio.decode import SAMPLE_RATE, decode_audio
+from twostage_asr.engine.audio.header import num_missing_in_w64
 from twostage_asr.engine.audio.notes import Notes
 from twostage_asr.engine.errors import UnsupportedAudioError
 
@@ -84,7 +86,8 @@ def test_a_streamed_wav_has_nothing_beyond_its_header(length: int) -> None:
     ("container", "codec"),
     [
         *(("WAV", "PCM_16"), ("FLAC", "PCM_16"), ("MP3", "MPEG_LAYER_III"), ("webm", "libopus")),
-        *(("CAF", "PCM_16"), ("CAF", "ULAW")),
+        *(("CAF", "PCM_16"), ("CAF", "ULAW"), ("W64", "PCM_16"), ("w64", "adpcm_ms")),
+        *(("avi", "pcm_s16le"), ("avi", "libmp3lame"), ("flv", "aac")),
     ],
 )
 def test_what_is_left_of_a_truncated_file_can_be_salvaged(container: str, codec: str) -> None:
@@ -103,6 +106,29 @@ def test_nothing_can_be_salvaged_of_nothing() -> None:
     for content in (b"not audio", wav_header(data_length=96_000), encode(clip(), 16_000, "mp4", "aac")[:2_000]):
         with pytest.raises(UnsupportedAudioError):
             decode_audio(content, salvage=True)
+
+
+@pytest.mark.parametrize("length", [0, 24, (1 << 63) - 1])
+def test_a_streamed_w64_promises_nothing(length: int) -> None:
+    content = encode(clip(), 16_000, "W64", "PCM_16")
+    place = content.index(b"data\xf3\xac") + 16
+    streamed = content[:place] + struct.pack("<Q", length) + content[place + 8 :]
+    assert num_missing_in_w64(io.BytesIO(streamed[: len(content) // 2])) == 0
+
+
+@pytest.mark.parametrize("length", [0, 0xFFFF_FFFF])
+def test_a_streamed_avi_promises_nothing(length: int) -> None:
+    content = encode(clip(), 16_000, "avi", "pcm_s16le")
+    place = content.index(b"auds") + 32
+    streamed = content[:place] + struct.pack("<I", length) + content[place + 4 :]
+    assert len(decode_audio(streamed[: len(content) // 2])) > 0
+
+
+def test_a_whole_avi_with_a_wrong_length_is_whole() -> None:
+    content = encode(clip(), 16_000, "avi", "pcm_s16le")
+    place = content.index(b"auds") + 32
+    (length,) = struct.unpack_from("<I", content, place)
+    decode_audio(content[:place] + struct.pack("<I", 2 * length) + content[place + 4 :])
 
 
 def test_rf64_keeps_its_promise() -> None:

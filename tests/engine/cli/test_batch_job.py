@@ -86,8 +86,7 @@ def test_a_full_disk_says_where_and_leaves_no_part(
         raise OSError(errno.ENOSPC, "No space left on device")  # which the system says without a name
 
     with OutputFolder(tmp_path, ["srt"], "a", resume=False) as folder:
-        monkeypatch.setattr(Path, "write_text", full)
-        monkeypatch.setattr(Path, "write_bytes", full)
+        monkeypatch.setattr(Path, "open", full)
         with pytest.raises(OSError, match="No space left") as caught:
             folder.write(Transcript(key="a"))
     assert caught.value.filename == str(tmp_path)

@@ -27,8 +27,9 @@ from twostage_asr.engine import AutoModelVLLM, ConfigError, Segment, Transcript,
 from twostage_asr.engine.audio.decode import decode_audio
 from twostage_asr.engine.audio.inputs import AudioInput
 from twostage_asr.engine.audio.waveform import SAMPLE_RATE
-from twostage_asr.engine.cli import build_parser, main, serve, stream, transcribe
+from twostage_asr.engine.cli import build_parser, evaluate, main, serve, stream, transcribe
 from twostage_asr.engine.cli.command import add_request_options, request_options
+from twostage_asr.engine.cli.error_rates import error_rates
 from twostage_asr.engine.streaming import LiveSpeakers
 from twostage_asr.engine.writers import WRITERS
 
@@ -584,6 +585,23 @@ def test_only_line_ends_divide_lines_without_keys(tmp_path: Path, capsys: pytest
     (tmp_path / "hyp.txt").write_text("a b c\n\nd\n")
     assert main(["eval", str(tmp_path / "ref.txt"), str(tmp_path / "hyp.txt"), "--lines"]) == 0
     assert "3 utterances" in (printed := capsys.readouterr().out) and "WER   0.00 %" in printed
+
+
+def test_eval_says_what_takes_long_and_compares_it_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared: list[Any] = []
+
+    def counted(pairs: Any, **how: Any) -> Any:
+        compared.append(pairs)
+        return error_rates(pairs, **how)
+
+    monkeypatch.setattr(evaluate, "error_rates", counted)
+    monkeypatch.setattr(evaluate, "PAIRS_PER_S", 1.0)
+    (tmp_path / "ref.txt").write_text("short one\nlong 1234567 8\n")
+    assert main(["eval", str(tmp_path / "ref.txt"), str(tmp_path / "ref.txt"), "--worst", "1"]) == 0
+    assert capsys.readouterr().err.startswith("long: 8 characters are compared with 8, which takes about 64 s; ")
+    assert compared == [[("one", "one")], [("1234567 8", "1234567 8")]]
 
 
 def test_eval_shows_no_negative_number_of_utterances() -> None:

@@ -52,7 +52,7 @@ def running(
     **settings: Any,
 ) -> Iterator[Running]:
     """`model`: an AutoModelVLLM, or another thing that has a transcriber."""
-    recognizer = Recognizer(model.transcriber, ServerSettings(**settings), vad=load_vad())
+    recognizer = Recognizer.of(model.transcriber, ServerSettings(**settings), vad=load_vad())
     server = server_of(create_app(recognizer, offline=offline), recognizer, address, beside=beside(recognizer))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

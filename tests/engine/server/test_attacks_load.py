@@ -261,6 +261,34 @@ def test_messages_without_end_are_cut_off(serve: Start, fragment: bytes) -> None
         assert 'twostage_refused_connections_total{reason="message"} 1.0' in server.recognizer.metrics.text().decode()
 
 
+@pytest.mark.parametrize(("asks", "idle_s"), [("pings", 60.0), ("commands", 0.2)])
+def test_a_client_that_never_reads_is_ended_before_its_answers_fill_the_memory(
+    serve: Start, asks: str, idle_s: float
+) -> None:
+    ended = 'twostage_sessions_total{code="1008",protocol="realtime"} 1.0'
+
+    async def most_unread() -> int:
+        sizes, narrow = [], socket.socket()
+        narrow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 12)  # so that few answers fill it
+        narrow.connect(("127.0.0.1", server.port))
+        async with websockets.connect(server.ws, sock=narrow, ping_interval=None, close_timeout=0.1) as session:
+            session.transport.pause_reading()
+            (connection,) = server.server.server_state.connections
+            with contextlib.suppress(TimeoutError, websockets.ConnectionClosed):  # the server has stopped reading
+                for number in range(500_000):
+                    asked = (
+                        session.ping(b"%0125d" % number) if asks == "pings" else session.send("HOTWORDS:" + "a" * 5000)
+                    )
+                    await asyncio.wait_for(asked, 0.5)
+                    sizes.append(connection.transport.get_write_buffer_size())
+            wait_until(lambda: ended in server.recognizer.metrics.text().decode(), "the session goes on")
+            session.transport.abort()
+        return max(sizes)
+
+    with serve(session_idle_s=idle_s) as server:
+        assert 1 << 16 < asyncio.run(most_unread()) < 1 << 20
+
+
 def test_an_event_that_is_costly_to_parse_is_not_parsed(serve: Start) -> None:
     async def answers() -> list[str]:
         async with websockets.connect(f"{server.ws}/v1/realtime") as session:

@@ -264,13 +264,12 @@ def test_an_engine_that_dies_ends_all_and_answers_before(secure: Served) -> None
     assert not any(map(is_running, pids))
 
 
-def test_a_front_end_is_ready_once_its_socket_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_front_end_is_ready_once_its_socket_listens() -> None:
     engine, ours = socket.socketpair()
     card = ModelCard(FakeFamily(), FakeTokenizer(), 1, 8)  # type: ignore[arg-type]
     service = RemoteService(ours, card, Arena(Arena.create(1 << 16)), Ledger())
     recognizer = Recognizer(service, ServerSettings(), vad=LoudIsSpeech())
     (taken,) = bind(HERE)
-    server = server_of(create_app(recognizer), recognizer, HERE)
     is_said = threading.Event()
 
     def connect() -> None:
@@ -278,7 +277,7 @@ def test_a_front_end_is_ready_once_its_socket_listens(monkeypatch: pytest.Monkey
         is_said.set()
         server.should_exit = True
 
-    monkeypatch.setattr(service, "say_ready", connect)
+    server = server_of(create_app(recognizer), recognizer, HERE, on_listening=connect)
     asyncio.run(asyncio.wait_for(server.serve([taken]), 20))
     assert is_said.is_set()
     recognizer.close()

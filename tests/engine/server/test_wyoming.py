@@ -235,7 +235,7 @@ def test_sessions_have_a_limit_and_end_when_they_are_idle(tmp_path: Path) -> Non
             return refused, Error.from_event((await said_until(client, Error))[-1])
 
         refused, idle = with_client(port, ask)
-        assert refused.code == "server_busy" and idle.text == "no event for 0.3 s"
+        assert refused.code == "server_busy" and idle.text == "no message for 0.3 s"
         wait_until(lambda: not server.recognizer.num_sessions, "the session is still counted")
 
 
