@@ -37,6 +37,8 @@ EXEMPTIONS = (
     Exemption("*", "twostage-asr bench", BENCH),
     Exemption("*", "twostage-asr verify", "tests/engine/cli/test_verification.py runs it"),
     Exemption("*", "twostage-asr stream mic", "it needs a microphone"),
+    Exemption("demos/streaming.md", "arecord", "it needs a microphone"),
+    Exemption("demos/streaming.md", "ffmpeg -v error -f pulse", "it needs a microphone"),
     Exemption("*", "python demos/benchmark_", MEASURES),
     Exemption("demos/speed.md", "python demos/first_text.py", MEASURES),
     Exemption("demos/llm_asr/README.md", "python demos/", "it trains a model"),
