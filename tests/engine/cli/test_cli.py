@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -448,6 +449,16 @@ def test_serve_enrols_the_speakers_that_it_knows(tmp_path: Path, monkeypatch: py
     assert serve._enrolled(parser.parse_args(["serve", "any"])) is None
     with pytest.raises(ConfigError, match="a name of its own"):
         serve._enrolled(parser.parse_args(["serve", "any", *known, *known]))
+
+
+def test_a_machine_without_a_temporary_folder_is_told_of_tmpdir(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/nonexistent"])
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(stream, "_blocks", lambda *args, **options: tempfile.gettempdir())
+    assert main(["stream", "a.wav", "--model", "m"]) == 1
+    assert "['/nonexistent']; let TMPDIR be a folder" in capsys.readouterr().err
 
 
 class FakeMicrophone:
