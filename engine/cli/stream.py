@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import json
+import os
 import queue
 import shutil
 import signal
@@ -106,17 +107,21 @@ def _blocks(source: str, *, realtime: bool) -> Iterator[Any]:
 
 
 def _standard_input() -> Iterator[bytes]:
-    """Raises AudioError for a file in place of samples, which would be heard as noise."""
+    """Blocks until the end of standard input or, after Ctrl-C, until no more has come.
+
+    Raises AudioError for a file in place of samples, which would be heard as noise.
+    """
     _tell_listening()
     num_bytes = 0
-    while block := sys.stdin.buffer.read(2 * BLOCK_SAMPLES):
-        if not num_bytes and block.startswith(_FILE_MARKS):
-            raise AudioError(
-                f"standard input begins with {block[:4]!r}, as a file does; - takes raw 16-bit little-endian mono "
-                "samples at 16 kHz: arecord -t raw -f S16_LE -r 16000, or ffmpeg -i ... -f s16le -ar 16000 -ac 1 -"
-            )
-        num_bytes += len(block)
-        yield block
+    with _on_interrupt(lambda: os.set_blocking(sys.stdin.fileno(), False)):
+        while block := sys.stdin.buffer.read(2 * BLOCK_SAMPLES):
+            if not num_bytes and block.startswith(_FILE_MARKS):
+                raise AudioError(
+                    f"standard input begins with {block[:4]!r}, as a file does; - takes raw 16-bit little-endian mono "
+                    "samples at 16 kHz: arecord -t raw -f S16_LE -r 16000, or ffmpeg -i ... -f s16le -ar 16000 -ac 1 -"
+                )
+            num_bytes += len(block)
+            yield block
     if num_bytes % 2:
         print("twostage-asr: standard input ended in the middle of a sample; its byte was left out", file=sys.stderr)
 

@@ -529,6 +529,17 @@ def test_a_microphone_that_cannot_be_opened_is_said_before_the_model_is_loaded(
     assert "no microphone can be opened: Invalid sample rate" in capsys.readouterr().err
 
 
+def test_what_a_program_wrote_before_an_interrupt_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, writing = os.pipe()
+    with os.fdopen(reading, "rb") as source, os.fdopen(writing, "wb", 0) as sink:
+        monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=source, fileno=source.fileno))
+        sink.write(bytes(2 * 3200) + b"\1" * 100)
+        blocks = stream._blocks("-", realtime=False)
+        next(blocks)
+        signal.raise_signal(signal.SIGINT)  # while the model is at work; the program goes on
+        assert list(blocks) == [bytes(3200), b"\1" * 100]
+
+
 def test_a_file_on_standard_input_is_not_heard_as_samples(
     model: list[str], clips: list[Clip], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
