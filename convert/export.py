@@ -78,7 +78,11 @@ def ensure_converted(
             return candidate
     destination = next((candidate for candidate in candidates if is_writable(candidate)), None)
     if destination is None:
-        raise ConfigError(f"{' and '.join(map(str, candidates))} cannot be written; name another --output")
+        tried = " and ".join(map(str, candidates))
+        raise ConfigError(
+            f"{tried} cannot be written; let XDG_CACHE_HOME be a folder that can, or convert into one by "
+            "twostage-asr convert --output, and name that as the model"
+        )
     try:
         with exclusive(destination):
             _convert_unless_done(checkpoint_dir, destination, family, dtype=dtype, force=force, progress=progress)

@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import shutil
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -49,10 +50,11 @@ async def microphone_chunks(sounddevice: Any) -> AsyncIterator[bytes]:
 
 
 def show(answer: dict[str, Any], num_shown: int) -> int:
-    """Print sentences that are new, and what is being spoken on a line that the next answer overwrites."""
+    """Print sentences that are new, and the end of what is being spoken, in a row that the next answer overwrites."""
     for sentence in answer["sentences"][num_shown:]:
         print(f"\r\x1b[K[{sentence['start'] / 1000:.1f}-{sentence['end'] / 1000:.1f}s] {sentence['text']}", flush=True)
-    print(f"\r\x1b[K{answer['partial']}", end="", flush=True)
+    num_fit = shutil.get_terminal_size().columns // 2  # of characters that take two columns each
+    print(f"\r\x1b[K{answer['partial'][-num_fit:]}", end="", flush=True)  # what wraps could not be overwritten
     return len(answer["sentences"])
 
 

@@ -27,6 +27,7 @@ from .run_options import transcribe_options
 from .transcriber import Results, Transcriber
 from .transcript import Transcript
 from .words.forced_aligner import Qwen3ForcedAligner
+from .worker_process import hold_standard_streams
 
 
 class AutoModelVLLM(Closing):
@@ -61,6 +62,7 @@ class AutoModelVLLM(Closing):
         check_options(engine, EngineOptions, others=argument_names(AutoModelVLLM.__init__))
         check_arguments(AutoModelVLLM.__init__, model=model, hub=hub, revision=revision, forced_aligner=forced_aligner)
         config = EngineConfig.of(engine)
+        hold_standard_streams()
         engine_dir = ensure_converted(resolve_model(model, hub=hub, revision=revision))
         aligner_dir = None if forced_aligner is None else resolve_model(forced_aligner, hub=hub)
         devices = () if config.devices is None else present_devices(config.devices)

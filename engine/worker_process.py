@@ -68,20 +68,34 @@ class Child:
         self.process.wait()
 
 
+def hold_standard_streams() -> None:
+    """Open the null device in place of each standard stream that is closed, as it is for some services.
+
+    Otherwise, the next file would get its number, and a child, which has streams of its own, could not inherit it.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
+
+
 def start_child(module: str, *, pass_fds: Sequence[int] = (), environment: Mapping[str, str] | None = None) -> Child:
-    """Run `module` as a program that calls connect(). Its output goes to stderr. It inherits `pass_fds`.
+    """Run `module` as a program that calls connect(). Its output goes to stderr. It inherits `pass_fds`, all above 2.
 
     `environment` is added to this process's.
     """
     # The child ends by a signal, so multiprocessing's resource tracker warns when it removes leaked shared memory.
     warnings = ",".join(filter(None, [os.environ.get("PYTHONWARNINGS"), "ignore:resource_tracker:UserWarning"]))
+    output = subprocess.DEVNULL if sys.__stderr__ is None else 2  # closed at the start, 2 may be a file of the user's
     ours, theirs = socket.socketpair()
     with theirs:
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", module, str(theirs.fileno())],
             pass_fds=[theirs.fileno(), *pass_fds],
             stdin=subprocess.DEVNULL,
-            stdout=2,
+            stdout=output,
+            stderr=output,
             env=os.environ
             | {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONWARNINGS": warnings}
             | dict(environment or {}),

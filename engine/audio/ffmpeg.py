@@ -107,7 +107,11 @@ def _push_stream(container: Any, stream: Any, joiner: Joiner, part: Part, *, is_
         joiner.note_missing(f"the file is cut off in its last page, at {joiner.duration_s:.2f} s")
     if packets.missing_s > _MAX_SHORTFALL_S:
         joiner.note_missing(f"the file ends {packets.missing_s:.2f} s before the time that its header says")
-    promised_s = joiner.duration_s + missing_s if promised_s is None else start_s + promised_s
+    # The clock of an Ogg may begin late, as ffmpeg records from PulseAudio, and FFmpeg's duration is then too long.
+    if promised_s is None or (part.link is not None and part.link.is_unbroken):
+        promised_s = joiner.duration_s + missing_s
+    else:
+        promised_s += start_s
     joiner.require_complete(promised_s, lost_s=filled_s)
 
 

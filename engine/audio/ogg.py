@@ -30,13 +30,16 @@ class OggLink:
     num_damaged: int = 0  # bytes in place of missing pages, and of pages with a wrong checksum
     is_cut: bool = False  # the file ends within the last page
     is_ended: bool = False  # the last page has the flag of a stream's end
+    is_unbroken: bool = True  # no page is missing, by the sequence numbers, or has a wrong checksum
     _next_sequence: dict[bytes, int] = field(default_factory=dict)  # keyed by the stream's serial number
 
     def add(self, page: "_Page") -> None:
         """Add the next page, and classify the bytes before it as foreign or damaged."""
         before = range(self.pages[-1].stop if self.pages else page.start, page.start)
         may_split = len(self.pages) < _MAX_GAPS
-        if before and may_split and page.sequence == self._next_sequence.get(page.serial, page.sequence):
+        is_next = page.sequence == self._next_sequence.get(page.serial, page.sequence)
+        self.is_unbroken = self.is_unbroken and is_next and page.is_whole
+        if before and may_split and is_next:
             self.foreign.append(before)
         else:
             self.num_damaged += len(before)

@@ -112,4 +112,6 @@ def _described(error: OSError) -> str:
         return str(error)
     place = f"{error.filename}: " if error.filename is not None else ""
     advice = _ADVICE.get(error.errno or 0)
+    if error.errno == errno.ENOENT and not place:  # of the module tempfile, which names the folders that it has tried
+        advice = "let TMPDIR be a folder that can be written to"
     return f"{place}{error.strerror}" + (f"; {advice}" if advice else "")

@@ -1,11 +1,15 @@
 """`twostage-asr stream`: show live text of a microphone, of raw samples on standard input, or of a file."""
 
 import argparse
+import contextlib
 import json
+import os
 import queue
+import shutil
+import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,8 +21,9 @@ from ..audio.decode import decode_audio
 from ..audio.notes import Notes
 from ..audio.waveform import SAMPLE_RATE
 from ..console import tell_loading
-from ..errors import ConfigError
+from ..errors import AudioError, ConfigError
 from ..options import SessionOptions
+from ..writers.cues import width_of
 from .command import (
     add_model_options,
     add_request_options,
@@ -34,6 +39,7 @@ if TYPE_CHECKING:
     from ..streaming import Event, Final
 
 BLOCK_SAMPLES = SAMPLE_RATE // 10
+_FILE_MARKS = (b"RIFF", b"fLaC", b"OggS", b"ID3", b"\x1aE\xdf\xa3")  # WAV, FLAC, Ogg, MP3, Matroska and WebM
 
 
 def add_parser(commands: Commands) -> None:
@@ -101,12 +107,28 @@ def _blocks(source: str, *, realtime: bool) -> Iterator[Any]:
 
 
 def _standard_input() -> Iterator[bytes]:
+    """Blocks until the end of standard input or, after Ctrl-C, until no more has come.
+
+    Raises AudioError for a file in place of samples, which would be heard as noise.
+    """
+    _tell_listening()
     num_bytes = 0
-    while block := sys.stdin.buffer.read(2 * BLOCK_SAMPLES):
-        num_bytes += len(block)
-        yield block
+    with _on_interrupt(lambda: os.set_blocking(sys.stdin.fileno(), False)):
+        while block := sys.stdin.buffer.read(2 * BLOCK_SAMPLES):
+            if not num_bytes and block.startswith(_FILE_MARKS):
+                raise AudioError(
+                    f"standard input begins with {block[:4]!r}, as a file does; - takes raw 16-bit little-endian mono "
+                    "samples at 16 kHz: arecord -t raw -f S16_LE -r 16000, or ffmpeg -i ... -f s16le -ar 16000 -ac 1 -"
+                )
+            num_bytes += len(block)
+            yield block
     if num_bytes % 2:
         print("twostage-asr: standard input ended in the middle of a sample; its byte was left out", file=sys.stderr)
+
+
+def _tell_listening() -> None:
+    """What is said before would be lost: a microphone is not heard while the model loads."""
+    print("listening; Ctrl-C ends", file=sys.stderr)
 
 
 def _paced(waveform: npt.NDArray[np.float32], *, realtime: bool) -> Iterator[npt.NDArray[np.float32]]:
@@ -128,25 +150,65 @@ def _sounddevice() -> Any:
 
 
 def _microphone(sounddevice: Any) -> Iterator[bytes]:
-    """Yield all that has been recorded since the last block, so that a slow machine does not fall behind."""
-    recorded: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    """All that is recorded until Ctrl-C. Raises ConfigError at once if no microphone can be opened."""
+    recorded: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()  # None ends the recording
+    num_gaps = 0
 
     def record(data: Any, frames: int, when: Any, status: Any) -> None:
+        nonlocal num_gaps
+        num_gaps += bool(status)
         recorded.put(bytes(data))
 
     try:
         stream = sounddevice.RawInputStream(
-            samplerate=SAMPLE_RATE, channels=1, dtype="int16", blocksize=BLOCK_SAMPLES, callback=record
+            samplerate=SAMPLE_RATE,
+            channels=1,
+            dtype="int16",
+            blocksize=BLOCK_SAMPLES,
+            callback=record,
+            finished_callback=lambda: recorded.put(None),
         )
     except sounddevice.PortAudioError as error:
         raise ConfigError(f"no microphone can be opened: {error}") from error
-    with stream:
-        print("listening; Ctrl-C ends", file=sys.stderr)
-        while True:
-            pieces = [recorded.get()]
-            while not recorded.empty():
-                pieces.append(recorded.get())
-            yield b"".join(pieces)
+
+    def blocks() -> Iterator[bytes]:
+        with stream, _on_interrupt(lambda: recorded.put(None)):
+            _tell_listening()
+            yield from _gathered(recorded)
+            if not stream.active:
+                print("twostage-asr: the microphone has gone; what it recorded is transcribed", file=sys.stderr)
+        if num_gaps:
+            print(f"twostage-asr: audio was lost {num_gaps} times, since this machine was too busy", file=sys.stderr)
+
+    return blocks()
+
+
+def _gathered(recorded: "queue.SimpleQueue[bytes | None]") -> Iterator[bytes]:
+    """Until None comes, all that has come since the last block, so that a slow machine does not fall behind."""
+    pieces: list[bytes | None] = [b""]
+    while pieces[-1] is not None:
+        pieces = [recorded.get()]
+        while pieces[-1] is not None and not recorded.empty():
+            pieces.append(recorded.get())
+        yield b"".join(filter(None, pieces))
+
+
+@contextlib.contextmanager
+def _on_interrupt(end: Callable[[], None]) -> Iterator[None]:
+    """Call `end` at the first Ctrl-C; a second one interrupts.
+
+    An exception at the first one would drop what has been recorded while the model was at work.
+    """
+
+    def interrupt(number: int, frame: Any) -> None:
+        signal.signal(signal.SIGINT, before)
+        end()
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _show_json(events: "list[Event]") -> None:
@@ -176,16 +238,36 @@ class _LiveLine:
 
     def __init__(self) -> None:
         self._is_terminal = sys.stdout.isatty()
+        self._shown = ""  # of the open segment
 
     def __call__(self, events: "list[Event]") -> None:
         from ..streaming import Final
 
         for event in events:
             if isinstance(event, Final):
-                clear = "\r\x1b[J" if self._is_terminal else ""
-                print(clear + _lines(event), end="", flush=True)
+                print(self._cleared("") + _lines(event), end="", flush=True)
             elif self._is_terminal:
-                print(f"\r\x1b[J{event.confirmed}\x1b[2m{event.tail}\x1b[0m", end="", flush=True)
+                cleared = self._cleared(event.confirmed + event.tail)
+                print(f"{cleared}{event.confirmed}\x1b[2m{event.tail}\x1b[0m", end="", flush=True)
+
+    def _cleared(self, text: str) -> str:
+        """What clears the open segment's text on a terminal, of which `text` takes the place."""
+        if not self._is_terminal:
+            return ""
+        num_above = _num_wraps(self._shown, shutil.get_terminal_size().columns)
+        self._shown = text
+        return "\r" + (f"\x1b[{num_above}A" if num_above else "") + "\x1b[J"
+
+
+def _num_wraps(text: str, columns: int) -> int:
+    """How often a terminal goes to a new row within `text`."""
+    num_wraps = column = 0
+    for character in text:
+        width = width_of(character)
+        if column + width > columns:
+            num_wraps, column = num_wraps + 1, 0
+        column += width
+    return num_wraps
 
 
 def _lines(final: "Final") -> str:

@@ -185,7 +185,8 @@ class AudioForm(Open):
     def _has_one_source(self) -> Self:
         given = [name for name in self.sources() if getattr(self, name) is not None]
         if len(given) != 1:
-            raise ValueError(f"one of {', '.join(self.sources())} is needed, got {', '.join(given) or 'none'}")
+            found = ", ".join(given) or "none: is the body a form, as of curl -F file=@a.wav?"
+            raise ValueError(f"one of {', '.join(self.sources())} is needed, got {found}")
         return self
 
     @classmethod

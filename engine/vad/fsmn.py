@@ -26,6 +26,7 @@ from ...encoders.fsmn_vad import FsmnVADConfig, FsmnVADEncoder
 from ..audio.waveform import SAMPLE_RATE, Waveform
 from ..errors import CheckpointError
 from ..hub.model_files import read_bytes, read_text
+from .onnx_file import load_onnxruntime
 
 BLOCK_FRAMES = 8  # 80 ms, by which probabilities may come late; blocks of 40 ms take half as long again
 # With its dynamic schedules, FunASR takes a frame for speech if p(speech) is at least p(silence) + 0.5.
@@ -128,7 +129,7 @@ class OnnxNetwork:
 
     def __init__(self, path: Path) -> None:
         """Raises CheckpointError if the file is no ONNX model with these inputs."""
-        import onnxruntime
+        onnxruntime = load_onnxruntime()
         from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, InvalidGraph, InvalidProtobuf
 
         options = onnxruntime.SessionOptions()

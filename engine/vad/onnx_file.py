@@ -6,6 +6,7 @@ neither it nor the package protobuf has the messages of onnx.proto. The safetens
 well holds another network's weights. The numbers of the fields are those of onnx.proto.
 """
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,17 @@ class OnnxFile:
 
     operators: list[tuple[str, list[str]]]  # (type, names of the inputs), in the order in which they run
     weights: dict[str, npt.NDArray[np.float32]]  # the float32 initializers
+
+
+def load_onnxruntime() -> Any:
+    """The package onnxruntime, which otherwise would report the machine and its models to its maker from now on.
+
+    It reads the variable when it is imported. A value that is already set is left alone.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    import onnxruntime
+
+    return onnxruntime
 
 
 def read_onnx(path: Path) -> OnnxFile:

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ConfigError
-from .onnx_file import OnnxFile, OnnxGraph, Shape, read_onnx
+from .onnx_file import OnnxFile, OnnxGraph, Shape, load_onnxruntime, read_onnx
 
 FloatArray: TypeAlias = "npt.NDArray[np.float32]"
 State: TypeAlias = tuple[FloatArray, FloatArray]  # the hidden state and the cell of the LSTM, (1, 1, 128) each
@@ -166,8 +166,7 @@ def _recurrent(weights: dict[str, FloatArray], lstm: list[FloatArray]) -> bytes:
 
 
 def _session(model: bytes) -> Any:
-    import onnxruntime
-
+    onnxruntime = load_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1  # the caller has threads of its own
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

@@ -251,11 +251,12 @@ def _columns(text: str) -> int:
     """Width in columns: wide characters take two, combining marks none."""
     if text.isascii():
         return len(text)
-    return _width(text) if len(text) == 1 else sum(map(_width, text))
+    return width_of(text) if len(text) == 1 else sum(map(width_of, text))
 
 
 @functools.lru_cache(1 << 14)
-def _width(char: str) -> int:
+def width_of(char: str) -> int:
+    """Columns that a character takes."""
     if unicodedata.category(char) in _NO_WIDTH:
         return 0
     return 2 if unicodedata.east_asian_width(char) in "WF" else 1

@@ -148,7 +148,7 @@ def test_a_read_only_checkpoint_is_converted_into_the_users_cache(
     inode = (first / "engine.json").stat().st_ino
     assert ensure_converted(checkpoint, progress=False) == first
     assert (first / "engine.json").stat().st_ino == inode
-    with pytest.raises(ConfigError, match="cannot be written; name another --output"):
+    with pytest.raises(ConfigError, match="cannot be written; let XDG_CACHE_HOME be"):
         ensure_converted(checkpoint, output=checkpoint / "elsewhere", progress=False)
 
 

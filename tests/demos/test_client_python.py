@@ -1,5 +1,6 @@
 """The realtime client says in one line why it cannot begin."""
 
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -22,3 +23,12 @@ def test_what_is_missing_is_said_in_one_line(source: list[str], said: str) -> No
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     (line,) = done.stderr.splitlines()
     assert done.returncode == 1 and said in line
+
+
+def test_what_is_being_spoken_takes_one_row(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "9")
+    show = runpy.run_path(str(ROOT / "demos/client_python.py"))["show"]
+    show({"sentences": [], "partial": "一二三四五"}, 0)
+    assert capsys.readouterr().out == "\r\x1b[K二三四五"

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from twostage_asr.engine.worker_process import receive, send, start_child
+from twostage_asr.engine.worker_process import hold_standard_streams, receive, send, start_child
 
 
 def there_and_back(message: object) -> object:
@@ -107,3 +107,28 @@ def test_shared_memory_that_a_child_leaves_behind_is_removed_without_a_word(
     child.close()
     assert not memory.exists()
     assert capfd.readouterr().err == ""
+
+
+def test_no_file_takes_the_number_of_a_standard_stream() -> None:
+    saved = os.dup(0)
+    try:
+        os.close(0)
+        hold_standard_streams()
+        assert os.path.samestat(os.fstat(0), os.stat(os.devnull))
+    finally:
+        os.dup2(saved, 0)
+        os.close(saved)
+
+
+def test_without_stderr_a_child_says_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The file with its number may be one of the user's."""
+    (tmp_path / "noisy.py").write_text("import os\nos.write(1, b'noise')\nos.write(2, b'noise')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for stderr, said in ((sys.__stderr__, "noisenoise"), (None, "")):
+        monkeypatch.setattr(sys, "__stderr__", stderr)
+        child = start_child("noisy")
+        child.process.wait()
+        child.close()
+        assert capfd.readouterr().err == said

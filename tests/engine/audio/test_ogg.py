@@ -99,3 +99,11 @@ def test_what_looks_like_a_page_far_behind_others_is_found() -> None:
 
 def test_no_page_no_link() -> None:
     assert links_of(b"") == links_of(JUNK) == links_of(page(1)) == []
+
+
+def test_a_link_is_unbroken_if_no_page_is_missing_or_damaged() -> None:
+    other = page(0, FIRST, serial=b"efgh")
+    damaged = PAGES[1][:-1] + b"y"
+    for pages, is_unbroken in ((PAGES, True), ([PAGES[0], other, *PAGES[1:]], True), (PAGES[::2], False)):
+        assert links_of(b"".join(pages))[0].is_unbroken is is_unbroken
+    assert not links_of(PAGES[0] + damaged + PAGES[2])[0].is_unbroken

@@ -151,3 +151,10 @@ def test_a_video_that_ends_too_early_is_told() -> None:
     assert not decode(content)[1]
     _, warnings = decode(content[: len(content) * 6 // 10])
     assert "before the time that its header says" in warnings["missing_audio"]
+
+
+def test_an_ogg_whose_clock_jumps_within_its_first_page_is_whole() -> None:
+    """As ffmpeg records from PulseAudio: FFmpeg reads the file as one that begins late, and adds that to its length."""
+    content = encode_with_times(sweep(5.0, 48_000), 48_000, "ogg", "libopus", jumps=[(0.3, 0.5)])
+    waveform, warnings = decode(content)
+    assert len(waveform) / SAMPLE_RATE == pytest.approx(5.0, abs=0.05) and not warnings

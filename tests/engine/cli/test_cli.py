@@ -6,8 +6,10 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -30,7 +32,7 @@ from twostage_asr.engine.audio.waveform import SAMPLE_RATE
 from twostage_asr.engine.cli import build_parser, evaluate, main, serve, stream, transcribe
 from twostage_asr.engine.cli.command import add_request_options, request_options
 from twostage_asr.engine.cli.error_rates import error_rates
-from twostage_asr.engine.streaming import LiveSpeakers
+from twostage_asr.engine.streaming import LiveSpeakers, Partial
 from twostage_asr.engine.writers import WRITERS
 
 PNG_MAGIC = b"\x89PNG"
@@ -450,12 +452,24 @@ def test_serve_enrols_the_speakers_that_it_knows(tmp_path: Path, monkeypatch: py
         serve._enrolled(parser.parse_args(["serve", "any", *known, *known]))
 
 
+def test_a_machine_without_a_temporary_folder_is_told_of_tmpdir(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/nonexistent"])
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(stream, "_blocks", lambda *args, **options: tempfile.gettempdir())
+    assert main(["stream", "a.wav", "--model", "m"]) == 1
+    assert "['/nonexistent']; let TMPDIR be a folder" in capsys.readouterr().err
+
+
 class FakeMicrophone:
     """Records three blocks as soon as it is opened."""
 
-    def __init__(self, *, callback: Any, **options: Any) -> None:
+    active = True
+
+    def __init__(self, *, callback: Any, finished_callback: Any, **options: Any) -> None:
         assert options == {"samplerate": 16_000, "channels": 1, "dtype": "int16", "blocksize": 1600}
-        self._callback = callback
+        self._callback, self._finished_callback = callback, finished_callback
 
     def __enter__(self) -> None:
         for block in (b"ab", b"cd", b"ef"):
@@ -465,10 +479,88 @@ class FakeMicrophone:
         pass
 
 
-def test_what_a_microphone_recorded_meanwhile_comes_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    fake = SimpleNamespace(RawInputStream=FakeMicrophone, PortAudioError=RuntimeError)
+class LostMicrophone(FakeMicrophone):
+    """Is unplugged after these blocks, between which audio was lost."""
+
+    active = False
+
+    def __enter__(self) -> None:
+        super().__enter__()
+        self._callback(memoryview(b"gh"), 1, None, "input overflow")
+        self._finished_callback()
+
+
+def microphone(monkeypatch: pytest.MonkeyPatch, kind: type[FakeMicrophone]) -> Iterator[bytes]:
+    fake = SimpleNamespace(RawInputStream=kind, PortAudioError=RuntimeError)
     monkeypatch.setitem(sys.modules, "sounddevice", fake)
-    assert next(stream._blocks("mic", realtime=False)) == b"abcdef"
+    return stream._blocks("mic", realtime=False)
+
+
+def test_what_a_microphone_recorded_meanwhile_comes_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert next(microphone(monkeypatch, FakeMicrophone)) == b"abcdef"
+
+
+def test_what_a_microphone_recorded_before_an_interrupt_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = microphone(monkeypatch, FakeMicrophone)
+    next(blocks)
+    stream_of = blocks.gi_frame.f_locals["stream"]  # type: ignore[attr-defined]
+    stream_of._callback(memoryview(b"gh"), 1, None, None)
+    signal.raise_signal(signal.SIGINT)  # while the model is at work
+    assert list(blocks) == [b"gh"]
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_a_microphone_that_is_lost_ends_the_recording(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert list(microphone(monkeypatch, LostMicrophone)) == [b"abcdefgh"]
+    said = capsys.readouterr().err
+    assert "the microphone has gone" in said and "audio was lost 1 times" in said
+
+
+def test_a_microphone_that_cannot_be_opened_is_said_before_the_model_is_loaded(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(**options: Any) -> None:
+        raise OSError("Invalid sample rate")
+
+    monkeypatch.setitem(sys.modules, "sounddevice", SimpleNamespace(RawInputStream=refuse, PortAudioError=OSError))
+    assert main(["stream", "mic", "--model", "nowhere/near"]) == 1
+    assert "no microphone can be opened: Invalid sample rate" in capsys.readouterr().err
+
+
+def test_what_a_program_wrote_before_an_interrupt_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, writing = os.pipe()
+    with os.fdopen(reading, "rb") as source, os.fdopen(writing, "wb", 0) as sink:
+        monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=source, fileno=source.fileno))
+        sink.write(bytes(2 * 3200) + b"\1" * 100)
+        blocks = stream._blocks("-", realtime=False)
+        next(blocks)
+        signal.raise_signal(signal.SIGINT)  # while the model is at work; the program goes on
+        assert list(blocks) == [bytes(3200), b"\1" * 100]
+
+
+def test_a_file_on_standard_input_is_not_heard_as_samples(
+    model: list[str], clips: list[Clip], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = Path(clips[1]["source"]).read_bytes()
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(content)))
+    assert main(["stream", "-", *model]) == 1
+    assert "-f s16le" in capsys.readouterr().err
+
+
+def test_a_live_line_that_has_wrapped_is_cleared_whole(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "9")
+    show = stream._LiveLine()
+    show([Partial(0, 0.0, 1.0, "abcdefghi", "", "en")])  # fills its row, and does not wrap
+    show([Partial(0, 0.0, 2.0, "", "字字字字字字字字字", "zh")])  # four to a row
+    show([Partial(0, 0.0, 3.0, "a", "", "en")])
+    cleared = re.findall(r"\r((?:\x1b\[\d+A)?)\x1b\[J", capsys.readouterr().out)
+    assert cleared == ["", "", "\x1b[2A"]
 
 
 def test_a_missing_microphone_is_said_before_the_model_is_loaded(

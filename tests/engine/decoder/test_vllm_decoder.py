@@ -1,6 +1,8 @@
 """What vLLM is given, and how it is shut down."""
 
+import os
 import pickle
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -93,3 +95,17 @@ def test_an_engine_that_is_closed_leaves_others_in_this_process_alone(
     assert token_ids(decode(other, prompts)) == expected
     other.close()
     assert token_ids(decode(vllm_model.transcriber.decoder, prompts)) == expected
+
+
+def test_vllm_reports_nothing_unless_the_user_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    name, read = "VLLM_NO_USAGE_STATS", []
+    started = SimpleNamespace(from_engine_args=lambda arguments, **_: read.append(os.environ[name]))
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(EngineArgs=dict))
+    monkeypatch.setitem(sys.modules, "vllm.usage.usage_lib", SimpleNamespace(UsageContext=SimpleNamespace(LLM_CLASS=0)))
+    monkeypatch.setitem(sys.modules, "vllm.v1.engine.llm_engine", SimpleNamespace(LLMEngine=started))
+    monkeypatch.delenv(name, raising=False)
+    vllm_decoder._start_engine({})
+    assert name not in os.environ
+    monkeypatch.setenv(name, "0")
+    vllm_decoder._start_engine({})
+    assert read == ["1", "0"]

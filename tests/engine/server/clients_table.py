@@ -103,6 +103,30 @@ ROWS = (
         path=TRANSCRIPTIONS,
         form=(("model", "m"), ("language", "en")),
     ),
+    Row(
+        client="LiveKit Agents",
+        source="livekit/agents livekit-plugins/livekit-plugins-openai/livekit/plugins/openai/stt.py",
+        path=TRANSCRIPTIONS,
+        form=(("model", "whisper-1"), ("language", "en"), ("response_format", "verbose_json")),
+        filename="file.wav",
+        content_type="audio/wav",
+        reads="verbose",
+    ),
+    Row(
+        client="Pipecat",
+        source="pipecat-ai/pipecat src/pipecat/services/openai/stt.py",
+        path=TRANSCRIPTIONS,
+        form=(("model", "whisper-1"), ("language", "en")),
+        content_type="audio/wav",
+    ),
+    Row(
+        client="SpeechRecognition",
+        source="Uberi/speech_recognition speech_recognition/recognizers/whisper_api/openai.py",
+        path=TRANSCRIPTIONS,
+        form=(("model", "whisper-1"),),
+        filename="SpeechRecognition_audio.wav",
+        content_type="audio/x-wav",
+    ),
     # the model, the language and the rest come as parts of their own, without a content type
     Row(
         client="Home Assistant",

@@ -228,6 +228,12 @@ def test_a_url_in_place_of_a_file(faked: Running) -> None:
     assert "one of file, url is needed, got file, url" in both.json()["error"]["message"]
 
 
+@pytest.mark.parametrize("kind", ["audio/wav", "application/x-www-form-urlencoded"])
+def test_a_body_that_is_the_audio_itself_is_told_to_be_a_form(faked: Running, kind: str) -> None:
+    answer = requests.post(faked.http + TRANSCRIPTIONS, data=FAKE_WAV, headers={"Content-Type": kind}, timeout=20)
+    assert answer.status_code == 400 and "is the body a form" in answer.json()["error"]["message"]
+
+
 def test_a_file_without_a_name_is_told_what_it_needs(faked: Running) -> None:
     answer = requests.post(faked.http + TRANSCRIPTIONS, files={"file": (None, FAKE_WAV)}, timeout=20)
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "file")

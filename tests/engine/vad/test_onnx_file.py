@@ -1,11 +1,14 @@
 """Graphs that onnxruntime runs, and weights as they were written."""
 
+import os
+import sys
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
+import pytest
 
-from twostage_asr.engine.vad.onnx_file import OnnxGraph, read_onnx
+from twostage_asr.engine.vad.onnx_file import OnnxGraph, load_onnxruntime, read_onnx
 
 
 def small_graph(weight: np.ndarray) -> bytes:
@@ -34,3 +37,14 @@ def test_a_written_graph_is_read_as_it_was(tmp_path: Path) -> None:
     assert file.operators[0][1][0] == "x"
     (found,) = file.weights.values()  # integers are no weights
     assert np.array_equal(found, weight)
+
+
+@pytest.mark.parametrize(("before", "then"), [(None, "1"), ("0", "0")])
+def test_onnxruntime_reports_nothing_unless_the_user_says_so(
+    before: str | None, then: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "onnxruntime.py").write_text("import os\nread = os.environ['ORT_DISABLE_TELEMETRY']\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "onnxruntime")
+    monkeypatch.setattr(os, "environ", {} if before is None else {"ORT_DISABLE_TELEMETRY": before})
+    assert load_onnxruntime().read == then
