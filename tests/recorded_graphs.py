@@ -27,6 +27,25 @@ class RecordedGraph:
                     old.copy_(new)
 
 
+class RecordedGenerator:
+    """In place of a GPU's generator: PyTorch 2.11 draws nothing outside a capture from a state that is marked."""
+
+    def __init__(self, state: SimpleNamespace | None = None) -> None:
+        self.state = state or SimpleNamespace(is_marked=False)
+
+    def clone_state(self) -> "RecordedGenerator":
+        return RecordedGenerator()
+
+    def graphsafe_get_state(self) -> "RecordedGenerator":
+        return RecordedGenerator(self.state)
+
+    def graphsafe_set_state(self, generator: "RecordedGenerator") -> None:
+        self.state = generator.state
+
+    def seed(self) -> None:
+        pass
+
+
 class Operations(TorchDispatchMode):
     """Lists the operations that PyTorch does."""
 
@@ -44,8 +63,12 @@ class Operations(TorchDispatchMode):
 
 @contextlib.contextmanager
 def _capturing(graph: RecordedGraph, **_: object) -> Iterator[None]:
+    generator: Any = torch.cuda.default_generators[0]
+    marked = generator.state
+    marked.is_marked = True
     with Operations(graph.calls):
         yield
+    marked.is_marked = False  # not after a failure
 
 
 def record_graphs(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
@@ -61,6 +84,9 @@ def record_graphs(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     monkeypatch.setattr(torch.cuda, "Stream", lambda *_, **__: stream)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda *_: stream)
     monkeypatch.setattr(torch.cuda, "stream", lambda _: contextlib.nullcontext())
-    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 1))
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "default_generators", (RecordedGenerator(),))
+    monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", lambda device, pool: None, raising=False)
     monkeypatch.setattr(Tensor, "pin_memory", lambda self: self)
     return stream

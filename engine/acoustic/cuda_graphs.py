@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..captures import captured_alone
+from ..captures import captured_alone, capturing
 
 MAX_CLIPS, MAX_FRAMES = 32, 512  # limits of a small batch; 30 s are 500 frames
 FRAME_STEP = 64
@@ -92,12 +92,7 @@ class SmallBatchGraphs:
                 self._encode(inputs, lens)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        # The first context restores this thread's stream also after a capture that fails. In the default mode, an
-        # allocation by any other thread would fail and invalidate the capture.
-        with (
-            torch.cuda.stream(torch.cuda.current_stream()),
-            torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"),
-        ):
+        with capturing(graph, pool=self._pool, draws=True):
             outputs = self._encode(inputs, lens)
         return _Captured(graph, inputs, lens, outputs)
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..captures import captured_alone
+from ..captures import captured_alone, capturing
 from ..isolation import caught
 from .llm import LLM, WHERE, Passed
 from .plain_step import PlainStep
@@ -183,8 +183,7 @@ class GraphPasses(Passes):
         pinned_embeds = None if embeds is None else _pinned_like(embeds)
         self._stream.synchronize()
         graph = torch.cuda.CUDAGraph()
-        # In the default mode, an allocation by any other thread would fail and invalidate the capture.
-        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+        with capturing(graph, pool=self._pool, draws=False, stream=self._stream):
             ints.copy_(pinned_ints, non_blocking=True)
             if embeds is not None and pinned_embeds is not None:
                 embeds.copy_(pinned_embeds, non_blocking=True)

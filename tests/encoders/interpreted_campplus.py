@@ -1,4 +1,4 @@
-"""Compares CAM++'s kernels with tensor operations; test_speaker_networks.py runs this with TRITON_INTERPRET=1."""
+"""Compares CAM++'s kernels with tensor operations; test_speaker_networks.py runs this in Triton's interpreter."""
 
 import sys
 

@@ -4,7 +4,6 @@ They are what the folded networks give, which run; the modules that the weights 
 """
 
 import copy
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +15,7 @@ import torchaudio.compliance.kaldi as kaldi
 from pytest import TempPathFactory
 from torch import Tensor, nn
 
+from tests.interpreted import interpret
 from tests.speaker_networks import NETWORKS, random_network
 from twostage_asr.convert.checkpoint import read_state_dict
 from twostage_asr.encoders import campplus as campplus_module
@@ -139,14 +139,10 @@ def test_scales_of_zero_and_below_are_folded_too() -> None:
 
 
 def test_kernels_compute_what_pytorch_computes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In Triton's interpreter, on any machine; in a process of its own, because it changes all of Triton."""
     pytest.importorskip("triton")
     monkeypatch.setattr(campplus_module, "_BLOCKS", ((1, 1), (2, 2), (1, 2)))
     torch.save(unusual_network().state_dict(), tmp_path / "campplus.pt")
-    environment = os.environ | {"TRITON_INTERPRET": "1"}
-    command = [sys.executable, KERNELS, tmp_path / "campplus.pt"]
-    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert ran.returncode == 0, ran.stderr
+    interpret(KERNELS, tmp_path / "campplus.pt")
 
 
 @needs_cuda

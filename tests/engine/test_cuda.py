@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from twostage_asr.engine.acoustic.base import StageOneOptions
 from twostage_asr.engine.acoustic.cuda_graphs import MAX_CLIPS, MAX_FRAMES, Encode, SmallBatchGraphs, bucket_of
 from twostage_asr.engine.acoustic.runner import StageOneRunner
 from twostage_asr.engine.acoustic.threads import one_thread
-from twostage_asr.engine.captures import CAPTURES
+from twostage_asr.engine.captures import CAPTURES, capturing
 from twostage_asr.engine.families import family_named
 from twostage_asr.engine.manifest import EngineManifest, FrameClock
 from twostage_asr.engine.words import aligner
@@ -136,11 +136,37 @@ def test_a_capture_that_fails_is_not_tried_again(
     CAPTURES.release()
 
 
-@needs_cuda
-def test_after_a_capture_that_fails_the_stream_is_the_same_and_results_are_right() -> None:
-    def encode(features: torch.Tensor, lens: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return (features + float(features.sum().item() * 0 + 1),)  # it waits for the GPU, which fails a capture
+def dithered_silence() -> Callable[[], torch.Tensor]:
+    """Features of silence and of new noise in each call, from a graph that the first call captures."""
+    graphs = SmallBatchGraphs(
+        lambda waveforms, lens: graph_fbank(waveforms, lens, dither=1.0),
+        max_frames=MAX_FRAMES * 960,
+        frame_step=64 * 960,
+    )
+    silence, lens = torch.zeros(1, 61_440, device="cuda"), torch.tensor([61_440]).pin_memory()
 
+    def features() -> torch.Tensor:
+        found, _ = graphs(silence, lens)
+        assert len(graphs._captured) == 1
+        return found
+
+    return features
+
+
+def assert_two_draws(draw: Callable[[], torch.Tensor], shape: tuple[int, ...]) -> None:
+    first, second = draw(), draw()
+    assert first.shape == second.shape == shape
+    assert bool(first.isfinite().all()) and (first - second).abs().mean() > 0.1
+
+
+@needs_cuda
+def test_after_a_capture_that_fails_all_is_as_before_and_results_are_right() -> None:
+    def encode(features: torch.Tensor, lens: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        noise = torch.randn_like(features) * 0
+        return (features + noise + float(features.sum().item() * 0 + 1),)  # it waits for the GPU: the capture fails
+
+    earlier = dithered_silence()
+    shape = tuple(earlier().shape)
     graphs, stream = SmallBatchGraphs(encode), torch.cuda.current_stream()
     features = torch.randn(1, 5, 8, device="cuda")
     for _ in range(2):
@@ -148,6 +174,33 @@ def test_after_a_capture_that_fails_the_stream_is_the_same_and_results_are_right
         torch.testing.assert_close(out, features + 1)
         assert torch.cuda.current_stream() == stream
     assert not graphs._has_graphs
+    noise = torch.randn(10_000, device="cuda")
+    assert abs(noise.mean().item()) < 0.1 and abs(noise.std().item() - 1) < 0.1
+    assert_two_draws(lambda: torch.randn(3, 4, 1000, device="cuda"), (3, 4, 1000))
+    assert_two_draws(
+        lambda: log_mel_fbank(torch.zeros(1, 61_440, device="cuda"), torch.tensor([61_440]), dither=1.0)[0], shape
+    )
+    assert_two_draws(earlier, shape)
+    assert_two_draws(dithered_silence(), shape)
+    torch.cuda.empty_cache()  # which does nothing while PyTorch believes that a capture is under way
+    reserved = torch.cuda.memory_reserved()
+    torch.empty(1 << 30, dtype=torch.uint8, device="cuda")
+    torch.cuda.empty_cache()
+    assert torch.cuda.memory_reserved() <= reserved
+
+
+@needs_cuda
+def test_another_thread_draws_random_numbers_during_a_capture_that_draws_none() -> None:
+    drawn: list[torch.Tensor] = []
+    graph, out = torch.cuda.CUDAGraph(), torch.zeros(1, device="cuda")
+    with capturing(graph, pool=torch.cuda.graph_pool_handle(), draws=False):
+        out += 1
+        thread = threading.Thread(target=lambda: drawn.append(torch.randn(1000, device="cuda")))
+        thread.start()
+        thread.join()
+    graph.replay()
+    assert out.item() == 1
+    assert len(drawn) == 1 and bool(drawn[0].isfinite().all()) and drawn[0].std() > 0.5
 
 
 @needs_cuda
@@ -204,14 +257,9 @@ def test_features_in_a_graph_are_those_of_an_fft(precision: str) -> None:
 
 @needs_cuda
 def test_the_dither_of_a_graph_is_new_in_each_replay() -> None:
-    graphs = SmallBatchGraphs(
-        lambda waveforms, lens: graph_fbank(waveforms, lens, dither=1.0),
-        max_frames=MAX_FRAMES * 960,
-        frame_step=64 * 960,
-    )
-    silence, lens = torch.zeros(1, 61_440, device="cuda"), torch.tensor([61_440]).pin_memory()
-    first, second = (graphs(silence, lens)[0] for _ in range(2))
-    plain, _ = log_mel_fbank(silence, lens, dither=1.0)
+    features = dithered_silence()
+    first, second = features(), features()
+    plain, _ = log_mel_fbank(torch.zeros(1, 61_440, device="cuda"), torch.tensor([61_440]), dither=1.0)
     assert (first - second).abs().mean() > 0.1
     torch.testing.assert_close(first.mean(), plain.mean(), atol=0.1, rtol=0)
 

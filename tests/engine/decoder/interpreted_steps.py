@@ -1,4 +1,4 @@
-"""Compares the kernels of a step with PyTorch's operations; test_torch_decoder.py runs this with TRITON_INTERPRET=1."""
+"""Compares the kernels of a step with PyTorch's operations; test_torch_decoder.py runs this in Triton's interpreter."""
 
 import sys
 from pathlib import Path

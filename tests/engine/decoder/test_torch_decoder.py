@@ -1,9 +1,6 @@
 """Our own LLM writes what transformers writes, however its prompts come together, and no prompt harms another."""
 
 import json
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +19,7 @@ from tests.engine.decoder.tiny_llms import (
     some_prompts,
     source_of,
 )
+from tests.interpreted import interpret
 from tests.pipeline import decode, token_ids
 from twostage_asr.engine.decoder import torch_decoder
 from twostage_asr.engine.decoder.base import DecodeParams, LLMSource
@@ -217,8 +215,4 @@ def test_graphs_have_few_shapes() -> None:
 def test_kernels_compute_what_pytorch_computes(tmp_path: Path) -> None:
     pytest.importorskip("triton")
     source_of(make_llm("qwen3"), tmp_path)
-    environment = os.environ | {"TRITON_INTERPRET": "1"}
-    ran = subprocess.run(
-        [sys.executable, KERNELS, tmp_path], env=environment, capture_output=True, text=True, check=False
-    )
-    assert ran.returncode == 0, ran.stderr
+    interpret(KERNELS, tmp_path)

@@ -1,4 +1,4 @@
-"""Compares our kernels with tensor operations; test_viterbi.py runs this with TRITON_INTERPRET=1."""
+"""Compares our kernels with tensor operations; test_viterbi.py runs this in Triton's interpreter."""
 
 import operator
 import random

@@ -2,9 +2,6 @@
 
 import itertools
 import operator
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from tests.interpreted import interpret
 from twostage_asr.engine.words.viterbi import BLANK, batched_paths, path_log_probs, torchaudio_paths
 
 SEARCHES = [torchaudio_paths, batched_paths]
@@ -55,12 +53,8 @@ def test_both_searches_find_the_same_paths(batch: tuple[Tensor, Tensor, Tensor, 
 
 
 def test_our_kernels_say_what_tensor_operations_say() -> None:
-    """In Triton's interpreter, on any machine; in a process of its own, because it changes all of Triton."""
     script = Path(__file__).with_name("interpreted_kernels.py")
-    environment = os.environ | {"TRITON_INTERPRET": "1"}
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, env=environment, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout == "60 batches agree\n"
+    assert interpret(script) == "60 batches agree\n"
 
 
 @pytest.mark.parametrize("search", SEARCHES)
