@@ -9,7 +9,7 @@ class Rows:
     """First fit: consecutive rows are taken at the lowest gap that is large enough, so that few pages are touched.
 
     Several thousand pieces are taken at a time where a process feeds an engine on another GPU, so that NumPy looks for
-    the gap: with 6,000 pieces a loop takes 0.1 ms, as long as it takes to copy a clip.
+    the gap: with 6,000 pieces, to take and give back one costs 15 µs, and 41 µs with a loop over a list.
     """
 
     def __init__(self, num_rows: int) -> None:
