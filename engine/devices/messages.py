@@ -5,8 +5,10 @@ To a process, first Setup; then, for each list of inputs, Begin, any number of l
     Begin, [Given, ...], [Given, ...], Ask.END        the results of all of these are wanted
     Begin, [Given, ...], Ask.CANCEL                   no longer
 
-From a process, first READY; then lists of events:
+From a process, lists of events, of which all before Said.READY are Logged or an ASRError:
 
+    Said.READY        the model is loaded
+    Logged            a line of its log, which the parent's log takes
     int               so many inputs have been taken up, and others may be sent
     (place, Transcript)   a result
     Said.OVER         after Ask.END: all results have been sent
@@ -25,8 +27,6 @@ from ..clip import Result
 from ..errors import ASRError
 from ..run_options import TranscribeOptions
 from ..transcriber import Transcriber
-
-READY = "ready"
 
 Load: TypeAlias = Callable[[], Transcriber]
 
@@ -61,8 +61,18 @@ class Ask(Enum):
 
 
 class Said(Enum):
+    READY = auto()
     OVER = auto()
     CANCELLED = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Logged:
+    """What the logger of this name has said there."""
+
+    name: str
+    level: int
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,4 +80,4 @@ class Refusal:
     error: ASRError
 
 
-Event: TypeAlias = int | Result | Said | Refusal | ASRError
+Event: TypeAlias = int | Result | Said | Logged | Refusal | ASRError

@@ -17,13 +17,14 @@ from ..run_options import TranscribeOptions
 from ..server.channel import Arena
 from ..worker_process import Child, receive, send, start_child
 from .handover import waveform_of, without_waveform
-from .messages import READY, Ask, Begin, Event, Given, Load, Refusal, Said, Setup
+from .messages import Ask, Begin, Event, Given, Load, Logged, Refusal, Said, Setup
 from .names import environment_of
 
 WORKER = f"{__package__}.worker"
-# Waveforms that a process may hold at a time: those that are read ahead, wait for a batch, or are decoded. An engine
-# takes no more than 1 GB of them before it finishes one, so it never waits for room. Memory is taken as it is written.
-ARENA_BYTES = 4 << 30
+# Waveforms that a process may hold at a time: those that are read ahead, wait for a batch, or are decoded. Four vLLM
+# engines take up 4,096 prompts, with about 2,000 clips on their way there, which are 8 GB if they are 20 s long each.
+# Where that is too little, the process has fewer in flight. Memory is taken as it is written.
+ARENA_BYTES = 8 << 30
 AHEAD = 256  # inputs that a process has not taken up, so that it need not wait for this one between two messages
 AHEAD_BYTES = 64 << 20  # that these hold, besides what lies in the arena
 LEAVE_S = 10.0  # that a process has to end vLLM and its other processes
@@ -61,19 +62,23 @@ class Replica:
         self._ahead: deque[int] = deque()  # bytes of each input that the process has not taken up
         self._bytes_ahead = 0
         self._outbox: list[Given] = []
+        self._is_ready = False  # it has loaded the model
         self._is_begun = False  # inputs may be added to the current list
         self._num_lists = 0  # that are not over
         self._is_cancelled = False  # these are to be dropped, and the process has not said that it has
 
     def wait_until_ready(self) -> None:
         """Raises the ASRError with which loading has failed, or DecodeError if the process has ended."""
-        try:
-            answer = receive(self._child.socket)
-        except (EOFError, OSError):
-            raise DecodeError(f"{self.device}: {self._ended()} while it loaded the model; its log says why") from None
-        if answer != READY:
-            (error,) = answer
-            raise type(error)(f"{self.device}: {error}")
+        while not self._is_ready:
+            try:
+                events: list[Event] = receive(self._child.socket)
+            except (EOFError, OSError):
+                message = f"{self.device}: {self._ended()} while it loaded the model; its log says why"
+                raise DecodeError(message) from None
+            for event in events:
+                if isinstance(event, ASRError):
+                    raise type(event)(f"{self.device}: {event}")
+                self._take(event)
 
     @property
     def num_handed(self) -> int:
@@ -163,6 +168,10 @@ class Replica:
             case int():
                 for _ in range(event):
                     self._bytes_ahead -= self._ahead.popleft()
+            case Said.READY:
+                self._is_ready = True
+            case Logged():
+                logging.getLogger(event.name).log(event.level, "%s: %s", self.device, event.text)
             case Said.OVER:
                 self._num_lists -= 1
             case Said.CANCELLED:

@@ -1,10 +1,12 @@
 """A process with an engine on one device; messages.py says what passes between it and replicas.py.
 
 Its main thread runs the engine, as a Transcriber does in a process of its own. One thread receives and one sends, so
-that neither this process nor its parent ever waits for the other to read.
+that neither this process nor its parent ever waits for the other to read. What the engine logs goes into the parent's
+log, where the user sees it.
 """
 
 import contextlib
+import logging
 import queue
 import socket
 import threading
@@ -25,7 +27,7 @@ from ..cores import limit_cores
 from ..errors import ASRError
 from ..server.channel import Arena
 from ..transcriber import READ_WAIT_S, Transcriber
-from .messages import READY, Ask, Begin, Event, Given, Refusal, Said, Setup
+from .messages import Ask, Begin, Event, Given, Logged, Refusal, Said, Setup
 
 MOST_EVENTS = 256  # in one message
 TAKEN_AT_ONCE = 16  # inputs that are taken up before the parent is told, so that it sends others
@@ -90,6 +92,24 @@ class _Outbox:
                     return
 
 
+class _Log(logging.Handler):
+    """Hands the lines of our loggers to the parent, whose log decides which of them it shows."""
+
+    def __init__(self, outbox: _Outbox) -> None:
+        super().__init__()
+        self._outbox = outbox
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._outbox.put(Logged(record.name, record.levelno, self.format(record)))
+
+
+def _log_to(outbox: _Outbox) -> None:
+    ours = logging.getLogger(__package__.partition(".")[0])
+    ours.addHandler(_Log(outbox))
+    ours.setLevel(logging.INFO)
+    ours.propagate = False
+
+
 class _List:
     """One list of inputs, from its Begin to its end."""
 
@@ -150,6 +170,7 @@ class _List:
 def main(source: socket.socket) -> None:
     """Transcribe until the parent asks this process to leave, or ends."""
     outbox = _Outbox(source)
+    _log_to(outbox)
     setup: Setup = receive(source)
     limit_cores(setup.num_cores)
     torch.set_num_threads(min(torch.get_num_threads(), setup.num_cores))
@@ -160,7 +181,7 @@ def main(source: socket.socket) -> None:
         outbox.close()
         return
     spare_loaded_objects()
-    send(source, READY)
+    outbox.put(Said.READY)
     with contextlib.closing(model):
         try:
             _serve(model, _Inbox(source), outbox, Arena(setup.memory))

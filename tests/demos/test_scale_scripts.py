@@ -1,9 +1,11 @@
 """The scripts behind the figures of jobs.md: what they count on."""
 
+import logging
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from demos.benchmark_devices import Engines
 from demos.feed_devices import GROUP, StandIn, inputs
 from demos.kill_and_resume import compare
 from twostage_asr.engine.audio.inputs import AudioInput
@@ -36,3 +38,25 @@ def test_jobs_that_differ_by_more_than_rounding_are_not_the_same(tmp_path: Path)
     assert compare(whole, whole) == "2 of 2 lines are equal byte for byte"
     assert compare(whole, rounded).startswith("1 of 2 lines are equal byte for byte, the others but for numbers")
     assert compare(whole, other) == "output DIFFERS in 1 lines"
+
+
+def test_the_benchmark_knows_from_the_log_which_engines_have_loaded() -> None:
+    """The lines are those of loader.py and process_decoder.py; with several devices, each begins with its device."""
+    engines = Engines()
+    assert engines.have_loaded  # without vLLM, none is waited for
+
+    def said(line: str) -> tuple[dict[str, tuple[int, int]], bool]:
+        engines.emit(logging.LogRecord("", logging.INFO, "", 0, line, None, None))
+        return engines.counts, engines.have_loaded
+
+    chosen = "1 vLLM engine(s), 4 when prompts wait; 16 cores; they share the GPU by MPS"
+    assert said(f"cuda:0: {chosen}") == ({"cuda:0": (1, 4)}, False)
+    said(f"cuda:1: {chosen}")
+    said("cuda:0: 1024 prompts wait; 3 more vLLM engines are loading")
+    said("cuda:0: 4 vLLM engines decode")
+    assert said("cuda:1: 3 vLLM engines decode") == ({"cuda:0": (4, 4), "cuda:1": (3, 4)}, False)
+    late = "cuda:1: a further vLLM engine did not load, 3 go on: no memory"
+    assert said(late) == ({"cuda:0": (4, 4), "cuda:1": (3, 3)}, True)
+    alone = Engines()
+    alone.emit(logging.LogRecord("", logging.INFO, "", 0, chosen, None, None))
+    assert alone.counts == {"the device": (1, 4)}

@@ -191,6 +191,16 @@ def test_rows_belong_to_one_sequence_each(asked: list[tuple[int, bool]]) -> None
             del taken[freed]
 
 
+def test_thousands_of_pieces_lie_at_the_first_gaps_that_are_large_enough() -> None:
+    rows = Rows(3000)
+    assert [rows.take(2) for _ in range(1500)] == list(range(0, 3000, 2))
+    assert rows.take(1) is None
+    for first in (2000, 100, 102, 104, 2998):
+        rows.give_back(first)
+    assert [rows.take(size) for size in (5, 1, 2, 2, 1)] == [100, 105, 2000, 2998, None]
+    assert rows.num_taken == 1499
+
+
 def test_more_graphs_are_captured_in_a_pause_alone(decoder: TorchDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [time.monotonic()]
     captured: list[float] = []

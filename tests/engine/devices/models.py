@@ -1,5 +1,6 @@
 """The model of rules of tests/fake_model.py, as the processes of Replicas load it; each says its id in `pids`."""
 
+import logging
 import os
 import signal
 import tempfile
@@ -8,11 +9,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from tests.fake_decoder import FakeDecoder
 from tests.fake_model import HIDDEN_SIZE, FakeAcoustic, fake_transcriber, number_of, write_answer
 from twostage_asr.engine.acoustic.base import EncodedBatch
+from twostage_asr.engine.cores import num_cores
+from twostage_asr.engine.decoder import backlog, engine_process
+from twostage_asr.engine.decoder.base import LLMSource
+from twostage_asr.engine.decoder.process_decoder import ProcessDecoder
+from twostage_asr.engine.decoder.vllm_decoder import VLLMOptions
 from twostage_asr.engine.errors import CheckpointError
+from twostage_asr.engine.manifest import LLMInfo
 from twostage_asr.engine.transcriber import Transcriber
 
 DEADLY = 990  # the number of a clip
@@ -49,3 +57,15 @@ def load(pids: Path, delay_s: float = 0.0) -> Transcriber:
 
 def load_broken() -> Transcriber:
     raise CheckpointError("a tensor is missing")
+
+
+def load_growing(folder: Path) -> Transcriber:
+    """Decodes in a process (slow_engine.py), and in three once prompts have waited for a moment."""
+    engine_process.WORKER = f"{__package__}.slow_engine"
+    backlog.BACKLOG_S = 0.2
+    logging.getLogger("twostage_asr.engine.loader").info("%d cores", num_cores())
+    info = LLMInfo(hidden_size=HIDDEN_SIZE, vocab_size=256, max_position_embeddings=4096, eos_token_ids=(0,), tied=True)
+    source, options = LLMSource(folder, info, torch.float32, 4096), VLLMOptions(device=torch.device("cpu"))
+    decoder = ProcessDecoder(source, options, num_processes=1, max_processes=3, stall_timeout_s=60.0)
+    decoder.wait_until_ready()
+    return fake_transcriber(Path(tempfile.mkdtemp(dir=folder)), decoder=decoder)

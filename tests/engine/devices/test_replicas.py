@@ -2,7 +2,9 @@
 
 import io
 import itertools
+import logging
 import os
+import re
 import signal
 import time
 from collections import Counter
@@ -18,11 +20,13 @@ import pytest
 import soundfile
 import torch
 
-from tests.engine.devices.models import BROKEN, DEADLY, load, load_broken
+from tests.engine.devices import slow_engine
+from tests.engine.devices.models import BROKEN, DEADLY, load, load_broken, load_growing
 from tests.fake_model import FakeFamily, fake_transcriber, samples, text_of
 from tests.processes import is_running, processes
 from twostage_asr.engine import CheckpointError, ConfigError, DecodeError, transcribe_options
 from twostage_asr.engine.audio.inputs import AudioInput, expand_inputs
+from twostage_asr.engine.cores import num_cores
 from twostage_asr.engine.devices import replica
 from twostage_asr.engine.devices.replicas import Replicas
 
@@ -256,6 +260,34 @@ def test_a_model_that_cannot_be_loaded_names_its_device_and_leaves_no_process(tm
     with pytest.raises(CheckpointError, match="cpu 1: a tensor is missing"):
         Replicas(FAMILY, [("cpu 0", partial(load, tmp_path)), ("cpu 1", load_broken)])
     assert processes() == before
+
+
+def test_each_process_starts_further_engines_as_one_alone_does_and_the_log_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its engine's prompts wait, because it is given as many clips as it can take up; and it has its share of cores."""
+    caplog.set_level(logging.INFO, "twostage_asr")
+    found: dict[str, list[str]] = {}
+    with Replicas(FAMILY, [(f"cuda:{number}", partial(load_growing, tmp_path)) for number in range(2)]) as model:
+        endless = (AudioInput(key=f"{number}", source=samples(1, 0.1)) for number in itertools.count())
+        deadline = time.monotonic() + 60
+        with closing(model.run(endless, SMALL)) as results:
+            for _, transcript in results:
+                assert transcript.text == "A"
+                found = {device: lines_of(device, caplog) for device in model.devices}
+                if time.monotonic() > deadline or all("3 vLLM engines decode" in lines for lines in found.values()):
+                    break
+    for lines in found.values():
+        assert lines[0] == f"{max(1, num_cores() // 2)} cores"
+        waiting = re.fullmatch(r"(\d+) prompts wait; 2 more vLLM engines are loading", lines[1])
+        assert waiting is not None and int(waiting[1]) >= slow_engine.MAX_PENDING - SMALL.batch_size
+        assert lines[2:] == ["2 vLLM engines decode", "3 vLLM engines decode"]
+    assert len(found) == 2
+
+
+def lines_of(device: str, caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What this device has said in the log."""
+    return [line.removeprefix(f"{device}: ") for line in caplog.messages if line.startswith(f"{device}: ")]
 
 
 def test_processes_that_do_not_leave_are_waited_for_together() -> None:
