@@ -93,7 +93,9 @@ def load_transcriber(engine_dir: Path, config: EngineConfig) -> Transcriber:
 
 
 def _preparing_steps(acoustic: AcousticModel, aligner: WordAligner | None) -> list[Callable[[], None]]:
-    return [acoustic.prepare, *([aligner.warm_up] if aligner else []), *acoustic.further_steps()]
+    if aligner is None:
+        return [acoustic.prepare, *acoustic.further_steps()]
+    return [aligner.start_processes, acoustic.prepare, aligner.warm_up, *acoustic.further_steps()]
 
 
 def share_gpu(config: EngineConfig, *, in_children: bool = False) -> str:
