@@ -22,15 +22,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import uvicorn
-from fastapi import FastAPI
 
 from ..errors import ConfigError
 from .connections import LOG_EVERY_S, Connections, protocols, raise_file_limit
-from .recognizer import Recognizer
-from .remote import RemoteService
+
+if TYPE_CHECKING:  # see front_ends.py
+    from fastapi import FastAPI
+
+    from .recognizer import Recognizer
 
 ENGINE_FAILED = 70  # EX_SOFTWARE of sysexits.h
 FAILED_GRACE_S = 1.0  # from the engine's death to the end of the process, to send answers and let probes see /ready
@@ -108,8 +110,8 @@ def log_addresses(sockets: Sequence[socket.socket], *, is_tls: bool) -> None:
 
 
 def serve(
-    app: FastAPI,
-    recognizer: Recognizer,
+    app: "FastAPI",
+    recognizer: "Recognizer",
     address: Address,
     sockets: list[socket.socket],
     *,
@@ -123,7 +125,7 @@ def serve(
 
 
 def server_of(
-    app: FastAPI, recognizer: Recognizer, address: Address, *, beside: Sequence[Listener] = ()
+    app: "FastAPI", recognizer: "Recognizer", address: Address, *, beside: Sequence[Listener] = ()
 ) -> uvicorn.Server:
     """uvicorn's server, configured with this server's limits and its way to end."""
     connections = Connections(recognizer.settings, recognizer.metrics, recognizer.session_bytes, recognizer.ledger)
@@ -150,8 +152,10 @@ class _Server(uvicorn.Server):
     """uvicorn's server, which drains before it ends, and ends if the engine dies."""
 
     def __init__(
-        self, config: uvicorn.Config, recognizer: Recognizer, connections: Connections, beside: Sequence[Listener]
+        self, config: uvicorn.Config, recognizer: "Recognizer", connections: Connections, beside: Sequence[Listener]
     ) -> None:
+        from .remote import RemoteService
+
         super().__init__(config)
         self._recognizer = recognizer
         self._connections = connections
