@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..console import spare_loaded_objects
+from ..decoder.sharing import share_gpu_ahead
 from ..errors import ConfigError
 from ..text_files import read_lines
 from .command import add_model_options, model_options
@@ -206,6 +207,7 @@ def run(args: argparse.Namespace) -> int:
     sockets = bind(address)
     operation = None if args.operation_port is None else OperationServer(args.host, args.operation_port)
     log.info("loading %s; the server listens when that is done", args.model)
+    share_gpu_ahead(args)
     num_front_ends = number_of_front_ends(args.front_ends, args.device)
     if num_front_ends:
         setup = _setup(args, settings, address, num_front_ends)
