@@ -49,3 +49,8 @@ def test_a_program_asks_for_a_shared_gpu_before_it_imports_torch(
     code += f"cli.main({[command, '--model', 'any', *arguments]})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.stderr.splitlines()[-1] == "torch: False"
+
+
+def test_a_gpu_is_not_kept_waiting_for_what_aligns_on_a_cpu() -> None:
+    code = "import sys, twostage_asr.engine.auto; sys.exit('torchaudio' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
