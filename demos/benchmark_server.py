@@ -193,7 +193,7 @@ class Benchmark:
         most = max([256, *args.concurrency, *args.sessions])
         settings = ServerSettings(language=self.language, max_requests=2 * most, max_sessions=2 * most)
         how = (args.seconds, args.client_processes)
-        num_front_ends = number_of_front_ends(args.front_ends, self.transcriber.device)
+        num_front_ends = number_of_front_ends(args.front_ends, self.transcriber.device.type)
         with serving(self.transcriber, settings, num_front_ends) as port:
             http, live = f"http://127.0.0.1:{port}", f"ws://127.0.0.1:{port}"
             rate = ("--rate", str(args.rate)) if args.rate else ()

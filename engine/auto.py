@@ -15,12 +15,13 @@ from .audio.inputs import Inputs, iterate_inputs
 from .checks import argument_names, check_arguments, check_options, check_type
 from .closing import Closing
 from .config import EngineConfig, EngineOptions
+from .decoder.sharing import share_gpu
 from .devices.names import device_within, present_devices
 from .devices.replicas import Replicas
 from .errors import ConfigError
 from .families import FAMILIES, family_named
 from .hub.resolve import HubName, resolve_model
-from .loader import load_transcriber, share_gpu
+from .loader import load_transcriber
 from .manifest import EngineManifest
 from .options import GenerateOptions
 from .run_options import transcribe_options

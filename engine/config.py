@@ -8,6 +8,7 @@ from typing import Any, Literal, Self, TypedDict
 import torch
 
 from .checks import check_choice, check_fields, check_type
+from .decoder.sharing import is_spread
 from .devices.names import device_names
 from .errors import ConfigError
 
@@ -19,13 +20,6 @@ DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 _OTHER_DTYPE_NAMES = {"bfloat16": "bf16", "float32": "fp32", "float": "fp32", "float16": "fp16", "half": "fp16"}
 DEFAULT_MODEL_LEN = 4096
 MIN_STALL_TIMEOUT_S = 10.0
-# vLLM's arguments that spread one engine over several processes -> the values with which it stays in one.
-_SPREADING: dict[str, tuple[object, ...]] = {
-    "pipeline_parallel_size": (None, 1),
-    "prefill_context_parallel_size": (None, 1),
-    "data_parallel_size": (None, 1),
-    "distributed_executor_backend": (None, "uni"),
-}
 # Checked before a prompt is tokenised, which takes up to 50 ms for 64 KiB and a second for a megabyte. A thousand
 # hotwords take 12 KiB.
 DEFAULT_PROMPT_BYTES = 64 << 10
@@ -171,11 +165,6 @@ class EngineConfig:
             device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
         )
         return torch.bfloat16 if has_bf16 else torch.float32
-
-
-def is_spread(tensor_parallel_size: int, vllm: Mapping[str, Any]) -> bool:
-    """Whether vLLM spreads one engine over processes of its own: for tensor parallelism, or by its own arguments."""
-    return tensor_parallel_size > 1 or any(vllm.get(name) not in alone for name, alone in _SPREADING.items())
 
 
 def dtype_name(dtype: str | torch.dtype, argument: str = "dtype") -> str:

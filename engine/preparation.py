@@ -1,7 +1,7 @@
 """What makes a loaded model faster, done in a thread of its own while the model already works without it.
 
-On an NVIDIA GPU these are compiled layers and kernels. They take half a minute, or seconds with what earlier processes
-have left in the caches of torch and Triton. The first text needs none of them.
+On an NVIDIA GPU these are the processes that time words, and compiled layers and kernels. They take half a minute, or
+seconds with what earlier processes have left in the caches of torch and Triton. The first text needs none of them.
 """
 
 import logging

@@ -158,4 +158,7 @@ def load_module(path: Path, make: Callable[[], Module], options: StageOneOptions
         module.load_state_dict(load_file(path), strict=True, assign=True)
     except (OSError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"{path} does not hold the tensors that engine.json promises: {error}") from error
-    return module.eval().to(options.device, options.dtype)
+    # A GPU casts sooner than a CPU; one part after the other, it never holds all of them in both dtypes.
+    for part in reversed(list(module.modules())):
+        part.to(options.device).to(options.dtype)
+    return module.eval()

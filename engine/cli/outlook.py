@@ -27,7 +27,8 @@ def would_run(engine: dict[str, Any], *, measures: bool) -> Iterator[Finding]:
     """
     try:
         from ..config import EngineConfig
-        from ..loader import backend_on, installed_vllm_device
+        from ..decoder.sharing import installed_vllm_device
+        from ..loader import backend_on
     except (ImportError, OSError) as error:
         yield Finding("would run", "bad", f"nothing: {str(error).splitlines()[0]}", "mend the lines above that are bad")
         return
@@ -55,9 +56,9 @@ def would_run(engine: dict[str, Any], *, measures: bool) -> Iterator[Finding]:
 
 def _engines(config: "EngineConfig") -> str:
     """How many vLLM engines decode on the GPU, and whether MPS lets them compute at the same time."""
-    from ..config import is_spread
     from ..decoder.mps import COMMON_PIPE, CONTROL, PIPE
     from ..decoder.process_decoder import CORES_PER_ENGINE, engines_by_cores
+    from ..decoder.sharing import is_spread
 
     if is_spread(config.tensor_parallel_size, config.vllm):
         return f"one engine, which vLLM spreads over {config.tensor_parallel_size} GPUs"

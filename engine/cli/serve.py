@@ -4,20 +4,23 @@ import argparse
 import contextlib
 import ipaddress
 import os
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..console import spare_loaded_objects
+from ..decoder.sharing import share_gpu_ahead
 from ..errors import ConfigError
 from ..text_files import read_lines
-from .command import add_model_options, engine_options, model_options
+from .command import add_model_options, model_options
 from .file_options import add_known_speakers, known_speakers
 from .parser import Commands, new_parser
 
 if TYPE_CHECKING:
     from ..auto import AutoModelVLLM
     from ..server.front_ends import Setup
+    from ..server.operation import OperationServer
     from ..server.process import Address
     from ..server.recognizer import Recognizer
     from ..server.settings import ServerSettings
@@ -191,31 +194,44 @@ def _front_ends(text: str) -> int | None:
 
 def run(args: argparse.Namespace) -> int:
     """Load the model, serve until the end, and return the exit code."""
-    from ..config import DEFAULT_PROMPT_BYTES, EngineConfig
-    from ..server.app import create_app
     from ..server.front_ends import FrontEnds, number_of_front_ends
     from ..server.operation import OperationServer
-    from ..server.process import Listener, bind, log, serve, set_up_log
-    from ..server.recognizer import Recognizer
-    from ..vad import load_vad
+    from ..server.process import bind, log, set_up_log
 
     _name_model(args)
     limits = {name: value for name, *_ in _LIMITS if (value := getattr(args, name)) is not None}
-    engine = model_options(args)
     settings = _settings(args, limits)
-    engine["max_prompt_bytes"] = max(DEFAULT_PROMPT_BYTES, PROMPT_BYTES_PER_BYTE * settings.max_prompt_bytes)
     address = _address(args)
     wyoming = None if args.wyoming is None else _wyoming(args.wyoming, no_auth=args.no_auth)
     set_up_log(args.log_level)
     sockets = bind(address)
     operation = None if args.operation_port is None else OperationServer(args.host, args.operation_port)
-    log.info("loading %s; the server listens when that is done", engine["model"])
-    num_front_ends = number_of_front_ends(args.front_ends, EngineConfig(**engine_options(args)).torch_device())
+    log.info("loading %s; the server listens when that is done", args.model)
+    share_gpu_ahead(args)
+    num_front_ends = number_of_front_ends(args.front_ends, args.device)
     if num_front_ends:
         setup = _setup(args, settings, address, num_front_ends)
-        with contextlib.closing(FrontEnds(setup, sockets)) as front_ends, _loaded(args, engine) as model:
+        with contextlib.closing(FrontEnds(setup, sockets)) as front_ends, _loaded(args, settings) as model:
             return front_ends.serve(model.transcriber, operation)
-    with _loaded(args, engine) as model:
+    return _serve_here(args, settings, address, sockets, wyoming=wyoming, operation=operation)
+
+
+def _serve_here(
+    args: argparse.Namespace,
+    settings: "ServerSettings",
+    address: "Address",
+    sockets: list[socket.socket],
+    *,
+    wyoming: "Callable[[Recognizer], WyomingServer] | None",
+    operation: "OperationServer | None",
+) -> int:
+    """Serve without front ends."""
+    from ..server.app import create_app
+    from ..server.process import Listener, serve
+    from ..server.recognizer import Recognizer
+    from ..vad import load_vad
+
+    with _loaded(args, settings) as model:
         recognizer = Recognizer.of(model.transcriber, settings, vad=load_vad(args.vad), chunk_ms=args.chunk_ms)
         try:
             app = create_app(recognizer, offline=args.command == "serve", has_docs=not args.no_docs)
@@ -228,18 +244,20 @@ def run(args: argparse.Namespace) -> int:
 
 
 @contextlib.contextmanager
-def _loaded(args: argparse.Namespace, engine: dict[str, Any]) -> "Iterator[AutoModelVLLM]":
+def _loaded(args: argparse.Namespace, settings: "ServerSettings") -> "Iterator[AutoModelVLLM]":
     """The model. A speaker model that was named, or that knows voices, is loaded as well.
 
     Else the first request that asks who speaks loads one.
     """
     from ..auto import AutoModelVLLM  # imports torch
+    from ..config import DEFAULT_PROMPT_BYTES
     from ..speakers.loading import find_weights
 
+    prompt_bytes = PROMPT_BYTES_PER_BYTE * settings.max_prompt_bytes
     is_wanted = args.speaker_model != "auto" or bool(args.known_speakers)
     if is_wanted:
         find_weights(args.speaker_model)  # fail before the LLM loads, which takes minutes
-    with AutoModelVLLM(**engine) as model:
+    with AutoModelVLLM(**model_options(args), max_prompt_bytes=max(DEFAULT_PROMPT_BYTES, prompt_bytes)) as model:
         if is_wanted:
             model.transcriber.speaker_model()
         spare_loaded_objects()

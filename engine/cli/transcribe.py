@@ -11,6 +11,7 @@ from ..audio.channels import Channels
 from ..audio.inputs import AudioInput, Input, audio_files, expand_inputs
 from ..audio.loading import load, load_blocks
 from ..console import spare_loaded_objects, tell_loading
+from ..decoder.sharing import share_gpu_ahead
 from ..errors import ASRError, AudioError, ConfigError
 from ..isolation import alone
 from ..options import GenerateOptions
@@ -152,6 +153,7 @@ def _transcribe(args: argparse.Namespace, todo: Sequence[AudioInput], folder: Ou
         return
     options = file_options(args)
     tell_loading(args.model)
+    share_gpu_ahead(args)
     from ..auto import AutoModelVLLM
     from ..speakers.loading import find_weights
 

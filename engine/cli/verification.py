@@ -14,11 +14,11 @@ from ...convert.export import ensure_converted
 from ...convert.verify import verify_conversion
 from ..audio.urls import is_url
 from ..auto import AutoModelVLLM
+from ..decoder.sharing import installed_vllm_device
 from ..errors import ASRError
 from ..families import family_named
 from ..families.base import ModelFamily, Request
 from ..hub.resolve import HUBS, HubName, resolve_model
-from ..loader import installed_vllm_device
 from ..manifest import CTC_VOCABULARY_NAME, LLM_DIR_NAME, EngineManifest
 from ..text import LLMTokenizer
 from ..transcript import Transcript

@@ -13,9 +13,8 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
-
-import torch
 
 from ..worker_process import wait_readable
 
@@ -34,21 +33,33 @@ _PROBE = (
 )
 
 
-@functools.cache
 def share_gpus(*, in_children: bool = False) -> str:
     """Let this process and its children compute on a GPU together, from now to the end of this process.
 
     `in_children`: only the children will, so that it does not matter whether this process has used CUDA.
 
-    Returns why that is not possible, or "". A service that an administrator runs is used as it is.
+    Returns why that is not possible, or "". A service that an administrator runs is used as it is. A call that comes
+    while another thread's is at work waits for its answer.
     """
+    with _ASKING:
+        return _share_gpus(in_children)
+
+
+@functools.cache
+def _share_gpus(in_children: bool) -> str:
     if PIPE in os.environ or (COMMON_PIPE / "control").exists():
         return ""
     if shutil.which(CONTROL) is None:
         return f"{CONTROL} is not installed"
-    if not in_children and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+    if not in_children and _has_used_cuda():
         return "this process has used CUDA before"
     return _start()
+
+
+def _has_used_cuda() -> bool:
+    """Whether this process has a context of torch; while torch is being imported, it has none."""
+    cuda = getattr(sys.modules.get("torch"), "cuda", None)
+    return bool(getattr(cuda, "is_initialized", bool)())
 
 
 def _start() -> str:
@@ -92,4 +103,5 @@ def _start() -> str:
     return failure
 
 
+_ASKING = threading.Lock()
 _keepers: list["subprocess.Popen[bytes]"] = []  # an object that is collected would close the pipe

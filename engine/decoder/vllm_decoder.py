@@ -19,9 +19,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..config import is_spread
 from ..errors import ConfigError, DecodeError
 from .base import POLL_S, DecodeParams, DraftSource, Hypothesis, LLMSource
+from .sharing import is_spread
 
 # vLLM's engine arguments that have their own argument here, and those that this decoder requires.
 OWN_ARGUMENTS = frozenset({"dtype", "gpu_memory_utilization", "max_model_len", "model", "tensor_parallel_size"})

@@ -21,12 +21,13 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # until uvicorn takes it: the engine's process tells when to leave
     sockets = [socket.socket(fileno=each) for each in setup.sockets]
     ledger = SharedLedger(setup.ledger, setup.num_front_ends + 1, setup.number)
+    vad = load_vad(setup.vad)
     try:
         card: ModelCard = receive(engine)
     except (EOFError, OSError):  # there is no model: its process has ended, and its error says why
         return
     service = RemoteService(engine, card, Arena(setup.arena), ledger)
-    recognizer = Recognizer(service, setup.settings, vad=load_vad(setup.vad), chunk_ms=setup.chunk_ms, ledger=ledger)
+    recognizer = Recognizer(service, setup.settings, vad=vad, chunk_ms=setup.chunk_ms, ledger=ledger)
     app = create_app(recognizer, offline=setup.offline, has_docs=setup.has_docs)
     beside = _wyoming(setup, recognizer)
     server = server_of(app, recognizer, setup.address, beside=beside, on_listening=service.say_ready)

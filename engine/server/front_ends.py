@@ -8,6 +8,7 @@ accepted it. A front end that dies takes its own connections with it, and anothe
 all end. SIGTERM, SIGINT and SIGHUP make every front end shut down as a server without front ends does (process.py).
 """
 
+import ctypes
 import logging
 import os
 import pickle
@@ -20,13 +21,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from ..cores import num_cores
 from ..errors import ASRError, ConfigError, InternalError
-from ..transcriber import Transcriber
 from ..worker_process import Child, send, start_child
 from .channel import READ_BYTES, Arena, Frame, FrameReader, Kind, Outbox, frame
 from .connections import MOST_FILES, file_limit, raise_file_limit
@@ -34,9 +32,12 @@ from .ledger import SharedLedger
 from .metrics import Metrics, counters_of, merged, merged_text
 from .operation import OperationServer
 from .process import ENGINE_FAILED, FAILED_GRACE_S, TICK_S, Address, ended_by_hang_up, log_addresses
-from .remote import ModelCard
-from .service import LocalService
 from .settings import ServerSettings
+
+if TYPE_CHECKING:  # front ends are started before torch is imported, which takes as long as it takes them
+    from ..transcriber import Transcriber
+    from .remote import ModelCard
+    from .service import LocalService
 
 RESTART_S = 1.0  # from the death of a front end to the start of the next
 AUTO_FRONT_ENDS, AUTO_CORES = 4, 8  # beside a GPU, on a machine with at least so many cores
@@ -81,11 +82,25 @@ class _FrontEnd:
     is_ready: bool = False
 
 
-def number_of_front_ends(asked: int | None, device: torch.device) -> int:
-    """What was asked for; else as many as pay, because a CPU that computes both stages has no core to spare."""
+def number_of_front_ends(asked: int | None, device: str) -> int:
+    """What was asked for; else as many as pay, because a CPU that computes both stages has no core to spare.
+
+    `device` is named as in EngineConfig.
+    """
     if asked is not None:
         return asked
-    return AUTO_FRONT_ENDS if device.type == "cuda" and num_cores() >= AUTO_CORES else 0
+    on_gpu = _sees_gpu() if device == "auto" else device.startswith("cuda")
+    return AUTO_FRONT_ENDS if on_gpu and num_cores() >= AUTO_CORES else 0
+
+
+def _sees_gpu() -> bool:
+    """Whether the driver has an NVIDIA GPU for this process. torch would take seconds to be imported and asked."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    count = ctypes.c_int()
+    return not driver.cuInit(0) and not driver.cuDeviceGetCount(ctypes.byref(count)) and count.value > 0
 
 
 class FrontEnds:
@@ -113,12 +128,15 @@ class FrontEnds:
         self._ends_at: float | None = None  # time.monotonic() at which those that are left are killed
         self._fronts = {number: self._start(number) for number in range(setup.num_front_ends)}
 
-    def serve(self, model: Transcriber, operation: OperationServer | None = None) -> int:
+    def serve(self, model: "Transcriber", operation: OperationServer | None = None) -> int:
         """Serve until a signal or the engine's death; returns the exit code.
 
         Raises:
             ConfigError: a front end has ended before it could serve.
         """
+        from .remote import ModelCard
+        from .service import LocalService
+
         max_waiting = self._setup.settings.max_waiting
         service = LocalService(model, self.metrics, max_waiting=max_waiting)
         num_readers = max(2, num_cores() // self._setup.num_front_ends)
@@ -149,8 +167,10 @@ class FrontEnds:
         return ENGINE_FAILED if service.failed else 0
 
     def close(self) -> None:
-        """End all front ends at once; idempotent."""
+        """End all front ends at once; idempotent. One that is still importing would not notice that we hang up."""
         for front in list(self._fronts.values()):
+            if not front.is_ready:
+                front.child.process.kill()
             front.child.close()
         self._fronts.clear()
 

@@ -23,14 +23,17 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import uvicorn
-from fastapi import FastAPI
 
 from ..errors import ConfigError
 from .connections import LOG_EVERY_S, Connections, protocols, raise_file_limit
-from .recognizer import Recognizer
+
+if TYPE_CHECKING:  # see front_ends.py
+    from fastapi import FastAPI
+
+    from .recognizer import Recognizer
 
 ENGINE_FAILED = 70  # EX_SOFTWARE of sysexits.h
 FAILED_GRACE_S = 1.0  # from the engine's death to the end of the process, to send answers and let probes see /ready
@@ -108,8 +111,8 @@ def log_addresses(sockets: Sequence[socket.socket], *, is_tls: bool) -> None:
 
 
 def serve(
-    app: FastAPI,
-    recognizer: Recognizer,
+    app: "FastAPI",
+    recognizer: "Recognizer",
     address: Address,
     sockets: list[socket.socket],
     *,
@@ -127,8 +130,8 @@ def serve(
 
 
 def server_of(
-    app: FastAPI,
-    recognizer: Recognizer,
+    app: "FastAPI",
+    recognizer: "Recognizer",
     address: Address,
     *,
     beside: Sequence[Listener] = (),
@@ -164,7 +167,7 @@ class _Server(uvicorn.Server):
     def __init__(
         self,
         config: uvicorn.Config,
-        recognizer: Recognizer,
+        recognizer: "Recognizer",
         connections: Connections,
         beside: Sequence[Listener],
         on_listening: Callable[[], None],

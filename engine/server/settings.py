@@ -2,13 +2,16 @@
 
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..audio.decode import AudioLimits
 from ..errors import ConfigError
-from ..speakers.enrolment import KnownSpeakers
 from .api_keys import parse_keys, read_keys
 from .origins import require_origin
 from .page_content import PageContent
+
+if TYPE_CHECKING:  # see front_ends.py
+    from ..speakers.enrolment import KnownSpeakers
 
 _MAY_BE_ZERO = ("min_body_rate", "retry_after_s", "drain_delay_s", "drain_s")
 
@@ -26,7 +29,7 @@ class ServerSettings:
     cors_origins: tuple[str, ...] = ()  # origins of web pages that may call it; "*": any; "null": pages from a disk
     url_hosts: tuple[str, ...] = ()  # hosts from which audio may be fetched on a client's behalf
     names_speakers: bool = False  # FunASR's WebSockets say who speaks, unless a client says SPK:false
-    known_speakers: KnownSpeakers | None = None  # where a request or session that asks who speaks names none itself
+    known_speakers: "KnownSpeakers | None" = None  # where a request or session that asks who speaks names none itself
     page: PageContent = field(default_factory=PageContent)  # of the web page at /
     strict_fields: bool = False  # unknown fields of a request are errors instead of being ignored
 

@@ -87,7 +87,7 @@ class WordAligner:
     """Finds word times with one CTC head."""
 
     def __init__(self, tokenizer: CTCTokenizer, head: CTCHead, clock: FrameClock, *, num_processes: int = 0) -> None:
-        """`num_processes` worker processes share the CPU's work if there are many texts.
+        """`num_processes` worker processes share the CPU's work on many texts, once `start_processes` was called.
 
         Raises CheckpointError if tokenizer and head do not match.
         """
@@ -103,6 +103,10 @@ class WordAligner:
         self._stream: torch.cuda.Stream | None = None
         if device.type == "cuda":
             self._stream = torch.cuda.Stream(device, priority=-1)  # type: ignore[no-untyped-call]
+
+    def start_processes(self) -> None:
+        """Start the worker processes, which takes about a second; another thread may align meanwhile."""
+        self._timers.start()
 
     def warm_up(self) -> None:
         """Compile the GPU kernels for texts of up to _MOST_WARM tokens, so that no request waits for it.

@@ -166,6 +166,10 @@ class WordTimer:
         self._targets: Targets
         self._min_frames: IntArray
 
+    def __reduce__(self) -> tuple[type[Self], tuple[CTCTokenizer, CTCFrames]]:
+        """Another process gets it without texts, which another thread may be changing."""
+        return type(self), (self._tokenizer, self._frames)
+
     def answer(self, question: Texts | Emissions) -> TargetTokens | list[TimedText]:
         """Call `targets` or `timed`, by the type of the argument."""
         return self.targets(question) if isinstance(question, Texts) else self.timed(question)

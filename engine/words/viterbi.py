@@ -18,7 +18,6 @@ All of them hold every state of every frame, so long clips are searched in block
 
 import torch
 from torch import Tensor
-from torchaudio.functional import forced_align
 
 BLANK = 0  # its column in `emissions`
 
@@ -37,6 +36,8 @@ def path_log_probs(emissions: Tensor, targets: Tensor, states: Tensor) -> Tensor
 
 def torchaudio_paths(emissions: Tensor, targets: Tensor, frame_lens: Tensor, target_lens: Tensor) -> Tensor:
     """`best_paths` with one call of torchaudio.functional.forced_align per clip."""
+    from torchaudio.functional import forced_align  # which no GPU needs
+
     states = torch.zeros(emissions.shape[:2], dtype=torch.int64, device=emissions.device)
     for b, (num_frames, num_targets) in enumerate(zip(frame_lens.tolist(), target_lens.tolist(), strict=True)):
         if num_targets:

@@ -1,11 +1,15 @@
-"""Each public name may be the first that a program imports: no cycle of imports needs another one before it."""
+"""What is imported when: each public name may be the first, and a program begins what takes long before torch."""
 
 import ast
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.paths import ROOT
+
+CLIP = ROOT / "demos" / "micro" / "clips" / "en_volume.flac"
 
 CHECK = """
 import os, sys, traceback
@@ -57,3 +61,25 @@ def test_the_converter_imports_only_what_says_how_files_are_read() -> None:
 def test_each_public_name_may_be_imported_first() -> None:
     done = subprocess.run([sys.executable, "-c", CHECK], capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments"),
+    [("transcribe", [str(CLIP), "--output-dir", "."]), ("serve", ["--port", "0", "--front-ends", "0"])],
+)
+def test_a_program_asks_for_a_shared_gpu_before_it_imports_torch(
+    command: str, arguments: list[str], tmp_path: Path
+) -> None:
+    """Each takes seconds, and waits for other processes or for the disk meanwhile."""
+    code = (
+        f"import sys\nfrom twostage_asr.engine import cli\nfrom twostage_asr.engine.cli import {command} as command\n"
+    )
+    code += "command.share_gpu_ahead = lambda choice: sys.exit(f'torch: {\"torch\" in sys.modules}')\n"
+    code += f"cli.main({[command, '--model', 'any', *arguments]})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.stderr.splitlines()[-1] == "torch: False"
+
+
+def test_a_gpu_is_not_kept_waiting_for_what_aligns_on_a_cpu() -> None:
+    code = "import sys, twostage_asr.engine.auto; sys.exit('torchaudio' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

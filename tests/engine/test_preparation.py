@@ -2,11 +2,13 @@
 
 import sys
 import threading
+from unittest.mock import Mock, call
 
 import pytest
 
 from twostage_asr.engine import preparation
 from twostage_asr.engine.captures import CAPTURES
+from twostage_asr.engine.loader import _preparing_steps
 from twostage_asr.engine.preparation import Preparation
 
 
@@ -41,6 +43,15 @@ def test_other_threads_get_their_turn_sooner_while_a_step_runs() -> None:
     steps.wait()
     assert seen == [pytest.approx(preparation.SWITCH_INTERVAL_S)]
     assert sys.getswitchinterval() == usual
+
+
+def test_the_processes_that_time_words_come_before_any_compiler() -> None:
+    acoustic, aligner = Mock(), Mock()
+    acoustic.further_steps.return_value = []
+    for step in _preparing_steps(acoustic, aligner):
+        step()
+    assert aligner.method_calls == [call.start_processes(), call.warm_up()]
+    assert _preparing_steps(acoustic, aligner)[0] is aligner.start_processes
 
 
 def test_a_step_that_fails_is_done_without(caplog: pytest.LogCaptureFixture) -> None:

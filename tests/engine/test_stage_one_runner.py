@@ -1,11 +1,15 @@
 """What stage 1 prepares behind the first text, and what its graphs hold."""
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.recorded_graphs import Operations, RecordedGraph, record_graphs
 from twostage_asr.encoders import SAMPLE_RATE
@@ -15,7 +19,7 @@ from twostage_asr.encoders.fun_asr_nano import FunASRNanoAcoustic, FunASRNanoAco
 from twostage_asr.encoders.sensevoice import SenseVoiceConfig
 from twostage_asr.engine.acoustic.base import StageOneOptions
 from twostage_asr.engine.acoustic.cuda_graphs import FRAME_STEP, MAX_CLIPS, MAX_FRAMES, bucket_of
-from twostage_asr.engine.acoustic.runner import USUAL_CLIPS, StageOneRunner
+from twostage_asr.engine.acoustic.runner import USUAL_CLIPS, StageOneRunner, load_module
 from twostage_asr.engine.families.fun_asr_nano import FunASRNanoAcousticModel
 
 FRAME_SAMPLES = 960
@@ -44,6 +48,32 @@ class Runner(StageOneRunner):
 def runner(max_clips: int) -> Runner:
     options = StageOneOptions(device=torch.device("cpu"), dtype=torch.float32, embeds_dtype=torch.float32)
     return Runner(options, max_clips=max_clips)
+
+
+class Casts(TorchDispatchMode):
+    """Notes the devices of the tensors that are cast."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.devices: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten._to_copy.default and found.dtype != args[0].dtype:
+            self.devices.append(args[0].device.type)
+        return found
+
+
+def test_weights_are_cast_on_the_device_that_gets_them(tmp_path: Path) -> None:
+    """A CPU takes a second for what takes a GPU none."""
+    save_file(nn.Sequential(nn.Linear(3, 2), nn.Sequential(nn.Linear(2, 1))).state_dict(), tmp_path / "weights")
+    options = StageOneOptions(device=torch.device("meta"), dtype=torch.bfloat16, embeds_dtype=torch.bfloat16)
+    with Casts() as casts:
+        loaded = load_module(
+            tmp_path / "weights", lambda: nn.Sequential(nn.Linear(3, 2), nn.Sequential(nn.Linear(2, 1))), options
+        )
+    assert casts.devices == ["meta"] * 4
+    assert {(weight.device.type, weight.dtype) for weight in loaded.parameters()} == {("meta", torch.bfloat16)}
 
 
 def buckets_of(ours: Runner) -> list[tuple[int, int]]:

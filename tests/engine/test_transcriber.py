@@ -79,6 +79,7 @@ def test_no_process_that_times_words_changes_a_transcript(
     _, aligner = family_named(manifest.family).build_acoustic_model(engine_dir, manifest, options)
     assert aligner is not None
     with contextlib.closing(aligner):
+        aligner.start_processes()
         transcriber = replace(vllm_model.transcriber, aligner=aligner)
         inputs = [*sources * 2, str(tmp_path / "nowhere.wav")]
         found = dict(transcriber.run(expand_inputs(inputs), transcribe_options()))

@@ -3,12 +3,16 @@
 import os
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.processes import is_running, wait_until
-from twostage_asr.engine.decoder import mps
+from twostage_asr.engine.config import EngineConfig
+from twostage_asr.engine.decoder import mps, sharing
 
 CONTROL = """#!/bin/sh
 case "$1" in
@@ -99,10 +103,43 @@ def test_an_administrators_service_is_used_as_it_is(followed: Path, monkeypatch:
 
 
 def test_a_process_that_has_used_cuda_can_still_share_gpus_among_its_children(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mps.torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(mps.shutil, "which", lambda _: "here")
     monkeypatch.setattr(mps, "COMMON_PIPE", Path("/nowhere"))
     monkeypatch.delenv(mps.PIPE, raising=False)
     monkeypatch.setattr(mps, "_start", lambda: "")
-    assert mps.share_gpus.__wrapped__() == "this process has used CUDA before"
-    assert mps.share_gpus.__wrapped__(in_children=True) == ""
+    assert mps._share_gpus.__wrapped__(False) == "this process has used CUDA before"
+    assert mps._share_gpus.__wrapped__(True) == ""
+
+
+def test_who_asks_meanwhile_waits_for_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, may_answer = threading.Event(), threading.Event()
+    num_asked = []
+
+    def start() -> str:
+        num_asked.append(1)
+        begun.set()
+        assert may_answer.wait(10)
+        return "it is refused"
+
+    monkeypatch.delenv(mps.PIPE, raising=False)
+    monkeypatch.setattr(mps, "COMMON_PIPE", Path("/nowhere"))
+    monkeypatch.setattr(mps.shutil, "which", lambda _: "here")
+    monkeypatch.setattr(mps, "_start", start)
+    monkeypatch.setattr(sharing, "installed_vllm_device", lambda: "cuda")
+    mps._share_gpus.cache_clear()
+    choice = EngineConfig()
+    sharing.share_gpu_ahead(choice)
+    assert begun.wait(10)
+    with ThreadPoolExecutor(1) as other:
+        later = other.submit(sharing.share_gpu, choice)
+        may_answer.set()
+        assert later.result(10) == "it is refused"
+    assert len(num_asked) == 1
+    mps._share_gpus.cache_clear()
+
+
+def test_the_service_is_started_without_torch() -> None:
+    """It takes a second, in which torch can be imported."""
+    code = "import sys, twostage_asr.engine.decoder.sharing; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

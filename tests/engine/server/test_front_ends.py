@@ -7,16 +7,18 @@ import os
 import signal
 import socket
 import ssl
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import requests
-import torch
 import websockets
 from wyoming.client import AsyncUnixClient
 from wyoming.info import Describe, Info
@@ -285,12 +287,39 @@ def test_a_front_end_is_ready_once_its_socket_listens() -> None:
 
 
 def test_front_ends_are_started_where_they_pay(monkeypatch: pytest.MonkeyPatch) -> None:
-    gpu, cpu = torch.device("cuda"), torch.device("cpu")
+    gpu, cpu = "cuda:1", "cpu"
     for num_cores, found in ((8, 4), (7, 0)):
         monkeypatch.setattr(front_ends, "num_cores", lambda num=num_cores: num)
         assert number_of_front_ends(None, gpu) == found
         assert number_of_front_ends(None, cpu) == 0
+        for sees_gpu in (True, False):
+            monkeypatch.setattr(front_ends, "_sees_gpu", lambda sees=sees_gpu: sees)
+            assert number_of_front_ends(None, "auto") == (found if sees_gpu else 0)
     assert [number_of_front_ends(asked, gpu) for asked in (0, 2)] == [0, 2]
+
+
+def test_front_ends_are_started_before_torch_is_imported() -> None:
+    """They take as long to be imported as it does."""
+    code = (
+        "import sys; from twostage_asr.engine import cli; from twostage_asr.engine.server import front_ends\n"
+        "front_ends.FrontEnds = lambda setup, sockets: sys.exit('torch' in sys.modules)\n"
+        "cli.main(['serve', '--model', 'any', '--port', '0', '--front-ends', '2'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
+
+
+def test_a_server_that_fails_does_not_wait_for_imports() -> None:
+    """A front end that is still importing does not notice a closed socket, and would be waited for."""
+    setup = Setup(settings=ServerSettings(), address=HERE, chunk_ms=480, num_front_ends=2)
+    started = FrontEnds(setup, bind(HERE))
+    children = [front.child for front in started._fronts.values()]
+    with contextlib.ExitStack() as at_end:
+        for child in children:
+            at_end.callback(replace(child, socket=child.socket.dup()).close)
+            child.socket.close()  # so that closing the child does nothing, and hangs up on nobody
+        started.close()
+        assert [child.process.wait(2) for child in children] == [-signal.SIGKILL] * 2
 
 
 def test_places_in_the_arena_are_used_again() -> None:

@@ -1,6 +1,7 @@
 """Word times from a CTC head whose probabilities the test chooses: its hidden states are its logits."""
 
 import math
+import pickle
 import subprocess
 import sys
 import threading
@@ -26,7 +27,7 @@ from twostage_asr.engine.words import viterbi_blocks
 from twostage_asr.engine.words.aligner import HALF_WINDOW_S, Alignment, WordAligner
 from twostage_asr.engine.words.confidence import WrittenTokens
 from twostage_asr.engine.words.split import split_words
-from twostage_asr.engine.words.timer import MIN_TOKEN_S, Emissions, Targets, _settle
+from twostage_asr.engine.words.timer import MIN_TOKEN_S, CTCFrames, Emissions, Targets, Texts, WordTimer, _settle
 from twostage_asr.engine.words.tokenizer import CTCTokenizer
 from twostage_asr.engine.words.viterbi import BLANK, best_paths, path_log_probs
 from twostage_asr.engine.words.viterbi_blocks import Path
@@ -405,6 +406,7 @@ def test_texts_together_are_looked_for_as_each_alone(tokenizer: CTCTokenizer, te
 @pytest.fixture(scope="module")
 def with_processes(tokenizer: CTCTokenizer) -> Iterator[WordAligner]:
     aligner = WordAligner(tokenizer, transparent_head(), FrameClock(), num_processes=2)
+    aligner.start_processes()
     yield aligner
     aligner.close()
 
@@ -462,11 +464,21 @@ def interrupted(_: object) -> None:
 def test_closed_processes_are_gone(tokenizer: CTCTokenizer) -> None:
     before = processes()
     aligner = WordAligner(tokenizer, transparent_head(), FrameClock(), num_processes=2)
+    assert processes() <= before  # a model that is being loaded does not wait for their imports
+    aligner.start_processes()
     assert len(processes() - before) == 2
     aligner.close()
     assert processes() <= before
     hidden, texts, durations, _ = many_clips(tokenizer)
     assert len(aligner.align(hidden, texts, durations)) == len(texts)  # here
+
+
+def test_a_process_gets_a_timer_without_the_texts_of_another_thread(tokenizer: CTCTokenizer) -> None:
+    timer = WordTimer(tokenizer, CTCFrames(FRAME_S, HALF_WINDOW_S, BLANK_ID, VOCAB_SIZE))
+    timer.targets(Texts(["the set"], [20], [1.2], [None], compare=False))
+    copied = pickle.loads(pickle.dumps(timer))
+    assert copied._tokenizer.encode("the set") == tokenizer.encode("the set")
+    assert not hasattr(copied, "_texts")
 
 
 def test_timing_words_needs_no_torch() -> None:
