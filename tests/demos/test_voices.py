@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from average import average
 from evaluate_voices import Heard, _kokoro_clips, is_made_of, is_right, spoken_words, table
 from everyday import DRILLS, ENGLISH_SAYINGS, EVERYDAY, MANDARIN_SAYINGS, is_reserved
 from grammar import Grammar, Sentence, same, spoken_as
@@ -210,6 +211,19 @@ def test_going_on_from_a_checkpoint_keeps_its_weights_and_makes_new_tokens_of_kn
     torch.testing.assert_close(own[new.end_id], table_[old.end_id])
     name = "llm.model.layers.0.mlp.up_proj.weight"
     torch.testing.assert_close(model.state_dict()[name], weights[name].float())
+
+
+def test_a_mean_of_two_checkpoints_lies_where_its_weight_says(tmp_path: Path) -> None:
+    for name, value in (("one", 1.0), ("two", 3.0)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "multilingual.tiktoken").write_text("YQ== 0")
+        torch.save({"state_dict": {"w": torch.full((2,), value, dtype=torch.bfloat16)}}, tmp_path / name / "model.pt")
+    average(tmp_path / "one", tmp_path / "two", tmp_path / "mean", weight=0.75)
+    found = torch.load(tmp_path / "mean" / "model.pt", weights_only=True)["state_dict"]["w"]
+    assert found.dtype == torch.bfloat16 and found.tolist() == [2.5, 2.5]
+    (tmp_path / "two" / "multilingual.tiktoken").write_text("Yg== 0")
+    with pytest.raises(ValueError, match="vocabularies"):
+        average(tmp_path / "one", tmp_path / "two", tmp_path / "other", weight=0.75)
 
 
 def _model(vocabulary: Vocabulary) -> MicroModel:
