@@ -107,8 +107,8 @@ DEMO_CLIPS = (
 NATURAL_CLIPS = (
     Recipe(
         key="en_natural",
-        sentences=(compose("英文", "Set a timer for {}.", [spoken_as("forty minutes", "40 minutes")]),),
-        voice=Voice(file="am_eric"),
+        sentences=(compose("英文", "Set a timer for {}.", [spoken_as("fifty nine minutes", "59 minutes")]),),
+        voice=Voice(file="af_nova"),
     ),
     Recipe(
         key="zh_natural",

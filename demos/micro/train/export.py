@@ -204,7 +204,7 @@ _ABOUT = {  # what the server's web page says of the model
     "sentences": [
         "Set the volume to 25.",
         "What is the weather in London today?",
-        "Set a timer for 40 minutes.",
+        "Set a timer for 59 minutes.",
         "Call John Smith.",
         "The train leaves at 8:15 PM.",
         "The price is $240.",
