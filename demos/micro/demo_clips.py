@@ -1,6 +1,7 @@
 """The clips of the demo: one or two per thing that it shows.
 
-They show the model at its best: voices and rates were chosen among a dozen so that it has no doubt.
+They show the model at its best: espeak-ng's voices and rates were chosen among a dozen so that it has no doubt. The
+natural voices are Kokoro's, and two of those that no training has.
 """
 
 from dataclasses import replace
@@ -100,4 +101,18 @@ DEMO_CLIPS = (
     _ZH_WEATHER_NOISE,
     _EN_LONG,
     SILENCE,
+)
+
+# Spoken by Kokoro-82M; natural.py takes them from its shards.
+NATURAL_CLIPS = (
+    Recipe(
+        key="en_natural",
+        sentences=(compose("英文", "Set a timer for {}.", [spoken_as("fifty nine minutes", "59 minutes")]),),
+        voice=Voice(file="af_nova"),
+    ),
+    Recipe(
+        key="zh_natural",
+        sentences=(compose("中文", "下周成都的天气怎么样？", []),),
+        voice=Voice(file="zf_xiaoni"),
+    ),
 )

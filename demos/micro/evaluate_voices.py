@@ -1,12 +1,16 @@
 """One table by kind of voice: espeak-ng, Kokoro's voices, people.
 
     python demos/micro/evaluate_voices.py --model DIR [--heldout MANIFEST] [--kokoro SHARDS]
-        [--kokoro-held-out SHARDS] [--human HUMAN]
+        [--kokoro-held-out SHARDS] [--human HUMAN] [--digits DATASET]
 
 HUMAN holds manifest.jsonl (file, text, language, source, style) and nonspeech/. Digits, and whatever else is made of
 words that the grammars have, count as known: right when the words are, whatever their case, marks and figures. Other
 speech is unknown: right when nothing is written or the text is marked. No sound in nonspeech/ may have a text. Numbers
 that synthesizers speak are to be written as each clip says, in figures or in words; those of people in words.
+
+DATASET is a clone of the Free Spoken Digit Dataset (human_digits.py). Its recordings begin and end with the word: the
+first ten of each digit and held-out speaker are heard as they are, and with 0.3 s of silence around, as a microphone or
+a VAD would give them.
 """
 
 import argparse
@@ -20,13 +24,17 @@ from pathlib import Path
 
 import english
 import mandarin
+import numpy as np
 import soundfile
 from evaluate import edit_distance, without_punctuation
 from everyday import ENGLISH_SAYINGS, MANDARIN_SAYINGS
+from human_digits import HELD_OUT_SPEAKERS, read_recordings
 from natural import natural_clips
 
 SAMPLE_RATE = 16_000
 _MOST_CLIPS = 150  # of Kokoro, of each kind and language
+_MOST_DIGITS = 10  # of each digit and speaker
+_SILENCE_S = 0.3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +46,11 @@ class Heard:
     kind: str
     is_known: bool = True
     itn: bool = False  # numbers are asked for in figures
+    is_mandarin: bool | None = None  # how figures are read; None: as the text's other characters say
+
+    def said(self, text: str) -> str:
+        """What was written, as `words` is, without spaces."""
+        return spoken_words(text, is_mandarin=self.is_mandarin).replace(" ", "")
 
 
 def human_clips(folder: Path) -> Iterator[Heard]:
@@ -66,9 +79,24 @@ def _kokoro_clips(folder: Path, kind: str, out: Path) -> list[Heard]:
         if counts[clip.condition] <= _MOST_CLIPS:
             source = out / f"{kind} {clip.recipe.key}.wav"
             soundfile.write(source, clip.waveform, SAMPLE_RATE, subtype="PCM_16")
-            words, name = spoken_words(clip.recipe.text), f"Kokoro, {kind}, {clip.condition[:2]}"
-            found.append(Heard(source=source, words=words, kind=name, itn=clip.recipe.itn))
+            is_mandarin = clip.recipe.sentences[0].language == "中文"
+            words = spoken_words(clip.recipe.text, is_mandarin=is_mandarin)
+            name = f"Kokoro, {kind}, {clip.condition[:2]}"
+            heard = Heard(source=source, words=words, kind=name, itn=clip.recipe.itn, is_mandarin=is_mandarin)
+            found.append(heard)
     return found
+
+
+def _digit_clips(dataset: Path, out: Path) -> Iterator[Heard]:
+    """Digits of the held-out speakers, as they are and between silences, as files in `out`."""
+    recordings = read_recordings(dataset, HELD_OUT_SPEAKERS, most=_MOST_DIGITS)
+    for kind, silence_s in (("as they are", 0.0), ("between silences", _SILENCE_S)):
+        for number, recording in enumerate(recordings):
+            source = out / f"digit {kind} {number:03d}.wav"
+            waveform = np.pad(recording.samples, round(silence_s * SAMPLE_RATE)) / 2
+            soundfile.write(source, waveform, SAMPLE_RATE, subtype="PCM_16")
+            words = english.number_words(recording.digit)
+            yield Heard(source=source, words=words, kind=f"people, digits (FSDD), {kind}")
 
 
 def is_made_of(words: str, tokens: list[str], known: frozenset[str]) -> bool:
@@ -76,10 +104,10 @@ def is_made_of(words: str, tokens: list[str], known: frozenset[str]) -> bool:
     return words in known or (words.isascii() and all(token in known for token in tokens))
 
 
-def spoken_words(text: str) -> str:
-    """Case folded, without marks, figures below 10,000 as words."""
+def spoken_words(text: str, *, is_mandarin: bool | None = None) -> str:
+    """Case folded, without marks, figures below 10,000 as words, of the text's own language unless it is given."""
     text = without_punctuation(text.replace("'", "\x00")).replace("\x00", "'")
-    chinese = re.search(r"[\u4e00-\u9fff]", text) is not None
+    chinese = re.search(r"[\u4e00-\u9fff]", text) is not None if is_mandarin is None else is_mandarin
     say = mandarin.number_characters if chinese else english.number_words
     return re.sub(r"\d+", lambda found: _say_number(found.group(), say), text)
 
@@ -104,7 +132,7 @@ def table(heard: list[Heard], written: list[tuple[str, bool]]) -> str:
         groups[clip.kind].append((clip, text, is_marked))
     lines = ["| voices | clips | CER % | right % |", "|---|---|---|---|"]
     for kind, rows in groups.items():
-        pairs = [(clip.words.replace(" ", ""), spoken_words(text).replace(" ", "")) for clip, text, _ in rows]
+        pairs = [(clip.words.replace(" ", ""), clip.said(text)) for clip, text, _ in rows]
         characters = sum(len(right) for right, _ in pairs)
         errors = sum(edit_distance(right, text) for right, text in pairs)
         right = sum(is_right(*row) for row in rows)
@@ -117,7 +145,7 @@ def is_right(clip: Heard, text: str, is_marked: bool) -> bool:
     """Known speech: all words right. Unknown speech: no text, or a marked one."""
     if not clip.is_known:
         return not text or is_marked
-    return clip.words.replace(" ", "") == spoken_words(text).replace(" ", "")
+    return clip.words.replace(" ", "") == clip.said(text)
 
 
 def transcribe(model_dir: str, heard: list[Heard]) -> list[tuple[str, bool]]:
@@ -140,6 +168,7 @@ def main() -> None:
     parser.add_argument("--kokoro", type=Path, help="what kokoro.py spoke for the training")
     parser.add_argument("--kokoro-held-out", type=Path, help="what kokoro.py spoke with --held-out")
     parser.add_argument("--human", type=Path)
+    parser.add_argument("--digits", type=Path, help="clone of the Free Spoken Digit Dataset")
     parser.add_argument("--show-errors", action="store_true")
     arguments = parser.parse_args()
     heard: list[Heard] = []
@@ -156,6 +185,7 @@ def main() -> None:
         if arguments.kokoro_held_out:
             heard += _kokoro_clips(arguments.kokoro_held_out, "held-out voices", Path(folder))
         heard += human_clips(arguments.human) if arguments.human else []
+        heard += _digit_clips(arguments.digits, Path(folder)) if arguments.digits else []
         written = transcribe(arguments.model, heard)
     if arguments.show_errors:
         for clip, (text, is_marked) in zip(heard, written, strict=True):

@@ -1,13 +1,23 @@
-"""Held-out clips of natural voices: Kokoro's voices that no training has, as held-out clips are examined."""
+"""Held-out clips of natural voices: Kokoro's voices that no training has, as held-out clips are examined.
 
+    python demos/micro/natural.py SHARDS        # adds two of them to demos/micro/clips, after synthesize.py --set demo
+
+SHARDS: what speak.py spoke with --held-out.
+"""
+
+import argparse
+import json
 import random
 from pathlib import Path
 
 import numpy as np
+import soundfile
+from demo_clips import NATURAL_CLIPS
 from espeak import SAMPLE_RATE, Voice
 from heldout import HeldOutClip
 from kokoro import read_shards
 from render import Recipe
+from synthesize import DEMO_DIR, manifest_line
 
 _NAMES = {"英文": "en_kokoro", "中文": "zh_kokoro"}
 _MARGIN = round(0.3 * SAMPLE_RATE)
@@ -35,3 +45,21 @@ def natural_clips(folder: Path) -> list[HeldOutClip]:
         ]
         clips.append(HeldOutClip(condition=name, recipe=recipe, waveform=waveform, words=words))
     return clips
+
+
+def add_to_demo(folder: Path) -> None:
+    """Write the clips of NATURAL_CLIPS, and add their lines to the manifest."""
+    spoken = {(clip.recipe.spoken, clip.recipe.voice.file): clip for clip in natural_clips(folder)}
+    lines = []
+    for recipe in NATURAL_CLIPS:
+        clip = spoken[recipe.spoken, recipe.voice.file]
+        soundfile.write(DEMO_DIR / f"{recipe.stem}.flac", clip.waveform, SAMPLE_RATE, subtype="PCM_16")
+        lines.append(json.dumps(manifest_line(recipe, clip.words, ".flac"), ensure_ascii=False))
+    with (DEMO_DIR / "manifest.jsonl").open("a", encoding="utf-8") as manifest:
+        manifest.write("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("shards", type=Path)
+    add_to_demo(parser.parse_args().shards)

@@ -7,7 +7,8 @@
     python demos/micro/synthesize.py --set heldout --clips 320 --out DIR       # all that the table of README.md counts
     python demos/micro/synthesize.py --set heldout --clips 320 --first-run 320 --out DIR      # others
 
-Speech comes from espeak-ng; its library must be installed (see espeak.py). A set always has the same samples, given the
+Speech comes from espeak-ng; its library must be installed (see espeak.py). natural.py adds the demo's two clips of
+natural voices. A set always has the same samples, given the
 same espeak-ng (1.51 made the bundled clips). Every folder gets a manifest.jsonl with one line per clip:
 
     source    file, relative to the manifest; clips that differ in the prompt alone share one
@@ -17,7 +18,7 @@ same espeak-ng (1.51 made the bundled clips). Every folder gets a manifest.jsonl
     language  named in the prompt: "英文", "中文" or null
     hotwords  for the prompt
     itn       true: "25" for "twenty five"
-    voice     espeak-ng voice file and settings
+    voice     espeak-ng voice file and settings, or Kokoro's voice
     words     [[word or character, start, end], ...] in seconds from the start of the clip
     condition name of the held-out set (heldout.py); only there
     name      that the hotwords are about, as it should be written; only in held-out sets about names
@@ -75,6 +76,8 @@ def write_held_out(counts: Mapping[str, int], folder: Path, *, first_run: int = 
 def manifest_line(recipe: Recipe, words: Words, suffix: str) -> dict[str, object]:
     """The clip's line in manifest.jsonl."""
     voice = recipe.voice
+    is_natural = "/" not in voice.file  # files of espeak-ng lie in folders by language
+    settings = f"{voice.name} rate={voice.rate} pitch={voice.pitch} range={voice.pitch_range}"
     return {
         "source": recipe.stem + suffix,
         "key": recipe.key,
@@ -83,7 +86,7 @@ def manifest_line(recipe: Recipe, words: Words, suffix: str) -> dict[str, object
         "language": recipe.hint,
         "hotwords": list(recipe.hotwords),
         "itn": recipe.itn,
-        "voice": f"{voice.name} rate={voice.rate} pitch={voice.pitch} range={voice.pitch_range}",
+        "voice": f"Kokoro-82M {voice.name}" if is_natural else settings,
         "words": [[word, round(start, 3), round(end, 3)] for word, start, end in words],
     }
 

@@ -255,7 +255,7 @@ def set_key(key: str, value: object) -> Callable[[dict[str, Any]], None]:
         ("audio_encoder_conf.num_blocks", 7, r"13 missing: audio_encoder\.encoders\.5\."),
         ("audio_encoder_conf.attention_heads", 5, "multiple of attention_heads"),
         ("audio_encoder_conf.output_size", None, "lacks audio_encoder_conf.output_size"),
-        ("ctc_vocab_size", 1900, "is not below 1899|should be"),
+        ("ctc_vocab_size", 2400, "is not below 2399|should be"),
         ("audio_adaptor_conf.ffn_dim", "${nowhere.at_all}", "reference that cannot be resolved"),
     ],
 )
@@ -304,7 +304,7 @@ def test_outputs_of_the_ctc_head_that_no_token_explains_are_noted(
     """A vocabulary that was cut at the end of a line is a smaller vocabulary."""
     checkpoint = edited()
     config = ConfigFile.read(checkpoint / "config.yaml")
-    blank_id = 1853 + num_specials
+    blank_id = 2348 + num_specials
     ctc = CTCConfig(
         decoder=AdaptorConfig(encoder_dim=128, llm_dim=128, ffn_dim=256, n_layer=2),
         vocab_size=blank_id + 1,
@@ -317,8 +317,8 @@ def test_outputs_of_the_ctc_head_that_no_token_explains_are_noted(
 def test_a_vocabulary_that_reaches_the_blank_is_refused(edited: EditCheckpoint) -> None:
     checkpoint = edited()
     with (checkpoint / "multilingual.tiktoken").open("ab") as file:
-        file.write(b"QUJDREVG 1853\n")
-    with pytest.raises(CheckpointError, match="has 1854 tokens, but the head's blank is token 1853"):
+        file.write(b"QUJDREVG 2348\n")
+    with pytest.raises(CheckpointError, match="has 2349 tokens, but the head's blank is token 2348"):
         convert(checkpoint)
 
 
@@ -363,7 +363,7 @@ def test_without_any_stated_end_of_answer_the_tokenizers_is_taken(edited: EditCh
     (checkpoint / "Qwen3-0.6B" / "generation_config.json").unlink()
     path = checkpoint / "Qwen3-0.6B" / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "eos_token_id": None}))
-    assert EngineManifest.read(convert(checkpoint)).llm.eos_token_ids == (1855,)
+    assert EngineManifest.read(convert(checkpoint)).llm.eos_token_ids == (2350,)
 
 
 def test_an_unknown_model_is_refused_with_what_was_found_and_what_is_known(edited: EditCheckpoint) -> None:

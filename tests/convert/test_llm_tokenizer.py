@@ -33,7 +33,7 @@ def test_where_there_is_a_tokenizer_json_transformers_is_not_asked(edited: EditC
     (checkpoint / "Qwen3-0.6B" / "generation_config.json").unlink()
     path = checkpoint / "Qwen3-0.6B" / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "eos_token_id": None}))
-    assert EngineManifest.read(ensure_converted(checkpoint, progress=False)).llm.eos_token_ids == (1855,)
+    assert EngineManifest.read(ensure_converted(checkpoint, progress=False)).llm.eos_token_ids == (2350,)
     qwen = tiny_models.qwen3_asr(tmp_path / "qwen").directory
     assert set(EngineManifest.read(ensure_converted(qwen, progress=False)).llm.eos_token_ids) == {256, 258}
 
@@ -57,13 +57,13 @@ def test_the_end_of_a_text_is_read_in_either_form_from_either_file(
         (directory / other).write_text("{}")
     assert stated_eos(directory) is None
     (directory / name).write_text(json.dumps({"eos_token": eos}))
-    assert stated_eos(directory) == expected == 1855
+    assert stated_eos(directory) == expected == 2350
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda lines: lines[: len(lines) // 2], "0 make no token, and 799 of 1853 tokens"),
+        (lambda lines: lines[: len(lines) // 2], "0 make no token, and 1047 of 2348 tokens"),
         (lambda lines: [*lines, "Ġzq x"], "1 make no token"),
     ],
 )

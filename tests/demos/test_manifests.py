@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 from clip_sets import test_clips as make_test_clips
-from demo_clips import DEMO_CLIPS
+from demo_clips import DEMO_CLIPS, NATURAL_CLIPS
 from evaluate import without_punctuation
 from synthesize import DEMO_DIR, TESTS_DIR, manifest_line
 
@@ -84,7 +84,9 @@ def test_text_without_normalisation_and_hotwords_is_what_was_said(folder: Path, 
 
 
 @pytest.mark.parametrize(
-    ("folder", "recipes"), [(DEMO_DIR, list(DEMO_CLIPS)), (TESTS_DIR, make_test_clips())], ids=["demo", "tests"]
+    ("folder", "recipes"),
+    [(DEMO_DIR, [*DEMO_CLIPS, *NATURAL_CLIPS]), (TESTS_DIR, make_test_clips())],
+    ids=["demo", "tests"],
 )
 def test_recipes_describe_the_bundled_clips(folder: Path, recipes: list[Any]) -> None:
     rows = rows_of(folder)

@@ -8,11 +8,14 @@ from pathlib import Path
 import kokoro
 import numpy as np
 import pytest
+import soundfile
 import torch
+from average import average
 from evaluate_voices import Heard, _kokoro_clips, is_made_of, is_right, spoken_words, table
 from everyday import DRILLS, ENGLISH_SAYINGS, EVERYDAY, MANDARIN_SAYINGS, is_reserved
 from grammar import Grammar, Sentence, same, spoken_as
 from graph import Graph
+from human_digits import HELD_OUT_SPEAKERS, TRAINING_SPEAKERS, Recording, draw, read_recordings, say
 from mandarin import read_characters
 from natural import natural_clips
 from phonemes import as_verb_or_time
@@ -101,6 +104,36 @@ def test_held_out_clips_are_sentences_between_silences(shards: Path) -> None:
     assert clips[0].words[0][1] == pytest.approx(0.3)
 
 
+def test_a_string_of_human_digits_has_the_times_of_its_words() -> None:
+    tone = np.pad(np.ones(1600, np.float32), 800)
+    found = say([Recording(4, "theo", tone), Recording(2, "theo", tone)], [0.0, 0.1])
+    assert [unit[0] for unit in found.row["units"]] == ["four two", ""]
+    assert found.edges == pytest.approx(np.array([[0.05, 0.15], [0.35, 0.45]]))
+    assert len(found.samples) == 2 * 3200 + 1600
+
+
+def test_digits_are_those_of_the_speakers_that_are_asked_for_and_no_string_is_reserved(tmp_path: Path) -> None:
+    (tmp_path / "recordings").mkdir()
+    for speaker in (TRAINING_SPEAKERS[0], HELD_OUT_SPEAKERS[0]):
+        for digit in range(10):
+            tone = np.sin(np.arange(800) / 5)
+            soundfile.write(tmp_path / "recordings" / f"{digit}_{speaker}_0.wav", tone, 8_000)
+    recordings = read_recordings(tmp_path, TRAINING_SPEAKERS)
+    assert [each.digit for each in recordings] == list(range(10))
+    assert {len(each.samples) for each in recordings} == {1600}
+    spoken = draw(recordings * 5, random.Random(0))
+    kokoro.write_shard(tmp_path / "0.npz", spoken)
+    sentences = [sentence for sentence, _, _, _ in kokoro.read_shards(tmp_path) if sentence]
+    assert len(sentences) == len(spoken) > 4 * 50 + 80
+    assert not any(is_reserved(sentence) for sentence in sentences)
+    assert {voice for _, _, _, voice in kokoro.read_shards(tmp_path)} == {f"human_{TRAINING_SPEAKERS[0]}"}
+
+
+def test_figures_of_a_mandarin_clip_are_read_in_mandarin() -> None:
+    clip = Heard(source=Path(), words="二十二", kind="Kokoro", itn=True, is_mandarin=True)
+    assert is_right(clip, "22。", False)
+
+
 def test_no_style_of_the_training_holds_a_held_out_voice(tmp_path: Path) -> None:
     names = (*kokoro.HELD_OUT_VOICES, "af_sky", "bm_fable", "zf_xiaobei", "zm_yunjian")
     np.savez(tmp_path / "voices.npz", **{name: np.full((128, 256), n) for n, name in enumerate(names)})
@@ -178,6 +211,19 @@ def test_going_on_from_a_checkpoint_keeps_its_weights_and_makes_new_tokens_of_kn
     torch.testing.assert_close(own[new.end_id], table_[old.end_id])
     name = "llm.model.layers.0.mlp.up_proj.weight"
     torch.testing.assert_close(model.state_dict()[name], weights[name].float())
+
+
+def test_a_mean_of_two_checkpoints_lies_where_its_weight_says(tmp_path: Path) -> None:
+    for name, value in (("one", 1.0), ("two", 3.0)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "multilingual.tiktoken").write_text("YQ== 0")
+        torch.save({"state_dict": {"w": torch.full((2,), value, dtype=torch.bfloat16)}}, tmp_path / name / "model.pt")
+    average(tmp_path / "one", tmp_path / "two", tmp_path / "mean", weight=0.75)
+    found = torch.load(tmp_path / "mean" / "model.pt", weights_only=True)["state_dict"]["w"]
+    assert found.dtype == torch.bfloat16 and found.tolist() == [2.5, 2.5]
+    (tmp_path / "two" / "multilingual.tiktoken").write_text("Yg== 0")
+    with pytest.raises(ValueError, match="vocabularies"):
+        average(tmp_path / "one", tmp_path / "two", tmp_path / "other", weight=0.75)
 
 
 def _model(vocabulary: Vocabulary) -> MicroModel:

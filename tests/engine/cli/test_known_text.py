@@ -95,7 +95,7 @@ def test_windows_give_the_times_of_the_whole_within_a_frame(
     )
     # The encoder attends to all that it hears, so a word may be heard a frame earlier or later.
     assert (differences <= FRAME_S).mean() > 0.99
-    assert differences.max() <= 2 * FRAME_S
+    assert differences.max() < 2.5 * FRAME_S
 
 
 class LocalModel:

@@ -19,7 +19,7 @@ from tests.engine.server.requests_of_clients import wav, waveform
 from tests.fake_model import fake_transcriber, samples
 from tests.fake_voices import FakeVoices
 from tests.paths import ROOT
-from tests.pipeline import Clip
+from tests.pipeline import Clip, read_manifest
 from twostage_asr.engine import AutoModelVLLM
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -55,8 +55,10 @@ def server(vllm_model: AutoModelVLLM) -> Iterator[Running]:
 
 
 @pytest.fixture(scope="module")
-def clip(clips: list[Clip]) -> Clip:
-    return next(clip for clip in clips if clip["key"] == "en_07")
+def clip() -> Clip:
+    """A natural voice's."""
+    clips = read_manifest(ROOT / "demos" / "micro" / "clips" / "manifest.jsonl")
+    return next(clip for clip in clips if clip["key"] == "en_natural")
 
 
 @pytest.fixture(scope="module")

@@ -81,7 +81,7 @@ def test_the_samples_are_those_of_the_directory_and_nothing_else(tmp_path: Path)
     model: Any = SimpleNamespace(transcriber=fake_transcriber(tmp_path))
     with running(model, page=PageContent(note, find_samples(tmp_path))) as server:
         about = requests.get(f"{server.http}/page/about", timeout=5).json()
-        assert about["samples"] == ["a b.wav"] and "no human voices" in about["note"]["note"]
+        assert about["samples"] == ["a b.wav"] and "CC BY-SA 4.0" in about["note"]["note"]
         assert about["languages"] == [{"code": "en", "name": "English"}, {"code": "zh", "name": "Chinese"}]
         assert requests.get(f"{server.http}/page/samples/a%20b.wav", timeout=5).content == b"audio"
         for name in ("notes.txt", "..%2Fnotes.txt", "%2Fetc%2Fpasswd"):
