@@ -500,6 +500,15 @@ def test_what_a_microphone_recorded_meanwhile_comes_together(monkeypatch: pytest
     assert next(microphone(monkeypatch, FakeMicrophone)) == b"abcdef"
 
 
+@pytest.fixture
+def python_interrupts() -> Iterator[None]:
+    """Ctrl-C raises KeyboardInterrupt, as in a program that nothing else handles signals in."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("python_interrupts")
 def test_what_a_microphone_recorded_before_an_interrupt_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     blocks = microphone(monkeypatch, FakeMicrophone)
     next(blocks)
