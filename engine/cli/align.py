@@ -9,11 +9,10 @@ from ..audio.decode import SAMPLE_RATE, decode_audio
 from ..audio.notes import Notes
 from ..console import tell_loading
 from ..errors import ConfigError
-from ..hub.resolve import resolve_model
 from ..segments import with_warnings
 from ..text_files import read_text
 from ..writers import WRITERS, encoded
-from .command import add_which_model
+from .command import add_which_model, converted_model
 from .parser import Commands, new_parser
 from .progress import AudioProgress
 
@@ -45,10 +44,9 @@ def run(args: argparse.Namespace) -> int:
     text, notes = _text(args.text), Notes()
     waveform = decode_audio(args.audio, notes=notes)
     tell_loading(args.model)
-    from ...convert.export import ensure_converted  # imports torch
-    from .known_text import align_known_text
+    from .known_text import align_known_text  # imports torch
 
-    engine_dir = ensure_converted(resolve_model(args.model, hub=args.hub, revision=args.revision))
+    engine_dir = converted_model(args)
     with AudioProgress(len(waveform) / SAMPLE_RATE) as progress:
         transcript = align_known_text(
             engine_dir, waveform, text, key=args.audio.stem, device=args.device, tell=progress.show
