@@ -5,6 +5,7 @@ Each test makes one step raise for the clip POISON and for no other, on a model 
 
 import itertools
 import logging
+import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
@@ -247,16 +248,27 @@ def test_a_text_so_far_that_cannot_be_read_fails_its_request_alone(model: Transc
         service.close()
 
 
-def test_a_future_that_its_caller_has_ended_costs_nobody_else(model: Transcriber) -> None:
+def test_a_future_that_its_caller_has_ended_costs_nobody_else(
+    model: Transcriber, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended, encode = threading.Event(), model.acoustic.encode
+
+    def encode_then(*args: Any, **options: Any) -> EncodedBatch:
+        assert ended.wait(10)
+        return encode(*args, **options)
+
+    monkeypatch.setattr(model.acoustic, "encode", encode_then)
     service = TranscriptionService(model, batch_wait_s=0.02)
     try:
         futures = [service.submit(samples(number), OPTIONS) for number in NUMBERS]
         futures[1].set_result(Transcript("mine"))
+        ended.set()
         assert [future.result(10).text for future in futures] == [
             text_of(number) if i != 1 else "" for i, number in enumerate(NUMBERS)
         ]
         assert served(service, [POISON])[POISON].text == text_of(POISON)
     finally:
+        ended.set()
         service.close()
 
 
