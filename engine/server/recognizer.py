@@ -27,6 +27,7 @@ from .budget import Budget
 from .fields import UnknownFields, hotwords_in
 from .ledger import Ledger
 from .metrics import Metrics
+from .pace import Pace
 from .recording import OnPart, transcribe_recording
 from .service import LocalService, Service
 from .settings import ServerSettings
@@ -66,6 +67,7 @@ class Recognizer:
             "session_bytes", settings.max_session_bytes, self.ledger, largest="largest_session"
         )
         self.created = int(time.time())
+        self.pace = Pace()  # of the requests
         self.is_leaving = False  # /ready tells load balancers to stop, but requests are still taken
         self.is_draining = asyncio.Event()  # set when no new requests are taken and sessions must end
         self.speakers = ServerSpeakers(self.service, settings.known_speakers)
@@ -240,7 +242,9 @@ class Recognizer:
         """
         started = time.perf_counter()
         speakers = None if options.speakers is None else await self.speakers.of(options.speakers)
-        transcript = await transcribe_recording(self.service, recording, options, on_text, speakers, on_part)
+        transcript = await transcribe_recording(
+            self.service, self.pace, recording, options, on_text, speakers, on_part
+        )
         self.metrics.count(transcript, time.perf_counter() - started)
         if error := transcript.exception():
             raise error

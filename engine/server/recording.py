@@ -19,6 +19,7 @@ from ..segments import Part, join_texts
 from ..service import OnText
 from ..transcript import Transcript
 from ..vad.splitting import Cut, Piece
+from .pace import Pace
 from .speakers import RecordingSpeakers, offered
 
 OnPart: TypeAlias = Callable[[tuple[int, Part]], None]  # the number of a segment, and its transcript
@@ -64,6 +65,7 @@ class GrowingText:
 
 async def transcribe_recording(
     service: ClipService,
+    pace: Pace,
     audio: Piece,
     options: TranscribeOptions,
     on_text: OnText | None = None,
@@ -93,6 +95,7 @@ async def transcribe_recording(
                 transcript = await text
             else:
                 transcript, _ = await asyncio.gather(text, speakers.hear(cut))
+        await pace.turn()
         so_far.finish(number, transcript.text)
         part = Part(cut.start, transcript, cut.channel)
         recording.finish(part)

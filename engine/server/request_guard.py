@@ -22,6 +22,7 @@ from .api_keys import ApiKeys
 from .bodies import Body, is_form
 from .failures import Refusal, error_response
 from .origins import Origins
+from .pace import Pace
 from .page_content import FILES
 from .quotas import Quota, client_of
 from .recognizer import Recognizer
@@ -44,6 +45,7 @@ class Exchange:
     send_to: Send
     request_id: str
     body: Body
+    pace: Pace
     status: int = 0  # of the response, once it has begun
     is_answered: bool = False
     is_client_gone: bool = False
@@ -56,6 +58,7 @@ class Exchange:
             await self._gone.wait()
             return {"type": "http.disconnect"}
         message = await self.body.receive(self.receive_from)
+        await self.pace.turn()
         if message["type"] == "http.disconnect":
             self.is_client_gone = True
             return message
@@ -129,7 +132,7 @@ class RequestGuard:
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers, started = Headers(scope=scope), time.perf_counter()
         body = Body(self._settings, self._recognizer.uploads, is_form=is_form(headers))
-        exchange = Exchange(receive, send, _request_id(headers), body)
+        exchange = Exchange(receive, send, _request_id(headers), body, self._recognizer.pace)
         scope.setdefault("state", {}).update(request_id=exchange.request_id, key=None, client=None)
         try:
             await self._answer(scope, headers, exchange)
@@ -143,6 +146,8 @@ class RequestGuard:
                 try:
                     self._admit(scope, headers, exchange)
                     with self._counted(scope), self._requests.held(_client_to_count(scope)):
+                        if _has_body(scope):
+                            await self._recognizer.pace.turn()
                         await self._app(scope, exchange.receive, exchange.send)
                 except asyncio.CancelledError:
                     if not exchange.is_client_gone:
@@ -168,8 +173,7 @@ class RequestGuard:
             yield
             return
         ledger, most = self._recognizer.ledger, self._settings.max_requests
-        is_limited = scope["method"] not in ("GET", "OPTIONS")
-        if not ledger.take("requests", most if is_limited else sys.maxsize):
+        if not ledger.take("requests", most if _has_body(scope) else sys.maxsize):
             message = f"{most} requests are under way, no more are taken; try again later"
             raise Refusal(429, message, code="server_busy", headers=self._retry)
         try:
@@ -249,6 +253,11 @@ class RequestGuard:
             "seconds": round(wall_s, 4),
         }
         log.info("request", extra={"fields": line | scope["state"].get("log", {})})
+
+
+def _has_body(scope: Scope) -> bool:
+    """Whether it may take long; others are not limited, and wait for no turn of the loop."""
+    return scope["method"] not in ("GET", "OPTIONS")
 
 
 def _client_to_count(scope: Scope) -> str | None:
