@@ -3,6 +3,7 @@
 import signal
 import socket
 
+from ..console import spare_loaded_objects
 from ..vad import load_vad
 from ..worker_process import connect, receive
 from .app import create_app
@@ -32,6 +33,7 @@ def main() -> None:
     beside = _wyoming(setup, recognizer)
     server = server_of(app, recognizer, setup.address, beside=beside, on_listening=service.say_ready)
     service.listen(lambda: server.handle_exit(signal.SIGTERM, None))
+    spare_loaded_objects()  # or all clients would wait for 0.1 s whenever they are scanned
     try:
         server.run(sockets)
     finally:

@@ -151,6 +151,16 @@ def test_many_requests_get_their_own_texts(served: Served) -> None:
     assert [answer.json()["text"] for answer in answers] == [text_of(number) for number in range(1, 41)]
 
 
+def test_a_front_end_does_not_scan_what_it_has_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of its clients would wait for that."""
+    monkeypatch.setattr(front_ends, "_MODULE", "tests.engine.server.spared_front_end")
+    served = Served(tmp_path, 1)
+    counts = requests.get(f"{served.url}/spared", headers={"Authorization": "Bearer first"}, timeout=20).json()
+    served.close()
+    num_spared, num_scanned = counts
+    assert num_spared > 10 * num_scanned
+
+
 def test_a_quota_holds_for_all_front_ends_together(served: Served) -> None:
     uploads = [stalled_upload(served.url, "second") for _ in range(2)]
     wait_until(lambda: served.front_ends._ledger.total("requests") == 2)
