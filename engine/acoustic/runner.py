@@ -30,8 +30,9 @@ from .threads import one_thread
 
 logger = logging.getLogger(__name__)
 
-USUAL_CLIPS = (1, 2, 4, 8)  # of small batches
+USUAL_CLIPS = (1, 2, 4, 8, 16, 32)  # of small batches
 USUAL_SECONDS = (3, 7, 11, 15, 19, 23, 26, 30)  # one for each multiple of FRAME_STEP, at frames of 60 ms
+USUAL_TOTAL_S = 240  # of all clips of a batch; a graph keeps its inputs, 15 MB of waveforms for so much
 
 Inputs = tuple[Tensor, Tensor]  # what is encoded of a batch, on the device, and the lengths of it
 
@@ -86,7 +87,8 @@ class StageOneRunner(AcousticModel):
                 self._encode_silence(self._graphs, num_clips, seconds)
 
         sizes = [size for size in USUAL_CLIPS if size <= self._max_clips]
-        return [partial(step, size, seconds) for size in sizes for seconds in USUAL_SECONDS]
+        usual = [(size, seconds) for size in sizes for seconds in USUAL_SECONDS if size * seconds <= USUAL_TOTAL_S]
+        return [partial(step, *each) for each in usual]
 
     def _encode_silence(self, run: Encode, num_clips: int, seconds: int) -> None:
         with one_thread(active=True):  # as in a run: compiled code belongs to a number of threads

@@ -22,7 +22,7 @@ from .llm import LLM, WHERE, Passed
 from .plain_step import PlainStep
 
 NUM_DRAFTED = 8  # drafted tokens that a step checks
-PREFILL_LENGTHS = (32, 64, 96, 128, 192, 256, 384, 512)  # positions of the graphs for prompts; longer ones need none
+PREFILL_LENGTHS = (64, 96, 128, 192, 256, 384, 512)  # positions of the graphs for prompts; longer ones need none
 # Of the usual graphs: sequences in a step, prompts that are read together, and their lengths. 10 s take 45 positions.
 STEP_SIZES, PROMPT_SIZES, PROMPT_LENGTHS = (1, 2, 4, 8, 16, 32, 64, 128), (1, 2, 4, 8, 16, 32), (64, 96)
 _WARM_UP_RUNS = 2  # before a capture: Triton compiles, and cuBLAS allocates its workspace
@@ -81,8 +81,12 @@ class Passes:
     def warm_up(self) -> None:
         """Prepare what would otherwise be prepared by the first passes: here nothing."""
 
-    def warm_up_more(self) -> None:
-        """Prepare a part of what later passes need, which takes up to 0.2 s: here nothing."""
+    def warm_up_more(self) -> bool:
+        """Prepare a part of what later passes need, which takes up to 0.2 s: here nothing.
+
+        Returns whether there is more, and nothing keeps it from being prepared now.
+        """
+        return False
 
     def _run(self, ints: np.ndarray, prompts: Sequence[Tensor] | None) -> Found:
         device, embeds = self._llm.device, None
@@ -124,12 +128,14 @@ class GraphPasses(Passes):
                     self._captured_for(shape)
         self._later = [shape for shape in reversed(usual) if shape not in self._captured]
 
-    def warm_up_more(self) -> None:
+    def warm_up_more(self) -> bool:
         if not self._later:
-            return
+            return False
         with torch.cuda.stream(self._stream):
-            if self._captured_for(self._later[-1]) is not None or not self._has_graphs:
-                self._later.pop()
+            if self._captured_for(self._later[-1]) is None and self._has_graphs:
+                return False  # another thread compiles
+        self._later.pop()
+        return bool(self._later)
 
     def _run(self, ints: np.ndarray, prompts: Sequence[Tensor] | None) -> Found:
         longest = None if prompts is None else max(map(len, prompts))

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..errors import ASRError
 from ..isolation import alone, isolated
+from ..worker_process import wait_readable
 from .base import POLL_S, DecodeParams, DecodingCounts, DraftSource, Hypothesis, LLMSource, recover_gpu, weight_bytes
 from .drafts import Draft
 from .llm import LLM
@@ -146,7 +147,7 @@ class TorchDecoder:
 
     def poll(self, *, wait_s: float = POLL_S, wake: int | None = None) -> list[tuple[int, Hypothesis]]:
         """Read the prompts that have room, and then write one step of all answers."""
-        self._prepare_in_a_pause()
+        self._prepare_in_a_pause(wake)
         done: list[tuple[int, Hypothesis]] = []
         for group in _groups(self._admitted()):
             done += self._advance(group, self._prefill)
@@ -155,13 +156,17 @@ class TorchDecoder:
             done += self._advance(running, self._step)
         return done
 
-    def _prepare_in_a_pause(self) -> None:
-        """Prepare a little more, which a prompt that comes meanwhile waits for, if there was none for a while."""
+    def _prepare_in_a_pause(self, wake: int | None) -> None:
+        """Prepare more, if there was no prompt for a while: a part, or all up to the time when `wake` can be read.
+
+        A prompt that comes meanwhile waits for one part.
+        """
         now = time.monotonic()
         if self._pending:
             self._busy_at = now
         elif now - self._busy_at >= PAUSE_S:
-            self._passes.warm_up_more()
+            while self._passes.warm_up_more() and wake is not None and not wait_readable([wake], 0):
+                pass
 
     def partial_tokens(self, prompt_id: int) -> Sequence[int]:
         return self._pending[prompt_id].token_ids

@@ -122,7 +122,8 @@ class TwoLaneDecoder:
         self._give_out()
         if not self._loads_at_once and self._backlog.lasts(bool(self._waiting)):
             self._begin_loading()
-        done = self._poll(self._fast, wait_s, wake)
+        # In a pause the fast lane prepares itself until `wake`, and the large one shall not wait for that.
+        done = self._poll(self._fast, wait_s, None if self._large.ours else wake)
         if self._is_loaded:
             is_busy = bool(done or self._fast.ours)
             done += self._poll(self._large, 0 if is_busy else wait_s, wake)

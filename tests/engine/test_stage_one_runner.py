@@ -19,7 +19,7 @@ from twostage_asr.encoders.fun_asr_nano import FunASRNanoAcoustic, FunASRNanoAco
 from twostage_asr.encoders.sensevoice import SenseVoiceConfig
 from twostage_asr.engine.acoustic.base import StageOneOptions
 from twostage_asr.engine.acoustic.cuda_graphs import FRAME_STEP, MAX_CLIPS, MAX_FRAMES, bucket_of
-from twostage_asr.engine.acoustic.runner import USUAL_CLIPS, StageOneRunner, load_module
+from twostage_asr.engine.acoustic.runner import StageOneRunner, load_module
 from twostage_asr.engine.families.fun_asr_nano import FunASRNanoAcousticModel
 
 FRAME_SAMPLES = 960
@@ -93,7 +93,9 @@ def buckets_of(ours: Runner) -> list[tuple[int, int]]:
 def test_each_usual_size_of_a_small_batch_is_run_once() -> None:
     lengths = range(FRAME_STEP, MAX_FRAMES + 1, FRAME_STEP)
     assert max(lengths) * FRAME_SAMPLES >= 30 * SAMPLE_RATE  # the longest clip that is encoded in one piece
-    assert buckets_of(runner(MAX_CLIPS)) == [(size, length) for size in USUAL_CLIPS for length in lengths]
+    few = [(size, length) for size in (1, 2, 4, 8) for length in lengths]
+    many = [(16, 64), (16, 128), (16, 192), (16, 256), (32, 64), (32, 128)]  # of clips of up to 15 and 7 s
+    assert buckets_of(runner(MAX_CLIPS)) == [*few, *many]
     assert {size for size, _ in buckets_of(runner(2))} == {1, 2}
 
 

@@ -51,8 +51,9 @@ def test_the_first_text_waits_for_the_graphs_of_one_sequence_alone(captured: lis
     of_one = [(False, 1, 1), (False, 1, 1 + NUM_DRAFTED), *((True, 1, length) for length in PROMPT_LENGTHS)]
     assert captured == of_one
     for number in range(1, 20):
-        ours.warm_up_more()
+        has_more = ours.warm_up_more()
         assert len(captured) == min(len(of_one) + number, 4 * len(of_one))  # 1, 2, 4 and 8 sequences
+        assert has_more == (len(captured) < 4 * len(of_one))
     assert len(set(captured)) == len(captured)
     assert captured[4:6] == [(False, 2, 1), (False, 2, 1 + NUM_DRAFTED)]
 
@@ -67,7 +68,7 @@ def test_no_graph_is_captured_while_another_thread_compiles(captured: list[Shape
         elsewhere = threading.Thread(target=lambda: done.extend([ours._captured_for(shape), ours.warm_up_more()]))
         elsewhere.start()
         elsewhere.join()
-    assert done == [None, None] and shape not in captured
+    assert done == [None, False] and shape not in captured
     ours.warm_up_more()
     assert captured[-1] == shape == ours._captured_for(shape)  # it was not forgotten
 

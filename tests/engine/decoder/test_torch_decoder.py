@@ -1,6 +1,7 @@
 """Our own LLM writes what transformers writes, however its prompts come together, and no prompt harms another."""
 
 import json
+import socket
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -205,7 +206,7 @@ def test_more_graphs_are_captured_in_a_pause_alone(decoder: TorchDecoder, monkey
     clock = [time.monotonic()]
     captured: list[float] = []
     monkeypatch.setattr(torch_decoder.time, "monotonic", lambda: clock[0])
-    monkeypatch.setattr(decoder._passes, "warm_up_more", lambda: captured.append(clock[0]))
+    monkeypatch.setattr(decoder._passes, "warm_up_more", lambda: captured.append(clock[0]) or len(captured) < 5)
     decoder.submit(PROMPTS[0], DecodeParams(max_new_tokens=2, ignore_eos=True))
     while decoder.num_pending:
         decoder.poll()
@@ -213,6 +214,14 @@ def test_more_graphs_are_captured_in_a_pause_alone(decoder: TorchDecoder, monkey
     for clock[0] in (busy_until + 0.01, busy_until + 0.9, busy_until + 1.1, busy_until + 1.2):
         decoder.poll()
     assert captured == [busy_until + 1.1, busy_until + 1.2]
+    theirs, ours = socket.socketpair()
+    with theirs, ours:
+        theirs.send(b"a prompt has come")
+        decoder.poll(wake=ours.fileno())
+        assert len(captured) == 3  # one part, which it has to wait for
+        ours.recv(64)
+        decoder.poll(wake=ours.fileno())
+    assert len(captured) == 5  # all that there is
 
 
 def test_graphs_have_few_shapes() -> None:
