@@ -10,9 +10,9 @@ live sessions speak bundled clips. `share` is that of the offline pipeline's rat
 slowest_ms are load_test.py's.
 
 Random weights never end a text: each answer then has --tokens, by default TOKENS_PER_SECOND of the clip, or LIVE_TOKENS
-in a live session, and is not checked, because random texts contradict random CTC heads. The drafts of requests are
-right with the probability --agreement (twostage_asr.engine.bench.agreeing); live sessions have none. In bfloat16 a
-batch of another size may write another text, which load_test.py counts as wrong.
+in a live session, and is not checked, because random texts contradict random CTC heads. Each token of a draft
+agrees with the probability --agreement (twostage_asr.engine.bench.agreeing). In bfloat16 a batch of another size may
+write another text, which load_test.py counts as wrong.
 """
 
 import argparse
@@ -40,7 +40,7 @@ import soundfile
 from twostage_asr.engine import AutoModelVLLM, Transcript, TranscriptionService, transcribe_options
 from twostage_asr.engine.audio.inputs import expand_inputs
 from twostage_asr.engine.audio.waveform import SAMPLE_RATE, Waveform
-from twostage_asr.engine.bench.agreeing import AGREEMENT, AgreeingDecoder
+from twostage_asr.engine.bench.agreeing import AGREEMENT, with_agreeing_drafts
 from twostage_asr.engine.bench.command import WRITERS
 from twostage_asr.engine.bench.load import LANGUAGE, TOKENS_PER_SECOND, noise
 from twostage_asr.engine.bench.machine import hardware, versions
@@ -244,7 +244,7 @@ def main() -> None:
             transcriber = model.transcriber
             transcriber.wait_until_complete()  # a server that has just started is another question
             if args.random:
-                transcriber = replace(transcriber, decoder=AgreeingDecoder(transcriber.decoder, args.agreement))
+                transcriber = with_agreeing_drafts(transcriber, args.agreement)
             benchmark = Benchmark(transcriber, args, *write_clips(folder, args.clip_seconds))
             benchmark.say("machine", hardware(transcriber.device) | versions(transcriber.device))
             per_second = benchmark.pipeline()

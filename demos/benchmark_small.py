@@ -9,7 +9,7 @@ the audio to the last transcript, in milliseconds. tokens/step and accepted say 
 lane. Each way of running has a process of its own, whose first text is timed from the start of the process, once with
 what was compiled before and once, with --cold, without.
 
-With --random, drafts are right with the probability --agreement (twostage_asr.engine.bench.agreeing).
+With --random, each token of a draft agrees with the probability --agreement (twostage_asr.engine.bench.agreeing).
 """
 
 import argparse
@@ -17,7 +17,6 @@ import os
 import subprocess
 import sys
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 
 from twostage_asr.engine.console import quiet_libraries, spare_loaded_objects
@@ -30,13 +29,13 @@ from twostage_asr.convert.export import ensure_converted
 from twostage_asr.engine import AutoModelVLLM
 from twostage_asr.engine.audio.decode import SAMPLE_RATE, decode_audio
 from twostage_asr.engine.audio.inputs import expand_inputs
-from twostage_asr.engine.bench.agreeing import AGREEMENT, AgreeingDecoder
+from twostage_asr.engine.bench.agreeing import AGREEMENT, with_agreeing_drafts
 from twostage_asr.engine.bench.figures import percentile_s
 from twostage_asr.engine.bench.load import Form, Load, random_load
 from twostage_asr.engine.bench.machine import process_age_s
-from twostage_asr.engine.bench.measure import transcribe
+from twostage_asr.engine.bench.measure import counts_of, transcribe
 from twostage_asr.engine.bench.random_checkpoint import write_checkpoint
-from twostage_asr.engine.decoder.base import Decoder, DecodingCounts
+from twostage_asr.engine.decoder.base import DecodingCounts
 from twostage_asr.engine.transcriber import Transcriber
 
 CLIP = Path(__file__).parent / "micro" / "clips" / "en_long.flac"
@@ -57,16 +56,11 @@ def one_clip(form: Form, seconds: float, folder: Path, *, is_random: bool) -> Lo
     return Load(form=form, items=expand_inputs([mp3]))
 
 
-def counts_of(decoder: Decoder) -> DecodingCounts:
-    counts = getattr(decoder, "counts", None)
-    return counts if isinstance(counts, DecodingCounts) else DecodingCounts()
-
-
 def row(transcriber: Transcriber, load: Load, args: argparse.Namespace, *, timestamps: bool) -> str:
     """Measure one load."""
     decoder = transcriber.decoder
     if args.random:
-        transcriber = replace(transcriber, decoder=AgreeingDecoder(decoder, args.agreement))
+        transcriber = with_agreeing_drafts(transcriber, args.agreement)
     for _ in range(WARM_UPS):
         transcribe(transcriber, load, timestamps=timestamps)
     before = counts_of(decoder)

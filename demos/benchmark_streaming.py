@@ -2,6 +2,7 @@
 
     python demos/benchmark_streaming.py --model demos/micro/checkpoint --sessions 1 4 16
     python demos/benchmark_streaming.py --random --sessions 1 16 64        # the published sizes, random weights
+    python demos/benchmark_streaming.py --random --agreement               # the same, with drafts that agree
     python demos/benchmark_streaming.py --model demos/micro/checkpoint --minutes 60 --speakers
     python demos/benchmark_streaming.py --minutes 240 --speakers           # the session alone, no models
 
@@ -14,7 +15,8 @@ sessions begin at different times. Printed in seconds, p50 and p95:
     lag       the most that a session fell behind its audio
 
 Random weights never end a text: each answer then takes TOKENS tokens, partial or final, and is not checked, because
-random texts contradict random CTC heads. After four partials the text that they agree on is longer than that, so that
+random texts contradict random CTC heads. With --agreement, each token of a draft agrees with this probability, by default
+as those of the micro checkpoint do (twostage_asr.engine.bench.agreeing). After four partials the text that they agree on is longer than that, so that
 nearly every final contradicts it and is decoded a second time, which real ones seldom are.
 --minutes hears that much in one session, as fast as it goes, and prints what each tenth of it took and how much memory
 Python's objects take after it. Without a model, a stub answers each clip at once, with embeddings of six voices that
@@ -23,6 +25,7 @@ are scattered as CAM++ scatters them, so that what grows is the session's.
 
 import argparse
 import asyncio
+import contextlib
 import gc
 import itertools
 import resource
@@ -32,6 +35,7 @@ import tracemalloc
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -44,15 +48,18 @@ quiet_libraries()  # before torch and vLLM are imported
 
 from twostage_asr.engine import (
     AsyncStreamingSession,
-    FunASRNanoStreamingVLLM,
+    AutoModelVLLM,
     LiveOptions,
     LiveSpeakers,
     Partial,
     StreamingSession,
     Transcript,
+    TranscriptionService,
     transcribe_options,
 )
 from twostage_asr.engine.audio.decode import SAMPLE_RATE, Waveform, decode_audio
+from twostage_asr.engine.bench.agreeing import AGREEMENT, with_agreeing_drafts
+from twostage_asr.engine.bench.measure import counts_of
 from twostage_asr.engine.bench.random_checkpoint import write_checkpoint
 from twostage_asr.engine.decoder.base import DecodeParams
 from twostage_asr.engine.model import ClipService
@@ -153,7 +160,8 @@ async def listen(session: AsyncStreamingSession, pcm: Waveform, delay_s: float, 
 
 
 async def measure(
-    engine: FunASRNanoStreamingVLLM,
+    service: ClipService,
+    live: LiveOptions,
     options: TranscribeOptions,
     num_sessions: int,
     pcm: Waveform,
@@ -163,7 +171,7 @@ async def measure(
     latencies = Latencies()
     sessions = [
         AsyncStreamingSession(
-            engine.service, options, engine.live, speakers=LiveSpeakers(engine.service) if with_speakers else None
+            service, options, live, speakers=LiveSpeakers(service) if with_speakers else None
         )
         for _ in range(num_sessions)
     ]
@@ -221,6 +229,7 @@ def main() -> None:
     source.add_argument("--random", action="store_true")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--backend", default="auto", choices=["auto", "vllm", "torch"])
+    parser.add_argument("--agreement", type=float, nargs="?", const=AGREEMENT, help="of answers with their drafts")
     parser.add_argument("--sessions", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--seconds", type=float, default=60.0, help="that every session hears")
     parser.add_argument("--minutes", type=float, help="one session, as fast as it goes")
@@ -237,21 +246,30 @@ def main() -> None:
         if args.random:
             write_checkpoint(Path(folder))
             options = replace(options, params=DecodeParams(max_new_tokens=TOKENS, ignore_eos=True), check=False)
-        with FunASRNanoStreamingVLLM.from_pretrained(
+        with AutoModelVLLM(
             args.model or folder, device=args.device, backend=args.backend, speaker_model=args.speaker_model
-        ) as engine:
-            engine.service.model.wait_until_complete()  # a model that has just been loaded is another question
-            warm_s = min(WARM_UP_S, args.seconds)
-            num_warm = 1 if args.minutes else max(args.sessions)
-            asyncio.run(measure(engine, options, num_warm, talk(warm_s), with_speakers=args.speakers))
-            if args.minutes:
-                show_tenths(engine.service, options, engine.live, args.minutes, with_speakers=args.speakers)
-                return
-            print("sessions  first           partial         final           lag    partials, finals")
-            for num_sessions in args.sessions:
-                pcm = talk(args.seconds)
-                latencies = asyncio.run(measure(engine, options, num_sessions, pcm, with_speakers=args.speakers))
-                print(f"{num_sessions:8}  {latencies}", flush=True)
+        ) as model:
+            transcriber = model.transcriber
+            if args.agreement is not None:
+                transcriber = with_agreeing_drafts(transcriber, args.agreement)
+            with contextlib.closing(TranscriptionService(transcriber)) as service:
+                model.transcriber.wait_until_complete()  # a model that has just been loaded is another question
+                run(service, options, args)
+            if (counts := counts_of(model.transcriber.decoder)).steps:
+                print(f"{counts.tokens_per_step:.2f} tokens a step, {counts.accepted_share:.2f} of the drafted ones kept")
+
+
+def run(service: TranscriptionService, options: TranscribeOptions, args: argparse.Namespace) -> None:
+    """Warm up, and measure what is asked for."""
+    live = LiveOptions(vad=load_vad())
+    sessions = partial(measure, service, live, options, with_speakers=args.speakers)
+    asyncio.run(sessions(1 if args.minutes else max(args.sessions), talk(min(WARM_UP_S, args.seconds))))
+    if args.minutes:
+        show_tenths(service, options, live, args.minutes, with_speakers=args.speakers)
+        return
+    print("sessions  first           partial         final           lag    partials, finals")
+    for num_sessions in args.sessions:
+        print(f"{num_sessions:8}  {asyncio.run(sessions(num_sessions, talk(args.seconds)))}", flush=True)
 
 
 if __name__ == "__main__":

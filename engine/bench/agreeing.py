@@ -1,44 +1,65 @@
 """Drafts for random weights, whose random words no other text foresees.
 
-Each answer's draft is that answer itself, as the same prompt was answered before, in which every token is right with a
-probability. The CTC head's own draft is made as well, and not used.
+Each token of a draft agrees with a given probability, whatever is written in its place. So a step does the work that it
+does for real drafts, and keeps as many tokens. The LLM has then read other tokens than those that it has written, and
+writes others than without a draft. That says nothing about random words; real answers do not depend on their drafts.
+
+A prompt has a draft where it has one in earnest, of the CTC head or of the last live text. That one is made as well.
 """
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Self
 
 from torch import Tensor
 
-from ..decoder.base import POLL_S, DecodeParams, Decoder, DraftSource, Hypothesis
+from ..decoder.base import DecodeParams, Decoder, DraftSource
 from ..decoder.drafts import Draft
+from ..transcriber import Transcriber
 from .measure import WrappedDecoder
 
 AGREEMENT = 0.65  # a step then writes 2.8 tokens, as the micro checkpoint's do with the drafts of its CTC head
 
 
-class AgreeingDraft(Draft):
-    """An answer in which some tokens are wrong."""
+class DraftedToken(int):
+    """A token that a decoder takes for the one that it has written, or for another one."""
 
-    def __init__(self, token_ids: Sequence[int], agreement: float) -> None:
-        rng = random.Random(0)
-        self._tokens = [token if rng.random() < agreement else token ^ 1 for token in token_ids]
-        self._count = 0
+    agrees: bool
+
+    @classmethod
+    def of(cls, token_id: int, *, agrees: bool) -> Self:
+        token = cls(token_id)
+        token.agrees = agrees
+        return token
+
+    def __ne__(self, other: object) -> bool:
+        return not self.agrees
+
+
+class AgreeingDraft(Draft):
+    """It proposes the answer's last token again and again."""
+
+    def __init__(self, agreement: float) -> None:
+        self._random = random.Random(0)  # the same for all, so that an answer does not depend on the others
+        self._agreement = agreement
+        self._last = 0
 
     def propose(self, count: int, end_id: int) -> list[int]:
-        return self._tokens[self._count : self._count + count]
+        return [DraftedToken.of(self._last, agrees=self._random.random() < self._agreement) for _ in range(count)]
 
     def write(self, token_ids: Sequence[int]) -> None:
-        self._count += len(token_ids)
+        self._last = token_ids[-1]
 
 
 class AgreeingDecoder(WrappedDecoder):
-    """Drafts each answer after what the same prompt was answered before."""
+    """Replaces the drafts of its prompts."""
 
-    def __init__(self, decoder: Decoder, agreement: float) -> None:
+    def __init__(self, decoder: Decoder, agreement: float, *, has_ctc: bool) -> None:
+        """`has_ctc`: a CTC head would draft what has no draft, as where the texts are not checked."""
         super().__init__(decoder)
         self._agreement = agreement
-        self._prompts: dict[int, bytes] = {}  # by the prompt's id
-        self._answers: dict[bytes, tuple[int, ...]] = {}
+        self._has_ctc = has_ctc
 
     def submit(
         self,
@@ -48,20 +69,14 @@ class AgreeingDecoder(WrappedDecoder):
         stream_tokens: bool = False,
         draft: DraftSource | None = None,
     ) -> int:
-        prompt = prompt_embeds[:: max(1, len(prompt_embeds) // 16)].float().numpy().tobytes()
-        answer = self._answers.get(prompt, ())
-
         def agreeing() -> Draft | None:
-            if draft is not None:
-                draft()
-            return AgreeingDraft(answer, self._agreement)
+            real = None if draft is None else draft()
+            return AgreeingDraft(self._agreement) if self._has_ctc or real is not None else None
 
-        prompt_id = super().submit(prompt_embeds, params, stream_tokens=stream_tokens, draft=agreeing)
-        self._prompts[prompt_id] = prompt
-        return prompt_id
+        return super().submit(prompt_embeds, params, stream_tokens=stream_tokens, draft=agreeing)
 
-    def poll(self, *, wait_s: float = POLL_S, wake: int | None = None) -> list[tuple[int, Hypothesis]]:
-        done = super().poll(wait_s=wait_s, wake=wake)
-        for prompt_id, hypothesis in done:
-            self._answers[self._prompts.pop(prompt_id)] = hypothesis.token_ids
-        return done
+
+def with_agreeing_drafts(transcriber: Transcriber, agreement: float) -> Transcriber:
+    """The same model, whose drafts agree with this probability."""
+    decoder = AgreeingDecoder(transcriber.decoder, agreement, has_ctc=transcriber.aligner is not None)
+    return replace(transcriber, decoder=decoder)

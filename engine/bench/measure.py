@@ -12,7 +12,7 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from ..decoder.base import POLL_S, DecodeParams, Decoder, DraftSource, Hypothesis
+from ..decoder.base import POLL_S, DecodeParams, Decoder, DecodingCounts, DraftSource, Hypothesis
 from ..errors import DecodeError
 from ..timeline import Span, Stage, Timeline
 from ..transcriber import Transcriber
@@ -105,6 +105,12 @@ class WrappedDecoder:
 
     def close(self) -> None:
         self._decoder.close()
+
+
+def counts_of(decoder: Decoder) -> DecodingCounts:
+    """What has been decoded with drafts; nothing where there are none."""
+    counts = getattr(decoder, "counts", None)
+    return counts if isinstance(counts, DecodingCounts) else DecodingCounts()
 
 
 class TokenCounter(WrappedDecoder):

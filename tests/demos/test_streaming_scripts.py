@@ -47,12 +47,19 @@ def test_live_words_are_compared_with_offline_ones(
     assert summary.startswith("3 of 3 finals are") and summary.endswith(" 0 confirmed texts taken back")
 
 
+@pytest.mark.parametrize("how, fewest", [([], 1.5), (["--agreement"], 2.0), (["--agreement", "0"], 1.0)])
 def test_latencies_of_many_sessions_are_measured(
-    engine_dirs: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    engine_dirs: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    how: list[str],
+    fewest: float,
 ) -> None:
     arguments = ["--model", str(engine_dirs["low_frame_rate"]), "--sessions", "2", "--seconds", "5"]
-    run(ROOT / "demos" / "benchmark_streaming.py", *arguments, monkeypatch=monkeypatch)
-    head, row = capsys.readouterr().out.splitlines()
+    run(ROOT / "demos" / "benchmark_streaming.py", *arguments, *how, monkeypatch=monkeypatch)
+    head, row, drafts = capsys.readouterr().out.splitlines()
+    tokens_per_step, accepted_share = float(drafts.split()[0]), float(drafts.split()[5])
+    assert (accepted_share > 0) == (tokens_per_step > 1) == (fewest > 1) and tokens_per_step >= fewest
     assert head.split() == ["sessions", "first", "partial", "final", "lag", "partials,", "finals"]
     sessions, *seconds, partials, finals = map(float, row.replace(",", "").split())
     assert sessions == 2 and len(seconds) == 7 and min(partials, finals) >= 1
