@@ -15,9 +15,10 @@ sessions begin at different times. Printed in seconds, p50 and p95:
     lag       the most that a session fell behind its audio
 
 Random weights never end a text: each answer then takes TOKENS tokens, partial or final, and is not checked, because
-random texts contradict random CTC heads. With --agreement, each token of a draft agrees with this probability, by default
-as those of the micro checkpoint do (twostage_asr.engine.bench.agreeing). After four partials the text that they agree on is longer than that, so that
-nearly every final contradicts it and is decoded a second time, which real ones seldom are.
+random texts contradict random CTC heads. With --agreement, each token of a draft agrees with this probability, by
+default as those of the micro checkpoint do (twostage_asr.engine.bench.agreeing). After four partials the text that they
+agree on is longer than an answer, so that nearly every final contradicts it and is decoded a second time, which real
+ones seldom are.
 --minutes hears that much in one session, as fast as it goes, and prints what each tenth of it took and how much memory
 Python's objects take after it. Without a model, a stub answers each clip at once, with embeddings of six voices that
 are scattered as CAM++ scatters them, so that what grows is the session's.
@@ -170,9 +171,7 @@ async def measure(
 ) -> Latencies:
     latencies = Latencies()
     sessions = [
-        AsyncStreamingSession(
-            service, options, live, speakers=LiveSpeakers(service) if with_speakers else None
-        )
+        AsyncStreamingSession(service, options, live, speakers=LiveSpeakers(service) if with_speakers else None)
         for _ in range(num_sessions)
     ]
     # Spread over the time between two partials, and each at another place of the talk.
@@ -256,7 +255,7 @@ def main() -> None:
                 model.transcriber.wait_until_complete()  # a model that has just been loaded is another question
                 run(service, options, args)
             if (counts := counts_of(model.transcriber.decoder)).steps:
-                print(f"{counts.tokens_per_step:.2f} tokens a step, {counts.accepted_share:.2f} of the drafted ones kept")
+                print(f"{counts.tokens_per_step:.2f} tokens a step, {counts.accepted_share:.2f} of the drafts kept")
 
 
 def run(service: TranscriptionService, options: TranscribeOptions, args: argparse.Namespace) -> None:

@@ -242,9 +242,7 @@ class Recognizer:
         """
         started = time.perf_counter()
         speakers = None if options.speakers is None else await self.speakers.of(options.speakers)
-        transcript = await transcribe_recording(
-            self.service, self.pace, recording, options, on_text, speakers, on_part
-        )
+        transcript = await transcribe_recording(self.service, self.pace, recording, options, on_text, speakers, on_part)
         self.metrics.count(transcript, time.perf_counter() - started)
         if error := transcript.exception():
             raise error
