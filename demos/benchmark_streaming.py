@@ -50,6 +50,7 @@ from twostage_asr.engine import (
     Partial,
     StreamingSession,
     Transcript,
+    TranscriptionService,
     transcribe_options,
 )
 from twostage_asr.engine.audio.decode import SAMPLE_RATE, Waveform, decode_audio
@@ -91,14 +92,14 @@ class Latencies:
                 self.first.append(now_s - event.start)
 
     def __str__(self) -> str:
-        cells = [
-            f"{np.percentile(each, [50, 95])[0]:6.3f} {np.percentile(each, [50, 95])[1]:6.3f}" for each in self.all
-        ]
+        cells = [f"{p50:6.3f} {p95:6.3f}" for p50, p95 in self.percentiles.values()]
         return "   ".join([*cells, f"{self.lag:6.3f}", f"{len(self.partial):6}, {len(self.final)}"])
 
     @property
-    def all(self) -> list[list[float]]:
-        return [self.first, self.partial, self.final]
+    def percentiles(self) -> dict[str, list[float]]:
+        """p50 and p95 of each."""
+        named = {"first": self.first, "partial": self.partial, "final": self.final}
+        return {name: np.percentile(seconds, [50, 95]).tolist() for name, seconds in named.items()}
 
 
 class Stub:
@@ -153,7 +154,8 @@ async def listen(session: AsyncStreamingSession, pcm: Waveform, delay_s: float, 
 
 
 async def measure(
-    engine: FunASRNanoStreamingVLLM,
+    service: TranscriptionService,
+    live: LiveOptions,
     options: TranscribeOptions,
     num_sessions: int,
     pcm: Waveform,
@@ -162,9 +164,7 @@ async def measure(
 ) -> Latencies:
     latencies = Latencies()
     sessions = [
-        AsyncStreamingSession(
-            engine.service, options, engine.live, speakers=LiveSpeakers(engine.service) if with_speakers else None
-        )
+        AsyncStreamingSession(service, options, live, speakers=LiveSpeakers(service) if with_speakers else None)
         for _ in range(num_sessions)
     ]
     # Spread over the time between two partials, and each at another place of the talk.
@@ -214,7 +214,26 @@ def show_tenths(
         )
 
 
-def main() -> None:
+def options_of(args: argparse.Namespace) -> TranscribeOptions:
+    options = transcribe_options()
+    if args.random:
+        return replace(options, params=DecodeParams(max_new_tokens=TOKENS, ignore_eos=True), check=False)
+    return options
+
+
+def rows(service: TranscriptionService, live: LiveOptions, args: argparse.Namespace) -> Iterator[tuple[int, Latencies]]:
+    """Of each number of sessions, once as many as the most have warmed up."""
+
+    def heard(num_sessions: int, seconds: float) -> Latencies:
+        pcm = talk(seconds)
+        return asyncio.run(measure(service, live, options_of(args), num_sessions, pcm, with_speakers=args.speakers))
+
+    heard(max(args.sessions), min(WARM_UP_S, args.seconds))
+    for num_sessions in args.sessions:
+        yield num_sessions, heard(num_sessions, args.seconds)
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--model", help="checkpoint directory or hub id")
@@ -226,31 +245,33 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, help="one session, as fast as it goes")
     parser.add_argument("--speakers", action="store_true", help="say who speaks")
     parser.add_argument("--speaker-model", default="auto", help="directory or hub id")
-    args = parser.parse_args()
-    options = transcribe_options()
+    args = parser.parse_args(arguments)
+    if args.model is None and not args.random and args.minutes is None:
+        parser.error("without --model or --random, --minutes is needed")
+    return args
+
+
+def main() -> None:
+    args = parse_arguments()
     if args.model is None and not args.random:
-        if args.minutes is None:
-            parser.error("without --model or --random, --minutes is needed")
-        show_tenths(Stub(), options, LiveOptions(vad=load_vad()), args.minutes, with_speakers=args.speakers)
+        show_tenths(Stub(), options_of(args), LiveOptions(vad=load_vad()), args.minutes, with_speakers=args.speakers)
         return
     with tempfile.TemporaryDirectory() as folder:
         if args.random:
             write_checkpoint(Path(folder))
-            options = replace(options, params=DecodeParams(max_new_tokens=TOKENS, ignore_eos=True), check=False)
         with FunASRNanoStreamingVLLM.from_pretrained(
             args.model or folder, device=args.device, backend=args.backend, speaker_model=args.speaker_model
         ) as engine:
             engine.service.model.wait_until_complete()  # a model that has just been loaded is another question
-            warm_s = min(WARM_UP_S, args.seconds)
-            num_warm = 1 if args.minutes else max(args.sessions)
-            asyncio.run(measure(engine, options, num_warm, talk(warm_s), with_speakers=args.speakers))
             if args.minutes:
-                show_tenths(engine.service, options, engine.live, args.minutes, with_speakers=args.speakers)
+                warm_up = measure(
+                    engine.service, engine.live, options_of(args), 1, talk(WARM_UP_S), with_speakers=args.speakers
+                )
+                asyncio.run(warm_up)
+                show_tenths(engine.service, options_of(args), engine.live, args.minutes, with_speakers=args.speakers)
                 return
             print("sessions  first           partial         final           lag    partials, finals")
-            for num_sessions in args.sessions:
-                pcm = talk(args.seconds)
-                latencies = asyncio.run(measure(engine, options, num_sessions, pcm, with_speakers=args.speakers))
+            for num_sessions, latencies in rows(engine.service, engine.live, args):
                 print(f"{num_sessions:8}  {latencies}", flush=True)
 
 
