@@ -210,7 +210,7 @@ class Benchmark:
         print(json.dumps({what: found}, ensure_ascii=False), flush=True)
 
 
-def parse_arguments() -> argparse.Namespace:
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--model", help="checkpoint directory or hub id")
@@ -231,7 +231,19 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--decoder-processes", type=int, metavar="N", help="see `twostage-asr serve --help`")
     parser.add_argument("--json", type=Path, metavar="FILE")
-    return parser.parse_args()
+    return parser.parse_args(arguments)
+
+
+def measure(transcriber: Transcriber, args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """The offline pipeline, requests and live sessions of a model that is there in full."""
+    if args.random:
+        transcriber = with_agreeing_drafts(transcriber, args.agreement)
+    benchmark = Benchmark(transcriber, args, *write_clips(folder, args.clip_seconds))
+    benchmark.say("machine", hardware(transcriber.device) | versions(transcriber.device))
+    per_second = benchmark.pipeline()
+    spare_loaded_objects()
+    benchmark.serve(per_second)
+    return benchmark.result
 
 
 def main() -> None:
@@ -241,17 +253,10 @@ def main() -> None:
         if args.random:
             WRITERS[args.random](folder / "random")
         with AutoModelVLLM(args.model or folder / "random", decoder_processes=args.decoder_processes) as model:
-            transcriber = model.transcriber
-            transcriber.wait_until_complete()  # a server that has just started is another question
-            if args.random:
-                transcriber = with_agreeing_drafts(transcriber, args.agreement)
-            benchmark = Benchmark(transcriber, args, *write_clips(folder, args.clip_seconds))
-            benchmark.say("machine", hardware(transcriber.device) | versions(transcriber.device))
-            per_second = benchmark.pipeline()
-            spare_loaded_objects()
-            benchmark.serve(per_second)
+            model.transcriber.wait_until_complete()  # a server that has just started is another question
+            found = measure(model.transcriber, args, folder)
     if args.json:
-        args.json.write_text(json.dumps(benchmark.result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        args.json.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

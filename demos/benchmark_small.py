@@ -17,6 +17,8 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from twostage_asr.engine.console import quiet_libraries, spare_loaded_objects
@@ -56,7 +58,29 @@ def one_clip(form: Form, seconds: float, folder: Path, *, is_random: bool) -> Lo
     return Load(form=form, items=expand_inputs([mp3]))
 
 
-def row(transcriber: Transcriber, load: Load, args: argparse.Namespace, *, timestamps: bool) -> str:
+def loads_of(args: argparse.Namespace, folder: Path) -> dict[Form, Load]:
+    return {form: one_clip(form, args.seconds, folder, is_random=args.random) for form in FORMS}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What a load has taken."""
+
+    clips: int
+    form: str
+    timestamps: bool
+    p50_ms: float
+    p95_ms: float
+    tokens_per_step: float | None  # of the fast lane; None: vLLM has decoded
+    accepted: float | None
+
+    def __str__(self) -> str:
+        times = "with" if self.timestamps else "without"
+        saved = "        vLLM" if self.accepted is None else f"{self.tokens_per_step:11.2f}  {self.accepted:8.2f}"
+        return f"{self.clips:5}  {self.form:7}  {times:7} {self.p50_ms:7.1f}  {self.p95_ms:7.1f}  {saved}"
+
+
+def measure(transcriber: Transcriber, load: Load, args: argparse.Namespace, *, timestamps: bool) -> Row:
     """Measure one load."""
     decoder = transcriber.decoder
     if args.random:
@@ -73,14 +97,20 @@ def row(transcriber: Transcriber, load: Load, args: argparse.Namespace, *, times
         accepted=after.accepted - before.accepted,
     )
     p50, p95 = (1000 * (percentile_s(seconds, percent) or 0.0) for percent in (50, 95))
-    saved = f"{gained.tokens_per_step:11.2f}  {gained.accepted_share:8.2f}" if gained.steps else "        vLLM"
-    times = "with" if timestamps else "without"
-    return f"{args.lane:10} {len(load.items):5}  {load.form:7}  {times:7} {p50:7.1f}  {p95:7.1f}  {saved}"
+    saved = (gained.tokens_per_step, gained.accepted_share) if gained.steps else (None, None)
+    return Row(len(load.items), load.form, timestamps, p50, p95, *saved)
+
+
+def rows(transcriber: Transcriber, loads: dict[Form, Load], args: argparse.Namespace) -> Iterator[Row]:
+    """Of each load, without and with word times, as it has been measured."""
+    for timestamps in (False, True):
+        for form, times in [("memory", n) for n in args.at_once] + [("mp3", 1)]:
+            yield measure(transcriber, loads[form].first(times), args, timestamps=timestamps)
 
 
 def measure_here(args: argparse.Namespace, folder: Path) -> None:
     """Measure one way of running in this process."""
-    loads = {form: one_clip(form, args.seconds, folder, is_random=args.random) for form in FORMS}
+    loads = loads_of(args, folder)
     prepared_s = process_age_s()
     options = {} if args.backend == "torch" else {"fast_lane": args.lane == "fast lane", "decoder_processes": 1}
     with AutoModelVLLM(args.model, device=args.device, backend=args.backend, **options) as model:
@@ -99,9 +129,8 @@ def measure_here(args: argparse.Namespace, folder: Path) -> None:
         transcriber.wait_until_complete()
         print(f"{args.lane}: all of it is there after {process_age_s():.1f} s", flush=True)
         print(HEAD)
-        for timestamps in (False, True):
-            for form, times in [("memory", n) for n in args.at_once] + [("mp3", 1)]:
-                print(row(transcriber, loads[form].first(times), args, timestamps=timestamps), flush=True)
+        for row in rows(transcriber, loads, args):
+            print(f"{args.lane:10} {row}", flush=True)
 
 
 def measure_each(args: argparse.Namespace, folder: Path) -> None:
@@ -122,7 +151,7 @@ def measure_each(args: argparse.Namespace, folder: Path) -> None:
         subprocess.run([*command, "--lane", lane], check=True)
 
 
-def main() -> None:
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="checkpoint directory; without --random, the clip is one of the bundled")
     parser.add_argument("--random", action="store_true", help="clips of noise, and without --model random weights")
@@ -135,9 +164,14 @@ def main() -> None:
     parser.add_argument("--cold", action="store_true", help="time a first text with empty caches too")
     parser.add_argument("--lane", help="measure this way alone, in this process")
     parser.add_argument("--only-first", action="store_true", help="the first text, and nothing else")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     if not args.model and not args.random:
         parser.error("give --model or --random")
+    return args
+
+
+def main() -> None:
+    args = parse_arguments()
     with tempfile.TemporaryDirectory() as folder:
         (measure_here if args.lane else measure_each)(args, Path(folder))
 

@@ -36,7 +36,6 @@ import tracemalloc
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -68,6 +67,7 @@ from twostage_asr.engine.model_lock import ModelLock
 from twostage_asr.engine.run_options import TranscribeOptions
 from twostage_asr.engine.speakers.model import Embeddings
 from twostage_asr.engine.streaming import Event
+from twostage_asr.engine.transcriber import Transcriber
 from twostage_asr.engine.transcript import Segment, Word
 from twostage_asr.engine.vad import load_vad
 
@@ -99,14 +99,14 @@ class Latencies:
                 self.first.append(now_s - event.start)
 
     def __str__(self) -> str:
-        cells = [
-            f"{np.percentile(each, [50, 95])[0]:6.3f} {np.percentile(each, [50, 95])[1]:6.3f}" for each in self.all
-        ]
+        cells = [f"{p50:6.3f} {p95:6.3f}" for p50, p95 in self.percentiles.values()]
         return "   ".join([*cells, f"{self.lag:6.3f}", f"{len(self.partial):6}, {len(self.final)}"])
 
     @property
-    def all(self) -> list[list[float]]:
-        return [self.first, self.partial, self.final]
+    def percentiles(self) -> dict[str, list[float]]:
+        """p50 and p95 of each."""
+        named = {"first": self.first, "partial": self.partial, "final": self.final}
+        return {name: np.percentile(seconds, [50, 95]).tolist() for name, seconds in named.items()}
 
 
 class Stub:
@@ -221,7 +221,37 @@ def show_tenths(
         )
 
 
-def main() -> None:
+def options_of(args: argparse.Namespace) -> TranscribeOptions:
+    options = transcribe_options()
+    if args.random:
+        return replace(options, params=DecodeParams(max_new_tokens=TOKENS, ignore_eos=True), check=False)
+    return options
+
+
+def heard(
+    service: ClipService, live: LiveOptions, args: argparse.Namespace, num_sessions: int, seconds: float
+) -> Latencies:
+    pcm = talk(seconds)
+    return asyncio.run(measure(service, live, options_of(args), num_sessions, pcm, with_speakers=args.speakers))
+
+
+def rows(service: ClipService, live: LiveOptions, args: argparse.Namespace) -> Iterator[tuple[int, Latencies]]:
+    """Of each number of sessions, once as many as the most have warmed up."""
+    heard(service, live, args, max(args.sessions), min(WARM_UP_S, args.seconds))
+    for num_sessions in args.sessions:
+        yield num_sessions, heard(service, live, args, num_sessions, args.seconds)
+
+
+@contextlib.contextmanager
+def serving(transcriber: Transcriber, args: argparse.Namespace) -> Iterator[TranscriptionService]:
+    """The service of a model, with drafts that agree where --agreement is given."""
+    if args.agreement is not None:
+        transcriber = with_agreeing_drafts(transcriber, args.agreement)
+    with contextlib.closing(TranscriptionService(transcriber)) as service:
+        yield service
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--model", help="checkpoint directory or hub id")
@@ -234,41 +264,34 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, help="one session, as fast as it goes")
     parser.add_argument("--speakers", action="store_true", help="say who speaks")
     parser.add_argument("--speaker-model", default="auto", help="directory or hub id")
-    args = parser.parse_args()
-    options = transcribe_options()
+    args = parser.parse_args(arguments)
+    if args.model is None and not args.random and args.minutes is None:
+        parser.error("without --model or --random, --minutes is needed")
+    return args
+
+
+def main() -> None:
+    args, live = parse_arguments(), LiveOptions(vad=load_vad())
     if args.model is None and not args.random:
-        if args.minutes is None:
-            parser.error("without --model or --random, --minutes is needed")
-        show_tenths(Stub(), options, LiveOptions(vad=load_vad()), args.minutes, with_speakers=args.speakers)
+        show_tenths(Stub(), options_of(args), live, args.minutes, with_speakers=args.speakers)
         return
     with tempfile.TemporaryDirectory() as folder:
         if args.random:
             write_checkpoint(Path(folder))
-            options = replace(options, params=DecodeParams(max_new_tokens=TOKENS, ignore_eos=True), check=False)
         with AutoModelVLLM(
             args.model or folder, device=args.device, backend=args.backend, speaker_model=args.speaker_model
         ) as model:
-            transcriber = model.transcriber
-            if args.agreement is not None:
-                transcriber = with_agreeing_drafts(transcriber, args.agreement)
-            with contextlib.closing(TranscriptionService(transcriber)) as service:
-                model.transcriber.wait_until_complete()  # a model that has just been loaded is another question
-                run(service, options, args)
+            model.transcriber.wait_until_complete()  # a model that has just been loaded is another question
+            with serving(model.transcriber, args) as service:
+                if args.minutes:
+                    heard(service, live, args, 1, WARM_UP_S)
+                    show_tenths(service, options_of(args), live, args.minutes, with_speakers=args.speakers)
+                    return
+                print("sessions  first           partial         final           lag    partials, finals")
+                for num_sessions, latencies in rows(service, live, args):
+                    print(f"{num_sessions:8}  {latencies}", flush=True)
             if (counts := counts_of(model.transcriber.decoder)).steps:
                 print(f"{counts.tokens_per_step:.2f} tokens a step, {counts.accepted_share:.2f} of the drafts kept")
-
-
-def run(service: TranscriptionService, options: TranscribeOptions, args: argparse.Namespace) -> None:
-    """Warm up, and measure what is asked for."""
-    live = LiveOptions(vad=load_vad())
-    sessions = partial(measure, service, live, options, with_speakers=args.speakers)
-    asyncio.run(sessions(1 if args.minutes else max(args.sessions), talk(min(WARM_UP_S, args.seconds))))
-    if args.minutes:
-        show_tenths(service, options, live, args.minutes, with_speakers=args.speakers)
-        return
-    print("sessions  first           partial         final           lag    partials, finals")
-    for num_sessions in args.sessions:
-        print(f"{num_sessions:8}  {asyncio.run(sessions(num_sessions, talk(args.seconds)))}", flush=True)
 
 
 if __name__ == "__main__":

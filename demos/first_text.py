@@ -21,8 +21,9 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 MICRO = Path(__file__).parent / "micro"
 CACHES = ("VLLM_CACHE_ROOT", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "CUDA_CACHE_PATH")
@@ -153,17 +154,9 @@ WAYS: dict[str, Callable[[Sequence[str], Path, dict[str, str]], float]] = {
 }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default=str(MICRO / "checkpoint"))
-    parser.add_argument("--input", type=Path, default=MICRO / "clips" / "en_volume.flac")
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
-    parser.add_argument("--warm", type=int, default=2, metavar="N", help="runs with warm caches (default 2)")
-    parser.add_argument("--complete", action="store_true", help="timeline: until vLLM is there and all is compiled")
-    parser.add_argument("--json", type=Path, metavar="FILE")
-    args, more = parser.parse_known_args()
+def measure(args: argparse.Namespace, more: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Each run, as it ends."""
     options = ["--model", args.model, *more]  # others are options of both commands
-    found = []
     subprocess.run([*PROGRAM, "convert", "--model", args.model], check=True, stdout=subprocess.DEVNULL)
     for way in args.ways:
         with tempfile.TemporaryDirectory() as folder:
@@ -171,10 +164,29 @@ def main() -> None:
             for number in range(1 + args.warm):
                 own = ["--complete"] if args.complete and way == "timeline" else []
                 seconds = round(WAYS[way]([*options, *own], args.input, environment), 2)
-                found.append({"way": way, "caches": "warm" if number else "cold", "first_text_s": seconds})
-                print(json.dumps(found[-1]), flush=True)
-    if args.json:
-        args.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+                yield {"way": way, "caches": "warm" if number else "cold", "first_text_s": seconds}
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
+    """Ours, and those that are passed on."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default=str(MICRO / "checkpoint"))
+    parser.add_argument("--input", type=Path, default=MICRO / "clips" / "en_volume.flac")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--warm", type=int, default=2, metavar="N", help="runs with warm caches (default 2)")
+    parser.add_argument("--complete", action="store_true", help="timeline: until vLLM is there and all is compiled")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    return parser.parse_known_args(arguments)
+
+
+def main() -> None:
+    args, more = parse_arguments()
+    found = []
+    for run in measure(args, more):
+        found.append(run)
+        print(json.dumps(run), flush=True)
+        if args.json:
+            args.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
