@@ -79,7 +79,7 @@ class LoadingServer:
 
     def close(self) -> None:
         """Answer what has come, and leave the sockets to the server; idempotent."""
-        with contextlib.suppress(OSError, subprocess.TimeoutExpired):  # it has ended, or has a client that reads nothing
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):  # it has ended, or is still importing
             send(self._child.socket, None)
             self._child.process.wait(STOP_TIMEOUT_S)
         self._child.close()

@@ -58,7 +58,8 @@ def test_bytes_are_counted_as_they_come_whatever_their_header_says() -> None:
 
 @pytest.mark.parametrize("part", [b"x" * 20, b"," * 8])
 def test_audio_without_a_form_is_told_how_it_is_taken(part: bytes) -> None:
-    body = Body(ServerSettings(max_json_bytes=10, max_json_values=2), Budget("upload_bytes", 99, Ledger()), is_form=False)
+    settings = ServerSettings(max_json_bytes=10, max_json_values=2)
+    body = Body(settings, Budget("upload_bytes", 99, Ledger()), is_form=False)
 
     async def receive() -> dict[str, object]:
         return {"type": "http.request", "body": part}
@@ -69,7 +70,7 @@ def test_audio_without_a_form_is_told_how_it_is_taken(part: bytes) -> None:
 
 def test_a_file_that_is_put_is_told_how_it_is_taken(faked: Running) -> None:
     for method, path, status, message in (
-        ("PUT", "/v1/audio/transcriptions", 405, "PUT is not allowed at /v1/audio/transcriptions, but POST; audio comes"),
+        ("PUT", "/v1/audio/transcriptions", 405, "PUT is not allowed at /v1/audio/transcriptions, but POST; audio"),
         ("PUT", "/health", 405, "PUT is not allowed at /health, but GET"),
         ("POST", "/v1/audio/transcribe", 404, "this server has nothing at /v1/audio/transcribe"),
     ):

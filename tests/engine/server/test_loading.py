@@ -114,9 +114,7 @@ def test_who_connects_while_the_server_takes_over_is_served(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("front_ends", ["0", "1"])
-def test_the_command_answers_while_it_loads_and_leaves_nobody(
-    front_ends: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_command_answers_while_it_loads_and_leaves_nobody(front_ends: str, monkeypatch: pytest.MonkeyPatch) -> None:
     before, taken = processes(), list[socket.socket]()
 
     def keep(address: Address) -> list[socket.socket]:
