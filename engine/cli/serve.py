@@ -216,7 +216,7 @@ def run(args: argparse.Namespace) -> int:
             return _serve_here(args, settings, address, sockets, loading, wyoming=wyoming, operation=operation)
         setup = _setup(args, settings, address, num_front_ends)
         with contextlib.closing(FrontEnds(setup, sockets)) as front_ends, _loaded(args, settings) as model:
-            loading.close()
+            loading.hand_over()
             return front_ends.serve(model.transcriber, operation)
 
 
@@ -243,7 +243,7 @@ def _serve_here(
             beside: list[Listener] = [] if wyoming is None else [wyoming(recognizer)]
             if operation is not None:
                 beside.append(operation.watching(recognizer))
-            loading.close()
+            loading.hand_over()
             return serve(app, recognizer, address, sockets, beside=beside)
         finally:
             recognizer.close()

@@ -52,7 +52,7 @@ class _Setup:
 
 
 class LoadingServer:
-    """Answers at the sockets of bind() until it is closed."""
+    """Answers at the sockets of bind() until it hands them over or is closed."""
 
     def __init__(
         self, sockets: Sequence[socket], address: "Address", settings: "ServerSettings", operation: socket | None
@@ -77,11 +77,16 @@ class LoadingServer:
         )
         send(self._child.socket, setup)
 
-    def close(self) -> None:
-        """Answer what has come, and leave the sockets to the server; idempotent."""
+    def hand_over(self) -> None:
+        """Answer what has come, and leave the sockets to the server."""
         with contextlib.suppress(OSError, subprocess.TimeoutExpired):  # it has ended, or is still importing
             send(self._child.socket, None)
             self._child.process.wait(STOP_TIMEOUT_S)
+        self.close()
+
+    def close(self) -> None:
+        """End it at once; idempotent."""
+        self._child.process.kill()  # while it imports, it would not notice that we hang up
         self._child.close()
 
 

@@ -93,7 +93,7 @@ def test_the_port_for_operators_has_no_tls(tmp_path: Path) -> None:
 
 def test_who_connects_while_the_server_takes_over_is_served(tmp_path: Path) -> None:
     with loading() as (taken, _, child):
-        child.close()
+        child.hand_over()
         texts = list[str]()
 
         def ask() -> None:
