@@ -209,7 +209,8 @@ def run(args: argparse.Namespace) -> int:
     sockets = bind(address)
     operation = None if args.operation_port is None else OperationServer(args.host, args.operation_port)
     log.info("loading %s; requests are answered 503 until that is done", args.model)
-    with contextlib.closing(LoadingServer(sockets, address, settings, operation and operation.socket)) as loading:
+    beside = None if operation is None else operation.listening
+    with contextlib.closing(LoadingServer(sockets, address, settings, beside)) as loading:
         share_gpu_ahead(args)
         num_front_ends = number_of_front_ends(args.front_ends, args.device)
         if not num_front_ends:

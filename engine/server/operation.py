@@ -55,8 +55,8 @@ class OperationServer:
         return int(self._server.server_address[1])
 
     @property
-    def socket(self) -> socket.socket:
-        """The listening socket."""
+    def listening(self) -> socket.socket:
+        """Its socket."""
         return self._server.socket
 
     async def start(self) -> None:

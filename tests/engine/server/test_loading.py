@@ -47,9 +47,10 @@ def loading(address: Address = ANY_PORT) -> Iterator[tuple[socket.socket, Operat
     (taken,) = bind(address)
     operation = OperationServer("127.0.0.1", 0)
     settings = ServerSettings(retry_after_s=7)
-    with taken, operation.socket, contextlib.closing(LoadingServer([taken], address, settings, operation.socket)) as it:
+    child = LoadingServer([taken], address, settings, operation.listening)
+    with taken, operation.listening, contextlib.closing(child):
         wait_until(lambda: listens(taken), START_S)
-        yield taken, operation, it
+        yield taken, operation, child
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +81,7 @@ def test_a_websocket_is_refused_with_the_same_answer(port: int) -> None:
         asyncio.run(connect())
     response = refused.value.response
     assert (response.status_code, response.headers["Retry-After"]) == (503, "7")
-    assert json.loads(response.body)["error"]["code"] == "loading"  # type: ignore[arg-type]
+    assert json.loads(bytes(response.body))["error"]["code"] == "loading"
 
 
 def test_the_port_for_operators_has_no_tls(tmp_path: Path) -> None:
