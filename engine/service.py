@@ -77,7 +77,7 @@ class TranscriptionService:
     """Transcribes for all callers at once; it has the model to itself until it is closed.
 
     Meanwhile generate() raises ConfigError in the thread that made the service, and waits for its end in any other.
-    Closing the model closes its service.
+    Closing the model closes its service. Its thread holds it, and the model, until then, even if nobody else does.
     """
 
     def __init__(

@@ -20,6 +20,7 @@ from .parser import Commands, new_parser
 if TYPE_CHECKING:
     from ..auto import AutoModelVLLM
     from ..server.front_ends import Setup
+    from ..server.loading import LoadingServer
     from ..server.operation import OperationServer
     from ..server.process import Address
     from ..server.recognizer import Recognizer
@@ -195,6 +196,7 @@ def _front_ends(text: str) -> int | None:
 def run(args: argparse.Namespace) -> int:
     """Load the model, serve until the end, and return the exit code."""
     from ..server.front_ends import FrontEnds, number_of_front_ends
+    from ..server.loading import LoadingServer
     from ..server.operation import OperationServer
     from ..server.process import bind, log, set_up_log
 
@@ -206,14 +208,17 @@ def run(args: argparse.Namespace) -> int:
     set_up_log(args.log_level)
     sockets = bind(address)
     operation = None if args.operation_port is None else OperationServer(args.host, args.operation_port)
-    log.info("loading %s; the server listens when that is done", args.model)
-    share_gpu_ahead(args)
-    num_front_ends = number_of_front_ends(args.front_ends, args.device)
-    if num_front_ends:
+    log.info("loading %s; requests are answered 503 until that is done", args.model)
+    beside = None if operation is None else operation.listening
+    with contextlib.closing(LoadingServer(sockets, address, settings, beside)) as loading:
+        share_gpu_ahead(args)
+        num_front_ends = number_of_front_ends(args.front_ends, args.device)
+        if not num_front_ends:
+            return _serve_here(args, settings, address, sockets, loading, wyoming=wyoming, operation=operation)
         setup = _setup(args, settings, address, num_front_ends)
         with contextlib.closing(FrontEnds(setup, sockets)) as front_ends, _loaded(args, settings) as model:
+            loading.hand_over()
             return front_ends.serve(model.transcriber, operation)
-    return _serve_here(args, settings, address, sockets, wyoming=wyoming, operation=operation)
 
 
 def _serve_here(
@@ -221,6 +226,7 @@ def _serve_here(
     settings: "ServerSettings",
     address: "Address",
     sockets: list[socket.socket],
+    loading: "LoadingServer",
     *,
     wyoming: "Callable[[Recognizer], WyomingServer] | None",
     operation: "OperationServer | None",
@@ -238,6 +244,7 @@ def _serve_here(
             beside: list[Listener] = [] if wyoming is None else [wyoming(recognizer)]
             if operation is not None:
                 beside.append(operation.watching(recognizer))
+            loading.hand_over()
             return serve(app, recognizer, address, sockets, beside=beside)
         finally:
             recognizer.close()

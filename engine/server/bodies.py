@@ -34,8 +34,10 @@ def require_few_values(content: bytes, max_values: int) -> None:
 class Complexity:
     """Estimates what JSON or a URL-encoded form costs to parse, while it arrives."""
 
-    def __init__(self, max_values: float) -> None:
+    def __init__(self, max_values: float, advice: str = "") -> None:
+        """`advice` ends the message of a refusal."""
         self._max_values = max_values
+        self._advice = advice
         self._num_values = 0
         self._num_escapes = 0
 
@@ -48,7 +50,7 @@ class Complexity:
         if self._num_values > self._max_values or self._num_escapes > self._max_values * _ESCAPES_PER_VALUE:
             found = f"{self._num_values:,} values and {self._num_escapes:,} escapes, or more"
             allowed = f"at most {self._max_values:,} and {self._max_values * _ESCAPES_PER_VALUE:,} are taken"
-            raise Refusal(413, f"JSON of {found}; {allowed}", code="body_too_complex")
+            raise Refusal(413, f"JSON of {found}; {allowed}{self._advice}", code="body_too_complex")
 
 
 def is_form(headers: Headers) -> bool:
@@ -64,7 +66,10 @@ class Body:
         self.num_bytes = 0
         self._settings = settings
         self._max_bytes = settings.max_body_bytes if is_form else settings.max_json_bytes
-        self._complexity = Complexity(math.inf if is_form else settings.max_json_values)
+        # It may be audio, as of curl --data-binary, whose author has to learn what is taken.
+        form = f"audio comes as a part of a form, as of curl -F file=@a.wav, of up to {settings.max_body_bytes:,} bytes"
+        self._advice = "" if is_form else f"; {form}"
+        self._complexity = Complexity(math.inf if is_form else settings.max_json_values, self._advice)
         self._waited_s = 0.0  # time spent waiting for the client
         self._share = uploads.share()
 
@@ -86,7 +91,7 @@ class Body:
     def require_size(self, num_bytes: int) -> None:
         """Raises Refusal if the body has more bytes than are allowed."""
         if num_bytes > self._max_bytes:
-            message = f"the body has {num_bytes:,} bytes or more, at most {self._max_bytes:,} are allowed"
+            message = f"the body has {num_bytes:,} bytes or more, at most {self._max_bytes:,} are allowed{self._advice}"
             raise Refusal(413, message, code="body_too_large")
 
     def end(self) -> None:

@@ -78,6 +78,11 @@ class Connections:
         self.settings = settings
         self.session_bytes = session_bytes
         self.max_open = max(1, min(settings.max_connections, file_limit() - SPARE_FILES))
+        if self.max_open < settings.max_connections:
+            few = (
+                "connections are limited to %d, not to %d: this process may open %d files (ulimit -n), %d are reserved"
+            )
+            log.warning(few, self.max_open, settings.max_connections, file_limit(), SPARE_FILES)
         self._metrics = metrics
         self._ledger = ledger
         self._peers: dict[Transport, _Peer] = {}

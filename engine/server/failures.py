@@ -100,6 +100,8 @@ def install(app: FastAPI) -> None:
 
     async def on_http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
+        if not isinstance(error, Refusal) and error.status_code in _CODES:
+            error.detail = _unknown_route(request, error)
         return error_response(error)
 
     async def on_validation(request: Request, error: Exception) -> Response:
@@ -118,6 +120,16 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, on_validation)
     app.add_exception_handler(ASRError, on_asr_error)
     app.add_exception_handler(Exception, on_anything)
+
+
+def _unknown_route(request: Request, error: HTTPException) -> str:
+    """What to send in place of a request that no route takes, as a PUT of a file by GStreamer or curl -T."""
+    path = _shortened(request.url.path)
+    if error.status_code == 404:
+        return f"this server has nothing at {path}"
+    allowed = (error.headers or {}).get("Allow", "")
+    advice = "; audio comes as a part of a form, as of curl -F file=@a.wav" if "POST" in allowed else ""
+    return f"{_shortened(request.method)} is not allowed at {path}, but {allowed}{advice}"
 
 
 def _validation_refusal(error: RequestValidationError) -> Refusal:

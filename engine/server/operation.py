@@ -5,6 +5,7 @@ answers while the event loop is at work, so that /health can tell a busy server 
 """
 
 import json
+import socket
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -52,6 +53,11 @@ class OperationServer:
     @property
     def port(self) -> int:
         return int(self._server.server_address[1])
+
+    @property
+    def listening(self) -> socket.socket:
+        """Its socket."""
+        return self._server.socket
 
     async def start(self) -> None:
         self.run_thread()

@@ -20,6 +20,7 @@ from starlette.websockets import WebSocket
 
 from .api_keys import ApiKeys
 from .bodies import Body, is_form
+from .discard import discard_body
 from .failures import Refusal, error_response
 from .origins import Origins
 from .pace import Pace
@@ -28,8 +29,6 @@ from .quotas import Quota, client_of
 from .recognizer import Recognizer
 
 OPEN_PATHS = frozenset({"/", "/health", "/ready", *FILES})  # need no key
-DISCARD_BYTES = 16 << 20  # of a refused body that are read and dropped before the answer
-DISCARD_S = 2.0  # longest time for that
 KEY_SUBPROTOCOL = "openai-insecure-api-key."  # OpenAI's web clients send keys so: browsers set no WebSocket headers
 
 log = logging.getLogger("twostage_asr.requests")
@@ -69,18 +68,8 @@ class Exchange:
         return message
 
     async def discard_body(self) -> bool:
-        """Read and drop the rest of a refused body, within bounds; returns whether that was all of it.
-
-        A client that is still sending when the connection closes gets a connection error and never sees the answer.
-        """
-        num_bytes, has_more = 0, self._watch is None
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(DISCARD_S):
-                while has_more and num_bytes <= DISCARD_BYTES:
-                    message = await self.receive_from()
-                    num_bytes += len(message.get("body", b""))
-                    has_more = message.get("more_body", False)
-        return not has_more
+        """Read and drop the rest of a refused body, within bounds; returns whether that was all of it."""
+        return self._watch is not None or await discard_body(self.receive_from)
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":

@@ -289,7 +289,9 @@ def end_after(error: BaseException, *, is_client_gone: bool = False) -> SessionE
             return error
         case ASRError():
             return SessionEnd(1011, str(error))
-        case WebSocketDisconnect() | RuntimeError() if is_client_gone:  # raised by sending to a closed connection
+        case WebSocketDisconnect():  # raised by sending, maybe before the end of the connection has been read
+            return SessionEnd(CLIENT_GONE, "")
+        case RuntimeError() if is_client_gone:  # raised by sending after that
             return SessionEnd(CLIENT_GONE, "")
     log.error("a session failed", exc_info=error)
     return SessionEnd(1011, "the server failed; its log says why")

@@ -1,10 +1,12 @@
 """Who may run a model: one user at a time, nobody who would wait for himself, and no process that was forked."""
 
 import asyncio
+import gc
 import json
 import os
 import pickle
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import pytest
 
 from tests import tiny_models
 from tests.pipeline import Clip
+from tests.processes import wait_until
 from twostage_asr.engine import (
     AudioError,
     AutoModelVLLM,
@@ -61,6 +64,23 @@ def in_thread(work: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
     thread = threading.Thread(target=run)
     thread.start()
     return thread, outcome
+
+
+def test_a_model_that_nobody_holds_any_more_is_freed(engine_dirs: dict[str, Path], clips: list[Clip]) -> None:
+    """`del model`, as in a notebook; nothing that it has started may hold it."""
+    before = set(threading.enumerate())
+
+    def readers() -> list[threading.Thread]:
+        return [each for each in threading.enumerate() if each not in before and each.name.startswith("read-audio")]
+
+    model = AutoModelVLLM(engine_dirs["low_frame_rate"], backend="torch", dtype="fp32")
+    assert model.generate(clips[0]["source"])[0].status == "ok"
+    assert readers()
+    lock = weakref.ref(model.transcriber.lock)
+    del model
+    gc.collect()
+    assert lock() is None
+    wait_until(lambda: not readers(), 60)
 
 
 # --- one user at a time

@@ -4,8 +4,10 @@ import asyncio
 import math
 
 import pytest
+import requests
 from starlette.datastructures import Headers
 
+from tests.engine.server.conftest import Running
 from twostage_asr.engine.server.bodies import Body, Complexity, is_form, require_few_values
 from twostage_asr.engine.server.budget import Budget
 from twostage_asr.engine.server.failures import Refusal
@@ -52,3 +54,26 @@ def test_bytes_are_counted_as_they_come_whatever_their_header_says() -> None:
         assert (refused.value.status_code, refused.value.code) == (413, "body_too_large")
 
     asyncio.run(twice())
+
+
+@pytest.mark.parametrize("part", [b"x" * 20, b"," * 8])
+def test_audio_without_a_form_is_told_how_it_is_taken(part: bytes) -> None:
+    settings = ServerSettings(max_json_bytes=10, max_json_values=2)
+    body = Body(settings, Budget("upload_bytes", 99, Ledger()), is_form=False)
+
+    async def receive() -> dict[str, object]:
+        return {"type": "http.request", "body": part}
+
+    with pytest.raises(Refusal, match=r"; audio comes as a part of a form, .* up to 268,435,456 bytes"):
+        asyncio.run(body.receive(receive))
+
+
+def test_a_file_that_is_put_is_told_how_it_is_taken(faked: Running) -> None:
+    for method, path, status, message in (
+        ("PUT", "/v1/audio/transcriptions", 405, "PUT is not allowed at /v1/audio/transcriptions, but POST; audio"),
+        ("PUT", "/health", 405, "PUT is not allowed at /health, but GET"),
+        ("POST", "/v1/audio/transcribe", 404, "this server has nothing at /v1/audio/transcribe"),
+    ):
+        answer = requests.request(method, faked.http + path, data=bytes(1_000_000), timeout=20)
+        assert answer.status_code == status
+        assert answer.json()["error"]["message"].startswith(message)

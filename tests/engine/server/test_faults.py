@@ -24,6 +24,7 @@ import numpy as np
 import pytest
 import requests
 import websockets
+from starlette.websockets import WebSocketDisconnect
 
 from tests.audio_clips import encode
 from tests.engine.server.conftest import Running, running
@@ -34,6 +35,7 @@ from tests.pipeline import Clip
 from twostage_asr.engine.run_options import TranscribeOptions
 from twostage_asr.engine.server.process import ENGINE_FAILED
 from twostage_asr.engine.server.recognizer import Recognizer
+from twostage_asr.engine.server.sessions import CLIENT_GONE, end_after
 from twostage_asr.engine.streaming import AsyncStreamingSession
 
 PATH = "/v1/audio/transcriptions"
@@ -128,6 +130,13 @@ def write_for_long(recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch) -> N
         return replace(usual, params=params)
 
     monkeypatch.setattr(recognizer, "options", longer)
+
+
+def test_a_client_that_goes_before_it_is_answered_is_no_error_of_the_server(caplog: pytest.LogCaptureFixture) -> None:
+    """Sending may fail before the end of the connection has been read."""
+    end = end_after(WebSocketDisconnect(1006), is_client_gone=False)
+    assert (end.code, end.reason) == (CLIENT_GONE, "")
+    assert not caplog.records
 
 
 def require_nothing_left(server: Running) -> None:

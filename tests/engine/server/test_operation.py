@@ -15,7 +15,8 @@ from tests.fake_model import fake_transcriber
 from tests.paths import ROOT
 from twostage_asr.engine.cli import serve
 from twostage_asr.engine.errors import ConfigError
-from twostage_asr.engine.server import operation
+from twostage_asr.engine.server import connections, operation
+from twostage_asr.engine.server.metrics import Metrics
 from twostage_asr.engine.server.operation import OperationServer
 from twostage_asr.engine.server.settings import ServerSettings
 
@@ -76,3 +77,12 @@ def test_alerts_are_about_metrics_that_there_are(faked: Running) -> None:
     for expression in expressions:
         (name,) = re.findall(r"twostage_\w+", expression)
         assert name.removesuffix("_bucket") in known, expression
+
+
+def test_too_few_open_files_are_said(faked: Running, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
+    monkeypatch.setattr(connections, "file_limit", lambda: 300)
+    recognizer = faked.recognizer
+    found = connections.Connections(recognizer.settings, Metrics(), recognizer.session_bytes, recognizer.ledger)
+    assert found.max_open == 300 - connections.SPARE_FILES == 44
+    (line,) = caplog.messages
+    assert line.startswith("connections are limited to 44, not to 2048: this process may open 300 files (ulimit -n)")
