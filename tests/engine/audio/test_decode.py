@@ -332,7 +332,7 @@ def test_permission_denied(tmp_path: Path) -> None:
 WHOLE = {name: encode(clip(how[2], how[3]), how[2], how[0], how[1]) for name, how in FORMATS.items()}
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(data=st.data())
 def test_damaged_files_decode_or_give_an_audio_error(data: st.DataObject) -> None:
     content = bytearray(WHOLE[data.draw(st.sampled_from(sorted(WHOLE)))])

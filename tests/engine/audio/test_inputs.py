@@ -528,7 +528,7 @@ def test_any_string_is_an_input(text: str) -> None:
         load(item, allow_urls=False)
 
 
-@settings(max_examples=40, deadline=None)  # each makes an HTTP client
+@settings(max_examples=40)
 @given(st.sampled_from(["http://", "https://"]), st.text(max_size=20))
 def test_any_url_is_an_input(scheme: str, rest: str) -> None:
     with pytest.MonkeyPatch.context() as patch:

@@ -129,7 +129,7 @@ def test_urls_can_be_forbidden(shared: AudioReaders) -> None:
     assert "fetching URLs is off" in str(audio)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.lists(st.tuples(st.integers(2, 40_000), st.sampled_from(["file", "bytes", "samples", "8 kHz", "nothing"]))))
 @pytest.mark.usefixtures("in_processes")
 def test_order(shared: AudioReaders, wanted: list[tuple[int, str]]) -> None:

@@ -92,7 +92,7 @@ def test_two_processes_share_a_job(tmp_path: Path, inputs: Path) -> None:
 
 
 @given(cut=st.integers(0, 400), flip=st.integers(0, 399))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_journal_cut_or_damaged_anywhere_gives_its_first_records(
     tmp_path_factory: pytest.TempPathFactory, cut: int, flip: int
 ) -> None:
