@@ -453,4 +453,4 @@ def test_a_program_that_ends_in_the_midst_leaves_no_process(end: str, tmp_path: 
         else:
             assert program.wait(timeout=30) == 0
             assert program.stderr.read() == ""
-    wait_until(lambda: not any(map(is_running, children)), timeout_s=2.0)
+    wait_until(lambda: not any(map(is_running, children)))

@@ -75,7 +75,7 @@ def test_after_kills_at_any_moment_the_files_are_those_of_one_run(tmp_path: Path
     for _ in range(8):
         before, process = len(done(output)), worker(output, inputs, 2)
         enough = before + chance.randrange(8)
-        wait_until(lambda at_least=enough, p=process: len(done(output)) > at_least or p.poll() is not None, 30)
+        wait_until(lambda at_least=enough, p=process: len(done(output)) > at_least or p.poll() is not None)
         process.kill()
         process.wait()
     work(opened(output, inputs))

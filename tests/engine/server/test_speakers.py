@@ -44,7 +44,7 @@ def client(faked: Running) -> Iterator[openai.OpenAI]:
 
 
 def post(server: Running, path: str = PATH, /, *, content: bytes = TALK, **fields: Any) -> requests.Response:
-    return requests.post(server.http + path, files={"file": ("a.wav", content)}, data=fields, timeout=20)
+    return requests.post(server.http + path, files={"file": ("a.wav", content)}, data=fields, timeout=60)
 
 
 def test_asr_labels_segments_and_words(faked: Running) -> None:
@@ -122,7 +122,7 @@ def test_a_format_without_a_place_for_speakers_says_so(faked: Running) -> None:
 
 def test_clients_of_whisper_asr_webservice_ask_with_diarize(faked: Running) -> None:
     query = {"diarize": "true", "output": "txt", "max_speakers": "3"}
-    answer = requests.post(f"{faked.http}/asr", params=query, files={"audio_file": ("a.wav", TALK)}, timeout=20)
+    answer = requests.post(f"{faked.http}/asr", params=query, files={"audio_file": ("a.wav", TALK)}, timeout=60)
     assert answer.text == "SPK0: clip\nSPK1: 9.\n" and HEADER not in answer.headers
 
 
