@@ -86,7 +86,7 @@ def test_after_kills_at_any_moment_the_files_are_those_of_one_run(tmp_path: Path
 def test_two_processes_share_a_job(tmp_path: Path, inputs: Path) -> None:
     work(opened(tmp_path / "whole", inputs))
     both = [worker(tmp_path / "out", inputs, 5) for _ in range(2)]
-    assert [process.wait(30) for process in both] == [0, 0]
+    assert [process.wait(300) for process in both] == [0, 0]
     assert shards(tmp_path / "out") == shards(tmp_path / "whole")
     assert len(done(tmp_path / "out")) == len(set(done(tmp_path / "out"))) == 60
 

@@ -29,7 +29,7 @@ def test_everybody_gets_the_right_text(server: Running, kind: str, levels: list[
     address = server.http if kind == "http" else server.ws
     clients = ["--concurrency", *map(str, levels), "--processes", "2"]
     with short_turns(server, 0.5):
-        reports = run_load(address, *clients, "--seconds", "2", "--speed", "30")
+        reports = run_load(address, *clients, "--seconds", "4", "--speed", "30")
     assert [report["concurrency"] for report in reports] == levels
     for report, num_clients in zip(reports, levels, strict=True):
         assert report["outcomes"].keys() == {"ok"} and report["outcomes"]["ok"] >= num_clients, report
