@@ -64,7 +64,7 @@ def served(command: Callable[[], int], model: AutoModelVLLM) -> Iterator[Served]
         patch.setattr(process, "set_up_log", lambda level: None)
         thread = threading.Thread(target=command, daemon=True)
         thread.start()
-        found = ready.get(timeout=60)
+        found = ready.get(timeout=300)
     wait_until(lambda: found.server.started or not thread.is_alive(), "the server does not start")
     assert found.server.started
     try:

@@ -199,7 +199,7 @@ def test_bombs_are_defused_in_bounded_memory(tmp_path: Path) -> None:
     """
     paths = [str(tmp_path / name) for name in bombs]
     command = [sys.executable, "-c", textwrap.dedent(script), *paths]
-    lines = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.splitlines()
+    lines = subprocess.run(command, capture_output=True, text=True, check=True, timeout=600).stdout.splitlines()
     assert [line.split()[0] for line in lines] == paths  # each was refused
     assert all(int(line.split()[1]) < 50 for line in lines), lines
 

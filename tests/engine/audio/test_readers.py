@@ -489,6 +489,6 @@ def test_a_program_that_ends_in_the_midst_leaves_no_process(end: str, tmp_path: 
         if end == "killed":
             program.kill()
         else:
-            assert program.wait(timeout=30) == 0
+            assert program.wait(timeout=300) == 0
             assert program.stderr.read() == ""
     wait_until(lambda: not any(map(is_running, children)))

@@ -158,7 +158,7 @@ def test_a_script_needs_no_main_guard_and_leaves_no_process(
     script = tmp_path / "unguarded.py"
     path, clip = str(engine_dirs["low_frame_rate"]), clips[0]["source"]
     script.write_text(UNGUARDED.format(path=path, clip=clip, end=end))
-    done = subprocess.run([sys.executable, "-u", script], capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run([sys.executable, "-u", script], capture_output=True, text=True, timeout=1200, check=False)
     assert done.returncode == (-signal.SIGKILL if end else 0), done.stderr[-3000:]
     assert f"text: {expected.text}" in done.stdout
     assert "Traceback" not in done.stderr
