@@ -81,7 +81,7 @@ def test_a_child_ends_before_it_is_closed_once_it_is_hung_up_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "waits.py").write_text(
-        "import time\nfrom twostage_asr.engine.worker_process import connect\nparent = connect()\ntime.sleep(60)\n"
+        "import time\nfrom twostage_asr.engine.worker_process import connect\nparent = connect()\ntime.sleep(600)\n"
     )
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
     child = start_child("waits")
@@ -100,7 +100,7 @@ def test_shared_memory_that_a_child_leaves_behind_is_removed_without_a_word(
         "parent = connect()\n"
         "memory = SharedMemory(create=True, size=1)\n"
         "send(parent, memory.name)\n"
-        "time.sleep(60)\n"
+        "time.sleep(600)\n"
     )
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
     child = start_child("leaves_memory")

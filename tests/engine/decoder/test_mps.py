@@ -86,7 +86,7 @@ def test_a_service_that_does_not_start_is_said(followed: Path) -> None:
 
 
 def test_a_service_that_never_starts_is_said_after_a_while(followed: Path) -> None:
-    control(followed, begins=f"echo $$ > {followed.parent}/number; sleep 60")
+    control(followed, begins=f"echo $$ > {followed.parent}/number; sleep 600")
     with share(limit_s=3.0) as process:
         assert process.communicate("\n")[0] == "nvidia-cuda-mps-control did not start within 3 s\n"
     number = int((followed.parent / "number").read_text())

@@ -191,7 +191,7 @@ from twostage_asr.engine.worker_process import connect, end_with_any, send
 from twostage_asr.engine.errors import DecodeError
 parent = connect()
 parent.recv(1 << 20)  # which model
-worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,), name="VllmWorker-1")
+worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,), name="VllmWorker-1")
 worker.start()
 end_with_any(lambda which: send(parent, DecodeError(which)))
 send(parent, worker.pid)  # as the number of prompts that keep it busy
@@ -239,7 +239,7 @@ def failure(decoder: ProcessDecoder) -> str:
 
 
 def test_an_engine_that_stands_still_is_given_up_and_the_error_says_what_it_had_to_do(stand_in: StandIn) -> None:
-    decoder = stand_in("time.sleep(60)", stall_timeout_s=0.3)
+    decoder = stand_in("time.sleep(600)", stall_timeout_s=0.3)
     for _ in range(2):
         decoder.submit(PROMPT, GREEDY)
     pid = decoder._engines[0].child.process.pid
@@ -250,7 +250,7 @@ def test_an_engine_that_stands_still_is_given_up_and_the_error_says_what_it_had_
 
 def test_an_engine_that_reads_nothing_is_given_up(stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PromptMemory, "write", lambda *_: None)
-    decoder = stand_in("time.sleep(60)", stall_timeout_s=0.3)
+    decoder = stand_in("time.sleep(600)", stall_timeout_s=0.3)
     decoder.submit(torch.ones(200_000, 8), GREEDY)
     assert "has written no token" in failure(decoder)
 
@@ -290,7 +290,7 @@ def test_an_engine_that_writes_is_waited_for(stand_in: StandIn, clock: Clock, mo
 
 
 def test_the_end_of_a_process_of_vllms_is_an_error_that_names_it(stand_in: StandIn) -> None:
-    decoder = stand_in("time.sleep(60)", stall_timeout_s=60.0)
+    decoder = stand_in("time.sleep(600)", stall_timeout_s=60.0)
     decoder.submit(PROMPT, GREEDY)
     decoder.poll(wait_s=0)
     os.kill(decoder.max_pending, signal.SIGKILL)
@@ -301,7 +301,7 @@ def test_the_end_of_a_process_of_vllms_is_an_error_that_names_it(stand_in: Stand
 
 def test_an_engine_that_dies_takes_vllms_processes_with_it(stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker_process, "STOP_TIMEOUT_S", 0.5)
-    decoder = stand_in("time.sleep(60)", stall_timeout_s=60.0)
+    decoder = stand_in("time.sleep(600)", stall_timeout_s=60.0)
     decoder.submit(PROMPT, GREEDY)
     os.kill(decoder._engines[0].child.process.pid, signal.SIGKILL)
     assert "exit status -9" in failure(decoder)
@@ -398,7 +398,7 @@ except FileExistsError:
 
 
 @pytest.mark.parametrize(
-    ("ends", "reason"), [("os._exit(3)", "exit status 3"), ("time.sleep(60)", "has written no token for")]
+    ("ends", "reason"), [("os._exit(3)", "exit status 3"), ("time.sleep(600)", "has written no token for")]
 )
 def test_the_prompts_of_an_engine_that_fails_go_to_the_others(
     stand_in: StandIn,
@@ -445,7 +445,7 @@ def test_an_engine_that_never_loads_is_done_without(
     monkeypatch.setattr(backlog, "BACKLOG_S", 0.0)
     decoder = stand_in(ANSWERS, stall_timeout_s=10.0, max_processes=2)
     decoder._engines[0].max_pending = 1
-    (tmp_path / "hanging_engine.py").write_text("import time\ntime.sleep(60)")
+    (tmp_path / "hanging_engine.py").write_text("import time\ntime.sleep(600)")
     monkeypatch.setattr(engine_process, "WORKER", "hanging_engine")
     monkeypatch.setattr(engine_process, "LOAD_TIMEOUT_S", 0.3)
     monkeypatch.setattr(worker_process, "STOP_TIMEOUT_S", 0.1)
