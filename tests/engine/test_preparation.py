@@ -77,15 +77,15 @@ def test_a_model_that_is_closed_begins_no_further_step(monkeypatch: pytest.Monke
 
     def step() -> None:
         is_running.set()
-        assert may_end.wait(10)
+        assert may_end.wait(60)
         seen.append("whole")
 
     steps = Preparation([step, lambda: seen.append("second")])
     steps.begin()
-    assert is_running.wait(10)
+    assert is_running.wait(60)
     closing = threading.Thread(target=steps.close)
     closing.start()
-    assert steps._is_closed.wait(10)
+    assert steps._is_closed.wait(60)
     may_end.set()
     closing.join()
     assert seen == ["whole"]

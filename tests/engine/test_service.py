@@ -274,7 +274,7 @@ def test_few_jobs_do_not_wait_for_others(tmp_path: Path) -> None:
     service = TranscriptionService(fake_transcriber(tmp_path), batch_wait_s=60.0)
     try:
         for number in (5, 6):
-            assert service.submit(samples(number), transcribe_options()).result(10).text == text_of(number)
+            assert service.submit(samples(number), transcribe_options()).result(60).text == text_of(number)
     finally:
         service.close()
 
@@ -291,7 +291,7 @@ class OnGPU(FakeAcoustic):
         if len(waveforms[0]) < 32_000:
             return encoded
         self.has_begun.set()
-        done: Any = SimpleNamespace(query=self.end.is_set, synchronize=lambda: self.end.wait(20))
+        done: Any = SimpleNamespace(query=self.end.is_set, synchronize=lambda: self.end.wait(60))
         return replace(encoded, done=done)
 
 
@@ -304,12 +304,12 @@ def test_answers_go_on_while_stage_1_is_at_work(tmp_path: Path) -> None:
         while not decoder.num_pending:
             assert not first.done()
         second = service.submit(samples(6, seconds=2.0), transcribe_options())
-        assert acoustic.has_begun.wait(10)
+        assert acoustic.has_begun.wait(60)
         decoder.release()
-        assert first.result(10).text == text_of(5)
+        assert first.result(60).text == text_of(5)
         assert not second.done()
         acoustic.end.set()
-        assert second.result(10).text == text_of(6)
+        assert second.result(60).text == text_of(6)
     finally:
         acoustic.end.set()
         service.close()
@@ -327,7 +327,7 @@ def test_what_are_no_samples_and_no_text_is_refused_where_it_is_given(tmp_path: 
             service.submit(samples(5)[:1], own)
         with pytest.raises(ConfigError, match=r"answer_prefix holds U\+D800 at position 1"):
             service.submit(samples(5), own, answer_prefix="x\ud800")
-        assert service.submit(samples(5), own).result(10).text == text_of(5)
+        assert service.submit(samples(5), own).result(60).text == text_of(5)
     finally:
         service.close()
 
@@ -337,7 +337,7 @@ def test_a_prompt_that_is_too_long_is_one_error_and_is_not_kept(tmp_path: Path) 
     service = TranscriptionService(model)
     try:
         long, longer = (
-            service.submit(samples(5), transcribe_options(hotwords=["w" * size])).result(10)
+            service.submit(samples(5), transcribe_options(hotwords=["w" * size])).result(60)
             for size in (4_000, 9_000_000)
         )
         assert "the model length is 4096" in (long.error or "")
@@ -353,7 +353,7 @@ def test_more_files_than_select_can_name_may_be_open(tmp_path: Path) -> None:
             opened.callback(os.close, os.dup(file.fileno()))
         service = TranscriptionService(fake_transcriber(tmp_path))
         try:
-            assert service.submit(samples(5), transcribe_options()).result(10).text == text_of(5)
+            assert service.submit(samples(5), transcribe_options()).result(60).text == text_of(5)
             assert not service.failed
         finally:
             service.close()
@@ -374,7 +374,7 @@ def test_the_model_is_free_again_however_its_service_ends(tmp_path: Path, monkey
     monkeypatch.setattr(threading, "excepthook", lambda args: None)
     decoder.fail("it died")
     with pytest.raises(DecodeError, match="it died"):
-        future.result(10)
+        future.result(60)
     service.close()
     assert model.lock.acquire(blocking=False)  # it is free
     model.lock.release()
@@ -393,8 +393,8 @@ def test_a_callback_cannot_close_the_service_that_calls_it(tmp_path: Path) -> No
         is_done.set()
 
     service.submit(samples(5), transcribe_options()).add_done_callback(close)
-    assert is_done.wait(10) and len(said) == 2
-    assert service.submit(samples(6), transcribe_options()).result(10).text == text_of(6)
+    assert is_done.wait(60) and len(said) == 2
+    assert service.submit(samples(6), transcribe_options()).result(60).text == text_of(6)
     model.close()
     with pytest.raises(ConfigError, match="this model is closed"):
         service.submit(samples(7), transcribe_options())
@@ -444,7 +444,7 @@ def test_nothing_is_recorded_where_nobody_looks(tmp_path: Path, monkeypatch: pyt
         assert [transcript.status for _, transcript in model.run(expand_inputs([samples(5)]), own)] == ["ok"]
         service = TranscriptionService(model)
         try:
-            assert service.submit(samples(5), own).result(10).status == "ok"
+            assert service.submit(samples(5), own).result(60).status == "ok"
         finally:
             service.close()
     timeline = Timeline()

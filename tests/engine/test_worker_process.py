@@ -86,7 +86,7 @@ def test_a_child_ends_before_it_is_closed_once_it_is_hung_up_on(
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
     child = start_child("waits")
     child.hang_up()
-    assert child.process.wait(30) == -signal.SIGKILL
+    assert child.process.wait(60) == -signal.SIGKILL
     child.close()
 
 

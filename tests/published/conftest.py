@@ -71,7 +71,7 @@ def served(command: Callable[[], int], model: AutoModelVLLM) -> Iterator[Served]
         yield found
     finally:
         found.server.should_exit = True
-        thread.join(20)
+        thread.join(60)
 
 
 @pytest.fixture(scope="module")

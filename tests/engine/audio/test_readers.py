@@ -215,7 +215,7 @@ def test_whatever_reading_raises_is_the_error_of_that_input(
     assert [shape(audio) for audio in found] == ["whole", "AudioError", "whole"]
     assert str(found[1]) == "read failed for bad: ZeroDivisionError: a header of zeros"
     future = shared.submit(items[1], **options)  # type: ignore[arg-type]
-    assert [str(audio) for audio in future.result(10)] == [str(found[1])]
+    assert [str(audio) for audio in future.result(60)] == [str(found[1])]
 
 
 # --- how far ahead
@@ -403,7 +403,7 @@ def test_who_waits_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     is_read = threading.Event()
 
     def slow(item: AudioInput, **options: Any) -> Iterator[Waveform]:
-        assert item.key == "first" or is_read.wait(20)
+        assert item.key == "first" or is_read.wait(60)
         return load_blocks(item, **options)
 
     monkeypatch.setattr(readers_module, "load_blocks", slow)

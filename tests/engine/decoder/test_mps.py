@@ -119,7 +119,7 @@ def test_who_asks_meanwhile_waits_for_the_answer(monkeypatch: pytest.MonkeyPatch
     def start() -> str:
         num_asked.append(1)
         begun.set()
-        assert may_answer.wait(10)
+        assert may_answer.wait(60)
         return "it is refused"
 
     monkeypatch.delenv(mps.PIPE, raising=False)
@@ -130,11 +130,11 @@ def test_who_asks_meanwhile_waits_for_the_answer(monkeypatch: pytest.MonkeyPatch
     mps._share_gpus.cache_clear()
     choice = EngineConfig()
     sharing.share_gpu_ahead(choice)
-    assert begun.wait(10)
+    assert begun.wait(60)
     with ThreadPoolExecutor(1) as other:
         later = other.submit(sharing.share_gpu, choice)
         may_answer.set()
-        assert later.result(10) == "it is refused"
+        assert later.result(60) == "it is refused"
     assert len(num_asked) == 1
     mps._share_gpus.cache_clear()
 

@@ -204,11 +204,11 @@ def test_a_slow_speaker_model_delays_nobody_else(tmp_path: Path) -> None:
         answers: list[requests.Response] = []
         asking = threading.Thread(target=lambda: answers.append(post(server, "/asr", spk="true")))
         asking.start()
-        assert held.begun.wait(20)
+        assert held.begun.wait(60)
         assert post(server, content=FAKE_WAV).json()["text"] == text_of(7)
         assert not answers
         held.free.set()
-        asking.join(20)
+        asking.join(60)
     assert [segment["speaker"] for segment in answers[0].json()["segments"]] == ["SPK0", "SPK1"]
 
 

@@ -180,7 +180,7 @@ def test_the_same_pushes_give_the_same_texts_while_the_model_is_loading() -> Non
         loaded = threading.Event()
 
         def get(self) -> FakeVoices:
-            assert self.loaded.wait(20)
+            assert self.loaded.wait(60)
             return self
 
     class Loading(VoicedService):
