@@ -17,6 +17,7 @@ import pytest
 from tests.fake_decoder import FakeDecoder
 from tests.fake_model import FakeAcoustic, FakeAligner, ReadAlready, fake_transcriber, samples, text_of, write_answer
 from tests.pipeline import Clip
+from tests.processes import wait_until
 from twostage_asr.engine import (
     AutoModelVLLM,
     ConfigError,
@@ -248,7 +249,16 @@ def test_a_burst_is_decoded_while_the_rest_of_it_is_encoded(
     assert any(first.end <= span.start < rest.end for span in timeline.spans if span.stage == "decode")
 
 
-def test_closing_drains_or_drops(vllm_model: AutoModelVLLM, waveforms: list[Waveform]) -> None:
+def test_closing_drains_or_drops(
+    vllm_model: AutoModelVLLM, waveforms: list[Waveform], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    acoustic = vllm_model.transcriber.acoustic
+    encode = acoustic.encode
+
+    def encode_after_close(*batch: Any, **options: Any) -> EncodedBatch:
+        wait_until(lambda: service._closes_at is not None)
+        return encode(*batch, **options)
+
     service = TranscriptionService(vllm_model.transcriber)
     finished = [service.submit(waveform, transcribe_options()) for waveform in waveforms]
     with pytest.raises(ConfigError, match="at work for another service"):
@@ -256,8 +266,10 @@ def test_closing_drains_or_drops(vllm_model: AutoModelVLLM, waveforms: list[Wave
     service.close(drain_s=600)
     assert all(future.result(0).status == "ok" for future in finished)
     service = TranscriptionService(vllm_model.transcriber)
-    dropped: Future[Transcript] = service.submit(waveforms[0], endless())
-    service.close()
+    with monkeypatch.context() as late:
+        late.setattr(acoustic, "encode", encode_after_close)
+        dropped: Future[Transcript] = service.submit(waveforms[0], endless())
+        service.close()
     service.close()
     with pytest.raises(ServiceClosedError):
         dropped.result(0)
