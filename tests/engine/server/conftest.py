@@ -40,6 +40,7 @@ class Running:
 
 
 ANY_PORT = Address(port=0)
+PATIENT = {"header_timeout_s": 600.0, "body_grace_s": 600.0}  # with clients that a busy machine keeps from sending
 
 
 @contextmanager
@@ -52,7 +53,7 @@ def running(
     **settings: Any,
 ) -> Iterator[Running]:
     """`model`: an AutoModelVLLM, or another thing that has a transcriber."""
-    recognizer = Recognizer.of(model.transcriber, ServerSettings(**settings), vad=load_vad())
+    recognizer = Recognizer.of(model.transcriber, ServerSettings(**PATIENT | settings), vad=load_vad())
     server = server_of(create_app(recognizer, offline=offline), recognizer, address, beside=beside(recognizer))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

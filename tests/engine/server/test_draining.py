@@ -102,7 +102,7 @@ def test_nothing_new_is_taken(start: Callable[..., Any], clips: list[Clip]) -> N
 
 
 def test_the_deadline_holds(start: Callable[..., Any]) -> None:
-    with start(drain_s=0.5, body_grace_s=600.0) as server, stalled_upload(server):
+    with start(drain_s=0.5) as server, stalled_upload(server):
         server.server.handle_exit(signal.SIGTERM, None)
         wait_until(lambda: not server.server.servers[0].sockets, "the deadline does not hold")
 

@@ -25,7 +25,7 @@ from wyoming.info import Describe, Info
 
 from tests.audio_clips import encode
 from tests.engine.server.certificates import write_certificate
-from tests.engine.server.conftest import Running
+from tests.engine.server.conftest import PATIENT, Running
 from tests.engine.server.requests_of_clients import CHUNK, pcm16, plain
 from tests.engine.streaming.scripted import LoudIsSpeech
 from tests.fake_model import FakeFamily, FakeTokenizer, fake_transcriber, samples, text_of
@@ -52,7 +52,7 @@ class Served:
 
     def __init__(self, directory: Path, num_front_ends: int, address: Address = HERE, **setup: Any) -> None:
         (taken,) = bind(address)
-        settings = ServerSettings(api_keys=KEYS, max_requests_per_client=2, drain_s=60.0)
+        settings = ServerSettings(api_keys=KEYS, max_requests_per_client=2, drain_s=60.0, **PATIENT)
         self.port = taken.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self.front_ends = FrontEnds(
