@@ -109,7 +109,7 @@ def test_strict_fields_are_an_error_that_lists_the_known_ones(tmp_path: Path) ->
     ids=["objects", "parts", "messages", "long"],
 )
 def test_a_hostile_body_has_a_small_answer_soon(faked: Running, body: bytes) -> None:
-    with short_turns(faked, 0.5):
+    with short_turns(faked, 1.0):
         answer = requests.post(faked.http + CHAT, data=body, headers={"Content-Type": "application/json"}, timeout=60)
     assert answer.status_code in (400, 413)
     assert len(answer.content) < 4_096

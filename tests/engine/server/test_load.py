@@ -28,7 +28,7 @@ def run_load(server: str, *arguments: str) -> list[Any]:
 def test_everybody_gets_the_right_text(server: Running, kind: str, levels: list[int]) -> None:
     address = server.http if kind == "http" else server.ws
     clients = ["--concurrency", *map(str, levels), "--processes", "2"]
-    with short_turns(server, 0.5):
+    with short_turns(server, 1.0):
         reports = run_load(address, *clients, "--seconds", "4", "--speed", "30")
     assert [report["concurrency"] for report in reports] == levels
     for report, num_clients in zip(reports, levels, strict=True):
