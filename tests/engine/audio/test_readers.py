@@ -250,11 +250,12 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[AudioInput]:
 
 
 def held(monkeypatch: pytest.MonkeyPatch, *, after: int) -> threading.Event:
-    """From now on the readers read so many inputs, and others once the event is set."""
+    """From now on the readers read so many inputs in other threads, and more once the event is set."""
     may_read, number, read_one = threading.Event(), itertools.count(), AudioReaders._read_one
+    here = threading.current_thread()
 
     def late(self: AudioReaders, item: AudioInput, **options: Any) -> Reading:
-        assert next(number) < after or may_read.wait(60)
+        assert threading.current_thread() is here or next(number) < after or may_read.wait(60)
         yield from read_one(self, item, **options)
 
     monkeypatch.setattr(AudioReaders, "_read_one", late)
