@@ -1,7 +1,6 @@
 """Processes that this one has started, as Linux lists them."""
 
 import contextlib
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,12 +22,6 @@ def is_running(pid: int) -> bool:
         return stat.rpartition(")")[2].split()[0] != "Z" or len(list(Path(f"/proc/{pid}/task").iterdir())) > 1
     except OSError:
         return False
-
-
-def cpu_s(pid: int) -> float:
-    """Processor time of this process."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def wait_until(holds: Callable[[], object], what: str = "it never happened", timeout_s: float = 300.0) -> None:
