@@ -1,5 +1,6 @@
 """Audio files made on the spot: encode() knows every container and codec that the tests need."""
 
+import functools
 import io
 import struct
 import zlib
@@ -227,3 +228,12 @@ def _video_packets(sink: av.container.OutputContainer, container: str, duration_
         frame.pts, frame.time_base = index, Fraction(1, 25)
         packets += stream.encode(frame)
     return packets + stream.encode(None)
+
+
+@functools.cache
+def slow_to_decode() -> bytes:
+    """Four hours of silence, 8 channels at 384 kHz, in 40 MB: they take 150 s of a processor at the least.
+
+    That is more samples than AudioLimits allows by itself.
+    """
+    return encode(np.zeros((8, 384_000 * 20), np.float32), 384_000, "FLAC", "PCM_16") * 650

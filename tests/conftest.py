@@ -5,6 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import websockets.asyncio.client
+import websockets.sync.client
+from hypothesis import HealthCheck, settings
 
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 
@@ -13,6 +16,15 @@ from tests.pipeline import Clip, read_manifest
 from tests.variants import Variant, write_variant
 from twostage_asr.convert.export import ensure_converted
 from twostage_asr.engine import AutoModelVLLM
+
+# On a busy machine any example may take long. One run of the tests decides, so it does not depend on chance either:
+# tests/fuzz.py is what looks for further examples.
+settings.register_profile("tests", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
+
+# On such a machine a server of the tests may take longer to answer a client than these libraries wait by themselves.
+for connect in (websockets.asyncio.client.connect.__init__, websockets.sync.client.connect):
+    connect.__kwdefaults__.update(open_timeout=300, ping_timeout=300)
 
 # Files that start processes or engines of their own take longest and begin first: two processes run the tests, and
 # neither shall wait for the other's last file.

@@ -48,5 +48,5 @@ class GatedVoices(FakeVoices):
 
     def embed(self, waveforms: Sequence[Waveform]) -> Embeddings:
         self.begun.set()
-        assert self.free.wait(20)
+        assert self.free.wait(60)
         return super().embed(waveforms)

@@ -24,8 +24,9 @@ def is_running(pid: int) -> bool:
         return False
 
 
-def wait_until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
+def wait_until(holds: Callable[[], object], what: str = "it never happened", timeout_s: float = 300.0) -> None:
+    """Fails with `what` if it does not hold in a time that only a failure takes, however busy the machine is."""
     deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "it never happened"
+    while not holds():
+        assert time.monotonic() < deadline, what
         time.sleep(0.005)

@@ -65,8 +65,15 @@ def test_what_is_cancelled_is_gone() -> None:
     assert (decoder.num_pending, decoder.poll()) == (0, [])
 
 
-def test_a_held_decoder_waits_for_whoever_wakes_it_and_goes_on_when_released() -> None:
+def test_a_held_decoder_waits_for_whoever_wakes_it_and_goes_on_when_released(monkeypatch: pytest.MonkeyPatch) -> None:
     decoder = counting()
+    wait = decoder._is_running.wait
+
+    def wait_and_be_released(wait_s: float) -> bool:
+        threading.Thread(target=decoder.release).start()
+        return wait(wait_s)
+
+    monkeypatch.setattr(decoder._is_running, "wait", wait_and_be_released)
     prompt_id = decoder.submit(prompt(1), PARAMS)
     decoder.hold()
     woken, waker = socket.socketpair()
@@ -74,7 +81,6 @@ def test_a_held_decoder_waits_for_whoever_wakes_it_and_goes_on_when_released() -
         waker.send(b"\0")
         started = time.monotonic()
         assert decoder.poll(wait_s=60, wake=woken.fileno()) == []
-    threading.Timer(0.01, decoder.release).start()
     assert decoder.poll(wait_s=60) == []
     assert time.monotonic() - started < 30
     assert [i for i, _ in decoder.poll()] == [prompt_id]

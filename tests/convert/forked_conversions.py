@@ -28,30 +28,40 @@ from twostage_asr.engine.manifest import EngineManifest
 NUM_KILLS = 10
 
 
-def slow_down() -> None:
-    """Sleep before every tensor, flush and rename, so that a kill lands anywhere in a conversion."""
-    pieces, flush, rename = weights.Weight.pieces, os.fsync, Path.rename
+class Steps:
+    """The steps of a conversion: its tensors, flushes and renames. A kill comes before one of them."""
 
-    def slow(function: Callable[..., Any], seconds: float) -> Callable[..., Any]:
-        def slowed(*arguments: object) -> object:
+    def __init__(self) -> None:
+        self.num_done = 0
+        self.kill_before: int | None = None
+        weights.Weight.pieces = self._counted(weights.Weight.pieces, 0.001)  # type: ignore[method-assign]
+        os.fsync = self._counted(os.fsync, 0.01)
+        Path.rename = self._counted(Path.rename, 0.05)  # type: ignore[method-assign]
+
+    def _counted(self, function: Callable[..., Any], seconds: float) -> Callable[..., Any]:
+        """It takes some time, so that two conversions at once meet."""
+
+        def step(*arguments: object) -> object:
+            if self.num_done == self.kill_before:
+                os.kill(os.getpid(), signal.SIGKILL)
+            self.num_done += 1
             time.sleep(seconds)
             return function(*arguments)
 
-        return slowed
-
-    weights.Weight.pieces = slow(pieces, 0.001)  # type: ignore[method-assign]
-    os.fsync = slow(flush, 0.01)
-    Path.rename = slow(rename, 0.05)  # type: ignore[method-assign]
+        return step
 
 
-def fork(checkpoint: Path, output: Path, log: Path, *, force: bool) -> int:
+STEPS = Steps()
+
+
+def fork(checkpoint: Path, output: Path, log: Path, *, force: bool, kill_before: int | None = None) -> int:
     """Convert in a child; every conversion that it begins is a line in `log`."""
     child = os.fork()
     if child:
         return child
     code = 1
     try:
-        slow_down()
+        STEPS.num_done, STEPS.kill_before = 0, kill_before
         begin = export.publish
 
         def logged(*arguments: Any) -> None:
@@ -80,20 +90,15 @@ def passes_for_done(output: Path) -> bool:
         return False
 
 
-def kill_one(checkpoint: Path, output: Path, after_s: float, *, force: bool) -> bool:
-    """Kill -9 a conversion after some time; returns whether it was still at work."""
-    child = fork(checkpoint, output, output.parent / "killed.log", force=force)
-    time.sleep(after_s)
-    os.kill(child, signal.SIGKILL)
+def kill_one(checkpoint: Path, output: Path, before: int, *, force: bool) -> bool:
+    """Kill -9 a conversion before this step; returns whether it was still at work."""
+    child = fork(checkpoint, output, output.parent / "killed.log", force=force, kill_before=before)
     return os.WIFSIGNALED(os.waitpid(child, 0)[1])
 
 
 def kill_many(checkpoint: Path, work: Path) -> dict[str, Any]:
     good = digest(ensure_converted(checkpoint, output=work / "good", progress=False))
-    start = time.monotonic()
-    os.waitpid(fork(checkpoint, work / "timed", work / "timed.log", force=False), 0)
-    duration_s = time.monotonic() - start
-    moments = random.Random(0)
+    num_steps, moments = STEPS.num_done, random.Random(0)
     report: dict[str, Any] = {"killed_at_work": 0, "leftovers_seen": 0, "wrong": []}
     for number in range(NUM_KILLS):
         output = work / f"kill{number}" / "out"
@@ -101,7 +106,7 @@ def kill_many(checkpoint: Path, work: Path) -> dict[str, Any]:
         if replaces:
             ensure_converted(checkpoint, output=output, progress=False)
         output.parent.mkdir(exist_ok=True)
-        report["killed_at_work"] += kill_one(checkpoint, output, moments.uniform(0.02, 1) * duration_s, force=replaces)
+        report["killed_at_work"] += kill_one(checkpoint, output, moments.randrange(num_steps), force=replaces)
         if passes_for_done(output) and digest(output) != good:
             report["wrong"].append(f"kill {number}: half a conversion passes for done")
         report["leftovers_seen"] += any(publish._beside(output, kind).exists() for kind in ("partial", "old"))

@@ -117,7 +117,7 @@ def saved_bytes(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return path.read_bytes()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_damage_gives_a_checkpoint_error_or_weights(
     saved_bytes: bytes, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

@@ -23,7 +23,7 @@ def ignore(num_bytes: int) -> None:
     """Progress that nobody watches."""
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_files_read_back_as_the_tensors_cast(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     names = data.draw(st.lists(st.text('aé."\\ 中', min_size=1, max_size=8), min_size=1, max_size=6, unique=True))

@@ -28,7 +28,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         capture_output=True,
         text=True,
         check=False,
-        timeout=180,
+        timeout=1800,
     )
     assert finished.returncode == 0, finished.stdout[-2000:] + finished.stderr[-4000:]
     assert "step      4" in finished.stdout

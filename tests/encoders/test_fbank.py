@@ -51,7 +51,7 @@ def kaldi_fbank(clip: Tensor) -> Tensor:
     )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     num_samples=st.one_of(st.integers(2, 399), st.integers(400, 6000)),
     amplitude=st.sampled_from([1e-4, 1e-2, 0.3]),
@@ -68,7 +68,7 @@ def test_fbank_equals_kaldi_where_the_fft_size_changes(num_samples: int) -> None
     torch.testing.assert_close(fbank_of(clip), kaldi_fbank(clip), atol=2e-3, rtol=0)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(lens=st.lists(st.integers(2, 3000), min_size=1, max_size=6), extra=st.integers(0, 700))
 def test_padding_and_neighbours_change_nothing(lens: list[int], extra: int) -> None:
     clips = [noise(n, seed=seed) for seed, n in enumerate(lens)]
@@ -121,7 +121,7 @@ def test_a_table_made_in_inference_mode_serves_every_mode() -> None:
             assert not make.__wrapped__(256, cpu).is_inference()  # not cached: a CUDA graph may use the tables there
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(
     lens=st.lists(st.integers(400, 5000), min_size=1, max_size=4),
     amplitude=st.sampled_from([1e-4, 1e-2, 0.3]),
@@ -186,7 +186,7 @@ def test_frame_counts_of_tensors_are_those_of_numbers() -> None:
     assert lfr_frame_lens(fbank_lens).tolist() == [num_lfr_frames(n) for n in lens.tolist()]
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     lens=st.lists(st.integers(1, 60), min_size=1, max_size=4),
     lfr_m=st.integers(1, 9),

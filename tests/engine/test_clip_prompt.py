@@ -75,7 +75,7 @@ def test_so_does_a_service_also_where_the_text_is_followed(tmp_path: Path, answe
     seen: list[str] = []
     options = transcribe_options(hotwords=MANY)
     future = service.submit(samples(8), options, answer_prefix=answer_prefix, on_text=seen.append)
-    assert future.result(20).text.endswith(text_of(8))
+    assert future.result(60).text.endswith(text_of(8))
     service.close()
     assert (last_hotwords(model), bool(seen)) == (("word8",), True)
 

@@ -91,9 +91,9 @@ def test_a_job_survives_the_death_of_a_worker_and_of_a_node(
     output = opened(tmp_path / "out", clips).directory
 
     def disturb() -> None:
-        wait_until(lambda: job_status(output).done > 300, 60)
+        wait_until(lambda: job_status(output).done > 300)
         os.kill(min(set(pids(model)) - local), signal.SIGKILL)
-        wait_until(lambda: job_status(output).done > 1200, 60)
+        wait_until(lambda: job_status(output).done > 1200)
         cluster.remove_node(node, allow_graceful=False)
 
     thread = threading.Thread(target=disturb)
@@ -109,7 +109,7 @@ def test_no_actor_outlives_a_job_that_fails(cluster: Any, tmp_path: Path, model:
 
     with pytest.raises(ConfigError, match="holds no job") as kept:  # and with it the frame that has the actors
         run_job(tmp_path / "nowhere", model, {}, num_workers=2, num_gpus=0, load=load)
-    wait_until(lambda: not any(map(is_running, pids(model))), 30)
+    wait_until(lambda: not any(map(is_running, pids(model))))
     assert kept.traceback
 
 
@@ -144,7 +144,7 @@ def test_a_server_loses_only_what_a_dead_replica_had_in_hand(cluster: Any, clips
         except openai.APIStatusError as error:
             answers.append(str(error.status_code))
 
-    wait_until(lambda: len(pids(model)) == 2, 60)
+    wait_until(lambda: len(pids(model)) == 2)
     threads = [threading.Thread(target=ask, args=(number,)) for number in range(40)]
     for number, thread in enumerate(threads):
         thread.start()
@@ -237,7 +237,7 @@ def start(model: dict[str, Any], replicas: tuple[int, int], **arguments: Any) ->
 
     application = serve_app(model, replicas=replicas, num_gpus=0, load=load, **arguments)
     start_serving(application, port=PORT)
-    wait_until(lambda: states() == {"RUNNING": replicas[0]}, 60)
+    wait_until(lambda: states() == {"RUNNING": replicas[0]})
 
 
 def test_a_websocket_session_stays_with_its_replica(cluster: Any, model: dict[str, Any]) -> None:
@@ -260,11 +260,11 @@ def test_replicas_come_and_go_with_the_requests(cluster: Any, clips: Path, model
     settings = {"drain_delay_s": 1.0}
     start(model | {"delay_s": 0.1}, (1, 2), target_requests=4, settings=settings, autoscaling=quick)
     many = Requests(clips, 8)
-    wait_until(lambda: states() == {"RUNNING": 2}, 60)
+    wait_until(lambda: states() == {"RUNNING": 2})
     groups = [Sessions(range(number, number + 1)) for number in range(101, 104)]
     few = Requests(clips, 1)
     answers = many.end()
-    wait_until(lambda: states() == {"RUNNING": 1}, 90)
+    wait_until(lambda: states() == {"RUNNING": 1})
     answers += few.end()
     outcomes = sum((sessions.end() for sessions in groups), Counter())
     serve.shutdown()

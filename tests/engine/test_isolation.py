@@ -174,7 +174,7 @@ def offline(model: Transcriber, numbers: Sequence[int]) -> dict[int, Transcript]
 
 def served(service: TranscriptionService, numbers: Sequence[int]) -> dict[int, Transcript]:
     futures = [service.submit(samples(number), OPTIONS) for number in numbers]
-    return {number: future.result(10) for number, future in zip(numbers, futures, strict=True)}
+    return {number: future.result(60) for number, future in zip(numbers, futures, strict=True)}
 
 
 # --- the matrix
@@ -241,8 +241,8 @@ def test_a_text_so_far_that_cannot_be_read_fails_its_request_alone(model: Transc
             )
             futures = {n: service.submit(samples(n), OPTIONS, on_text=lambda text: None) for n in NUMBERS}
             with pytest.raises(InternalError, match="unreadable"):
-                futures.pop(POISON).result(10)
-            assert {n: future.result(10).text for n, future in futures.items()} == {n: text_of(n) for n in futures}
+                futures.pop(POISON).result(60)
+            assert {n: future.result(60).text for n, future in futures.items()} == {n: text_of(n) for n in futures}
         assert served(service, [POISON])[POISON].status == "ok"
     finally:
         service.close()
@@ -254,7 +254,7 @@ def test_a_future_that_its_caller_has_ended_costs_nobody_else(
     ended, encode = threading.Event(), model.acoustic.encode
 
     def encode_then(*args: Any, **options: Any) -> EncodedBatch:
-        assert ended.wait(10)
+        assert ended.wait(60)
         return encode(*args, **options)
 
     monkeypatch.setattr(model.acoustic, "encode", encode_then)
@@ -263,7 +263,7 @@ def test_a_future_that_its_caller_has_ended_costs_nobody_else(
         futures = [service.submit(samples(number), OPTIONS) for number in NUMBERS]
         futures[1].set_result(Transcript("mine"))
         ended.set()
-        assert [future.result(10).text for future in futures] == [
+        assert [future.result(60).text for future in futures] == [
             text_of(number) if i != 1 else "" for i, number in enumerate(NUMBERS)
         ]
         assert served(service, [POISON])[POISON].text == text_of(POISON)
@@ -378,7 +378,7 @@ def test_a_dead_engine_ends_all_requests_with_its_reason(model: Transcriber) -> 
     model.decoder.fail("exit status -9")  # type: ignore[attr-defined]
     for future in futures:
         with pytest.raises(DecodeError, match="exit status -9"):
-            future.result(10)
+            future.result(60)
     service.close()
     assert service.failed
     with pytest.raises(DecodeError):

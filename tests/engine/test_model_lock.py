@@ -104,7 +104,7 @@ def test_other_threads_wait_for_their_turn() -> None:
     thread.join(0.05)
     assert thread.is_alive()
     assert list(first) == [1, 2]
-    thread.join(10)
+    thread.join(60)
     assert outcome == [[0, 1, 2]]
 
 
@@ -113,10 +113,10 @@ def test_the_thread_that_takes_the_results_is_the_one_that_uses_the_model() -> N
     first = counting(lock)
     next(first)
     thread, _ = in_thread(lambda: next(first))
-    thread.join(10)
+    thread.join(60)
     second, outcome = in_thread(lambda: list(counting(lock)))  # waits, and so would this thread
     assert list(first) == [2]
-    second.join(10)
+    second.join(60)
     assert outcome == [[0, 1, 2]]
 
 
@@ -137,7 +137,7 @@ def test_a_closed_model_ends_its_iterator_with_an_error_and_refuses_those_that_w
     assert not lock.close()
     with pytest.raises(ConfigError, match="closed before all results had been taken"):
         next(first)
-    thread.join(10)
+    thread.join(60)
     assert "this model is closed" in str(outcome[0])
     with pytest.raises(ConfigError, match="this model is closed"):
         lock.require_open()
@@ -150,7 +150,7 @@ def test_closing_ends_the_wait_for_an_iterator_that_nobody_takes_further() -> No
     threads = [in_thread(lambda: list(counting(lock))) for _ in range(2)]
     assert lock.close()
     for thread, outcome in threads:
-        thread.join(10)
+        thread.join(60)
         assert "this model is closed" in str(outcome[0])
     abandoned.close()  # type: ignore[attr-defined]
 
@@ -162,18 +162,18 @@ def test_closing_waits_for_the_thread_that_is_running_the_model() -> None:
     def slow() -> Iterator[int]:
         with lock.running():
             is_running.set()
-            assert may_go_on.wait(10)
+            assert may_go_on.wait(60)
             with lock.suspended():
                 yield 0
 
     thread, outcome = in_thread(lambda: list(slow()))
-    assert is_running.wait(10)
+    assert is_running.wait(60)
     closing, closed = in_thread(lock.close)
     closing.join(0.05)
     assert closing.is_alive()
     may_go_on.set()
-    closing.join(10)
-    thread.join(10)
+    closing.join(60)
+    thread.join(60)
     assert closed == [True]
     assert "closed before" in str(outcome[0])
 
@@ -231,7 +231,7 @@ def test_closing_with_an_open_service_closes_that(
     future = service.submit(np.zeros(16_000, np.float32), transcribe_options())
     model.close()
     with pytest.raises(ServiceClosedError):
-        future.result(10)
+        future.result(60)
     with pytest.raises(ConfigError, match="this model is closed"):
         TranscriptionService(transcriber)
     with pytest.raises(ConfigError, match="this model is closed"):

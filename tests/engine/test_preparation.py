@@ -12,7 +12,14 @@ from twostage_asr.engine.loader import _preparing_steps
 from twostage_asr.engine.preparation import Preparation
 
 
-def test_steps_run_in_turn_without_captures_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def much_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No step begins by itself, however long a busy machine keeps a test waiting."""
+    monkeypatch.setattr(preparation, "BEGIN_AFTER_S", 600.0)
+
+
+@pytest.mark.usefixtures("much_later")
+def test_steps_run_in_turn_without_captures_elsewhere() -> None:
     seen: list[object] = []
     main = threading.current_thread()
 
@@ -70,20 +77,21 @@ def test_a_model_that_is_closed_begins_no_further_step(monkeypatch: pytest.Monke
 
     def step() -> None:
         is_running.set()
-        assert may_end.wait(10)
+        assert may_end.wait(60)
         seen.append("whole")
 
     steps = Preparation([step, lambda: seen.append("second")])
     steps.begin()
-    assert is_running.wait(10)
+    assert is_running.wait(60)
     closing = threading.Thread(target=steps.close)
     closing.start()
-    assert steps._is_closed.wait(10)
+    assert steps._is_closed.wait(60)
     may_end.set()
     closing.join()
     assert seen == ["whole"]
 
 
+@pytest.mark.usefixtures("much_later")
 def test_a_model_that_is_closed_at_once_begins_none() -> None:
     seen: list[str] = []
     steps = Preparation([lambda: seen.append("first")])

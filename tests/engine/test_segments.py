@@ -40,7 +40,7 @@ def cuts_of(pieces: Sequence[Piece]) -> list[tuple[float, bytes]]:
     return [(cut.start, cut.waveform.tobytes()) for cut in cuts]
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(sizes=st.lists(st.integers(1, 100_000), min_size=1))
 def test_blocks_do_not_change_the_segments(recording: np.ndarray, sizes: list[int]) -> None:
     edges = np.cumsum(sizes)

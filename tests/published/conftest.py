@@ -7,7 +7,6 @@ model's id, DEVICE of a CUDA device, GPUS of a number of them; a port or a URL i
 import contextlib
 import queue
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ import torch
 import uvicorn
 
 from tests.pipeline import Clip
+from tests.processes import wait_until
 from twostage_asr.engine import AutoModelVLLM, auto, loader
 from twostage_asr.engine.config import Backend, EngineConfig
 from twostage_asr.engine.decoder.base import Decoder, LLMSource
@@ -64,16 +64,14 @@ def served(command: Callable[[], int], model: AutoModelVLLM) -> Iterator[Served]
         patch.setattr(process, "set_up_log", lambda level: None)
         thread = threading.Thread(target=command, daemon=True)
         thread.start()
-        found = ready.get(timeout=60)
-    deadline = time.monotonic() + 20
-    while not found.server.started:
-        assert time.monotonic() < deadline and thread.is_alive(), "the server does not start"
-        time.sleep(0.01)
+        found = ready.get(timeout=300)
+    wait_until(lambda: found.server.started or not thread.is_alive(), "the server does not start")
+    assert found.server.started
     try:
         yield found
     finally:
         found.server.should_exit = True
-        thread.join(20)
+        thread.join(60)
 
 
 @pytest.fixture(scope="module")

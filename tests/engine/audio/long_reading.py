@@ -23,4 +23,4 @@ tasks = Path(f"/proc/{os.getpid()}/task").iterdir()
 sys.stdout.write(" ".join((task / "children").read_text() for task in tasks) + "\n")
 sys.stdout.flush()
 if end == "killed":
-    time.sleep(60)
+    time.sleep(600)

@@ -199,7 +199,7 @@ def test_bombs_are_defused_in_bounded_memory(tmp_path: Path) -> None:
     """
     paths = [str(tmp_path / name) for name in bombs]
     command = [sys.executable, "-c", textwrap.dedent(script), *paths]
-    lines = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.splitlines()
+    lines = subprocess.run(command, capture_output=True, text=True, check=True, timeout=600).stdout.splitlines()
     assert [line.split()[0] for line in lines] == paths  # each was refused
     assert all(int(line.split()[1]) < 50 for line in lines), lines
 
@@ -332,7 +332,7 @@ def test_permission_denied(tmp_path: Path) -> None:
 WHOLE = {name: encode(clip(how[2], how[3]), how[2], how[0], how[1]) for name, how in FORMATS.items()}
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(data=st.data())
 def test_damaged_files_decode_or_give_an_audio_error(data: st.DataObject) -> None:
     content = bytearray(WHOLE[data.draw(st.sampled_from(sorted(WHOLE)))])

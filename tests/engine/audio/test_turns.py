@@ -8,7 +8,7 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 import numpy as np
 import pytest
 
-from tests.audio_clips import encode, sweep
+from tests.audio_clips import encode, slow_to_decode, sweep
 from tests.processes import processes, wait_until
 from twostage_asr.engine.audio import readers as readers_module
 from twostage_asr.engine.audio.decode import AudioLimits, Waveform
@@ -19,7 +19,7 @@ from twostage_asr.engine.errors import AudioError
 from twostage_asr.engine.vad import SegmentRules
 from twostage_asr.engine.vad.splitting import Cutting
 
-LIMITS = AudioLimits()
+LIMITS = AudioLimits(max_samples=1 << 40)
 CUTTING = Cutting(vad="silero", rules=SegmentRules(), whole_s=5.0)
 SHORT = encode(sweep(1.0, 16_000), 16_000, "FLAC", "PCM_16")
 
@@ -37,7 +37,7 @@ class Work:
 
     def _reading(self, name: str) -> Generator[str, None, None]:
         self.begun.append(name)
-        assert self._may_end[name].wait(20)
+        assert self._may_end[name].wait(60)
         yield name
 
     def end(self, *names: str) -> None:
@@ -62,7 +62,7 @@ def test_clients_have_their_turns(work: Work) -> None:
         names = ["a1", "a2", "a3", "b1", "b2", "c1"]
         futures = [one.add(name[0], work.reading(name)) for name in names]
         work.end(*names)
-        assert [future.result(20) for future in futures] == [[name] for name in names]
+        assert [future.result(60) for future in futures] == [[name] for name in names]
     assert work.begun == ["a1", "a2", "b1", "c1", "a3", "b2"]
 
 
@@ -72,9 +72,9 @@ def test_a_named_client_never_has_all_threads(work: Work) -> None:
         wait_until(lambda: len(work.begun) == 2)
         other = three.add("b", work.reading("b"))
         work.end("b")
-        assert other.result(20) == ["b"] and work.begun == ["a0", "a1", "b"]
+        assert other.result(60) == ["b"] and work.begun == ["a0", "a1", "b"]
         work.end("a0", "a1", "a2", "a3")
-        wait(futures, 20)
+        wait(futures, 60)
 
 
 def test_those_without_a_name_have_all_threads(work: Work) -> None:
@@ -82,7 +82,7 @@ def test_those_without_a_name_have_all_threads(work: Work) -> None:
         futures = [three.add(None, work.reading(str(i))) for i in range(3)]
         wait_until(lambda: len(work.begun) == 3)
         work.end("0", "1", "2")
-        wait(futures, 20)
+        wait(futures, 60)
 
 
 def test_what_is_cancelled_before_its_turn_is_not_begun(work: Work) -> None:
@@ -90,7 +90,7 @@ def test_what_is_cancelled_before_its_turn_is_not_begun(work: Work) -> None:
         futures = [one.add("a", work.reading(name)) for name in ("first", "second", "third")]
         assert futures[1].cancel()
         work.end("first", "second", "third")
-        assert futures[2].result(20) == ["third"]
+        assert futures[2].result(60) == ["third"]
     assert work.begun == ["first", "third"]
 
 
@@ -99,9 +99,9 @@ def test_closing_cancels_what_waits(work: Work) -> None:
         first, second = (one.add("a", work.reading(name)) for name in ("first", "second"))
         one.close()
         work.end("first")
-        assert first.result(20) == ["first"]
+        assert first.result(60) == ["first"]
         with pytest.raises(CancelledError):
-            second.result(20)
+            second.result(60)
         with pytest.raises(RuntimeError, match="closed"):
             one.add("a", work.reading("third"))
 
@@ -112,7 +112,7 @@ def test_an_exception_reaches_who_asked() -> None:
         raise ZeroDivisionError
 
     with turns(1) as one, pytest.raises(ZeroDivisionError):
-        one.add(None, failing()).result(20)
+        one.add(None, failing()).result(60)
 
 
 def test_nothing_is_read_after_stop() -> None:
@@ -133,16 +133,14 @@ def submit(readers: AudioReaders, content: bytes, client: str | None = None) -> 
 
 
 def test_an_abandoned_process_ends_and_another_client_need_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Silence of 8 channels at 384 kHz, 20 minutes of it in 4 MB, takes 15 s at the least."""
     monkeypatch.setattr(readers_module, "PROCESS_BYTES", 0)
-    bomb = encode(np.zeros((8, 384_000 * 20), np.float32), 384_000, "FLAC", "PCM_16") * 65
     before = processes()
     with contextlib.closing(AudioReaders(1)) as readers:
-        abandoned = submit(readers, bomb)
+        abandoned = submit(readers, slow_to_decode())
         wait_until(lambda: len(processes() - before) == 1)
         (victim,) = processes() - before
         assert abandoned.cancel()
-        assert len(submit(readers, SHORT).result(8)) == 1
+        assert len(submit(readers, SHORT).result(60)) == 1
         wait_until(lambda: victim not in processes())
 
 
@@ -156,7 +154,7 @@ def test_an_abandoned_thread_ends_at_the_next_block(monkeypatch: pytest.MonkeyPa
         while True:
             num_blocks += 1
             yield np.zeros(1600, np.float32)
-            assert may_go_on.wait(20)
+            assert may_go_on.wait(60)
 
     with contextlib.closing(AudioReaders(1)) as readers:
         monkeypatch.setattr(readers_module, "load_blocks", endless)
@@ -165,5 +163,5 @@ def test_an_abandoned_thread_ends_at_the_next_block(monkeypatch: pytest.MonkeyPa
         assert abandoned.cancel()
         may_go_on.set()
         monkeypatch.undo()
-        assert len(submit(readers, SHORT).result(20)) == 1
+        assert len(submit(readers, SHORT).result(60)) == 1
         assert num_blocks <= 2

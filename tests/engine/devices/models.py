@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from tests.engine.devices import slow_engine
 from tests.fake_decoder import FakeDecoder
 from tests.fake_model import HIDDEN_SIZE, FakeAcoustic, fake_transcriber, number_of, write_answer
 from twostage_asr.engine.acoustic.base import EncodedBatch
@@ -24,6 +25,7 @@ from twostage_asr.engine.manifest import LLMInfo
 from twostage_asr.engine.transcriber import Transcriber
 
 DEADLY = 990  # the number of a clip
+FULL = slow_engine.MAX_PENDING - 4  # prompts of one engine, where they come in batches of 4
 BROKEN = "broken"  # a folder in `pids` from which on no model can be loaded
 
 
@@ -59,13 +61,21 @@ def load_broken() -> Transcriber:
     raise CheckpointError("a tensor is missing")
 
 
+class GrowsOnceFull(ProcessDecoder):
+    """Prompts that wait for a while are that many, unless the machine is so busy that they come late."""
+
+    def _grow(self) -> None:
+        if self.num_pending >= FULL:
+            super()._grow()
+
+
 def load_growing(folder: Path) -> Transcriber:
-    """Decodes in a process (slow_engine.py), and in three once prompts have waited for a moment."""
+    """Decodes in a process (slow_engine.py), and in three once it has so many prompts that the others wait for long."""
     engine_process.WORKER = f"{__package__}.slow_engine"
-    backlog.BACKLOG_S = 0.2
+    backlog.BACKLOG_S = 0.0
     logging.getLogger("twostage_asr.engine.loader").info("%d cores", num_cores())
     info = LLMInfo(hidden_size=HIDDEN_SIZE, vocab_size=256, max_position_embeddings=4096, eos_token_ids=(0,), tied=True)
     source, options = LLMSource(folder, info, torch.float32, 4096), VLLMOptions(device=torch.device("cpu"))
-    decoder = ProcessDecoder(source, options, num_processes=1, max_processes=3, stall_timeout_s=60.0)
+    decoder = GrowsOnceFull(source, options, num_processes=1, max_processes=3, stall_timeout_s=60.0)
     decoder.wait_until_ready()
     return fake_transcriber(Path(tempfile.mkdtemp(dir=folder)), decoder=decoder)

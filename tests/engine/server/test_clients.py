@@ -35,17 +35,17 @@ def client(faked: Running) -> Iterator[openai.OpenAI]:
 
 def chat(faked: Running, data: str) -> requests.Response:
     part = {"type": "input_audio", "input_audio": {"data": data, "format": "wav"}}
-    return requests.post(faked.http + CHAT, json=asking(part), timeout=20)
+    return requests.post(faked.http + CHAT, json=asking(part), timeout=60)
 
 
 def send(faked: Running, row: Row) -> requests.Response:
     if row.json is not None:
         body = json.dumps(row.json).replace("{wav}", FAKE_BASE64)
-        return requests.post(faked.http + row.path, data=body, headers={"Content-Type": "application/json"}, timeout=20)
+        return requests.post(faked.http + row.path, data=body, headers={"Content-Type": "application/json"}, timeout=60)
     content = RAW if row.is_raw else FAKE_WAV
     part = content if row.filename is None else (row.filename, content, row.content_type)
     files: Any = {row.part: part}
-    return requests.post(faked.http + row.path, params=row.query, files=files, data=list(row.form), timeout=20)
+    return requests.post(faked.http + row.path, params=row.query, files=files, data=list(row.form), timeout=60)
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.client} {row.path}")
@@ -219,10 +219,10 @@ def test_what_is_no_base64_is_said(faked: Running) -> None:
 
 def test_a_url_in_place_of_a_file(faked: Running) -> None:
     for path in (TRANSCRIPTIONS, "/asr"):
-        taken = requests.post(faked.http + path, data={"url": f"data:;base64,{FAKE_BASE64}"}, timeout=20)
+        taken = requests.post(faked.http + path, data={"url": f"data:;base64,{FAKE_BASE64}"}, timeout=60)
         assert taken.json()["text"] == text_of(7)
         for url in ("http://127.0.0.1/a.wav", "/etc/passwd", "file:///etc/passwd"):
-            answer = requests.post(faked.http + path, data={"url": url}, timeout=20)
+            answer = requests.post(faked.http + path, data={"url": url}, timeout=60)
             assert answer.status_code == 400, url
     both = transcribe_fake(faked, url="http://127.0.0.1/a.wav")
     assert "one of file, url is needed, got file, url" in both.json()["error"]["message"]
@@ -230,12 +230,12 @@ def test_a_url_in_place_of_a_file(faked: Running) -> None:
 
 @pytest.mark.parametrize("kind", ["audio/wav", "application/x-www-form-urlencoded"])
 def test_a_body_that_is_the_audio_itself_is_told_to_be_a_form(faked: Running, kind: str) -> None:
-    answer = requests.post(faked.http + TRANSCRIPTIONS, data=FAKE_WAV, headers={"Content-Type": kind}, timeout=20)
+    answer = requests.post(faked.http + TRANSCRIPTIONS, data=FAKE_WAV, headers={"Content-Type": kind}, timeout=60)
     assert answer.status_code == 400 and "is the body a form" in answer.json()["error"]["message"]
 
 
 def test_a_file_without_a_name_is_told_what_it_needs(faked: Running) -> None:
-    answer = requests.post(faked.http + TRANSCRIPTIONS, files={"file": (None, FAKE_WAV)}, timeout=20)
+    answer = requests.post(faked.http + TRANSCRIPTIONS, files={"file": (None, FAKE_WAV)}, timeout=60)
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "file")
     assert "needs a filename" in answer.json()["error"]["message"]
 
@@ -245,10 +245,10 @@ def test_channels_are_split_and_named(faked: Running, path: str, monkeypatch: py
     monkeypatch.setattr(faked.recognizer, "_cutting", None)  # a VAD hears no speech in the fake's clips
     stereo = encode(np.stack([samples(7), samples(9)]), 16_000, "WAV", "PCM_16")
     form = {"channels": "split", "response_format": "verbose_json"}
-    said = requests.post(faked.http + path, files={"file": ("a.wav", stereo)}, data=form, timeout=20).json()
+    said = requests.post(faked.http + path, files={"file": ("a.wav", stereo)}, data=form, timeout=60).json()
     assert [(segment["channel"], segment["text"]) for segment in said["segments"]] == [(0, text_of(7)), (1, text_of(9))]
     assert {word["channel"] for word in said["segments"][1]["words"]} == {1}
-    one = requests.post(faked.http + path, files={"file": ("a.wav", stereo)}, data={"channels": "1"}, timeout=20)
+    one = requests.post(faked.http + path, files={"file": ("a.wav", stereo)}, data={"channels": "1"}, timeout=60)
     assert one.json()["text"] == text_of(9)
 
 
@@ -256,7 +256,7 @@ def test_channels_are_split_and_named(faked: Running, path: str, monkeypatch: py
 def test_a_damaged_file_is_salvaged_if_that_is_asked_for(faked: Running, path: str) -> None:
     cut = FAKE_WAV[: len(FAKE_WAV) * 7 // 10]
     refused, salvaged = (
-        requests.post(faked.http + path, files={"file": ("a.wav", cut)}, data=form, timeout=20)
+        requests.post(faked.http + path, files={"file": ("a.wav", cut)}, data=form, timeout=60)
         for form in ({}, {"salvage": "true"})
     )
     assert refused.status_code == 400
@@ -300,14 +300,14 @@ def test_the_code_of_what_a_model_calls_a_language(language: str | None, code: s
 def test_translation_is_refused(faked: Running, path: str, field: str) -> None:
     part = "audio_file" if path == "/asr" else "file"
     asked: Any = {"params": {"task": "translate"}} if path == "/asr" else {"data": {"translate": "true"}}
-    answer = requests.post(faked.http + path, files={part: FAKE_WAV}, timeout=20, **asked)
+    answer = requests.post(faked.http + path, files={part: FAKE_WAV}, timeout=60, **asked)
     error = answer.json()["error"]
     assert (answer.status_code, error["code"], error["param"]) == (400, "unsupported_task", field)
 
 
 @pytest.mark.parametrize("output", ["txt", "vtt", "srt", "tsv", "json"])
 def test_outputs_of_whisper_asr_webservice(faked: Running, output: str) -> None:
-    answer = requests.post(f"{faked.http}/asr", params={"output": output}, files={"audio_file": FAKE_WAV}, timeout=20)
+    answer = requests.post(f"{faked.http}/asr", params={"output": output}, files={"audio_file": FAKE_WAV}, timeout=60)
     assert answer.headers["Content-Type"].startswith("text/plain")
     assert answer.headers["Content-Disposition"].endswith(f"audio_file.{output}")
     assert text_of(7) in answer.text
@@ -317,6 +317,6 @@ def test_outputs_of_whisper_asr_webservice(faked: Running, output: str) -> None:
             f"{faked.http}/asr",
             params={"output": output, "word_timestamps": "true"},
             files={"audio_file": FAKE_WAV},
-            timeout=20,
+            timeout=60,
         ).json()["segments"][0]["words"]
         assert [word["text"] for word in words] == ["clip", "7"]

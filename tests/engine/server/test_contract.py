@@ -42,7 +42,7 @@ def test_no_request_makes_the_server_fail(api: BaseSchema, label: str, mode: Gen
     if mode is GenerationMode.NEGATIVE and not operation.body:
         return  # there is nothing to be wrong
 
-    @settings(max_examples=20, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=20, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
     @given(case=operation.as_strategy(generation_mode=mode))
     def check(case: schemathesis.Case) -> None:
         response = case.call()

@@ -5,17 +5,21 @@ import json
 import os
 import signal
 import socket
-import time
+import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+import pytest
 import requests
 import websockets
 
 from tests.engine.server.conftest import Running
-from tests.engine.server.requests_of_clients import CHUNK, pcm16, plain, wait_until, wav
+from tests.engine.server.requests_of_clients import CHUNK, pcm16, plain, wav
 from tests.pipeline import Clip
+from tests.processes import wait_until
+from twostage_asr.engine import AutoModelVLLM
+from twostage_asr.engine.acoustic.base import EncodedBatch
 from twostage_asr.engine.server.process import ended_by_hang_up
 
 PATH = "/v1/audio/transcriptions"
@@ -27,53 +31,80 @@ def transcribe(server: Running, clip: Clip) -> str:
     return text
 
 
-def test_everything_under_way_is_finished(start: Callable[..., Any], clips: list[Clip]) -> None:
-    clip = plain(clips)[0]
-    with start(drain_s=20.0) as server:
+def test_everything_under_way_is_finished(
+    start: Callable[..., Any], vllm_model: AutoModelVLLM, clips: list[Clip], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is encoded until the server drains, so that all of it is under way then."""
+    clip, acoustic, is_draining = plain(clips)[0], vllm_model.transcriber.acoustic, threading.Event()
+    encode = acoustic.encode
 
-        async def speak() -> tuple[list[dict[str, Any]], int]:
-            said: list[dict[str, Any]] = []
-            async with websockets.connect(server.ws) as ws:
-                await ws.send("START")
-                pcm = pcm16(clip)
-                for first in range(0, len(pcm), 2 * CHUNK):
-                    await ws.send(pcm[first : first + 2 * CHUNK])
-                await asyncio.sleep(0.3)
-                server.server.handle_exit(signal.SIGTERM, None)
-                try:
-                    while True:
-                        said.append(json.loads(await asyncio.wait_for(ws.recv(), 20)))
-                except websockets.ConnectionClosed as closed:
-                    assert closed.rcvd is not None
-                    return said, closed.rcvd.code
+    def encode_late(*waveforms: Any, **options: Any) -> EncodedBatch:
+        assert is_draining.wait(60)
+        return encode(*waveforms, **options)
 
-        with ThreadPoolExecutor(8) as callers:
-            texts = [callers.submit(transcribe, server, clip) for _ in range(8)]
-            wait_until(lambda: server.recognizer.num_requests, "no request is seen")
-            said, code = asyncio.run(speak())
-            assert {text.result(30) for text in texts} == {clip["text"]}
-        assert code == 1012
-        assert said[-1] == {"event": "stopped"}
-        assert [sentence["text"] for sentence in said[-2]["sentences"]] == [clip["text"]]
+    async def speak(leave: Callable[[], None]) -> tuple[list[dict[str, Any]], int]:
+        said: list[dict[str, Any]] = [{}]
+        async with websockets.connect(server.ws) as ws:
+            await ws.send("START")
+            pcm = pcm16(clip)
+            for first in range(0, len(pcm), 2 * CHUNK):
+                await ws.send(pcm[first : first + 2 * CHUNK])
+            await ws.send("PING")  # is answered after all of that
+            while said[-1].get("event") != "pong":
+                said.append(json.loads(await asyncio.wait_for(ws.recv(), 60)))
+            await asyncio.to_thread(leave)
+            try:
+                while True:
+                    said.append(json.loads(await asyncio.wait_for(ws.recv(), 60)))
+            except websockets.ConnectionClosed as closed:
+                assert closed.rcvd is not None
+                return said, closed.rcvd.code
 
-
-def test_nothing_new_is_taken_and_the_deadline_holds(start: Callable[..., Any], clips: list[Clip]) -> None:
-    with start(drain_s=1.0) as server:
-        upload = socket.create_connection(("127.0.0.1", server.port))
-        kind = b"Content-Type: multipart/form-data; boundary=b\r\n"
-        upload.sendall(b"POST /asr HTTP/1.1\r\nHost: localhost\r\n" + kind + b"Content-Length: 100\r\n\r\n")
-        wait_until(lambda: server.recognizer.num_requests, "the upload is not seen")
+    def leave() -> None:
+        monkeypatch.setattr(acoustic, "encode", encode_late)
+        texts.extend(callers.submit(transcribe, server, clip) for _ in range(8))
+        wait_until(lambda: server.recognizer.num_requests == 8, "the requests are not seen")
         server.server.handle_exit(signal.SIGTERM, None)
-        deadline = time.monotonic() + 5
-        while (ready := requests.get(f"{server.http}/ready", timeout=5)).status_code == 200:
-            assert time.monotonic() < deadline
-        assert (ready.status_code, ready.json()["status"]) == (503, "shutting down")
-        answer = requests.post(f"{server.http}{PATH}", files={"file": ("a.wav", wav(plain(clips)[0]))}, timeout=5)
-        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "shutting_down")
-        while server.server.servers[0].sockets:
-            assert time.monotonic() < deadline, "the deadline does not hold"
-            time.sleep(0.05)
-        upload.close()
+        wait_until(server.recognizer.is_draining.is_set, "there is no drain")
+        is_draining.set()
+
+    texts: list[Future[str]] = []
+    with start(drain_s=60.0) as server, ThreadPoolExecutor(8) as callers:
+        said, code = asyncio.run(speak(leave))
+        assert {text.result(60) for text in texts} == {clip["text"]}
+    assert code == 1012
+    assert said[-1] == {"event": "stopped"}
+    assert [sentence["text"] for sentence in said[-2]["sentences"]] == [clip["text"]]
+
+
+def stalled_upload(server: Running) -> socket.socket:
+    """A request that is under way for as long as nobody ends it."""
+    upload = socket.create_connection(("127.0.0.1", server.port))
+    kind = b"Content-Type: multipart/form-data; boundary=b\r\n"
+    upload.sendall(b"POST /asr HTTP/1.1\r\nHost: localhost\r\n" + kind + b"Content-Length: 100\r\n\r\n")
+    wait_until(lambda: server.recognizer.num_requests, "the upload is not seen")
+    return upload
+
+
+def test_nothing_new_is_taken(start: Callable[..., Any], clips: list[Clip]) -> None:
+    def ready() -> tuple[int, str]:
+        answer = requests.get(f"{server.http}/ready", timeout=60)
+        return answer.status_code, answer.json()["status"]
+
+    with start(drain_s=600.0) as server:
+        with stalled_upload(server):
+            server.server.handle_exit(signal.SIGTERM, None)
+            wait_until(lambda: ready() != (200, "ok"), "/ready does not say so")
+            assert ready() == (503, "shutting down")
+            answer = requests.post(f"{server.http}{PATH}", files={"file": ("a.wav", wav(plain(clips)[0]))}, timeout=60)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (503, "shutting_down")
+        wait_until(lambda: not server.server.servers[0].sockets, "the server does not end with the last request")
+
+
+def test_the_deadline_holds(start: Callable[..., Any]) -> None:
+    with start(drain_s=0.5) as server, stalled_upload(server):
+        server.server.handle_exit(signal.SIGTERM, None)
+        wait_until(lambda: not server.server.servers[0].sockets, "the deadline does not hold")
 
 
 def test_a_terminal_that_closes_ends_the_server_as_sigterm_does() -> None:

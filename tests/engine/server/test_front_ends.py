@@ -25,7 +25,7 @@ from wyoming.info import Describe, Info
 
 from tests.audio_clips import encode
 from tests.engine.server.certificates import write_certificate
-from tests.engine.server.conftest import Running
+from tests.engine.server.conftest import PATIENT, Running
 from tests.engine.server.requests_of_clients import CHUNK, pcm16, plain
 from tests.engine.streaming.scripted import LoudIsSpeech
 from tests.fake_model import FakeFamily, FakeTokenizer, fake_transcriber, samples, text_of
@@ -52,7 +52,7 @@ class Served:
 
     def __init__(self, directory: Path, num_front_ends: int, address: Address = HERE, **setup: Any) -> None:
         (taken,) = bind(address)
-        settings = ServerSettings(api_keys=KEYS, max_requests_per_client=2, drain_s=5.0)
+        settings = ServerSettings(api_keys=KEYS, max_requests_per_client=2, drain_s=60.0, **PATIENT)
         self.port = taken.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self.front_ends = FrontEnds(
@@ -63,8 +63,8 @@ class Served:
         self.codes: list[int] = []
         self.thread = threading.Thread(target=self._run, daemon=True)
         self.thread.start()
-        wait_until(lambda: self.front_ends.readiness == "ok", 60)
-        wait_until(lambda: self.front_ends.num_ready == num_front_ends, 60)
+        wait_until(lambda: self.front_ends.readiness == "ok")
+        wait_until(lambda: self.front_ends.num_ready == num_front_ends)
 
     def _run(self) -> None:
         self.codes.append(self.front_ends.serve(self.model, self.operation))
@@ -75,7 +75,7 @@ class Served:
 
     def close(self) -> None:
         self.front_ends.close()
-        self.thread.join(20)
+        self.thread.join(60)
         self.model.close()
 
 
@@ -92,7 +92,9 @@ def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     directory = tmp_path_factory.mktemp("secure")
     certificate, key = write_certificate(directory)
     address = Address(port=0, tls_certificate=certificate, tls_key=key)
-    served = Served(directory, 1, address, wyoming=f"unix://{directory}/wyoming")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(front_ends, "_MODULE", "tests.engine.server.patient_front_end")
+        served = Served(directory, 1, address, wyoming=f"unix://{directory}/wyoming")
     yield served
     served.close()
 
@@ -105,14 +107,14 @@ async def speak(url: str, clip: Clip, meanwhile: Callable[[], None] = lambda: No
         for first in range(0, len(pcm), 2 * CHUNK):
             await ws.send(pcm[first : first + 2 * CHUNK])
         while True:  # until some of it has been heard
-            said.append(json.loads(await asyncio.wait_for(ws.recv(), 20)))
+            said.append(json.loads(await asyncio.wait_for(ws.recv(), 60)))
             if said[-1].get("partial"):
                 break
         meanwhile()
         with contextlib.suppress(websockets.ConnectionClosed):
             await ws.send("STOP")
             while not said[-1].get("is_final"):
-                said.append(json.loads(await asyncio.wait_for(ws.recv(), 20)))
+                said.append(json.loads(await asyncio.wait_for(ws.recv(), 60)))
             await ws.close()
     final = next(event for event in said if event.get("is_final"))
     assert ws.close_code is not None
@@ -121,7 +123,7 @@ async def speak(url: str, clip: Clip, meanwhile: Callable[[], None] = lambda: No
 
 def ask(url: str, number: int = 7, key: str = "first", **fields: Any) -> requests.Response:
     file = {"file": ("a.wav", encode(samples(number), 16_000, "WAV", "PCM_16"))}
-    return requests.post(url + PATH, files=file, data=fields, headers={"Authorization": f"Bearer {key}"}, timeout=20)
+    return requests.post(url + PATH, files=file, data=fields, headers={"Authorization": f"Bearer {key}"}, timeout=60)
 
 
 def stalled_upload(url: str, key: str) -> socket.socket:
@@ -189,7 +191,7 @@ def test_every_process_answers_for_the_health_of_all(served: Served) -> None:
     operation = f"http://127.0.0.1:{served.operation.port}"
     for url, headers in ((served.url, {"Authorization": "Bearer first"}), (operation, {})):
         health, ready, metrics = (
-            requests.get(f"{url}/{path}", headers=headers, timeout=20) for path in ("health", "ready", "metrics")
+            requests.get(f"{url}/{path}", headers=headers, timeout=60) for path in ("health", "ready", "metrics")
         )
         assert (health.json(), ready.json()) == ({"status": "ok"}, {"status": "ok"})
         assert "twostage_front_ends 2.0" in metrics.text.splitlines()
@@ -208,7 +210,7 @@ def test_a_killed_front_end_is_replaced_and_its_quota_is_given_back(served: Serv
     os.kill(holder.child.process.pid, signal.SIGKILL)
     wait_until(lambda: not served.front_ends._ledger.total("requests"))
     assert {ask(served.url).status_code for _ in range(4)} == {200}  # the other one answers meanwhile
-    wait_until(lambda: served.front_ends.num_ready == 2, 60)
+    wait_until(lambda: served.front_ends.num_ready == 2)
     assert ask(served.url, key="second").status_code == 200
     assert upload.recv(100) == b""  # its own request has failed
     upload.close()
@@ -221,7 +223,7 @@ def test_what_is_under_way_is_finished_when_the_server_leaves(served: Served, cl
     def leave() -> None:
         decoder.hold()
         asked.extend(callers.submit(ask, served.url, number) for number in (3, 4))
-        wait_until(lambda: decoder.num_pending >= 2)
+        wait_until(lambda: served.front_ends._ledger.total("requests") == 2)
         served.front_ends.leave()
         assert served.front_ends.readiness == "shutting down"
         decoder.release()
@@ -231,7 +233,7 @@ def test_what_is_under_way_is_finished_when_the_server_leaves(served: Served, cl
         text, _ = asyncio.run(speak(served.url.replace("http", "ws"), plain(clips)[0], leave))
         assert text.startswith("clip ")
         assert [each.result().json()["text"] for each in asked] == [text_of(3), text_of(4)]
-    served.thread.join(20)
+    served.thread.join(60)
     assert served.codes == [0]
     assert not any(map(is_running, pids))
 
@@ -239,7 +241,7 @@ def test_what_is_under_way_is_finished_when_the_server_leaves(served: Served, cl
 def test_tls_ends_in_the_front_end(secure: Served, clips: list[Clip]) -> None:
     certificate = str(secure.front_ends._setup.address.tls_certificate)
     headers = {"Authorization": "Bearer first"}
-    ready = requests.get(f"https://127.0.0.1:{secure.port}/ready", verify=certificate, headers=headers, timeout=20)
+    ready = requests.get(f"https://127.0.0.1:{secure.port}/ready", verify=certificate, headers=headers, timeout=60)
     assert ready.json() == {"status": "ok"}
     trusted = ssl.create_default_context(cafile=certificate)
     text, code = asyncio.run(speak(f"wss://127.0.0.1:{secure.port}", plain(clips)[0], ssl=trusted))
@@ -262,7 +264,7 @@ def test_an_engine_that_dies_ends_all_and_answers_before(secure: Served) -> None
     pids = secure.pids
     url, certificate = f"https://127.0.0.1:{secure.port}", str(secure.front_ends._setup.address.tls_certificate)
     file = {"file": ("a.wav", encode(samples(5), 16_000, "WAV", "PCM_16"))}
-    how: dict[str, Any] = {"headers": {"Authorization": "Bearer first"}, "verify": certificate, "timeout": 20}
+    how: dict[str, Any] = {"headers": {"Authorization": "Bearer first"}, "verify": certificate, "timeout": 60}
     decoder.hold()
     with ThreadPoolExecutor(1) as callers:
         under_way = callers.submit(requests.post, url + PATH, files=file, **how)
@@ -271,7 +273,7 @@ def test_an_engine_that_dies_ends_all_and_answers_before(secure: Served) -> None
         decoder.release()
         assert under_way.result().status_code == 503
     wait_until(lambda: requests.get(f"{url}/ready", **how).status_code == 503)
-    secure.thread.join(20)
+    secure.thread.join(60)
     assert secure.codes == [ENGINE_FAILED]
     assert not any(map(is_running, pids))
 
@@ -290,7 +292,7 @@ def test_a_front_end_is_ready_once_its_socket_listens() -> None:
         server.should_exit = True
 
     server = server_of(create_app(recognizer), recognizer, HERE, on_listening=connect)
-    asyncio.run(asyncio.wait_for(server.serve([taken]), 20))
+    asyncio.run(asyncio.wait_for(server.serve([taken]), 60))
     assert is_said.is_set()
     recognizer.close()
     engine.close()
@@ -329,7 +331,7 @@ def test_a_server_that_fails_does_not_wait_for_imports() -> None:
             at_end.callback(replace(child, socket=child.socket.dup()).close)
             child.socket.close()  # so that closing the child does nothing, and hangs up on nobody
         started.close()
-        assert [child.process.wait(2) for child in children] == [-signal.SIGKILL] * 2
+        assert [child.process.wait(60) for child in children] == [-signal.SIGKILL] * 2
 
 
 def test_places_in_the_arena_are_used_again() -> None:

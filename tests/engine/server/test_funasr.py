@@ -12,8 +12,9 @@ import requests
 import websockets
 
 from tests.engine.server.conftest import Running
-from tests.engine.server.requests_of_clients import CHUNK, pcm16, plain, wait_until, wav, waveform
+from tests.engine.server.requests_of_clients import CHUNK, pcm16, plain, wav, waveform
 from tests.pipeline import Clip
+from tests.processes import wait_until
 from twostage_asr.engine import ConfigError
 from twostage_asr.engine.server.config_file import read_config_file
 

@@ -62,7 +62,7 @@ async def talk(
 def converse(server: Running, content: bytes, *arguments: Any, **changes: Any) -> Any:
     async def one() -> list[dict[str, Any]]:
         async with (
-            asyncio.timeout(20),
+            asyncio.timeout(60),
             websockets.connect(server.ws, subprotocols=["binary"], ping_interval=None) as socket,  # type: ignore[list-item]
         ):
             assert socket.subprotocol == "binary"
@@ -153,7 +153,7 @@ def test_whole_recordings_count_among_what_sessions_keep_until_they_are_answered
     budget = server.recognizer.session_bytes
 
     async def one() -> None:
-        async with asyncio.timeout(20), websockets.connect(server.ws) as socket:
+        async with asyncio.timeout(60), websockets.connect(server.ws) as socket:
             await socket.send(json.dumps(FIRST | {"mode": "offline"}))
             await socket.send(pcm(1.0))
             while budget.num_bytes != 32_000:  # nothing but what the session keeps
@@ -231,7 +231,7 @@ def test_settings_that_cannot_be_end_the_session_with_a_reason(
         async with websockets.connect(server.ws) as socket:
             await socket.send(json.dumps(FIRST | changes))
             said = json.loads(await socket.recv())
-            await asyncio.wait_for(socket.wait_closed(), 5)
+            await asyncio.wait_for(socket.wait_closed(), 60)
             return said, socket.close_code or 0
 
     said, code = asyncio.run(one())
@@ -256,7 +256,7 @@ def test_half_a_surrogate_pair_costs_its_own_session_at_most(
     server: Running, caplog: pytest.LogCaptureFixture, field: str
 ) -> None:
     async def one() -> int:
-        async with asyncio.timeout(20), websockets.connect(server.ws) as socket:
+        async with asyncio.timeout(60), websockets.connect(server.ws) as socket:
             await socket.send(json.dumps(FIRST | {"mode": "offline", field: "\ud800"}))
             await socket.send(json.dumps({"is_speaking": False}))
             said = json.loads(await socket.recv())

@@ -60,7 +60,7 @@ def converse(server: Running, path: str, *messages: Any, until: str) -> list[dic
 
     async def one() -> list[dict[str, Any]]:
         answers: list[dict[str, Any]] = []
-        async with asyncio.timeout(20), websockets.connect(server.ws + path) as socket:
+        async with asyncio.timeout(60), websockets.connect(server.ws + path) as socket:
             for message in messages:
                 await socket.send(json.dumps(message) if isinstance(message, dict) else message)
             while not answers or until not in (answers[-1].get("event"), answers[-1].get("type")):
@@ -159,7 +159,7 @@ def test_requests_get_the_names_that_the_server_knows_unless_they_have_their_own
     wav = {"file": ("a.wav", encode(talk((5, 4.0), (9, 4.0)), 16_000, "WAV", "PCM_16"))}
 
     def speakers(path: str, **fields: Any) -> list[str]:
-        answer = requests.post(acquainted.http + path, files=wav, data=fields, timeout=20).json()
+        answer = requests.post(acquainted.http + path, files=wav, data=fields, timeout=60).json()
         return [segment["speaker"] for segment in answer["segments"]]
 
     diarized = {"response_format": "diarized_json"}

@@ -134,7 +134,7 @@ def test_what_is_no_event_ends_the_session(server: Running) -> None:
             await socket.recv()
             await socket.send(message)
             with pytest.raises(websockets.ConnectionClosed) as closed:
-                await asyncio.wait_for(socket.recv(), 10)
+                await asyncio.wait_for(socket.recv(), 60)
             assert closed.value.rcvd is not None and closed.value.rcvd.reason
             return closed.value.rcvd.code
 
@@ -149,7 +149,7 @@ async def answers(server: Running, *events: dict[str, Any], until: str) -> list[
             await socket.send(json.dumps(event))
         said = [json.loads(await socket.recv())]
         while said[-1]["type"] != until:
-            said.append(json.loads(await asyncio.wait_for(socket.recv(), 20)))
+            said.append(json.loads(await asyncio.wait_for(socket.recv(), 60)))
         return said
 
 

@@ -17,22 +17,22 @@ WITHOUT_EXAMPLE = {"/metrics", "/v1/audio/translations"}  # a page of counters; 
 
 @pytest.fixture(scope="module")
 def described(faked: Running) -> dict[str, Any]:
-    found: dict[str, Any] = requests.get(f"{faked.http}/openapi.json", timeout=10).json()
+    found: dict[str, Any] = requests.get(f"{faked.http}/openapi.json", timeout=60).json()
     return found
 
 
 def send(server: Running, path: str, example: Example) -> requests.Response:
     """The example's request, with a clip and this server's model."""
-    model = requests.get(f"{server.http}/v1/models", timeout=10).json()["data"][0]["id"]
+    model = requests.get(f"{server.http}/v1/models", timeout=60).json()["data"][0]["id"]
     url = server.http + path.replace("{model}", model)
     if example.request is None:
-        return requests.get(url, timeout=10)
+        return requests.get(url, timeout=60)
     if "messages" in example.request:
         return requests.post(
-            url, json=json.loads(json.dumps(example.request).replace("BASE64", FAKE_BASE64)), timeout=10
+            url, json=json.loads(json.dumps(example.request).replace("BASE64", FAKE_BASE64)), timeout=60
         )
     files = {PARTS.get(path, "file"): ("a.wav", FAKE_WAV)}
-    return requests.post(url, files=files, data=dict(example.request), timeout=10)
+    return requests.post(url, files=files, data=dict(example.request), timeout=60)
 
 
 def shape(value: Any) -> Any:
@@ -79,7 +79,7 @@ def test_wrong_requests_are_described_as_they_are_answered(faked: Running, descr
     assert "422" not in operation["responses"] and "ValidationError" not in json.dumps(described)
     files = {"file": ("a.wav", FAKE_WAV)}
     url = f"{faked.http}/v1/audio/transcriptions"
-    answer = requests.post(url, files=files, data={"response_format": "xml"}, timeout=10)
+    answer = requests.post(url, files=files, data={"response_format": "xml"}, timeout=60)
     assert answer.status_code == 400
     assert shape(answer.json()) == shape(operation["responses"]["400"]["content"][JSON]["example"])
 
@@ -100,7 +100,7 @@ def test_fields_that_a_web_form_leaves_empty_are_not_there(faked: Running) -> No
         "num_speakers": "",
     }
     answer = requests.post(
-        f"{faked.http}/v1/audio/transcriptions", files={"file": ("a.wav", FAKE_WAV)}, data=empty, timeout=10
+        f"{faked.http}/v1/audio/transcriptions", files={"file": ("a.wav", FAKE_WAV)}, data=empty, timeout=60
     )
     assert answer.status_code == 200, answer.text
     assert answer.json()["text"] == "clip 7."

@@ -22,7 +22,7 @@ from twostage_asr.engine.server.settings import ServerSettings
 
 
 def ask(server: OperationServer, path: str) -> requests.Response:
-    return requests.get(f"http://127.0.0.1:{server.port}{path}", timeout=5)
+    return requests.get(f"http://127.0.0.1:{server.port}{path}", timeout=60)
 
 
 def test_it_answers_without_a_key_and_while_the_loop_is_at_work(
@@ -70,7 +70,7 @@ def test_the_documentation_can_be_left_out(tmp_path: Path) -> None:
 
 def test_alerts_are_about_metrics_that_there_are(faked: Running) -> None:
     rules: Any = yaml.safe_load((ROOT / "demos/deploy/alerts.yaml").read_text(encoding="utf-8"))
-    text = requests.get(f"{faked.http}/metrics", timeout=5).text
+    text = requests.get(f"{faked.http}/metrics", timeout=60).text
     known = {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")}
     expressions = [rule["expr"] for group in rules["groups"] for rule in group["rules"]]
     assert len(expressions) >= 5

@@ -68,7 +68,7 @@ def test_the_language_that_is_heard_is_answered(served: Served, number: int) -> 
     done = served.client.audio.transcriptions.create(model="x", file=file, response_format="verbose_json")
     assert (done.language, done.text) == SAID[number]
     url = f"{str(served.client.base_url).removesuffix('/v1/')}/detect-language"
-    found = requests.post(url, files={"audio_file": wav(CLIPS[number])}, timeout=20).json()
+    found = requests.post(url, files={"audio_file": wav(CLIPS[number])}, timeout=60).json()
     code, name = [("en", "english"), ("zh", "chinese")][number]
     assert found == {"detected_language": name, "language_code": code, "confidence": None}
 

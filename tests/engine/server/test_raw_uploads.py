@@ -47,6 +47,6 @@ def test_a_long_upload_is_never_read_as_a_whole(
     monkeypatch.setattr(UploadFile, "read", read)
     fields = {} if description is None else {"json": description}
     assert len(content) > MIB
-    answer = requests.post(server.http + path, files={part: ("a.wav", content)}, data=fields, timeout=20)
+    answer = requests.post(server.http + path, files={part: ("a.wav", content)}, data=fields, timeout=60)
     assert answer.status_code == 200, answer.text
     assert expected in answer.text

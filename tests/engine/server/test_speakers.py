@@ -44,7 +44,7 @@ def client(faked: Running) -> Iterator[openai.OpenAI]:
 
 
 def post(server: Running, path: str = PATH, /, *, content: bytes = TALK, **fields: Any) -> requests.Response:
-    return requests.post(server.http + path, files={"file": ("a.wav", content)}, data=fields, timeout=20)
+    return requests.post(server.http + path, files={"file": ("a.wav", content)}, data=fields, timeout=60)
 
 
 def test_asr_labels_segments_and_words(faked: Running) -> None:
@@ -122,7 +122,7 @@ def test_a_format_without_a_place_for_speakers_says_so(faked: Running) -> None:
 
 def test_clients_of_whisper_asr_webservice_ask_with_diarize(faked: Running) -> None:
     query = {"diarize": "true", "output": "txt", "max_speakers": "3"}
-    answer = requests.post(f"{faked.http}/asr", params=query, files={"audio_file": ("a.wav", TALK)}, timeout=20)
+    answer = requests.post(f"{faked.http}/asr", params=query, files={"audio_file": ("a.wav", TALK)}, timeout=60)
     assert answer.text == "SPK0: clip\nSPK1: 9.\n" and HEADER not in answer.headers
 
 
@@ -204,11 +204,11 @@ def test_a_slow_speaker_model_delays_nobody_else(tmp_path: Path) -> None:
         answers: list[requests.Response] = []
         asking = threading.Thread(target=lambda: answers.append(post(server, "/asr", spk="true")))
         asking.start()
-        assert held.begun.wait(20)
+        assert held.begun.wait(60)
         assert post(server, content=FAKE_WAV).json()["text"] == text_of(7)
         assert not answers
         held.free.set()
-        asking.join(20)
+        asking.join(60)
     assert [segment["speaker"] for segment in answers[0].json()["segments"]] == ["SPK0", "SPK1"]
 
 

@@ -38,12 +38,12 @@ TRANSCRIPT = Transcript(
 
 
 def export(server: Running, content: str, form: str = "srt") -> requests.Response:
-    return requests.post(f"{server.http}/page/exports/{form}", files={"transcript": ("t.json", content)}, timeout=10)
+    return requests.post(f"{server.http}/page/exports/{form}", files={"transcript": ("t.json", content)}, timeout=60)
 
 
 def lines(server: Running, content: bytes, **fields: Any) -> list[dict[str, Any]]:
     answer = requests.post(
-        f"{server.http}/page/transcripts", files={"file": ("a.wav", content)}, data=fields, timeout=20
+        f"{server.http}/page/transcripts", files={"file": ("a.wav", content)}, data=fields, timeout=60
     )
     return [json.loads(line) for line in answer.text.splitlines()]
 
@@ -55,22 +55,22 @@ def test_every_file_of_the_page_is_small_and_loads_nothing_from_elsewhere(faked:
         text = content.decode().replace("http://www.w3.org/2000/svg", "")
         named |= {f"/page/{name}" for name in re.findall(r'"(?:\./|page/)([\w-]+\.\w+)"', text)}
         assert text.count("\n") <= 400 and "://" not in text, path
-        answer = requests.get(faked.http + path, timeout=5)
+        answer = requests.get(faked.http + path, timeout=60)
         kind = {".js": "text/javascript", ".css": "text/css", ".html": "text/html", ".svg": "image/svg+xml"}
         assert answer.content == content and answer.headers["content-type"].startswith(kind[Path(path).suffix])
     assert len(named) > 8 and named <= FILES.keys()
-    policy = requests.get(f"{faked.http}/", timeout=5).headers["content-security-policy"]
+    policy = requests.get(f"{faked.http}/", timeout=60).headers["content-security-policy"]
     assert "script-src 'self'" in policy and "unsafe" not in policy
 
 
 def test_the_page_is_open_and_what_it_asks_for_needs_a_key(tmp_path: Path) -> None:
     model: Any = SimpleNamespace(transcriber=fake_transcriber(tmp_path))
     with running(model, api_keys=("secret",)) as server:
-        assert all(requests.get(server.http + path, timeout=5).ok for path in ("/", *FILES))
-        assert requests.get(f"{server.http}/page/about", timeout=5).status_code == 401
+        assert all(requests.get(server.http + path, timeout=60).ok for path in ("/", *FILES))
+        assert requests.get(f"{server.http}/page/about", timeout=60).status_code == 401
         assert export(server, TRANSCRIPT.to_json()).status_code == 401
         key = {"Authorization": "Bearer secret"}
-        assert requests.get(f"{server.http}/page/about", headers=key, timeout=5).json()["takes_files"]
+        assert requests.get(f"{server.http}/page/about", headers=key, timeout=60).json()["takes_files"]
 
 
 def test_the_samples_are_those_of_the_directory_and_nothing_else(tmp_path: Path) -> None:
@@ -80,12 +80,12 @@ def test_the_samples_are_those_of_the_directory_and_nothing_else(tmp_path: Path)
     note = ModelNote.of(str(CHECKPOINTS["low_frame_rate"]))
     model: Any = SimpleNamespace(transcriber=fake_transcriber(tmp_path))
     with running(model, page=PageContent(note, find_samples(tmp_path))) as server:
-        about = requests.get(f"{server.http}/page/about", timeout=5).json()
+        about = requests.get(f"{server.http}/page/about", timeout=60).json()
         assert about["samples"] == ["a b.wav"] and "CC BY-SA 4.0" in about["note"]["note"]
         assert about["languages"] == [{"code": "en", "name": "English"}, {"code": "zh", "name": "Chinese"}]
-        assert requests.get(f"{server.http}/page/samples/a%20b.wav", timeout=5).content == b"audio"
+        assert requests.get(f"{server.http}/page/samples/a%20b.wav", timeout=60).content == b"audio"
         for name in ("notes.txt", "..%2Fnotes.txt", "%2Fetc%2Fpasswd"):
-            assert requests.get(f"{server.http}/page/samples/{name}", timeout=5).status_code == 404
+            assert requests.get(f"{server.http}/page/samples/{name}", timeout=60).status_code == 404
 
 
 @pytest.mark.parametrize("content", ["[]", '{"nmae": "x"}', '{"sentences": [1]}'])

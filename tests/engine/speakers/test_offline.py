@@ -203,7 +203,7 @@ def test_inputs_that_finish_while_the_model_is_busy_share_its_next_batch(monkeyp
             speakers.add(index, 0.0, samples(5), None)
             speakers.finish(index, Transcript(str(index), duration=1.0))
             assert not list(speakers.done())  # it waits for nothing
-            assert model.begun.wait(20)
+            assert model.begun.wait(60)
         model.let_go.set()
         assert [index for index, _ in speakers.rest()] == [0, 1, 2, 3]
     assert model.calls == [1, 3]
@@ -215,7 +215,7 @@ def test_the_last_clips_are_embedded_while_stage_2_decodes(tmp_path: Path) -> No
 
     class Waiting(FakeDecoder):
         def poll(self, *, wait_s: float = 0.0, wake: int | None = None) -> list[tuple[int, Hypothesis]]:
-            assert model.begun.wait(20)
+            assert model.begun.wait(60)
             return super().poll(wait_s=wait_s, wake=wake)
 
     transcriber = fake_transcriber(

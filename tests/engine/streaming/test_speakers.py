@@ -64,7 +64,7 @@ def test_turns_are_on_the_time_of_the_stream() -> None:
     assert (turn.start, turn.end) == (pytest.approx(late.start, abs=0.01), pytest.approx(late.end, abs=0.01))
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.lists(st.tuples(st.integers(1, 5), st.sampled_from([1.0, 2.5, 4.0]), st.booleans()), max_size=6))
 def test_speakers_never_change_a_text(parts: list[tuple[int, float, bool]]) -> None:
     audio = talk((0, 0.5), *(part for voice, s, stops in parts for part in ((voice, s), (0, 2.0 if stops else 0.0))))
@@ -79,7 +79,7 @@ def test_speakers_never_change_a_text(parts: list[tuple[int, float, bool]]) -> N
         assert final.transcript.turns
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.dictionaries(st.sampled_from(["SPK0", "SPK1"]), st.sampled_from(["SPK0", "Ana"])))
 def test_relabelling_changes_names_alone(names: dict[str, str]) -> None:
     (final,) = said((3, 3.0), (5, 3.0))
@@ -180,7 +180,7 @@ def test_the_same_pushes_give_the_same_texts_while_the_model_is_loading() -> Non
         loaded = threading.Event()
 
         def get(self) -> FakeVoices:
-            assert self.loaded.wait(20)
+            assert self.loaded.wait(60)
             return self
 
     class Loading(VoicedService):

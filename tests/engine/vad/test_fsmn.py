@@ -82,7 +82,7 @@ def test_the_scores_are_funasrs(checkpoint: Path, pcm: np.ndarray, tmp_path: Pat
     np.testing.assert_allclose(ours, theirs[: len(ours)], atol=2e-4)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(sizes=st.lists(st.integers(0, 20_000), min_size=1))
 @pytest.mark.parametrize("layout", ["checkpoint", "exported"])
 def test_chunks_do_not_change_a_bit(

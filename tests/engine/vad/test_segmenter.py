@@ -73,7 +73,7 @@ def rules(draw: st.DrawFn) -> SegmentRules:
     )
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(streams(), rules(), st.lists(st.integers(1, 40_000), min_size=1))
 def test_chunks_do_not_change_the_spans(pcm: np.ndarray, rules: SegmentRules, sizes: list[int]) -> None:
     whole, live = SpeechSegmenter(Scripted(), rules), SpeechSegmenter(Scripted(), rules)
@@ -91,7 +91,7 @@ def test_chunks_do_not_change_the_spans(pcm: np.ndarray, rules: SegmentRules, si
     assert found + live.finish() == expected
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(streams(), rules())
 def test_spans_lie_in_order_in_the_stream_and_are_no_longer_than_allowed(pcm: np.ndarray, rules: SegmentRules) -> None:
     segmenter = SpeechSegmenter(Scripted(), rules)
@@ -236,7 +236,7 @@ def test_rules_that_cannot_work_are_refused(change: dict[str, float]) -> None:
         SegmentRules(**change)  # type: ignore[arg-type]
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(streams(), st.sampled_from([PLAIN, LIVE_RULES]), st.floats(0.0, 1.0))
 def test_a_segment_that_is_closing_is_closed_so_if_the_silence_lasts(
     stream: np.ndarray, rules: SegmentRules, seconds: float

@@ -44,7 +44,7 @@ def test_the_probabilities_are_those_of_the_packages_model(speech: np.ndarray) -
     np.testing.assert_allclose(MODEL.new_stream().push(speech), expected, atol=1e-4)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(sizes=st.lists(st.integers(0, 50_000), min_size=1))
 def test_chunks_do_not_change_a_bit(speech: np.ndarray, sizes: list[int]) -> None:
     whole, live = MODEL.new_stream(), MODEL.new_stream()

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -220,7 +220,6 @@ TEXTS = st.one_of(st.text(max_size=12), st.text("set 你好世the,.25%'𠮷", ma
 
 
 @given(st.lists(st.tuples(TEXTS, st.integers(0, 40), st.floats(0.01, 1.0)), max_size=6), st.integers(0, 2**31))
-@settings(deadline=None)
 def test_times_rise_inside_the_clip_whatever_the_head_says(
     aligner: WordAligner, clips: list[tuple[str, int, float]], seed: int
 ) -> None:
@@ -343,7 +342,6 @@ SECONDS = st.floats(-3, 9)
     st.lists(st.lists(st.tuples(SECONDS, SECONDS), min_size=1, max_size=6), min_size=1, max_size=3),
     st.sampled_from([0.03, 0.5, 5.0]),
 )
-@settings(deadline=None)
 def test_any_times_settle_inside_the_clip(clips: list[list[tuple[float, float]]], duration: float) -> None:
     num_tokens = np.array([len(clip) for clip in clips])
     times = np.zeros((len(clips), num_tokens.max(), 2))
@@ -365,7 +363,6 @@ def test_times_that_fit_are_left_alone() -> None:
 
 
 @given(st.lists(TEXTS, max_size=4))
-@settings(deadline=None)
 def test_every_word_has_its_own_stretch_of_its_text_s_tokens(tokenizer: CTCTokenizer, texts: list[str]) -> None:
     targets = Targets.from_texts(texts, tokenizer)
     assert (targets.token_lengths > 0).all()
@@ -390,7 +387,6 @@ def test_every_word_has_its_own_stretch_of_its_text_s_tokens(tokenizer: CTCToken
 
 
 @given(st.lists(TEXTS, max_size=4))
-@settings(deadline=None)
 def test_texts_together_are_looked_for_as_each_alone(tokenizer: CTCTokenizer, texts: list[str]) -> None:
     together, alone = Targets.from_texts(texts, tokenizer), [Targets.from_texts([t], tokenizer) for t in texts]
     assert together.token_ids.tolist() == [token_id for one in alone for token_id in one.token_ids]

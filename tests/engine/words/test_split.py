@@ -4,7 +4,7 @@ import itertools
 import unicodedata
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from twostage_asr.engine.words.split import split_words, spoken_form
@@ -54,7 +54,6 @@ def test_words_of_written_text(text: str, words: list[str]) -> None:
 
 
 @given(st.one_of(st.text(), st.text("ab1 2.,'-:%$第か\u3099ー&한नम\u094d")))
-@settings(deadline=None)
 def test_the_text_is_its_words_and_what_is_not_spoken(text: str) -> None:
     words = split_words(text)
     rebuilt, position = "", 0
@@ -78,7 +77,6 @@ def test_every_letter_of_a_script_without_spaces_is_a_word() -> None:
 
 
 @given(st.text())
-@settings(deadline=None)
 def test_a_word_split_again_is_itself(text: str) -> None:
     assert all([w.text for w in split_words(word.text)] == [word.text] for word in split_words(text))
 
@@ -103,7 +101,6 @@ def test_spoken_form_of_written_text(text: str, spoken: str) -> None:
 
 
 @given(st.text())
-@settings(deadline=None)
 def test_words_have_places_in_order_in_the_spoken_form(text: str) -> None:
     words = split_words(text)
     spoken, places = spoken_form(text, words)

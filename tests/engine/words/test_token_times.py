@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from twostage_asr.engine.manifest import FrameClock
@@ -70,7 +70,6 @@ def test_one_token_takes_the_typical_rate() -> None:
 
 
 @given(st.integers(0, 2**31), st.integers(1, 60))
-@settings(deadline=None)
 def test_the_least_sum_of_squares_is_found(seed: int, size: int) -> None:
     """Of two clips at once: the gradient of each one's own sum is zero."""
     rng = np.random.default_rng(seed)
@@ -88,7 +87,6 @@ def test_the_least_sum_of_squares_is_found(seed: int, size: int) -> None:
 @given(
     st.lists(st.lists(st.tuples(st.floats(0.1, 30), st.floats(1, 20)), min_size=1, max_size=12), min_size=1, max_size=5)
 )
-@settings(deadline=None)
 def test_a_clip_in_a_batch_gets_the_times_it_gets_alone(clips: list[list[tuple[float, float]]]) -> None:
     longest = max(map(len, clips))
     centres, lengths = np.full((len(clips), longest), 1e4), np.zeros((len(clips), longest))

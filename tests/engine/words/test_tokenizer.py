@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from twostage_asr.engine.errors import CheckpointError
@@ -93,7 +93,6 @@ def test_ids_are_those_of_funasr(tmp_path: Path) -> None:
 
 
 @given(text=st.text(st.characters(exclude_categories=["Cs"])))
-@settings(deadline=None)
 def test_the_bytes_of_the_tokens_are_the_text(tokenizer: CTCTokenizer, text: str) -> None:
     lines = VOCABULARY.read_text().splitlines()
     token_ids = tokenizer.encode(text)

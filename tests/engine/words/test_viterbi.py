@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -47,7 +47,6 @@ def batches(draw: st.DrawFn) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 @given(batches())
-@settings(deadline=None)
 def test_both_searches_find_the_same_paths(batch: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
     assert torch.equal(torchaudio_paths(*batch), batched_paths(*batch))
 
@@ -59,7 +58,6 @@ def test_our_kernels_say_what_tensor_operations_say() -> None:
 
 @pytest.mark.parametrize("search", SEARCHES)
 @given(batch=batches())
-@settings(deadline=None)
 def test_a_path_spells_its_targets_and_stays_zero_in_the_padding(search, batch) -> None:  # type: ignore[no-untyped-def]
     _, targets, frame_lens, target_lens = batch
     states = search(*batch)
@@ -79,7 +77,6 @@ def test_no_other_path_is_better(search, clip: list[int], spare: int) -> None:  
 
 @pytest.mark.parametrize("clip", [[1, 2], [2, 2], [1, 2, 1]])
 @given(seed=st.integers(0, 2**31), spare=st.integers(0, 2))
-@settings(deadline=None)
 def test_no_other_path_is_better_where_many_tie(clip: list[int], seed: int, spare: int) -> None:
     emissions = emissions_of(seed, 1, min_frames(clip) + spare, 3)
     check_against_all_paths(batched_paths, (emissions / 2).round() * 2, clip)
@@ -99,7 +96,6 @@ def check_against_all_paths(search, emissions: Tensor, clip: list[int]) -> None:
 
 @pytest.mark.parametrize("search", SEARCHES)
 @given(batch=batches())
-@settings(deadline=None)
 def test_a_clip_in_a_batch_gets_the_path_it_gets_alone(search, batch) -> None:  # type: ignore[no-untyped-def]
     together = search(*batch)
     emissions, targets, frame_lens, target_lens = batch
@@ -110,7 +106,6 @@ def test_a_clip_in_a_batch_gets_the_path_it_gets_alone(search, batch) -> None:  
 
 
 @given(st.lists(st.integers(1, 3), max_size=8))
-@settings(deadline=None)
 def test_fewer_frames_than_min_frames_cannot_spell_the_targets(clip: list[int]) -> None:
     num_frames = min_frames(clip)
     shortest = [clip[0]] if clip else []

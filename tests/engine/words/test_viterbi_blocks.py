@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -50,7 +50,6 @@ def spoken(targets: list[int], step: int, seed: int) -> Tensor:
 
 
 @given(batch=batches(), block=st.integers(1, 9))
-@settings(deadline=None)
 def test_a_window_of_the_whole_text_gives_the_path_of_the_whole(batch, block: int) -> None:  # type: ignore[no-untyped-def]
     emissions, targets, frame_lens, target_lens = batch
     states = batched_paths(*batch)
@@ -95,7 +94,6 @@ def test_windows_come_back_after_sounds_that_the_text_lacks(monkeypatch: pytest.
     block=st.integers(1, 6),
     seed=st.integers(0, 2**31),
 )
-@settings(deadline=None)
 def test_there_is_a_path_however_badly_a_text_fits(targets: list[int], spare: int, block: int, seed: int) -> None:
     emissions = emissions_of(seed, 1, min_frames(targets) + spare, 4)[0]
     with pytest.MonkeyPatch.context() as patch:
