@@ -6,10 +6,9 @@ probability. The CTC head's own draft is made as well, and not used.
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
-from torch import Tensor
-
-from ..decoder.base import POLL_S, DecodeParams, Decoder, DraftSource, Hypothesis
+from ..decoder.base import POLL_S, Decoder, Hypothesis, Prompt
 from ..decoder.drafts import Draft
 from .measure import WrappedDecoder
 
@@ -40,25 +39,17 @@ class AgreeingDecoder(WrappedDecoder):
         self._prompts: dict[int, bytes] = {}  # by the prompt's id
         self._answers: dict[bytes, tuple[int, ...]] = {}
 
-    def submit(
-        self,
-        prompt_embeds: Tensor,
-        params: DecodeParams,
-        *,
-        stream_tokens: bool = False,
-        draft: DraftSource | None = None,
-    ) -> int:
-        prompt = prompt_embeds[:: max(1, len(prompt_embeds) // 16)].float().numpy().tobytes()
-        answer = self._answers.get(prompt, ())
+    def add(self, prompt_id: int, prompt: Prompt) -> None:
+        sample = prompt.embeds[:: max(1, len(prompt.embeds) // 16)].float().numpy().tobytes()
+        answer = self._answers.get(sample, ())
 
         def agreeing() -> Draft | None:
-            if draft is not None:
-                draft()
+            if prompt.draft is not None:
+                prompt.draft()
             return AgreeingDraft(answer, self._agreement)
 
-        prompt_id = super().submit(prompt_embeds, params, stream_tokens=stream_tokens, draft=agreeing)
-        self._prompts[prompt_id] = prompt
-        return prompt_id
+        self._prompts[prompt_id] = sample
+        super().add(prompt_id, replace(prompt, draft=agreeing))
 
     def poll(self, *, wait_s: float = POLL_S, wake: int | None = None) -> list[tuple[int, Hypothesis]]:
         done = super().poll(wait_s=wait_s, wake=wake)

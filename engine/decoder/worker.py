@@ -18,7 +18,7 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from ..console import quiet_libraries
@@ -33,7 +33,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ASRError, DecodeError
-from .base import DecodeParams
+from .base import DecodeParams, Prompt
 from .prompt_memory import map_rows
 from .vllm_decoder import VLLMDecoder
 
@@ -94,25 +94,24 @@ def serve(parent: socket.socket, prompts: "_Prompts", outbox: Outbox) -> None:
         while not decoder.num_pending or asked.poll(0):
             message = receive(parent)
             if isinstance(message, list):
-                prompts.drop(set(message))
+                prompts.drop(message)
             else:
                 prompts.add(*message)
         done = decoder.poll()
-        written = prompts.written_by_now({ours for ours, _ in done})
+        written = prompts.written_by_now({prompt_id for prompt_id, _ in done})
         is_news = decoder.num_tokens > num_told and time.monotonic() > told_s + NEWS_S
         if done or written or is_news:
             num_told, told_s = decoder.num_tokens, time.monotonic()
-            outbox.put(([(prompts.their_id.pop(ours), hypothesis) for ours, hypothesis in done], written))
+            outbox.put((done, written))
 
 
 class _Prompts:
-    """The decoder's pending prompts, translated between the parent's ids ("their") and the decoder's ("ours")."""
+    """The decoder's pending prompts."""
 
     def __init__(self, decoder: VLLMDecoder, memory: Tensor) -> None:
         self.decoder = decoder
         self._memory = memory  # uint8
-        self.their_id: dict[int, int] = {}  # keyed by the decoder's id
-        self._num_told: dict[int, int] = {}  # tokens already sent of each followed prompt, keyed by the decoder's id
+        self._num_told: dict[int, int] = {}  # tokens already sent of each followed prompt
 
     def add(
         self,
@@ -127,28 +126,27 @@ class _Prompts:
         data = self._memory[rows : rows + size] if isinstance(rows, int) else torch.from_numpy(rows)
         prompts = torch.split(data.view(limits.dtype).view(-1, limits.hidden_size), num_positions)
         for prompt_id, prompt, own, is_followed in zip(ids, prompts, params, followed, strict=True):
-            ours = self.decoder.add(prompt, own)
-            self.their_id[ours] = prompt_id
+            self.decoder.add(prompt_id, Prompt(prompt, own))
             if is_followed:
-                self._num_told[ours] = 0
+                self._num_told[prompt_id] = 0
 
-    def drop(self, their_ids: set[int]) -> None:
-        dropped = [ours for ours, theirs in self.their_id.items() if theirs in their_ids]
-        self.decoder.cancel(dropped)
-        for ours in dropped:
-            del self.their_id[ours]
-            self._num_told.pop(ours, None)
+    def drop(self, ids: Collection[int]) -> None:
+        self.decoder.cancel(ids)
+        self._forget(ids)
 
-    def written_by_now(self, done: set[int]) -> list[tuple[int, list[int]]]:
-        """New tokens of the followed prompts that are not in `done`, with the parent's ids."""
-        for ours in done:
-            self._num_told.pop(ours, None)
+    def written_by_now(self, done: Collection[int]) -> list[tuple[int, list[int]]]:
+        """New tokens of the followed prompts that are not in `done`."""
+        self._forget(done)
         written = []
-        for ours, num_told in self._num_told.items():
-            if new := list(self.decoder.partial_tokens(ours)[num_told:]):
-                written.append((self.their_id[ours], new))
-                self._num_told[ours] += len(new)
+        for prompt_id, num_told in self._num_told.items():
+            if new := list(self.decoder.partial_tokens(prompt_id)[num_told:]):
+                written.append((prompt_id, new))
+                self._num_told[prompt_id] += len(new)
         return written
+
+    def _forget(self, ids: Collection[int]) -> None:
+        for prompt_id in ids:
+            self._num_told.pop(prompt_id, None)
 
 
 if __name__ == "__main__":
