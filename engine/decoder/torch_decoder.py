@@ -16,6 +16,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from ..arena import Rows
 from ..errors import ASRError
 from ..isolation import alone, isolated
 from .base import (
@@ -33,7 +34,6 @@ from .drafts import Draft
 from .llm import LLM
 from .llm_config import LLMConfig
 from .passes import NUM_DRAFTED, Found, Place, passes_for
-from .rows import Rows
 
 MAX_SEQUENCES = 32  # decoded together
 ROWS_PER_SEQUENCE = 640  # of the cache: a prompt of 30 s of audio and an answer of 512 tokens fit

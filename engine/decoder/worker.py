@@ -30,11 +30,10 @@ if __name__ == "__main__":
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from ..arena import Arena
 from ..errors import ASRError, DecodeError
 from .base import DecodeParams, Prompt
-from .prompt_memory import map_rows
 from .vllm_decoder import VLLMDecoder
 
 NEWS_S = 1.0  # interval of messages that only report progress
@@ -74,7 +73,7 @@ def main(parent: socket.socket) -> None:
         decoder = VLLMDecoder(source, options)
         end_with_any(lambda which: _fail(outbox, DecodeError(f"vLLM's engine: {which}; its log says why")))
         outbox.put(decoder.max_pending)
-        serve(parent, _Prompts(decoder, map_rows(memory)), outbox)
+        serve(parent, _Prompts(decoder, Arena(memory)), outbox)
     except ASRError as error:
         _fail(outbox, error)
 
@@ -108,9 +107,9 @@ def serve(parent: socket.socket, prompts: "_Prompts", outbox: Outbox) -> None:
 class _Prompts:
     """The decoder's pending prompts."""
 
-    def __init__(self, decoder: VLLMDecoder, memory: Tensor) -> None:
+    def __init__(self, decoder: VLLMDecoder, memory: Arena) -> None:
         self.decoder = decoder
-        self._memory = memory  # uint8
+        self._memory = memory
         self._num_told: dict[int, int] = {}  # tokens already sent of each followed prompt
 
     def add(
@@ -123,8 +122,8 @@ class _Prompts:
     ) -> None:
         limits = self.decoder.limits
         size = sum(num_positions) * limits.hidden_size * limits.dtype.itemsize
-        data = self._memory[rows : rows + size] if isinstance(rows, int) else torch.from_numpy(rows)
-        prompts = torch.split(data.view(limits.dtype).view(-1, limits.hidden_size), num_positions)
+        data = self._memory.bytes[rows : rows + size] if isinstance(rows, int) else rows
+        prompts = torch.split(torch.from_numpy(data).view(limits.dtype).view(-1, limits.hidden_size), num_positions)
         for prompt_id, prompt, own, is_followed in zip(ids, prompts, params, followed, strict=True):
             self.decoder.add(prompt_id, Prompt(prompt, own))
             if is_followed:

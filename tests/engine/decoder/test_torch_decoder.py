@@ -21,10 +21,10 @@ from tests.engine.decoder.tiny_llms import (
 )
 from tests.interpreted import interpret
 from tests.pipeline import decode, token_ids
+from twostage_asr.engine.arena import Rows
 from twostage_asr.engine.decoder import torch_decoder
 from twostage_asr.engine.decoder.base import DecodeParams, LLMSource
 from twostage_asr.engine.decoder.passes import Found, padded_shape
-from twostage_asr.engine.decoder.rows import Rows
 from twostage_asr.engine.decoder.torch_decoder import TorchDecoder, choose_tokens
 from twostage_asr.engine.errors import CheckpointError
 
