@@ -33,7 +33,7 @@ from .base import (
 from .drafts import Draft
 from .llm import LLM
 from .llm_config import LLMConfig
-from .passes import NUM_DRAFTED, Found, Place, passes_for
+from .runner import NUM_DRAFTED, PassOutput, Place, runner_for
 
 MAX_SEQUENCES = 32  # decoded together
 ROWS_PER_SEQUENCE = 640  # of the cache: a prompt of 30 s of audio and an answer of 512 tokens fit
@@ -109,13 +109,13 @@ class TorchDecoder(Decoder):
         self._max_sequences = max_sequences
         num_rows = num_cache_rows(source, max_sequences)
         self._rows = Rows(num_rows)
-        self._passes = passes_for(LLM(source, device, num_rows), max_sequences)
+        self._runner = runner_for(LLM(source, device, num_rows), max_sequences)
         self._pending: dict[int, _Sequence] = {}  # all that are not finished, the oldest first
         self._busy_at = math.inf  # time.monotonic() of the last poll with prompts; before the first, of being ready
 
     def wait_until_ready(self) -> None:
         """Compile the kernels and capture the CUDA graphs of one sequence."""
-        self._passes.warm_up()
+        self._runner.warm_up()
         self._busy_at = time.monotonic()
 
     @property
@@ -152,7 +152,7 @@ class TorchDecoder(Decoder):
         if self._pending:
             self._busy_at = now
         elif now - self._busy_at >= PAUSE_S:
-            self._passes.warm_up_more()
+            self._runner.warm_up_more()
 
     def partial_tokens(self, prompt_id: int) -> Sequence[int]:
         return self._pending[prompt_id].token_ids
@@ -163,7 +163,7 @@ class TorchDecoder(Decoder):
 
     def close(self) -> None:
         self.cancel()
-        vars(self).pop("_passes", None)
+        vars(self).pop("_runner", None)
         if self._device.type == "cuda":
             torch.cuda.empty_cache()  # else the memory would stay this process's own
 
@@ -204,7 +204,7 @@ class TorchDecoder(Decoder):
 
     def _prefill(self, sequences: Sequence[_Sequence]) -> list[Written]:
         places = [sequence.place for sequence in sequences]
-        found = self._passes.prefill([sequence.prompt.embeds for sequence in sequences], places)
+        found = self._runner.prefill([sequence.prompt.embeds for sequence in sequences], places)
         return [self._chosen(sequence, found, row, []) for row, sequence in enumerate(sequences)]
 
     def _step(self, sequences: Sequence[_Sequence]) -> list[Written]:
@@ -214,7 +214,7 @@ class TorchDecoder(Decoder):
             [sequence.token_ids[-1], *drafted, *[0] * (length - len(drafted))]
             for sequence, drafted in zip(sequences, proposed, strict=True)
         ]
-        found = self._passes.step(rows, [sequence.place for sequence in sequences])
+        found = self._runner.step(rows, [sequence.place for sequence in sequences])
         written = [self._chosen(sequence, found, row, proposed[row]) for row, sequence in enumerate(sequences)]
         num_tokens, num_drafted = sum(len(tokens) for tokens, _ in written), sum(map(len, proposed))
         self.counts = DecodingCounts(
@@ -225,7 +225,7 @@ class TorchDecoder(Decoder):
         )
         return written
 
-    def _chosen(self, sequence: _Sequence, found: Found, row: int, drafted: Sequence[int]) -> Written:
+    def _chosen(self, sequence: _Sequence, found: PassOutput, row: int, drafted: Sequence[int]) -> Written:
         """The tokens that one pass adds to an answer.
 
         The token that follows a drafted one counts as long as all drafted before it are what greedy decoding writes.
