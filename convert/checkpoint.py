@@ -13,9 +13,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..engine.errors import CheckpointError
+from ..engine.errors import CheckpointError, enumerate_names
 from ..engine.hub.model_files import check_file
-from .wording import enumerate_names
 
 WRAPPERS = ("state_dict", "model_state_dict", "model")  # keys under which training programs save the weights
 DDP_PREFIX = "module."  # what torch's DistributedDataParallel puts before every name

@@ -12,7 +12,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from tqdm import tqdm
 
-from ..engine.errors import CheckpointError, ConfigError
+from ..engine.errors import CheckpointError, ConfigError, enumerate_names
 from ..engine.manifest import (
     ACOUSTIC_NAME,
     CTC_VOCABULARY_NAME,
@@ -27,7 +27,6 @@ from .publish import check_free_space, exclusive, is_writable, publish, replace_
 from .safetensors_file import Advance, list_model_files, write_safetensors, write_sharded
 from .sources import Sources
 from .weights import DTYPES
-from .wording import enumerate_names
 
 logger = logging.getLogger(__name__)
 

@@ -3,12 +3,12 @@
 from collections.abc import Collection
 from pathlib import Path
 
-from ..engine.errors import CheckpointError
+from ..engine.errors import CheckpointError, enumerate_names
+from ..engine.hub.model_files import RepositoryFiles
 from ..engine.manifest import ACOUSTIC_NAME, CTC_VOCABULARY_NAME, LLM_DIR_NAME, MANIFEST_NAME
 from . import fun_asr_nano, glm_asr, llm_asr, qwen3_asr
 from .config_file import CONFIG_NAME, CONFIG_YAML, ConfigFile, model_class, model_type
-from .layout import Family, RepositoryFiles
-from .wording import enumerate_names
+from .layout import Family
 
 FAMILIES: dict[str, Family] = {
     family.name: family

@@ -25,6 +25,7 @@ from ..encoders.ctc import CTCConfig
 from ..encoders.fun_asr_nano import FunASRNanoAcoustic, FunASRNanoAcousticConfig
 from ..encoders.sensevoice import SenseVoiceConfig
 from ..engine.errors import CheckpointError
+from ..engine.hub.model_files import RepositoryFiles
 from ..engine.manifest import FrameClock
 from ..engine.words.tokenizer import NUM_SPECIALS, CTCTokenizer
 from .checkpoint import read_state_dict
@@ -37,7 +38,7 @@ from .fun_asr_nano_layouts import (
     find_layout,
     list_preprocessors,
 )
-from .layout import Family, Part, Plan, RepositoryFiles, check_fit, split_parts
+from .layout import Family, Part, Plan, check_fit, split_parts
 from .llm import LLM_FILES, list_llm_files, needed_shapes, plan_llm, plan_without_ctc, read_llm_config
 from .safetensors_file import list_checkpoint_files
 from .weights import LORA_A, Weight, plan_weights

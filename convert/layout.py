@@ -8,10 +8,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..engine.errors import CheckpointError
+from ..engine.errors import CheckpointError, enumerate_names
+from ..engine.hub.model_files import RepositoryFiles
 from ..engine.manifest import FrameClock, LLMInfo
 from .weights import Weight
-from .wording import enumerate_names
 
 Part = Literal["acoustic", "llm"]
 Shapes = Mapping[str, tuple[int, ...]]
@@ -47,14 +47,6 @@ class Plan:
     @property
     def weight_bytes(self) -> int:
         return sum(weight.nbytes for weight in (*self.acoustic.values(), *self.llm.weights.values()))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RepositoryFiles:
-    """The files needed of a repository on a hub, as patterns of paths. An asterisk also matches slashes."""
-
-    always: tuple[str, ...]  # every file that matches any of these is needed
-    weights: tuple[str, ...]  # the files of the first of these patterns that matches any file
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from ..engine.decoder.llm_config import LLMConfig
 from ..engine.errors import CheckpointError
+from ..engine.hub.model_files import RepositoryFiles
 from ..engine.manifest import LLMInfo
 from .config_file import CONFIG_NAME, read_json
-from .layout import LLMPlan, Part, Plan, RepositoryFiles
+from .layout import LLMPlan, Part, Plan
 from .llm_tokenizer import COPIED_NAMES, list_tokenizer_files, made_files, stated_eos
 from .weights import Weight
 

@@ -16,10 +16,11 @@ from torch import Tensor
 
 from ..encoders.llm_asr import AdaptorKind, LLMASRTower, LLMASRTowerConfig
 from ..engine.errors import CheckpointError
+from ..engine.hub.model_files import RepositoryFiles
 from ..engine.hub.resolve import HubName, resolve_model
 from .checkpoint import read_state_dict
 from .config_file import CONFIG_NAME, CONFIG_YAML, ConfigFile, model_class
-from .layout import Family, Part, Plan, RepositoryFiles, check_fit, split_parts
+from .layout import Family, Part, Plan, check_fit, split_parts
 from .llm import LLM_FILES, list_llm_files, needed_shapes, plan_without_ctc, read_llm_config
 from .safetensors_file import list_checkpoint_files, read_checkpoint
 from .weights import plan_weights

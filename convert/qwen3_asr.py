@@ -16,8 +16,9 @@ from torch import Tensor
 
 from ..encoders.qwen3_asr import Qwen3ASRTower, Qwen3ASRTowerConfig
 from ..engine.errors import CheckpointError
+from ..engine.hub.model_files import RepositoryFiles
 from .config_file import CONFIG_NAME, model_type, read_json
-from .layout import Family, Part, Plan, RepositoryFiles, check_fit, split_parts
+from .layout import Family, Part, Plan, check_fit, split_parts
 from .llm import HEAD, LLM_FILES, list_llm_files, needed_shapes, nested_llm_config, plan_without_ctc
 from .llm_tokenizer import read_llm_tokenizer
 from .safetensors_file import list_checkpoint_files, read_checkpoint

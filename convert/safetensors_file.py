@@ -15,12 +15,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ..engine.errors import CheckpointError
+from ..engine.errors import CheckpointError, enumerate_names
 from ..engine.hub.model_files import check_file
 from .checkpoint import read_state_dict
 from .config_file import read_json
 from .weights import Weight
-from .wording import enumerate_names
 
 MODEL_NAME, INDEX_NAME = "model.safetensors", "model.safetensors.index.json"
 TORCH_NAME, TORCH_INDEX_NAME = "pytorch_model.bin", "pytorch_model.bin.index.json"  # transformers' before safetensors

@@ -17,7 +17,7 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
-from ..engine.errors import CheckpointError
+from ..engine.errors import CheckpointError, enumerate_names
 from ..engine.manifest import ACOUSTIC_NAME, CTC_VOCABULARY_NAME, LLM_DIR_NAME, EngineManifest, SourceFile
 from .config_file import CONFIG_NAME, read_json
 from .export import is_complete
@@ -27,7 +27,6 @@ from .llm import EMBEDDING, HEAD, bits, transformers_model
 from .safetensors_file import list_model_files
 from .sources import Sources
 from .weights import DTYPES, LORA_A, LORA_B
-from .wording import enumerate_names
 
 _NUM_TOKENS = 12  # in each of the two sequences for which logits are compared
 

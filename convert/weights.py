@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..engine.errors import CheckpointError
-from .wording import enumerate_names
+from ..engine.errors import CheckpointError, enumerate_names
 
 DTYPES: Mapping[str, torch.dtype | None] = {  # the names that users give; None keeps each tensor's own dtype
     "keep": None,

@@ -18,7 +18,7 @@ A message says what was wrong, the value, and what is allowed. A code never chan
 transcript, and the `code` in a server's answers.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import ClassVar, Literal
 
 ErrorCode = Literal[
@@ -36,6 +36,7 @@ ErrorCode = Literal[
     "server_busy",
     "shutting_down",
 ]
+_SHOWN = 5  # names of a list in a message
 
 
 class ASRError(Exception):
@@ -114,6 +115,12 @@ class ServiceClosedError(ASRError):
     """A service takes no more work, or was closed before this work was done."""
 
     code: ClassVar[ErrorCode] = "shutting_down"
+
+
+def enumerate_names(names: Collection[str]) -> str:
+    """The names in their order, for a message, as "a, b, c, d, e and 7 more"."""
+    shown = ", ".join(list(names)[:_SHOWN])
+    return shown if len(names) <= _SHOWN else f"{shown} and {len(names) - _SHOWN} more"
 
 
 def error_of(code: str | None, message: str) -> ASRError:

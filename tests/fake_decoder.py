@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from twostage_asr.engine.decoder.base import POLL_S, DecodeParams, DraftSource, Hypothesis, PromptLimits
+from twostage_asr.engine.decoder.base import POLL_S, DecodeParams, Decoder, Hypothesis, Prompt, PromptLimits
 from twostage_asr.engine.errors import DecodeError
 
 LOG_PROB = -0.1  # of every token
@@ -31,7 +31,7 @@ class _Pending:
     num_written: int = 0
 
 
-class FakeDecoder:
+class FakeDecoder(Decoder):
     """Decodes all pending prompts together, like the real ones."""
 
     def __init__(
@@ -44,13 +44,12 @@ class FakeDecoder:
         tokens_per_poll: int = 4,
     ) -> None:
         self.limits = PromptLimits(hidden_size, max_model_len, torch.float32)
-        self.max_pending = max_pending
+        self._max_pending = max_pending
         self.submitted: list[DecodeParams] = []  # of every prompt that was ever taken
         self.is_closed = False
         self._rule = rule
         self._tokens_per_poll = tokens_per_poll
         self._pending: dict[int, _Pending] = {}
-        self._ids = itertools.count()
         self._failure: str | None = None
         self._is_running = threading.Event()
         self._is_running.set()
@@ -74,22 +73,16 @@ class FakeDecoder:
         """It is, from the start."""
 
     @property
+    def max_pending(self) -> int:
+        return self._max_pending
+
+    @property
     def num_pending(self) -> int:
         return len(self._pending)
 
-    def submit(
-        self,
-        prompt_embeds: Tensor,
-        params: DecodeParams,
-        *,
-        stream_tokens: bool = False,
-        draft: DraftSource | None = None,
-    ) -> int:
-        self.limits.check(prompt_embeds, params)
-        prompt_id = next(self._ids)
-        self._pending[prompt_id] = _Pending(self._answer(prompt_embeds, params))
-        self.submitted.append(params)
-        return prompt_id
+    def add(self, prompt_id: int, prompt: Prompt) -> None:
+        self._pending[prompt_id] = _Pending(self._answer(prompt.embeds, prompt.params))
+        self.submitted.append(prompt.params)
 
     def poll(self, *, wait_s: float = POLL_S, wake: int | None = None) -> list[tuple[int, Hypothesis]]:
         if self._failure is not None:

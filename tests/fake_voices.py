@@ -1,12 +1,12 @@
 """A speaker model without weights: what a window sounds like is a number."""
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 
 from twostage_asr.engine.audio.waveform import Waveform
-from twostage_asr.engine.speakers.model import Embeddings
+from twostage_asr.engine.speakers.model import Embeddings, Parts, SpeakerModel
 
 NUM_VOICES = 64
 BROKEN = 99  # the number that the model fails on
@@ -17,7 +17,7 @@ def loudness(waveform: Waveform) -> int:
     return round(1000 * float(waveform.max(initial=0.0)))
 
 
-class FakeVoices:
+class FakeVoices(SpeakerModel):
     """A speaker model that is its own loader."""
 
     def __init__(self, number_of: Callable[[Waveform], int] = loudness) -> None:
@@ -28,9 +28,9 @@ class FakeVoices:
     def get(self) -> "FakeVoices":
         return self
 
-    def embed(self, waveforms: Sequence[Waveform]) -> Embeddings:
-        self.batches.append(len(waveforms))
-        numbers = [self._number_of(waveform) for waveform in waveforms]
+    def embed_windows(self, parts: Parts) -> Embeddings:
+        numbers = [self._number_of(waveform[first:last]) for waveform, windows in parts for first, last in windows]
+        self.batches.append(len(numbers))
         if BROKEN in numbers:
             raise RuntimeError("broken")
         return np.eye(NUM_VOICES, dtype=np.float32)[[number % NUM_VOICES for number in numbers]]
@@ -46,7 +46,7 @@ class GatedVoices(FakeVoices):
         super().__init__()
         self.begun, self.free = threading.Event(), threading.Event()
 
-    def embed(self, waveforms: Sequence[Waveform]) -> Embeddings:
+    def embed_windows(self, parts: Parts) -> Embeddings:
         self.begun.set()
         assert self.free.wait(60)
-        return super().embed(waveforms)
+        return super().embed_windows(parts)

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from twostage_asr.convert.layout import RepositoryFiles
 from twostage_asr.convert.llm import LLM_FILES
+from twostage_asr.engine.hub.model_files import RepositoryFiles
 
 LARGE = 400_000  # bytes of what is large in the real repositories: four times what a refusal may cost
 _QWEN_TOKENIZER = ("merges.txt", "tokenizer_config.json", "vocab.json")

@@ -42,6 +42,17 @@ def test_the_version_is_said_in_every_place() -> None:
     assert said == f"twostage-asr {version}\n"
 
 
+def test_weights_have_their_licence_beside_them_and_are_not_installed() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert project["project"]["license"] == "Apache-2.0"
+    folders = {path.parent for path in (ROOT / "demos").rglob("model.pt") if "out" not in path.parts}
+    assert folders
+    for folder in folders:
+        assert "SPDX-License-Identifier: CC-BY-SA-4.0" in (folder / "LICENSE").read_text(encoding="utf-8")
+        tops = project["tool"]["setuptools"]["package-dir"].values()
+        assert not any(folder.is_relative_to(ROOT / top) for top in tops)
+
+
 def test_encoders_stand_alone() -> None:
     for path in (ROOT / "encoders").glob("*.py"):
         assert not re.search(r"from \.\.", path.read_text()), f"{path.name} reaches outside encoders/"

@@ -12,9 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Self
 
-from torch import Tensor
-
-from ..decoder.base import DecodeParams, Decoder, DraftSource
+from ..decoder.base import Decoder, Prompt
 from ..decoder.drafts import Draft
 from ..transcriber import Transcriber
 from .measure import WrappedDecoder
@@ -61,19 +59,12 @@ class AgreeingDecoder(WrappedDecoder):
         self._agreement = agreement
         self._has_ctc = has_ctc
 
-    def submit(
-        self,
-        prompt_embeds: Tensor,
-        params: DecodeParams,
-        *,
-        stream_tokens: bool = False,
-        draft: DraftSource | None = None,
-    ) -> int:
+    def add(self, prompt_id: int, prompt: Prompt) -> None:
         def agreeing() -> Draft | None:
-            real = None if draft is None else draft()
+            real = None if prompt.draft is None else prompt.draft()
             return AgreeingDraft(self._agreement) if self._has_ctc or real is not None else None
 
-        return super().submit(prompt_embeds, params, stream_tokens=stream_tokens, draft=agreeing)
+        super().add(prompt_id, replace(prompt, draft=agreeing))
 
 
 def with_agreeing_drafts(transcriber: Transcriber, agreement: float) -> Transcriber:

@@ -10,9 +10,8 @@ from dataclasses import dataclass, replace
 from typing import get_args
 
 import torch
-from torch import Tensor
 
-from ..decoder.base import POLL_S, DecodeParams, Decoder, DecodingCounts, DraftSource, Hypothesis
+from ..decoder.base import POLL_S, Decoder, DecodingCounts, Hypothesis, Prompt
 from ..errors import DecodeError
 from ..timeline import Span, Stage, Timeline
 from ..transcriber import Transcriber
@@ -66,7 +65,7 @@ class Latency:
     encode_p50_s: float | None  # the part of stage 1
 
 
-class WrappedDecoder:
+class WrappedDecoder(Decoder):
     """A decoder that leaves all work to another one; what measures it overrides the step that it watches."""
 
     def __init__(self, decoder: Decoder) -> None:
@@ -84,15 +83,8 @@ class WrappedDecoder:
     def num_pending(self) -> int:
         return self._decoder.num_pending
 
-    def submit(
-        self,
-        prompt_embeds: Tensor,
-        params: DecodeParams,
-        *,
-        stream_tokens: bool = False,
-        draft: DraftSource | None = None,
-    ) -> int:
-        return self._decoder.submit(prompt_embeds, params, stream_tokens=stream_tokens, draft=draft)
+    def add(self, prompt_id: int, prompt: Prompt) -> None:
+        self._decoder.add(prompt_id, prompt)
 
     def poll(self, *, wait_s: float = POLL_S, wake: int | None = None) -> list[tuple[int, Hypothesis]]:
         return self._decoder.poll(wait_s=wait_s, wake=wake)

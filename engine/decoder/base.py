@@ -2,10 +2,12 @@
 
 A decoder takes prompts at any time (`submit`) and returns those that have finished (`poll`). Prompts submitted while
 others are being decoded join the running batch. Each prompt can be dropped (`cancel`), or followed while it is decoded
-(`partial_tokens`). All decoders check prompts here, because vLLM does not: a wrong width would stop its engine, and a
-NaN could become text.
+(`partial_tokens`). Prompts are checked here, because vLLM does not check them: a wrong width would stop its engine, and
+a NaN could become text. A decoder hands a prompt on to another, in this process or in one of its own, by `add`, with
+its id and without a second check.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -24,6 +26,7 @@ from .drafts import Draft
 DraftSource = Callable[[], Draft | None]  # makes a draft of an answer at the time when it is used
 
 POLL_S = 0.05  # how long a caller with nothing else to do waits for a result
+_IDS = itertools.count()  # of all prompts of this process
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +81,21 @@ class DecodingCounts:
         return self.accepted / self.drafted if self.drafted else 0.0
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Prompt:
+    """A prompt that has been checked, and how it is to be decoded; see Decoder.submit."""
+
+    embeds: Tensor  # (P, hidden_size) on the CPU
+    params: DecodeParams
+    stream_tokens: bool = False
+    draft: DraftSource | None = None
+
+    @property
+    def size(self) -> int:
+        """Positions of the prompt and its answer."""
+        return len(self.embeds) + self.params.max_new_tokens
+
+
 class Decoder(Protocol):
     """Decodes prompt embeddings with continuous batching."""
 
@@ -110,6 +128,13 @@ class Decoder(Protocol):
 
         Raises PromptTooLongError, AudioError or DecodeError for an invalid prompt; the decoder remains usable.
         """
+        self.limits.check(prompt_embeds, params)
+        prompt_id = next(_IDS)
+        self.add(prompt_id, Prompt(prompt_embeds, params, stream_tokens, draft))
+        return prompt_id
+
+    def add(self, prompt_id: int, prompt: Prompt) -> None:
+        """Queue a prompt that has been checked. No other prompt of this decoder has its id."""
 
     def poll(self, *, wait_s: float = POLL_S, wake: int | None = None) -> list[tuple[int, Hypothesis]]:
         """Continue decoding and return the finished prompts as (id, hypothesis). With nothing pending, return at once.

@@ -24,7 +24,7 @@ LOAD_TIMEOUT_S = 1800.0  # for loading an engine; compilation takes minutes, and
 
 
 @dataclass(slots=True, eq=False)
-class Prompt:
+class Pending:
     """A pending prompt."""
 
     embeds: Tensor  # (P, hidden_size); once it is sent, its rows of the shared memory
@@ -47,8 +47,8 @@ class EngineProcess:
     failure: str = ""  # why the engine was given up
     started: float = field(default_factory=time.monotonic)
     heard: float = field(default_factory=time.monotonic)  # time of its last message, or when prompts ended its idleness
-    outbox: dict[int, Prompt] = field(default_factory=dict)
-    pending: dict[int, Prompt] = field(default_factory=dict)  # includes those in the outbox
+    outbox: dict[int, Pending] = field(default_factory=dict)
+    pending: dict[int, Pending] = field(default_factory=dict)  # includes those in the outbox
 
     @classmethod
     def start(cls, stall_timeout_s: float) -> "EngineProcess":
@@ -71,7 +71,7 @@ class EngineProcess:
         if time.monotonic() > self.started + LOAD_TIMEOUT_S:
             raise self._not_loaded()
 
-    def add(self, prompt_id: int, prompt: Prompt) -> None:
+    def add(self, prompt_id: int, prompt: Pending) -> None:
         """Take a prompt, to be sent by the next `flush`."""
         self.outbox[prompt_id] = self.pending[prompt_id] = prompt
 

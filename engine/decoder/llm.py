@@ -2,7 +2,7 @@
 
 The three differ in biases, in the norm of queries and keys, and in sizes; LLMConfig says how. A pass takes T new
 positions of B sequences, as prompt embeddings or as tokens, and gives the most probable token of each position. The
-cache holds rows of positions; a sequence has consecutive rows, and `where` says which.
+cache holds rows of positions; a sequence has consecutive rows, which its first PLACE_COLUMNS numbers tell.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,8 @@ from .base import LLMSource
 from .llm_config import LLMConfig
 from .plain_step import PlainStep
 
-WHERE = 4  # columns of `ints` before the tokens: first new position, first row, number of rows, position to be read
+# Columns of `ints` before the tokens: first new position, first row, number of rows, position to be read.
+PLACE_COLUMNS = 4
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,7 +50,7 @@ class Layer:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Passed:
+class LLMOutput:
     """What one pass has found."""
 
     best: Tensor  # (2, B, R) int32: the most probable tokens, and the bits of their float32 log-probabilities
@@ -83,17 +84,17 @@ class LLM:
         self.step: Callable[..., Step] = step_for(device)
 
     @torch.inference_mode()
-    def run(self, ints: Tensor, embeds: Tensor | None = None) -> Passed:
+    def run(self, ints: Tensor, embeds: Tensor | None = None) -> LLMOutput:
         """One pass.
 
         Args:
-            ints: (B, WHERE + T) int32, the first columns as WHERE says, then the tokens; (B, WHERE) with `embeds`.
+            ints: (B, PLACE_COLUMNS + T) int32: the place, then the tokens, which are absent with `embeds`.
             embeds: (B, T, hidden_size) of a prompt. Of it one position is read; of tokens, all.
         """
         num_sequences = len(ints)
         if embeds is None:
-            residual = F.embedding(ints[:, WHERE:].flatten(), self._embedding)
-            num_positions = ints.shape[1] - WHERE
+            residual = F.embedding(ints[:, PLACE_COLUMNS:].flatten(), self._embedding)
+            num_positions = ints.shape[1] - PLACE_COLUMNS
         else:
             residual = embeds.flatten(0, 1).clone()
             num_positions = embeds.shape[1]
@@ -103,7 +104,7 @@ class LLM:
         logits = F.linear(hidden, self._head).float()
         highest, best = logits.max(-1)
         log_probs = highest - logits.logsumexp(-1)
-        return Passed(torch.stack([best.int(), log_probs.view(torch.int32)]), logits[:, 0].contiguous())
+        return LLMOutput(torch.stack([best.int(), log_probs.view(torch.int32)]), logits[:, 0].contiguous())
 
     def _through_layers(self, residual: Tensor, where: Tensor, num_positions: int) -> Tensor:
         step = self.step(self.config, where, num_positions, self._rotations)

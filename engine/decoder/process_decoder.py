@@ -10,20 +10,18 @@ engine is one of this decoder.
 """
 
 import contextlib
-import itertools
 import logging
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 
 from ..cores import num_cores
 from ..errors import ASRError, ConfigError, DecodeError
 from ..worker_process import wait_readable
 from .backlog import Backlog
-from .base import POLL_S, DecodeParams, DraftSource, Hypothesis, LLMSource, weight_bytes
-from .engine_process import EngineProcess, Prompt
+from .base import POLL_S, Decoder, Hypothesis, LLMSource, Prompt, weight_bytes
+from .engine_process import EngineProcess, Pending
 from .vllm_decoder import VLLMOptions
 
 # GPU memory of an engine besides weights and KV cache: activations of a full batch, logits, CUDA graphs.
@@ -35,7 +33,7 @@ MIN_KV_CACHE_BYTES = 4 << 30  # of one of several engines, for 512 prompts of 80
 logger = logging.getLogger(__name__)
 
 
-class ProcessDecoder:
+class ProcessDecoder(Decoder):
     """Decodes with vLLM in `num_processes` processes, and up to `max_processes` when prompts have to wait."""
 
     def __init__(
@@ -52,7 +50,6 @@ class ProcessDecoder:
         See EngineConfig for `stall_timeout_s`.
         """
         self.limits = source.limits
-        self._ids = itertools.count()
         self._source = source
         self._stall_timeout_s = stall_timeout_s
         self._num_spare = (max_processes or num_processes) - num_processes
@@ -85,20 +82,10 @@ class ProcessDecoder:
     def num_pending(self) -> int:
         return sum(len(engine.pending) for engine in self._engines)
 
-    def submit(
-        self,
-        prompt_embeds: Tensor,
-        params: DecodeParams,
-        *,
-        stream_tokens: bool = False,
-        draft: DraftSource | None = None,
-    ) -> int:
-        self.limits.check(prompt_embeds, params)
-        prompt_id = next(self._ids)
-        self._give(prompt_id, Prompt(prompt_embeds.to(self.limits.dtype), params, stream_tokens))
-        return prompt_id
+    def add(self, prompt_id: int, prompt: Prompt) -> None:
+        self._give(prompt_id, Pending(prompt.embeds.to(self.limits.dtype), prompt.params, prompt.stream_tokens))
 
-    def _give(self, prompt_id: int, prompt: Prompt) -> None:
+    def _give(self, prompt_id: int, prompt: Pending) -> None:
         min(self._engines, key=lambda engine: len(engine.pending)).add(prompt_id, prompt)
 
     def poll(self, *, wait_s: float = POLL_S, wake: int | None = None) -> list[tuple[int, Hypothesis]]:
@@ -142,7 +129,7 @@ class ProcessDecoder:
             if prompt.is_second_try:
                 given_up.append((prompt_id, Hypothesis((), (), "stop", error=f"two engines failed over it: {error}")))
             else:
-                self._give(prompt_id, Prompt(prompt.embeds, prompt.params, prompt.stream_tokens, is_second_try=True))
+                self._give(prompt_id, Pending(prompt.embeds, prompt.params, prompt.stream_tokens, is_second_try=True))
         return given_up
 
     def _grow(self) -> None:

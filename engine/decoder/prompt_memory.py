@@ -1,10 +1,5 @@
-"""Shared memory for prompts: the parent process writes them once, and the worker reads them in place.
+"""Shared memory for prompts: the parent process writes them once, and the worker reads them in place."""
 
-A socket would copy the rows several times into fresh memory, with a page fault for each page: 0.25 s in both processes
-for 190 MB, on a virtual machine.
-"""
-
-import mmap
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,14 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .rows import Rows
-
-_BLOCK = 64  # bytes: the alignment of prompts
-
-
-def map_rows(file_descriptor: int) -> Tensor:
-    """Map a whole PromptMemory as a (num_bytes,) uint8 tensor, in any process that has the descriptor."""
-    return torch.frombuffer(mmap.mmap(file_descriptor, 0), dtype=torch.uint8)
+from ..arena import Arena
 
 
 @dataclass(slots=True, eq=False)
@@ -33,22 +21,20 @@ class Piece:
 
 
 class PromptMemory:
-    """The writing side. Pages are allocated when they are written, and freed after the last process has closed them."""
+    """The writing side; the worker maps the same file as an Arena."""
 
     def __init__(self, num_bytes: int) -> None:
-        self.file_descriptor = os.memfd_create("prompts")
-        os.ftruncate(self.file_descriptor, num_bytes)
-        self._rows = map_rows(self.file_descriptor)
-        self._blocks = Rows(num_bytes // _BLOCK)
+        self.file_descriptor = Arena.create(num_bytes)
+        self.arena = Arena(self.file_descriptor)
 
     def write(self, prompts: Sequence[Tensor]) -> Piece | None:
         """Write prompts, each (P, hidden_size) of the same dtype, contiguously; None if they do not all fit."""
         size = sum(prompt.nbytes for prompt in prompts)
-        block = self._blocks.take(-(-size // _BLOCK))
-        if block is None:
+        start = self.arena.take_bytes(size)
+        if start is None:
             return None
-        start = _BLOCK * block
-        rows = self._rows[start : start + size].view(prompts[0].dtype).view(-1, prompts[0].shape[1])
+        data = torch.from_numpy(self.arena.bytes[start : start + size])
+        rows = data.view(prompts[0].dtype).view(-1, prompts[0].shape[1])
         torch.cat(list(prompts), out=rows)
         return Piece(start, size, rows, len(prompts))
 
@@ -56,7 +42,7 @@ class PromptMemory:
         """Record that one of the piece's prompts is done; frees the piece after the last one."""
         piece.num_prompts -= 1
         if not piece.num_prompts:
-            self._blocks.give_back(piece.start // _BLOCK)
+            self.arena.free(piece.start)
 
     def close(self) -> None:
         """Close the descriptor. Worker processes may still read the memory."""

@@ -16,15 +16,25 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from ..arena import Rows
 from ..errors import ASRError
 from ..isolation import alone, isolated
 from ..worker_process import wait_readable
-from .base import POLL_S, DecodeParams, DecodingCounts, DraftSource, Hypothesis, LLMSource, recover_gpu, weight_bytes
+from .base import (
+    POLL_S,
+    DecodeParams,
+    Decoder,
+    DecodingCounts,
+    Hypothesis,
+    LLMSource,
+    Prompt,
+    recover_gpu,
+    weight_bytes,
+)
 from .drafts import Draft
 from .llm import LLM
 from .llm_config import LLMConfig
-from .passes import NUM_DRAFTED, Found, Place, passes_for
-from .rows import Rows
+from .runner import NUM_DRAFTED, PassOutput, Place, runner_for
 
 MAX_SEQUENCES = 32  # decoded together
 ROWS_PER_SEQUENCE = 640  # of the cache: a prompt of 30 s of audio and an answer of 512 tokens fit
@@ -41,9 +51,7 @@ class _Sequence:
     """A prompt, and its answer so far."""
 
     prompt_id: int
-    prompt: Tensor
-    params: DecodeParams
-    draft_source: DraftSource | None
+    prompt: Prompt
     draft: Draft | None = None
     generator: torch.Generator | None = None
     base: int | None = None  # first row of the cache, once it has rows
@@ -51,29 +59,24 @@ class _Sequence:
     log_probs: list[float] = field(default_factory=list)
 
     def __str__(self) -> str:
-        return f"a prompt of {len(self.prompt)} positions"
-
-    @property
-    def size(self) -> int:
-        """Rows of the cache that it needs."""
-        return rows_for(self.prompt, self.params)
+        return f"a prompt of {len(self.prompt.embeds)} positions"
 
     @property
     def place(self) -> Place:
         """Where its next position is. The last token has no row yet: the step that reads it makes one."""
         assert self.base is not None
-        start = len(self.prompt) + len(self.token_ids) - 1 if self.token_ids else 0
-        return Place(start, self.base, self.size)
+        start = len(self.prompt.embeds) + len(self.token_ids) - 1 if self.token_ids else 0
+        return Place(start, self.base, self.prompt.size)
 
     @property
     def is_greedy(self) -> bool:
-        return self.params.temperature == 0 and self.params.repetition_penalty == 1
+        return self.prompt.params.temperature == 0 and self.prompt.params.repetition_penalty == 1
 
     def proposed(self, end_id: int, vocab_size: int) -> list[int]:
         """The tokens that its draft expects next. A token that the LLM lacks, and those behind it, are left out."""
         if self.draft is None:
             return []
-        room = self.params.max_new_tokens - len(self.token_ids) - 1  # beside the token that a step writes anyway
+        room = self.prompt.params.max_new_tokens - len(self.token_ids) - 1  # beside the token that a step writes anyway
         tokens = self._asked(partial(self.draft.propose, min(NUM_DRAFTED, room), end_id)) or []
         return list(itertools.takewhile(lambda token: token < vocab_size, tokens))
 
@@ -83,8 +86,8 @@ class _Sequence:
             self._asked(partial(self.draft.write, token_ids))
 
     def make_draft(self) -> None:
-        if self.draft_source is not None and self.is_greedy:
-            self.draft = self._asked(self.draft_source)
+        if self.prompt.draft is not None and self.is_greedy:
+            self.draft = self._asked(self.prompt.draft)
 
     def _asked(self, work: Callable[[], Answer]) -> Answer | None:
         """What the draft answers. One that fails is done without: the prompt only takes longer."""
@@ -95,55 +98,43 @@ class _Sequence:
         return outcome
 
 
-class TorchDecoder:
+class TorchDecoder(Decoder):
     """Decodes with our own LLM blocks."""
 
     def __init__(self, source: LLMSource, *, device: torch.device, max_sequences: int = MAX_SEQUENCES) -> None:
         """Load the weights. Raises CheckpointError if they are damaged or the LLM is none that llm.py computes."""
         self.limits = source.limits
-        self.max_pending = max_sequences
         self.counts = DecodingCounts()
         self._end_ids, self._vocab_size = source.info.eos_token_ids, source.info.vocab_size
         self._device = device
         self._max_sequences = max_sequences
         num_rows = num_cache_rows(source, max_sequences)
         self._rows = Rows(num_rows)
-        self._passes = passes_for(LLM(source, device, num_rows), max_sequences)
+        self._runner = runner_for(LLM(source, device, num_rows), max_sequences)
         self._pending: dict[int, _Sequence] = {}  # all that are not finished, the oldest first
-        self._ids = itertools.count()
         self._busy_at = math.inf  # time.monotonic() of the last poll with prompts; before the first, of being ready
 
     def wait_until_ready(self) -> None:
         """Compile the kernels and capture the CUDA graphs of one sequence."""
-        self._passes.warm_up()
+        self._runner.warm_up()
         self._busy_at = time.monotonic()
+
+    @property
+    def max_pending(self) -> int:
+        return self._max_sequences
 
     @property
     def num_pending(self) -> int:
         return len(self._pending)
 
     def num_fitting(self, sizes: Sequence[int]) -> int:
-        """How many of these prompts, from the first on, need not wait for others; `sizes` are those of rows_for."""
+        """How many prompts of these sizes, from the first on, need not wait for others; see Prompt.size."""
         rows = self._rows.copy()
         room = self._max_sequences - len(self._pending)
         return sum(1 for _ in itertools.takewhile(lambda size: rows.take(size) is not None, sizes[:room]))
 
-    def submit(
-        self,
-        prompt_embeds: Tensor,
-        params: DecodeParams,
-        *,
-        stream_tokens: bool = False,
-        draft: DraftSource | None = None,
-    ) -> int:
-        self.limits.check(prompt_embeds, params)
-        return self.submit_checked(prompt_embeds, params, draft)
-
-    def submit_checked(self, prompt_embeds: Tensor, params: DecodeParams, draft: DraftSource | None) -> int:
-        """`submit` for a prompt that was checked already: to look for NaN a second time would only delay its answer."""
-        prompt_id = next(self._ids)
-        self._pending[prompt_id] = _Sequence(prompt_id, prompt_embeds, params, draft)
-        return prompt_id
+    def add(self, prompt_id: int, prompt: Prompt) -> None:
+        self._pending[prompt_id] = _Sequence(prompt_id, prompt)
 
     def poll(self, *, wait_s: float = POLL_S, wake: int | None = None) -> list[tuple[int, Hypothesis]]:
         """Read the prompts that have room, and then write one step of all answers."""
@@ -165,7 +156,7 @@ class TorchDecoder:
         if self._pending:
             self._busy_at = now
         elif now - self._busy_at >= PAUSE_S:
-            while self._passes.warm_up_more() and wake is not None and not wait_readable([wake], 0):
+            while self._runner.warm_up_more() and wake is not None and not wait_readable([wake], 0):
                 pass
 
     def partial_tokens(self, prompt_id: int) -> Sequence[int]:
@@ -177,7 +168,7 @@ class TorchDecoder:
 
     def close(self) -> None:
         self.cancel()
-        vars(self).pop("_passes", None)
+        vars(self).pop("_runner", None)
         if self._device.type == "cuda":
             torch.cuda.empty_cache()  # else the memory would stay this process's own
 
@@ -192,11 +183,11 @@ class TorchDecoder:
         num_running = len(self._pending) - len(waiting)
         admitted = waiting[: self._max_sequences - num_running]
         for number, sequence in enumerate(admitted):
-            sequence.base = self._rows.take(sequence.size)
+            sequence.base = self._rows.take(sequence.prompt.size)
             if sequence.base is None:
                 return admitted[:number]
-            if sequence.params.seed is not None:
-                sequence.generator = torch.Generator(self._device).manual_seed(sequence.params.seed)
+            if (seed := sequence.prompt.params.seed) is not None:
+                sequence.generator = torch.Generator(self._device).manual_seed(seed)
             sequence.make_draft()
         return admitted
 
@@ -218,7 +209,7 @@ class TorchDecoder:
 
     def _prefill(self, sequences: Sequence[_Sequence]) -> list[Written]:
         places = [sequence.place for sequence in sequences]
-        found = self._passes.prefill([sequence.prompt for sequence in sequences], places)
+        found = self._runner.prefill([sequence.prompt.embeds for sequence in sequences], places)
         return [self._chosen(sequence, found, row, []) for row, sequence in enumerate(sequences)]
 
     def _step(self, sequences: Sequence[_Sequence]) -> list[Written]:
@@ -228,7 +219,7 @@ class TorchDecoder:
             [sequence.token_ids[-1], *drafted, *[0] * (length - len(drafted))]
             for sequence, drafted in zip(sequences, proposed, strict=True)
         ]
-        found = self._passes.step(rows, [sequence.place for sequence in sequences])
+        found = self._runner.step(rows, [sequence.place for sequence in sequences])
         written = [self._chosen(sequence, found, row, proposed[row]) for row, sequence in enumerate(sequences)]
         num_tokens, num_drafted = sum(len(tokens) for tokens, _ in written), sum(map(len, proposed))
         self.counts = DecodingCounts(
@@ -239,7 +230,7 @@ class TorchDecoder:
         )
         return written
 
-    def _chosen(self, sequence: _Sequence, found: Found, row: int, drafted: Sequence[int]) -> Written:
+    def _chosen(self, sequence: _Sequence, found: PassOutput, row: int, drafted: Sequence[int]) -> Written:
         """The tokens that one pass adds to an answer.
 
         The token that follows a drafted one counts as long as all drafted before it are what greedy decoding writes.
@@ -254,7 +245,7 @@ class TorchDecoder:
 
     def _sampled(self, sequence: _Sequence, logits: Tensor) -> Written:
         token_ids = torch.tensor([sequence.token_ids], dtype=torch.int64, device=logits.device)
-        chosen = choose_tokens(logits, token_ids, sequence.params, sequence.generator)
+        chosen = choose_tokens(logits, token_ids, sequence.prompt.params, sequence.generator)
         log_prob = logits.log_softmax(-1).gather(1, chosen)
         return [int(chosen)], [float(log_prob)]
 
@@ -262,19 +253,18 @@ class TorchDecoder:
         """Add tokens to an answer; returns it if they end it."""
         if any(map(math.isnan, log_probs)):
             return Hypothesis((), (), "stop", error=f"the LLM computed NaN for {sequence}")
-        params = sequence.params
         for token_id, log_prob in zip(token_ids, log_probs, strict=True):
             if self._ends(sequence, token_id):
                 return Hypothesis(tuple(sequence.token_ids), tuple(sequence.log_probs), "stop")
             sequence.token_ids.append(token_id)
             sequence.log_probs.append(log_prob)
-            if len(sequence.token_ids) == params.max_new_tokens:
+            if len(sequence.token_ids) == sequence.prompt.params.max_new_tokens:
                 return Hypothesis(tuple(sequence.token_ids), tuple(sequence.log_probs), "length")
         sequence.follow(token_ids)
         return None
 
     def _ends(self, sequence: _Sequence, token_id: int) -> bool:
-        return token_id in self._end_ids and not sequence.params.ignore_eos
+        return token_id in self._end_ids and not sequence.prompt.params.ignore_eos
 
 
 def needed_bytes(source: LLMSource, max_sequences: int) -> int:
@@ -282,11 +272,6 @@ def needed_bytes(source: LLMSource, max_sequences: int) -> int:
     config = LLMConfig.read(source.directory)
     row = 2 * config.num_layers * config.num_kv_heads * config.head_dim * source.dtype.itemsize
     return weight_bytes(source.directory) + row * num_cache_rows(source, max_sequences)
-
-
-def rows_for(prompt: Tensor, params: DecodeParams) -> int:
-    """Rows of the cache for a prompt and its answer."""
-    return len(prompt) + params.max_new_tokens
 
 
 def num_cache_rows(source: LLMSource, max_sequences: int) -> int:
@@ -297,8 +282,8 @@ def num_cache_rows(source: LLMSource, max_sequences: int) -> int:
 def _groups(sequences: Sequence[_Sequence]) -> list[list[_Sequence]]:
     """Prompts that are read together: of similar length, because the shorter ones are padded."""
     groups: list[list[_Sequence]] = []
-    for sequence in sorted(sequences, key=lambda sequence: len(sequence.prompt)):
-        if not groups or (len(groups[-1]) + 1) * len(sequence.prompt) > MAX_PREFILL_POSITIONS:
+    for sequence in sorted(sequences, key=lambda sequence: len(sequence.prompt.embeds)):
+        if not groups or (len(groups[-1]) + 1) * len(sequence.prompt.embeds) > MAX_PREFILL_POSITIONS:
             groups.append([])
         groups[-1].append(sequence)
     return groups

@@ -10,53 +10,29 @@ from the prompts that are being decoded, and a second time the memory of the wei
 also ends without it, if it cannot be loaded.
 """
 
-import itertools
 import logging
 import threading
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
-
-from torch import Tensor
 
 from ..isolation import caught
 from .backlog import Backlog
-from .base import POLL_S, DecodeParams, Decoder, DecodingCounts, DraftSource, Hypothesis
-from .torch_decoder import TorchDecoder, rows_for
+from .base import POLL_S, Decoder, DecodingCounts, Hypothesis, Prompt
+from .torch_decoder import TorchDecoder
 
 CLOSE_TIMEOUT_S = 10.0  # for the thread that loads vLLM
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Waiting:
-    """A prompt that no lane has yet."""
-
-    prompt_embeds: Tensor
-    params: DecodeParams
-    stream_tokens: bool
-    draft: DraftSource | None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Lane:
-    """A decoder, and our ids of its prompts by its own."""
-
-    decoder: Decoder
-    ours: dict[int, int] = field(default_factory=dict)
-
-
-class TwoLaneDecoder:
+class TwoLaneDecoder(Decoder):
     """Decodes a few prompts in the fast lane, and many in the large one."""
 
     def __init__(self, fast: TorchDecoder, large: Decoder, *, loads_at_once: bool = True) -> None:
         """`loads_at_once`: the large lane loads from the start on, and not only when prompts have to wait."""
         self.limits = fast.limits
-        self._fast_decoder = fast
-        self._fast, self._large = _Lane(fast), _Lane(large)
-        self._waiting: dict[int, _Waiting] = {}
-        self._given: dict[int, tuple[_Lane, int]] = {}  # of each prompt that a lane has, the lane and its id there
-        self._ids = itertools.count()
+        self._fast, self._large = fast, large
+        self._waiting: dict[int, Prompt] = {}  # that no lane has yet
+        self._lanes: dict[int, Decoder] = {}  # of the other prompts
         self._loading = threading.Thread(target=self._load, name="vllm-loading", daemon=True)
         self._failure: Exception | None = None  # why the large lane could not be loaded
         self._is_loaded = self._is_closed = False
@@ -65,7 +41,7 @@ class TwoLaneDecoder:
 
     def wait_until_ready(self) -> None:
         """Wait for the fast lane. If the large one cannot be loaded, a later `poll` raises its error."""
-        self._fast_decoder.wait_until_ready()
+        self._fast.wait_until_ready()
         if self._loads_at_once:
             self._begin_loading()
 
@@ -79,7 +55,7 @@ class TwoLaneDecoder:
             self._loading.start()
 
     def _load(self) -> None:
-        failure = caught(self._large.decoder.wait_until_ready)
+        failure = caught(self._large.wait_until_ready)
         if not isinstance(failure, Exception):
             self._is_loaded = True
             logger.debug("loading: vLLM is ready too")
@@ -92,29 +68,19 @@ class TwoLaneDecoder:
 
     @property
     def max_pending(self) -> int:
-        return self._large.decoder.max_pending if self._is_loaded else self._fast_decoder.max_pending
+        return (self._large if self._is_loaded else self._fast).max_pending
 
     @property
     def counts(self) -> DecodingCounts:
         """What the fast lane has decoded."""
-        return self._fast_decoder.counts
+        return self._fast.counts
 
     @property
     def num_pending(self) -> int:
-        return len(self._waiting) + len(self._given)
+        return len(self._waiting) + len(self._lanes)
 
-    def submit(
-        self,
-        prompt_embeds: Tensor,
-        params: DecodeParams,
-        *,
-        stream_tokens: bool = False,
-        draft: DraftSource | None = None,
-    ) -> int:
-        self.limits.check(prompt_embeds, params)
-        prompt_id = next(self._ids)
-        self._waiting[prompt_id] = _Waiting(prompt_embeds, params, stream_tokens, draft)
-        return prompt_id
+    def add(self, prompt_id: int, prompt: Prompt) -> None:
+        self._waiting[prompt_id] = prompt
 
     def poll(self, *, wait_s: float = POLL_S, wake: int | None = None) -> list[tuple[int, Hypothesis]]:
         if self._failure is not None:
@@ -123,66 +89,41 @@ class TwoLaneDecoder:
         if not self._loads_at_once and self._backlog.lasts(bool(self._waiting)):
             self._begin_loading()
         # In a pause the fast lane prepares itself until `wake`, and the large one shall not wait for that.
-        done = self._poll(self._fast, wait_s, None if self._large.ours else wake)
+        done = self._fast.poll(wait_s=wait_s, wake=None if self._large.num_pending else wake)
         if self._is_loaded:
-            is_busy = bool(done or self._fast.ours)
-            done += self._poll(self._large, 0 if is_busy else wait_s, wake)
+            is_busy = bool(done or self._fast.num_pending)
+            done += self._large.poll(wait_s=0 if is_busy else wait_s, wake=wake)
+        for prompt_id, _ in done:
+            del self._lanes[prompt_id]
         return done
 
     def partial_tokens(self, prompt_id: int) -> Sequence[int]:
-        if prompt_id in self._waiting:
-            return ()
-        lane, theirs = self._given[prompt_id]
-        return lane.decoder.partial_tokens(theirs)
+        return () if prompt_id in self._waiting else self._lanes[prompt_id].partial_tokens(prompt_id)
 
     def cancel(self, prompt_ids: Collection[int] | None = None) -> None:
-        lanes = (self._fast, self._large)
-        if prompt_ids is None:  # a lane may have a prompt that Ctrl-C has kept from being noted here
-            self._waiting.clear()
-            self._given.clear()
-            for lane in lanes:
-                lane.ours.clear()
-                lane.decoder.cancel()
-            return
-        for prompt_id in prompt_ids:
+        for prompt_id in [*self._waiting, *self._lanes] if prompt_ids is None else prompt_ids:
             self._waiting.pop(prompt_id, None)
-        places = [self._given.pop(prompt_id) for prompt_id in prompt_ids if prompt_id in self._given]
-        for lane in lanes:
-            if theirs := [number for its, number in places if its is lane]:
-                for number in theirs:
-                    del lane.ours[number]
-                lane.decoder.cancel(theirs)
+            self._lanes.pop(prompt_id, None)
+        for lane in (self._fast, self._large):
+            lane.cancel(prompt_ids)
 
     def close(self) -> None:
         self._is_closed = True
         self._waiting.clear()
-        self._large.decoder.close()
+        self._large.close()
         if self._loading.is_alive():
             self._loading.join(CLOSE_TIMEOUT_S)
-        self._fast.decoder.close()
+        self._fast.close()
 
     def _give_out(self) -> None:
         """Hand the prompts that wait to a lane. None is left to wait within the fast lane."""
-        waiting = list(self._waiting.items())
-        if not waiting:
+        if not self._waiting:
             return
-        num_fitting = self._fast_decoder.num_fitting([rows_for(each.prompt_embeds, each.params) for _, each in waiting])
-        lane, given = self._fast, waiting[:num_fitting]
-        if self._is_loaded and (self._large.ours or num_fitting < len(waiting)):
-            lane, given = self._large, waiting
-        for prompt_id, each in given:
-            del self._waiting[prompt_id]
-            if lane is self._fast:
-                theirs = self._fast_decoder.submit_checked(each.prompt_embeds, each.params, each.draft)
-            else:
-                theirs = lane.decoder.submit(
-                    each.prompt_embeds, each.params, stream_tokens=each.stream_tokens, draft=each.draft
-                )
-            lane.ours[theirs] = prompt_id
-            self._given[prompt_id] = lane, theirs
-
-    def _poll(self, lane: _Lane, wait_s: float, wake: int | None) -> list[tuple[int, Hypothesis]]:
-        done = [(lane.ours.pop(i), hypothesis) for i, hypothesis in lane.decoder.poll(wait_s=wait_s, wake=wake)]
-        for prompt_id, _ in done:
-            del self._given[prompt_id]
-        return done
+        lane: Decoder = self._fast
+        num_given = self._fast.num_fitting([prompt.size for prompt in self._waiting.values()])
+        if self._is_loaded and (self._large.num_pending or num_given < len(self._waiting)):
+            lane, num_given = self._large, len(self._waiting)
+        for prompt_id in list(self._waiting)[:num_given]:
+            prompt = self._waiting.pop(prompt_id)
+            self._lanes[prompt_id] = lane
+            lane.add(prompt_id, prompt)

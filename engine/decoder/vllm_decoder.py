@@ -7,7 +7,6 @@ in worker processes, where it does not compete with stage 1 for the GIL.
 """
 
 import gc
-import itertools
 import os
 import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -20,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError, DecodeError
-from .base import POLL_S, DecodeParams, DraftSource, Hypothesis, LLMSource
+from .base import POLL_S, DecodeParams, Decoder, Hypothesis, LLMSource, Prompt
 from .sharing import is_spread
 
 # vLLM's engine arguments that have their own argument here, and those that this decoder requires.
@@ -83,7 +82,7 @@ class VLLMOptions:
         return arguments | _checked(self.engine)
 
 
-class VLLMDecoder:
+class VLLMDecoder(Decoder):
     """Decodes with vLLM's continuous batching."""
 
     _num_open: ClassVar[int] = 0  # open decoders in this process
@@ -98,40 +97,29 @@ class VLLMDecoder:
         self._is_spread = options.is_spread
         self.num_tokens = 0  # tokens generated so far, for all prompts
         self.limits = source.limits
-        self.max_pending = 2 * arguments["max_num_seqs"]
+        self._max_pending: int = 2 * arguments["max_num_seqs"]
         self._eos_token_ids = frozenset(source.info.eos_token_ids)
         self._sampling_params = lru_cache(maxsize=16)(self._new_sampling_params)
         self._answers: dict[int, _Answer] = {}
-        self._ids = itertools.count()
 
     def wait_until_ready(self) -> None:
         """Return at once: the engine was started by the constructor."""
 
     @property
+    def max_pending(self) -> int:
+        return self._max_pending
+
+    @property
     def num_pending(self) -> int:
         return len(self._answers)
 
-    def submit(
-        self,
-        prompt_embeds: Tensor,
-        params: DecodeParams,
-        *,
-        stream_tokens: bool = False,
-        draft: DraftSource | None = None,
-    ) -> int:
-        self.limits.check(prompt_embeds, params)
-        return self.add(prompt_embeds, params)
-
-    def add(self, prompt_embeds: Tensor, params: DecodeParams) -> int:
-        """`submit` without the check, for a prompt that was checked by another process."""
-        prompt = vllm_prompt(prompt_embeds.to(self.limits.dtype), travels=self._is_spread)
-        prompt_id = next(self._ids)
+    def add(self, prompt_id: int, prompt: Prompt) -> None:
+        rows = vllm_prompt(prompt.embeds.to(self.limits.dtype), travels=self._is_spread)
         request = self._engine.input_processor.process_inputs(
-            str(prompt_id), prompt, self._sampling_params(params), supported_tasks=("generate",)
+            str(prompt_id), rows, self._sampling_params(prompt.params), supported_tasks=("generate",)
         )
         self._engine.engine_core.add_request(request)
         self._answers[prompt_id] = _Answer()
-        return prompt_id
 
     def poll(self, *, wait_s: float = POLL_S, wake: int | None = None) -> list[tuple[int, Hypothesis]]:
         if not self._answers:

@@ -18,7 +18,7 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from ..console import quiet_libraries
@@ -30,11 +30,10 @@ if __name__ == "__main__":
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from ..arena import Arena
 from ..errors import ASRError, DecodeError
-from .base import DecodeParams
-from .prompt_memory import map_rows
+from .base import DecodeParams, Prompt
 from .vllm_decoder import VLLMDecoder
 
 NEWS_S = 1.0  # interval of messages that only report progress
@@ -74,7 +73,7 @@ def main(parent: socket.socket) -> None:
         decoder = VLLMDecoder(source, options)
         end_with_any(lambda which: _fail(outbox, DecodeError(f"vLLM's engine: {which}; its log says why")))
         outbox.put(decoder.max_pending)
-        serve(parent, _Prompts(decoder, map_rows(memory)), outbox)
+        serve(parent, _Prompts(decoder, Arena(memory)), outbox)
     except ASRError as error:
         _fail(outbox, error)
 
@@ -94,25 +93,24 @@ def serve(parent: socket.socket, prompts: "_Prompts", outbox: Outbox) -> None:
         while not decoder.num_pending or asked.poll(0):
             message = receive(parent)
             if isinstance(message, list):
-                prompts.drop(set(message))
+                prompts.drop(message)
             else:
                 prompts.add(*message)
         done = decoder.poll()
-        written = prompts.written_by_now({ours for ours, _ in done})
+        written = prompts.written_by_now({prompt_id for prompt_id, _ in done})
         is_news = decoder.num_tokens > num_told and time.monotonic() > told_s + NEWS_S
         if done or written or is_news:
             num_told, told_s = decoder.num_tokens, time.monotonic()
-            outbox.put(([(prompts.their_id.pop(ours), hypothesis) for ours, hypothesis in done], written))
+            outbox.put((done, written))
 
 
 class _Prompts:
-    """The decoder's pending prompts, translated between the parent's ids ("their") and the decoder's ("ours")."""
+    """The decoder's pending prompts."""
 
-    def __init__(self, decoder: VLLMDecoder, memory: Tensor) -> None:
+    def __init__(self, decoder: VLLMDecoder, memory: Arena) -> None:
         self.decoder = decoder
-        self._memory = memory  # uint8
-        self.their_id: dict[int, int] = {}  # keyed by the decoder's id
-        self._num_told: dict[int, int] = {}  # tokens already sent of each followed prompt, keyed by the decoder's id
+        self._memory = memory
+        self._num_told: dict[int, int] = {}  # tokens already sent of each followed prompt
 
     def add(
         self,
@@ -124,31 +122,30 @@ class _Prompts:
     ) -> None:
         limits = self.decoder.limits
         size = sum(num_positions) * limits.hidden_size * limits.dtype.itemsize
-        data = self._memory[rows : rows + size] if isinstance(rows, int) else torch.from_numpy(rows)
-        prompts = torch.split(data.view(limits.dtype).view(-1, limits.hidden_size), num_positions)
+        data = self._memory.bytes[rows : rows + size] if isinstance(rows, int) else rows
+        prompts = torch.split(torch.from_numpy(data).view(limits.dtype).view(-1, limits.hidden_size), num_positions)
         for prompt_id, prompt, own, is_followed in zip(ids, prompts, params, followed, strict=True):
-            ours = self.decoder.add(prompt, own)
-            self.their_id[ours] = prompt_id
+            self.decoder.add(prompt_id, Prompt(prompt, own))
             if is_followed:
-                self._num_told[ours] = 0
+                self._num_told[prompt_id] = 0
 
-    def drop(self, their_ids: set[int]) -> None:
-        dropped = [ours for ours, theirs in self.their_id.items() if theirs in their_ids]
-        self.decoder.cancel(dropped)
-        for ours in dropped:
-            del self.their_id[ours]
-            self._num_told.pop(ours, None)
+    def drop(self, ids: Collection[int]) -> None:
+        self.decoder.cancel(ids)
+        self._forget(ids)
 
-    def written_by_now(self, done: set[int]) -> list[tuple[int, list[int]]]:
-        """New tokens of the followed prompts that are not in `done`, with the parent's ids."""
-        for ours in done:
-            self._num_told.pop(ours, None)
+    def written_by_now(self, done: Collection[int]) -> list[tuple[int, list[int]]]:
+        """New tokens of the followed prompts that are not in `done`."""
+        self._forget(done)
         written = []
-        for ours, num_told in self._num_told.items():
-            if new := list(self.decoder.partial_tokens(ours)[num_told:]):
-                written.append((self.their_id[ours], new))
-                self._num_told[ours] += len(new)
+        for prompt_id, num_told in self._num_told.items():
+            if new := list(self.decoder.partial_tokens(prompt_id)[num_told:]):
+                written.append((prompt_id, new))
+                self._num_told[prompt_id] += len(new)
         return written
+
+    def _forget(self, ids: Collection[int]) -> None:
+        for prompt_id in ids:
+            self._num_told.pop(prompt_id, None)
 
 
 if __name__ == "__main__":

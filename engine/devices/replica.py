@@ -10,11 +10,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
+from ..arena import Arena
 from ..audio.inputs import AudioInput
 from ..clip import Result
 from ..errors import ASRError, DecodeError, QueueFullError
 from ..run_options import TranscribeOptions
-from ..server.channel import Arena
 from ..worker_process import Child, receive, send, start_child
 from .handover import waveform_of, without_waveform
 from .messages import Ask, Begin, Event, Given, Load, Logged, Refusal, Said, Setup

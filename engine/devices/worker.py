@@ -22,10 +22,10 @@ if __name__ == "__main__":
 
 import torch
 
+from ..arena import Arena
 from ..audio.inputs import AudioInput
 from ..cores import limit_cores
 from ..errors import ASRError
-from ..server.channel import Arena
 from ..transcriber import READ_WAIT_S, Transcriber
 from .messages import Ask, Begin, Event, Given, Logged, Refusal, Said, Setup
 

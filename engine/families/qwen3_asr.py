@@ -6,19 +6,14 @@ package 0.0.6.
 """
 
 import re
-from pathlib import Path
 
 from ...encoders.qwen3_asr import Qwen3ASRTower, Qwen3ASRTowerConfig
-from ..acoustic.base import StageOneOptions
-from ..acoustic.runner import load_module, read_config
-from ..acoustic.tower import TowerModel
 from ..checks import check_arguments
 from ..errors import ConfigError
-from ..manifest import ACOUSTIC_NAME, EngineManifest
 from ..prompt import PromptText
-from ..words.aligner import WordAligner
 from .base import Answer, Request
 from .languages import LANGUAGES, KnownLanguages
+from .towers import TowerFamily
 
 TEXT_TAG = "<asr_text>"  # between the language and the text
 KNOWN_LANGUAGES = KnownLanguages(
@@ -37,19 +32,13 @@ _CHARACTER_LOOP = re.compile(r"(.)\1{20,}", re.DOTALL)
 _PATTERN_LOOP = re.compile(r"(?=.{40})(.{1,20}?)\1{19,}", re.DOTALL)
 
 
-class Qwen3ASR:
+class Qwen3ASR(TowerFamily):
     """The family of Qwen/Qwen3-ASR-0.6B and Qwen/Qwen3-ASR-1.7B."""
 
     name = "qwen3_asr"
     languages = tuple(KNOWN_LANGUAGES.names)
     best_length_s = 60.0  # an answer to 60 s fits into the default of 512 tokens; the model itself accepts 1200 s
-
-    def build_acoustic_model(
-        self, engine_dir: Path, manifest: EngineManifest, options: StageOneOptions
-    ) -> tuple[TowerModel, WordAligner | None]:
-        config = read_config(lambda sizes: Qwen3ASRTowerConfig(**sizes), engine_dir, manifest, "tower of Qwen3-ASR")
-        tower = load_module(engine_dir / ACOUSTIC_NAME, lambda: Qwen3ASRTower(config), options)
-        return TowerModel(tower, options), None
+    tower, config, part = Qwen3ASRTower, Qwen3ASRTowerConfig, "tower of Qwen3-ASR"
 
     def prompt_text(self, request: Request) -> PromptText:
         """Context and hotwords are the system turn. A requested language begins the answer."""

@@ -11,10 +11,9 @@ from pathlib import Path
 
 from ...convert.export import DEFAULT_OUTPUT_NAME
 from ...convert.families import CONVERSION_FILES, TELLING_FILES, needed_files
-from ...convert.layout import RepositoryFiles
-from ...convert.wording import enumerate_names
-from ..errors import CheckpointError, HubError
+from ..errors import CheckpointError, HubError, enumerate_names
 from .libraries import HuggingFace, ModelScope, Repository, Snapshot
+from .model_files import RepositoryFiles
 from .resolve import HubName
 
 logger = logging.getLogger(__name__)

@@ -5,6 +5,7 @@ such for any file. Only the reader of a format can tell whether a file of that f
 """
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import CheckpointError
@@ -12,6 +13,14 @@ from ..errors import CheckpointError
 _GIT_LFS = b"version https://git-lfs"
 _WEB_PAGE = re.compile(rb"(?:\xef\xbb\xbf)?\s*(<(?:!doctype|!--|\?xml|html|head|body)[^\n]{0,60})", re.IGNORECASE)
 _LOOKED_AT = 512  # bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RepositoryFiles:
+    """The files needed of a repository on a hub, as patterns of paths. An asterisk also matches slashes."""
+
+    always: tuple[str, ...]  # every file that matches any of these is needed
+    weights: tuple[str, ...]  # the files of the first of these patterns that matches any file
 
 
 def check_file(path: Path) -> None:

@@ -9,18 +9,14 @@ Mirrors: HF_ENDPOINT for Hugging Face, MODELSCOPE_ENDPOINT for ModelScope. Cache
 MODELSCOPE_CACHE (~/.cache/modelscope).
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Literal, get_args
 
 from ..errors import ConfigError
-
-if TYPE_CHECKING:
-    from ...convert.layout import RepositoryFiles
+from .model_files import RepositoryFiles
 
 HubName = Literal["ms", "hf"]
 HUBS: tuple[HubName, ...] = get_args(HubName)

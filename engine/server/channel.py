@@ -5,8 +5,6 @@ Waveforms do not pass over them: the front end writes each one into an Arena, me
 frame says where it is. So the engine's process copies no audio, and spends some 0.1 ms on a request.
 """
 
-import mmap
-import os
 import pickle
 import socket
 import struct
@@ -16,15 +14,7 @@ from dataclasses import dataclass
 from enum import IntEnum, auto
 from typing import Any
 
-import numpy as np
-
-from ..audio.waveform import Waveform
-from ..decoder.rows import Rows
-from ..errors import QueueFullError
-
-ARENA_BYTES = 1 << 30  # of one front end: 512 clips of 30 s; memory is taken as it is written
 READ_BYTES = 1 << 18
-_BLOCK = 64  # bytes: the alignment of waveforms
 _HEAD = struct.Struct("<IIQ")  # bytes of the body, kind, number of the job
 
 
@@ -110,38 +100,3 @@ class Outbox:
                 self._left.clear()
                 return
             del self._left[:num_sent]
-
-
-class Arena:
-    """Memory for waveforms that two processes map. The front end alone takes and returns places in it."""
-
-    def __init__(self, file: int) -> None:
-        """`file`: a descriptor of create(). One that another process used before must not be in use any more."""
-        self._bytes = np.frombuffer(mmap.mmap(file, 0), np.uint8)
-        self._blocks = Rows(len(self._bytes) // _BLOCK)
-        self._lock = threading.Lock()
-
-    @staticmethod
-    def create(num_bytes: int = ARENA_BYTES) -> int:
-        """A file in memory; returns its descriptor."""
-        file = os.memfd_create("twostage-waveforms")
-        os.ftruncate(file, num_bytes)
-        return file
-
-    def waveform(self, start: int, num_samples: int) -> Waveform:
-        """(N,) float32 at this place, not copied."""
-        return self._bytes[start : start + 4 * num_samples].view(np.float32)
-
-    def put(self, waveform: Waveform) -> int:
-        """Copy a waveform to the first gap that is large enough; returns its place. Raises QueueFullError."""
-        with self._lock:
-            block = self._blocks.take(max(-(-4 * len(waveform) // _BLOCK), 1))
-        if block is None:
-            raise QueueFullError(f"the clips under way take {len(self._bytes):,} bytes; try again later")
-        self.waveform(_BLOCK * block, len(waveform))[:] = waveform
-        return _BLOCK * block
-
-    def free(self, start: int) -> None:
-        """Return a place."""
-        with self._lock:
-            self._blocks.give_back(start // _BLOCK)

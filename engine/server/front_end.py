@@ -3,11 +3,11 @@
 import signal
 import socket
 
+from ..arena import Arena
 from ..console import spare_loaded_objects
 from ..vad import load_vad
 from ..worker_process import connect, receive
 from .app import create_app
-from .channel import Arena
 from .front_ends import Setup
 from .ledger import SharedLedger
 from .process import Listener, server_of, set_up_log

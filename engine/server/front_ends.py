@@ -23,10 +23,11 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
+from ..arena import Arena
 from ..cores import num_cores
 from ..errors import ASRError, ConfigError, InternalError
 from ..worker_process import Child, send, start_child
-from .channel import READ_BYTES, Arena, Frame, FrameReader, Kind, Outbox, frame
+from .channel import READ_BYTES, Frame, FrameReader, Kind, Outbox, frame
 from .connections import MOST_FILES, file_limit, raise_file_limit
 from .ledger import SharedLedger
 from .metrics import Metrics, counters_of, merged, merged_text

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
 
+from ..arena import Arena
 from ..audio.readers import AudioReaders
 from ..audio.waveform import Waveform
 from ..errors import ASRError, DecodeError, QueueFullError
@@ -20,7 +21,7 @@ from ..service import OnText
 from ..speakers.model import Bounds, Embeddings
 from ..text import LLMTokenizer
 from ..transcript import Transcript
-from .channel import READ_BYTES, Arena, Frame, FrameReader, Kind, frame
+from .channel import READ_BYTES, Frame, FrameReader, Kind, frame
 from .ledger import Ledger
 from .metrics import Metrics
 

@@ -22,7 +22,7 @@ from ..options import SpeakerOptions
 from ..run_options import SpeakerSettings, TranscribeOptions, speaker_settings
 from ..speakers.diarize import Stretch, windows_of
 from ..speakers.enrolment import KnownSpeakers
-from ..speakers.model import Embeddings
+from ..speakers.model import Embeddings, Parts, SpeakerModel
 from ..speakers.stage import enrolled, heard, named
 from ..streaming import LiveSpeakers
 from ..transcript import Transcript, TranscriptWarning
@@ -140,14 +140,14 @@ class ServerSpeakers:
         self.naming_thread.shutdown(cancel_futures=True)
 
 
-class _Embedder:
-    """The service's speaker model, as SpeakerModel describes it; waits, so it is not for the event loop."""
+class _Embedder(SpeakerModel):
+    """The service's speaker model; waits, so it is not for the event loop."""
 
     def __init__(self, service: ClipService) -> None:
         self._service = service
 
-    def embed(self, waveforms: Sequence[Waveform]) -> Embeddings:
-        futures = [self._service.embed(waveform, [(0, len(waveform))]) for waveform in waveforms]
+    def embed_windows(self, parts: Parts) -> Embeddings:
+        futures = [self._service.embed(waveform, windows) for waveform, windows in parts]
         return np.concatenate([future.result() for future in futures])
 
     def warm_up(self) -> None:

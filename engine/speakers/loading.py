@@ -11,13 +11,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ...convert.checkpoint import read_state_dict
-from ...convert.layout import RepositoryFiles
-from ...convert.wording import enumerate_names
 from ...encoders.campplus import EMBEDDING_SIZE, CAMPPlus
 from ...encoders.campplus_inference import FoldedCAMPPlus
 from ...encoders.eres2netv2 import ERes2NetV2, without_norms
-from ..errors import ASRError, CheckpointError, HubError
-from ..hub.model_files import check_file
+from ..errors import ASRError, CheckpointError, HubError, enumerate_names
+from ..hub.model_files import RepositoryFiles, check_file
 from ..hub.resolve import HubName, resolve_model
 from .model import SpeakerModel, TorchSpeakerModel
 

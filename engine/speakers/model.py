@@ -28,21 +28,26 @@ WINDOW_SAMPLES = 24_000  # 1.5 s, as the published models were tuned for; a shor
 _SHARES = (16, 4, 1)  # of the largest batch on a GPU, those that smaller ones are filled up to
 Embeddings = npt.NDArray[np.float32]  # (N, D), each row of length 1
 Bounds = tuple[int, int]  # first and last sample of a window
+Parts = Sequence[tuple[Waveform, Sequence[Bounds]]]  # (N,) float32 at 16 kHz each, and the windows of each
 Places = npt.NDArray[np.int64]  # (N, 3): the number of each window's waveform, and its first and last sample in that
 
 
 class SpeakerModel(Protocol):
     """Gives the same voice similar directions."""
 
+    def embed_windows(self, parts: Parts) -> Embeddings:
+        """The embeddings of all windows, in order."""
+
     def embed(self, waveforms: Sequence[Waveform]) -> Embeddings:
-        """(N_i,) float32 at 16 kHz each -> (len(waveforms), D) float32, each row of length 1."""
+        """The embeddings of whole waveforms."""
+        return self.embed_windows([(waveform, [(0, len(waveform))]) for waveform in waveforms])
 
     def warm_up(self) -> None:
         """Prepare what the first windows would otherwise wait for."""
 
 
-class TorchSpeakerModel:
-    """A network of encoders/ on a device. The result for a waveform does not depend on the others of the call.
+class TorchSpeakerModel(SpeakerModel):
+    """A network of encoders/ on a device. The result for a window does not depend on the others of the call.
 
     On a GPU it computes on a stream of its own, so that reading its results does not wait for stage 1.
     """
@@ -60,12 +65,8 @@ class TorchSpeakerModel:
             self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
             self._graphs = SmallBatchGraphs(lambda fbank, _: (network(fbank),), max_clips=batch_windows, frame_step=1)
 
-    def embed(self, waveforms: Sequence[Waveform]) -> Embeddings:
-        """See SpeakerModel. Waveforms of equal length are embedded together, so that none needs padding."""
-        return self.embed_windows([(waveform, [(0, len(waveform))]) for waveform in waveforms])
-
-    def embed_windows(self, parts: Sequence[tuple[Waveform, Sequence[Bounds]]]) -> Embeddings:
-        """The embeddings of the windows of each waveform: (N, D), each row of length 1."""
+    def embed_windows(self, parts: Parts) -> Embeddings:
+        """See SpeakerModel. Windows of equal length are embedded together, so that none needs padding."""
         waveforms, places = _placed(parts)
         embeddings = np.zeros((len(places), self.size), np.float32)
         if not len(places):
@@ -121,24 +122,21 @@ class TorchSpeakerModel:
         return self._graphs(filled, fbank.new_ones(size))[0][: len(fbank)]
 
 
-def embed_windows(model: SpeakerModel, parts: Sequence[tuple[Waveform, Sequence[Bounds]]]) -> list[Embeddings]:
+def embed_windows(model: SpeakerModel, parts: Parts) -> list[Embeddings]:
     """The embeddings of the windows of each waveform, all in one call of the model.
 
     Raises InternalError if one is not finite.
     """
     if not any(windows for _, windows in parts):
         return [np.zeros((0, 0), np.float32) for _ in parts]
-    if isinstance(model, TorchSpeakerModel):
-        rows = model.embed_windows(parts)
-    else:
-        rows = model.embed([waveform[first:last] for waveform, windows in parts for first, last in windows])
+    rows = model.embed_windows(parts)
     if not np.isfinite(rows).all():
         raise InternalError("the speaker model's embeddings are not finite")
     ends = itertools.accumulate(len(windows) for _, windows in parts)
     return [rows[end - len(windows) : end] for end, (_, windows) in zip(ends, parts, strict=True)]
 
 
-def _placed(parts: Sequence[tuple[Waveform, Sequence[Bounds]]]) -> tuple[list[Waveform], Places]:
+def _placed(parts: Parts) -> tuple[list[Waveform], Places]:
     """The places of all windows. One that is too short is repeated, and so is a waveform of its own."""
     waveforms: list[Waveform] = []
     places: list[tuple[int, int, int]] = []

@@ -6,7 +6,7 @@ import pytest
 
 from tests.tiny_llm_asr import write_checkpoint, write_llm
 from twostage_asr.convert import llm_asr
-from twostage_asr.convert.layout import RepositoryFiles
+from twostage_asr.engine.hub.model_files import RepositoryFiles
 
 
 @pytest.mark.parametrize("with_llm", [True, False])

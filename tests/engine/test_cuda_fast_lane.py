@@ -11,7 +11,7 @@ from tests.engine.decoder.test_drafts import Listed, drafted
 from tests.engine.decoder.tiny_llms import decoder_of, make_llm, some_prompts, source_of
 from tests.pipeline import decode, token_ids
 from twostage_asr.engine.decoder.base import DecodeParams, Hypothesis, LLMSource
-from twostage_asr.engine.decoder.passes import GraphPasses, Place
+from twostage_asr.engine.decoder.runner import GraphRunner, Place
 from twostage_asr.engine.decoder.torch_decoder import TorchDecoder
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU here")
@@ -40,7 +40,7 @@ def check(answers: Sequence[Hypothesis], expected: Sequence[Hypothesis]) -> None
 
 
 def test_graphs_write_what_pytorch_writes_on_a_cpu(on_gpu: TorchDecoder, expected: list[Hypothesis]) -> None:
-    assert isinstance(on_gpu._passes, GraphPasses) and on_gpu._passes._has_graphs
+    assert isinstance(on_gpu._runner, GraphRunner) and on_gpu._runner._has_graphs
     check(decode(on_gpu, PROMPTS, PARAMS), expected)
 
 
@@ -49,18 +49,18 @@ def test_one_row_is_like_eight(on_gpu: TorchDecoder, expected: list[Hypothesis])
 
 
 def test_steps_without_graphs_write_the_same(on_gpu: TorchDecoder, expected: list[Hypothesis]) -> None:
-    passes = on_gpu._passes
-    assert isinstance(passes, GraphPasses)
-    captured, passes._captured, passes._has_graphs = passes._captured, {}, False
+    runner = on_gpu._runner
+    assert isinstance(runner, GraphRunner)
+    captured, runner._captured, runner._has_graphs = runner._captured, {}, False
     check(decode(on_gpu, PROMPTS, PARAMS), expected)
-    passes._captured, passes._has_graphs = captured, True
+    runner._captured, runner._has_graphs = captured, True
 
 
 def test_a_step_is_one_launch_whose_graph_holds_the_copies(on_gpu: TorchDecoder) -> None:
     step = [[3]], [Place(0, 0, 8)]
-    on_gpu._passes.step(*step)
+    on_gpu._runner.step(*step)
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as trace:
-        on_gpu._passes.step(*step)
+        on_gpu._runner.step(*step)
     calls = {event.key: event.count for event in trace.key_averages()}
     assert calls.get("cudaGraphLaunch") == 1
     assert not {"aten::copy_", "cudaMemcpyAsync", "cudaLaunchKernel"} & calls.keys()
@@ -81,10 +81,10 @@ def test_sampled_answers_repeat_with_their_seed(on_gpu: TorchDecoder) -> None:
 def test_a_capture_that_fails_is_logged_and_done_without(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def fails(self: GraphPasses, shape: object) -> None:
+    def fails(self: GraphRunner, shape: object) -> None:
         raise RuntimeError("no graph")
 
-    monkeypatch.setattr(GraphPasses, "_capture", fails)
+    monkeypatch.setattr(GraphRunner, "_capture", fails)
     source = source_of(make_llm("qwen3"), tmp_path)
     decoder = decoder_of(source, 8, "cuda")
     assert "stage 2 goes on without CUDA graphs" in caplog.text

@@ -8,8 +8,8 @@ import torch
 from twostage_asr.engine.decoder.base import LLMSource
 from twostage_asr.engine.decoder.kernel_step import KernelStep
 from twostage_asr.engine.decoder.llm import LLM
-from twostage_asr.engine.decoder.passes import Passes, Place
 from twostage_asr.engine.decoder.plain_step import PlainStep
+from twostage_asr.engine.decoder.runner import LLMRunner, Place
 from twostage_asr.engine.manifest import LLMInfo
 
 WIDTH = 64
@@ -24,13 +24,13 @@ for step in (PlainStep, KernelStep):
     llm = LLM(source, torch.device("cpu"), 130)
     llm.step = step
     llm._cache.fill_(torch.nan)
-    passes = Passes(llm)
+    runner = LLMRunner(llm)
     places = [Place(0, *where) for where in zip(bases, sizes, strict=True)]
-    results.append([passes.prefill(prompts, places)])
+    results.append([runner.prefill(prompts, places)])
     lengths = [len(prompt) for prompt in prompts]
     for tokens in ([[5], [6], [7]], [[5, *range(8)], [6, *range(9, 17)], [7, *range(20, 28)]]):
         places = [Place(*where) for where in zip(lengths, bases, sizes, strict=True)]
-        results[-1].append(passes.step(tokens, places))
+        results[-1].append(runner.step(tokens, places))
         lengths = [length + len(tokens[0]) for length in lengths]
 for plain, kernels in zip(*results, strict=True):
     for row, size in enumerate((10, 6, 10)):  # the second sequence has no row for more

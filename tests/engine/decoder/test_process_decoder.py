@@ -102,7 +102,7 @@ def test_prompts_are_the_same_from_memory_and_from_the_socket(
     decoder: ProcessDecoder, prompts: list[Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = token_ids(decode(decoder, prompts))
-    assert all(not engine.memory._blocks.num_taken for engine in decoder._engines)  # nothing is held for ever
+    assert all(not engine.memory.arena._blocks.num_taken for engine in decoder._engines)  # nothing is held for ever
     monkeypatch.setattr(PromptMemory, "write", lambda *_: None)
     assert token_ids(decode(decoder, prompts)) == expected
 

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from twostage_asr.engine.decoder.prompt_memory import Piece, PromptMemory, map_rows
+from twostage_asr.engine.arena import Arena
+from twostage_asr.engine.decoder.prompt_memory import Piece, PromptMemory
 
 WIDTH = 8
 ROW_BYTES = 2 * WIDTH
@@ -16,7 +17,8 @@ def prompt(num_positions: int, value: float) -> Tensor:
 
 
 def read(memory: PromptMemory, piece: Piece) -> Tensor:
-    return map_rows(memory.file_descriptor)[piece.start : piece.start + piece.size].view(torch.bfloat16)
+    data = Arena(memory.file_descriptor).bytes[piece.start : piece.start + piece.size]
+    return torch.from_numpy(data).view(torch.bfloat16)
 
 
 @given(st.lists(st.tuples(st.integers(1, 40), st.booleans()), max_size=60))

@@ -22,10 +22,10 @@ from tests.engine.decoder.tiny_llms import (
 )
 from tests.interpreted import interpret
 from tests.pipeline import decode, token_ids
+from twostage_asr.engine.arena import Rows
 from twostage_asr.engine.decoder import torch_decoder
 from twostage_asr.engine.decoder.base import DecodeParams, LLMSource
-from twostage_asr.engine.decoder.passes import Found, padded_shape
-from twostage_asr.engine.decoder.rows import Rows
+from twostage_asr.engine.decoder.runner import PassOutput, padded_shape
 from twostage_asr.engine.decoder.torch_decoder import TorchDecoder, choose_tokens
 from twostage_asr.engine.errors import CheckpointError
 
@@ -119,7 +119,7 @@ def test_followed_prompts_show_their_tokens(decoder: TorchDecoder) -> None:
 
 def test_what_others_left_in_the_cache_does_no_harm(source: LLMSource, decoder: TorchDecoder) -> None:
     other = decoder_of(source)
-    other._passes._llm._cache.fill_(torch.nan)
+    other._runner._llm._cache.fill_(torch.nan)
     assert token_ids(decode(other, PROMPTS, PARAMS)) == token_ids(decode(decoder, PROMPTS, PARAMS))
 
 
@@ -127,9 +127,9 @@ def test_what_others_left_in_the_cache_does_no_harm(source: LLMSource, decoder: 
 def test_a_fault_of_one_prompt_is_its_own(source: LLMSource, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
     decoder = decoder_of(source)
     expected = token_ids(decode(decoder, PROMPTS[:4], PARAMS))
-    step, bad = decoder._passes.step, expected[2][5]
+    step, bad = decoder._runner.step, expected[2][5]
 
-    def faulty(rows: Sequence[Sequence[int]], places: Any) -> Found:
+    def faulty(rows: Sequence[Sequence[int]], places: Any) -> PassOutput:
         found = step(rows, places)
         for number, row in enumerate(rows):
             if row[0] == bad and places[number].size == len(PROMPTS[2]) + LENGTH:
@@ -138,7 +138,7 @@ def test_a_fault_of_one_prompt_is_its_own(source: LLMSource, monkeypatch: pytest
                 found.log_probs[number][0] = float("nan")
         return found
 
-    monkeypatch.setattr(decoder._passes, "step", faulty)
+    monkeypatch.setattr(decoder._runner, "step", faulty)
     answers = decode(decoder, PROMPTS[:4], PARAMS)
     assert [answer.error is None for answer in answers] == [True, True, False, True]
     assert [token_ids(answers)[i] for i in (0, 1, 3)] == [expected[i] for i in (0, 1, 3)]
@@ -206,7 +206,7 @@ def test_more_graphs_are_captured_in_a_pause_alone(decoder: TorchDecoder, monkey
     clock = [time.monotonic()]
     captured: list[float] = []
     monkeypatch.setattr(torch_decoder.time, "monotonic", lambda: clock[0])
-    monkeypatch.setattr(decoder._passes, "warm_up_more", lambda: captured.append(clock[0]) or len(captured) < 5)
+    monkeypatch.setattr(decoder._runner, "warm_up_more", lambda: captured.append(clock[0]) or len(captured) < 5)
     decoder.submit(PROMPTS[0], DecodeParams(max_new_tokens=2, ignore_eos=True))
     while decoder.num_pending:
         decoder.poll()

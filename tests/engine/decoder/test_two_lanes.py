@@ -21,7 +21,7 @@ from twostage_asr.engine.audio.inputs import expand_inputs
 from twostage_asr.engine.audio.waveform import SAMPLE_RATE
 from twostage_asr.engine.config import EngineConfig, EngineOptions
 from twostage_asr.engine.decoder import backlog
-from twostage_asr.engine.decoder.base import DecodeParams, DraftSource, LLMSource, PromptLimits
+from twostage_asr.engine.decoder.base import DecodeParams, LLMSource, PromptLimits
 from twostage_asr.engine.decoder.torch_decoder import TorchDecoder, needed_bytes
 from twostage_asr.engine.decoder.two_lanes import TwoLaneDecoder
 from twostage_asr.engine.errors import ConfigError, DecodeError, PromptTooLongError
@@ -53,9 +53,6 @@ class Fast(FakeDecoder):
 
     def __init__(self, rule: Rule = lambda prompt: [FAST] * 6) -> None:
         super().__init__(rule, max_pending=3)
-
-    def submit_checked(self, prompt_embeds: Tensor, params: DecodeParams, draft: DraftSource | None) -> int:
-        return self.submit(prompt_embeds, params, draft=draft)
 
     def num_fitting(self, sizes: Sequence[int]) -> int:
         taken = sum(params.max_new_tokens for params in self.submitted[len(self.submitted) - self.num_pending :])
@@ -176,16 +173,16 @@ def test_prompts_can_be_followed_and_dropped_in_any_lane(decoder: TwoLaneDecoder
 def test_what_ctrl_c_leaves_in_a_lane_is_dropped_with_the_rest(
     decoder: TwoLaneDecoder, fast: Fast, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    submit = fast.submit
+    add = fast.add
 
-    def interrupted(*args: Any, **options: Any) -> int:
-        submit(*args, **options)
+    def interrupted(*prompt: Any) -> None:
+        add(*prompt)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(fast, "submit", interrupted)
+    monkeypatch.setattr(fast, "add", interrupted)
     with pytest.raises(KeyboardInterrupt):
         lanes(decoder, 1)
-    monkeypatch.setattr(fast, "submit", submit)
+    monkeypatch.setattr(fast, "add", add)
     decoder.cancel()
     assert fast.num_pending == 0
     assert lanes(decoder, 1) == [FAST]
@@ -327,10 +324,17 @@ def test_on_a_gpu_the_fast_lane_takes_as_many_prompts_as_fit(
     assert _fast_lane_prompts(source, config, torch.device("cuda"), is_spread=False) == expected
 
 
-def test_a_prompt_for_the_fast_lane_is_checked_once(source: LLMSource, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_prompt_is_checked_once_whichever_lane_it_takes(
+    source: LLMSource, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
     checked: list[object] = []
     monkeypatch.setattr(PromptLimits, "check", lambda self, *prompt: checked.append(prompt))
-    decoder = TwoLaneDecoder(decoder_of(source, 2), Slow(), loads_at_once=False)
-    decoder.submit(torch.zeros(2, WIDTH), DecodeParams(max_new_tokens=1))
-    assert len(decoder.poll()) == len(checked) == 1
+    large = Slow()
+    decoder = TwoLaneDecoder(decoder_of(source, 2), large)
+    loaded(decoder, large)
+    for _ in range(count):
+        decoder.submit(torch.zeros(2, WIDTH), DecodeParams(max_new_tokens=1))
+    assert len(decoder.poll()) == len(checked) == count
+    assert bool(large.submitted) == (count > 2)
     decoder.close()

@@ -16,7 +16,7 @@ from torch import Tensor
 from tests.pipeline import GREEDY, Clip, decode, prompt_embeds, token_ids
 from twostage_asr.engine import AutoModelVLLM
 from twostage_asr.engine.decoder import vllm_decoder
-from twostage_asr.engine.decoder.base import LLMSource
+from twostage_asr.engine.decoder.base import LLMSource, Prompt
 from twostage_asr.engine.decoder.vllm_decoder import VLLMDecoder, VLLMOptions, _Answer
 from twostage_asr.engine.manifest import LLM_DIR_NAME, EngineManifest, LLMInfo
 
@@ -33,7 +33,8 @@ def given_to_vllm(monkeypatch: pytest.MonkeyPatch, rows: Tensor, **options: Any)
     monkeypatch.setattr(vllm_decoder, "_start_engine", lambda arguments: engine)
     monkeypatch.setattr(VLLMDecoder, "_num_open", 0)
     info = LLMInfo(hidden_size=8, vocab_size=8, max_position_embeddings=64, eos_token_ids=(0,), tied=True)
-    VLLMDecoder(LLMSource(Path("nowhere"), info, rows.dtype, 64), VLLMOptions(device=CPU, **options)).add(rows, GREEDY)
+    source = LLMSource(Path("nowhere"), info, rows.dtype, 64)
+    VLLMDecoder(source, VLLMOptions(device=CPU, **options)).add(0, Prompt(rows, GREEDY))
     embeds: Tensor = given[0]["prompt_embeds"]
     assert torch.equal(embeds, rows)
     return embeds

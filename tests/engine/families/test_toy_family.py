@@ -13,7 +13,7 @@ from torch import nn
 from tests.tiny_llm_asr import write_llm
 from tests.tones import SAMPLE_RATE, clip
 from twostage_asr.convert import families as convert_families
-from twostage_asr.convert.layout import Family, Plan, RepositoryFiles, check_fit, split_parts
+from twostage_asr.convert.layout import Family, Plan, check_fit, split_parts
 from twostage_asr.convert.llm import list_llm_files, llm_shapes, plan_without_ctc, read_llm_config
 from twostage_asr.convert.safetensors_file import read_checkpoint
 from twostage_asr.convert.weights import plan_weights
@@ -22,6 +22,7 @@ from twostage_asr.engine import families as engine_families
 from twostage_asr.engine.acoustic.base import EncodedBatch, StageOneOptions
 from twostage_asr.engine.acoustic.runner import load_module
 from twostage_asr.engine.families.base import Answer, Request
+from twostage_asr.engine.hub.model_files import RepositoryFiles
 from twostage_asr.engine.manifest import ACOUSTIC_NAME, EngineManifest
 from twostage_asr.engine.prompt import PromptText
 

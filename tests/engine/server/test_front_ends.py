@@ -31,9 +31,9 @@ from tests.engine.streaming.scripted import LoudIsSpeech
 from tests.fake_model import FakeFamily, FakeTokenizer, fake_transcriber, samples, text_of
 from tests.pipeline import Clip
 from tests.processes import is_running, wait_until
+from twostage_asr.engine.arena import Arena
 from twostage_asr.engine.server import front_ends
 from twostage_asr.engine.server.app import create_app
-from twostage_asr.engine.server.channel import Arena
 from twostage_asr.engine.server.front_ends import FrontEnds, Setup, number_of_front_ends
 from twostage_asr.engine.server.ledger import Ledger, SharedLedger
 from twostage_asr.engine.server.operation import OperationServer

@@ -16,7 +16,15 @@ from twostage_asr.engine.errors import HubError, InternalError
 from twostage_asr.engine.speakers import loading
 from twostage_asr.engine.speakers.diarize import windows_of
 from twostage_asr.engine.speakers.loading import DEFAULT_MODEL, load_speaker_model
-from twostage_asr.engine.speakers.model import WINDOW_SAMPLES, Embeddings, TorchSpeakerModel, _placed, embed_windows
+from twostage_asr.engine.speakers.model import (
+    WINDOW_SAMPLES,
+    Embeddings,
+    Parts,
+    SpeakerModel,
+    TorchSpeakerModel,
+    _placed,
+    embed_windows,
+)
 
 CPU = torch.device("cpu")
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU here")
@@ -190,9 +198,9 @@ def test_a_short_clip_is_repeated(speaker_model: TorchSpeakerModel) -> None:
 
 
 def test_embeddings_that_are_not_finite_are_an_error() -> None:
-    class Broken:
-        def embed(self, waveforms: Sequence[Waveform]) -> Embeddings:
-            return np.full((len(waveforms), 192), np.nan, np.float32)
+    class Broken(SpeakerModel):
+        def embed_windows(self, parts: Parts) -> Embeddings:
+            return np.full((len(parts), 192), np.nan, np.float32)
 
         def warm_up(self) -> None:
             pass

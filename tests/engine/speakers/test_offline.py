@@ -1,6 +1,5 @@
 """generate(speakers=True), with a speaker model whose voices are the loudness of the clips."""
 
-import threading
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,48 +9,25 @@ import numpy as np
 import pytest
 
 from tests.fake_decoder import FakeDecoder
-from tests.fake_model import HIDDEN_SIZE, ReadAlready, fake_transcriber, number_of, samples, write_answer
+from tests.fake_model import HIDDEN_SIZE, ReadAlready, fake_transcriber, samples, write_answer
+from tests.fake_voices import BROKEN, FakeVoices, GatedVoices
 from twostage_asr.engine import AudioError, ConfigError, Transcript, transcribe_options
 from twostage_asr.engine.audio.inputs import AudioInput, expand_inputs
 from twostage_asr.engine.audio.read_ahead import Audio
-from twostage_asr.engine.audio.waveform import Waveform
 from twostage_asr.engine.decoder.base import Hypothesis
 from twostage_asr.engine.run_options import SpeakerSettings
 from twostage_asr.engine.speakers import stage
-from twostage_asr.engine.speakers.model import Embeddings
 from twostage_asr.engine.speakers.queue import BATCH_WINDOWS
 from twostage_asr.engine.speakers.stage import SpeakerStage
 from twostage_asr.engine.vad.splitting import Cut, Piece
 
-BROKEN = 99  # the clip that the model fails on
-
-
-class Voices:
-    """The voice of a window is its number. It is its own loader."""
-
-    def __init__(self) -> None:
-        self.calls: list[int] = []
-
-    def get(self) -> "Voices":
-        return self
-
-    def embed(self, waveforms: Sequence[Waveform]) -> Embeddings:
-        self.calls.append(len(waveforms))
-        numbers = [number_of(waveform) for waveform in waveforms]
-        if BROKEN in numbers:
-            raise RuntimeError("broken")
-        return np.eye(64, dtype=np.float32)[[number % 64 for number in numbers]]
-
-    def warm_up(self) -> None:
-        pass
-
 
 @dataclass
 class Lazy:
-    model: Voices = field(default_factory=Voices)
+    model: FakeVoices = field(default_factory=FakeVoices)
     asked: int = 0
 
-    def get(self) -> Voices:
+    def get(self) -> FakeVoices:
         self.asked += 1
         return self.model
 
@@ -100,7 +76,7 @@ def test_who_does_not_ask_for_speakers_loads_no_model(tmp_path: Path) -> None:
 def test_clips_of_many_inputs_share_batches(tmp_path: Path) -> None:
     lazy = Lazy()
     run(tmp_path, [meeting([5, 9]) for _ in range(10)], lazy, speakers=True)
-    assert len(lazy.model.calls) < 10
+    assert len(lazy.model.batches) < 10
 
 
 def test_a_known_voice_has_its_name(tmp_path: Path) -> None:
@@ -174,7 +150,7 @@ def test_a_long_reference_is_refused(tmp_path: Path) -> None:
 def test_a_reference_at_a_url_is_refused_where_urls_are(tmp_path: Path) -> None:
     settings = SpeakerSettings(known={"Ana": "https://example.org/ana.wav"})
     with pytest.raises(AudioError, match=r"known speaker 'Ana'"):
-        SpeakerStage(Voices(), settings, allow_urls=False)
+        SpeakerStage(FakeVoices(), settings, allow_urls=False)
 
 
 def test_a_transcript_without_speakers_does_not_mention_turns(tmp_path: Path) -> None:
@@ -182,36 +158,23 @@ def test_a_transcript_without_speakers_does_not_mention_turns(tmp_path: Path) ->
     assert "turns" not in transcript.to_dict()
 
 
-class Held(Voices):
-    """Waits until it is let go."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.begun, self.let_go = threading.Event(), threading.Event()
-
-    def embed(self, waveforms: Sequence[Waveform]) -> Embeddings:
-        self.begun.set()
-        assert self.let_go.wait(60)
-        return super().embed(waveforms)
-
-
 def test_inputs_that_finish_while_the_model_is_busy_share_its_next_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stage, "PATIENCE_S", 0.0)
-    model = Held()
+    model = GatedVoices()
     with SpeakerStage(model, SpeakerSettings()) as speakers:
         for index in range(4):
             speakers.add(index, 0.0, samples(5), None)
             speakers.finish(index, Transcript(str(index), duration=1.0))
             assert not list(speakers.done())  # it waits for nothing
             assert model.begun.wait(60)
-        model.let_go.set()
+        model.free.set()
         assert [index for index, _ in speakers.rest()] == [0, 1, 2, 3]
-    assert model.calls == [1, 3]
+    assert model.batches == [1, 3]
 
 
 def test_the_last_clips_are_embedded_while_stage_2_decodes(tmp_path: Path) -> None:
-    model = Held()
-    model.let_go.set()
+    model = GatedVoices()
+    model.free.set()
 
     class Waiting(FakeDecoder):
         def poll(self, *, wait_s: float = 0.0, wake: int | None = None) -> list[tuple[int, Hypothesis]]:
@@ -230,24 +193,24 @@ def test_the_last_clips_are_embedded_while_stage_2_decodes(tmp_path: Path) -> No
 
 
 def test_a_busy_run_fills_its_batches() -> None:
-    model = Held()
+    model = GatedVoices()
     with SpeakerStage(model, SpeakerSettings()) as speakers:
         for index in range(BATCH_WINDOWS + 10):
             speakers.add(index, 0.0, samples(5), None)
             speakers.finish(index, Transcript(str(index), duration=1.0))
-        model.let_go.set()
+        model.free.set()
         assert len(list(speakers.rest())) == BATCH_WINDOWS + 10
-    assert model.calls == [BATCH_WINDOWS, 10]
+    assert model.batches == [BATCH_WINDOWS, 10]
 
 
 def test_audio_does_not_pile_up_before_a_slow_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stage, "MAX_WAITING_S", 10.0)
-    model = Voices()
+    model = FakeVoices()
 
     class Counting(ReadAlready):
         def read(self, items: Iterable[AudioInput], **_: object) -> Generator[tuple[int, AudioInput, Audio]]:
             for number, *read in super().read(items):
-                assert number - sum(model.calls) <= 10
+                assert number - sum(model.batches) <= 10
                 yield number, *read
 
     transcriber = fake_transcriber(tmp_path, readers=Counting([samples(5)] * 30), speakers=Lazy(model))
@@ -257,12 +220,12 @@ def test_audio_does_not_pile_up_before_a_slow_model(tmp_path: Path, monkeypatch:
 
 def test_stage_2_goes_on_while_the_speakers_catch_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stage, "MAX_WAITING_S", 0.5)
-    model = Held()
+    model = GatedVoices()
 
     class Answering(FakeDecoder):
         def poll(self, *, wait_s: float = 0.0, wake: int | None = None) -> list[tuple[int, Hypothesis]]:
             if found := super().poll(wait_s=wait_s, wake=wake):
-                model.let_go.set()  # which the speakers of the first clip wait for
+                model.free.set()  # which the speakers of the first clip wait for
             return found
 
     transcriber = fake_transcriber(

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from tests.recorded_graphs import Operations, RecordedGraph, record_graphs
 from twostage_asr.engine.captures import CAPTURES
-from twostage_asr.engine.decoder.llm import WHERE, Passed
-from twostage_asr.engine.decoder.passes import (
+from twostage_asr.engine.decoder.llm import PLACE_COLUMNS, LLMOutput
+from twostage_asr.engine.decoder.runner import (
     NUM_DRAFTED,
     PROMPT_LENGTHS,
-    GraphPasses,
-    Passes,
+    GraphRunner,
+    LLMRunner,
     Place,
     Shape,
     padded_shape,
@@ -34,19 +34,19 @@ def captured(monkeypatch: pytest.MonkeyPatch) -> list[Shape]:
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
     monkeypatch.setattr(torch.cuda, "stream", lambda _: contextlib.nullcontext())
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
-    monkeypatch.setattr(GraphPasses, "_try_kernels", lambda self: None)
+    monkeypatch.setattr(GraphRunner, "_try_kernels", lambda self: None)
     shapes: list[Shape] = []
-    monkeypatch.setattr(GraphPasses, "_capture", lambda self, shape: shapes.append(shape) or shape)
+    monkeypatch.setattr(GraphRunner, "_capture", lambda self, shape: shapes.append(shape) or shape)
     return shapes
 
 
-def passes() -> GraphPasses:
+def a_runner() -> GraphRunner:
     llm: Any = SimpleNamespace(device=torch.device("cuda"))
-    return GraphPasses(llm, 8)
+    return GraphRunner(llm, 8)
 
 
 def test_the_first_text_waits_for_the_graphs_of_one_sequence_alone(captured: list[Shape]) -> None:
-    ours = passes()
+    ours = a_runner()
     ours.warm_up()
     of_one = [(False, 1, 1), (False, 1, 1 + NUM_DRAFTED), *((True, 1, length) for length in PROMPT_LENGTHS)]
     assert captured == of_one
@@ -59,7 +59,7 @@ def test_the_first_text_waits_for_the_graphs_of_one_sequence_alone(captured: lis
 
 
 def test_no_graph_is_captured_while_another_thread_compiles(captured: list[Shape]) -> None:
-    ours = passes()
+    ours = a_runner()
     ours.warm_up()
     shape = padded_shape(2, 1, None)
     assert shape is not None
@@ -79,13 +79,13 @@ class Sums:
     device, dtype, config = torch.device("cpu"), torch.float32, SimpleNamespace(hidden_size=WIDTH)
 
     @torch.inference_mode()
-    def run(self, ints: Tensor, embeds: Tensor | None = None) -> Passed:
+    def run(self, ints: Tensor, embeds: Tensor | None = None) -> LLMOutput:
         if embeds is None:
-            read = ints[:, WHERE:].float()
+            read = ints[:, PLACE_COLUMNS:].float()
         else:
             read = embeds[torch.arange(len(ints)), ints[:, 3].long()].sum(-1, keepdim=True)
         best = read.int() + 1000 * ints[:, :1] + 10_000 * ints[:, 1:2] + 100_000 * ints[:, 2:3]
-        return Passed(torch.stack([best, (read / 7).view(torch.int32)]), read[:, :1] * 3)
+        return LLMOutput(torch.stack([best, (read / 7).view(torch.int32)]), read[:, :1] * 3)
 
 
 def some_steps() -> list[tuple[list[list[int]], list[Place]]]:
@@ -107,7 +107,7 @@ def some_prompts() -> list[tuple[list[Tensor], list[Place]]]:
 def test_a_graph_finds_in_each_pass_what_plain_passes_find(monkeypatch: pytest.MonkeyPatch) -> None:
     record_graphs(monkeypatch)
     llm: Any = Sums()
-    plain, graphs = Passes(llm), GraphPasses(llm, 4)
+    plain, graphs = LLMRunner(llm), GraphRunner(llm, 4)
     for _ in range(2):  # captured, and replayed over what the passes before have left in the memory
         for given in some_prompts():
             expected, found = plain.prefill(*given), graphs.prefill(*given)
@@ -121,7 +121,7 @@ def test_a_graph_finds_in_each_pass_what_plain_passes_find(monkeypatch: pytest.M
 def test_a_step_is_one_launch_and_one_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = record_graphs(monkeypatch)
     llm: Any = Sums()
-    graphs = GraphPasses(llm, 4)
+    graphs = GraphRunner(llm, 4)
     step = [[1], [2], [3]], [Place(1, 2, 3)] * 3
     graphs.step(*step)  # it is captured
     launches: list[RecordedGraph] = []

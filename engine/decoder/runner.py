@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..captures import captured_alone, capturing
 from ..isolation import caught
-from .llm import LLM, WHERE, Passed
+from .llm import LLM, PLACE_COLUMNS, LLMOutput
 from .plain_step import PlainStep
 
 NUM_DRAFTED = 8  # drafted tokens that a step checks
@@ -42,7 +42,7 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Found:
+class PassOutput:
     """The result of a pass, on the CPU except for the logits."""
 
     token_ids: list[list[int]]  # per sequence, the most probable token of each position that was read
@@ -58,21 +58,21 @@ class _Captured:
     on_device: tuple[Tensor, Tensor | None]  # the inputs of the pass
     ints: np.ndarray  # pinned; the graph copies it to the device
     embeds: Tensor | None  # likewise
-    passed: Passed
-    best: np.ndarray  # pinned; the graph copies `passed.best` to it
+    output: LLMOutput
+    best: np.ndarray  # pinned; the graph copies `output.best` to it
 
 
-class Passes:
+class LLMRunner:
     """Runs passes one after the other."""
 
     def __init__(self, llm: LLM) -> None:
         self._llm = llm
 
-    def prefill(self, prompts: Sequence[Tensor], places: Sequence[Place]) -> Found:
+    def prefill(self, prompts: Sequence[Tensor], places: Sequence[Place]) -> PassOutput:
         """Read prompts, (P, hidden_size) each; finds the first token of each answer."""
         return self._run(_ints(places, [len(prompt) - 1 for prompt in prompts]), prompts)
 
-    def step(self, token_ids: Sequence[Sequence[int]], places: Sequence[Place]) -> Found:
+    def step(self, token_ids: Sequence[Sequence[int]], places: Sequence[Place]) -> PassOutput:
         """Go on behind the last tokens; each sequence has 1 or 1 + NUM_DRAFTED of them."""
         return self._run(
             np.concatenate([_ints(places, [0] * len(places)), np.array(token_ids, np.int32)], axis=1), None
@@ -88,17 +88,17 @@ class Passes:
         """
         return False
 
-    def _run(self, ints: np.ndarray, prompts: Sequence[Tensor] | None) -> Found:
+    def _run(self, ints: np.ndarray, prompts: Sequence[Tensor] | None) -> PassOutput:
         device, embeds = self._llm.device, None
         if prompts is not None:
             embeds = torch.zeros(len(prompts), max(map(len, prompts)), prompts[0].shape[1], dtype=self._llm.dtype)
             _fill(embeds, prompts)
             embeds = embeds.to(device)
-        passed = self._llm.run(torch.from_numpy(ints).to(device), embeds)
-        return _found(passed.best.cpu().numpy(), passed.logits, len(ints))
+        output = self._llm.run(torch.from_numpy(ints).to(device), embeds)
+        return _found(output.best.cpu().numpy(), output.logits, len(ints))
 
 
-class GraphPasses(Passes):
+class GraphRunner(LLMRunner):
     """The same on an NVIDIA GPU, in a stream of its own, whose kernels come before those of stage 1."""
 
     def __init__(self, llm: LLM, max_sequences: int) -> None:
@@ -137,10 +137,10 @@ class GraphPasses(Passes):
         self._later.pop()
         return bool(self._later)
 
-    def _run(self, ints: np.ndarray, prompts: Sequence[Tensor] | None) -> Found:
+    def _run(self, ints: np.ndarray, prompts: Sequence[Tensor] | None) -> PassOutput:
         longest = None if prompts is None else max(map(len, prompts))
         with torch.cuda.stream(self._stream):
-            shape = padded_shape(len(ints), ints.shape[1] - WHERE, longest)
+            shape = padded_shape(len(ints), ints.shape[1] - PLACE_COLUMNS, longest)
             captured = None if shape is None else self._captured_for(shape)
             return super()._run(ints, prompts) if captured is None else self._replay(captured, ints, prompts)
 
@@ -153,7 +153,7 @@ class GraphPasses(Passes):
     def _inputs(self, shape: Shape) -> tuple[Tensor, Tensor | None]:
         """Inputs on the device for sequences that keep nothing."""
         is_prompt, num_sequences, length = shape
-        columns = WHERE + (0 if is_prompt else length)
+        columns = PLACE_COLUMNS + (0 if is_prompt else length)
         ints = torch.zeros(num_sequences, columns, dtype=torch.int32, device=self._device)
         if not is_prompt:
             return ints, None
@@ -170,7 +170,7 @@ class GraphPasses(Passes):
                 self._captured[shape] = captured
         return self._captured.get(shape)
 
-    def _replay(self, captured: _Captured, ints: np.ndarray, prompts: Sequence[Tensor] | None) -> Found:
+    def _replay(self, captured: _Captured, ints: np.ndarray, prompts: Sequence[Tensor] | None) -> PassOutput:
         num_sequences = len(ints)
         captured.ints[:num_sequences] = ints
         captured.ints[num_sequences:] = 0  # sequences that only pad the shape keep no rows
@@ -179,13 +179,13 @@ class GraphPasses(Passes):
             _fill(captured.embeds, prompts)
         captured.graph.replay()
         self._stream.synchronize()  # from here on the pinned memory may be read, and written again
-        return _found(captured.best, captured.passed.logits, num_sequences)
+        return _found(captured.best, captured.output.logits, num_sequences)
 
     def _capture(self, shape: Shape) -> _Captured:
         on_device = ints, embeds = self._inputs(shape)
         for _ in range(_WARM_UP_RUNS):
-            passed = self._llm.run(ints, embeds)
-        pinned_ints, pinned_best = _pinned_like(ints), _pinned_like(passed.best)
+            output = self._llm.run(ints, embeds)
+        pinned_ints, pinned_best = _pinned_like(ints), _pinned_like(output.best)
         pinned_embeds = None if embeds is None else _pinned_like(embeds)
         self._stream.synchronize()
         graph = torch.cuda.CUDAGraph()
@@ -193,14 +193,14 @@ class GraphPasses(Passes):
             ints.copy_(pinned_ints, non_blocking=True)
             if embeds is not None and pinned_embeds is not None:
                 embeds.copy_(pinned_embeds, non_blocking=True)
-            passed = self._llm.run(ints, embeds)
-            pinned_best.copy_(passed.best, non_blocking=True)
-        return _Captured(graph, on_device, pinned_ints.numpy(), pinned_embeds, passed, pinned_best.numpy())
+            output = self._llm.run(ints, embeds)
+            pinned_best.copy_(output.best, non_blocking=True)
+        return _Captured(graph, on_device, pinned_ints.numpy(), pinned_embeds, output, pinned_best.numpy())
 
 
-def passes_for(llm: LLM, max_sequences: int) -> Passes:
-    """The way to run passes on the LLM's device."""
-    return GraphPasses(llm, max_sequences) if llm.device.type == "cuda" else Passes(llm)
+def runner_for(llm: LLM, max_sequences: int) -> LLMRunner:
+    """What runs passes on the LLM's device."""
+    return GraphRunner(llm, max_sequences) if llm.device.type == "cuda" else LLMRunner(llm)
 
 
 def padded_shape(num_sequences: int, num_tokens: int, prompt_length: int | None) -> Shape | None:
@@ -229,6 +229,6 @@ def _fill(rows: Tensor, prompts: Sequence[Tensor]) -> None:
         row[: len(prompt)] = prompt
 
 
-def _found(best: np.ndarray, logits: Tensor, num_sequences: int) -> Found:
+def _found(best: np.ndarray, logits: Tensor, num_sequences: int) -> PassOutput:
     token_ids, log_probs = best[:, :num_sequences]
-    return Found(token_ids.tolist(), log_probs.view(np.float32).tolist(), logits)
+    return PassOutput(token_ids.tolist(), log_probs.view(np.float32).tolist(), logits)
