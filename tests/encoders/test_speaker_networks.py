@@ -109,7 +109,8 @@ def campplus(request: pytest.FixtureRequest, networks: dict[str, nn.Module]) -> 
 def test_folding_changes_no_number(campplus: CAMPPlus, num_frames: int) -> None:
     fbank = 3 * torch.randn(2, num_frames, 80, generator=torch.Generator().manual_seed(num_frames))
     folded = FoldedCAMPPlus(campplus, torch.float32)(fbank)
-    torch.testing.assert_close(folded, campplus(fbank), atol=1e-4, rtol=1e-4)
+    expected = campplus(fbank)  # what is rounded of the large numbers is in the small ones as well
+    torch.testing.assert_close(folded, expected, atol=2e-5 * expected.abs().max().item(), rtol=0)
 
 
 def unusual_network() -> CAMPPlus:
