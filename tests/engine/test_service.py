@@ -393,7 +393,9 @@ def test_the_model_is_free_again_however_its_service_ends(tmp_path: Path, monkey
 
 
 def test_a_callback_cannot_close_the_service_that_calls_it(tmp_path: Path) -> None:
-    model = fake_transcriber(tmp_path)
+    """The first clip is held until its callback is there, which else this thread might call."""
+    decoder = FakeDecoder(write_answer)
+    model = fake_transcriber(tmp_path, decoder=decoder)
     service = TranscriptionService(model)
     said, is_done = list[str](), threading.Event()
 
@@ -404,7 +406,9 @@ def test_a_callback_cannot_close_the_service_that_calls_it(tmp_path: Path) -> No
             said.append(str(error.value))
         is_done.set()
 
+    decoder.hold()
     service.submit(samples(5), transcribe_options()).add_done_callback(close)
+    decoder.release()
     assert is_done.wait(60) and len(said) == 2
     assert service.submit(samples(6), transcribe_options()).result(60).text == text_of(6)
     model.close()

@@ -33,8 +33,7 @@ def test_everybody_gets_the_right_text(server: Running, kind: str, levels: list[
     assert [report["concurrency"] for report in reports] == levels
     for report, num_clients in zip(reports, levels, strict=True):
         assert report["outcomes"].keys() == {"ok"} and report["outcomes"]["ok"] >= num_clients, report
-        assert 0 < report["per_second"] <= report["outcomes"]["ok"] / report["seconds"]
-        assert report["health_ms"]["p50"] > 0
+        assert report["per_second"] <= report["outcomes"]["ok"] / report["seconds"]  # less what came too late
 
 
 def test_so_many_arrive_as_the_rate_says(server: Running) -> None:
