@@ -40,10 +40,10 @@ $(NATURAL)/.spoken: .venv/.installed
 	$(NATURAL)/venv/bin/python $(KOKORO) plan --count 14000 --out $(NATURAL)/plan
 	$(NATURAL)/venv/bin/python $(KOKORO) plan --count 2000 --unknown --out $(NATURAL)/unknown
 	$(NATURAL)/venv/bin/python $(KOKORO) plan --count 400 --held-out --out $(NATURAL)/heldplan
-	cat $(NATURAL)/unknown/plan.jsonl >> $(NATURAL)/plan/plan.jsonl
+	cat $(NATURAL)/unknown/plan.jsonl $(NATURAL)/plan/plan.jsonl > $(NATURAL)/plan.jsonl  # the last ones may find no time
 	$(RUN)python demos/micro/speak.py --held-out --model $(NATURAL)/model --plan $(NATURAL)/heldplan/plan.jsonl \
 	    --out $(NATURAL)/heldout
-	$(RUN)python demos/micro/speak.py --model $(NATURAL)/model --plan $(NATURAL)/plan/plan.jsonl --out $(NATURAL)/shards
+	$(RUN)python demos/micro/speak.py --model $(NATURAL)/model --plan $(NATURAL)/plan.jsonl --out $(NATURAL)/shards
 	touch $@
 
 $(NATURAL)/.people: $(NATURAL)/.spoken

@@ -207,12 +207,18 @@ EVERYDAY = (EVERYDAY_ENGLISH, EVERYDAY_MANDARIN)
 DRILLS = (
     Grammar(
         language="英文",
-        templates=(*("{words}.",) * 5, *("{letters}.",) * 2, "{digit_string}.", "{digit}.", "{word}."),
+        templates=(
+            *("{words}.",) * 5,
+            *("{letters}.",) * 2,
+            "{digit_string}.",
+            *("{digit}.",) * 2,
+            *("{word}.",) * 2,
+        ),
         slots=EVERYDAY_ENGLISH.slots,
     ),
     Grammar(
         language="中文",
-        templates=(*("{words}。",) * 5, *("{digit_string}。",) * 3, "{digit}。", "{word}。"),
+        templates=(*("{words}。",) * 5, *("{digit_string}。",) * 3, *("{digit}。",) * 2, *("{word}。",) * 3),
         slots=EVERYDAY_MANDARIN.slots,
     ),
 )

@@ -4,13 +4,15 @@
     python demos/micro/human_digits.py --dataset DATASET --out SHARDS
 
 Each recording is listed four times, and beside them are strings of two to five digits, laid together from recordings
-of one speaker. The dataset's other speakers are kept back: `evaluate_voices.py` measures with them.
+of one speaker. Three of four are played slower or faster, which makes other voices of the three. The dataset's other
+speakers are kept back: `evaluate_voices.py` measures with them.
 """
 
 import argparse
+import math
 import random
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +29,8 @@ HELD_OUT_SPEAKERS = ("george", "jackson", "nicolas")
 _TIMES = 4  # that each recording is listed
 _STRINGS_PER_RECORDING = 2
 _LONGEST_GAP_S = 0.25  # before a digit of a string
+_CHANGED_SHARE = 0.75
+_MOST_CHANGED = 1.27  # times faster or slower, and the voice as much higher or lower: a third of an octave
 _QUIET = 0.05  # of the peak; what is quieter at the edges is not the word
 _SHARD = 500  # sentences
 
@@ -79,16 +83,28 @@ def say(recordings: Sequence[Recording], gaps_s: Sequence[float]) -> Spoken:
 
 def draw(recordings: Sequence[Recording], rng: random.Random) -> list[Spoken]:
     """All that is written, in a random order; no string that is reserved for held-out clips."""
-    spoken = [say([each], [0.0]) for each in recordings for _ in range(_TIMES)]
+    spoken = [say([_change(each, _draw_speed(rng))], [0.0]) for each in recordings for _ in range(_TIMES)]
     speakers = sorted({each.speaker for each in recordings})
     for _ in range(_STRINGS_PER_RECORDING * len(recordings)):
-        speaker = rng.choice(speakers)
+        speaker, speed = rng.choice(speakers), _draw_speed(rng)
         own = [each for each in recordings if each.speaker == speaker]
         picked = rng.choices(own, k=rng.randrange(2, 6))
         if not is_reserved(digits_sentence([each.digit for each in picked])):
-            spoken.append(say(picked, [rng.uniform(0.0, _LONGEST_GAP_S) for _ in picked]))
+            changed = [_change(each, speed) for each in picked]
+            spoken.append(say(changed, [rng.uniform(0.0, _LONGEST_GAP_S) for _ in picked]))
     rng.shuffle(spoken)
     return spoken
+
+
+def _draw_speed(rng: random.Random) -> float:
+    reach = math.log(_MOST_CHANGED)
+    return math.exp(rng.uniform(-reach, reach)) if rng.random() < _CHANGED_SHARE else 1.0
+
+
+def _change(recording: Recording, speed: float) -> Recording:
+    """Played so much faster: pitch and resonances rise as well, as of a smaller person."""
+    changed = soxr.resample(recording.samples, SAMPLE_RATE * speed, SAMPLE_RATE).astype(np.float32)
+    return replace(recording, samples=changed / np.abs(changed).max())
 
 
 def main() -> None:

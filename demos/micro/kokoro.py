@@ -20,11 +20,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from accents import ENGLISH_VOICES, MANDARIN_VOICES, Accent, draw_accent
 from english import ENGLISH
 from everyday import DRILLS, EVERYDAY_ENGLISH, EVERYDAY_MANDARIN, is_reserved
 from grammar import Grammar, Language, Sentence, Unit
 from mandarin import MANDARIN
-from phonemes import ACCENTS, phonemes, unknown_phonemes
+from phonemes import phonemes, unknown_phonemes
 
 SAMPLE_RATE = 16_000
 LANGUAGES: tuple[Language, ...] = ("英文", "中文")
@@ -32,7 +33,6 @@ HELD_OUT_VOICES = ("af_nova", "am_eric", "bm_lewis", "zf_xiaoni", "zm_yunyang", 
 
 _DURATIONS = "/encoder/Clip_output_0"
 _DRILL_SHARE = 0.3
-_FIRST_ACCENT_SHARE = 0.7
 _FOREIGN_SHARE = 0.3  # of blends in English, of which one manner is that of a voice of any language
 _EVERYDAY_SHARE = 0.6  # of the other sentences
 _NUM_PARTS = 2  # of the weights
@@ -85,15 +85,17 @@ def plan(count: int, out: Path, *, held_out: bool, unknown: bool, seed: int) -> 
     lines: list[str] = []
     while len(lines) < count:
         if unknown:
-            language = rng.choice(LANGUAGES)
+            accent, language = Accent(), rng.choice(LANGUAGES)
             units, words = [], unknown_phonemes(language, rng)
         else:
             sentence = _draw(rng, held_out=held_out)
-            accent = ACCENTS[0] if held_out or rng.random() < _FIRST_ACCENT_SHARE else ACCENTS[1]
+            accent = Accent() if held_out else draw_accent(rng)
             language, words = sentence.language, phonemes(sentence, accent)
             units = [astuple(unit) for unit in sentence.units]
+        voices = accent.voices if language == "英文" else MANDARIN_VOICES
+        row = {"language": language, "voices": voices, "units": units, "words": words}
         if words is not None:
-            lines.append(json.dumps({"language": language, "units": units, "words": words}, ensure_ascii=False))
+            lines.append(json.dumps(row, ensure_ascii=False))
     (out / "plan.jsonl").write_text("\n".join(lines) + "\n", "utf-8")
 
 
@@ -111,14 +113,19 @@ def _draw(rng: random.Random, *, held_out: bool) -> Sentence:
             return sentence
 
 
-def draw_style(voices: Mapping[str, Floats], language: Language, rng: random.Random) -> tuple[str, Floats]:
-    """A name, and styles by number of phonemes (128, 256): a voice, or a blend of timbres and of manners."""
-    own = natives(voices, language)
+def draw_style(voices: Mapping[str, Floats], letters: str, rng: random.Random) -> tuple[str, Floats]:
+    """A name, and styles by number of phonemes (128, 256): a voice, or a blend of timbres and of manners.
+
+    `letters` are the first ones of the voices whose manner it has, at least in part. With a foreign accent, every
+    timbre is as likely as any other, because some languages have a single voice.
+    """
+    own = natives(voices, letters)
     manner = rng.choice(own)
     if rng.random() < _PLAIN_SHARE:
         return manner, voices[manner]
-    pool = own if rng.random() < 0.5 else list(voices)
-    is_foreign = language == "英文" and rng.random() < _FOREIGN_SHARE
+    is_accented = letters not in (ENGLISH_VOICES, MANDARIN_VOICES)
+    pool = list(voices) if is_accented or rng.random() < 0.5 else own
+    is_foreign = letters != MANDARIN_VOICES and rng.random() < _FOREIGN_SHARE
     timbres, manners = (rng.choice(pool), rng.choice(pool)), (manner, rng.choice(list(voices) if is_foreign else own))
     timbre, how = (np.float32(rng.uniform(0.0, 1.0)) for _ in range(2))
     style = how * voices[manners[0]] + (1 - how) * voices[manners[1]]
@@ -127,9 +134,9 @@ def draw_style(voices: Mapping[str, Floats], language: Language, rng: random.Ran
     return f"{manner}*{how:.2f}+{manners[1]}/{timbres[0]}*{timbre:.2f}+{timbres[1]}", style
 
 
-def natives(voices: Mapping[str, Floats], language: Language) -> list[str]:
-    """Voices that speak the language as their own."""
-    return [name for name in voices if name[0] in ("ab" if language == "英文" else "z")]
+def natives(voices: Mapping[str, Floats], letters: str) -> list[str]:
+    """Voices whose names begin with one of the letters, which say what language is their own."""
+    return [name for name in voices if name[0] in letters]
 
 
 def read_voices(path: Path, *, held_out: bool) -> dict[str, Floats]:

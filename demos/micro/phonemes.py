@@ -11,12 +11,12 @@ from importlib import resources
 from itertools import accumulate
 from typing import Any
 
+from accents import Accent
 from english import WORDS, number_words
 from everyday import ENGLISH_SAYINGS
 from grammar import Language, Sentence
 from mandarin import CHARACTERS, read_characters
 
-ACCENTS = ("en-us", "en-gb")
 SPACE = 16  # Kokoro's id of " "
 _LETTER_A = "ˈeɪ"
 _AM = "ˈeɪˈɛm"  # in times of day
@@ -26,7 +26,10 @@ _MOST_PHONEMES = 120
 _KNOWN_SHARE = 0.3  # of the English words in speech that is unknown as a whole
 
 
-def phonemes(sentence: Sentence, accent: str = ACCENTS[0]) -> list[list[int]] | None:
+_USUAL = Accent()
+
+
+def phonemes(sentence: Sentence, accent: Accent = _USUAL) -> list[list[int]] | None:
     """Ids of each word's phonemes, the space before it included; None where a word has none.
 
     `accent` is that of English words.
@@ -40,15 +43,17 @@ def _checked(words: list[list[int]]) -> list[list[int]] | None:
     return words if all(words) and sum(map(len, words)) <= _MOST_PHONEMES else None
 
 
-def _english_phonemes(words: tuple[str, ...], accent: str = ACCENTS[0]) -> list[list[int]]:
+def _english_phonemes(words: tuple[str, ...], accent: Accent = _USUAL) -> list[list[int]]:
     tokenizer, _, _ = _phonemisers()
     is_spelled = all(len(word) == 1 for word in words)
-    groups = [] if is_spelled else _say(" ".join(words), accent).split()
+    groups = [] if is_spelled else _say(" ".join(words), accent.reading).split()
     if len(groups) != len(words):  # run together, "in the", or letters, of which each is said alone
-        groups = [_LETTER_A if is_spelled and word == "a" else _say(word, accent).replace(" ", "") for word in words]
+        groups = [
+            _LETTER_A if is_spelled and word == "a" else _say(word, accent.reading).replace(" ", "") for word in words
+        ]
     groups = [as_verb_or_time(*each) for each in zip(("", *words), words, groups, strict=False)]
     return [
-        ([SPACE] if place else []) + [int(token) for token in tokenizer.tokenize(group)]
+        ([SPACE] if place else []) + [int(token) for token in tokenizer.tokenize(accent.apply(group))]
         for place, group in enumerate(groups)
     ]
 
@@ -122,5 +127,5 @@ def _phonemisers() -> tuple[Any, Any, Any]:
 
 
 @cache
-def _say(text: str, accent: str) -> str:
-    return str(_phonemisers()[0].phonemize(text, accent))
+def _say(text: str, reading: str) -> str:
+    return str(_phonemisers()[0].phonemize(text, reading))

@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import soxr
 import torch
-from grammar import Language
 from graph import Graph
 from kokoro import SAMPLE_RATE, Floats, Spoken, draw_style, natives, read_voices, write_shard
 from phonemes import SPACE
@@ -26,6 +25,8 @@ _FRAME = 600  # Kokoro's samples per unit of duration
 _SHARD = 10  # sentences
 _SPEEDS, _HELD_OUT_SPEEDS = (0.75, 1.5), (0.75, 1.3)  # the fastest voices of all are among the held-out ones
 _KEPT_S = 0.04  # of the silence around a sentence
+_QUIET = 0.01  # of the peak; what is quieter at the edges is silence
+_LATE_S = 0.04  # that a phoneme is heard before its turn: durations are what an aligner made of speech, and late
 
 
 class Speaker:
@@ -38,12 +39,12 @@ class Speaker:
         self._voices = read_voices(model / "voices.npz", held_out=held_out)
         self._held_out = held_out
 
-    def draw_style(self, language: Language, rng: random.Random) -> tuple[str, Floats]:
+    def draw_style(self, letters: str, rng: random.Random) -> tuple[str, Floats]:
         """See draw_style; held-out voices are not blended."""
         if self._held_out:
-            name = rng.choice(natives(self._voices, language))
+            name = rng.choice(natives(self._voices, letters))
             return name, self._voices[name]
-        return draw_style(self._voices, language, rng)
+        return draw_style(self._voices, letters, rng)
 
     def speak(self, words: list[list[int]], style: Floats, speed: float) -> tuple[Floats, Floats]:
         """Waveform at 16 kHz, and start and end of each word (W, 2) in seconds."""
@@ -59,23 +60,28 @@ class Speaker:
 
 
 def _edges(words: list[list[int]], ends: Floats) -> Floats:
-    """Start and end of each word in seconds, from the ends of all phonemes; the space before a word is not its own."""
+    """Start and end of each word in seconds (W, 2), from the ends of all phonemes, the silence before them first.
+
+    Where speech goes on, the space before a word already sounds like the word; where it pauses, it is the pause. So the
+    word begins in the middle of it.
+    """
     edges, place = [], 1
     for word in words:
         gap = 1 if word[0] == SPACE else 0
-        edges.append((ends[place + gap - 1], ends[place + len(word) - 1]))
+        start = (ends[place - 1] + ends[place + gap - 1]) / 2
+        edges.append((start, ends[place + len(word) - 1]))
         place += len(word)
-    return np.array(edges, np.float32)
+    return np.array(edges, np.float32) - _LATE_S
 
 
 def _trim(waveform: Floats, edges: Floats) -> tuple[Floats, Floats]:
-    """At 16 kHz, without most of the silence around it."""
+    """At 16 kHz, without most of the silence around it, in which no word is: durations count it to the last phoneme."""
     samples = soxr.resample(waveform, _KOKORO_RATE, SAMPLE_RATE).astype(np.float32)
-    loud = np.flatnonzero(np.abs(samples) > 0.01 * np.abs(samples).max())
+    loud = np.flatnonzero(np.abs(samples) > _QUIET * np.abs(samples).max())
     kept = round(_KEPT_S * SAMPLE_RATE)
     first, last = max(int(loud[0]) - kept, 0), int(loud[-1]) + kept
-    samples = samples[first:last]
-    return samples, (edges - first / SAMPLE_RATE).clip(0, len(samples) / SAMPLE_RATE)
+    heard = edges.clip(loud[0] / SAMPLE_RATE, (loud[-1] + 1) / SAMPLE_RATE)
+    return samples[first:last], heard - np.float32(first / SAMPLE_RATE)
 
 
 def speak(model: Path, plan_file: Path, out: Path, *, seconds: float, workers: int, held_out: bool) -> None:
@@ -110,7 +116,7 @@ def _speak_some(
         spoken: list[Spoken] = []
         for text in lines[number * _SHARD : (number + 1) * _SHARD]:
             row = json.loads(text)
-            name, style = speaker.draw_style(row["language"], rng)
+            name, style = speaker.draw_style(row["voices"], rng)
             samples, edges = speaker.speak(row["words"], style, rng.uniform(*speeds))
             spoken.append(Spoken(row, name, samples, edges))
             if time.time() > deadline:

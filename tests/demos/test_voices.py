@@ -10,15 +10,17 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from accents import ENGLISH_VOICES, READINGS, Accent, draw_accent
 from average import average
 from evaluate_voices import Heard, _kokoro_clips, is_made_of, is_right, spoken_words, table
 from everyday import DRILLS, ENGLISH_SAYINGS, EVERYDAY, MANDARIN_SAYINGS, is_reserved
 from grammar import Grammar, Sentence, same, spoken_as
 from graph import Graph
-from human_digits import HELD_OUT_SPEAKERS, TRAINING_SPEAKERS, Recording, draw, read_recordings, say
+from human_digits import HELD_OUT_SPEAKERS, TRAINING_SPEAKERS, Recording, _change, draw, read_recordings, say
 from mandarin import read_characters
 from natural import natural_clips
-from phonemes import as_verb_or_time
+from phonemes import SPACE, as_verb_or_time
+from speak import _edges, _trim
 from train.compose import NO_AUGMENTATION, Augmentation, Composer
 from train.corpus import Corpus, Utterance, add_natural
 from train.examine import Tally
@@ -27,7 +29,8 @@ from train.model import MicroConfig, MicroModel
 from train.start import start_from
 from train.vocabulary import Vocabulary, learn_vocabulary, read_vocabulary
 
-CHECKPOINT = Path(__file__).parents[2] / "demos" / "micro" / "checkpoint"
+MICRO = Path(__file__).parents[2] / "demos" / "micro"
+CHECKPOINT = MICRO / "checkpoint"
 HELLO = Sentence(
     language="英文",
     units=(
@@ -142,9 +145,75 @@ def test_no_style_of_the_training_holds_a_held_out_voice(tmp_path: Path) -> None
     assert set(kokoro.read_voices(tmp_path / "voices.npz", held_out=True)) == set(kokoro.HELD_OUT_VOICES)
     for language in kokoro.LANGUAGES:
         assert sum(name[0] in ("ab" if language == "英文" else "z") for name in kokoro.HELD_OUT_VOICES) == 3
-    drawn = [kokoro.draw_style(voices, "中文", random.Random(number)) for number in range(40)]
+    drawn = [kokoro.draw_style(voices, "z", random.Random(number)) for number in range(40)]
     assert all(name[0] == "z" for name, _ in drawn)  # the manner is a native's
     assert len({style[0, 0] for _, style in drawn}) > 10  # blends
+
+
+def test_an_accent_has_the_manner_of_its_voices_and_any_timbre() -> None:
+    voices = {name: np.full((128, 256), n, np.float32) for n, name in enumerate(("af_sky", "ff_siwis", "zm_yunjian"))}
+    drawn = [kokoro.draw_style(voices, "f", random.Random(number)) for number in range(40)]
+    assert all(name.startswith("ff_siwis") for name, _ in drawn)
+    timbres = {round(float(style[0, 0]), 2) for _, style in drawn}
+    assert min(timbres) < 0.5 and max(timbres) > 1.5
+
+
+def test_an_accent_replaces_each_sound_once_and_the_longest_first() -> None:
+    accent = Accent("en-us", {"iː": "i", "i": "e", "θ": "t", "t": "ʈ"}, "ei")
+    assert accent.apply("θɹˈiː tˈi") == "tɹˈi ʈˈe"
+    assert Accent().apply("θɹˈiː") == "θɹˈiː"
+
+
+def test_most_english_has_a_native_accent_and_foreign_ones_keep_some_of_its_sounds() -> None:
+    drawn = [draw_accent(random.Random(number)) for number in range(400)]
+    native = [accent for accent in drawn if accent.voices == ENGLISH_VOICES]
+    assert 220 < len(native) < 340
+    assert {accent.reading for accent in native} == set(READINGS)
+    assert not any(accent.sounds for accent in native)
+    french = [accent.apply("θɹˈiː") for accent in drawn if accent.voices == "f"]
+    assert len(set(french)) > 4
+    assert "sʁˈi" in french
+
+
+def _falls(samples: np.ndarray, band: tuple[int, int], below: float, after: float, before: float) -> float:
+    """Where the band's level first falls so many dB below its highest, between two moments; in 10 ms steps."""
+    frames = samples[: len(samples) // 160 * 160].reshape(-1, 160) * np.hanning(160)
+    hz = np.fft.rfftfreq(160, 1 / 16_000)
+    power = np.square(np.abs(np.fft.rfft(frames)))[:, (hz >= band[0]) & (hz < band[1])].sum(1)
+    level = 10 * np.log10(power / power.max() + 1e-9)
+    return float(np.flatnonzero(level[round(100 * after) : round(100 * before)] < below)[0]) / 100 + after
+
+
+def test_words_of_a_natural_voice_begin_where_they_are_heard() -> None:
+    samples, _ = soundfile.read(MICRO / "clips" / "en_natural.flac")
+    voiced, hiss = (100, 1200), (3000, 8000)
+    heard = {
+        "set": float(np.flatnonzero(np.abs(samples) > 0.01 * np.abs(samples).max())[0]) / 16_000,
+        "timer": _falls(samples, voiced, -25, 0.45, 0.65),  # the mouth closes
+        "for": _falls(samples, voiced, -25, 0.75, 1.0),
+        "fifty": _falls(samples, voiced, -25, 0.97, 1.1),
+        "nine": _falls(samples, hiss, -35, 1.28, 1.45),  # a vowel ends in a nasal
+    }
+    # What Kokoro's durations said of this clip: the ends of the silence, "set", a space, "a", a space, ...
+    ends = [0.383, 0.508, 0.533, 0.558, 0.608, 0.908, 0.958, 1.058, 1.108, 1.358, 1.408, 1.608, 1.633, 2.005]
+    words = ("set", "a", "timer", "for", "fifty", "nine", "minutes")
+    edges = dict(zip(words, _edges([[1], *[[SPACE, 1]] * 6], np.array(ends)), strict=True))
+    for word, start in heard.items():
+        assert edges[word][0] == pytest.approx(start, abs=0.03), word
+
+
+def test_no_word_lies_in_the_silence_around_a_sentence() -> None:
+    tone = np.pad(np.sin(np.arange(12_000) / 5), 12_000).astype(np.float32)
+    samples, edges = _trim(tone, np.array([(0.3, 0.8), (0.8, 1.4)], np.float32))
+    assert len(samples) / kokoro.SAMPLE_RATE == pytest.approx(0.58, abs=0.01)
+    assert edges == pytest.approx(np.array([(0.04, 0.34), (0.34, 0.54)]), abs=0.005)
+
+
+def test_a_faster_recording_is_higher_and_shorter() -> None:
+    tone = np.sin(2 * np.pi * 500 * np.arange(8_000) / kokoro.SAMPLE_RATE).astype(np.float32)
+    changed = _change(Recording(4, "theo", tone), 1.25)
+    assert (changed.digit, changed.speaker, len(changed.samples)) == (4, "theo", 6_400)
+    assert np.abs(np.fft.rfft(changed.samples)).argmax() * kokoro.SAMPLE_RATE / 6_400 == pytest.approx(625)
 
 
 def test_the_graph_folds_whole_numbers_and_runs(tmp_path: Path) -> None:
