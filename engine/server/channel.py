@@ -134,12 +134,17 @@ class Arena:
 
     def put(self, waveform: Waveform) -> int:
         """Copy a waveform to the first gap that is large enough; returns its place. Raises QueueFullError."""
-        with self._lock:
-            block = self._blocks.take(max(-(-4 * len(waveform) // _BLOCK), 1))
-        if block is None:
+        start = self.take(len(waveform))
+        if start is None:
             raise QueueFullError(f"the clips under way take {len(self._bytes):,} bytes; try again later")
-        self.waveform(_BLOCK * block, len(waveform))[:] = waveform
-        return _BLOCK * block
+        self.waveform(start, len(waveform))[:] = waveform
+        return start
+
+    def take(self, num_samples: int) -> int | None:
+        """The first gap that is large enough, which waveform() then gives; None if there is none."""
+        with self._lock:
+            block = self._blocks.take(max(-(-4 * num_samples // _BLOCK), 1))
+        return None if block is None else _BLOCK * block
 
     def free(self, start: int) -> None:
         """Return a place."""
