@@ -9,13 +9,17 @@ a job that is shorter for each device would measure its begin and end. The share
 over n times the rate with one.
 
 Before anything is counted, clips are transcribed until each device's further engines have loaded, as its log says, for
-`--warm-s` at most; then one pass more warms up what the next ones use. Where engines are missing after that time, the
-figures are marked.
+`--warm-s` at most; then WARM_CLIPS for each warm up what the next passes use. Where engines are missing after that
+time, the figures are marked.
 
-Each figure is printed, and the report is written, as soon as it is there, with the cores that the busiest processes
-kept busy: one that is near 1.0 may be what bounds the rate, because Python runs one thread at a time. With 20,000
-clips for each, an H200 takes about 25 s for a pass; with loading, and 50 s in which the further engines load, the
-command above should take 7 to 9 minutes on two of them, and needs 12 GB of disk.
+Each figure is printed, and the report is written, as soon as it is there, with what shows the bound: how busy the
+thread was that hands out the work, and those that run the engines; for how many seconds each device waited for inputs,
+and could not hand back results; and how many cores the busiest processes kept busy. A thread that is near 100 % may be
+what bounds the rate, because Python runs one at a time. With one device, one thread does both.
+
+With 20,000 clips for each, an H200 takes about 25 s for a pass from memory and 35 s from WAV. With 20 s for the model
+and the files, 60 s for loading, 100 s until the further engines are there, and a warm-up of 10 s, the command above
+should take 8 minutes on two of them. It needs 12 GB of disk.
 
 Without a GPU, `--kind cpu --counts 1,2 --clips 20 --passes 1 --model demos/micro/checkpoint
 --engine '{"backend": "torch"}' --tuned '{"backend": "torch"}'` shows that it runs.
@@ -33,7 +37,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +48,10 @@ from twostage_asr.engine.bench.load import Load, random_lengths, random_load
 from twostage_asr.engine.bench.random_checkpoint import write_checkpoint
 from twostage_asr.engine.console import spare_loaded_objects
 from twostage_asr.engine.cores import usable_cores
+from twostage_asr.engine.devices.replicas import Replicas
 
 SHOWN_PROCESSES = 8
+WARM_CLIPS = 8_000  # as many as a device has in flight with four engines, and 2,000 more
 TUNED = '{"decoder_processes": 4, "vllm": {"attention_backend": "TRITON_ATTN"}}'  # for an H200 with 16 cores
 Run = dict[str, Any]  # the figures of one run and form
 _SAID = re.compile(
@@ -111,8 +117,8 @@ def busiest(before: dict[tuple[int, str], float], wall_s: float) -> list[tuple[s
     return sorted(used, key=lambda each: -each[1])[:SHOWN_PROCESSES]
 
 
-def warm_up(model: AutoModelVLLM, load: Load, engines: Engines, most_s: float) -> float:
-    """Transcribe until all engines have loaded, for `most_s` seconds at most, and one pass more; returns the first."""
+def warm_up(model: AutoModelVLLM, load: Load, engines: Engines, most_s: float, num_warm: int) -> float:
+    """Transcribe until all engines have loaded, for `most_s` s at most, which it returns, and `num_warm` clips."""
     begun = time.perf_counter()
     while not engines.have_loaded and time.perf_counter() < begun + most_s:
         with closing(model.runner.run(load.items, load.options(timestamps=True))) as results:
@@ -120,19 +126,41 @@ def warm_up(model: AutoModelVLLM, load: Load, engines: Engines, most_s: float) -
                 if engines.have_loaded or time.perf_counter() > begun + most_s:
                     break
     grown_s = time.perf_counter() - begun
-    one_pass(model, load)
+    one_pass(model, load.head(num_warm))
     return grown_s
 
 
-def one_pass(model: AutoModelVLLM, load: Load) -> tuple[float, float]:
-    """Wall time and this process's CPU time, in seconds. Each clip must give one transcript."""
-    begun, begun_cpu = time.perf_counter(), time.process_time()
+@dataclass(frozen=True)
+class Pass:
+    """Seconds that one pass has taken."""
+
+    wall_s: float
+    cpu_s: float  # of this process
+    thread_s: float  # of CPU time, of the thread that hands out the work; with one device, it also runs the engine
+    devices: dict[str, dict[str, float]]  # how long each has been starved, blocked and busy; none if there is but one
+
+
+def one_pass(model: AutoModelVLLM, load: Load) -> Pass:
+    """Each clip must give one transcript."""
+    spent = spent_by(model)
+    begun, begun_cpu, begun_thread = time.perf_counter(), time.process_time(), time.thread_time()
     results = list(model.runner.run(load.items, load.options(timestamps=True)))
     wall_s, cpu_s = time.perf_counter() - begun, time.process_time() - begun_cpu
+    thread_s = time.thread_time() - begun_thread
+    devices = {
+        device: {name: seconds - spent[device][name] for name, seconds in by_now.items()}
+        for device, by_now in spent_by(model).items()
+    }
     failed = [transcript for _, transcript in results if transcript.status == "error"]
     if failed or sorted(place for place, _ in results) != list(range(len(load.items))):
         raise SystemExit(f"{len(results)} results for {len(load.items)} clips, {len(failed)} failed: {failed[:1]}")
-    return wall_s, cpu_s
+    return Pass(wall_s, cpu_s, thread_s, devices)
+
+
+def spent_by(model: AutoModelVLLM) -> dict[str, dict[str, float]]:
+    """What the process of each device has spent until now."""
+    spent = model.runner.spent if isinstance(model.runner, Replicas) else []
+    return {f"{number} ({device})": asdict(over) for number, (device, over) in enumerate(spent)}
 
 
 def measure(args: argparse.Namespace, engines: Engines, count: int, engine: dict[str, Any]) -> Iterator[Run]:
@@ -147,22 +175,24 @@ def measure(args: argparse.Namespace, engines: Engines, count: int, engine: dict
     with AutoModelVLLM(args.model, **where, **engine) as model:
         load_s = time.perf_counter() - begun
         spare_loaded_objects()
-        grown_s = warm_up(model, memory, engines, args.warm_s)
+        grown_s = warm_up(model, memory, engines, args.warm_s, count * WARM_CLIPS)
         for load in (memory, wav):
             before, begun = cpu_times(), time.perf_counter()
             passes = [one_pass(model, load) for _ in range(args.passes)]
             processes = busiest(before, time.perf_counter() - begun)
-            wall_s = statistics.median(wall for wall, _ in passes)
+            wall_s = statistics.median(each.wall_s for each in passes)
             yield {
                 "devices": count,
                 "form": load.form,
                 "load_s": load_s,
                 "engines_loaded_in_s": grown_s if engines.have_loaded else None,
                 "engines": engines.counts,
-                "wall_s": [wall for wall, _ in passes],
+                "wall_s": [each.wall_s for each in passes],
                 "rtfx": audio_s / wall_s,
                 "clips_per_s": num_clips / wall_s,
-                "first_process_cpu_us_per_clip": 1e6 * min(cpu for _, cpu in passes) / num_clips,
+                "first_process_cpu_us_per_clip": 1e6 * min(each.cpu_s for each in passes) / num_clips,
+                "first_thread_busy": statistics.median(each.thread_s / each.wall_s for each in passes),
+                "spent_in_last_pass": passes[-1].devices,
                 "cores_of_processes": processes,
             }
 
@@ -185,10 +215,16 @@ def compared(run: Run, runs: list[Run]) -> None:
     print(
         f"{run['devices']} x {run['form']:6} {run['name']:7}: {run['rtfx']:9.1f} times real time, "
         f"{run['clips_per_s']:8.1f} clips/s, {'' if share is None else f'{100 * share:5.1f} % of linear, '}"
-        f"first process {run['first_process_cpu_us_per_clip']:.0f} us of CPU a clip, loaded in {run['load_s']:.0f} s"
+        f"first process {run['first_process_cpu_us_per_clip']:.0f} us of CPU a clip, its thread busy "
+        f"{100 * run['first_thread_busy']:.0f} %, loaded in {run['load_s']:.0f} s"
         f"{'' if run['engines_loaded_in_s'] is not None else '; ENGINES ARE MISSING'}",
     )
     print("    engines now, and wanted:", run["engines"])
+    for device, spent in run["spent_in_last_pass"].items():
+        busy = 100 * spent["busy_s"] / run["wall_s"][-1]
+        print(
+            f"    {device}: starved {spent['starved_s']:.2f} s, blocked {spent['blocked_s']:.2f} s, busy {busy:.0f} %"
+        )
     print("    cores:", ", ".join(f"{name} {cores:.2f}" for name, cores in run["cores_of_processes"]), flush=True)
 
 

@@ -1,12 +1,8 @@
-"""How many cores this process may keep busy: those it may run on, or its share of them beside other replicas."""
+"""Which cores this process may run on, and those that it starts."""
 
 import os
-
-_share: list[int] = []  # at most one number, from limit_cores()
-
-
-def num_cores() -> int:
-    return _share[0] if _share else usable_cores()
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 
 
 def usable_cores() -> int:
@@ -14,6 +10,23 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def limit_cores(count: int) -> None:
-    """Leave the other cores to other processes. It comes before a model is loaded."""
-    _share[:] = [count]
+def shares_of_cores(count: int) -> list[list[int]]:
+    """The numbers of these cores, dealt out to `count` processes. Of fewer cores, several processes get the same."""
+    cores = sorted(os.sched_getaffinity(0))
+    bounds = [len(cores) * i // count for i in range(count + 1)]
+    return [cores[bounds[i] : bounds[i + 1]] or [cores[i % len(cores)]] for i in range(count)]
+
+
+@contextmanager
+def starting_on(cores: Collection[int]) -> Iterator[None]:
+    """Let the processes that this thread starts meanwhile run on these cores alone.
+
+    Every library there takes them for all that there are, as torch, OpenMP and the compilers do in a program of its
+    own on so many cores.
+    """
+    before = os.sched_getaffinity(0)  # of this thread
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)

@@ -11,7 +11,7 @@ import torch
 from .acoustic.base import AcousticModel, StageOneOptions
 from .audio.readers import AudioReaders
 from .config import DEFAULT_MODEL_LEN, EngineConfig
-from .cores import num_cores
+from .cores import usable_cores
 from .decoder.base import Decoder, LLMSource, weight_bytes
 from .decoder.sharing import installed_vllm_device, share_gpu
 from .errors import CheckpointError, ConfigError
@@ -47,7 +47,7 @@ def load_transcriber(engine_dir: Path, config: EngineConfig) -> Transcriber:
     unshared = share_gpu(config)  # before the device is used
     logger.debug("loading: MPS has been asked for, where it is of use")
     device = config.torch_device()
-    cores = num_cores()
+    cores = usable_cores()
     llm_dtype = config.torch_dtype(config.dtype, device)
     max_model_len = config.max_model_len or min(DEFAULT_MODEL_LEN, manifest.llm.max_position_embeddings)
     source = LLMSource(engine_dir / LLM_DIR_NAME, manifest.llm, llm_dtype, max_model_len)
@@ -154,7 +154,7 @@ def _vllm_decoder(source: LLMSource, config: EngineConfig, device: torch.device,
         if most > 1 and not config.vllm.keys() & {"attention_backend", "attention_config"}:
             options = replace(options, engine={"attention_backend": SHARED_GPU_ATTENTION, **config.vllm})
         engines = f"{num_processes} vLLM engine(s), {most} when prompts wait"
-        logger.info("%s; %d cores; %s", engines, num_cores(), unshared or "they share the GPU by MPS")
+        logger.info("%s; %d cores; %s", engines, usable_cores(), unshared or "they share the GPU by MPS")
     loads_at_once = not (fast_lane_prompts and device.type == "cpu" and config.decoder_processes is None)
     large = ProcessDecoder(
         source,

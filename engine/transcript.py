@@ -4,12 +4,14 @@ Times are seconds (float) from the start of the audio. Confidences lie in [0, 1]
 """
 
 import functools
+import itertools
 import json
 import operator
-from collections.abc import Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeAlias
 
 from .errors import ASRError, ErrorCode, error_of
 
@@ -51,7 +53,7 @@ class _Record:
     def keys(self) -> tuple[str, ...]:
         return tuple(self.__slots__)  # of a dataclass: the names of its fields
 
-    def __reduce__(self) -> tuple[type[Any], tuple[Any, ...]]:
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         """Pickle as a call with all fields: a third of the time that dataclasses' own way takes."""
         return type(self), _all_of(self.__slots__)(self)
 
@@ -137,6 +139,10 @@ class Segment(_Record):
         speaker = "" if self.speaker is None else f"{self.speaker!r}, "
         return f"Segment({self.start:.2f}-{self.end:.2f} s, {speaker}{_shortened(self.text)!r}, {words})"
 
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        """Pickle the words as columns, which takes a third of the time of one call for each."""
+        return _rebuilt, (Segment, _packed(self.words), *_without_words(self))
+
 
 @dataclass(frozen=True, slots=True)
 class Token(_Record):
@@ -180,6 +186,12 @@ class Transcript(_Record):
             shown["error"] = self.error
         return f"Transcript({', '.join(f'{name}={_shortened(value)!r}' for name, value in shown.items())})"
 
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        """Pickle the words as columns, and only once if they are those of the segments."""
+        words, theirs = self.words, _words_of(self.segments)
+        is_theirs = words is not None and len(words) == len(theirs) and all(map(operator.is_, words, theirs))
+        return _rebuilt, (Transcript, _THEIRS if is_theirs else _packed(words), *_without_words(self))
+
     def _repr_html_(self) -> str:
         """What Jupyter shows: the audio, if it is a file of a few MB, and the text, whose words play it from there."""
         from .writers.html import transcript_html  # here, because writers import this file
@@ -222,6 +234,43 @@ class Transcript(_Record):
     def from_json(cls, text: str) -> Self:
         """What to_json() gave. Raises ValueError if it is no JSON, and as from_dict() does."""
         return cls.from_dict(json.loads(text))
+
+
+_Columns: TypeAlias = tuple[tuple[Any, ...], ...]  # a tuple for each field of Word
+_THEIRS = "segments"  # in place of columns
+_FIELDS = [getattr(Word, name) for name in Word.__slots__]  # which can be set even in a frozen object
+
+
+def _packed(words: tuple[Word, ...] | None) -> _Columns | None:
+    return None if words is None else tuple(zip(*map(_all_of(Word.__slots__), words), strict=True))
+
+
+def _unpacked(columns: _Columns | None) -> tuple[Word, ...] | None:
+    """Field by field, in loops of C: Word's own constructor takes twice as long."""
+    if not columns:
+        return None if columns is None else ()
+    words = tuple(map(object.__new__, itertools.repeat(Word, len(columns[0]))))
+    for each, column in zip(_FIELDS, columns, strict=True):
+        deque(map(each.__set__, words, column), maxlen=0)
+    return words
+
+
+def _without_words(record: Segment | Transcript) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """The fields before the words, and those after them."""
+    names = record.__slots__
+    values, at = _all_of(names)(record), names.index("words")
+    return values[:at], values[at + 1 :]
+
+
+def _words_of(segments: Iterable[Segment]) -> tuple[Word, ...]:
+    """Those of the segments that have times."""
+    timed = [segment.words for segment in segments if segment.words is not None]
+    return timed[0] if len(timed) == 1 else tuple(itertools.chain(*timed))
+
+
+def _rebuilt(kind: type[Any], words: Any, before: tuple[Any, ...], after: tuple[Any, ...]) -> Any:
+    """A Segment, or a Transcript, whose segments are the field after the words."""
+    return kind(*before, _words_of(after[0]) if words == _THEIRS else _unpacked(words), *after)
 
 
 def _shortened(text: str) -> str:

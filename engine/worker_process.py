@@ -150,13 +150,22 @@ def _end() -> None:
 
 def send(to: socket.socket, message: object) -> None:
     """Send any object that can be pickled. NumPy arrays in it are sent without a copy. Raises OSError."""
+    send_packed(to, pack(message))
+
+
+def pack(message: object) -> list[bytes | memoryview]:
+    """The pieces of a message that send_packed() sends."""
     buffers: list[pickle.PickleBuffer] = []
     pickled = pickle.dumps(message, protocol=5, buffer_callback=buffers.append)
     views = [buffer.raw() for buffer in buffers]
     lengths = struct.pack(f"<{len(views)}Q", *map(len, views))
-    to.sendall(_HEAD.pack(len(views), len(pickled)) + lengths + pickled)
-    for view in views:
-        to.sendall(view)
+    return [_HEAD.pack(len(views), len(pickled)) + lengths + pickled, *views]
+
+
+def send_packed(to: socket.socket, pieces: Iterable[bytes | memoryview]) -> None:
+    """Raises OSError."""
+    for piece in pieces:
+        to.sendall(piece)
 
 
 def receive(source: socket.socket) -> Any:

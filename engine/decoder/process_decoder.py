@@ -16,7 +16,7 @@ from dataclasses import replace
 
 import torch
 
-from ..cores import num_cores
+from ..cores import usable_cores
 from ..errors import ASRError, ConfigError, DecodeError
 from ..worker_process import wait_readable
 from .backlog import Backlog
@@ -185,7 +185,7 @@ class ProcessDecoder(Decoder):
 
 def engines_by_cores() -> int:
     """How many engines these cores can feed; at least 1."""
-    return max(1, min(MOST_ENGINES, num_cores() // CORES_PER_ENGINE))
+    return max(1, min(MOST_ENGINES, usable_cores() // CORES_PER_ENGINE))
 
 
 def engines_that_fit(source: LLMSource, options: VLLMOptions) -> int:

@@ -11,7 +11,7 @@ From a process, lists of events, of which all before Said.READY are Logged or an
     Logged            a line of its log, which the parent's log takes
     int               so many inputs have been taken up, and others may be sent
     (place, Transcript)   a result
-    Said.OVER         after Ask.END: all results have been sent
+    Over              after Ask.END: all results have been sent
     Said.CANCELLED    after Ask.CANCEL: nothing of that list will come any more, and no waveform of it is in use
     Refusal           the list cannot be transcribed, whatever the device
     ASRError          the engine has failed; it is the last event
@@ -36,7 +36,6 @@ class Setup:
     """What a process needs to load its engine."""
 
     load: Load
-    num_cores: int  # that it may keep busy
     memory: int  # file descriptor of its Arena
 
 
@@ -62,8 +61,16 @@ class Ask(Enum):
 
 class Said(Enum):
     READY = auto()
-    OVER = auto()
     CANCELLED = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Over:
+    """The end of a list; and what the process has spent since its start, in seconds."""
+
+    starved_s: float = 0.0  # waiting for inputs of a list
+    blocked_s: float = 0.0  # sending results: the parent had no room for them
+    busy_s: float = 0.0  # of CPU time, in the thread that runs the engine
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,4 +87,4 @@ class Refusal:
     error: ASRError
 
 
-Event: TypeAlias = int | Result | Said | Logged | Refusal | ASRError
+Event: TypeAlias = int | Result | Said | Over | Logged | Refusal | ASRError

@@ -6,18 +6,20 @@ import os
 import subprocess
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from ..arena import Arena
 from ..audio.inputs import AudioInput
 from ..clip import Result
-from ..errors import ASRError, DecodeError, QueueFullError
+from ..cores import starting_on
+from ..errors import ASRError, DecodeError
 from ..run_options import TranscribeOptions
-from ..worker_process import Child, receive, send, start_child
+from ..worker_process import Child, pack, receive, start_child
+from .feeder import Copy, Feeder
 from .handover import waveform_of, without_waveform
-from .messages import Ask, Begin, Event, Given, Load, Logged, Refusal, Said, Setup
+from .messages import Ask, Begin, Event, Given, Load, Logged, Over, Refusal, Said, Setup
 from .names import environment_of
 
 WORKER = f"{__package__}.worker"
@@ -43,25 +45,29 @@ class _Handed:
 class Replica:
     """One process. No method raises when it has ended: `failure` says so, and why."""
 
-    def __init__(self, device: str, load: Load, num_cores: int) -> None:
-        """Start the process; `load` runs there."""
+    def __init__(self, device: str, load: Load, cores: Collection[int]) -> None:
+        """Start the process on these cores; `load` runs there."""
         self.device = device
-        self.again = partial(Replica, device, load, num_cores)  # starts another process for the same device
+        self.again = partial(Replica, device, load, cores)  # starts another process for the same device
         self.failure = ""
         self.has_worked = False  # some result has come
         self.is_testing = False  # it has nothing but inputs that a process had when it failed
+        self.spent = Over()  # by the last list that has ended
         self.refusal: ASRError | None = None  # why it does not take the list of inputs
         memory = Arena.create(ARENA_BYTES)
         try:
-            self._child: Child = start_child(WORKER, pass_fds=(memory,), environment=environment_of(device))
+            with starting_on(cores):
+                self._child: Child = start_child(WORKER, pass_fds=(memory,), environment=environment_of(device))
             self._arena = Arena(memory)
-            self._send(Setup(load, num_cores, memory))
+            self._feeder = Feeder(self._child.socket)
+            self._send(Setup(load, memory))
         finally:
             os.close(memory)  # both processes have mapped it, or inherited it
         self._handed: dict[int, _Handed] = {}  # by place; no result has come yet
         self._ahead: deque[int] = deque()  # bytes of each input that the process has not taken up
         self._bytes_ahead = 0
         self._outbox: list[Given] = []
+        self._copies: list[Copy] = []  # of the waveforms of these
         self._is_ready = False  # it has loaded the model
         self._is_begun = False  # inputs may be added to the current list
         self._num_lists = 0  # that are not over
@@ -102,10 +108,10 @@ class Replica:
         """Hand over one input, with the next flush(). False if there is no room for its waveform at the moment."""
         start, waveform, sent = None, waveform_of(item), item
         if waveform is not None:
-            try:
-                start = self._arena.put(waveform)
-            except QueueFullError:
+            start = self._arena.take(len(waveform))
+            if start is None:
                 return False
+            self._copies.append((self._arena.waveform(start, len(waveform)), waveform))
             sent = without_waveform(item)
         if not self._is_begun:
             self._num_lists += 1  # first, so that Ctrl-C between the two leaves a list that is dropped
@@ -121,7 +127,8 @@ class Replica:
     def flush(self) -> None:
         if self._outbox:
             outbox, self._outbox = self._outbox, []
-            self._send(outbox)
+            copies, self._copies = self._copies, []
+            self._send(outbox, copies)
 
     def end(self) -> None:
         """Say that the current list has no more inputs; add() begins another."""
@@ -147,6 +154,7 @@ class Replica:
         if self.is_open and not self._is_cancelled:
             self._is_cancelled = True
             self._outbox.clear()
+            self._copies.clear()
             self._send(Ask.CANCEL)
 
     def lost(self) -> list[tuple[int, AudioInput]]:
@@ -161,6 +169,7 @@ class Replica:
         """End the process, after `wait_s` seconds in which it may end by itself; idempotent."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._child.process.wait(wait_s)
+        self._feeder.close()
         self._child.close()
 
     def _take(self, event: Event) -> None:
@@ -172,8 +181,9 @@ class Replica:
                 self._is_ready = True
             case Logged():
                 logging.getLogger(event.name).log(event.level, "%s: %s", self.device, event.text)
-            case Said.OVER:
+            case Over():
                 self._num_lists -= 1
+                self.spent = event
             case Said.CANCELLED:
                 self._forget()
             case Refusal():
@@ -198,14 +208,14 @@ class Replica:
         if handed.start is not None:
             self._arena.free(handed.start)
 
-    def _send(self, message: object) -> None:
+    def _send(self, message: object, copies: Sequence[Copy] = ()) -> None:
         """A process that has ended needs no message: receive() finds that out."""
-        with self._whole_message(), contextlib.suppress(OSError):
-            send(self._child.socket, message)
+        with self._whole_message():
+            self._feeder.send(pack(message), copies)
 
     @contextlib.contextmanager
     def _whole_message(self) -> Iterator[None]:
-        """A message that is interrupted, as by Ctrl-C, leaves a part of it in the socket, which is then of no use."""
+        """A message that is interrupted, as by Ctrl-C, is not sent, or a part of it is left in the socket."""
         before, self.failure = self.failure, "was interrupted within a message"
         yield
         self.failure = before

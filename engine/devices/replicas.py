@@ -20,7 +20,7 @@ from ..audio.inputs import AudioInput
 from ..audio.waveform import AudioLimits
 from ..clip import Result
 from ..closing import Closing
-from ..cores import num_cores
+from ..cores import shares_of_cores
 from ..errors import ASRError, DecodeError
 from ..families.base import ModelFamily
 from ..model_lock import ModelLock
@@ -29,7 +29,7 @@ from ..transcriber import Results
 from ..transcript import Transcript
 from ..worker_process import wait_readable
 from .handover import portable, portable_options
-from .messages import Load
+from .messages import Load, Over
 from .replica import Replica, close_all
 
 MOST_FRUITLESS = 2  # processes in succession that failed without a result before the last device is given up
@@ -55,11 +55,10 @@ class Replicas(Closing):
         self._replicas: list[Replica] = []  # those that have not failed
         self._failure = ""  # why the last one failed
         self._num_fruitless = 0  # see MOST_FRUITLESS
-        share = max(1, num_cores() // len(loads))
         with contextlib.ExitStack() as on_failure:
             on_failure.callback(lambda: close_all(self._replicas, wait_s=0.0))  # those that load do not listen
-            for device, load in loads:
-                self._replicas.append(Replica(device, load, share))
+            for (device, load), cores in zip(loads, shares_of_cores(len(loads)), strict=True):
+                self._replicas.append(Replica(device, load, cores))
             for replica in self._replicas:
                 replica.wait_until_ready()
             on_failure.pop_all()
@@ -68,6 +67,11 @@ class Replicas(Closing):
     def devices(self) -> tuple[str, ...]:
         """Those that have not failed."""
         return tuple(replica.device for replica in self._replicas)
+
+    @property
+    def spent(self) -> list[tuple[str, Over]]:
+        """How long each of these has waited, and worked, by the end of the last list."""
+        return [(replica.device, replica.spent) for replica in self._replicas]
 
     def run(self, inputs: Iterable[AudioInput], options: TranscribeOptions) -> Results:
         """Yield (index in `inputs`, transcript) in the order in which they finish; closing it drops the rest.
@@ -167,8 +171,8 @@ class Replicas(Closing):
 
     def _hand_over(self, todo: "_Todo", options: TranscribeOptions) -> bool:
         begun, may_wait = time.monotonic(), True
-        while (replica := self._emptiest()) is not None and (entry := todo.take()) is not None:
-            if not replica.add(*entry, options):
+        while (open_ones := self._with_room()) and (entry := todo.take()) is not None:
+            if not any(replica.add(*entry, options) for replica in open_ones):
                 todo.put_back(entry)
                 break
             if time.monotonic() > begun + FEED_S:
@@ -176,9 +180,9 @@ class Replicas(Closing):
                 break
         return may_wait
 
-    def _emptiest(self) -> Replica | None:
-        """The process with the fewest inputs, if it has room for another."""
-        return min((one for one in self._replicas if one.has_room), key=lambda one: one.num_handed, default=None)
+    def _with_room(self) -> list[Replica]:
+        """The processes that have room for another input, the one with the fewest first."""
+        return sorted((one for one in self._replicas if one.has_room), key=lambda one: one.num_handed)
 
     def _with_news(self, wait_s: float | None) -> list[Replica]:
         """The processes that have sent something, or have ended. None waits for the first."""

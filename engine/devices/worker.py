@@ -10,24 +10,22 @@ import logging
 import queue
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 
 from ..console import quiet_libraries, spare_loaded_objects
-from ..worker_process import connect, receive, send
+from ..worker_process import connect, pack, receive, send_packed
 
 quiet_libraries()  # before torch and vLLM are imported
 if __name__ == "__main__":
     parent = connect()  # as well: from here on this process ends with its parent, and those imports take seconds
 
-import torch
-
 from ..arena import Arena
 from ..audio.inputs import AudioInput
-from ..cores import limit_cores
 from ..errors import ASRError
 from ..transcriber import READ_WAIT_S, Transcriber
-from .messages import Ask, Begin, Event, Given, Logged, Refusal, Said, Setup
+from .messages import Ask, Begin, Event, Given, Logged, Over, Refusal, Said, Setup
 
 MOST_EVENTS = 256  # in one message
 TAKEN_AT_ONCE = 16  # inputs that are taken up before the parent is told, so that it sends others
@@ -40,6 +38,7 @@ class _Inbox:
 
     def __init__(self, source: socket.socket) -> None:
         self.is_cancelled = threading.Event()
+        self.starved_s = 0.0  # in get(), with a limit: for inputs of a list
         self._source = source
         self._messages: queue.SimpleQueue[object] = queue.SimpleQueue()
         self._kept: list[object] = []
@@ -47,7 +46,14 @@ class _Inbox:
 
     def get(self, wait_s: float | None = None) -> object:
         """The next message. Raises queue.Empty if none comes within `wait_s` seconds."""
-        return self._kept.pop() if self._kept else self._messages.get(timeout=wait_s)
+        if self._kept:
+            return self._kept.pop()
+        begun = time.monotonic()
+        try:
+            return self._messages.get(timeout=wait_s)
+        finally:
+            if wait_s is not None:
+                self.starved_s += time.monotonic() - begun
 
     def keep(self, message: object) -> None:
         """Let get() return this message once more."""
@@ -66,6 +72,7 @@ class _Outbox:
     """Sends events, several in one message if they come fast."""
 
     def __init__(self, to: socket.socket) -> None:
+        self.blocked_s = 0.0  # the parent had no room for more
         self._to = to
         self._events: queue.SimpleQueue[object] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._send_all, name="send", daemon=True)
@@ -87,7 +94,9 @@ class _Outbox:
                     while len(events) < MOST_EVENTS:
                         events.append(self._events.get_nowait())
                 if wanted := [event for event in events if event is not _END]:
-                    send(self._to, wanted)
+                    pieces, begun = pack(wanted), time.monotonic()
+                    send_packed(self._to, pieces)
+                    self.blocked_s += time.monotonic() - begun
                 if len(wanted) < len(events):
                     return
 
@@ -133,7 +142,7 @@ class _List:
                 if self._inbox.is_cancelled.is_set():
                     return
                 self._outbox.put((self._places.pop(index), transcript))
-        self._outbox.put(Said.OVER)
+        self._outbox.put(Over(self._inbox.starved_s, self._outbox.blocked_s, time.thread_time()))
 
     def _inputs(self) -> Iterator[AudioInput | None]:
         """The inputs as they come; None as long as none comes."""
@@ -172,8 +181,6 @@ def main(source: socket.socket) -> None:
     outbox = _Outbox(source)
     _log_to(outbox)
     setup: Setup = receive(source)
-    limit_cores(setup.num_cores)
-    torch.set_num_threads(min(torch.get_num_threads(), setup.num_cores))
     try:
         model = setup.load()
     except ASRError as error:

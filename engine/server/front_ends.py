@@ -24,7 +24,7 @@ from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 from ..arena import Arena
-from ..cores import num_cores
+from ..cores import usable_cores
 from ..errors import ASRError, ConfigError, InternalError
 from ..worker_process import Child, send, start_child
 from .channel import READ_BYTES, Frame, FrameReader, Kind, Outbox, frame
@@ -91,7 +91,7 @@ def number_of_front_ends(asked: int | None, device: str) -> int:
     if asked is not None:
         return asked
     on_gpu = _sees_gpu() if device == "auto" else device.startswith("cuda")
-    return AUTO_FRONT_ENDS if on_gpu and num_cores() >= AUTO_CORES else 0
+    return AUTO_FRONT_ENDS if on_gpu and usable_cores() >= AUTO_CORES else 0
 
 
 def _sees_gpu() -> bool:
@@ -140,7 +140,7 @@ class FrontEnds:
 
         max_waiting = self._setup.settings.max_waiting
         service = LocalService(model, self.metrics, max_waiting=max_waiting)
-        num_readers = max(2, num_cores() // self._setup.num_front_ends)
+        num_readers = max(2, usable_cores() // self._setup.num_front_ends)
         card = ModelCard(model.family, model.tokenizer, num_readers, max_waiting)
         self.service, self._card = service, card
         self.metrics.watch("twostage_front_ends", "Front ends that answer", lambda: self.num_ready)

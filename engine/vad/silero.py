@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from ..audio.waveform import SAMPLE_RATE, Waveform
-from ..cores import num_cores
+from ..cores import usable_cores
 from ..errors import ConfigError
 from .silero_network import INPUT_SAMPLES, FloatArray, SileroNetwork, State
 
@@ -43,7 +43,7 @@ class SileroVAD:
     def __init__(self) -> None:
         """Raises ConfigError if the package silero-vad lacks the file, or has another network."""
         self._network = SileroNetwork(_model_file())
-        self._threads = ThreadPoolExecutor(min(_MAX_THREADS, num_cores()), thread_name_prefix="silero")
+        self._threads = ThreadPoolExecutor(min(_MAX_THREADS, usable_cores()), thread_name_prefix="silero")
         self._state = self._network.cold
         warm_up = self.new_stream(with_gain=False)
         warm_up.push(np.zeros(_WARM_UP_WINDOWS * WINDOW_SAMPLES, np.float32))

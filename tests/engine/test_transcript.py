@@ -1,6 +1,10 @@
 """Transcript: attribute and key access agree, JSON loses nothing, and an error keeps its kind."""
 
+import copy
+import itertools
+import pickle
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -46,6 +50,26 @@ TRANSCRIPTS = st.builds(
 @given(TRANSCRIPTS)
 def test_json_round_trip(transcript: Transcript) -> None:
     assert Transcript.from_json(transcript.to_json()) == transcript
+
+
+@given(TRANSCRIPTS)
+def test_pickling_loses_nothing(transcript: Transcript) -> None:
+    whole = replace(transcript, words=tuple(itertools.chain(*(each.words or () for each in transcript.segments))))
+    for each in (transcript, whole, *transcript.segments):
+        assert pickle.loads(pickle.dumps(each)) == each
+    assert copy.deepcopy(whole) == whole
+
+
+def test_words_are_pickled_once_with_all_of_their_fields() -> None:
+    """They are the largest part of what the process of a device sends."""
+    first, second = Word("A", 0.5, 1.0, 0.75, channel=1), Word("B", 1.5, 2.0, 0.5, speaker="SPK0")
+    segments = (Segment(0.5, 1.0, "A", (first,), 0.75), Segment(1.5, 2.0, "B", (second,), 0.5))
+    whole = Transcript("a", "A B", words=(first, second), segments=segments)
+    copied = pickle.loads(pickle.dumps(whole))
+    assert copied == whole
+    assert [each.words[0] is word for each, word in zip(copied.segments, copied.words, strict=True)] == [True] * 2
+    alone = pickle.loads(pickle.dumps(replace(whole, segments=segments[:1])))
+    assert (alone.words, alone.segments) == ((first, second), segments[:1])
 
 
 @given(TRANSCRIPTS)

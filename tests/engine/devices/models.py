@@ -15,7 +15,7 @@ from tests.engine.devices import slow_engine
 from tests.fake_decoder import FakeDecoder
 from tests.fake_model import HIDDEN_SIZE, FakeAcoustic, fake_transcriber, number_of, write_answer
 from twostage_asr.engine.acoustic.base import EncodedBatch
-from twostage_asr.engine.cores import num_cores
+from twostage_asr.engine.cores import usable_cores
 from twostage_asr.engine.decoder import backlog, engine_process
 from twostage_asr.engine.decoder.base import LLMSource
 from twostage_asr.engine.decoder.process_decoder import ProcessDecoder
@@ -73,7 +73,7 @@ def load_growing(folder: Path) -> Transcriber:
     """Decodes in a process (slow_engine.py), and in three once it has so many prompts that the others wait for long."""
     engine_process.WORKER = f"{__package__}.slow_engine"
     backlog.BACKLOG_S = 0.0
-    logging.getLogger("twostage_asr.engine.loader").info("%d cores", num_cores())
+    logging.getLogger("twostage_asr.engine.loader").info("%d cores", usable_cores())
     info = LLMInfo(hidden_size=HIDDEN_SIZE, vocab_size=256, max_position_embeddings=4096, eos_token_ids=(0,), tied=True)
     source, options = LLMSource(folder, info, torch.float32, 4096), VLLMOptions(device=torch.device("cpu"))
     decoder = GrowsOnceFull(source, options, num_processes=1, max_processes=3, stall_timeout_s=60.0)

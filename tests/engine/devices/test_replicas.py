@@ -26,7 +26,7 @@ from tests.fake_model import FakeFamily, fake_transcriber, samples, text_of
 from tests.processes import is_running, processes
 from twostage_asr.engine import CheckpointError, ConfigError, DecodeError, transcribe_options
 from twostage_asr.engine.audio.inputs import AudioInput, expand_inputs
-from twostage_asr.engine.cores import num_cores
+from twostage_asr.engine.cores import shares_of_cores
 from twostage_asr.engine.devices import replica
 from twostage_asr.engine.devices.replicas import Replicas
 
@@ -107,6 +107,13 @@ def test_each_process_sees_its_own_gpu_from_its_start(pair: Replicas, pids: Path
     assert {b"CUDA_VISIBLE_DEVICES=0", b"CUDA_VISIBLE_DEVICES=1"} <= {line for lines in environments for line in lines}
 
 
+def test_each_process_runs_on_its_share_of_the_cores(pair: Replicas, pids: Path) -> None:
+    """So that every library there counts as many as it would in a process of its own; this one keeps all."""
+    shares = [sorted(os.sched_getaffinity(pid)) for pid in ids(pids)]
+    assert sorted(shares) == sorted(shares_of_cores(2))
+    assert sorted(os.sched_getaffinity(0)) == sorted({core for share in shares for core in share})
+
+
 def test_both_processes_work(pair: Replicas, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a busy machine one of them may do little."""
     handed: Counter[str] = Counter()
@@ -146,6 +153,29 @@ def test_many_short_lists_leave_room_for_others(pair: Replicas, monkeypatch: pyt
     for _ in range(10):
         assert texts(pair, clips(3)) == [text_of(number) for number in range(3)]
     assert all(one.has_room for one in pair._replicas)
+
+
+def test_a_process_without_room_for_a_waveform_keeps_none_from_another(
+    pair: Replicas, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first one, which has the fewest, takes nothing, as if its memory were full of long clips."""
+    monkeypatch.setattr(pair._replicas[0]._arena, "take", lambda num_samples: None)
+    assert texts(pair, clips(40)) == [text_of(number) for number in range(40)]
+
+
+def test_a_process_says_how_long_it_has_waited(pair: Replicas) -> None:
+    before = [over for _, over in pair.spent]
+
+    def slow() -> Iterator[AudioInput]:
+        for item in clips(2):
+            yield item
+            time.sleep(1.0)
+
+    list(pair.run(slow(), SMALL))
+    waited = [over.starved_s - earlier.starved_s for (_, over), earlier in zip(pair.spent, before, strict=True)]
+    worked = [over.busy_s - earlier.busy_s for (_, over), earlier in zip(pair.spent, before, strict=True)]
+    assert max(waited) > 0.2 and max(worked) > 0.0
+    assert [device for device, _ in pair.spent] == ["cuda:0", "cuda:1"]
 
 
 def test_samples_that_cannot_be_sent_fail_alone(pair: Replicas) -> None:
@@ -280,8 +310,8 @@ def test_each_process_starts_further_engines_as_one_alone_does_and_the_log_says_
                 found = {device: lines_of(device, caplog) for device in model.devices}
                 if time.monotonic() > deadline or all("3 vLLM engines decode" in lines for lines in found.values()):
                     break
-    for lines in found.values():
-        assert lines[0] == f"{max(1, num_cores() // 2)} cores"
+    for cores, lines in zip(shares_of_cores(2), found.values(), strict=True):
+        assert lines[0] == f"{len(cores)} cores"
         waiting = re.fullmatch(r"(\d+) prompts wait; 2 more vLLM engines are loading", lines[1])
         assert waiting is not None and int(waiting[1]) >= slow_engine.MAX_PENDING - SMALL.batch_size
         assert lines[2:] == ["2 vLLM engines decode", "3 vLLM engines decode"]

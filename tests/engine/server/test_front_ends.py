@@ -301,7 +301,7 @@ def test_a_front_end_is_ready_once_its_socket_listens() -> None:
 def test_front_ends_are_started_where_they_pay(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu, cpu = "cuda:1", "cpu"
     for num_cores, found in ((8, 4), (7, 0)):
-        monkeypatch.setattr(front_ends, "num_cores", lambda num=num_cores: num)
+        monkeypatch.setattr(front_ends, "usable_cores", lambda num=num_cores: num)
         assert number_of_front_ends(None, gpu) == found
         assert number_of_front_ends(None, cpu) == 0
         for sees_gpu in (True, False):

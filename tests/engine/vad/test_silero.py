@@ -57,7 +57,7 @@ def test_chunks_do_not_change_a_bit(speech: np.ndarray, sizes: list[int]) -> Non
 def test_the_number_of_threads_does_not_change_a_bit(
     speech: np.ndarray, num_threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(silero, "num_cores", lambda: num_threads)
+    monkeypatch.setattr(silero, "usable_cores", lambda: num_threads)
     found = silero.SileroVAD().new_stream().push(speech)
     live = MODEL.new_stream()
     windows = speech[: len(found) * 512].reshape(-1, 512)
