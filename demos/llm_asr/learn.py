@@ -44,6 +44,7 @@ _LETTER_SHARE = 0.5  # of these weights
 _CLIP_NORM = 1.0
 _REPORT_S = 10.0
 _GROWTH_S = 20.0  # between looks for new shards
+_MEMORY_SHARE = 0.55  # of a GPU at most: those who speak need some too
 _ON_CPU = ("sample_lens", "num_segment_samples")
 _AUGMENTATION = replace(Augmentation(), noise=0.5, equaliser=0.3, rooms=0.3, telephone=0.15)
 
@@ -70,7 +71,7 @@ class Trainer:
         self._device = next(model.parameters()).device
         self._scale = _GOING_ON if goes_on else 1.0
         self._batches = Batches(corpus, model.end_id, options.size, seed=2 if goes_on else 1)
-        self._audio = torch.from_numpy(corpus.samples).to(self._device)
+        self._audio, self._filled = torch.from_numpy(corpus.samples).to(self._device), len(corpus.samples)
         self._composer = Composer(self._audio, seed=1)
         self._kept_composer = Composer(torch.from_numpy(kept.samples).to(self._device), seed=1)
         self._mask = Mask(1, self._device)
@@ -119,13 +120,18 @@ class Trainer:
         self.examine(out)
 
     def grow(self) -> None:
-        """Take in what was spoken meanwhile."""
-        spoken, pieces = self._shards.new(len(self._audio))
-        if spoken:
-            self._corpus.spoken.extend(spoken)
-            self._audio = torch.cat([self._audio, torch.from_numpy(np.concatenate(pieces)).to(self._device)])
-            self._composer = Composer(self._audio, seed=self._step)
-            print(f"-- {len(self._corpus.spoken)} spoken ({len(self._audio) / RATE / 3600:.2f} h)", flush=True)
+        """Take in what was spoken meanwhile. The memory for it doubles when it is full, so that little is left over."""
+        spoken, pieces = self._shards.new(self._filled)
+        if not spoken:
+            return
+        added = torch.from_numpy(np.concatenate(pieces))
+        first, self._filled = self._filled, self._filled + len(added)
+        while self._filled > len(self._audio):
+            self._audio = torch.cat([self._audio, torch.zeros_like(self._audio)])
+        self._audio[first : self._filled] = added.to(self._device)
+        self._composer = Composer(self._audio, seed=self._step)
+        self._corpus.spoken.extend(spoken)
+        print(f"-- {len(self._corpus.spoken)} spoken ({self._filled / RATE / 3600:.2f} h in all)", flush=True)
 
     def _train_step(self, batch: Batch, progress: float) -> torch.Tensor:
         with_llm = progress >= self._alone
@@ -246,6 +252,8 @@ def main() -> None:
     )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    if device.type == "cuda":
+        torch.cuda.set_per_process_memory_fraction(_MEMORY_SHARE)
     texts = texts_of(arguments.plan) if arguments.plan else []
     model = Recognizer(arguments.whisper, arguments.llm, tokens_of([corpus, kept], texts, tokenizer), dtype)
     if arguments.start:
