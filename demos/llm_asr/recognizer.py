@@ -13,10 +13,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
+from speech import LETTERS, NO_TOKEN, Batch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from twostage_asr.encoders.llm_asr import WINDOW_SAMPLES, LLMASRTower, LLMASRTowerConfig
+from twostage_asr.encoders.upload import to_device
 from twostage_asr.encoders.whisper_features import HOP_SAMPLES, log_mel
 from twostage_asr.engine.families.base import Request
 from twostage_asr.engine.families.llm_asr import LLMASR
@@ -25,6 +27,7 @@ from twostage_asr.engine.text import LLMTokenizer
 DOWNSAMPLE, LAYERS, FFN = 5, 4, 2048  # of the adaptor
 RANK, ALPHA = 32, 64.0  # of the updates
 _HEADS = 8
+LETTERS_A_FRAME = 3  # at most, of the adaptor's frames of 100 ms
 _SCALE = 20.0  # of the CTC head's cosines, at first
 _LENGTH_WEIGHT = 0.3  # of the embeddings' lengths, beside CTC
 _WRONG = 0.1  # of the tokens that the LLM reads while it learns
@@ -85,7 +88,12 @@ class Updated(nn.Module):
         self.lora_B = nn.Parameter(torch.zeros(linear.out_features, RANK))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.linear(x) + ALPHA / RANK * F.linear(F.linear(x, self.lora_A), self.lora_B)
+        """The update is added in place: on a GPU a step waits for memory, and large outputs are written but twice."""
+        rows = x.flatten(0, -2)
+        out: Tensor = self.linear(rows)
+        inner = ALPHA / RANK * F.linear(rows, self.lora_A)
+        out = out.addmm_(inner.to(out.dtype), self.lora_B.T.to(out.dtype))
+        return out.view(*x.shape[:-1], -1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +102,7 @@ class Losses:
 
     answer: Tensor
     ctc: Tensor
+    letters: Tensor
     right: Tensor  # share of answer tokens
 
 
@@ -122,12 +131,12 @@ class Recognizer(nn.Module):
                         setattr(block, name, Updated(linear))
         self.blank = nn.Parameter(torch.randn(self.config.llm_dim))
         self.scale = nn.Parameter(torch.tensor(_SCALE))
+        self.letters = nn.Linear(self.config.llm_dim, LETTERS_A_FRAME * (1 + len(LETTERS)))
         self.register_buffer("ctc_ids", ctc_ids, persistent=False)
         self.register_buffer("middle", self._rows(ctc_ids).mean(0), persistent=False)
         self.tower.audio_adaptor.linear2.bias.data.copy_(self.middle)  # audio begins where the LLM's words are
-        places = torch.full((self.llm.config.vocab_size,), -1)
-        places[ctc_ids] = torch.arange(1, len(ctc_ids) + 1)
-        self.register_buffer("ctc_places", places, persistent=False)
+        self._places = torch.full((self.llm.config.vocab_size,), -1)  # on the CPU, as answers are
+        self._places[ctc_ids] = torch.arange(1, len(ctc_ids) + 1)
 
     def trained(self) -> dict[str, Tensor]:
         """What training changes, by the names of its state dict, in bfloat16."""
@@ -156,17 +165,16 @@ class Recognizer(nn.Module):
         out: Tensor = self.tower.audio_adaptor(encoded)
         return out
 
-    def losses(
-        self, audio: Tensor, answers: Tensor, sounding: Tensor, no_token: int, *, with_llm: bool = True
-    ) -> Losses:
-        """`answers` (B, Y) ends with the end token, then `no_token`; `sounding` (B,) samples, on the CPU.
+    def losses(self, audio: Tensor, said: Batch, *, with_llm: bool = True) -> Losses:
+        """Without the LLM its loss is 0.
 
-        Without the LLM its loss is 0. Some of the tokens that it reads are wrong, as they will be when it reads what it
-        wrote itself; and it cannot learn the texts by heart.
+        Some of the tokens that it reads are wrong, as they will be when it reads what it wrote itself; and it cannot
+        learn the texts by heart. What decides shapes is computed on the CPU, so that nothing waits for the GPU.
         """
-        ctc = self._ctc(audio, answers, sounding, no_token)
+        ctc, letters = self._ctc(audio, said)
         if not with_llm:
-            return Losses(torch.zeros_like(ctc), ctc, torch.zeros_like(ctc))
+            return Losses(torch.zeros_like(ctc), ctc, letters, torch.zeros_like(ctc))
+        answers = to_device(said.answers, audio.device)
         embed = self.llm.get_input_embeddings()
         prompt = embed(self.prompt_ids).expand(len(audio), -1, -1)
         given = answers.clamp(min=0)[:, :-1]
@@ -175,31 +183,31 @@ class Recognizer(nn.Module):
         inputs = torch.cat([prompt, audio.to(prompt.dtype), embed(read)], 1)
         hidden = self.llm.model(inputs_embeds=inputs, use_cache=False).last_hidden_state
         hidden = hidden[:, prompt.shape[1] + audio.shape[1] - 1 :]
-        wanted = answers != no_token
-        logits, targets = self.llm.lm_head(hidden[wanted]).float(), answers[wanted]
+        wanted = to_device((said.answers != NO_TOKEN).flatten().nonzero()[:, 0], audio.device)
+        logits, targets = self.llm.lm_head(hidden.flatten(0, 1)[wanted]).float(), answers.flatten()[wanted]
         right = (logits.argmax(-1) == targets).float().mean()
-        return Losses(F.cross_entropy(logits, targets), ctc, right)
+        return Losses(F.cross_entropy(logits, targets), ctc, letters, right)
 
     def _rows(self, ids: Tensor) -> Tensor:
         return self.llm.get_input_embeddings().weight[ids].float()
 
-    def _ctc(self, audio: Tensor, answers: Tensor, sounding: Tensor, no_token: int) -> Tensor:
-        """Of the frames of each clip's own length; the silence behind it names nothing.
+    def _ctc(self, audio: Tensor, said: Batch) -> tuple[Tensor, Tensor]:
+        """Losses of tokens and of letters, of the frames of each clip's own length.
 
         Cosines do not see lengths. Embeddings that are much longer than words would drown what the LLM's layers add to
         them, so all are kept about as long as words.
         """
         rows, audio = self._rows(self.ctc_ids) - self.middle, audio.float() - self.middle
         names = torch.cat([self.blank[None], rows])
-        logits = self.scale * F.linear(F.normalize(audio, dim=-1), F.normalize(names, dim=-1))
-        frames = -(-sounding // (_FRAME_SAMPLES * self.config.downsample_rate))
-        is_text = (answers != no_token) & (answers != self.end_id)
-        targets = self.ctc_places[answers[is_text]]
-        log_probs = logits.float().log_softmax(-1).transpose(0, 1)
-        lens = is_text.sum(1).cpu()
-        found = F.ctc_loss(log_probs, targets, frames.cpu(), lens, reduction="sum", zero_infinity=True)
+        frames = -(-said.sounding // (_FRAME_SAMPLES * self.config.downsample_rate))
+        heard = audio[:, : int(frames.max())]  # the silence behind the clips names nothing
+        logits = self.scale * F.linear(F.normalize(heard, dim=-1), F.normalize(names, dim=-1))
+        is_text = (said.answers != NO_TOKEN) & (said.answers != self.end_id)
+        tokens = _ctc_loss(logits, frames, self._places[said.answers[is_text]], is_text.sum(1))
+        spelled = self.letters(heard).reshape(len(heard), -1, 1 + len(LETTERS))
+        letters = _ctc_loss(spelled, LETTERS_A_FRAME * frames, said.letters, said.num_letters)
         longer = audio.norm(dim=-1).clamp(min=1e-6) / rows.norm(dim=-1).mean()
-        return found / max(int(lens.sum()), 1) + _LENGTH_WEIGHT * longer.log().square().mean()
+        return tokens + _LENGTH_WEIGHT * longer.log().square().mean(), letters
 
     @torch.inference_mode()
     def decode(self, audio: Tensor, most: int) -> list[list[int]]:
@@ -221,6 +229,14 @@ class Recognizer(nn.Module):
                 break
             step = {"input_ids": tokens[:, None]}
         return answers
+
+
+def _ctc_loss(logits: Tensor, frames: Tensor, targets: Tensor, lens: Tensor) -> Tensor:
+    """Of a target, on average. `frames` (B,), `targets` of all clips one after another and `lens` (B,) on the CPU."""
+    log_probs = logits.float().log_softmax(-1).transpose(0, 1)
+    targets = to_device(targets, logits.device)
+    found = F.ctc_loss(log_probs, targets, frames, lens, reduction="sum", zero_infinity=True)
+    return found / max(int(lens.sum()), 1)
 
 
 class Mask:

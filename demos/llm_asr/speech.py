@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 sys.path.append(str(Path(__file__).parents[1] / "micro"))
-from kokoro import read_shards
+from kokoro import read_shard
 from sounds import draw_sound
 
 from twostage_asr.engine.text import LLMTokenizer
@@ -54,21 +54,51 @@ class Corpus:
     sounds: list[Utterance]
 
 
-def read_corpus(spoken: Sequence[Path], human: Sequence[Path], tokenizer: LLMTokenizer, *, most: int = 0) -> Corpus:
+class Shards:
+    """Folders of shards, of which each is read once: more may be spoken while a model learns."""
+
+    def __init__(self, folders: Sequence[Path], tokenizer: LLMTokenizer) -> None:
+        self._folders, self._tokenizer = folders, tokenizer
+        self._read: set[Path] = set()
+
+    def new(self, place: int, most: int = 0) -> tuple[list[Utterance], list[Samples]]:
+        """What was not there before, `most` sentences if it is not 0; the first sample will be at `place`."""
+        group: list[Utterance] = []
+        pieces: list[Samples] = []
+        for samples, text in self._texts():
+            if most and len(group) == most:
+                break
+            ids = encoded(text, self._tokenizer)
+            group.append(Utterance(place, len(samples), text, *ids))
+            pieces.append(samples)
+            place += len(samples)
+        return group, pieces
+
+    def _texts(self) -> Iterator[tuple[Samples, str]]:
+        for path in sorted(path for folder in self._folders for path in folder.glob("*.npz")):
+            if path in self._read:
+                continue
+            self._read.add(path)
+            for sentence, _, samples, _ in read_shard(path):
+                if sentence is not None and RATE // 4 < len(samples) < MOST_S * RATE:
+                    yield samples, sentence.text(itn=True)
+
+
+def encoded(text: str, tokenizer: LLMTokenizer) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Tokens of a text at the beginning of an answer, and after another one."""
+    return tuple(tokenizer.encode(text)), tuple(tokenizer.encode(f" {text}"))
+
+
+def read_corpus(spoken: Shards, human: Shards, *, most: int = 0) -> Corpus:
     """Everything that the folders of shards hold, `most` of each kind if it is not 0, and tones and noises."""
     pieces: list[Samples] = []
     place = 0
     groups: list[list[Utterance]] = []
-    for folders in (spoken, human):
-        group: list[Utterance] = []
-        for samples, text in _texts(folders):
-            if most and len(group) == most:
-                break
-            ids = (tuple(tokenizer.encode(each)) for each in (text, f" {text}"))
-            group.append(Utterance(place, len(samples), text, *ids))
-            pieces.append(samples)
-            place += len(samples)
+    for shards in (spoken, human):
+        group, found = shards.new(place, most)
         groups.append(group)
+        pieces += found
+        place += sum(map(len, found))
     rng = np.random.default_rng(1)
     sounds = []
     for _ in range(_NUM_SOUNDS):
@@ -79,24 +109,20 @@ def read_corpus(spoken: Sequence[Path], human: Sequence[Path], tokenizer: LLMTok
     return Corpus(np.concatenate(pieces), groups[0], groups[1], sounds)
 
 
-def _texts(folders: Sequence[Path]) -> Iterator[tuple[Samples, str]]:
-    for folder in folders:
-        for sentence, _, samples, _ in read_shards(folder):
-            if sentence is not None and RATE // 4 < len(samples) < MOST_S * RATE:
-                yield samples, sentence.text(itn=True)
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
     """B clips: `cut` says where their samples are (see train/compose.py), and the rest what to answer."""
 
     cut: dict[str, Tensor]
     answers: Tensor  # (B, Y) with the end token; NO_TOKEN behind it
+    letters: Tensor  # of all clips, one after another, as places in LETTERS from 1 on
+    num_letters: Tensor  # (B,)
     sounding: Tensor  # (B,) samples until the last sentence ends
     texts: list[str]
 
 
 NO_TOKEN = -100
+LETTERS = " 'abcdefghijklmnopqrstuvwxyz"
 
 
 class Batches:
@@ -148,7 +174,9 @@ def collate(clips: Sequence[Sequence[Utterance]], end_id: int, rng: random.Rando
     cut |= {"sample_lens": torch.tensor(sizes), "num_segment_samples": torch.tensor(sum(lengths))}
     width = max(map(len, answers))
     padded = torch.tensor([answer + [NO_TOKEN] * (width - len(answer)) for answer in answers])
-    return Batch(cut, padded, torch.tensor(sizes), texts)
+    spelled = [[LETTERS.index(each) + 1 for each in text.lower() if each in LETTERS] for text in texts]
+    letters = torch.tensor([letter for each in spelled for letter in each], dtype=torch.long)
+    return Batch(cut, padded, letters, torch.tensor([*map(len, spelled)]), torch.tensor(sizes), texts)
 
 
 def _drawn(rng: random.Random | None, seconds: tuple[float, float]) -> int:

@@ -180,14 +180,19 @@ def write_shard(path: Path, spoken: Sequence[Spoken]) -> None:
 def read_shards(folder: Path) -> Iterator[tuple[Sentence | None, Floats, npt.NDArray[np.int16], str]]:
     """(sentence, edges (W, 2), samples, voice) of everything spoken; no sentence and no edges for unknown speech."""
     for path in sorted(folder.glob("*.npz")):
-        with np.load(path) as shard:
-            audio, edges = shard["audio"], shard["edges"]
-            ends, word_ends = np.cumsum(shard["lengths"]), np.cumsum(shard["words"])
-            rows = zip(shard["texts"], shard["voices"], shard["lengths"], shard["words"], ends, word_ends, strict=True)
-            for text, voice, length, words, end, word_end in rows:
-                sentence = _read_sentence(json.loads(str(text)))
-                own = edges[word_end - words : word_end] if sentence else edges[:0]
-                yield sentence, own, audio[end - length : end], str(voice)
+        yield from read_shard(path)
+
+
+def read_shard(path: Path) -> Iterator[tuple[Sentence | None, Floats, npt.NDArray[np.int16], str]]:
+    """The same of one file."""
+    with np.load(path) as shard:
+        audio, edges = shard["audio"], shard["edges"]
+        ends, word_ends = np.cumsum(shard["lengths"]), np.cumsum(shard["words"])
+        rows = zip(shard["texts"], shard["voices"], shard["lengths"], shard["words"], ends, word_ends, strict=True)
+        for text, voice, length, words, end, word_end in rows:
+            sentence = _read_sentence(json.loads(str(text)))
+            own = edges[word_end - words : word_end] if sentence else edges[:0]
+            yield sentence, own, audio[end - length : end], str(voice)
 
 
 def _read_sentence(row: dict[str, Any]) -> Sentence | None:

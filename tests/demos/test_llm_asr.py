@@ -26,7 +26,7 @@ from gguf_llm import read_gguf, state_dict
 from kokoro import write_shard
 from label import accepted, is_part, phrases, spoken
 from recognizer import ALPHA, RANK, Recognizer, Updated, read_whisper
-from speech import MOST_S, NO_TOKEN, RATE, Batches, Corpus, collate, read_corpus
+from speech import LETTERS, MOST_S, NO_TOKEN, RATE, Batch, Batches, Corpus, Shards, collate, read_corpus
 from texts import cleaned, sentences
 
 from twostage_asr.encoders.whisper_features import num_mel_frames
@@ -79,11 +79,17 @@ def _sound(rng: np.random.Generator, place: int) -> Any:
 
 @pytest.fixture(scope="module")
 def corpus(parts: Path) -> Corpus:
-    return read_corpus([parts / "spoken"], [parts / "human" / "train"], LLMTokenizer(parts / "llm"))
+    return read_corpus(shards(parts, "spoken"), shards(parts, "human/train"))
+
+
+def shards(parts: Path, folder: str) -> Shards:
+    return Shards([parts / folder], LLMTokenizer(parts / "llm"))
 
 
 def new_model(parts: Path, corpus: Corpus) -> Recognizer:
-    return Recognizer(parts / "whisper", parts / "llm", learn.tokens_of([corpus]), torch.float32)
+    return Recognizer(
+        parts / "whisper", parts / "llm", learn.tokens_of([corpus], [], LLMTokenizer(parts / "llm")), torch.float32
+    )
 
 
 def test_the_encoder_is_whisper_s(parts: Path) -> None:
@@ -106,10 +112,10 @@ def test_a_few_steps_lower_the_losses_and_keep_the_best_model(
     monkeypatch.setattr(recognizer, "_LENGTH_WEIGHT", 0.0)  # at such rates lengths grow for some steps
     model = new_model(parts, corpus)
     options = learn.Options(seconds=600, steps=8, size=4, examinations=0, held_out=1)
-    trainer = learn.Trainer(model, corpus, corpus, options, goes_on=False)
+    trainer = learn.Trainer(model, corpus, corpus, shards(parts, "spoken"), options, goes_on=False)
     batch = collate([[each] for each in corpus.spoken], model.end_id, None)
     losses = [trainer._train_step(batch, 0.5) for _ in range(8)]
-    assert bool((losses[-1][:2] < 0.9 * losses[0][:2]).all())
+    assert bool((losses[-1][:3] < 0.9 * losses[0][:3]).all())
     trainer.examine(tmp_path)
     again = new_model(parts, corpus)
     again.load(tmp_path / "trained.safetensors")
@@ -122,7 +128,7 @@ def test_the_head_learns_alone_at_first_and_a_stop_still_writes_the_model(
 ) -> None:
     model = new_model(parts, corpus)
     options = learn.Options(seconds=600, steps=100, size=2, examinations=0, held_out=1)
-    trainer = learn.Trainer(model, corpus, corpus, options, goes_on=False)
+    trainer = learn.Trainer(model, corpus, corpus, shards(parts, "spoken"), options, goes_on=False)
     before = model.trained()
     trainer._train_step(collate([[each] for each in corpus.spoken], model.end_id, None), 0.0)
     moved = {name.split(".")[0] for name, tensor in model.trained().items() if not tensor.equal(before[name])}
@@ -132,10 +138,44 @@ def test_the_head_learns_alone_at_first_and_a_stop_still_writes_the_model(
     assert (tmp_path / "trained.safetensors").exists()
 
 
+def test_what_is_spoken_during_the_training_is_learned_from(parts: Path, corpus: Corpus, tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    write_shard(tmp_path / "00000.npz", [spoken(TEXTS[0], "voice", _sound(rng, 0))])
+    growing = Shards([tmp_path], LLMTokenizer(parts / "llm"))
+    first = read_corpus(growing, Shards([], LLMTokenizer(parts / "llm")))
+    model = new_model(parts, corpus)
+    options = learn.Options(seconds=600, steps=100, size=2, examinations=0, held_out=1)
+    trainer = learn.Trainer(model, first, corpus, growing, options, goes_on=False)
+    later = _sound(rng, 1)
+    write_shard(tmp_path / "00001.npz", [spoken(TEXTS[1], "voice", later)])
+    trainer.grow()
+    trainer.grow()
+    assert [each.text for each in first.spoken] == [*TEXTS[:2]]
+    cut = collate([first.spoken[1:]], model.end_id, None)
+    (waveform,) = trainer._composer.waveforms(cut.cut, learn.NO_AUGMENTATION)
+    heard = waveform[: first.spoken[1].length - 1].numpy()
+    assert np.corrcoef(heard, later[: len(heard)])[0, 1] > 0.999
+
+
+def test_the_head_names_texts_that_are_still_to_be_spoken(parts: Path, corpus: Corpus, tmp_path: Path) -> None:
+    tokenizer = LLMTokenizer(parts / "llm")
+    (tmp_path / "plan.jsonl").write_text('{"units": [["Zq", "Zq", "Zq", null, false]], "words": [[1]]}\n')
+    found = learn.tokens_of([corpus], learn.texts_of(tmp_path / "plan.jsonl"), tokenizer)
+    assert {*tokenizer.encode("Zq"), *tokenizer.encode(" Zq"), *tokenizer.encode(TEXTS[0])} <= {*found.tolist()}
+
+
+def test_letters_are_those_of_the_texts(corpus: Corpus) -> None:
+    batch = collate([corpus.spoken[:2], corpus.sounds[:1], corpus.spoken[3:4]], 256, None)
+    texts = ["".join(LETTERS[place - 1] for place in each) for each in batch.letters.split(batch.num_letters.tolist())]
+    assert texts == ["yes no never", "", "who is it"]
+
+
 def test_embeddings_become_as_long_as_words(parts: Path, corpus: Corpus) -> None:
     model = new_model(parts, corpus)
     audio = (100 * torch.randn(1, 300, 64) + model.middle).requires_grad_()
-    losses = model.losses(audio, torch.full((1, 1), NO_TOKEN), torch.tensor([0]), NO_TOKEN, with_llm=False)
+    none = torch.tensor([0])
+    silence = Batch({}, torch.full((1, 1), NO_TOKEN), none[:0], none, torch.tensor([RATE]), [""])
+    losses = model.losses(audio, silence, with_llm=False)
     losses.ctc.backward()
     assert audio.grad is not None
     assert bool(((audio.grad * (audio - model.middle)).sum(-1) > 0).all())
