@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 sys.path.append(str(Path(__file__).parents[1] / "micro"))
+from accents import ENGLISH_VOICES
 from espeak import EspeakError, load_library
+from kokoro import plan_line
 
 LEAST, MOST = 5, 220
 _ACCENT = b"gmw/en-US"
@@ -56,8 +58,7 @@ def plan(texts: list[str]) -> list[str]:
     for text in texts:
         ids = phonemiser(text)
         if LEAST <= len(ids) <= MOST:
-            row = {"language": "英文", "units": [[text, text, text, None, False]], "words": [ids]}
-            lines.append(json.dumps(row, ensure_ascii=False))
+            lines.append(plan_line("英文", ENGLISH_VOICES, [[text, text, text, None, False]], [ids]))
     return lines
 
 

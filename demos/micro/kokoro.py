@@ -92,11 +92,15 @@ def plan(count: int, out: Path, *, held_out: bool, unknown: bool, seed: int) -> 
             accent = Accent() if held_out else draw_accent(rng)
             language, words = sentence.language, phonemes(sentence, accent)
             units = [astuple(unit) for unit in sentence.units]
-        voices = accent.voices if language == "英文" else MANDARIN_VOICES
-        row = {"language": language, "voices": voices, "units": units, "words": words}
         if words is not None:
-            lines.append(json.dumps(row, ensure_ascii=False))
+            lines.append(plan_line(language, accent.voices if language == "英文" else MANDARIN_VOICES, units, words))
     (out / "plan.jsonl").write_text("\n".join(lines) + "\n", "utf-8")
+
+
+def plan_line(language: Language, voices: str, units: Sequence[Sequence[Any]], words: Sequence[Sequence[int]]) -> str:
+    """A sentence as speak.py reads it: `voices` are draw_style's letters, and each of the words is its phonemes."""
+    row = {"language": language, "voices": voices, "units": units, "words": words}
+    return json.dumps(row, ensure_ascii=False)
 
 
 def _draw(rng: random.Random, *, held_out: bool) -> Sentence:
