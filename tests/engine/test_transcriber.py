@@ -55,7 +55,7 @@ def test_no_order_or_size_of_work_changes_a_text(
     seed: int,
 ) -> None:
     transcriber = in_small_batches(vllm_model.transcriber, max_batch_frames=max_batch_frames)
-    monkeypatch.setattr(transcriber.decoder, "max_pending", max_pending)
+    monkeypatch.setattr(transcriber.decoder, "_max_pending", max_pending)
     order = list(expected) * 2
     random.Random(seed).shuffle(order)
     results = dict(transcriber.run(expand_inputs(order), transcribe_options()))
@@ -114,7 +114,7 @@ def test_stage_2_never_holds_more_than_a_batch_too_many(
     vllm_model: AutoModelVLLM, sources: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoder = vllm_model.transcriber.decoder
-    monkeypatch.setattr(decoder, "max_pending", 4)
+    monkeypatch.setattr(decoder, "_max_pending", 4)
     most = 0
     for _ in in_small_batches(vllm_model.transcriber).run(expand_inputs(sources * 4), transcribe_options(batch_size=2)):
         most = max(most, decoder.num_pending)
