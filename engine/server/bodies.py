@@ -18,7 +18,7 @@ from starlette.formparsers import MultiPartParser
 from starlette.types import Message, Receive
 
 from .budget import Budget
-from .failures import Refusal
+from .failures import FORM_ADVICE, Refusal
 from .settings import ServerSettings
 
 # Each value of JSON or of a URL-encoded form has one of these before or after it; base64 contains none of them.
@@ -67,8 +67,7 @@ class Body:
         self._settings = settings
         self._max_bytes = settings.max_body_bytes if is_form else settings.max_json_bytes
         # It may be audio, as of curl --data-binary, whose author has to learn what is taken.
-        form = f"audio comes as a part of a form, as of curl -F file=@a.wav, of up to {settings.max_body_bytes:,} bytes"
-        self._advice = "" if is_form else f"; {form}"
+        self._advice = "" if is_form else f"; {FORM_ADVICE}, of up to {settings.max_body_bytes:,} bytes"
         self._complexity = Complexity(math.inf if is_form else settings.max_json_values, self._advice)
         self._waited_s = 0.0  # time spent waiting for the client
         self._share = uploads.share()

@@ -37,6 +37,7 @@ STATUS: dict[type[ASRError], int] = {
 }
 MOST_SAID = 10  # most problems with a request's fields that one answer names
 MOST_CHARS = 200  # most characters for each of them
+FORM_ADVICE = "audio comes as a part of a form, as of curl -F file=@a.wav"  # for those who send it in another way
 _TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 _CODES = {404: "not_found", 405: "method_not_allowed"}
 
@@ -128,7 +129,7 @@ def _unknown_route(request: Request, error: HTTPException) -> str:
     if error.status_code == 404:
         return f"this server has nothing at {path}"
     allowed = (error.headers or {}).get("Allow", "")
-    advice = "; audio comes as a part of a form, as of curl -F file=@a.wav" if "POST" in allowed else ""
+    advice = f"; {FORM_ADVICE}" if "POST" in allowed else ""
     return f"{_shortened(request.method)} is not allowed at {path}, but {allowed}{advice}"
 
 
