@@ -6,11 +6,11 @@
 first_text  the first text of a process, with cold and with warm caches (first_text.py)
 small       a few clips, in memory and from MP3, without and with word times (benchmark_small.py)
 streaming   live sessions (benchmark_streaming.py)
-lanes       RTFx of a list of clips, with the fast lane and without
+lanes       RTFx of a list of clips, with the fast lane and without, in turn
 server      requests at a time, and /health beside them (benchmark_server.py)
 
 They run in this order, and the file is written after each figure. The parts after the first share a model with one
-vLLM engine, so that no further one loads meanwhile; without a fast lane, the list is transcribed by a second one.
+vLLM engine, so that no further one loads meanwhile.
 """
 
 import argparse
@@ -20,7 +20,7 @@ import statistics
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,6 @@ import benchmark_server
 import benchmark_small
 import benchmark_streaming
 import first_text
-import torch
 
 from twostage_asr.engine import AutoModelVLLM, LiveOptions
 from twostage_asr.engine.bench.load import random_lengths, random_load
@@ -41,6 +40,7 @@ from twostage_asr.engine.bench.machine import hardware, versions
 from twostage_asr.engine.bench.measure import transcribe
 from twostage_asr.engine.bench.random_checkpoint import write_checkpoint
 from twostage_asr.engine.config import EngineConfig
+from twostage_asr.engine.decoder.two_lanes import TwoLaneDecoder
 from twostage_asr.engine.transcriber import Transcriber
 from twostage_asr.engine.vad import load_vad
 
@@ -68,11 +68,29 @@ def streaming(transcriber: Transcriber, args: argparse.Namespace, folder: Path) 
 
 
 def lanes(transcriber: Transcriber, args: argparse.Namespace, folder: Path) -> Figures:
+    """Passes with the fast lane and without, in turn, so that what slows the machine for a while slows both."""
     load = random_load(random_lengths(args.clips), "memory", folder)
+    ways = {"both": transcriber}
+    if isinstance(transcriber.decoder, TwoLaneDecoder):
+        ways["large"] = replace(transcriber, decoder=transcriber.decoder.large)
     for timestamps in (False, True):
-        passes = [transcribe(transcriber, load, timestamps=timestamps) for _ in range(4)]
-        rtfx = [one.audio_s / one.wall_s for one in passes]
-        yield {"timestamps": timestamps, "rtfx": rtfx, "median_of_warm": statistics.median(rtfx[1:])}
+        rtfx: dict[str, list[float]] = {name: [] for name in ways}
+        for number in range(1 + args.pairs):
+            for name in list(ways)[:: -1 if number % 2 else 1]:  # each is as often the first
+                done = transcribe(ways[name], load, timestamps=timestamps)
+                if number:  # the first passes warm up
+                    rtfx[name].append(done.audio_s / done.wall_s)
+        medians = {name: statistics.median(values) for name, values in rtfx.items()}
+        yield {"timestamps": timestamps, "rtfx": rtfx, "medians": medians} | compared(rtfx)
+
+
+def compared(rtfx: dict[str, list[float]]) -> dict[str, Any]:
+    """The ratios of the passes with the fast lane to those beside them without it, where there are both."""
+    if "large" not in rtfx:
+        return {}
+    ratios = [both / large for both, large in zip(rtfx["both"], rtfx["large"], strict=True)]
+    quartiles = statistics.quantiles(ratios, n=4, method="inclusive")
+    return {"ratio": {"median": quartiles[1], "quartiles": [quartiles[0], quartiles[2]]}}
 
 
 def server(transcriber: Transcriber, args: argparse.Namespace, folder: Path) -> Figures:
@@ -102,16 +120,15 @@ def add(report: dict[str, Any], name: str, figures: Figures) -> None:
         write()
 
 
-def measure(report: dict[str, Any], parts: dict[str, Any], args: argparse.Namespace, *, fast_lane: bool) -> None:
+def measure(report: dict[str, Any], parts: dict[str, Any], args: argparse.Namespace) -> None:
     """Load a model, and measure these parts of it."""
-    options = {} if args.backend == "torch" else {"decoder_processes": 1, "fast_lane": fast_lane}
+    options = {} if args.backend == "torch" else {"decoder_processes": 1, "fast_lane": True}
     with AutoModelVLLM(args.model, backend=args.backend, **options) as model:
         model.transcriber.wait_until_complete()
         spare_loaded_objects()
         for name, part in parts.items():
             with tempfile.TemporaryDirectory() as folder:
                 add(report, name, part(model.transcriber, args, Path(folder)))
-    torch.cuda.empty_cache()  # so that the next model can have the memory
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -125,6 +142,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--sessions", nargs="+", default=["1", "16"], help="of streaming")
     parser.add_argument("--seconds", type=float, default=20.0, help="of streaming; a quarter of it for each of server")
     parser.add_argument("--clips", type=int, default=3000, help="of lanes")
+    parser.add_argument("--pairs", type=int, default=8, help="of passes with and without the fast lane, of lanes")
     parser.add_argument("--concurrency", nargs="+", default=["1", "8", "32", "128"], help="of server")
     parser.add_argument("--json", type=Path, metavar="FILE")
     return parser.parse_args()
@@ -146,9 +164,7 @@ def main() -> None:
         device = EngineConfig().torch_device()
         add(report, "machine", [hardware(device) | versions(device)])
         if parts := {name: part for name, part in SHARED.items() if name in args.parts}:
-            measure(report, parts, args, fast_lane=True)
-        if "lanes" in parts and args.backend != "torch":
-            measure(report, {"lanes, vLLM alone": lanes}, args, fast_lane=False)
+            measure(report, parts, args)
 
 
 if __name__ == "__main__":

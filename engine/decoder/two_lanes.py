@@ -30,7 +30,7 @@ class TwoLaneDecoder(Decoder):
     def __init__(self, fast: TorchDecoder, large: Decoder, *, loads_at_once: bool = True) -> None:
         """`loads_at_once`: the large lane loads from the start on, and not only when prompts have to wait."""
         self.limits = fast.limits
-        self._fast, self._large = fast, large
+        self._fast, self.large = fast, large
         self._waiting: dict[int, Prompt] = {}  # that no lane has yet
         self._lanes: dict[int, Decoder] = {}  # of the other prompts
         self._loading = threading.Thread(target=self._load, name="vllm-loading", daemon=True)
@@ -55,7 +55,7 @@ class TwoLaneDecoder(Decoder):
             self._loading.start()
 
     def _load(self) -> None:
-        failure = caught(self._large.wait_until_ready)
+        failure = caught(self.large.wait_until_ready)
         if not isinstance(failure, Exception):
             self._is_loaded = True
             logger.debug("loading: vLLM is ready too")
@@ -68,7 +68,7 @@ class TwoLaneDecoder(Decoder):
 
     @property
     def max_pending(self) -> int:
-        return (self._large if self._is_loaded else self._fast).max_pending
+        return (self.large if self._is_loaded else self._fast).max_pending
 
     @property
     def counts(self) -> DecodingCounts:
@@ -89,10 +89,10 @@ class TwoLaneDecoder(Decoder):
         if not self._loads_at_once and self._backlog.lasts(bool(self._waiting)):
             self._begin_loading()
         # In a pause the fast lane prepares itself until `wake`, and the large one shall not wait for that.
-        done = self._fast.poll(wait_s=wait_s, wake=None if self._large.num_pending else wake)
+        done = self._fast.poll(wait_s=wait_s, wake=None if self.large.num_pending else wake)
         if self._is_loaded:
             is_busy = bool(done or self._fast.num_pending)
-            done += self._large.poll(wait_s=0 if is_busy else wait_s, wake=wake)
+            done += self.large.poll(wait_s=0 if is_busy else wait_s, wake=wake)
         for prompt_id, _ in done:
             del self._lanes[prompt_id]
         return done
@@ -104,13 +104,13 @@ class TwoLaneDecoder(Decoder):
         for prompt_id in [*self._waiting, *self._lanes] if prompt_ids is None else prompt_ids:
             self._waiting.pop(prompt_id, None)
             self._lanes.pop(prompt_id, None)
-        for lane in (self._fast, self._large):
+        for lane in (self._fast, self.large):
             lane.cancel(prompt_ids)
 
     def close(self) -> None:
         self._is_closed = True
         self._waiting.clear()
-        self._large.close()
+        self.large.close()
         if self._loading.is_alive():
             self._loading.join(CLOSE_TIMEOUT_S)
         self._fast.close()
@@ -121,8 +121,8 @@ class TwoLaneDecoder(Decoder):
             return
         lane: Decoder = self._fast
         num_given = self._fast.num_fitting([prompt.size for prompt in self._waiting.values()])
-        if self._is_loaded and (self._large.num_pending or num_given < len(self._waiting)):
-            lane, num_given = self._large, len(self._waiting)
+        if self._is_loaded and (self.large.num_pending or num_given < len(self._waiting)):
+            lane, num_given = self.large, len(self._waiting)
         for prompt_id in list(self._waiting)[:num_given]:
             prompt = self._waiting.pop(prompt_id)
             self._lanes[prompt_id] = lane

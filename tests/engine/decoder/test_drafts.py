@@ -11,9 +11,10 @@ from tests.engine.decoder.tiny_llms import decoder_of, make_llm, some_prompts, s
 from tests.pipeline import decode, token_ids
 from tests.tiny_models import write_tokenizer
 from twostage_asr.engine import AutoModelVLLM
-from twostage_asr.engine.bench.agreeing import AgreeingDecoder, AgreeingDraft
+from twostage_asr.engine.bench.agreeing import AGREEMENT, AgreeingDecoder, AgreeingDraft
 from twostage_asr.engine.decoder.base import DecodeParams, Hypothesis
 from twostage_asr.engine.decoder.drafts import Draft
+from twostage_asr.engine.decoder.runner import NUM_DRAFTED
 from twostage_asr.engine.decoder.torch_decoder import TorchDecoder
 from twostage_asr.engine.text import LLMTokenizer
 
@@ -178,6 +179,31 @@ def test_drafts_of_a_benchmark_agree_as_often_as_they_shall(
     assert (answers == plain) == (agreement == 0)
 
 
+def mean_steps(num_tokens: int, agreement: float) -> float:
+    """How many steps write so many tokens: each keeps the drafted ones before the first that does not agree."""
+    steps = [0.0]
+    for left in range(1, num_tokens + 1):
+        drafted = min(NUM_DRAFTED, left - 1)
+        kept = [agreement**count * (1 - agreement) for count in range(drafted)] + [agreement**drafted]
+        steps.append(1 + sum(share * steps[left - 1 - count] for count, share in enumerate(kept)))
+    return steps[-1]
+
+
+@pytest.mark.parametrize("num_tokens", [16, 19, 40])
+def test_answers_of_a_benchmark_take_as_many_steps_as_their_drafts_are_worth(
+    decoder: TorchDecoder, num_tokens: int
+) -> None:
+    params = DecodeParams(max_new_tokens=num_tokens, ignore_eos=True)
+    prompts = some_prompts(300, longest=12)
+    agreeing = AgreeingDecoder(decoder, AGREEMENT, has_ctc=True)
+    steps = decoder.counts.steps
+    first = token_ids(decode(agreeing, prompts, params))
+    found = (decoder.counts.steps - steps) / len(prompts)
+    assert found == pytest.approx(mean_steps(num_tokens - 1, AGREEMENT), rel=0.04)  # the prefill writes one token
+    # Two clips differ, and one alone is answered as among others.
+    assert token_ids(decode(agreeing, prompts[7:8], params)) == first[7:8]
+
+
 def test_without_a_ctc_head_a_benchmark_has_drafts_of_live_texts_alone(decoder: TorchDecoder) -> None:
     drafted, accepted = decoder.counts.drafted, decoder.counts.accepted
     agreeing = AgreeingDecoder(decoder, 1.0, has_ctc=False)
@@ -185,7 +211,7 @@ def test_without_a_ctc_head_a_benchmark_has_drafts_of_live_texts_alone(decoder: 
     while agreeing.num_pending:
         agreeing.poll()
     assert decoder.counts.drafted == drafted
-    agreeing.submit(PROMPTS[0], PARAMS, draft=lambda: AgreeingDraft(0.0))
+    agreeing.submit(PROMPTS[0], PARAMS, draft=lambda: AgreeingDraft(0.0, b""))
     while agreeing.num_pending:
         agreeing.poll()
     assert decoder.counts.accepted > accepted
