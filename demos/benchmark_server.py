@@ -44,6 +44,7 @@ from twostage_asr.engine.bench.agreeing import AGREEMENT, with_agreeing_drafts
 from twostage_asr.engine.bench.command import WRITERS
 from twostage_asr.engine.bench.load import LANGUAGE, TOKENS_PER_SECOND, noise
 from twostage_asr.engine.bench.machine import hardware, versions
+from twostage_asr.engine.bench.random_tower_families import write_qwen3_forced_aligner
 from twostage_asr.engine.cores import usable_cores
 from twostage_asr.engine.decoder.base import DecodeParams
 from twostage_asr.engine.run_options import TranscribeOptions
@@ -78,13 +79,17 @@ def offline(transcriber: Transcriber, files: Sequence[bytes], options: Transcrib
 
 
 @contextmanager
-def bound_answers(num_tokens: int | None) -> Iterator[None]:
-    """Give each answer of the service this number of tokens, whatever front ends ask for; None: until it ends."""
+def bound_answers(num_tokens: int | None, *, timestamps: bool = False) -> Iterator[None]:
+    """Give each answer of the service this number of tokens, whatever front ends ask for; None: until it ends.
+
+    With `timestamps`, it gets word times too.
+    """
     submit = TranscriptionService.submit
 
     def submit_bound(
         service: TranscriptionService, waveform: Waveform, options: TranscribeOptions, **more: Any
     ) -> Future[Transcript]:
+        options = replace(options, timestamps=options.timestamps or timestamps)
         return submit(service, waveform, options if num_tokens is None else bound(options, num_tokens), **more)
 
     with patch.object(TranscriptionService, "submit", submit_bound):
@@ -178,7 +183,7 @@ class Benchmark:
     def pipeline(self) -> float:
         """The offline pipeline, after a pass over a quarter of the clips; returns the clips of a second."""
         files = [path.read_bytes() for path in sorted(self.wavs.iterdir())]
-        options = transcribe_options(language=self.language, timestamps=False)
+        options = transcribe_options(language=self.language, timestamps=self.args.timestamps)
         if self.num_tokens is not None:
             options = bound(options, self.num_tokens)
         num_clips = self.args.clips
@@ -197,7 +202,7 @@ class Benchmark:
         with serving(self.transcriber, settings, num_front_ends) as port:
             http, live = f"http://127.0.0.1:{port}", f"ws://127.0.0.1:{port}"
             rate = ("--rate", str(args.rate)) if args.rate else ()
-            with bound_answers(self.num_tokens):
+            with bound_answers(self.num_tokens, timestamps=args.timestamps):
                 for found in load(http, self.wavs, args.concurrency, *how, *rate):
                     share = {"front_ends": num_front_ends, "share": round(found["per_second"] / offline_per_second, 3)}
                     self.say("http", found | share)
@@ -230,6 +235,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         "--client-processes", type=int, metavar="N", default=max(usable_cores() // 4, 1), help="of the clients"
     )
     parser.add_argument("--decoder-processes", type=int, metavar="N", help="see `twostage-asr serve --help`")
+    parser.add_argument("--timestamps", action="store_true", help="word times for each answer, whoever asks")
+    parser.add_argument("--forced-aligner", metavar="MODEL", help="that times the words; random: of the published size")
     parser.add_argument("--json", type=Path, metavar="FILE")
     return parser.parse_args(arguments)
 
@@ -252,7 +259,12 @@ def main() -> None:
         folder = Path(name)
         if args.random:
             WRITERS[args.random](folder / "random")
-        with AutoModelVLLM(args.model or folder / "random", decoder_processes=args.decoder_processes) as model:
+        aligner = args.forced_aligner
+        if aligner == "random":
+            aligner = folder / "aligner"
+            write_qwen3_forced_aligner(aligner)
+        model_dir, options = args.model or folder / "random", {"decoder_processes": args.decoder_processes}
+        with AutoModelVLLM(model_dir, forced_aligner=aligner, **options) as model:
             model.transcriber.wait_until_complete()  # a server that has just started is another question
             found = measure(model.transcriber, args, folder)
     if args.json:

@@ -102,7 +102,7 @@ def write_llm_tokenizer(directory: Path) -> None:
     vocab = {symbol: i for i, symbol in enumerate(symbols)}
     for i in range(LLM_VOCAB - 26 - len(symbols)):
         commas, number = divmod(i, NUM_WORDS)
-        vocab["Ġ" + _word(number) + "," * commas] = len(symbols) + i  # Ġ stands for a space
+        vocab["Ġ" + four_letters(number) + "," * commas] = len(symbols) + i  # Ġ stands for a space
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -112,13 +112,13 @@ def write_llm_tokenizer(directory: Path) -> None:
 
 def write_ctc_vocabulary(path: Path) -> None:
     """Write the CTC head's stand-in vocabulary: bytes, words without commas, and the empty token."""
-    words = (f" {_word(number)}".encode() for number in range(NUM_WORDS))
+    words = (f" {four_letters(number)}".encode() for number in range(NUM_WORDS))
     tokens = [bytes([i]) for i in range(NUM_BYTES)] + list(words)
     tokens.insert(EMPTY_RANK, b"")
     path.write_text("".join(f"{base64.b64encode(t).decode() or '='} {rank}\n" for rank, t in enumerate(tokens)))
 
 
-def _word(number: int) -> str:
+def four_letters(number: int) -> str:
     """The word with this number, which has four letters."""
     return "".join(string.ascii_lowercase[number // 26**place % 26] for place in range(4))
 

@@ -1,7 +1,9 @@
-"""Write Qwen3-ASR (0.6B, 1.7B) and GLM-ASR-Nano at their published sizes with random weights, laid out as on a hub.
+"""Write Qwen3-ASR (0.6B, 1.7B), its forced aligner and GLM-ASR-Nano with random weights, laid out as on a hub.
 
-Their texts are random. The tokenizers are stand-ins: 256 byte symbols, filler up to the real vocabulary size, and the
-special tokens at their published ids. A few ids of GLM-ASR-Nano are not known; those tokens are placed near the others.
+They have the published sizes, and random texts. The tokenizers are stand-ins: 256 byte symbols, words of four letters
+up to the real vocabulary size, and the special tokens at their published ids. A few ids of GLM-ASR-Nano are not known;
+those tokens are placed near the others. A forced aligner reads such a text letter by letter, which makes 6 tokens of a
+word and its two times, where it makes about 3 of real words.
 vLLM's own single-stage models load the same directories.
 """
 
@@ -20,6 +22,7 @@ from transformers import PreTrainedTokenizerFast
 from ...convert.llm import transformers_model
 from ...encoders.glm_asr import GLMASRTower, GLMASRTowerConfig
 from ...encoders.qwen3_asr import Qwen3ASRTower, Qwen3ASRTowerConfig
+from .random_checkpoint import four_letters
 
 DTYPE = torch.bfloat16
 FEATURES = {
@@ -68,6 +71,14 @@ QWEN3_ASR_1_7B = Sizes(
     llm=QWEN3_ASR_0_6B.llm | {"hidden_size": 2048, "intermediate_size": 6144},
     first_special=151_643,
 )
+QWEN3_FORCED_ALIGNER = Sizes(
+    tower=Qwen3ASRTowerConfig(
+        d_model=1024, encoder_layers=24, encoder_attention_heads=16, encoder_ffn_dim=4096, output_dim=1024
+    ),
+    llm=QWEN3_ASR_0_6B.llm,
+    first_special=151_643,
+)
+NUM_ALIGNER_CLASSES = 5000
 GLM_ASR_NANO = Sizes(
     tower=GLMASRTowerConfig(
         hidden_size=1280,
@@ -110,8 +121,11 @@ _GLM_SPECIALS = {
 }
 
 
-def write_qwen3_asr(directory: Path, sizes: Sizes = QWEN3_ASR_0_6B) -> None:
-    """Write Qwen3-ASR in its original layout; it is the same in every call."""
+def write_qwen3_asr(directory: Path, sizes: Sizes = QWEN3_ASR_0_6B, *, num_classes: int | None = None) -> None:
+    """Write Qwen3-ASR in its original layout; it is the same in every call.
+
+    With `num_classes`, it is a forced aligner, whose head chooses among so many times.
+    """
     assert isinstance(sizes.tower, Qwen3ASRTowerConfig)
     torch.manual_seed(0)
     ids = _write_tokenizer(
@@ -132,10 +146,12 @@ def write_qwen3_asr(directory: Path, sizes: Sizes = QWEN3_ASR_0_6B) -> None:
     tower = Qwen3ASRTower(sizes.tower).to(DTYPE).state_dict()
     tensors = {f"thinker.audio_tower.{name}": tensor for name, tensor in tower.items()}
     tensors |= {f"thinker.{name}": tensor for name, tensor in _llm_weights(text).items()}
+    if num_classes is not None:
+        tensors["thinker.lm_head.weight"] = 0.02 * torch.randn(num_classes, sizes.llm["hidden_size"], dtype=DTYPE)
     rope = {"rope_type": "default", "mrope_section": [24, 20, 20], "interleaved": True, "mrope_interleaved": True}
     audio = asdict(sizes.tower) | {"conv_chunksize": 500, "max_source_positions": 1500, "activation_function": "gelu"}
     thinker = {
-        "model_type": "qwen3_asr",
+        "model_type": "qwen3_asr" if num_classes is None else "qwen3_forced_aligner",
         "audio_config": audio | {"model_type": "qwen3_asr_audio_encoder", "scale_embedding": False},
         "text_config": text | {"model_type": "qwen3_asr_text", "rope_scaling": rope},
         "audio_token_id": ids["<|audio_pad|>"],
@@ -146,6 +162,11 @@ def write_qwen3_asr(directory: Path, sizes: Sizes = QWEN3_ASR_0_6B) -> None:
     config = {"model_type": "qwen3_asr", "architectures": ["Qwen3ASRForConditionalGeneration"]}
     ends = {"eos_token_id": [ids["<|im_end|>"], ids["<|endoftext|>"]]}
     _write(directory, tensors, config | {"thinker_config": thinker, "support_languages": ["Chinese", "English"]}, ends)
+
+
+def write_qwen3_forced_aligner(directory: Path, sizes: Sizes = QWEN3_FORCED_ALIGNER) -> None:
+    """Write Qwen3-ForcedAligner in its original layout; it is the same in every call."""
+    write_qwen3_asr(directory, sizes, num_classes=NUM_ALIGNER_CLASSES)
 
 
 def write_glm_asr(directory: Path, sizes: Sizes = GLM_ASR_NANO) -> None:
@@ -197,7 +218,8 @@ def _write_tokenizer(
     """Write the stand-in tokenizer; returns the id of each special token and tag."""
     directory.mkdir(parents=True, exist_ok=True)
     symbols = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocab = {s: i for i, s in enumerate(symbols)} | {f"x{i}": i for i in range(len(symbols), first_special)}
+    vocab = {symbol: i for i, symbol in enumerate(symbols)}
+    vocab |= {"Ġ" + four_letters(i): i for i in range(len(symbols), first_special)}  # Ġ stands for a space
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

@@ -11,13 +11,16 @@ from twostage_asr.convert.export import ensure_converted
 from twostage_asr.convert.verify import verify_conversion
 from twostage_asr.encoders.glm_asr import GLMASRTower, GLMASRTowerConfig
 from twostage_asr.encoders.qwen3_asr import Qwen3ASRTower, Qwen3ASRTowerConfig
+from twostage_asr.engine.bench.load import noise
 from twostage_asr.engine.bench.random_tower_families import (
     GLM_ASR_NANO,
     QWEN3_ASR_0_6B,
     Sizes,
     write_glm_asr,
     write_qwen3_asr,
+    write_qwen3_forced_aligner,
 )
+from twostage_asr.engine.words.forced_aligner import Qwen3ForcedAligner
 
 SMALL = {
     "hidden_size": 64,
@@ -58,3 +61,11 @@ def test_the_towers_have_as_many_parameters_as_the_published_ones(
 ) -> None:
     with torch.device("meta"):
         assert sum(parameter.numel() for parameter in make().parameters()) == num_params
+
+
+def test_a_random_forced_aligner_times_the_words_of_random_texts(tmp_path: Path) -> None:
+    sizes = replace(QWEN3_ASR_0_6B, tower=QWEN_TOWER, llm=SMALL, first_special=300)
+    write_qwen3_forced_aligner(tmp_path, sizes)
+    aligner = Qwen3ForcedAligner.from_pretrained(tmp_path, device="cpu")
+    (found,) = aligner.align_words([noise(0, 16_000)], ["abcd efgh ijkl"], ["English"])
+    assert found.words is not None and [word.text for word in found.words] == ["abcd", "efgh", "ijkl"]
