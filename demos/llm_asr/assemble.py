@@ -1,8 +1,8 @@
 """Published parts and what was trained -> a checkpoint of FunASR's LLMASR: python demos/llm_asr/assemble.py
         --whisper DIR --llm DIR --trained trained.safetensors --out CHECKPOINT
 
-The directories are in Hugging Face's layout. model.pt holds encoder and adaptor in float32, and the LLM, its updates
-merged, in bfloat16. `twostage-asr convert CHECKPOINT` reads it.
+The directories are in Hugging Face's layout. model.pt holds encoder and adaptor in float32 and the LLM in bfloat16,
+updates merged. `twostage-asr convert CHECKPOINT` reads it.
 """
 
 import argparse
@@ -18,7 +18,8 @@ from torch import Tensor
 from transformers import AutoConfig
 
 _ADAPTOR = "tower.audio_adaptor."
-_UPDATED = "llm."
+_ENCODER = "tower.audio_encoder."
+_LLM = "llm."
 
 
 def config(encoder: dict[str, Tensor], llm_dim: int) -> dict[str, Any]:
@@ -44,15 +45,15 @@ def config(encoder: dict[str, Tensor], llm_dim: int) -> dict[str, Any]:
     }
 
 
-def merged(llm: dict[str, Tensor], trained: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The LLM's weights with their updates, rounded to bfloat16 once."""
-    found = {name: tensor.float() for name, tensor in llm.items()}
+def merged(weights: dict[str, Tensor], trained: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The weights, float32, with the updates whose names begin with `prefix`."""
+    found = {name: tensor.to(torch.float32, copy=True) for name, tensor in weights.items()}
     for name, inner in trained.items():
-        if name.startswith(_UPDATED) and name.endswith(".lora_A"):
+        if name.startswith(prefix) and name.endswith(".lora_A"):
             layer = name.removesuffix(".lora_A")
             outer = trained[f"{layer}.lora_B"].float()
-            found[f"{layer.removeprefix(_UPDATED)}.weight"] += ALPHA / RANK * (outer @ inner.float())
-    return {name: tensor.to(torch.bfloat16) for name, tensor in found.items()}
+            found[f"{layer.removeprefix(prefix)}.weight"] += ALPHA / RANK * (outer @ inner.float())
+    return found
 
 
 def assemble(whisper: Path, llm: Path, trained: Path, out: Path) -> None:
@@ -61,14 +62,15 @@ def assemble(whisper: Path, llm: Path, trained: Path, out: Path) -> None:
     (out / "llm").mkdir(parents=True, exist_ok=True)
     for file in llm.glob("*.json"):
         shutil.copy(file, out / "llm")
-    tensors = {f"audio_encoder.{name}": tensor for name, tensor in encoder.items()}
+    tensors = {f"audio_encoder.{name}": tensor for name, tensor in merged(encoder, updates, _ENCODER).items()}
     for name, tensor in updates.items():
         if name.startswith(_ADAPTOR):
             tensors[f"audio_adaptor.{name.removeprefix(_ADAPTOR)}"] = tensor.float()
-    tensors |= {f"llm.{name}": tensor for name, tensor in merged(load_file(llm / "model.safetensors"), updates).items()}
+    written = merged(load_file(llm / "model.safetensors"), updates, _LLM)
+    tensors |= {f"llm.{name}": tensor.to(torch.bfloat16) for name, tensor in written.items()}
     torch.save(tensors, out / "model.pt")
-    written = config(encoder, AutoConfig.from_pretrained(llm).hidden_size)
-    (out / "config.yaml").write_text(yaml.safe_dump(written, sort_keys=False), "utf-8")
+    sizes = config(encoder, AutoConfig.from_pretrained(llm).hidden_size)
+    (out / "config.yaml").write_text(yaml.safe_dump(sizes, sort_keys=False), "utf-8")
 
 
 def main() -> None:

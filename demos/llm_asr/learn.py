@@ -33,10 +33,10 @@ from twostage_asr.encoders.upload import to_device
 from twostage_asr.engine.text import LLMTokenizer
 
 MOST_TOKENS = 100  # of an answer that is examined: a model that has learned little writes without end
-_RATES = {"tower": 5e-4, "llm": 5e-4, "letters": 1e-3, "rest": 5e-3}  # learning rates
+_RATES = {"encoder": 2e-4, "adaptor": 5e-4, "llm": 5e-4, "letters": 1e-3, "rest": 5e-3}  # learning rates
 _WEIGHT_DECAY = 0.01
 _WARM_UP = 0.08  # of the training
-_CTC_ALONE = 0.2  # of the training, at its beginning
+_CTC_ALONE = 0.33  # of the training, at its beginning: while Kokoro speaks, steps of the LLM take twice as long
 _GOING_ON = 0.5  # of the rates, if weights are given to start from
 _LEAST_RATE = 0.02  # of the peak, at the end
 _CTC_WEIGHTS = (1.0, 0.15)  # at the beginning and from the middle on
@@ -189,7 +189,8 @@ def word_error_rate(pairs: Sequence[tuple[str, str]]) -> float:
 
 
 def _kind(name: str) -> str:
-    return next((kind for kind in ("tower", "llm", "letters") if name.startswith(f"{kind}.")), "rest")
+    name = name.removeprefix("tower.audio_")
+    return next((kind for kind in _RATES if name.startswith(f"{kind}.")), "rest")
 
 
 def _schedule(progress: float, begun: float) -> float:

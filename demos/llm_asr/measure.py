@@ -64,6 +64,13 @@ def loops(found: Sequence[Transcript]) -> str:
     return f"{len(looping)}, of which {marked} are marked"
 
 
+def marks(whole: Sequence[Transcript], cut: Sequence[Transcript]) -> str:
+    """How many of the texts that lack their end are marked; an answer of so few tokens may have ended by itself."""
+    short = [part for full, part in zip(whole, cut, strict=True) if part.text != full.text]
+    marked = sum(any(each.code == "unfinished" for each in part.warnings) for part in short)
+    return f"{marked} of {len(short)} marked"
+
+
 def measure_clips(model: AutoModelVLLM, human: Path, rows: Sequence[Row], *, show: bool) -> None:
     """The sentences, the sounds, and answers that are cut on purpose."""
     paths = [str(human / row["file"]) for row in rows]
@@ -84,8 +91,7 @@ def measure_clips(model: AutoModelVLLM, human: Path, rows: Sequence[Row], *, sho
     texts = [result.text for result in model.generate([str(each) for each in others])]
     print(f"sounds without speech: {len(others)}, with a text: {sum(map(bool, texts))} {[t for t in texts if t]}")
     cut = model.generate(paths, max_new_tokens=FEW_TOKENS)
-    marked = sum(any(each.code == "unfinished" for each in result.warnings) for result in cut)
-    print(f"answers cut after {FEW_TOKENS} tokens: {marked} of {len(cut)} marked")
+    print(f"answers cut after {FEW_TOKENS} tokens: {marks(found, cut)}")
 
 
 def lay_together(human: Path, rows: Sequence[Row], minutes: float, path: Path) -> list[str]:

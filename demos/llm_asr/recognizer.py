@@ -1,7 +1,7 @@
-"""Whisper's encoder (frozen), an adaptor, and an LLM with low-rank updates (LoRA): its losses, and greedy decoding.
+"""Whisper's encoder, an adaptor, and an LLM: its losses, and greedy decoding.
 
-The prompt is the family's own (engine/families/llm_asr.py): text, then the audio, then the answer. Only the adaptor,
-the updates and a CTC head are trained. The head exists for the training alone: it names tokens by the LLM's own
+The prompt is the family's own (engine/families/llm_asr.py): text, then the audio, then the answer. Trained are the
+adaptor, low-rank updates (LoRA) of the LLM and of the encoder's upper layers, and a CTC head. The head exists for the training alone: it names tokens by the LLM's own
 embeddings, so that what the adaptor makes of a word soon looks to the LLM like the word.
 """
 
@@ -107,7 +107,7 @@ class Losses:
 
 
 class Recognizer(nn.Module):
-    """What is trained is float32; so is the encoder."""
+    """What is trained is float32; so is the encoder, of which the upper half of the layers is updated."""
 
     def __init__(self, whisper: Path, llm: Path, ctc_ids: Tensor, dtype: torch.dtype) -> None:
         """`ctc_ids`: (V,) the tokens that the CTC head can name, those of the texts. `dtype`: of the LLM's weights."""
@@ -124,11 +124,9 @@ class Recognizer(nn.Module):
         self.register_buffer("prompt_ids", ids, persistent=False)
         self.requires_grad_(False)
         self.tower.audio_adaptor.requires_grad_(True)
-        for layer in self.llm.model.layers:
-            for block in (layer.self_attn, layer.mlp):
-                for name, linear in [*block.named_children()]:
-                    if isinstance(linear, nn.Linear):
-                        setattr(block, name, Updated(linear))
+        encoder_layers = self.tower.audio_encoder.blocks
+        for layer in (*self.llm.model.layers, *encoder_layers[len(encoder_layers) // 2 :]):
+            _update(layer)
         self.blank = nn.Parameter(torch.randn(self.config.llm_dim))
         self.scale = nn.Parameter(torch.tensor(_SCALE))
         self.letters = nn.Linear(self.config.llm_dim, LETTERS_A_FRAME * (1 + len(LETTERS)))
@@ -160,8 +158,7 @@ class Recognizer(nn.Module):
         lens = torch.full((len(padded),), WINDOW_SAMPLES)
         with torch.autocast(padded.device.type, enabled=False):
             features = log_mel(padded, lens, self.config.num_mels)
-        with torch.no_grad():
-            encoded = self.tower.audio_encoder(features if mask is None else mask(features))
+        encoded = self.tower.audio_encoder(features if mask is None else mask(features))
         out: Tensor = self.tower.audio_adaptor(encoded)
         return out
 
@@ -229,6 +226,14 @@ class Recognizer(nn.Module):
                 break
             step = {"input_ids": tokens[:, None]}
         return answers
+
+
+def _update(layer: nn.Module) -> None:
+    """Give every linear layer in it an update."""
+    for block in [*layer.modules()]:
+        for name, linear in [*block.named_children()]:
+            if isinstance(linear, nn.Linear):
+                setattr(block, name, Updated(linear))
 
 
 def _ctc_loss(logits: Tensor, frames: Tensor, targets: Tensor, lens: Tensor) -> Tensor:

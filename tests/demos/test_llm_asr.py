@@ -131,8 +131,11 @@ def test_the_head_learns_alone_at_first_and_a_stop_still_writes_the_model(
     trainer = learn.Trainer(model, corpus, corpus, shards(parts, "spoken"), options, goes_on=False)
     before = model.trained()
     trainer._train_step(collate([[each] for each in corpus.spoken], model.end_id, None), 0.0)
-    moved = {name.split(".")[0] for name, tensor in model.trained().items() if not tensor.equal(before[name])}
-    assert "tower" in moved and "llm" not in moved
+    moved = {".".join(name.split(".")[:2]) for name, tensor in model.trained().items() if not tensor.equal(before[name])}
+    assert {"tower.audio_encoder", "tower.audio_adaptor"} <= moved
+    assert not any(each.startswith("llm.") for each in moved)
+    kinds = {learn._kind(name) for name in before}
+    assert kinds == {*learn._RATES}
     trainer.stop()
     trainer.run(tmp_path)
     assert (tmp_path / "trained.safetensors").exists()
