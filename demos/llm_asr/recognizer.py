@@ -1,8 +1,9 @@
 """Whisper's encoder, an adaptor, and an LLM: its losses, and greedy decoding.
 
 The prompt is the family's own (engine/families/llm_asr.py): text, then the audio, then the answer. Trained are the
-adaptor, low-rank updates (LoRA) of the LLM and of the encoder's upper layers, and a CTC head. The head exists for the training alone: it names tokens by the LLM's own
-embeddings, so that what the adaptor makes of a word soon looks to the LLM like the word.
+adaptor, low-rank updates (LoRA) of the LLM and of the encoder's upper layers, and a CTC head. The head exists for the
+training alone: it names tokens by the LLM's own embeddings, so that what the adaptor makes of a word soon looks to the
+LLM like the word.
 """
 
 import math

@@ -1,7 +1,7 @@
 """Spoken sentences in memory, and batches of clips cut and joined from them.
 
-Some clips hold one sentence, most several, with pauses between them. Some hold none but tones or
-noises, for which nothing is to be written.
+Some clips hold one sentence, most several, with pauses between them. Some hold none but tones or noises, for which
+nothing is to be written.
 """
 
 import random
