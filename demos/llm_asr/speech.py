@@ -1,7 +1,7 @@
 """Spoken sentences in memory, and batches of clips cut and joined from them.
 
-Some clips hold one sentence, most several, with pauses between them. Some hold none but tones or noises, for which
-nothing is to be written.
+About half of the clips hold one sentence, the others several, with pauses between them. Some hold none but tones or
+noises, for which nothing is to be written.
 """
 
 import random
@@ -24,7 +24,7 @@ from twostage_asr.engine.text import LLMTokenizer
 
 RATE = 16_000
 MOST_S = 26.0  # of a clip, before it is slowed down
-JOINED_SHARE, HUMAN_SHARE, EMPTY_SHARE = 0.7, 0.15, 0.05
+JOINED_SHARE, HUMAN_SHARE, EMPTY_SHARE = 0.5, 0.15, 0.05
 _SPEEDS = (0.9, 1.12)
 _BEFORE_S, _BETWEEN_S, _AFTER_S = (0.0, 0.6), (0.1, 0.9), (0.0, 1.0)
 _NUM_SOUNDS, _SOUND_S = 64, 6.0
