@@ -253,7 +253,7 @@ def test_on_a_cpu_few_clips_are_written_without_vllm_and_as_vllm_writes_them(
         decoder: Any = model.transcriber.decoder
         texts = [result.text for result in model.generate(sources)]
         assert isinstance(decoder, TwoLaneDecoder)
-        assert decoder._loading.ident is None and not decoder._large._engines
+        assert decoder._loading.ident is None and not decoder.large._engines
     assert texts == [result.text for result in vllm_model.generate(sources)]
 
 
