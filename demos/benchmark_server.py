@@ -263,8 +263,9 @@ def main() -> None:
         if aligner == "random":
             aligner = folder / "aligner"
             write_qwen3_forced_aligner(aligner)
-        model_dir, options = args.model or folder / "random", {"decoder_processes": args.decoder_processes}
-        with AutoModelVLLM(model_dir, forced_aligner=aligner, **options) as model:
+        with AutoModelVLLM(
+            args.model or folder / "random", decoder_processes=args.decoder_processes, forced_aligner=aligner
+        ) as model:
             model.transcriber.wait_until_complete()  # a server that has just started is another question
             found = measure(model.transcriber, args, folder)
     if args.json:

@@ -47,7 +47,9 @@ def test_live_words_are_compared_with_offline_ones(
     assert summary.startswith("3 of 3 finals are") and summary.endswith(" 0 confirmed texts taken back")
 
 
-@pytest.mark.parametrize("how, fewest", [([], 1.5), (["--agreement"], 1.5), (["--agreement", "0"], 1.0)])
+@pytest.mark.parametrize(
+    "how, fewest", [([], 1.5), (["--agreement"], 1.5), (["--agreement", "1"], 2.0), (["--agreement", "0"], 1.0)]
+)
 def test_latencies_of_many_sessions_are_measured(
     engine_dirs: dict[str, Path],
     monkeypatch: pytest.MonkeyPatch,

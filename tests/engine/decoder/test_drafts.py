@@ -200,7 +200,7 @@ def test_answers_of_a_benchmark_take_as_many_steps_as_their_drafts_are_worth(
     first = token_ids(decode(agreeing, prompts, params))
     found = (decoder.counts.steps - steps) / len(prompts)
     assert found == pytest.approx(mean_steps(num_tokens - 1, AGREEMENT), rel=0.04)  # the prefill writes one token
-    # Two clips differ, and one alone is answered as among others.
+    # One alone is answered as among others.
     assert token_ids(decode(agreeing, prompts[7:8], params)) == first[7:8]
 
 
