@@ -9,7 +9,7 @@ _ONES = split_words(
     "eighteen nineteen"
 )
 _TENS = split_words("twenty thirty forty fifty sixty seventy eighty ninety")
-_MONTHS = split_words("January February March April May June July August September October November December")
+MONTHS = split_words("January February March April May June July August September October November December")
 
 # For strings of words that no template makes: only the ear helps there.
 WORDS = split_words(
@@ -85,7 +85,7 @@ def _time(rng: random.Random) -> Unit:
 
 
 def _date(rng: random.Random) -> Unit:
-    month, day = rng.choice(_MONTHS), rng.randrange(1, 29)
+    month, day = rng.choice(MONTHS), rng.randrange(1, 29)
     plain = f"{month} {number_words(day)}"
     return spoken_as(plain.lower(), f"{month} {day}", plain)
 

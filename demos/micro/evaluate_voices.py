@@ -1,14 +1,14 @@
 """One table by kind of voice: espeak-ng, Kokoro's voices, people.
 
     python demos/micro/evaluate_voices.py --model DIR [--heldout MANIFEST] [--kokoro SHARDS]
-        [--kokoro-held-out SHARDS] [--human HUMAN] [--digits DATASET]
+        [--kokoro-held-out SHARDS] [--human HUMAN] [--digits DATASET] [--people DIR]
 
 HUMAN holds manifest.jsonl (file, text, language, source, style) and nonspeech/. Digits, and whatever else is made of
 words that the grammars have, count as known: right when the words are, whatever their case, marks and figures. Other
 speech is unknown: right when nothing is written or the text is marked. No sound in nonspeech/ may have a text. Numbers
 that synthesizers speak are to be written as each clip says, in figures or in words; those of people in words.
 
-DATASET is a clone of the Free Spoken Digit Dataset (human_digits.py). Its recordings begin and end with the word: the
+DATASET is a clone of the Free Spoken Digit Dataset (people_sets.py). Its recordings begin and end with the word: the
 first ten of each digit and held-out speaker are heard as they are, and with 0.3 s of silence around, as a microphone or
 a VAD would give them.
 """
@@ -27,9 +27,11 @@ import mandarin
 import numpy as np
 import soundfile
 from evaluate import edit_distance, without_punctuation
-from everyday import ENGLISH_SAYINGS, MANDARIN_SAYINGS
-from human_digits import HELD_OUT_SPEAKERS, read_recordings
+from everyday import known_words
 from natural import natural_clips
+from people import DIGITS, Floats, read_audio, read_people
+from people_sets import FSDD_HELD_OUT, fsdd
+from train.people import cut_words
 
 SAMPLE_RATE = 16_000
 _MOST_CLIPS = 150  # of Kokoro, of each kind and language
@@ -55,7 +57,7 @@ class Heard:
 
 def human_clips(folder: Path) -> Iterator[Heard]:
     """English, Mandarin and other people, and the sounds of nonspeech/."""
-    known = _known_words()
+    known = known_words()
     for line in (folder / "manifest.jsonl").read_text("utf-8").splitlines():
         row = json.loads(line)
         words = spoken_words(row["text"])
@@ -89,14 +91,35 @@ def _kokoro_clips(folder: Path, kind: str, out: Path) -> list[Heard]:
 
 def _digit_clips(dataset: Path, out: Path) -> Iterator[Heard]:
     """Digits of the held-out speakers, as they are and between silences, as files in `out`."""
-    recordings = read_recordings(dataset, HELD_OUT_SPEAKERS, most=_MOST_DIGITS)
+    rows = fsdd(dataset, FSDD_HELD_OUT, most=_MOST_DIGITS)
     for kind, silence_s in (("as they are", 0.0), ("between silences", _SILENCE_S)):
-        for number, recording in enumerate(recordings):
+        for number, row in enumerate(rows):
             source = out / f"digit {kind} {number:03d}.wav"
-            waveform = np.pad(recording.samples, round(silence_s * SAMPLE_RATE)) / 2
-            soundfile.write(source, waveform, SAMPLE_RATE, subtype="PCM_16")
-            words = english.number_words(recording.digit)
-            yield Heard(source=source, words=words, kind=f"people, digits (FSDD), {kind}")
+            _write(source, read_audio(row.file), silence_s)
+            yield Heard(source=source, words=row.text, kind=f"people, digits (FSDD), {kind}")
+
+
+def _people_clips(folder: Path, out: Path) -> Iterator[Heard]:
+    """Whole recordings of people.py, and each digit, letter and other word of them, as files in `out`."""
+    recordings = read_people(folder)
+    for number, whole in enumerate(recordings):
+        source = out / f"whole {number:04d}.wav"
+        _write(source, whole.samples, 0.0)
+        yield Heard(source=source, words=spoken_words(" ".join(whole.words)), kind="people, whole recordings")
+    known = known_words()
+    for number, cut in enumerate(word for each in recordings for word in cut_words(each)):
+        (word,) = cut.words
+        if word not in known:
+            continue
+        source = out / f"cut {number:04d}.wav"
+        _write(source, cut.samples, _SILENCE_S)
+        kind = "letters" if len(word) == 1 else "digits" if word in DIGITS else "other words"
+        yield Heard(source=source, words=word, kind=f"people, {kind} cut out, between silences")
+
+
+def _write(source: Path, samples: Floats, silence_s: float) -> None:
+    waveform = np.pad(samples, round(silence_s * SAMPLE_RATE)) / 2
+    soundfile.write(source, waveform, SAMPLE_RATE, subtype="PCM_16")
 
 
 def is_made_of(words: str, tokens: list[str], known: frozenset[str]) -> bool:
@@ -116,13 +139,6 @@ def _say_number(figures: str, say: Callable[[int], str]) -> str:
     if figures == "0" or (len(figures) < 5 and not figures.startswith("0")):
         return say(int(figures))
     return " ".join(say(int(figure)) for figure in figures)
-
-
-def _known_words() -> frozenset[str]:
-    words = {word.lower() for word in english.WORDS} | set(" ".join(ENGLISH_SAYINGS).split())
-    numbers = {word for value in range(100) for word in english.number_words(value).split()}
-    whole = (*ENGLISH_SAYINGS, *MANDARIN_SAYINGS, *mandarin.WORDS)
-    return frozenset({*words, *numbers, *"abcdefghijklmnopqrstuvwxyz", *whole})
 
 
 def table(heard: list[Heard], written: list[tuple[str, bool]]) -> str:
@@ -169,6 +185,7 @@ def main() -> None:
     parser.add_argument("--kokoro-held-out", type=Path, help="what kokoro.py spoke with --held-out")
     parser.add_argument("--human", type=Path)
     parser.add_argument("--digits", type=Path, help="clone of the Free Spoken Digit Dataset")
+    parser.add_argument("--people", type=Path, help="what people.py wrote with --held-out")
     parser.add_argument("--show-errors", action="store_true")
     arguments = parser.parse_args()
     heard: list[Heard] = []
@@ -186,6 +203,7 @@ def main() -> None:
             heard += _kokoro_clips(arguments.kokoro_held_out, "held-out voices", Path(folder))
         heard += human_clips(arguments.human) if arguments.human else []
         heard += _digit_clips(arguments.digits, Path(folder)) if arguments.digits else []
+        heard += _people_clips(arguments.people, Path(folder)) if arguments.people else []
         written = transcribe(arguments.model, heard)
     if arguments.show_errors:
         for clip, (text, is_marked) in zip(heard, written, strict=True):

@@ -35,7 +35,7 @@ ENGLISH_SAYINGS = _split("""
     the quick brown fox | today | tomorrow | yesterday | tonight | now | later | computer | music | weather | news |
     time | half an hour | one hour | five minutes | mountain view
 """)
-_DAYS = "Monday|Tuesday|Wednesday|Thursday|Friday|Saturday|Sunday"
+DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz"
 _WRITTEN_SO = {"i": "I"}
 
@@ -74,7 +74,7 @@ def _english_word(rng: random.Random) -> Unit:
 
 
 def _day(rng: random.Random) -> Unit:
-    return same(rng.choice(_DAYS.split("|")))
+    return same(rng.choice(DAYS))
 
 
 def _saying(rng: random.Random) -> Unit:
@@ -223,6 +223,13 @@ DRILLS = (
     ),
 )
 _BY_HEART = frozenset((*ENGLISH_SAYINGS, *MANDARIN_SAYINGS, *mandarin.WORDS))
+
+
+def known_words() -> frozenset[str]:
+    """Sayings whole and, in English, by word; single words, those of numbers below 100, and letters."""
+    words = {word.lower() for word in english.WORDS} | set(" ".join(ENGLISH_SAYINGS).split())
+    numbers = {word for value in range(100) for word in english.number_words(value).split()}
+    return frozenset({*words, *numbers, *_ALPHABET, *_BY_HEART})
 
 
 def is_reserved(sentence: Sentence) -> bool:

@@ -2,6 +2,7 @@
 
     python demos/micro/make_checkpoint.py --out DIR            # one GPU, under 20 minutes
     python demos/micro/make_checkpoint.py --out DIR --kokoro SHARDS --kokoro-held-out SHARDS   # with natural voices
+    python demos/micro/make_checkpoint.py --out DIR --people DIR   # and with people, whom people.py prepares
     python demos/micro/make_checkpoint.py --out DIR --smoke    # two CPU cores, under 3 minutes; does not transcribe
 
 Needs the library of espeak-ng (espeak.py). Writes DIR in the layout of the model hubs. Interrupted (Ctrl-C, SIGTERM),
@@ -20,19 +21,22 @@ _BEGAN = time.perf_counter()  # before the imports that take seconds
 
 import torch
 from heldout import CONDITIONS, HeldOutClip, draw_all
+from kokoro import read_shards
 from natural import natural_clips
 from train.align import align_head
 from train.batches import BatchLimits, PlannerOptions, Planners
 from train.compose import Composer
-from train.corpus import Corpus, add_natural, build_corpus
+from train.corpus import Corpus, add_voices, build_corpus
 from train.examine import FULL_RATE, MAX_NEW_TOKENS, Examiner
 from train.export import write_checkpoint
 from train.loop import Trainer, TrainingOptions
 from train.model import MicroConfig, MicroModel
+from train.people import draw
 from train.start import start_from
 from train.vocabulary import Vocabulary, learn_vocabulary
 
-NATURAL_SHARE = 0.5  # of all sentences that are heard in training
+NATURAL_SHARE = 0.5  # of the sentences that are synthesized
+PEOPLE_SHARE = 1 / 3  # of all sentences
 _HEAD_SHARE, _TABLE_SHARE = 0.06, 0.05  # of the time, at its end: for the CTC head alone, and to examine
 
 
@@ -150,8 +154,12 @@ def _corpus(arguments: argparse.Namespace, scale: Scale, num_workers: int) -> Co
         num_workers=num_workers,
     )
     if arguments.kokoro:
-        return add_natural(corpus, arguments.kokoro, share=NATURAL_SHARE)
-    print("no natural voices (--kokoro): the checkpoint will know espeak-ng alone", flush=True)
+        corpus = add_voices(corpus, read_shards(arguments.kokoro), "natural voices", share=NATURAL_SHARE)
+    if arguments.people:
+        said = draw(arguments.people, random.Random(arguments.seed))
+        corpus = add_voices(corpus, said, "people", share=PEOPLE_SHARE)
+    if not arguments.kokoro and not arguments.people:
+        print("neither --kokoro nor --people: the checkpoint will know espeak-ng alone", flush=True)
     return corpus
 
 
@@ -178,6 +186,7 @@ def main() -> None:
     parser.add_argument("--start", type=Path, help="checkpoint to go on from; its vocabulary may be smaller")
     parser.add_argument("--bar", type=Path, help="checkpoint whose error rates should not be exceeded")
     parser.add_argument("--kokoro", type=Path, help="what kokoro.py spoke, to train on as well")
+    parser.add_argument("--people", type=Path, help="recordings that people.py wrote, to train on as well")
     parser.add_argument("--kokoro-held-out", type=Path, help="what kokoro.py spoke, to examine")
     arguments = parser.parse_args()
     for number in (signal.SIGINT, signal.SIGTERM):  # a shell's background job begins with the first one ignored

@@ -32,6 +32,7 @@ class Augmentation:
     babble: float = 0.08
     equaliser: float = 0.55
     telephone: float = 0.25
+    coded: float = 0.5  # of those with the band of a telephone
     rooms: float = 0.35
     mel_warp: float = 0.6
     masks: float = 0.5
@@ -117,8 +118,10 @@ class Composer:
         snr_db = self._uniform(num_clips, low=2.0, high=36.0)
         wanted = power * 10 ** (-snr_db / 10) * (self._uniform(num_clips) < augmentation.noise)
         spectrum += noise * (wanted / level).sqrt()[:, None]
-        spectrum *= self._telephone(num_clips, bands, augmentation.telephone)
-        mixed = torch.fft.irfft(spectrum, n=size)
+        has_band = self._uniform(num_clips, 1) < augmentation.telephone
+        spectrum *= torch.where(has_band, self._telephone(num_clips, bands), 1.0)
+        is_coded = has_band & (self._uniform(num_clips, 1) < augmentation.coded)
+        mixed = _coded(torch.fft.irfft(spectrum, n=size), is_coded)
         sample_lens = upload.to_device(batch["sample_lens"], mixed.device)
         mixed = mixed.masked_fill_(torch.arange(size, device=mixed.device) >= sample_lens[:, None], 0.0)
         peak = 10 ** (self._uniform(num_clips, low=-32.0, high=-0.5) / 20)
@@ -164,13 +167,12 @@ class Composer:
         echo[:, 0] += 1.0
         return torch.fft.rfft(echo, n=size)
 
-    def _telephone(self, num_clips: int, bands: int, share: float) -> Tensor:
-        """(B, bands) gains: about 300 to 3400 Hz for some clips."""
+    def _telephone(self, num_clips: int, bands: int) -> Tensor:
+        """(B, bands) gains: about 300 to 3400 Hz."""
         hz = torch.linspace(0, _NYQUIST_HZ, bands, device=self._audio.device)
         low = self._uniform(num_clips, 1, low=50.0, high=400.0)
         high = self._uniform(num_clips, 1, low=3000.0, high=4000.0)
-        passed = torch.sigmoid((hz - low) / 15.0) * torch.sigmoid((high - hz) / 15.0)
-        return torch.where(self._uniform(num_clips, 1) < share, passed, 1.0)
+        return torch.sigmoid((hz - low) / 15.0) * torch.sigmoid((high - hz) / 15.0)
 
     def _warp(self, fbank: Tensor, share: float) -> Tensor:
         """Stretch or squeeze the mel axis of some clips, as a longer or shorter vocal tract would."""
@@ -207,6 +209,16 @@ class Composer:
         hidden |= ((frames + offset) % period < width)[:, :, None]
         mean = fbank.sum((1, 2)) / (lens * NUM_MELS)
         return torch.where(hidden, mean[:, None, None], fbank)
+
+
+def _coded(waveforms: Tensor, is_coded: Tensor) -> Tensor:
+    """The chosen ones of (B, N) waveforms as 8 kHz samples of 8 bits in mu-law (G.711), and back at 16 kHz."""
+    size = waveforms.shape[1]
+    narrow = waveforms[:, ::2]
+    peak = narrow.abs().amax(1, keepdim=True).clamp(min=1e-6)
+    code = torch.round(127 * torch.log1p(255 * (narrow / peak).abs()) / math.log(256.0))
+    decoded = narrow.sign() * torch.expm1(code / 127 * math.log(256.0)) / 255 * peak
+    return torch.where(is_coded, 2 * torch.fft.irfft(torch.fft.rfft(decoded), n=size), waveforms)
 
 
 @lru_cache(maxsize=256)

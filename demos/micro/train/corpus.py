@@ -6,10 +6,9 @@ Imports no torch, so that workers start quickly and may be forked.
 import itertools
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +16,6 @@ from english import ENGLISH
 from espeak import SAMPLE_RATE, EspeakError, Synthesizer
 from everyday import DRILLS, EVERYDAY, is_reserved
 from grammar import Grammar, Sentence, Unit
-from kokoro import read_shards
 from mandarin import MANDARIN, PLACEHOLDERS
 from mixed import MIXED
 from render import speak_sentence
@@ -95,22 +93,28 @@ def build_corpus(*, num_sentences: int, num_sounds: int, seed: int, num_workers:
     return Corpus(speech, sounds, audio[:offset])
 
 
-def add_natural(corpus: Corpus, folder: Path, *, share: float) -> Corpus:
-    """The corpus with what Kokoro spoke into `folder`, listed as often as makes it that share of all there is.
+Spoken = tuple[Sentence | None, npt.NDArray[np.float32], npt.NDArray[np.int16], str]  # as read_shards gives it
+
+
+def add_voices(corpus: Corpus, spoken: Iterable[Spoken], kind: str, *, share: float) -> Corpus:
+    """The corpus with what voices of some kind said, listed as often as makes it that share of all there is.
 
     Sentences join the speech; speech of unknown words joins the sounds, for which nothing is to be written.
     """
     speech: list[Utterance] = []
     unknown: list[Utterance] = []
     pieces, offset = [corpus.audio], len(corpus.audio)
-    for number, (sentence, edges, samples, _) in enumerate(read_shards(folder)):
+    first = min((each.block for each in corpus.speech), default=0) - 2
+    for number, (sentence, edges, samples, _) in enumerate(spoken):
         if sentence is not None and is_reserved(sentence):
             continue
-        (unknown if sentence is None else speech).append(Utterance(sentence, edges, -2 - number, offset, len(samples)))
+        (unknown if sentence is None else speech).append(
+            Utterance(sentence, edges, first - number, offset, len(samples))
+        )
         pieces.append(samples)
         offset += len(samples)
     hours = (offset - len(corpus.audio)) / SAMPLE_RATE / 3600
-    print(f"natural voices: {len(speech)} sentences and {len(unknown)} of unknown words, {hours:.2f} h", flush=True)
+    print(f"{kind}: {len(speech)} sentences and {len(unknown)} of unknown words, {hours:.2f} h", flush=True)
     return Corpus(
         corpus.speech + _repeat(speech, share, len(corpus.speech)),
         corpus.sounds + _repeat(unknown, share, len(corpus.sounds)),
