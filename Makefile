@@ -3,7 +3,7 @@
 # make check   ruff and mypy
 # make micro   train the micro checkpoint from nothing into demos/out/micro (one GPU, under 20 minutes; espeak-ng). With
 #              REAL=DIR, which holds kokoro/ (demos/micro/train/README.md), also from natural voices; without, from
-#              espeak-ng alone, and the checkpoint knows no other voice. HUMAN=DATASET adds digits that people say
+#              espeak-ng alone, and the checkpoint knows no other voice. PEOPLE="--fsdd DIR --an4 DIR" adds people
 
 EXTRA := $(if $(shell command -v nvidia-smi),cuda,cpu)
 PYTHON ?= python3
@@ -26,9 +26,10 @@ check: .venv/.installed
 NATURAL := demos/out/kokoro
 KOKORO := demos/micro/kokoro.py
 
-micro: .venv/.installed $(if $(REAL),$(NATURAL)/.spoken $(if $(HUMAN),$(NATURAL)/.people))
+micro: .venv/.installed $(if $(REAL),$(NATURAL)/.spoken) $(if $(PEOPLE),$(NATURAL)/people/manifest.jsonl)
 	$(RUN)python demos/micro/make_checkpoint.py --out demos/out/micro \
-	    $(if $(REAL),--kokoro $(NATURAL)/shards --kokoro-held-out $(NATURAL)/heldout)
+	    $(if $(REAL),--kokoro $(NATURAL)/shards --kokoro-held-out $(NATURAL)/heldout) \
+	    $(if $(PEOPLE),--people $(NATURAL)/people)
 	$(RUN)python demos/micro/synthesize.py --set heldout --clips 320 --out demos/out/heldout
 	$(RUN)python demos/micro/evaluate.py demos/out/heldout/manifest.jsonl --model demos/out/micro
 
@@ -46,9 +47,8 @@ $(NATURAL)/.spoken: .venv/.installed
 	$(RUN)python demos/micro/speak.py --model $(NATURAL)/model --plan $(NATURAL)/plan.jsonl --out $(NATURAL)/shards
 	touch $@
 
-$(NATURAL)/.people: $(NATURAL)/.spoken
-	$(RUN)python demos/micro/human_digits.py --dataset $(HUMAN) --out $(NATURAL)/shards
-	touch $@
+$(NATURAL)/people/manifest.jsonl: .venv/.installed
+	$(RUN)python demos/micro/people.py $(PEOPLE) --out $(NATURAL)/people
 
 format: .venv/.installed
 	$(RUN)ruff check --fix .

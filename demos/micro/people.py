@@ -28,8 +28,9 @@ from people_sets import FSDD_HELD_OUT, FSDD_SPEAKERS, Row, an4, fsdd, manifest
 
 SAMPLE_RATE = 16_000
 LEAST_SPEAKERS = 8  # who say a word that the grammars do not have; then it is learned
-SURE = 0.2  # least confidence of a word that is cut out
-_QUIET = 0.05  # of the peak; what is quieter at the edges is not the word
+SURE = 0.5  # least confidence of a word that is cut out
+_QUIET = 0.08  # of the loudest 10 ms; what is quieter at the edges is not the word
+_HOP = SAMPLE_RATE // 100
 _BATCH = 32
 DIGITS = {number_words(digit): digit for digit in range(10)} | {"oh": 0}
 _SMALL = (word for value in range(100) for word in number_words(value).split())
@@ -139,9 +140,10 @@ def _align(waveforms: Sequence[Floats], texts: Sequence[str], model: Path) -> It
 
 
 def _at_sound(waveform: Floats, word: str) -> list[list[Any]]:
-    """A recording's only word."""
-    loud = np.flatnonzero(np.abs(waveform) > _QUIET)
-    return [[word, int(loud[0]) / SAMPLE_RATE, int(loud[-1] + 1) / SAMPLE_RATE, 1.0]]
+    """A recording's only word: from the first to the last 10 ms that are not quiet."""
+    levels = np.sqrt(np.square(waveform[: len(waveform) // _HOP * _HOP]).reshape(-1, _HOP).mean(1))
+    loud = np.flatnonzero(levels > _QUIET * levels.max())
+    return [[word, int(loud[0]) * _HOP / SAMPLE_RATE, int(loud[-1] + 1) * _HOP / SAMPLE_RATE, 1.0]]
 
 
 def prepare(rows: Sequence[Row], model: Path, out: Path) -> None:

@@ -16,13 +16,12 @@ from evaluate_voices import Heard, _kokoro_clips, is_made_of, is_right, spoken_w
 from everyday import DRILLS, ENGLISH_SAYINGS, EVERYDAY, MANDARIN_SAYINGS, is_reserved
 from grammar import Grammar, Sentence, same, spoken_as
 from graph import Graph
-from human_digits import HELD_OUT_SPEAKERS, TRAINING_SPEAKERS, Recording, _change, draw, read_recordings, say
 from mandarin import read_characters
 from natural import natural_clips
 from phonemes import SPACE, as_verb_or_time
 from speak import _edges, _trim
 from train.compose import NO_AUGMENTATION, Augmentation, Composer
-from train.corpus import Corpus, Utterance, add_natural
+from train.corpus import Corpus, Utterance, add_voices
 from train.examine import Tally
 from train.loop import score
 from train.model import MicroConfig, MicroModel
@@ -91,7 +90,8 @@ def test_a_shard_gives_back_what_was_spoken(shards: Path) -> None:
 def test_natural_sentences_get_their_share_and_unknown_speech_joins_the_sounds(shards: Path) -> None:
     others = [Utterance(HELLO, np.zeros((2, 2), np.float32), 0, 0, 10) for _ in range(12)]
     sounds = [Utterance(None, np.zeros((0, 2), np.float32), -1, 0, 10) for _ in range(4)]
-    corpus = add_natural(Corpus(others, sounds, np.zeros(10, np.int16)), shards, share=0.5)
+    empty = Corpus(others, sounds, np.zeros(10, np.int16))
+    corpus = add_voices(empty, kokoro.read_shards(shards), "natural voices", share=0.5)
     assert len(corpus.speech) == 24
     assert len(corpus.sounds) == 8
     assert all(each.sentence is None for each in corpus.sounds)
@@ -105,31 +105,6 @@ def test_held_out_clips_are_sentences_between_silences(shards: Path) -> None:
     assert len(clips[0].waveform) == 8000 + 2 * 4800
     assert not clips[0].waveform[:4800].any()
     assert clips[0].words[0][1] == pytest.approx(0.3)
-
-
-def test_a_string_of_human_digits_has_the_times_of_its_words() -> None:
-    tone = np.pad(np.ones(1600, np.float32), 800)
-    found = say([Recording(4, "theo", tone), Recording(2, "theo", tone)], [0.0, 0.1])
-    assert [unit[0] for unit in found.row["units"]] == ["four two", ""]
-    assert found.edges == pytest.approx(np.array([[0.05, 0.15], [0.35, 0.45]]))
-    assert len(found.samples) == 2 * 3200 + 1600
-
-
-def test_digits_are_those_of_the_speakers_that_are_asked_for_and_no_string_is_reserved(tmp_path: Path) -> None:
-    (tmp_path / "recordings").mkdir()
-    for speaker in (TRAINING_SPEAKERS[0], HELD_OUT_SPEAKERS[0]):
-        for digit in range(10):
-            tone = np.sin(np.arange(800) / 5)
-            soundfile.write(tmp_path / "recordings" / f"{digit}_{speaker}_0.wav", tone, 8_000)
-    recordings = read_recordings(tmp_path, TRAINING_SPEAKERS)
-    assert [each.digit for each in recordings] == list(range(10))
-    assert {len(each.samples) for each in recordings} == {1600}
-    spoken = draw(recordings * 5, random.Random(0))
-    kokoro.write_shard(tmp_path / "0.npz", spoken)
-    sentences = [sentence for sentence, _, _, _ in kokoro.read_shards(tmp_path) if sentence]
-    assert len(sentences) == len(spoken) > 4 * 50 + 80
-    assert not any(is_reserved(sentence) for sentence in sentences)
-    assert {voice for _, _, _, voice in kokoro.read_shards(tmp_path)} == {f"human_{TRAINING_SPEAKERS[0]}"}
 
 
 def test_figures_of_a_mandarin_clip_are_read_in_mandarin() -> None:
@@ -207,13 +182,6 @@ def test_no_word_lies_in_the_silence_around_a_sentence() -> None:
     samples, edges = _trim(tone, np.array([(0.3, 0.8), (0.8, 1.4)], np.float32))
     assert len(samples) / kokoro.SAMPLE_RATE == pytest.approx(0.58, abs=0.01)
     assert edges == pytest.approx(np.array([(0.04, 0.34), (0.34, 0.54)]), abs=0.005)
-
-
-def test_a_faster_recording_is_higher_and_shorter() -> None:
-    tone = np.sin(2 * np.pi * 500 * np.arange(8_000) / kokoro.SAMPLE_RATE).astype(np.float32)
-    changed = _change(Recording(4, "theo", tone), 1.25)
-    assert (changed.digit, changed.speaker, len(changed.samples)) == (4, "theo", 6_400)
-    assert np.abs(np.fft.rfft(changed.samples)).argmax() * kokoro.SAMPLE_RATE / 6_400 == pytest.approx(625)
 
 
 def test_the_graph_folds_whole_numbers_and_runs(tmp_path: Path) -> None:

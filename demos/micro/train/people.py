@@ -10,12 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import soxr
 from people import DIGITS, SAMPLE_RATE, SURE, Floats, Recording, learned_words, read_people, sentence_of
 
 from .corpus import Spoken
 
-_TIMES = 3  # that each recording and each cut word is listed
+_TIMES = 2  # that each recording and each cut word is listed
 _STRINGS_PER_WORD = 1
 _LONGEST_GAP_S = 0.25  # before a word of a string
 _CHANGED_SHARE = 0.75
@@ -23,6 +22,7 @@ _MOST_CHANGED = 1.27  # times faster or slower, and the voice as much higher or 
 _MARGIN_S = 0.03  # around a word that is cut out, where its neighbours are not nearer
 _SEARCH_S = 0.04  # around the estimated boundary of two words, for the quietest place
 _FADE_S = 0.004
+_CUT_S = (0.2, 0.56)  # how long a word that is cut out of others lasts; what is longer holds a neighbour as well
 _PEAK = 32_000
 
 
@@ -39,7 +39,8 @@ def cut_words(recording: Recording) -> list[Recording]:
         first = max(round(float(starts[number]) * SAMPLE_RATE), 0)
         samples = recording.samples[first : round(float(ends[number]) * SAMPLE_RATE)].copy()
         fade = round(_FADE_S * SAMPLE_RATE)
-        if confidence < SURE or len(samples) < 20 * fade:
+        is_alone = len(recording.words) == 1
+        if confidence < SURE or not (is_alone or _CUT_S[0] < len(samples) / SAMPLE_RATE < _CUT_S[1]):
             continue
         samples[:fade] *= np.linspace(0, 1, fade, dtype=np.float32)
         samples[-fade:] *= np.linspace(1, 0, fade, dtype=np.float32)
@@ -77,7 +78,8 @@ def join(words: Sequence[Recording], gaps_s: Sequence[float]) -> Recording:
 
 def change(recording: Recording, speed: float) -> Recording:
     """Played so much faster: pitch and resonances rise as well, as of a smaller person."""
-    changed = soxr.resample(recording.samples, SAMPLE_RATE * speed, SAMPLE_RATE, quality="LQ").astype(np.float32)
+    places = np.arange(0, len(recording.samples) - 1, speed)
+    changed = np.interp(places, np.arange(len(recording.samples)), recording.samples).astype(np.float32)
     return replace(recording, samples=_loud(changed), edges=recording.edges / np.float32(speed))
 
 
