@@ -16,7 +16,8 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from tests.byte_tokenizer import byte_tokenizer
 from twostage_asr.convert.export import ensure_converted
 from twostage_asr.convert.verify import verify_conversion
-from twostage_asr.engine import AutoModelVLLM
+from twostage_asr.engine import AutoModelVLLM, Transcript
+from twostage_asr.engine.transcript import TranscriptWarning, WarningCode
 
 sys.path.append(str(Path(__file__).parents[2] / "demos" / "llm_asr"))
 import learn
@@ -25,6 +26,7 @@ from assemble import assemble
 from gguf_llm import read_gguf, state_dict
 from kokoro import write_shard
 from label import accepted, is_part, phrases, spoken
+from measure import marks
 from recognizer import ALPHA, RANK, Recognizer, Updated, read_whisper
 from speech import LETTERS, MOST_S, NO_TOKEN, RATE, Batch, Batches, Corpus, Shards, collate, read_corpus
 from texts import cleaned, sentences
@@ -262,6 +264,20 @@ def test_recordings_are_cut_in_their_pauses() -> None:
     first, second = phrases(noise)
     assert abs(len(first) / RATE - 2.25) < 0.02 and len(first) + len(second) == len(noise)
     assert is_part("the moon.", "Over The moon, again.") and not is_part("moo", "Over the moon.")
+
+
+def test_answers_that_lack_their_end_must_be_marked_as_unfinished() -> None:
+    def answer(text: str, *codes: WarningCode) -> Transcript:
+        return Transcript("x", text, warnings=tuple(TranscriptWarning(code, "") for code in codes))
+
+    whole = [answer("Today."), answer("Open the door."), answer("Close the door."), answer("Who is it?")]
+    cut = [
+        answer("Today."),  # so short that it has ended by itself
+        answer("Open the", "no_word_times", "unfinished"),
+        answer("Close the", "no_word_times"),
+        answer("Who", "unfinished"),
+    ]
+    assert marks(whole, cut) == "2 of 3 marked"
 
 
 def test_gguf_values_are_multiplied_out_and_rotations_are_put_apart(tmp_path: Path) -> None:
