@@ -75,10 +75,19 @@ def marks(whole: Sequence[Transcript], cut: Sequence[Transcript]) -> str:
     return f"{marked} of {len(short)} marked"
 
 
+def heard(model: AutoModelVLLM, paths: Sequence[str], **options: Any) -> list[Transcript]:
+    """What the engine writes for these files. Raises RuntimeError for one that it cannot transcribe."""
+    found = model.generate(list(paths), **options)
+    for path, each in zip(paths, found, strict=True):
+        if each.status == "error":
+            raise RuntimeError(f"{path}: {each.error}")
+    return found
+
+
 def measure_clips(model: AutoModelVLLM, human: Path, rows: Sequence[Row], *, show: bool) -> None:
     """The sentences, the sounds, and answers that are cut on purpose."""
     paths = [str(human / row["file"]) for row in rows]
-    found = model.generate(paths)
+    found = heard(model, paths)
     by_style: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for row, result in zip(rows, found, strict=True):
         by_style[row["style"]].append((row["text"], result.text))
@@ -89,9 +98,9 @@ def measure_clips(model: AutoModelVLLM, human: Path, rows: Sequence[Row], *, sho
     print(f"WER of all {len(rows)} sentences: {rate([pair for pairs in by_style.values() for pair in pairs])}")
     print(f"warnings: {warned(found)}; texts that loop: {loops(found)}")
     others = sorted((human / "nonspeech").glob("*.flac"))
-    texts = [result.text for result in model.generate([str(each) for each in others])]
+    texts = [result.text for result in heard(model, [str(each) for each in others])]
     print(f"sounds without speech: {len(others)}, with a text: {sum(map(bool, texts))} {[t for t in texts if t]}")
-    cut = model.generate(paths, max_new_tokens=FEW_TOKENS)
+    cut = heard(model, paths, max_new_tokens=FEW_TOKENS)
     print(f"answers cut after {FEW_TOKENS} tokens: {marks(found, cut)}")
 
 
@@ -101,7 +110,7 @@ def measure_speed(model: AutoModelVLLM, human: Path, rows: Sequence[Row], num_cl
     model.transcriber.wait_until_complete()
     for _ in range(2):
         started = time.perf_counter()
-        found = model.generate(paths)
+        found = heard(model, paths)
         seconds = time.perf_counter() - started
     audio_s = sum(each.duration for each in found)
     print(f"{len(paths)} clips, {audio_s:.0f} s in {seconds:.1f} s: RTFx {audio_s / seconds:.1f}; {warned(found)}")
@@ -129,9 +138,9 @@ def measure_long(model: AutoModelVLLM, human: Path, rows: Sequence[Row], path: P
     """One recording of `minutes` minutes against its clips alone."""
     texts = lay_together(human, rows, minutes, path)
     started = time.perf_counter()
-    (whole,) = model.generate(str(path))
+    (whole,) = heard(model, [str(path)])
     seconds = time.perf_counter() - started
-    alone = model.generate([str(human / row["file"]) for row in rows], vad=None)
+    alone = heard(model, [str(human / row["file"]) for row in rows], vad=None)
     by_text = dict(zip((row["text"] for row in rows), (each.text for each in alone), strict=True))
     print(f"{whole.duration / 60:.1f} minutes laid together: WER {rate([(' '.join(texts), whole.text)])}")
     print(f"the same clips alone: WER {rate([(text, by_text[text]) for text in texts])}")

@@ -26,7 +26,7 @@ from assemble import assemble
 from gguf_llm import read_gguf, state_dict
 from kokoro import write_shard
 from label import accepted, is_part, phrases, spoken
-from measure import marks
+from measure import heard, marks
 from recognizer import ALPHA, RANK, Recognizer, Updated, read_whisper
 from speech import LETTERS, MOST_S, NO_TOKEN, RATE, Batch, Batches, Corpus, Shards, collate, read_corpus
 from texts import cleaned, sentences
@@ -278,6 +278,18 @@ def test_answers_that_lack_their_end_must_be_marked_as_unfinished() -> None:
         answer("Who", "unfinished"),
     ]
     assert marks(whole, cut) == "2 of 3 marked"
+
+
+def test_a_file_that_cannot_be_transcribed_is_no_empty_text() -> None:
+    class Model:
+        def generate(self, paths: list[str], **options: Any) -> list[Transcript]:
+            error = {"status": "error", "error": "no such file"}
+            return [Transcript(path, **(error if path == "b.wav" else {"text": str(options)})) for path in paths]
+
+    model: Any = Model()
+    assert [each.text for each in heard(model, ["a.wav"], vad=None)] == ["{'vad': None}"]
+    with pytest.raises(RuntimeError, match=r"b\.wav: no such file"):
+        heard(model, ["a.wav", "b.wav"])
 
 
 def test_gguf_values_are_multiplied_out_and_rotations_are_put_apart(tmp_path: Path) -> None:
