@@ -24,7 +24,8 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from tests.byte_tokenizer import byte_tokenizer
 from twostage_asr.convert.export import ensure_converted
 from twostage_asr.convert.verify import verify_conversion
-from twostage_asr.engine import AutoModelVLLM
+from twostage_asr.engine import AutoModelVLLM, Transcript
+from twostage_asr.engine.transcript import TranscriptWarning, WarningCode
 
 sys.path.append(str(Path(__file__).parents[2] / "demos" / "llm_asr"))
 import label
@@ -34,6 +35,7 @@ from assemble import assemble
 from gguf_llm import read_gguf, state_dict
 from kokoro import write_shard
 from label import accepted, is_part, phrases, spoken
+from measure import heard, marks
 from recognizer import ALPHA, RANK, Recognizer, Updated, read_whisper
 from speech import LETTERS, MOST_S, NO_TOKEN, RATE, Batch, Batches, Corpus, Shards, collate, read_corpus
 from texts import cleaned, sentences
@@ -314,6 +316,32 @@ class _Counting:
 
     def __call__(self, waveforms: Sequence[Any]) -> list[tuple[str, float]]:
         return [(" ".join(["Word"] * (2 * len(each) // RATE)), -0.1) for each in waveforms]
+
+
+def test_answers_that_lack_their_end_must_be_marked_as_unfinished() -> None:
+    def answer(text: str, *codes: WarningCode) -> Transcript:
+        return Transcript("x", text, warnings=tuple(TranscriptWarning(code, "") for code in codes))
+
+    whole = [answer("Today."), answer("Open the door."), answer("Close the door."), answer("Who is it?")]
+    cut = [
+        answer("Today."),  # so short that it has ended by itself
+        answer("Open the", "no_word_times", "unfinished"),
+        answer("Close the", "no_word_times"),
+        answer("Who", "unfinished"),
+    ]
+    assert marks(whole, cut) == "2 of 3 marked"
+
+
+def test_a_file_that_cannot_be_transcribed_is_no_empty_text() -> None:
+    class Model:
+        def generate(self, paths: list[str], **options: Any) -> list[Transcript]:
+            error = {"status": "error", "error": "no such file"}
+            return [Transcript(path, **(error if path == "b.wav" else {"text": str(options)})) for path in paths]
+
+    model: Any = Model()
+    assert [each.text for each in heard(model, ["a.wav"], vad=None)] == ["{'vad': None}"]
+    with pytest.raises(RuntimeError, match=r"b\.wav: no such file"):
+        heard(model, ["a.wav", "b.wav"])
 
 
 def test_gguf_values_are_multiplied_out_and_rotations_are_put_apart(tmp_path: Path) -> None:
