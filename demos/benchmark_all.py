@@ -33,6 +33,7 @@ import benchmark_server
 import benchmark_small
 import benchmark_streaming
 import first_text
+import numpy as np
 
 from twostage_asr.engine import AutoModelVLLM, LiveOptions
 from twostage_asr.engine.bench.load import random_lengths, random_load
@@ -89,8 +90,8 @@ def compared(rtfx: dict[str, list[float]]) -> dict[str, Any]:
     if "large" not in rtfx:
         return {}
     ratios = [both / large for both, large in zip(rtfx["both"], rtfx["large"], strict=True)]
-    quartiles = statistics.quantiles(ratios, n=4, method="inclusive")
-    return {"ratio": {"median": quartiles[1], "quartiles": [quartiles[0], quartiles[2]]}}
+    lower, median, upper = np.percentile(ratios, (25, 50, 75)).tolist()
+    return {"ratio": {"median": median, "quartiles": [lower, upper]}}
 
 
 def server(transcriber: Transcriber, args: argparse.Namespace, folder: Path) -> Figures:

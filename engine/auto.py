@@ -175,6 +175,7 @@ def _load(engine_dir: Path, aligner_dir: Path | None, config: EngineConfig) -> T
     """Both stages in this process; `aligner_dir` is that of a forced aligner."""
     aligner = None
     if aligner_dir is not None:
+        share_gpu(config)  # the aligner uses the device before load_transcriber() can ask
         aligner = Qwen3ForcedAligner.from_pretrained(aligner_dir, device=config.device, dtype=config.encoder_dtype)
     return replace(load_transcriber(engine_dir, config), forced_aligner=aligner)
 

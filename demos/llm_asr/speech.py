@@ -24,7 +24,7 @@ from twostage_asr.engine.text import LLMTokenizer
 
 RATE = 16_000
 MOST_S = 26.0  # of a clip, before it is slowed down
-JOINED_SHARE, HUMAN_SHARE, EMPTY_SHARE = 0.5, 0.15, 0.05
+JOINED_SHARE, HUMAN_SHARE, EMPTY_SHARE = 0.5, 0.5, 0.05
 _SPEEDS = (0.9, 1.12)
 _BEFORE_S, _BETWEEN_S, _AFTER_S = (0.0, 0.6), (0.1, 0.9), (0.0, 1.0)
 _NUM_SOUNDS, _SOUND_S = 64, 6.0
@@ -141,14 +141,17 @@ class Batches:
         rng, corpus = self._rng, self._corpus
         if rng.random() < EMPTY_SHARE:
             return [rng.choice(corpus.sounds)]
-        pool = corpus.human if corpus.human and (not corpus.spoken or rng.random() < HUMAN_SHARE) else corpus.spoken
-        clip = [rng.choice(pool)]
+        clip = [self._utterance()]
         room = rng.uniform(6.0, MOST_S - 2.0) * RATE if joined else 0.0
         while True:
-            another = rng.choice(corpus.spoken or pool)
+            another = self._utterance()
             if sum(each.length for each in clip) / _SPEEDS[0] + another.length / _SPEEDS[0] + len(clip) * RATE > room:
                 return clip
             clip.append(another)
+
+    def _utterance(self) -> Utterance:
+        spoken, human = self._corpus.spoken, self._corpus.human
+        return self._rng.choice(human if human and (not spoken or self._rng.random() < HUMAN_SHARE) else spoken)
 
 
 def collate(clips: Sequence[Sequence[Utterance]], end_id: int, rng: random.Random | None) -> Batch:

@@ -18,7 +18,14 @@ from twostage_asr.engine.console import quiet_libraries
 
 quiet_libraries()  # before torch and vLLM are imported
 
-from twostage_asr.engine import Final, FunASRNanoStreamingVLLM, Partial
+from twostage_asr.engine import (
+    Final,
+    FunASRNanoStreamingVLLM,
+    LiveOptions,
+    Partial,
+    StreamingSession,
+    TranscriptionService,
+)
 from twostage_asr.engine.audio.decode import SAMPLE_RATE
 from twostage_asr.engine.audio.inputs import AudioInput, expand_inputs
 from twostage_asr.engine.audio.loading import load
@@ -57,20 +64,19 @@ def retractions(events: Iterable[Event]) -> int:
     return count
 
 
-def hear(engine: FunASRNanoStreamingVLLM, item: AudioInput, reference: str, counts: Counts) -> None:
+def hear(service: TranscriptionService, live: LiveOptions, item: AudioInput, reference: str, counts: Counts) -> None:
     waveform = load(item)
-    asked = {"language": item.language, "hotwords": item.hotwords or (), "itn": item.itn is not False}
-    options = session_options(**asked)
-    session = engine.session(**asked)
+    options = session_options(language=item.language, hotwords=item.hotwords or (), itn=item.itn is not False)
+    session = StreamingSession(service, options, live)
     events = [e for start in range(0, len(waveform), BLOCK) for e in session.push(waveform[start : start + BLOCK])]
     events += session.finish()
     finals = [event for event in events if isinstance(event, Final)]
     places = [(round(final.start * SAMPLE_RATE), round(final.end * SAMPLE_RATE)) for final in finals]
-    futures = [engine.service.submit(waveform[start:end], options) for start, end in places]
+    futures = [service.submit(waveform[start:end], options) for start, end in places]
     offline = [future.result().text for future in futures]
     counts.live.append((reference, join_texts([final.text for final in finals])))
     counts.segments.append((reference, join_texts(offline)))
-    counts.whole.append((reference, engine.service.submit(waveform, options).result().text))
+    counts.whole.append((reference, service.submit(waveform, options).result().text))
     counts.num_finals += len(finals)
     counts.num_equal += sum(final.text == text for final, text in zip(finals, offline, strict=True))
     counts.num_partials += len(events) - len(finals)
@@ -92,7 +98,7 @@ def main() -> None:
         args.model, backend=args.backend, chunk_ms=args.chunk_ms, rollback_chars=args.rollback_chars
     ) as engine:
         for item, reference in zip(items, references, strict=True):
-            hear(engine, item, reference, counts)
+            hear(engine.service, engine.live, item, reference, counts)
     for name, pairs in (("live", counts.live), ("same segments", counts.segments), ("whole clips", counts.whole)):
         rates = {name: counted.rate or 0.0 for name, counted in error_rates(pairs).items()}
         print(f"{name:14}" + "".join(f"  {rate} {100 * value:6.2f} %" for rate, value in rates.items()))

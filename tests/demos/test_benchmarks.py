@@ -3,9 +3,26 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
 
 from tests.paths import ROOT
+from twostage_asr.engine import AutoModelVLLM
+from twostage_asr.engine.bench.load import Load
+from twostage_asr.engine.bench.measure import Outcome, transcribe
+from twostage_asr.engine.decoder.base import LLMSource
+from twostage_asr.engine.decoder.torch_decoder import TorchDecoder
+from twostage_asr.engine.decoder.two_lanes import TwoLaneDecoder
+from twostage_asr.engine.manifest import LLM_DIR_NAME, EngineManifest
+from twostage_asr.engine.transcriber import Transcriber
+
+sys.path.append(str(ROOT / "demos"))
+import benchmark_all
 
 
 def run(engine_dir: Path, report: Path, *arguments: str) -> tuple[subprocess.CompletedProcess[str], dict[str, object]]:
@@ -41,3 +58,47 @@ def test_what_was_measured_before_an_interruption_is_in_the_file(engine_dirs: di
     )
     assert done.returncode != 0 and "none" in done.stderr
     assert len(found["lanes"]["figures"]) == 2
+
+
+def test_passes_with_the_fast_lane_take_turns_with_passes_of_the_large_one(
+    torch_models: dict[str, AutoModelVLLM],
+    engine_dirs: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    engine_dir = engine_dirs["low_frame_rate"]
+    source = LLMSource(engine_dir / LLM_DIR_NAME, EngineManifest.read(engine_dir).llm, torch.float32, 1024)
+    fast, large = (TorchDecoder(source, device=torch.device("cpu"), max_sequences=4) for _ in range(2))
+    decoder = TwoLaneDecoder(fast, large)
+    decoder.wait_until_ready()
+    decoder.wait_until_loaded()
+    passes: list[tuple[bool, str, bool, bool]] = []
+
+    def noted(transcriber: Transcriber, load: Load, *, timestamps: bool) -> Outcome:
+        before = fast.counts.tokens, large.counts.tokens
+        done = transcribe(transcriber, load, timestamps=timestamps)
+        way = "large" if transcriber.decoder is large else "both"
+        passes.append((timestamps, way, fast.counts.tokens > before[0], large.counts.tokens > before[1]))
+        return done
+
+    monkeypatch.setattr(benchmark_all, "transcribe", noted)
+    transcriber = replace(torch_models["low_frame_rate"].transcriber, decoder=decoder)
+    args: Any = SimpleNamespace(clips=2, pairs=2)
+    found = list(benchmark_all.lanes(transcriber, args, tmp_path))
+    decoder.close()
+    both, alone = ("both", True, False), ("large", False, True)
+    assert passes == [(times, *way) for times in (False, True) for way in (both, alone, alone, both, both, alone)]
+    assert [row["timestamps"] for row in found] == [False, True]
+    for row in found:
+        first, second = (a / b for a, b in zip(row["rtfx"]["both"], row["rtfx"]["large"], strict=True))
+        assert row["ratio"]["median"] == pytest.approx((first + second) / 2)
+        assert row["medians"].keys() == {"both", "large"}
+
+
+def test_lanes_are_compared_pass_by_pass() -> None:
+    """The ratios are 2, 3, 1 and 4."""
+    rtfx = {"both": [2.0, 9.0, 4.0, 8.0], "large": [1.0, 3.0, 4.0, 2.0]}
+    assert benchmark_all.compared(rtfx) == {"ratio": {"median": 2.5, "quartiles": [1.75, 3.25]}}
+    (one,) = benchmark_all.compared({"both": [6.0], "large": [3.0]}).values()
+    assert one == {"median": 2.0, "quartiles": [2.0, 2.0]}
+    assert benchmark_all.compared({"both": [6.0]}) == {}

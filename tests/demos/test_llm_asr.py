@@ -3,28 +3,39 @@
 import random
 import struct
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, WhisperConfig
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    WhisperConfig,
+    WhisperForConditionalGeneration,
+)
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from tests.byte_tokenizer import byte_tokenizer
 from twostage_asr.convert.export import ensure_converted
 from twostage_asr.convert.verify import verify_conversion
-from twostage_asr.engine import AutoModelVLLM
+from twostage_asr.engine import AutoModelVLLM, Transcript
+from twostage_asr.engine.transcript import TranscriptWarning, WarningCode
 
 sys.path.append(str(Path(__file__).parents[2] / "demos" / "llm_asr"))
+import label
 import learn
 import recognizer
 from assemble import assemble
 from gguf_llm import read_gguf, state_dict
 from kokoro import write_shard
 from label import accepted, is_part, phrases, spoken
+from measure import heard, marks
 from recognizer import ALPHA, RANK, Recognizer, Updated, read_whisper
 from speech import LETTERS, MOST_S, NO_TOKEN, RATE, Batch, Batches, Corpus, Shards, collate, read_corpus
 from texts import cleaned, sentences
@@ -262,6 +273,75 @@ def test_recordings_are_cut_in_their_pauses() -> None:
     first, second = phrases(noise)
     assert abs(len(first) / RATE - 2.25) < 0.02 and len(first) + len(second) == len(noise)
     assert is_part("the moon.", "Over The moon, again.") and not is_part("moo", "Over the moon.")
+
+
+def test_whisper_writes_several_recordings_as_it_writes_each(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    sizes = {"d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2}
+    sizes |= {"decoder_attention_heads": 2, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "vocab_size": 320}
+    config = WhisperConfig(**sizes, pad_token_id=256, bos_token_id=256, eos_token_id=256, init_std=0.3)
+    WhisperForConditionalGeneration(config).save_pretrained(tmp_path)
+    PreTrainedTokenizerFast(tokenizer_object=byte_tokenizer(), eos_token="<|endoftext|>").save_pretrained(tmp_path)
+    rng = np.random.default_rng(0)
+    heard = [rng.standard_normal(int(seconds * RATE)).astype(np.float32) for seconds in (3, 0.4, 1, 2, 5)]
+    labeller = label.Labeller(tmp_path)
+    together = labeller(heard)
+    alone = [labeller([each])[0] for each in heard]
+    assert [text for text, _ in together] == [text for text, _ in alone]
+    np.testing.assert_allclose([mean for _, mean in together], [mean for _, mean in alone], atol=1e-4)
+    assert len({mean for _, mean in together}) == len(heard)
+
+
+def test_long_recordings_are_cut_and_those_kept_back_are_not_learned_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A recording of 40 s with a pause in the middle, and three of 2 s."""
+    monkeypatch.setattr(label, "Labeller", _Counting)
+    tone = np.sin(np.arange(20 * RATE) / 8).astype(np.float32) * 0.5
+    long = np.concatenate([tone[: 18 * RATE], np.zeros(2 * RATE, np.float32), tone])
+    for name, samples in {"a": long, "b": tone[: 2 * RATE], "c": tone[: 2 * RATE], "d": tone[: 2 * RATE]}.items():
+        soundfile.write(tmp_path / f"{name}.wav", samples, RATE)
+    label.label(tmp_path, tmp_path, tmp_path / "out", kept=2)
+    written = {
+        half: [voice for path in (tmp_path / "out" / half).glob("*.npz") for voice in np.load(path)["voices"].tolist()]
+        for half in ("train", "kept")
+    }
+    assert written == {"train": ["a:0", "a:1", "c"], "kept": ["b", "d"]}
+
+
+class _Counting:
+    """Stands for Whisper, and is as sure of everything: two words a second."""
+
+    def __init__(self, _: Path) -> None: ...
+
+    def __call__(self, waveforms: Sequence[Any]) -> list[tuple[str, float]]:
+        return [(" ".join(["Word"] * (2 * len(each) // RATE)), -0.1) for each in waveforms]
+
+
+def test_answers_that_lack_their_end_must_be_marked_as_unfinished() -> None:
+    def answer(text: str, *codes: WarningCode) -> Transcript:
+        return Transcript("x", text, warnings=tuple(TranscriptWarning(code, "") for code in codes))
+
+    whole = [answer("Today."), answer("Open the door."), answer("Close the door."), answer("Who is it?")]
+    cut = [
+        answer("Today."),  # so short that it has ended by itself
+        answer("Open the", "no_word_times", "unfinished"),
+        answer("Close the", "no_word_times"),
+        answer("Who", "unfinished"),
+    ]
+    assert marks(whole, cut) == "2 of 3 marked"
+
+
+def test_a_file_that_cannot_be_transcribed_is_no_empty_text() -> None:
+    class Model:
+        def generate(self, paths: list[str], **options: Any) -> list[Transcript]:
+            error = {"status": "error", "error": "no such file"}
+            return [Transcript(path, **(error if path == "b.wav" else {"text": str(options)})) for path in paths]
+
+    model: Any = Model()
+    assert [each.text for each in heard(model, ["a.wav"], vad=None)] == ["{'vad': None}"]
+    with pytest.raises(RuntimeError, match=r"b\.wav: no such file"):
+        heard(model, ["a.wav", "b.wav"])
 
 
 def test_gguf_values_are_multiplied_out_and_rotations_are_put_apart(tmp_path: Path) -> None:

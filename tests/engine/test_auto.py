@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,10 @@ import torch
 
 from tests.hostile import hostile_inputs
 from tests.paths import CHECKPOINTS, CONVERSIONS
-from twostage_asr.engine import AutoModelVLLM, CheckpointError, ConfigError, FunASRNanoVLLM, Transcript
+from twostage_asr.engine import AutoModelVLLM, CheckpointError, ConfigError, FunASRNanoVLLM, Transcript, auto
 from twostage_asr.engine.audio.inputs import expand_inputs
 from twostage_asr.engine.audio.loading import load
+from twostage_asr.engine.config import EngineConfig
 from twostage_asr.engine.decoder import backlog
 from twostage_asr.engine.decoder.torch_decoder import TorchDecoder
 from twostage_asr.engine.decoder.two_lanes import TwoLaneDecoder
@@ -276,3 +277,19 @@ def test_vllm_options_are_checked(engine_dirs: dict[str, Path]) -> None:
         AutoModelVLLM(engine_dirs["full_rate"], vllm={"dtype": "float16"})
     with pytest.raises(ConfigError, match="no meaning with backend='torch'"):
         AutoModelVLLM(engine_dirs["full_rate"], backend="torch", vllm={"max_num_seqs": 4})
+
+
+def test_a_gpu_is_shared_before_a_forced_aligner_uses_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that has used CUDA cannot start MPS any more."""
+
+    @dataclass
+    class Loaded:
+        forced_aligner: object = None
+
+    steps: list[str] = []
+    monkeypatch.setattr(auto, "share_gpu", lambda config: steps.append("share"))
+    monkeypatch.setattr(auto.Qwen3ForcedAligner, "from_pretrained", lambda *_, **__: steps.append("aligner") or "times")
+    monkeypatch.setattr(auto, "load_transcriber", lambda *_: steps.append("model") or Loaded())
+    loaded: Any = auto._load(Path("model"), Path("aligner"), EngineConfig(decoder_processes=4))
+    assert steps == ["share", "aligner", "model"]
+    assert loaded.forced_aligner == "times"
