@@ -3,7 +3,7 @@
 # make check   ruff and mypy
 # make micro   train the micro checkpoint from nothing into demos/out/micro (one GPU, under 20 minutes; espeak-ng). With
 #              REAL=DIR, which holds kokoro/ (demos/micro/train/README.md), also from natural voices; without, from
-#              espeak-ng alone, and the checkpoint knows no other voice. PEOPLE="--fsdd DIR --an4 DIR" adds people
+#              espeak-ng alone, and the checkpoint knows no other voice. AN4=DIR and FSDD=DIR add people
 
 EXTRA := $(if $(shell command -v nvidia-smi),cuda,cpu)
 PYTHON ?= python3
@@ -26,10 +26,13 @@ check: .venv/.installed
 NATURAL := demos/out/kokoro
 KOKORO := demos/micro/kokoro.py
 
-micro: .venv/.installed $(if $(REAL),$(NATURAL)/.spoken) $(if $(PEOPLE),$(NATURAL)/people/manifest.jsonl)
+PEOPLE := demos/out/people
+PEOPLE_SETS := $(if $(FSDD),--fsdd $(FSDD)) $(if $(AN4),--an4 $(AN4))
+
+micro: .venv/.installed $(if $(REAL),$(NATURAL)/.spoken) $(if $(FSDD)$(AN4),$(PEOPLE)/.prepared)
 	$(RUN)python demos/micro/make_checkpoint.py --out demos/out/micro \
 	    $(if $(REAL),--kokoro $(NATURAL)/shards --kokoro-held-out $(NATURAL)/heldout) \
-	    $(if $(PEOPLE),--people $(NATURAL)/people)
+	    $(if $(FSDD)$(AN4),--people $(PEOPLE)/heard) $(if $(AN4),--people-held-out $(PEOPLE)/heldout)
 	$(RUN)python demos/micro/synthesize.py --set heldout --clips 320 --out demos/out/heldout
 	$(RUN)python demos/micro/evaluate.py demos/out/heldout/manifest.jsonl --model demos/out/micro
 
@@ -47,8 +50,10 @@ $(NATURAL)/.spoken: .venv/.installed
 	$(RUN)python demos/micro/speak.py --model $(NATURAL)/model --plan $(NATURAL)/plan.jsonl --out $(NATURAL)/shards
 	touch $@
 
-$(NATURAL)/people/manifest.jsonl: .venv/.installed
-	$(RUN)python demos/micro/people.py $(PEOPLE) --out $(NATURAL)/people
+$(PEOPLE)/.prepared: .venv/.installed
+	$(RUN)python demos/micro/people.py $(PEOPLE_SETS) --out $(PEOPLE)/heard
+	$(if $(AN4),$(RUN)python demos/micro/people.py --an4 $(AN4) --held-out --out $(PEOPLE)/heldout)
+	touch $@
 
 format: .venv/.installed
 	$(RUN)ruff check --fix .

@@ -22,7 +22,7 @@ _BEGAN = time.perf_counter()  # before the imports that take seconds
 import torch
 from heldout import CONDITIONS, HeldOutClip, draw_all
 from kokoro import read_shards
-from natural import natural_clips
+from natural import natural_clips, people_clips
 from train.align import align_head
 from train.batches import BatchLimits, PlannerOptions, Planners
 from train.compose import Composer
@@ -143,7 +143,8 @@ def make(arguments: argparse.Namespace, scale: Scale) -> None:
 def _held_out(arguments: argparse.Namespace, scale: Scale, num_workers: int) -> list[HeldOutClip]:
     counts = dict.fromkeys(CONDITIONS, arguments.held_out_clips or scale.num_held_out)
     natural = natural_clips(arguments.kokoro_held_out) if arguments.kokoro_held_out else []
-    return [*draw_all(counts, num_workers=num_workers), *natural]
+    people = people_clips(arguments.people_held_out) if arguments.people_held_out else []
+    return [*draw_all(counts, num_workers=num_workers), *natural, *people]
 
 
 def _corpus(arguments: argparse.Namespace, scale: Scale, num_workers: int) -> Corpus:
@@ -188,6 +189,7 @@ def main() -> None:
     parser.add_argument("--kokoro", type=Path, help="what kokoro.py spoke, to train on as well")
     parser.add_argument("--people", type=Path, help="recordings that people.py wrote, to train on as well")
     parser.add_argument("--kokoro-held-out", type=Path, help="what kokoro.py spoke, to examine")
+    parser.add_argument("--people-held-out", type=Path, help="recordings that people.py wrote, to examine")
     arguments = parser.parse_args()
     for number in (signal.SIGINT, signal.SIGTERM):  # a shell's background job begins with the first one ignored
         signal.signal(number, signal.default_int_handler)

@@ -1,4 +1,4 @@
-"""Held-out clips of natural voices: Kokoro's voices that no training has, as held-out clips are examined.
+"""Held-out clips of natural voices, Kokoro's and people's that no training has, as held-out clips are examined.
 
     python demos/micro/natural.py SHARDS        # adds two of them to demos/micro/clips, after synthesize.py --set demo
 
@@ -8,6 +8,7 @@ SHARDS: what speak.py spoke with --held-out.
 import argparse
 import json
 import random
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -18,19 +19,31 @@ from heldout import HeldOutClip
 from kokoro import read_shards
 from render import Recipe
 from synthesize import DEMO_DIR, manifest_line
+from train.corpus import Spoken
+from train.people import kept_back
 
-_NAMES = {"英文": "en_kokoro", "中文": "zh_kokoro"}
+_KOKORO = {"英文": "en_kokoro", "中文": "zh_kokoro"}
+_PEOPLE = {"英文": "en_people"}
 _MARGIN = round(0.3 * SAMPLE_RATE)
 
 
 def natural_clips(folder: Path) -> list[HeldOutClip]:
-    """What kokoro.py spoke into `folder` with --held-out, 0.3 s of silence around each."""
-    clips = []
-    for number, (sentence, edges, samples, voice) in enumerate(read_shards(folder)):
+    """What speak.py spoke into `folder` with --held-out."""
+    return list(_clips(read_shards(folder), _KOKORO))
+
+
+def people_clips(folder: Path) -> list[HeldOutClip]:
+    """What people.py wrote into `folder` with --held-out, whole and cut into words."""
+    return list(_clips(kept_back(folder), _PEOPLE))
+
+
+def _clips(spoken: Iterable[Spoken], names: Mapping[str, str]) -> Iterator[HeldOutClip]:
+    """0.3 s of silence around each; `names` are the conditions of the languages."""
+    for number, (sentence, edges, samples, voice) in enumerate(spoken):
         if sentence is None:
             continue
         rng = random.Random(f"natural {number}")
-        name = _NAMES[sentence.language]
+        name = names[sentence.language]
         recipe = Recipe(
             key=f"{name}_{number:03d}",
             sentences=(sentence,),
@@ -43,8 +56,7 @@ def natural_clips(folder: Path) -> list[HeldOutClip]:
             (word, float(start) + 0.3, float(end) + 0.3)
             for word, (start, end) in zip(sentence.words, edges, strict=True)
         ]
-        clips.append(HeldOutClip(condition=name, recipe=recipe, waveform=waveform, words=words))
-    return clips
+        yield HeldOutClip(condition=name, recipe=recipe, waveform=waveform, words=words)
 
 
 def add_to_demo(folder: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 import soundfile
 import torch
 from everyday import is_reserved
+from natural import people_clips
 from people import SAMPLE_RATE, Recording, _at_sound, learned_words, sentence_of
 from people_sets import FSDD_HELD_OUT, FSDD_SPEAKERS, an4, fsdd
 from train.compose import _coded
@@ -101,6 +102,21 @@ def test_everything_drawn_has_a_text_and_times_within_its_samples(tmp_path: Path
         assert (len(edges), voice) == (len(sentence.words), "human_a")
         assert 0 <= edges.min() < edges.max() <= len(samples) / SAMPLE_RATE + 0.01
     assert any(len(sentence.words) > 1 and not is_reserved(sentence) for sentence, _, _, _ in drawn if sentence)
+
+
+def test_people_kept_back_are_examined_as_they_are(tmp_path: Path) -> None:
+    recording = said("four two b")
+    soundfile.write(tmp_path / "0.flac", recording.samples * 0.99, SAMPLE_RATE)
+    words = [[word, *map(float, edge), 1.0] for word, edge in zip(recording.words, recording.edges, strict=True)]
+    line = {"file": "0.flac", "speaker": "a", "words": words}
+    (tmp_path / "manifest.jsonl").write_text(json.dumps(line))
+    clips = people_clips(tmp_path)
+    assert [(clip.condition, clip.recipe.spoken) for clip in clips] == [
+        ("en_people", text) for text in ("four two b", "four", "two", "b")
+    ]
+    whole, first, *_ = clips
+    assert len(whole.waveform) == len(recording.samples) + round(0.6 * SAMPLE_RATE)
+    assert first.words == [("four", pytest.approx(0.33, abs=0.01), pytest.approx(0.58, abs=0.01))]
 
 
 def test_the_data_sets_keep_their_speakers_apart(tmp_path: Path) -> None:

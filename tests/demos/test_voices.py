@@ -273,14 +273,15 @@ def _model(vocabulary: Vocabulary) -> MicroModel:
     return MicroModel(config)
 
 
-def test_natural_voices_count_as_much_as_all_others_when_models_are_compared() -> None:
+def test_natural_voices_and_people_count_as_much_as_all_others_when_models_are_compared() -> None:
     tallies = {
         "en_clean": Tally(errors=1, characters=100),
         "zh_clean": Tally(errors=3, characters=100),
         "en_kokoro": Tally(errors=10, characters=100),
+        "en_people": Tally(errors=30, characters=100),
         "music": Tally(),
     }
-    assert score(tallies, {}) == pytest.approx((2 + 10) / 2)
+    assert score(tallies, {}) == pytest.approx((2 + (10 + 30) / 2) / 2)
     assert score({"en_clean": Tally(errors=1, characters=100)}, {}) == pytest.approx(1)
 
 

@@ -30,7 +30,7 @@ _KNOWN = 0.6  # progress at which one that goes on begins: every kind of clip, a
 _LEEWAY = 0.3  # percent of CER by which a condition may exceed its bar
 _STRICTNESS = 10.0  # of the score, per percent beyond that
 # While training; all conditions follow at the end.
-NATURAL = ("en_kokoro", "zh_kokoro")
+NATURAL = ("en_kokoro", "zh_kokoro", "en_people")
 _EXAMINED = (
     "en_clean", "zh_clean", "en_snr10", "en_long", "zh_long", "en_hotword", "zh_hotword", "zh_distractors", "mixed",
     "music", *NATURAL,

@@ -101,6 +101,16 @@ def draw(folder: Path, rng: random.Random) -> Iterator[Spoken]:
     yield from _draw_strings(cut, learned, rng)
 
 
+def kept_back(folder: Path) -> Iterator[Spoken]:
+    """People whom no training hears, as they are: recordings, and words cut out, that the grammars can write."""
+    known = learned_words([])
+    for recording in read_people(folder):
+        words = cut_words(recording) if len(recording.words) > 1 else []
+        for each in (recording, *words):
+            if sentence_of(each.words, known):
+                yield _heard(each, known)
+
+
 def _draw_strings(cut: Sequence[Recording], learned: Collection[str], rng: random.Random) -> Iterator[Spoken]:
     """Two to five words of one speaker: all digits, all letters, or any of which the ear can tell what they are."""
     for speaker in sorted({each.speaker for each in cut}):
