@@ -26,12 +26,12 @@ from websockets.frames import Frame
 
 from .budget import Budget
 from .ledger import Ledger
+from .loading import BACKLOG
 from .metrics import Metrics
 from .settings import ServerSettings
 
 KEEP_ALIVE_S = 5  # idle time after an answer
 LINGER_S = 30.0
-BACKLOG = 4096  # connections not yet accepted; a client, or a probe, that does not fit tries again after a second
 LOG_EVERY_S = 10.0
 SPARE_FILES = 256  # file descriptors reserved for uploads on the disk, readers and the engine
 MOST_FILES = 1 << 20  # the limit to use if the system names none

@@ -32,7 +32,7 @@ if TYPE_CHECKING:  # the child imports none of them
 STATUS_PATHS = ("/health", "/ready")
 LAST_REQUESTS_S = 0.2  # for the requests of clients that have just connected when the model is there
 CLOSE_TIMEOUT_S = 2  # then, for answers that are being sent
-BACKLOG = 4096  # as in connections.py
+BACKLOG = 4096  # connections not yet accepted; a client, or a probe, that does not fit tries again after a second
 
 _MODULE = f"{__package__}.loading"
 
