@@ -33,7 +33,7 @@ def natural_clips(folder: Path) -> list[HeldOutClip]:
 
 
 def people_clips(folder: Path) -> list[HeldOutClip]:
-    """What people.py wrote into `folder` with --held-out, whole and cut into words, mixed: the first ones stand for all."""
+    """What people.py wrote into `folder` with --held-out, whole and in words, mixed: the first ones stand for all."""
     clips = list(_clips(kept_back(folder), _PEOPLE))
     random.Random(1).shuffle(clips)
     return clips
