@@ -5,6 +5,7 @@ import struct
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -290,6 +291,42 @@ def test_whisper_writes_several_recordings_as_it_writes_each(tmp_path: Path) -> 
     assert [text for text, _ in together] == [text for text, _ in alone]
     np.testing.assert_allclose([mean for _, mean in together], [mean for _, mean in alone], atol=1e-4)
     assert len({mean for _, mean in together}) == len(heard)
+
+
+def test_answers_of_a_batch_end_each_at_its_own_place(parts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        label.WhisperForConditionalGeneration,
+        "from_pretrained",
+        lambda _: _Scripted(*LLMTokenizer(parts / "llm").encode("A")),
+    )
+    rng = np.random.default_rng(0)
+    heard = [rng.standard_normal(int(seconds * RATE)).astype(np.float32) for seconds in (3.2, 0.2, 1.2, 2.2)]
+    found = label.Labeller(parts / "llm")(heard)
+    assert [text for text, _ in found] == ["AAAAAA", "", "AA", "AAAA"]
+    letter, end = (float(torch.tensor([logit] + [0.0] * 319).log_softmax(0)[0]) for logit in (9.0, 7.0))
+    assert [mean for _, mean in found] == pytest.approx([(n * letter + end) / (n + 1) for n in (6, 0, 2, 4)], abs=1e-5)
+
+
+class _Scripted(torch.nn.Module):
+    """Stands for Whisper, and writes an A for each half second that is loud."""
+
+    config = WhisperConfig()
+    dtype = torch.float32
+
+    def __init__(self, letter: int) -> None:
+        super().__init__()
+        self._letter = letter
+
+    def get_encoder(self) -> Any:
+        return lambda features: features
+
+    def forward(self, encoder_outputs: torch.Tensor, past_key_values: int | None, **_: Any) -> Any:
+        written = past_key_values or 0
+        loud = (encoder_outputs.mean(1) > encoder_outputs.mean((1, 2))[:, None] + 0.5).sum(1) // 50
+        logits = torch.zeros(len(loud), 1, 320)
+        logits[:, 0, self._letter] = torch.where(loud > written, 9.0, 0.0)
+        logits[:, 0, 256] = torch.where(loud > written, 0.0, 7.0)
+        return SimpleNamespace(logits=logits, past_key_values=written + 1)
 
 
 def test_long_recordings_are_cut_and_those_kept_back_are_not_learned_from(
