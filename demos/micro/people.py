@@ -105,8 +105,12 @@ def learned_words(spoken: Sequence[tuple[str, Sequence[str]]]) -> frozenset[str]
 def read_audio(file: Path) -> Floats:
     """(N,) at 16 kHz, the loudest 1."""
     samples, rate = soundfile.read(file, dtype="float32", always_2d=True)
-    mono = soxr.resample(samples.mean(1), rate, SAMPLE_RATE).astype(np.float32)
-    return mono / max(float(np.abs(mono).max()), 1e-6)
+    return loud(soxr.resample(samples.mean(1), rate, SAMPLE_RATE).astype(np.float32))
+
+
+def loud(samples: Floats) -> Floats:
+    """The same, with the loudest 1."""
+    return samples / max(float(np.abs(samples).max()), 1e-6)
 
 
 def read_people(folder: Path) -> list[Recording]:

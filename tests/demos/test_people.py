@@ -30,6 +30,16 @@ def said(text: str, *, confidence: float = 1.0) -> Recording:
     return Recording("a", words, samples, edges, (confidence,) * len(words))
 
 
+def write(folder: Path, *recordings: Recording) -> None:
+    """As people.py does."""
+    lines = []
+    for number, recording in enumerate(recordings):
+        soundfile.write(folder / f"{number}.flac", recording.samples, SAMPLE_RATE)
+        words = [[word, *map(float, edge), 1.0] for word, edge in zip(recording.words, recording.edges, strict=True)]
+        lines.append(json.dumps({"file": f"{number}.flac", "speaker": "a", "words": words}))
+    (folder / "manifest.jsonl").write_text("\n".join(lines))
+
+
 @pytest.mark.parametrize(
     ("spoken", "written", "plain"),
     [
@@ -87,12 +97,7 @@ def test_the_edges_of_a_single_word_are_those_of_its_sound() -> None:
 
 
 def test_everything_drawn_has_a_text_and_times_within_its_samples(tmp_path: Path) -> None:
-    lines = []
-    for number, recording in enumerate([said("four two b"), said("one"), said("may second")]):
-        soundfile.write(tmp_path / f"{number}.flac", recording.samples, SAMPLE_RATE)
-        words = [[word, *map(float, edge), 1.0] for word, edge in zip(recording.words, recording.edges, strict=True)]
-        lines.append(json.dumps({"file": f"{number}.flac", "speaker": "a", "words": words}))
-    (tmp_path / "manifest.jsonl").write_text("\n".join(lines))
+    write(tmp_path, said("four two b"), said("one"), said("may second"))
     drawn = list(draw(tmp_path, random.Random(0)))
     texts = {sentence.spoken for sentence, _, _, _ in drawn if sentence is not None}
     assert {"four two b", "one", "four", "two", "b", "may"} <= texts
@@ -106,10 +111,7 @@ def test_everything_drawn_has_a_text_and_times_within_its_samples(tmp_path: Path
 
 def test_people_kept_back_are_examined_as_they_are(tmp_path: Path) -> None:
     recording = said("four two b")
-    soundfile.write(tmp_path / "0.flac", recording.samples * 0.99, SAMPLE_RATE)
-    words = [[word, *map(float, edge), 1.0] for word, edge in zip(recording.words, recording.edges, strict=True)]
-    line = {"file": "0.flac", "speaker": "a", "words": words}
-    (tmp_path / "manifest.jsonl").write_text(json.dumps(line))
+    write(tmp_path, recording)
     clips = {clip.recipe.spoken: clip for clip in people_clips(tmp_path)}
     assert clips.keys() == {"four two b", "four", "two", "b"}
     assert {clip.condition for clip in clips.values()} == {"en_people"}

@@ -10,12 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from people import DIGITS, SAMPLE_RATE, SURE, Floats, Recording, learned_words, read_people, sentence_of
+from people import DIGITS, SAMPLE_RATE, SURE, Floats, Recording, learned_words, loud, read_people, sentence_of
 
 from .corpus import Spoken
 
 _TIMES = 2  # that each recording and each cut word is listed
-_STRINGS_PER_WORD = 1
 _LONGEST_GAP_S = 0.25  # before a word of a string
 _CHANGED_SHARE = 0.75
 _MOST_CHANGED = 1.27  # times faster or slower, and the voice as much higher or lower: a third of an octave
@@ -45,7 +44,7 @@ def cut_words(recording: Recording) -> list[Recording]:
         samples[:fade] *= np.linspace(0, 1, fade, dtype=np.float32)
         samples[-fade:] *= np.linspace(1, 0, fade, dtype=np.float32)
         edges = (recording.edges[number : number + 1] - first / SAMPLE_RATE).clip(0, len(samples) / SAMPLE_RATE)
-        found.append(Recording(recording.speaker, (word,), _loud(samples), edges.astype(np.float32), (confidence,)))
+        found.append(Recording(recording.speaker, (word,), loud(samples), edges.astype(np.float32), (confidence,)))
     return found
 
 
@@ -80,7 +79,7 @@ def change(recording: Recording, speed: float) -> Recording:
     """Played so much faster: pitch and resonances rise as well, as of a smaller person."""
     places = np.arange(0, len(recording.samples) - 1, speed)
     changed = np.interp(places, np.arange(len(recording.samples)), recording.samples).astype(np.float32)
-    return replace(recording, samples=_loud(changed), edges=recording.edges / np.float32(speed))
+    return replace(recording, samples=loud(changed), edges=recording.edges / np.float32(speed))
 
 
 def draw(folder: Path, rng: random.Random) -> Iterator[Spoken]:
@@ -121,7 +120,7 @@ def _draw_strings(cut: Sequence[Recording], learned: Collection[str], rng: rando
             [each for each in own if each.words[0] not in ("o", "oh")],
         )
         pools = [pool for pool in kinds if len(pool) > 1]
-        for _ in range(_STRINGS_PER_WORD * len(own) if pools else 0):
+        for _ in range(len(own) if pools else 0):
             picked, speed = rng.choices(rng.choice(pools), k=rng.randrange(2, 6)), _draw_speed(rng)
             string = join([change(each, speed) for each in picked], [rng.uniform(0, _LONGEST_GAP_S) for _ in picked])
             if sentence_of(string.words, learned):
@@ -131,12 +130,8 @@ def _draw_strings(cut: Sequence[Recording], learned: Collection[str], rng: rando
 def _heard(recording: Recording, learned: Collection[str]) -> Spoken:
     sentence = sentence_of(recording.words, learned)
     assert sentence is not None
-    samples = np.round(recording.samples * (_PEAK / max(float(np.abs(recording.samples).max()), 1e-6)))
-    return sentence, recording.edges, samples.astype(np.int16), f"human_{recording.speaker}"
-
-
-def _loud(samples: Floats) -> Floats:
-    return samples / max(float(np.abs(samples).max()), 1e-6)
+    samples = np.round(_PEAK * loud(recording.samples)).astype(np.int16)
+    return sentence, recording.edges, samples, f"human_{recording.speaker}"
 
 
 def _draw_speed(rng: random.Random) -> float:
