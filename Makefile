@@ -3,7 +3,7 @@
 # make check   ruff and mypy
 # make micro   train the micro checkpoint from nothing into demos/out/micro (one GPU, under 20 minutes; espeak-ng). With
 #              REAL=DIR, which holds kokoro/ (demos/micro/train/README.md), also from natural voices; without, from
-#              espeak-ng alone, and the checkpoint knows no other voice. AN4=DIR and FSDD=DIR add people
+#              espeak-ng alone, and the checkpoint knows no other voice. AN4=DIR, FSDD=DIR and COMMANDS=DIR add people
 
 EXTRA := $(if $(shell command -v nvidia-smi),cuda,cpu)
 PYTHON ?= python3
@@ -27,12 +27,14 @@ NATURAL := demos/out/kokoro
 KOKORO := demos/micro/kokoro.py
 
 PEOPLE := demos/out/people
-PEOPLE_SETS := $(if $(FSDD),--fsdd $(FSDD)) $(if $(AN4),--an4 $(AN4))
+HELD_OUT_SETS := $(if $(AN4),--an4 $(AN4)) $(if $(COMMANDS),--speech-commands $(COMMANDS))
+PEOPLE_SETS := $(if $(FSDD),--fsdd $(FSDD)) $(HELD_OUT_SETS)
 
-micro: .venv/.installed $(if $(REAL),$(NATURAL)/.spoken) $(if $(FSDD)$(AN4),$(PEOPLE)/.prepared)
+micro: .venv/.installed $(if $(REAL),$(NATURAL)/.spoken) $(if $(strip $(PEOPLE_SETS)),$(PEOPLE)/.prepared)
 	$(RUN)python demos/micro/make_checkpoint.py --out demos/out/micro \
 	    $(if $(REAL),--kokoro $(NATURAL)/shards --kokoro-held-out $(NATURAL)/heldout) \
-	    $(if $(FSDD)$(AN4),--people $(PEOPLE)/heard) $(if $(AN4),--people-held-out $(PEOPLE)/heldout)
+	    $(if $(strip $(PEOPLE_SETS)),--people $(PEOPLE)/heard) \
+	    $(if $(strip $(HELD_OUT_SETS)),--people-held-out $(PEOPLE)/heldout)
 	$(RUN)python demos/micro/synthesize.py --set heldout --clips 320 --out demos/out/heldout
 	$(RUN)python demos/micro/evaluate.py demos/out/heldout/manifest.jsonl --model demos/out/micro
 
@@ -52,7 +54,7 @@ $(NATURAL)/.spoken: .venv/.installed
 
 $(PEOPLE)/.prepared: .venv/.installed
 	$(RUN)python demos/micro/people.py $(PEOPLE_SETS) --out $(PEOPLE)/heard
-	$(if $(AN4),$(RUN)python demos/micro/people.py --an4 $(AN4) --held-out --out $(PEOPLE)/heldout)
+	$(if $(strip $(HELD_OUT_SETS)),$(RUN)python demos/micro/people.py $(HELD_OUT_SETS) --held-out --out $(PEOPLE)/heldout)
 	touch $@
 
 format: .venv/.installed

@@ -1,6 +1,6 @@
 """People's recordings for the training: texts in the manner of the grammars, and words cut out of them.
 
-    python demos/micro/people.py --fsdd DATASET --an4 DATASET --manifest FILE --out DIR
+    python demos/micro/people.py --fsdd DATASET --an4 DATASET --speech-commands DATASET --out DIR
     python demos/micro/people.py --an4 DATASET --held-out --out DIR      # AN4's test set, to examine what is trained
 
 people_sets.py says what the data sets are. Writes DIR/manifest.jsonl and 16 kHz FLAC files. A line has "file", "text",
@@ -24,7 +24,7 @@ import soxr
 from english import MONTHS, number_words
 from everyday import DAYS, known_words
 from grammar import Sentence, Unit, compose, same, spoken_as
-from people_sets import FSDD_SPEAKERS, Row, an4, fsdd, manifest
+from people_sets import FSDD_SPEAKERS, Row, an4, fsdd, manifest, speech_commands
 
 SAMPLE_RATE = 16_000
 LEAST_SPEAKERS = 8  # who say a word that the grammars do not have; then it is learned
@@ -175,18 +175,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fsdd", type=Path, help="clone of the Free Spoken Digit Dataset")
     parser.add_argument("--an4", type=Path, help="AN4: a folder with etc/ and wav/")
+    parser.add_argument("--speech-commands", type=Path, help="Speech Commands: a folder for each word")
     parser.add_argument("--manifest", type=Path, nargs="*", default=[], help="of other recordings")
-    parser.add_argument("--held-out", action="store_true", help="AN4's test speakers instead, whom no training hears")
+    parser.add_argument("--held-out", action="store_true", help="the test speakers instead, whom no training hears")
     parser.add_argument("--model", type=Path, default=Path(__file__).parent / "checkpoint", help="finds times of words")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     if arguments.held_out and arguments.fsdd:
-        parser.error("--held-out takes AN4 and manifests: evaluate_voices.py --digits reads FSDD's speakers itself")
+        parser.error("--held-out is of the other sets: evaluate_voices.py --digits reads FSDD's speakers itself")
     rows = [row for path in arguments.manifest for row in manifest(path)]
     if arguments.fsdd:
         rows += fsdd(arguments.fsdd, FSDD_SPEAKERS)
     if arguments.an4:
         rows += an4(arguments.an4, held_out=arguments.held_out)
+    if arguments.speech_commands:
+        rows += speech_commands(arguments.speech_commands, held_out=arguments.held_out)
     prepare(rows, arguments.model, arguments.out)
 
 

@@ -2,8 +2,8 @@
 
 The Free Spoken Digit Dataset (CC BY-SA 4.0), a clone of https://github.com/Jakobovski/free-spoken-digit-dataset: six
 speakers, each digit 50 times. AN4 (Carnegie Mellon University; free for any purpose with its notice): 84 speakers who
-spell, count and give commands, of whom ten are its test set. Any other set is a manifest.jsonl of {"file", "text",
-"speaker"}, with its files beside it.
+spell, count and give commands, of whom ten are its test set. Speech Commands (CC BY 4.0; version 0.02, unpacked): 35
+words of thousands of speakers. Any other set is a manifest.jsonl of {"file", "text", "speaker"}, its files beside it.
 """
 
 import json
@@ -18,6 +18,7 @@ FSDD_SPEAKERS = ("lucas", "theo", "yweweler")
 FSDD_HELD_OUT = ("george", "jackson", "nicolas")
 
 _AN4_LINE = re.compile(r"(?:<s> )?(?P<text>[A-Z ]+?)(?: </s>)? \((?P<name>\w+-(?P<speaker>\w+)-\w+)\)")
+_MOST_HEARD, _MOST_HELD_OUT = 200, 20  # recordings of a word of Speech Commands
 _AN4_FOLDERS = {"train": "an4_clstk", "test": "an4test_clstk"}
 
 
@@ -54,6 +55,26 @@ def an4(dataset: Path, *, held_out: bool) -> list[Row]:
         file = dataset / "wav" / _AN4_FOLDERS[part] / match["speaker"] / f"{match['name']}.sph"
         found.append(Row(file, match["text"].lower(), f"an4-{match['speaker']}"))
     return found
+
+
+def speech_commands(dataset: Path, *, held_out: bool) -> list[Row]:
+    """The first recordings of each word, by their names: of those in testing_list.txt, or of all other speakers.
+
+    https://arxiv.org/abs/1804.03209: a file is <word>/<speaker>_nohash_<number>.wav.
+    """
+    listed = (dataset / "testing_list.txt").read_text("utf-8").split()
+    tested = {_speaker(Path(name)) for name in listed}
+    files = [dataset / name for name in listed] if held_out else dataset.glob("[!_]*/*_nohash_*.wav")
+    by_word: dict[str, list[Path]] = {}
+    for file in sorted(files):
+        if held_out or _speaker(file) not in tested:
+            by_word.setdefault(file.parent.name, []).append(file)
+    most = _MOST_HELD_OUT if held_out else _MOST_HEARD
+    return [Row(file, word, f"gsc-{_speaker(file)}") for word, found in by_word.items() for file in found[:most]]
+
+
+def _speaker(file: Path) -> str:
+    return file.name.split("_")[0]
 
 
 def manifest(path: Path) -> list[Row]:

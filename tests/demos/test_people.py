@@ -11,7 +11,7 @@ import torch
 from everyday import is_reserved
 from natural import people_clips
 from people import SAMPLE_RATE, Recording, _at_sound, learned_words, sentence_of
-from people_sets import FSDD_HELD_OUT, FSDD_SPEAKERS, an4, fsdd
+from people_sets import FSDD_HELD_OUT, FSDD_SPEAKERS, an4, fsdd, speech_commands
 from train.compose import _coded
 from train.people import change, cut_words, draw, join
 
@@ -131,6 +131,17 @@ def test_the_data_sets_keep_their_speakers_apart(tmp_path: Path) -> None:
     (heard,), (kept,) = an4(tmp_path, held_out=False), an4(tmp_path, held_out=True)
     assert (heard.text, heard.speaker) == ("j e a n", "an4-fejs")
     assert kept.file == tmp_path / "wav" / "an4test_clstk" / "fjlp" / "an416-fjlp-b.sph"
+
+
+def test_a_tested_speaker_of_speech_commands_is_never_heard(tmp_path: Path) -> None:
+    names = ("go/aa_nohash_0", "go/bb_nohash_0", "go/bb_nohash_1", "off/bb_nohash_0", "off/cc_nohash_0")
+    for name in (*(f"{name}.wav" for name in names), "_background_noise_/pink_noise.wav"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "testing_list.txt").write_text("go/bb_nohash_0.wav\n")
+    heard, (kept,) = speech_commands(tmp_path, held_out=False), speech_commands(tmp_path, held_out=True)
+    assert [(row.text, row.speaker) for row in heard] == [("go", "gsc-aa"), ("off", "gsc-cc")]
+    assert (kept.text, kept.speaker, kept.file) == ("go", "gsc-bb", tmp_path / "go" / "bb_nohash_0.wav")
 
 
 def test_a_telephone_codes_what_it_is_asked_to_and_keeps_it_recognisable() -> None:

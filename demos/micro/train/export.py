@@ -195,11 +195,13 @@ _ABOUT = {  # what the server's web page says of the model
     "name": "the micro checkpoint",
     "note": (
         "A model for trying things out. It knows short everyday sentences in English and Mandarin: commands, digits, "
-        "letters, times, dates, greetings, and those below. It has learned them from synthesizers and, of people, from "
-        "the digits of three. Synthesizers' voices it hardly ever misunderstands; of single words and digits that "
-        "people say, it writes about seven in ten right. What it does not know it leaves out or marks as uncertain, "
-        "mostly. It shows that everything works, not how well a real model recognises speech. Its weights were trained "
-        "on the Free Spoken Digit Dataset (Zohar Jackson and contributors, CC BY-SA 4.0) and are under CC BY-SA 4.0."
+        "letters, times, dates, greetings, and those below. It has learned them from synthesizers and from 1,500 "
+        "people who say digits, letters and commands in English. Synthesizers' voices it hardly ever misunderstands; "
+        "of single words and digits that other people say, it writes seven to nine in ten right. What it does not "
+        "know it leaves out or marks as uncertain, mostly. It shows that everything works, not how well a real model "
+        "recognises speech. Its weights were trained on the Free Spoken Digit Dataset (Zohar Jackson and "
+        "contributors, CC BY-SA 4.0), Speech Commands (Pete Warden, Google, CC BY 4.0), AN4 (Carnegie Mellon "
+        "University) and recordings of Feiyu Chen (MIT licence), and are under CC BY-SA 4.0."
     ),
     "sentences": [
         "Set the volume to 25.",
