@@ -27,10 +27,11 @@ NATURAL := demos/out/kokoro
 KOKORO := demos/micro/kokoro.py
 
 PEOPLE := demos/out/people
+PREPARED := $(PEOPLE)/.prepared$(if $(FSDD),-fsdd)$(if $(AN4),-an4)$(if $(COMMANDS),-commands)
 HELD_OUT_SETS := $(if $(AN4),--an4 $(AN4)) $(if $(COMMANDS),--speech-commands $(COMMANDS))
 PEOPLE_SETS := $(if $(FSDD),--fsdd $(FSDD)) $(HELD_OUT_SETS)
 
-micro: .venv/.installed $(if $(REAL),$(NATURAL)/.spoken) $(if $(strip $(PEOPLE_SETS)),$(PEOPLE)/.prepared)
+micro: .venv/.installed $(if $(REAL),$(NATURAL)/.spoken) $(if $(strip $(PEOPLE_SETS)),$(PREPARED))
 	$(RUN)python demos/micro/make_checkpoint.py --out demos/out/micro \
 	    $(if $(REAL),--kokoro $(NATURAL)/shards --kokoro-held-out $(NATURAL)/heldout) \
 	    $(if $(strip $(PEOPLE_SETS)),--people $(PEOPLE)/heard) \
@@ -52,7 +53,8 @@ $(NATURAL)/.spoken: .venv/.installed
 	$(RUN)python demos/micro/speak.py --model $(NATURAL)/model --plan $(NATURAL)/plan.jsonl --out $(NATURAL)/shards
 	touch $@
 
-$(PEOPLE)/.prepared: .venv/.installed
+$(PREPARED): .venv/.installed
+	rm -rf $(PEOPLE)
 	$(RUN)python demos/micro/people.py $(PEOPLE_SETS) --out $(PEOPLE)/heard
 	$(if $(strip $(HELD_OUT_SETS)),$(RUN)python demos/micro/people.py $(HELD_OUT_SETS) --held-out --out $(PEOPLE)/heldout)
 	touch $@

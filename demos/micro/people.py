@@ -177,7 +177,7 @@ def main() -> None:
     parser.add_argument("--an4", type=Path, help="AN4: a folder with etc/ and wav/")
     parser.add_argument("--speech-commands", type=Path, help="Speech Commands: a folder for each word")
     parser.add_argument("--manifest", type=Path, nargs="*", default=[], help="of other recordings")
-    parser.add_argument("--held-out", action="store_true", help="the test speakers instead, whom no training hears")
+    parser.add_argument("--held-out", action="store_true", help="the test speakers of AN4 and Speech Commands")
     parser.add_argument("--model", type=Path, default=Path(__file__).parent / "checkpoint", help="finds times of words")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()

@@ -7,6 +7,7 @@ words of thousands of speakers. Any other set is a manifest.jsonl of {"file", "t
 """
 
 import json
+import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -58,7 +59,7 @@ def an4(dataset: Path, *, held_out: bool) -> list[Row]:
 
 
 def speech_commands(dataset: Path, *, held_out: bool) -> list[Row]:
-    """The first recordings of each word, by their names: of those in testing_list.txt, or of all other speakers.
+    """Some recordings of each word, drawn with a fixed seed: of those in testing_list.txt, or of all other speakers.
 
     https://arxiv.org/abs/1804.03209: a file is <word>/<speaker>_nohash_<number>.wav.
     """
@@ -69,8 +70,11 @@ def speech_commands(dataset: Path, *, held_out: bool) -> list[Row]:
     for file in sorted(files):
         if held_out or _speaker(file) not in tested:
             by_word.setdefault(file.parent.name, []).append(file)
-    most = _MOST_HELD_OUT if held_out else _MOST_HEARD
-    return [Row(file, word, f"gsc-{_speaker(file)}") for word, found in by_word.items() for file in found[:most]]
+    if not by_word:
+        raise SystemExit(f"no recordings of Speech Commands in {dataset}")
+    rng, most = random.Random(0), _MOST_HELD_OUT if held_out else _MOST_HEARD
+    drawn = ((word, rng.sample(found, min(len(found), most))) for word, found in by_word.items())
+    return [Row(file, word, f"gsc-{_speaker(file)}") for word, files in drawn for file in files]
 
 
 def _speaker(file: Path) -> str:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +14,8 @@ import torch
 
 from tests.paths import ROOT
 from twostage_asr.engine import AutoModelVLLM
-from twostage_asr.engine.bench.load import Load
+from twostage_asr.engine.audio.waveform import Waveform
+from twostage_asr.engine.bench.load import Load, noise
 from twostage_asr.engine.bench.measure import Outcome, transcribe
 from twostage_asr.engine.decoder.base import LLMSource
 from twostage_asr.engine.decoder.torch_decoder import TorchDecoder
@@ -23,6 +25,7 @@ from twostage_asr.engine.transcriber import Transcriber
 
 sys.path.append(str(ROOT / "demos"))
 import benchmark_all
+import benchmark_stages
 
 
 def run(engine_dir: Path, report: Path, *arguments: str) -> tuple[subprocess.CompletedProcess[str], dict[str, object]]:
@@ -50,6 +53,29 @@ def test_each_part_is_measured_and_written(engine_dirs: dict[str, Path], tmp_pat
     assert all(len(row["rtfx"]["both"]) == 2 for row in lanes)
     (level,) = server[0]["http"]
     assert level["outcomes"].keys() == {"ok"}, level
+
+
+def test_the_parts_of_a_clip_are_measured_over_all_clips(
+    torch_models: dict[str, AutoModelVLLM], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transcriber = torch_models["low_frame_rate"].transcriber
+    batches: list[int] = []
+    encode = transcriber.acoustic.encode
+
+    def noted(waveforms: Sequence[Waveform], **options: Any) -> Any:
+        batches.append(len(waveforms))
+        return encode(waveforms, **options)
+
+    monkeypatch.setattr(transcriber.acoustic, "encode", noted)
+    rows: dict[str, int] = {}  # tokens that steps wrote meanwhile; the first of a text comes with its prompt
+    before = transcriber.decoder.counts.tokens
+    for row in benchmark_stages.stages(transcriber, [noise(number, 16_000) for number in range(9)], 3):
+        assert row.ms_per_clip > 0 and row.ms_per_clip == pytest.approx(1000 / row.per_second, rel=0.2)
+        now = transcriber.decoder.counts.tokens
+        rows[row.part], before = now - before, now
+    assert batches[:6] == [8, 1, 8, 1, 9, 9]
+    stage_1 = {"stage 1, batches of 8": 0, "stage 1, batches of 9": 0}
+    assert rows == stage_1 | {"both stages, 1 token(s)": 0, "both stages, 3 token(s)": 2 * 9 * 2}
 
 
 def test_what_was_measured_before_an_interruption_is_in_the_file(engine_dirs: dict[str, Path], tmp_path: Path) -> None:

@@ -144,6 +144,17 @@ def test_a_tested_speaker_of_speech_commands_is_never_heard(tmp_path: Path) -> N
     assert (kept.text, kept.speaker, kept.file) == ("go", "gsc-bb", tmp_path / "go" / "bb_nohash_0.wav")
 
 
+def test_of_a_word_of_speech_commands_the_same_few_recordings_are_always_drawn(tmp_path: Path) -> None:
+    listed = [f"{word}/{speaker:08x}_nohash_0.wav" for word in ("go", "off") for speaker in range(30)]
+    (tmp_path / "testing_list.txt").write_text("\n".join(listed))
+    rows = speech_commands(tmp_path, held_out=True)
+    assert rows == speech_commands(tmp_path, held_out=True)
+    assert [row.text for row in rows] == ["go"] * 20 + ["off"] * 20
+    assert len({row.speaker for row in rows}) > 20, "both words are of the same speakers"
+    with pytest.raises(SystemExit, match="no recordings of Speech Commands"):
+        speech_commands(tmp_path, held_out=False)
+
+
 def test_a_telephone_codes_what_it_is_asked_to_and_keeps_it_recognisable() -> None:
     waveforms = torch.stack([torch.sin(2 * torch.pi * 277 * torch.arange(4_800) / 4_800)] * 2)
     plain, coded = _coded(waveforms, torch.tensor([[False], [True]]))
