@@ -28,14 +28,14 @@ KOKORO := demos/micro/kokoro.py
 
 PEOPLE := demos/out/people
 PREPARED := $(PEOPLE)/.prepared$(if $(FSDD),-fsdd)$(if $(AN4),-an4)$(if $(COMMANDS),-commands)
-HELD_OUT_SETS := $(if $(AN4),--an4 $(AN4)) $(if $(COMMANDS),--speech-commands $(COMMANDS))
-PEOPLE_SETS := $(if $(FSDD),--fsdd $(FSDD)) $(HELD_OUT_SETS)
+HELD_OUT_SETS := $(strip $(if $(AN4),--an4 $(AN4)) $(if $(COMMANDS),--speech-commands $(COMMANDS)))
+PEOPLE_SETS := $(strip $(if $(FSDD),--fsdd $(FSDD)) $(HELD_OUT_SETS))
 
-micro: .venv/.installed $(if $(REAL),$(NATURAL)/.spoken) $(if $(strip $(PEOPLE_SETS)),$(PREPARED))
+micro: .venv/.installed $(if $(REAL),$(NATURAL)/.spoken) $(if $(PEOPLE_SETS),$(PREPARED))
 	$(RUN)python demos/micro/make_checkpoint.py --out demos/out/micro \
 	    $(if $(REAL),--kokoro $(NATURAL)/shards --kokoro-held-out $(NATURAL)/heldout) \
-	    $(if $(strip $(PEOPLE_SETS)),--people $(PEOPLE)/heard) \
-	    $(if $(strip $(HELD_OUT_SETS)),--people-held-out $(PEOPLE)/heldout)
+	    $(if $(PEOPLE_SETS),--people $(PEOPLE)/heard) \
+	    $(if $(HELD_OUT_SETS),--people-held-out $(PEOPLE)/heldout)
 	$(RUN)python demos/micro/synthesize.py --set heldout --clips 320 --out demos/out/heldout
 	$(RUN)python demos/micro/evaluate.py demos/out/heldout/manifest.jsonl --model demos/out/micro
 
@@ -56,7 +56,7 @@ $(NATURAL)/.spoken: .venv/.installed
 $(PREPARED): .venv/.installed
 	rm -rf $(PEOPLE)
 	$(RUN)python demos/micro/people.py $(PEOPLE_SETS) --out $(PEOPLE)/heard
-	$(if $(strip $(HELD_OUT_SETS)),$(RUN)python demos/micro/people.py $(HELD_OUT_SETS) --held-out --out $(PEOPLE)/heldout)
+	$(if $(HELD_OUT_SETS),$(RUN)python demos/micro/people.py $(HELD_OUT_SETS) --held-out --out $(PEOPLE)/heldout)
 	touch $@
 
 format: .venv/.installed

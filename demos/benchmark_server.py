@@ -68,14 +68,14 @@ def bound(options: TranscribeOptions, num_tokens: int) -> TranscribeOptions:
     return replace(options, params=params, check=False)
 
 
-def offline(transcriber: Transcriber, files: Sequence[bytes], options: TranscribeOptions) -> dict[str, float]:
+def offline(transcriber: Transcriber, inputs: Sequence[object], options: TranscribeOptions) -> dict[str, float]:
     """One pass of the offline pipeline."""
     started = time.perf_counter()
-    transcripts = [transcript for _, transcript in transcriber.run(expand_inputs(files), options)]
+    transcripts = [transcript for _, transcript in transcriber.run(expand_inputs(inputs), options)]
     wall_s = time.perf_counter() - started
     failed = [transcript.error for transcript in transcripts if transcript.status == "error"]
     assert not failed, failed[0]
-    return {"clips": len(files), "wall_s": round(wall_s, 3), "per_second": round(len(files) / wall_s, 1)}
+    return {"clips": len(inputs), "wall_s": round(wall_s, 3), "per_second": round(len(inputs) / wall_s, 1)}
 
 
 @contextmanager

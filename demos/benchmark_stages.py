@@ -23,11 +23,10 @@ from twostage_asr.engine.console import quiet_libraries
 quiet_libraries()  # before torch and vLLM are imported
 
 import torch
-from benchmark_server import bound
+from benchmark_server import bound, offline
 
 from twostage_asr.engine import AutoModelVLLM, transcribe_options
 from twostage_asr.engine.acoustic.threads import one_thread
-from twostage_asr.engine.audio.inputs import expand_inputs
 from twostage_asr.engine.audio.waveform import SAMPLE_RATE, Waveform
 from twostage_asr.engine.bench.command import WRITERS
 from twostage_asr.engine.bench.load import LANGUAGE, noise
@@ -52,16 +51,18 @@ class Row:
 def stages(transcriber: Transcriber, clips: Sequence[Waveform], num_tokens: int) -> Iterator[Row]:
     """Each part's row as soon as it is measured. All clips have one length."""
     largest = max(transcriber.max_batch_frames // transcriber.acoustic.num_frames(len(clips[0])), 1)
+    work: Callable[[], object]
     for size in sorted({min(size, largest, len(clips)) for size in (*BATCHES, largest)}):
-        yield measured(
-            f"stage 1, batches of {size}", transcriber, len(clips), partial(encode, transcriber, clips, size)
-        )
+        work = partial(encode, transcriber, clips, size)
+        yield measured(f"stage 1, batches of {size}", transcriber, len(clips), work)
+    inputs = [(clip, SAMPLE_RATE) for clip in clips]
     for count in (1, num_tokens):
-        part = f"both stages, {count} token(s)"
-        yield measured(part, transcriber, len(clips), partial(transcribe, transcriber, clips, count))
+        options = bound(transcribe_options(language=LANGUAGE, timestamps=False), count)
+        work = partial(offline, transcriber, inputs, options)
+        yield measured(f"both stages, {count} token(s)", transcriber, len(clips), work)
 
 
-def measured(part: str, transcriber: Transcriber, num_clips: int, work: Callable[[], None]) -> Row:
+def measured(part: str, transcriber: Transcriber, num_clips: int, work: Callable[[], object]) -> Row:
     """The second of two passes."""
     work()
     with GPUMeter(transcriber.device) as meter:
@@ -77,15 +78,6 @@ def encode(transcriber: Transcriber, clips: Sequence[Waveform], size: int) -> No
     with one_thread(active=transcriber.device.type != "cpu"):  # as in a run: compiled code is of a number of threads
         for start in range(0, len(clips), size):
             transcriber.acoustic.encode(clips[start : start + size], with_ctc=False).utterances()
-
-
-def transcribe(transcriber: Transcriber, clips: Sequence[Waveform], num_tokens: int) -> None:
-    options = bound(transcribe_options(language=LANGUAGE, timestamps=False), num_tokens)
-    transcripts = [
-        found for _, found in transcriber.run(expand_inputs([(clip, SAMPLE_RATE) for clip in clips]), options)
-    ]
-    failed = [found.error for found in transcripts if found.status == "error"]
-    assert not failed, failed[0]
 
 
 def main() -> None:

@@ -19,8 +19,8 @@ FSDD_SPEAKERS = ("lucas", "theo", "yweweler")
 FSDD_HELD_OUT = ("george", "jackson", "nicolas")
 
 _AN4_LINE = re.compile(r"(?:<s> )?(?P<text>[A-Z ]+?)(?: </s>)? \((?P<name>\w+-(?P<speaker>\w+)-\w+)\)")
-_MOST_HEARD, _MOST_HELD_OUT = 200, 20  # recordings of a word of Speech Commands
 _AN4_FOLDERS = {"train": "an4_clstk", "test": "an4test_clstk"}
+_MOST_HEARD, _MOST_HELD_OUT = 200, 20  # recordings of a word of Speech Commands
 
 
 @dataclass(frozen=True, slots=True)
